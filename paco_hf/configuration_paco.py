@@ -1,0 +1,76 @@
+"""`PaCoConfig`: what a PaCo classifier needs to be built and to be understood."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+class PaCoConfig(PreTrainedConfig):
+    """Configuration of a timm backbone with a linear classifier whose weights are PaCo's class centres.
+
+    Args:
+        backbone (`str`, *optional*, defaults to `"resnet50"`): any name that `timm.create_model` knows, the CIFAR ResNets of
+            this package (`cifar_resnet20/32/44/56`, `cifar_resnet50`) included.
+        backbone_kwargs (`dict`, *optional*): keyword arguments of `timm.create_model`, such as `{"zero_init_last": False}`.
+        class_counts (sequence or tensor of `num_labels` integers, *optional*): training images of each class. Kept for the
+            prior of the losses and for the many/medium/few groups; inference does not use it.
+        image_size (`int`, *optional*, defaults to `224`): side of the square input in pixels.
+        inference_prior (sequence of `num_labels` numbers, *optional*): class frequencies where the model is used. PaCo's
+            logits are balanced; where this is set, its log is added to them.
+        temperature (`float`, *optional*): divides the logits (before the prior is added), to calibrate probabilities.
+        kwargs: `num_labels` or `id2label`/`label2id`, and whatever else `PreTrainedConfig` takes.
+
+    Raises:
+        ValueError: where a value is out of range, or a length is not `num_labels`.
+    """
+
+    model_type = "paco"
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        backbone_kwargs: dict[str, Any] | None = None,
+        class_counts: Any = None,
+        image_size: int = 224,
+        inference_prior: Any = None,
+        temperature: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.backbone = backbone
+        self.backbone_kwargs = dict(backbone_kwargs or {})
+        self.class_counts = None if class_counts is None else [int(n) for n in _as_list("class_counts", class_counts)]
+        self.image_size = image_size
+        self.inference_prior = None if inference_prior is None else [float(p) for p in _as_list("inference_prior", inference_prior)]
+        self.temperature = temperature
+        super().__init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Raise `ValueError` where the fields contradict each other."""
+        if not isinstance(self.backbone, str) or not self.backbone:
+            raise ValueError(f"backbone must be the name of a timm model, got {self.backbone!r}")
+        if self.class_counts is not None:
+            if len(self.class_counts) != self.num_labels:
+                raise ValueError(
+                    f"class_counts has {len(self.class_counts)} entries, but the model has {self.num_labels} classes: give "
+                    "one count a class, or class_counts=None"
+                )
+            if min(self.class_counts) < 0 or sum(self.class_counts) == 0:
+                raise ValueError("class_counts must not be negative, and not all zero")
+        if self.inference_prior is not None:
+            if len(self.inference_prior) != self.num_labels:
+                raise ValueError(
+                    f"inference_prior has {len(self.inference_prior)} entries, but the model has {self.num_labels} classes"
+                )
+            if min(self.inference_prior) <= 0:
+                raise ValueError("inference_prior must be positive for every class (a class that never occurs: a tiny number)")
+        if self.temperature is not None and not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, got {self.temperature}")
+
+
+def _as_list(name: str, values: Any) -> Sequence[Any]:
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise ValueError(f"{name} must be a list, an array or a tensor with one number a class, got {type(values).__name__}")
+    return values

@@ -1,0 +1,69 @@
+"""Row-wise collectives for the contrastive batch. Without an initialised process group each is the identity."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def gather_rows(tensor: Tensor) -> list[Tensor]:
+    """The rows of every rank, in the order of the ranks: one tensor `(B_r, ...)` a rank. Row counts may differ. No gradient."""
+    if world_size() == 1:
+        return [tensor.detach()]
+    tensor = tensor.detach().contiguous()
+    size = torch.tensor([tensor.shape[0]], device=tensor.device)
+    sizes = [torch.empty_like(size) for _ in range(world_size())]
+    dist.all_gather(sizes, size)
+    rows = [int(s) for s in sizes]
+    padded = tensor.new_zeros(max(rows), *tensor.shape[1:])
+    padded[: tensor.shape[0]] = tensor
+    parts = [torch.empty_like(padded) for _ in rows]
+    dist.all_gather(parts, padded)
+    return [part[:n] for part, n in zip(parts, rows, strict=True)]
+
+
+class _GatherRowsWithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        parts = gather_rows(tensor)
+        rank = dist.get_rank()
+        ctx.start = sum(part.shape[0] for part in parts[:rank])
+        ctx.rows = tensor.shape[0]
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        # Every rank's loss depends on these rows: the gradient is the sum over ranks (DDP then averages parameters).
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[ctx.start : ctx.start + ctx.rows]
+
+
+def gather_rows_with_gradient(tensor: Tensor) -> Tensor:
+    """All ranks' rows `(sum B_r, ...)` in the order of the ranks, differentiable."""
+    return tensor if world_size() == 1 else _GatherRowsWithGradient.apply(tensor)
+
+
+def exchange_rows(tensor: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Shuffle rows over the ranks (shuffled BatchNorm, MoCo section 3.3).
+
+    Returns:
+        this rank's share of the shuffled rows `(B_r, ...)`, the permutation that all ranks share, and where the share starts.
+    """
+    parts = gather_rows(tensor)
+    order = torch.randperm(sum(part.shape[0] for part in parts), device=tensor.device)
+    dist.broadcast(order, src=0)
+    start = sum(part.shape[0] for part in parts[: dist.get_rank()])
+    share = order[start : start + tensor.shape[0]]
+    return torch.cat(parts)[share], order, start
+
+
+def restore_rows(tensor: Tensor, order: Tensor, start: int) -> Tensor:
+    """Undo [`exchange_rows`] on what was computed from its rows."""
+    restored = torch.cat(gather_rows(tensor))[torch.argsort(order)]
+    return restored[start : start + tensor.shape[0]]

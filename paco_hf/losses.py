@@ -1,0 +1,269 @@
+"""The losses: PaCo and GPaCo, the multi-task variant, and the baselines they are compared with.
+
+Pure functions of tensors, and thin modules around them that the trainer holds. Nothing here knows a model.
+
+Notation of the papers: `B` images a batch, `K` queue length, `C` classes, `D` projection width, `n` anchors (`B` for PaCo,
+`2B` for GPaCo), `N = 2B + K` rows of the feature matrix. The class centres of the papers are the rows of the
+classifier's weight matrix, so a class logit *is* the similarity of an image to a centre: `class_logits` is all that the
+losses need of them.
+
+References: PaCo = "Parametric Contrastive Learning" (ICCV 2021), equations 4 to 6; GPaCo = "Generalized Parametric
+Contrastive Learning" (TPAMI 2023), equation 7.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def log_class_prior(class_counts: Any, like: Tensor) -> Tensor:
+    """Logarithm of the class frequencies, `log(n_c / sum n + 1e-9)`.
+
+    Args:
+        class_counts (`list[int]`, `np.ndarray` or `Tensor` of shape `(C,)`): training images of each class.
+        like (`Tensor`): the dtype and device of the result.
+
+    Returns:
+        `Tensor` of shape `(C,)`. The `1e-9` is the reference's; it keeps an empty class finite.
+    """
+    counts = torch.as_tensor(class_counts, device=like.device).to(like.dtype)
+    if counts.shape != like.shape[-1:]:
+        raise ValueError(f"class_counts must have one entry for each of the {like.shape[-1]} classes, got {counts.numel()}")
+    return (counts / counts.sum() + 1e-9).log()
+
+
+def paco_loss(
+    features: Tensor,
+    labels: Tensor,
+    class_logits: Tensor,
+    *,
+    class_counts: Any = None,
+    alpha: float = 0.05,
+    beta: float = 1.0,
+    gamma: float = 1.0,
+    temperature: float = 0.2,
+    supervised_temperature: float = 1.0,
+    base_temperature: float | None = None,
+    label_smoothing: float = 0.0,
+    eps: float = 0.0,
+    return_terms: bool = False,
+) -> Any:
+    """Parametric contrastive loss of PaCo (equation 5) and GPaCo (equation 7); they differ in which rows are anchors.
+
+    For anchor `i`, with class logits `a` (prior added, divided by `supervised_temperature`), similarities
+    `z_ij = <f_i, f_j> / temperature` to all other rows and `P_i` rows of its own class among them:
+
+        D_i = log( sum_c exp(a_ic) + gamma * sum_{j != i} exp(z_ij) )
+        L_i = -( beta * (a_iy - D_i) + alpha * sum_{j positive} (z_ij - D_i) ) / (beta + alpha * P_i)
+
+    An anchor without any positive weight (`beta = 0` and no positive) adds nothing to the sum; the mean still runs over
+    all `n` anchors. Half-precision inputs are computed in float32, also under autocast.
+
+    Args:
+        features (`Tensor` of shape `(N, D)`): rows `[query; key; queue]`; the first `n` rows are the anchors.
+        labels (`Tensor` of shape `(N,)`): class of each row. A label outside `0..C-1` matches no anchor.
+        class_logits (`Tensor` of shape `(n, C)`): raw logits of the anchors.
+        class_counts (`(C,)`, *optional*): training images of each class; adds the log prior to the logits.
+        alpha (`float`, *optional*, defaults to `0.05`): weight of each positive row.
+        beta (`float`, *optional*, defaults to `1.0`): weight of the anchor's class centre.
+        gamma (`float`, *optional*, defaults to `1.0`): weight of the rows in the denominator (not of the centres).
+        temperature (`float`, *optional*, defaults to `0.2`): divides the similarities.
+        supervised_temperature (`float`, *optional*, defaults to `1.0`): divides logits and prior together.
+        base_temperature (`float`, *optional*): scales the loss by `temperature / base_temperature`; `None`: by 1.
+        label_smoothing (`float`, *optional*, defaults to `0.0`): mass spread over the `C - 1` other classes.
+        eps (`float`, *optional*, defaults to `0.0`): added inside the logarithm after shifting by the row's maximum, self
+            column included. The reference has `1e-12`, harmless at T >= 0.05 and wrong below; 0 is the exact log-sum-exp.
+        return_terms (`bool`, *optional*, defaults to `False`): return the summands of the class centres and of the
+            positive rows as a pair instead of their sum.
+
+    Returns:
+        scalar `Tensor`, the mean over the anchors (or the pair of its summands).
+
+    Raises:
+        ValueError: where shapes do not fit each other.
+    """
+    features, labels, class_logits = _checked(features, labels, class_logits)
+    with torch.autocast(features.device.type, enabled=False):
+        anchors, num_classes = class_logits.shape
+        if class_counts is not None:
+            class_logits = class_logits + log_class_prior(class_counts, class_logits)
+        class_logits = class_logits / supervised_temperature
+
+        similarity = _similarity(features, anchors, temperature)
+        shift = class_logits.detach().amax(1, keepdim=True)
+        log_denominator = _log_sum_exp(similarity, eps, gamma, class_logits, shift)
+
+        own = class_logits.gather(1, labels[:anchors, None]).squeeze(1) - log_denominator
+        if label_smoothing > 0:
+            others = class_logits.sum(1) - num_classes * log_denominator - own
+            own = (1 - label_smoothing) * own + label_smoothing / max(num_classes - 1, 1) * others
+        positive_sum, positive_count = _positives(features, labels, anchors, num_classes, temperature)
+        positives = positive_sum - positive_count * log_denominator
+
+        weight = beta + alpha * positive_count
+        scale = -_outer_scale(temperature, base_temperature) * torch.where(weight > 0, 1 / weight, 0.0)
+        class_part, contrast_part = (scale * beta * own).mean(), (scale * alpha * positives).mean()
+        return (class_part, contrast_part) if return_terms else class_part + contrast_part
+
+
+def multitask_loss(
+    features: Tensor,
+    labels: Tensor,
+    class_logits: Tensor,
+    *,
+    class_counts: Any = None,
+    alpha: float = 0.5,
+    temperature: float = 0.2,
+    base_temperature: float | None = None,
+    label_smoothing: float = 0.0,
+    eps: float = 0.0,
+    return_terms: bool = False,
+) -> Any:
+    """Cross-entropy plus `alpha` times a supervised contrastive loss: the multi-task setting of GPaCo (its section 4).
+
+    The cross-entropy has the class prior (balanced softmax) where `class_counts` is given and spreads `label_smoothing` over
+    all `C` classes. The contrastive part averages over each anchor's positives; an anchor with none adds nothing. The
+    "effective number" weights of the reference come out as exactly 1 there and are left out.
+
+    Args and returns as in [`paco_loss`]; `alpha` (`float`, *optional*, defaults to `0.5`) weighs the contrastive part.
+    """
+    features, labels, class_logits = _checked(features, labels, class_logits)
+    with torch.autocast(features.device.type, enabled=False):
+        anchors, num_classes = class_logits.shape
+        if class_counts is not None:
+            class_logits = class_logits + log_class_prior(class_counts, class_logits)
+        cross_entropy = F.cross_entropy(class_logits, labels[:anchors], label_smoothing=label_smoothing)
+
+        positive_sum, positive_count = _positives(features, labels, anchors, num_classes, temperature)
+        if features.shape[0] > 1:
+            log_denominator = _log_sum_exp(_similarity(features, anchors, temperature), eps)
+            positives = positive_sum - positive_count * log_denominator
+        else:
+            positives = positive_sum
+        contrast = -_outer_scale(temperature, base_temperature) * positives / positive_count.clamp(min=1)
+        contrast_part = alpha * contrast.mean()
+        return (cross_entropy, contrast_part) if return_terms else cross_entropy + contrast_part
+
+
+def balanced_softmax_loss(
+    class_logits: Tensor, labels: Tensor, class_counts: Any, *, tau: float = 1.0, label_smoothing: float = 0.0
+) -> Tensor:
+    """Cross-entropy with `tau` times the log prior added to the logits.
+
+    `tau = 1` is balanced softmax (Ren et al., NeurIPS 2020), other values are logit adjustment (Menon et al., ICLR 2021).
+
+    Args:
+        class_logits (`Tensor` of shape `(B, C)`): raw logits.
+        labels (`Tensor` of shape `(B,)`): class indices.
+        class_counts (`(C,)`): training images of each class.
+        tau (`float`, *optional*, defaults to `1.0`): strength of the prior.
+        label_smoothing (`float`, *optional*, defaults to `0.0`): mass spread over all `C` classes.
+
+    Returns:
+        scalar `Tensor`.
+    """
+    class_logits = _at_least_float32(class_logits)
+    with torch.autocast(class_logits.device.type, enabled=False):
+        adjusted = class_logits + tau * log_class_prior(class_counts, class_logits)
+        return F.cross_entropy(adjusted, labels, label_smoothing=label_smoothing)
+
+
+class ContrastiveLoss(nn.Module):
+    """[`paco_loss`] or [`multitask_loss`] with fixed settings; the class counts move with the module.
+
+    `forward(features, labels, class_logits)` returns `(class_part, contrast_part)`, which add up to the loss.
+    """
+
+    def __init__(self, variant: str, class_counts: Any = None, **settings: Any) -> None:
+        super().__init__()
+        self.function = multitask_loss if variant == "multitask" else paco_loss
+        self.settings = settings
+        self.register_buffer("class_counts", None if class_counts is None else torch.as_tensor(class_counts), persistent=False)
+
+    def forward(self, features: Tensor, labels: Tensor, class_logits: Tensor) -> tuple[Tensor, Tensor]:
+        return self.function(
+            features, labels, class_logits, class_counts=self.class_counts, return_terms=True, **self.settings
+        )
+
+
+class ClassificationLoss(nn.Module):
+    """Cross-entropy, or balanced softmax where `class_counts` is given. `forward(class_logits, labels)` returns a scalar."""
+
+    def __init__(self, class_counts: Any = None, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+        self.register_buffer("class_counts", None if class_counts is None else torch.as_tensor(class_counts), persistent=False)
+
+    def forward(self, class_logits: Tensor, labels: Tensor) -> Tensor:
+        if self.class_counts is None:
+            return F.cross_entropy(_at_least_float32(class_logits), labels, label_smoothing=self.label_smoothing)
+        return balanced_softmax_loss(class_logits, labels, self.class_counts, label_smoothing=self.label_smoothing)
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _checked(features: Tensor, labels: Tensor, class_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if features.ndim != 2 or class_logits.ndim != 2 or labels.ndim != 1:
+        raise ValueError(
+            "expected features (N, D), labels (N,) and class_logits (n, C), got "
+            f"{tuple(features.shape)}, {tuple(labels.shape)} and {tuple(class_logits.shape)}"
+        )
+    if labels.shape[0] != features.shape[0] or class_logits.shape[0] > features.shape[0]:
+        raise ValueError(
+            f"labels must have one entry for each of the {features.shape[0]} feature rows (got {labels.shape[0]}), and "
+            f"class_logits at most as many rows (got {class_logits.shape[0]})"
+        )
+    features, class_logits = _at_least_float32(features), _at_least_float32(class_logits)
+    return features, labels, class_logits.to(features.dtype)
+
+
+def _similarity(features: Tensor, anchors: int, temperature: float) -> Tensor:
+    with torch.autocast(features.device.type, enabled=False):
+        return (features[:anchors] / temperature) @ features.T
+
+
+def _log_sum_exp(
+    similarity: Tensor, eps: float, gamma: float = 1.0, class_logits: Tensor | None = None, shift: Tensor | None = None
+) -> Tensor:
+    """`log(sum_c exp(a_ic) + gamma * sum_{j != i} exp(z_ij))`, in the similarity's own memory.
+
+    The shift leaves the self column out (at low temperature it would underflow everything else), except where `eps` asks
+    for the reference's arithmetic, whose maximum includes it.
+    """
+    if eps > 0:
+        self_inclusive = similarity.detach().amax(1, keepdim=True)
+    similarity.fill_diagonal_(float("-inf"))
+    largest = self_inclusive if eps > 0 else similarity.detach().amax(1, keepdim=True)
+    if shift is None:
+        shift = largest
+    elif gamma != 0 or eps > 0:
+        shift = torch.maximum(shift, largest)
+    total = gamma * similarity.sub_(shift).exp_().sum(1) if gamma != 0 else torch.zeros_like(shift[:, 0])
+    if class_logits is not None:
+        total = total + (class_logits - shift).exp().sum(1)
+    return shift.squeeze(1) + (total + eps).log()
+
+
+def _positives(
+    features: Tensor, labels: Tensor, anchors: int, num_classes: int, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Sum of similarities to, and number of, the other rows of each anchor's class, through per-class sums of features.
+
+    `sum_{j positive} <f_i, f_j> = <f_i, S_y - f_i>` needs `(C, D)` memory instead of an `(n, N)` mask.
+    """
+    # Row C collects labels that name no class, so that they match no anchor.
+    slots = torch.where((labels >= 0) & (labels < num_classes), labels, num_classes)
+    sums = features.new_zeros(num_classes + 1, features.shape[1]).index_add(0, slots, features)
+    counts = torch.bincount(slots, minlength=num_classes + 1)
+    own = slots[:anchors]
+    anchor_rows = features[:anchors]
+    similarity_sum = (anchor_rows * (sums[own] - anchor_rows)).sum(1) / temperature
+    return similarity_sum, (counts[own] - 1).to(features.dtype)
+
+
+def _outer_scale(temperature: float, base_temperature: float | None) -> float:
+    return 1.0 if base_temperature is None else temperature / base_temperature

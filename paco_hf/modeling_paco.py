@@ -1,0 +1,157 @@
+"""The models that do inference: a timm backbone (`PaCoModel`), and the backbone with a classifier."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+
+from .backbones import create_backbone, feature_size
+from .configuration_paco import PaCoConfig
+
+
+class PaCoPreTrainedModel(PreTrainedModel):
+    """What the PaCo models share: loading, saving, and leaving timm's own initialisation alone."""
+
+    config_class = PaCoConfig
+    base_model_prefix = "paco"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    # Keeps transformers.Trainer from passing `num_items_in_batch` on and from scaling the loss twice.
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # timm initialises its modules when it builds them; transformers would draw them anew. Only what a file can lack
+        # is done here: the classifier, and the buffers that timm does not store.
+        if hasattr(module, "init_non_persistent_buffers"):
+            module.init_non_persistent_buffers()
+        elif module is getattr(self, "classifier", None):
+            bound = 1 / math.sqrt(module.in_features)
+            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.bias, -bound, bound)
+
+    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func: Any = None) -> None:
+        self.base_model.backbone.set_grad_checkpointing(enable)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedModel.from_pretrained`, and it refuses a file that lacks weights of the backbone.
+
+        A backbone weight that is in no file would stay uninitialised: `ValueError` instead of a model of noise.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        missing = sorted(key for key in info["missing_keys"] if "backbone." in key)
+        if missing:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} lacks {len(missing)} weights of the backbone {model.config.backbone!r}, the "
+                f"first being {missing[0]}: it is not a checkpoint of this backbone"
+            )
+        return (model, info) if wants_info else model
+
+
+class PaCoModel(PaCoPreTrainedModel):
+    """A timm backbone. `forward` gives `pooler_output` `(B, F)`, the features that the classifier and projector see."""
+
+    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+
+    def __init__(self, config: PaCoConfig) -> None:
+        super().__init__(config)
+        self.backbone = create_backbone(config.backbone, **config.backbone_kwargs)
+        self.post_init()
+
+    def forward(self, pixel_values: Tensor, return_dict: bool | None = None, **kwargs: Any) -> Any:
+        """
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, H, W)`): normalised images.
+            return_dict (`bool`, *optional*): a tuple instead of an output object where `False`.
+
+        Returns:
+            `BaseModelOutputWithPooling` with `last_hidden_state` (what the backbone's `forward_features` gives) and
+            `pooler_output` `(B, F)`.
+        """
+        hidden = self.backbone.forward_features(pixel_values)
+        pooled = self.backbone.forward_head(hidden, pre_logits=True)
+        if return_dict is False:
+            return hidden, pooled
+        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
+
+
+class PaCoForImageClassification(PaCoPreTrainedModel):
+    """Backbone and linear classifier. The rows of `classifier.weight` are PaCo's class centres; there is no other set."""
+
+    def __init__(
+        self, config: PaCoConfig, paco: PaCoModel | None = None, classifier: nn.Linear | None = None
+    ) -> None:
+        """`paco` and `classifier` (*optional*): modules of another model, to share its weights instead of making new ones."""
+        super().__init__(config)
+        # transformers derives this from the class name, which fits no subclass.
+        self.loss_type = "ForImageClassification"
+        self.paco = PaCoModel(config) if paco is None else paco
+        self.classifier = classifier or nn.Linear(feature_size(self.paco.backbone), config.num_labels)
+        self.post_init()
+
+    @classmethod
+    def from_timm(
+        cls, backbone: str, pretrained: bool = False, backbone_kwargs: dict[str, Any] | None = None, **config: Any
+    ) -> "PaCoForImageClassification":
+        """A classifier with a fresh head on a timm backbone.
+
+        Args:
+            backbone (`str`): a timm name, with its tag (`resnet50.a1_in1k`) or an `hf-hub:` id.
+            pretrained (`bool`, *optional*, defaults to `False`): load timm's weights; needs the network or its cache.
+            backbone_kwargs (`dict`, *optional*): keyword arguments of `timm.create_model`.
+            config: fields of [`PaCoConfig`], such as `num_labels`, `class_counts`, `image_size`.
+
+        Raises:
+            OSError: where pretrained weights cannot be had.
+            ValueError: unknown backbone, or a field that does not fit.
+        """
+        model = cls(PaCoConfig(backbone=backbone, backbone_kwargs=backbone_kwargs, **config))
+        if pretrained:
+            # After `post_init`, which must not touch what is loaded here.
+            try:
+                source = create_backbone(backbone, pretrained=True, **model.config.backbone_kwargs)
+            except (OSError, RuntimeError) as error:
+                raise OSError(
+                    f"cannot get the pretrained weights of {backbone!r} ({type(error).__name__}: {error}). Without network they "
+                    "must be in the cache; or give a local file with backbone_kwargs={'pretrained_cfg_overlay': {'file': ...}}"
+                ) from error
+            model.paco.backbone.load_state_dict(source.state_dict())
+        return model
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **kwargs: Any
+    ) -> Any:
+        """
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, H, W)`): normalised images.
+            labels (`Tensor` of shape `(B,)`, *optional*): class indices; adds the plain cross-entropy as `loss`.
+            return_dict (`bool`, *optional*): a tuple instead of an output object where `False`.
+
+        Returns:
+            `ImageClassifierOutput` with `logits` `(B, C)`: balanced, no prior added, unless the configuration has a
+            `temperature` or an `inference_prior`.
+        """
+        logits = self.adjust_logits(self.classifier(self.paco(pixel_values).pooler_output))
+        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
+        if return_dict is False:
+            return (logits,) if loss is None else (loss, logits)
+        return ImageClassifierOutput(loss=loss, logits=logits)
+
+    def adjust_logits(self, logits: Tensor) -> Tensor:
+        """Balanced `(B, C)` logits, calibrated and shifted to the prior of the configuration where it has these."""
+        if self.config.temperature is not None:
+            logits = logits / self.config.temperature
+        if self.config.inference_prior is not None:
+            prior = torch.tensor(self.config.inference_prior, device=logits.device, dtype=torch.float32)
+            logits = logits + (prior / prior.sum()).log().to(logits.dtype)
+        return logits
+
+
