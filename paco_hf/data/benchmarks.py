@@ -1,0 +1,238 @@
+"""The data sets: where each comes from, which column is what, and its long-tailed selection."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
+from PIL import Image as PILImage
+from PIL import ImageOps
+from tqdm.auto import tqdm
+
+from .long_tail import class_counts, long_tailed_counts, long_tailed_indices
+
+BUILTIN = Path(__file__).parent / "builtin"
+CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
+_DECODED_LIMIT = 2**30
+
+
+@dataclass
+class Benchmark:
+    """One of the papers' data sets: its Hub id, columns and long-tailed selection."""
+
+    hub_id: str
+    image_column: str
+    label_column: str
+    n_max: int
+    num_classes: int
+
+
+BENCHMARKS = {
+    "cifar100-lt": Benchmark("uoft-cs/cifar100", "img", "fine_label", 500, 100),
+    "cifar10-lt": Benchmark("uoft-cs/cifar10", "img", "label", 5000, 10),
+}
+
+
+@dataclass
+class LabelledImages:
+    """One split: the images, still encoded, and their class ids."""
+
+    data: Dataset
+    image_column: str
+    labels: list[int]
+    name: str = "images"
+
+    def select(self, indices: list[int], name: str) -> "LabelledImages":
+        return LabelledImages(self.data.select(indices), self.image_column, [self.labels[i] for i in indices], name)
+
+
+@dataclass
+class ImageData:
+    """A data set ready for training. `class_counts` are of the full training selection: the shot groups follow them."""
+
+    train: LabelledImages
+    test: LabelledImages | None
+    class_names: list[str]
+    image_size: int | None = None
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    class_counts: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.class_counts = class_counts(self.train.labels, len(self.class_names))
+
+
+class Images:
+    """PIL images in RGB by index; decoded once and kept where all of them fit in a gigabyte.
+
+    Raises:
+        ValueError: an image cannot be decoded; the message names it.
+    """
+
+    def __init__(self, split: LabelledImages) -> None:
+        self.split = split
+        self.encoded = split.data.select_columns([split.image_column]).cast_column(split.image_column, Image(decode=False))
+        self.decoded: list[np.ndarray] | None = None
+        sample = [self._decode(i) for i in np.unique(np.linspace(0, len(self) - 1, 8).astype(int)).tolist()]
+        largest = max(image.width * image.height * 3 for image in sample)
+        if largest * len(self) <= _DECODED_LIMIT:
+            progress = tqdm(range(len(self)), desc=f"decoding {split.name}", unit=" images", disable=None, leave=False)
+            self.decoded = [np.asarray(self._decode(i)) for i in progress]
+
+    def __len__(self) -> int:
+        return len(self.split.labels)
+
+    def __getitem__(self, index: int) -> PILImage.Image:
+        return self._decode(index) if self.decoded is None else PILImage.fromarray(self.decoded[index])
+
+    def _decode(self, index: int) -> PILImage.Image:
+        row = self.encoded[int(index)][self.split.image_column]
+        try:
+            with PILImage.open(io.BytesIO(row["bytes"]) if row["bytes"] is not None else row["path"]) as image:
+                return ImageOps.exif_transpose(image).convert("RGB")
+        except (OSError, SyntaxError, ValueError, TypeError) as error:
+            where = f" ({row['path']})" if row and row.get("path") else ""
+            raise ValueError(
+                f"image {int(index)} of {self.split.name}{where} cannot be decoded: {error}; replace or remove it"
+            ) from error
+
+
+def load_data(
+    dataset: str = "builtin",
+    *,
+    dataset_path: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    imbalance_factor: float = 100,
+    imbalance_kind: str = "exp",
+) -> ImageData:
+    """Load a data set by name, folder or Hub id.
+
+    Args:
+        dataset (`str`, *optional*, defaults to `"builtin"`): `builtin`; `cifar100-lt` or `cifar10-lt`; a folder (of parquet
+            files named after their splits, or of class folders); or the id of a data set on the Hub.
+        dataset_path (`str`, *optional*): local folder of parquet files for a named benchmark, instead of the Hub.
+        image_column, label_column (`str`, *optional*): the columns; recognised by their types where they are not given.
+        imbalance_factor, imbalance_kind: of the long-tailed selection, for the CIFAR benchmarks.
+
+    Raises:
+        ValueError: a column is missing, a label out of range, a class without training images.
+        OSError: a path does not exist, or a Hub id cannot be reached.
+    """
+    if dataset == "builtin":
+        splits = DatasetDict({name: Dataset.from_parquet(str(BUILTIN / f"{name}.parquet")) for name in ("train", "test")})
+        data = _from_splits(splits, dataset, "image", "label")
+        return _cifar(data)
+    if dataset in BENCHMARKS:
+        benchmark = BENCHMARKS[dataset]
+        splits = _load_folder(dataset_path) if dataset_path else _load_hub(benchmark.hub_id)
+        counts = long_tailed_counts(benchmark.n_max, benchmark.num_classes, imbalance_factor, imbalance_kind)
+        return _cifar(
+            _from_splits(
+                splits,
+                dataset,
+                image_column or benchmark.image_column,
+                label_column or benchmark.label_column,
+                lambda train, labels: _select_long_tail(train, labels, counts),
+            )
+        )
+    if dataset_path:
+        raise ValueError(f"--dataset_path goes with {', '.join(BENCHMARKS)}; for a folder of your own give --dataset {dataset_path}")
+    splits = _load_folder(dataset) if Path(dataset).exists() else _load_hub(dataset)
+    return _from_splits(splits, dataset, image_column, label_column)
+
+
+def _cifar(data: ImageData) -> ImageData:
+    data.image_size, data.mean, data.std = 32, CIFAR_MEAN, CIFAR_STD
+    return data
+
+
+def _load_folder(folder: str) -> DatasetDict:
+    path = Path(folder)
+    if not path.is_dir():
+        raise OSError(f"{folder} is not a folder")
+    parquet = sorted(path.glob("**/*.parquet"))
+    if not parquet:
+        return load_dataset("imagefolder", data_dir=str(path))
+    files: dict[str, list[str]] = {}
+    for file in parquet:
+        split = next((s for s in ("train", "test", "validation") if s in str(file.relative_to(path)).lower()), None)
+        if split is None:
+            raise ValueError(f"{file.name} names no split: a parquet file's name should contain train, validation or test")
+        files.setdefault(split, []).append(str(file))
+    return load_dataset("parquet", data_files=files)
+
+
+def _load_hub(hub_id: str) -> DatasetDict:
+    try:
+        return load_dataset(hub_id)
+    except Exception as error:  # datasets raises a dozen types here, and all of them mean the same to the user
+        raise OSError(
+            f"{hub_id!r} is no local folder, and cannot be loaded from the Hub ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}). Without network give a local folder: --dataset FOLDER, or --dataset_path for a benchmark"
+        ) from error
+
+
+def _from_splits(
+    splits: DatasetDict,
+    name: str,
+    image_column: str | None,
+    label_column: str | None,
+    select: Callable[[Dataset, list[int]], list[int]] | None = None,
+) -> ImageData:
+    if "train" not in splits:
+        raise ValueError(f"{name} has no train split (found: {', '.join(splits)})")
+    train = splits["train"]
+    image_column = _column(train, name, "image", image_column, Image)
+    label_column = _column(train, name, "label", label_column, ClassLabel)
+    feature = train.features[label_column]
+    values = list(train[label_column])
+    if isinstance(feature, ClassLabel):
+        class_names = list(feature.names)
+    elif values and all(isinstance(value, int) for value in values):
+        class_names = [str(c) for c in range(max(values) + 1)]
+    else:
+        raise ValueError(f"label column {label_column!r} of {name} must hold integers or a ClassLabel, got {feature}")
+
+    def split(key: str, rows: Dataset) -> LabelledImages:
+        labels = [-1 if label is None else int(label) for label in rows[label_column]]
+        class_counts(labels, len(class_names), allow_empty=True)
+        return LabelledImages(rows, image_column, labels, f"{name} {key}")
+
+    full = split("train", train)
+    if select is not None:
+        full = full.select(select(train, full.labels), full.name)
+    test_key = next((key for key in ("test", "validation") if key in splits), None)
+    return ImageData(full, split(test_key, splits[test_key]) if test_key else None, class_names)
+
+
+def _column(data: Dataset, name: str, role: str, given: str | None, kind: type) -> str:
+    found = [column for column, feature in data.features.items() if isinstance(feature, kind)]
+    if given is not None:
+        if given not in data.features:
+            raise ValueError(f"{name} has no column {given!r} (columns: {', '.join(data.features)}): set --{role}_column")
+        return given
+    if role in data.features:
+        return role
+    if len(found) != 1:
+        raise ValueError(f"cannot tell the {role} column of {name} (columns: {', '.join(data.features)}): set --{role}_column")
+    return found[0]
+
+
+def _select_long_tail(train: Dataset, labels: list[int], counts: list[int]) -> list[int]:
+    if "rank" not in train.column_names:
+        return long_tailed_indices(labels, counts)
+    # A stored selection: `rank` is the place of an image in the reference's shuffle of its class.
+    array, rank = np.asarray(labels), np.asarray(train["rank"])
+    available = np.bincount(array, minlength=len(counts))
+    short = np.flatnonzero(available < np.asarray(counts))
+    if len(short):
+        raise ValueError(
+            f"class {short[0]} has {available[short[0]]} stored images, but the selection wants {counts[short[0]]}: this folder "
+            "allows larger imbalance factors only"
+        )
+    order = np.lexsort((rank, array))
+    return [int(i) for i in order if rank[i] < counts[array[i]]]

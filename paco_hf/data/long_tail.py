@@ -1,0 +1,127 @@
+"""Long-tailed class counts, the reference's selection of images, and stratified splits. Needs only numpy."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def long_tailed_counts(n_max: int, num_classes: int, imbalance_factor: float, kind: str = "exp") -> list[int]:
+    """Images of each class, most frequent first.
+
+    Args:
+        n_max (`int`): images of the first class.
+        num_classes (`int`): `C`.
+        imbalance_factor (`float`): images of the first class to images of the last; 100 means 100:1.
+        kind (`str`, *optional*, defaults to `"exp"`): `exp`: `n_max * IF^(-i / (C - 1))` (Cao et al., NeurIPS 2019); `step`:
+            the first half has `n_max`, the second `n_max / IF`; `pareto`: `n_max * (i + 1)^(-p)`, with `p` such that the last
+            class has `n_max / IF`. All rounded down.
+
+    Raises:
+        ValueError: an argument is out of range, or a class would be left without images.
+    """
+    if n_max < 1 or num_classes < 1:
+        raise ValueError(f"n_max and num_classes must be at least 1, got {n_max} and {num_classes}")
+    if imbalance_factor < 1:
+        raise ValueError(
+            f"imbalance_factor is first class : last class, at least 1, got {imbalance_factor} (for the reference's 0.01 "
+            "give 100)"
+        )
+    steps = max(num_classes - 1, 1)
+    if kind == "exp":
+        counts = [int(n_max * (1 / imbalance_factor) ** (i / steps)) for i in range(num_classes)]
+    elif kind == "step":
+        head = num_classes - num_classes // 2
+        counts = [n_max] * head + [int(n_max * (1 / imbalance_factor))] * (num_classes - head)
+    elif kind == "pareto":
+        power = math.log(imbalance_factor) / math.log(num_classes) if num_classes > 1 else 0.0
+        # The tolerance keeps the last class at n_max / IF where rounding of the power falls just below it.
+        counts = [int(n_max * (i + 1) ** -power + 1e-9) for i in range(num_classes)]
+    else:
+        raise ValueError(f"kind must be exp, step or pareto, got {kind!r}")
+    if min(counts) == 0:
+        raise ValueError(
+            f"with n_max {n_max} and imbalance_factor {imbalance_factor}, {counts.count(0)} classes would have no image: the "
+            f"factor can be {n_max} at most"
+        )
+    return counts
+
+
+def long_tailed_indices(targets: Any, counts: Sequence[int], seed: int = 0) -> list[int]:
+    """The reference's selection: numpy's legacy generator shuffles each class's indices in turn, the first `n_c` stay.
+
+    Args:
+        targets (sequence of `int`): class of each image.
+        counts (sequence of `int`): images to keep of each class `0..C-1`.
+        seed (`int`, *optional*, defaults to `0`): of the shuffles.
+
+    Returns:
+        indices into `targets`, class 0 first, in the order of the selection.
+
+    Raises:
+        ValueError: a class has fewer images than asked for.
+    """
+    labels = np.asarray(targets)
+    generator = np.random.RandomState(seed)
+    selected: list[int] = []
+    for label, count in enumerate(counts):
+        members = np.flatnonzero(labels == label)
+        if len(members) < count:
+            raise ValueError(f"class {label} has {len(members)} images, but the selection wants {count}")
+        generator.shuffle(members)
+        selected.extend(members[:count].tolist())
+    return selected
+
+
+def class_counts(labels: Any, num_classes: int, allow_empty: bool = False) -> list[int]:
+    """Images of each class `0..C-1`.
+
+    Args:
+        labels (sequence of `int`): class of each image.
+        num_classes (`int`): `C`.
+        allow_empty (`bool`, *optional*, defaults to `False`): whether a class may have none.
+
+    Raises:
+        ValueError: a label is not in `0..C-1`, or a class has no image.
+    """
+    array = np.asarray(labels)
+    if array.size == 0:
+        raise ValueError("there are no labels to count: the split is empty")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise ValueError(f"labels must be integers, got {array.dtype}")
+    if array.min() < 0 or array.max() >= num_classes:
+        wrong = int(np.flatnonzero((array < 0) | (array >= num_classes))[0])
+        raise ValueError(f"label {array[wrong]} of row {wrong} is out of range: there are {num_classes} classes, 0 to {num_classes - 1}")
+    counts = np.bincount(array, minlength=num_classes).tolist()
+    empty = [label for label, count in enumerate(counts) if count == 0]
+    if empty and not allow_empty:
+        raise ValueError(
+            f"{len(empty)} of {num_classes} classes have no training image, the first being class {empty[0]}: add images, or "
+            "remove the class from the data set"
+        )
+    return counts
+
+
+def stratified_split(labels: Any, fraction: float, seed: int = 0) -> tuple[list[int], list[int]]:
+    """Carve a validation split: about `fraction` of each class, at least one image where the class has two or more.
+
+    Args:
+        labels (sequence of `int`): class of each image.
+        fraction (`float`): share to carve, `0 <= fraction < 1`.
+        seed (`int`, *optional*, defaults to `0`): which images are carved.
+
+    Returns:
+        `(train, validation)` indices, each in ascending order. A class of one image stays in train.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"validation_fraction must be at least 0 and below 1, got {fraction}")
+    array = np.asarray(labels)
+    generator = np.random.default_rng(seed)
+    carved = np.zeros(len(array), dtype=bool)
+    if fraction > 0:
+        for label in np.unique(array):
+            members = generator.permutation(np.flatnonzero(array == label))
+            size = min(max(round(fraction * len(members)), 1), len(members) - 1)
+            carved[members[:size]] = True
+    return np.flatnonzero(~carved).tolist(), np.flatnonzero(carved).tolist()

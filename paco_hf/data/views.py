@@ -1,0 +1,218 @@
+"""Augmented views (PIL image to `uint8` tensor), and the data set that draws them reproducibly.
+
+A view is a list of named operations. What follows the last of them, scaling to 0..1 and normalising, is done a batch at a
+time by [`ImageCollator`], so that workers hand over bytes.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
+from torchvision.transforms import v2
+
+
+class GaussianBlur(nn.Module):
+    """PIL's Gaussian blur of a radius drawn uniformly from `radius` (SimCLR; in pixels)."""
+
+    def __init__(self, radius: tuple[float, float] = (0.1, 2.0)) -> None:
+        super().__init__()
+        self.radius = radius
+
+    def forward(self, image: Image.Image) -> Image.Image:
+        return image.filter(ImageFilter.GaussianBlur(torch.empty(()).uniform_(*self.radius).item()))
+
+
+class Cutout(nn.Module):
+    """One black square with a centre uniform over the image, clipped at the borders (DeVries & Taylor, 2017).
+
+    It works on `uint8` `(3, H, W)` before normalisation: the hole is a black pixel, not the mean.
+    """
+
+    def __init__(self, side: int = 16) -> None:
+        super().__init__()
+        self.side = side
+
+    def forward(self, image: Tensor) -> Tensor:
+        height, width = image.shape[-2:]
+        y, x = int(torch.randint(height, ())), int(torch.randint(width, ()))
+        half = self.side // 2
+        image[..., max(y - half, 0) : y + half, max(x - half, 0) : x + half] = 0
+        return image
+
+
+def _jitter(hue: float, p: float) -> nn.Module:
+    return v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, hue)], p)
+
+
+def _simclr(size: int, scale: tuple[float, float], hue: float, jitter_p: float, blur_p: float, flip_first: bool) -> list[nn.Module]:
+    flip = [v2.RandomHorizontalFlip()]
+    return [
+        v2.RandomResizedCrop(size, scale=scale, antialias=True),
+        *(flip if flip_first else []),
+        _jitter(hue, jitter_p),
+        v2.RandomGrayscale(0.2),
+        v2.RandomApply([GaussianBlur()], blur_p),
+        *([] if flip_first else flip),
+        v2.PILToTensor(),
+    ]
+
+
+def _cifar(size: int, *color: nn.Module) -> list[nn.Module]:
+    return [v2.RandomCrop(size, padding=size // 8), v2.RandomHorizontalFlip(), *color, v2.PILToTensor(), Cutout(size // 2)]
+
+
+# Each maps the side of the image in pixels to the operations, in order.
+VIEWS: dict[str, Any] = {
+    # The reference's views for CIFAR. torchvision's policy rotates both ways, the reference's one way only.
+    "cifar_reg": lambda size: _cifar(size, v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=[128, 128, 128])),
+    "cifar_sim": lambda size: _simclr(size, (0.2, 1.0), hue=0.1, jitter_p=0.8, blur_p=0.5, flip_first=True),
+    # Crop, flip and cutout alone: AutoAugment costs accuracy where training is short.
+    "cifar_light": lambda size: _cifar(size),
+    # The reference's "sim" for 224-pixel images.
+    "sim": lambda size: _simclr(size, (0.08, 1.0), hue=0.0, jitter_p=1.0, blur_p=0.5, flip_first=False),
+    "regular": lambda size: [
+        v2.RandomResizedCrop(size, scale=(0.08, 1.0), antialias=True),
+        v2.RandomHorizontalFlip(),
+        _jitter(0.0, 1.0),
+        v2.PILToTensor(),
+    ],
+}
+
+
+def build_view(name: str, size: int) -> v2.Compose:
+    """The named view for images of `size` pixels: a PIL image to a `uint8` tensor `(3, size, size)`.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in VIEWS:
+        raise ValueError(f"unknown view {name!r}: choose one of {', '.join(sorted(VIEWS))}")
+    return v2.Compose(VIEWS[name](size))
+
+
+class EpochIndex(int):
+    """An index that knows its epoch. Any data set takes it as an `int`; [`ViewsDataset`] draws its randomness from both."""
+
+    epoch: int
+
+    def __new__(cls, index: int, epoch: int) -> "EpochIndex":
+        self = super().__new__(cls, index)
+        self.epoch = epoch
+        return self
+
+    def __getnewargs__(self) -> tuple[int, int]:
+        return int(self), self.epoch
+
+
+class EpochSampler(Sampler[EpochIndex]):
+    """Every index once, in an order that is a function of `(seed, epoch)` alone, so that a resumed run goes on in it."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed, self.epoch = length, seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[EpochIndex]:
+        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
+        return iter([EpochIndex(index, self.epoch) for index in order.tolist()])
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Leave the global generators as they were found: torch's, `random`'s and numpy's."""
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
+
+
+def _seed_all(*key: int) -> None:
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    torch.random.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+class ViewsDataset(Dataset):
+    """Augmented views of labelled images; what is drawn is a function of `(seed, epoch, index)` alone.
+
+    Args:
+        images: PIL images in RGB by index.
+        labels (sequence of `int`): their classes.
+        views (sequence of callables, one or two): as from [`build_view`]; the query view, then the key view.
+        seed (`int`): of the augmentations.
+
+    Items are `{"pixel_values", "labels"}` and, with two views, `"key_pixel_values"`.
+    """
+
+    def __init__(self, images: Any, labels: Sequence[int], views: Sequence[Any], seed: int = 0) -> None:
+        if len(views) not in (1, 2):
+            raise ValueError(f"there can be one view or two, got {len(views)}")
+        self.images, self.labels, self.views, self.seed = images, labels, views, seed
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        items = []
+        with _own_randomness():
+            for index in indices:
+                image = self.images[index]
+                _seed_all(self.seed, getattr(index, "epoch", 0), int(index))
+                names = ("pixel_values", "key_pixel_values")
+                item: dict[str, Any] = {name: view(image) for name, view in zip(names, self.views, strict=False)}
+                items.append({**item, "labels": self.labels[index]})
+        return items
+
+
+class EvaluationDataset(Dataset):
+    """Labelled images as they are; [`ImageCollator`] gives them to the checkpoint's own image processor."""
+
+    def __init__(self, images: Any, labels: Sequence[int]) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self.images[index], "labels": self.labels[index]}
+
+
+class ImageCollator:
+    """Batch views (scaling and normalising them) or whole images (through the image processor).
+
+    Args:
+        image_processor: a transformers image processor; its mean and standard deviation normalise the views too.
+    """
+
+    def __init__(self, image_processor: Any) -> None:
+        self.image_processor = image_processor
+        self.mean = torch.tensor(image_processor.image_mean).view(3, 1, 1) * 255
+        self.std = torch.tensor(image_processor.image_std).view(3, 1, 1) * 255
+
+    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
+        batch = {"labels": torch.tensor([item["labels"] for item in items])}
+        if "image" in items[0]:
+            images = [item["image"] for item in items]
+            batch["pixel_values"] = self.image_processor(images, return_tensors="pt")["pixel_values"]
+            return batch
+        for name in ("pixel_values", "key_pixel_values"):
+            if name in items[0]:
+                batch[name] = (torch.stack([item[name] for item in items]).float() - self.mean) / self.std
+        return batch
