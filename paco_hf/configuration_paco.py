@@ -13,8 +13,10 @@ class PaCoConfig(PreTrainedConfig):
         backbone (`str`, *optional*, defaults to `"resnet50"`): any name that `timm.create_model` knows, the CIFAR ResNets of
             this package (`cifar_resnet20/32/44/56`, `cifar_resnet50`) included.
         backbone_kwargs (`dict`, *optional*): keyword arguments of `timm.create_model`, such as `{"zero_init_last": False}`.
-        class_counts (sequence or tensor of `num_labels` integers, *optional*): training images of each class. Kept for the
-            prior of the losses and for the many/medium/few groups; inference does not use it.
+        class_counts (sequence or tensor of `num_labels` integers, *optional*): images of each class that the model is trained
+            on: the prior of the losses. Inference does not use it.
+        selection_counts (likewise, *optional*): images of each class in the full training selection, a validation carve
+            included; they define the many/medium/few groups. `None`: as `class_counts`.
         image_size (`int`, *optional*, defaults to `224`): side of the square input in pixels.
         inference_prior (sequence of `num_labels` numbers, *optional*): class frequencies where the model is used. PaCo's
             logits are balanced; where this is set, its log is added to them.
@@ -32,6 +34,7 @@ class PaCoConfig(PreTrainedConfig):
         backbone: str = "resnet50",
         backbone_kwargs: dict[str, Any] | None = None,
         class_counts: Any = None,
+        selection_counts: Any = None,
         image_size: int = 224,
         inference_prior: Any = None,
         temperature: float | None = None,
@@ -39,7 +42,8 @@ class PaCoConfig(PreTrainedConfig):
     ) -> None:
         self.backbone = backbone
         self.backbone_kwargs = dict(backbone_kwargs or {})
-        self.class_counts = None if class_counts is None else [int(n) for n in _as_list("class_counts", class_counts)]
+        self.class_counts = _integers("class_counts", class_counts)
+        self.selection_counts = _integers("selection_counts", selection_counts)
         self.image_size = image_size
         self.inference_prior = None if inference_prior is None else [float(p) for p in _as_list("inference_prior", inference_prior)]
         self.temperature = temperature
@@ -50,14 +54,17 @@ class PaCoConfig(PreTrainedConfig):
         """Raise `ValueError` where the fields contradict each other."""
         if not isinstance(self.backbone, str) or not self.backbone:
             raise ValueError(f"backbone must be the name of a timm model, got {self.backbone!r}")
-        if self.class_counts is not None:
-            if len(self.class_counts) != self.num_labels:
+        for name in ("class_counts", "selection_counts"):
+            counts = getattr(self, name)
+            if counts is None:
+                continue
+            if len(counts) != self.num_labels:
                 raise ValueError(
-                    f"class_counts has {len(self.class_counts)} entries, but the model has {self.num_labels} classes: give "
-                    "one count a class, or class_counts=None"
+                    f"{name} has {len(counts)} entries, but the model has {self.num_labels} classes: give one count a class, "
+                    f"or {name}=None"
                 )
-            if min(self.class_counts) < 0 or sum(self.class_counts) == 0:
-                raise ValueError("class_counts must not be negative, and not all zero")
+            if min(counts) < 0 or sum(counts) == 0:
+                raise ValueError(f"{name} must not be negative, and not all zero")
         if self.inference_prior is not None:
             if len(self.inference_prior) != self.num_labels:
                 raise ValueError(
@@ -67,6 +74,10 @@ class PaCoConfig(PreTrainedConfig):
                 raise ValueError("inference_prior must be positive for every class (a class that never occurs: a tiny number)")
         if self.temperature is not None and not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
+
+
+def _integers(name: str, values: Any) -> list[int] | None:
+    return None if values is None else [int(n) for n in _as_list(name, values)]
 
 
 def _as_list(name: str, values: Any) -> Sequence[Any]:

@@ -1,0 +1,202 @@
+"""What a run is besides its training arguments, and how flags, a recipe (YAML) and defaults become one configuration."""
+
+import argparse
+import dataclasses
+import difflib
+import json
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from .training_args import PaCoTrainingArguments
+
+RECIPES = resources.files("paco_hf") / "recipes"
+# Of transformers' own flags, those that `--help` shows; `--help_all` shows the rest.
+_COMMON = {
+    "output_dir",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "per_device_eval_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "optim",
+    "weight_decay",
+    "max_grad_norm",
+    "label_smoothing_factor",
+    "seed",
+    "eval_strategy",
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "logging_strategy",
+    "logging_steps",
+    "dataloader_num_workers",
+    "dataloader_drop_last",
+    "metric_for_best_model",
+    "report_to",
+}
+# Not part of what a run computes, so not part of its saved recipe.
+_NOT_IN_RECIPE = {"recipe", "resume", "overwrite", "dry_run", "output_dir", "logging_dir", "run_name", "disable_tqdm", "hub_token", "local_rank"}
+
+
+@dataclass
+class RunArguments:
+    """Data, backbone and views of a run, and how to treat its folder."""
+
+    recipe: str | None = field(
+        default=None,
+        metadata={"help": "name of a recipe of the package, or a YAML file; flags win over it (default: <loss>-resnet32-builtin on builtin)"},
+    )
+    dataset: str = field(
+        default="builtin", metadata={"help": "builtin, cifar100-lt, cifar10-lt, a local folder, or the id of a data set on the Hub"}
+    )
+    dataset_path: str | None = field(default=None, metadata={"help": "local folder of parquet for a CIFAR benchmark, instead of the Hub"})
+    image_column: str | None = field(default=None, metadata={"help": "column of the images (default: recognised)"})
+    label_column: str | None = field(default=None, metadata={"help": "column of the classes (default: recognised)"})
+    imbalance_factor: float = field(default=100, metadata={"help": "images of the most : least frequent class, for cifar*-lt"})
+    imbalance_kind: Literal["exp", "step", "pareto"] = field(default="exp", metadata={"help": "shape of the tail, for cifar*-lt"})
+    validation_fraction: float = field(
+        default=0.1, metadata={"help": "share of the training images carved for selecting the model; 0: train on all, report the last epoch"}
+    )
+    backbone: str = field(default="cifar_resnet32", metadata={"help": "any timm model"})
+    backbone_kwargs: str | None = field(default=None, metadata={"help": "JSON object of keyword arguments of timm.create_model"})
+    pretrained: bool = field(default=False, metadata={"help": "start from timm's pretrained weights"})
+    image_size: int | None = field(default=None, metadata={"help": "side in pixels (default: the data set's or the backbone's)"})
+    query_view: str = field(default="cifar_reg", metadata={"help": "augmentation of the query view"})
+    key_view: str = field(default="cifar_sim", metadata={"help": "augmentation of the key view"})
+    resume: bool = field(default=False, metadata={"help": "go on from the last complete checkpoint in --output_dir (or start, if none)"})
+    overwrite: bool = field(default=False, metadata={"help": "replace an earlier run in --output_dir"})
+    dry_run: bool = field(default=False, metadata={"help": "check everything, print what would be done, and stop"})
+
+    def __post_init__(self) -> None:
+        if self.resume and self.overwrite:
+            raise ValueError("--resume and --overwrite contradict each other: give one of them")
+        if not 0 <= self.validation_fraction < 1:
+            raise ValueError(f"validation_fraction must be at least 0 and below 1, got {self.validation_fraction}")
+        self.backbone_options: dict[str, Any] = _json_object(self.backbone_kwargs)
+
+
+def _json_object(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"backbone_kwargs must be a JSON object, got {value!r} ({error})") from error
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"backbone_kwargs must be a JSON object, got {value!r}")
+    return value or {}
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that the package has."""
+    return sorted(Path(entry.name).stem for entry in RECIPES.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_recipe(recipe: str) -> dict[str, Any]:
+    """Settings of a recipe: a name of the package's, or a YAML file. Its `about` (free text) is left out.
+
+    Raises:
+        ValueError: no such recipe, no YAML mapping, or a setting that does not exist.
+    """
+    packaged = RECIPES / f"{recipe}.yaml"
+    if packaged.is_file():
+        text = packaged.read_text(encoding="utf-8")
+    elif Path(recipe).is_file():
+        text = Path(recipe).read_text(encoding="utf-8")
+    else:
+        near = difflib.get_close_matches(recipe, recipe_names(), n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(recipe_names())}"
+        raise ValueError(f"no recipe and no file {recipe!r}: {hint}")
+    try:
+        settings = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"recipe {recipe!r} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"recipe {recipe!r} must be a mapping of settings, got {type(settings).__name__}")
+    settings.pop("about", None)
+    known = {f.name for cls in (RunArguments, PaCoTrainingArguments) for f in dataclasses.fields(cls)}
+    for name in settings:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            raise ValueError(f"recipe {recipe!r} has an unknown setting {name!r}" + (f": did you mean {near[0]}?" if near else ""))
+    return settings
+
+
+def build_parser(prog: str, show_all: bool = False) -> HfArgumentParser:
+    """The flags of `train`: those of [`RunArguments`], the method's, and transformers' own."""
+    parser = HfArgumentParser(
+        [RunArguments, PaCoTrainingArguments],  # type: ignore[arg-type]
+        prog=prog,
+        usage=f"{prog} [--flag value ...]",
+        description="Train a classifier on long-tailed images with PaCo, GPaCo or a baseline, and score it.",
+        epilog="All other flags of transformers.TrainingArguments work too: --help_all lists them.",
+        allow_abbrev=False,
+        formatter_class=argparse.HelpFormatter,
+    )
+    parser.add_argument("--help_all", action="help", help="also list every flag of transformers.TrainingArguments")
+    inherited = {f.name for f in dataclasses.fields(TrainingArguments)}
+    for action in parser._actions:
+        if action.dest in inherited and action.dest not in _COMMON and not show_all:
+            action.help = argparse.SUPPRESS
+        elif any(option.startswith("--no_") for option in action.option_strings):
+            action.help = argparse.SUPPRESS
+        elif action.help and "%" in action.help.replace("%%", ""):
+            action.help = action.help.replace("%", "%%")
+    return parser
+
+
+def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArguments, PaCoTrainingArguments]:
+    """Flags, over the recipe, over the defaults.
+
+    Raises:
+        ValueError: an unknown flag or setting, or a value out of range.
+    """
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name, default in (("recipe", None), ("dataset", None), ("loss", None)):
+        first.add_argument(f"--{name}", default=default)
+    early, _ = first.parse_known_args(argv)
+    recipe = early.recipe
+    if recipe is None and early.dataset in (None, "builtin"):
+        name = f"{early.loss or 'paco'}-resnet32-builtin"
+        recipe = name if name in recipe_names() else None
+    parser = build_parser(prog, show_all="--help_all" in argv)
+    settings = read_recipe(recipe) if recipe else {}
+    parser.set_defaults(**settings, recipe=recipe)
+    if not any(arg == "--output_dir" or arg.startswith("--output_dir=") for arg in argv):
+        loss, dataset = early.loss or settings.get("loss", "paco"), early.dataset or settings.get("dataset", "builtin")
+        parser.set_defaults(output_dir=str(Path("runs") / f"{loss}-{Path(dataset).name}"))
+    # A number of steps given for saving or logging means that.
+    for event in ("save", "logging", "eval"):
+        if any(arg.startswith(f"--{event}_steps") for arg in argv):
+            parser.set_defaults(**{f"{event}_strategy": "steps"})
+    run, args, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+    if rest:
+        flags = [option for action in parser._actions for option in action.option_strings]
+        near = difflib.get_close_matches(rest[0], flags, n=1)
+        raise ValueError(f"unknown argument {rest[0]!r}" + (f": did you mean {near[0]}?" if near else "; see --help"))
+    return run, args
+
+
+def resolved(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any]:
+    """The settings that make the run what it is, as a recipe: the method's, and what differs from transformers' defaults."""
+    settings = {f.name: getattr(run, f.name) for f in dataclasses.fields(RunArguments)}
+    inherited = {f.name: f for f in dataclasses.fields(TrainingArguments)}
+    for f in dataclasses.fields(PaCoTrainingArguments):
+        value = getattr(args, f.name)
+        value = getattr(value, "value", value)
+        changed = f.name in _COMMON or f.name not in inherited or value != inherited[f.name].default
+        if f.init and changed and isinstance(value, bool | int | float | str | None):
+            settings[f.name] = value
+    settings["backbone_kwargs"] = run.backbone_options or None
+    # bf16 and fp16 say what `precision` was resolved to.
+    settings["precision"] = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    for name in ("bf16", "fp16", "use_cpu"):
+        settings.pop(name, None)
+    return {name: value for name, value in settings.items() if name not in _NOT_IN_RECIPE and value is not None}

@@ -1,0 +1,351 @@
+"""`PaCoTrainer`: PaCo, GPaCo and the baselines on `transformers.Trainer`, with checkpoints that resume exactly."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import Trainer, TrainerCallback, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+
+from .data.views import EpochSampler
+from .losses import ClassificationLoss, ContrastiveLoss
+from .metrics import long_tailed_accuracy
+from .modeling_paco import PaCoForImageClassification
+from .modeling_training import PaCoForContrastiveTraining
+from .schedules import EPOCH_SCHEDULES
+from .training_args import PaCoTrainingArguments
+
+STAGING = "checkpoint.partial"
+LOG_NAME = "log.jsonl"
+_VIEWS = ("pixel_values", "key_pixel_values")
+
+
+class PaCoTrainer(Trainer):
+    """Trains a `PaCoForImageClassification`; for a contrastive loss it adds projector, key encoder and queue around it.
+
+    The data set's items hold `pixel_values` and `labels`, for two views also `key_pixel_values`
+    (see [`paco_hf.data.views.ViewsDataset`]). The loss is computed from the model's outputs in float32.
+
+    Args:
+        model (`PaCoForImageClassification`): its configuration's `class_counts` (images trained on) are the loss's prior, and
+            its `selection_counts` (where given) define the many/medium/few groups of the metrics.
+        args (`PaCoTrainingArguments`): settings.
+        kwargs: what `transformers.Trainer` takes: `train_dataset`, `eval_dataset`, `data_collator`, `processing_class`, ...
+
+    Raises:
+        ValueError: settings that contradict the model or the data.
+    """
+
+    args: PaCoTrainingArguments
+
+    def __init__(
+        self, model: PaCoForImageClassification, args: PaCoTrainingArguments | None = None, **kwargs: Any
+    ) -> None:
+        args = args or PaCoTrainingArguments(output_dir="paco-run")
+        config = model.config
+        if config.temperature is not None or config.inference_prior is not None:
+            raise ValueError("training works on balanced logits: set the config's temperature and inference_prior to None")
+        counts = config.class_counts if args.class_prior and args.loss != "ce" else None
+        if counts is None and (args.loss == "balanced_softmax" or (args.is_contrastive and args.class_prior)):
+            raise ValueError(
+                f"loss {args.loss!r} needs the training images of each class: set class_counts in the model's config "
+                "(paco_hf.data.class_counts(labels, num_labels)), or class_prior=False for a contrastive loss without prior"
+            )
+        if counts is not None and min(counts) == 0:
+            raise ValueError(f"class {counts.index(0)} has no training image, so it has no prior: remove the class, or add images")
+        set_seed(args.seed)
+        if args.is_contrastive and not isinstance(model, PaCoForContrastiveTraining):
+            model = PaCoForContrastiveTraining.from_classifier(
+                model,
+                variant=args.loss,
+                projection_dim=args.projection_dim,
+                queue_size=args.queue_size,
+                key_momentum=args.key_momentum,
+                queue_seed=args.seed,
+                projector=args.projector,
+                gather_batch=args.gather_batch,
+            )
+        if isinstance(model, PaCoForContrastiveTraining) and model.variant != args.loss:
+            raise ValueError(f"the model was made for variant {model.variant!r}, but loss is {args.loss!r}")
+        if args.channels_last:
+            model.to(memory_format=torch.channels_last)
+        if kwargs.get("eval_dataset") is None:
+            args.eval_strategy = "no"
+        kwargs.setdefault("compute_metrics", self._long_tailed_metrics)
+        kwargs.setdefault("preprocess_logits_for_metrics", lambda logits, labels: logits.argmax(-1))
+        super().__init__(model=model, args=args, **kwargs)
+        self.loss = _build_loss(args, counts).to(self.args.device)
+        self.train_sampler: EpochSampler | None = None
+        self.updates_per_epoch = 1
+        self._staging: Path | None = None
+        self._parts: dict[str, list[Tensor]] = defaultdict(list)
+        self.add_callback(_TrainingCallback(self))
+
+    @property
+    def classifier(self) -> PaCoForImageClassification:
+        """The inference model, with the weights being trained."""
+        return self.model.to_classifier() if isinstance(self.model, PaCoForContrastiveTraining) else self.model
+
+    # ---- loss
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        labels = inputs["labels"]
+        if self.args.channels_last:
+            inputs = {k: v.contiguous(memory_format=torch.channels_last) if k in _VIEWS else v for k, v in inputs.items()}
+        if not model.training:
+            outputs = model(inputs["pixel_values"])
+            loss = F.cross_entropy(outputs.logits.float(), labels)
+        elif self.args.is_contrastive:
+            views = {name: inputs[name] for name in _VIEWS[: self.args.num_views] if name in inputs}
+            if len(views) < self.args.num_views:
+                raise ValueError(f"loss {self.args.loss!r} contrasts two views: the items of the data set need {' and '.join(_VIEWS)}")
+            outputs = model(**views, labels=labels)
+            class_part, contrast_part = self.loss(outputs.features, outputs.feature_labels, outputs.logits)
+            loss = class_part + contrast_part
+            anchors = outputs.logits.shape[0]
+            same_class = torch.bincount(outputs.feature_labels.clamp(min=0))[outputs.feature_labels[:anchors]] - 1
+            self._record(class_loss=class_part, contrast_loss=contrast_part, positives_per_anchor=same_class.float().mean())
+        else:
+            outputs = model(inputs["pixel_values"])
+            loss = self.loss(outputs.logits, labels)
+        return (loss, outputs) if return_outputs else loss
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if not torch.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}, and the weights of step "
+                f"{self.state.global_step} are the last good ones: try a lower --learning_rate, --max_grad_norm 1, a higher "
+                "--temperature or --precision fp32, and look for images that are all one value"
+            )
+        return loss
+
+    def _record(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            self._parts[name].append(value.detach())
+
+    def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs:
+            logs.update({name: torch.stack(values).mean().item() for name, values in self._parts.items() if values})
+            self._parts.clear()
+            if isinstance(self.model, PaCoForContrastiveTraining) and (size := self.model.queue.labels.shape[0]):
+                seen = self.state.global_step * self.get_total_train_batch_size(self.args)
+                logs["queue_fill"] = min(1.0, seen / size)
+        super().log(logs, *args, **kwargs)
+
+    def _long_tailed_metrics(self, prediction: Any) -> dict[str, float]:
+        config = self.model.config
+        counts = config.selection_counts or config.class_counts
+        if counts is None:
+            return {"accuracy": float((prediction.predictions == prediction.label_ids).mean())}
+        result = long_tailed_accuracy(prediction.predictions, prediction.label_ids, counts)
+        return {name: value for name, value in result.items() if isinstance(value, float)}
+
+    # ---- optimizer and schedule
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        if self.args.decay_all_parameters:
+            return [name for name, _ in model.named_parameters()]
+        return super().get_decay_parameter_names(model)
+
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, dict[str, Any]]:
+        optimizer, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
+        if optimizer is torch.optim.SGD:
+            kwargs = {"momentum": args.momentum, "nesterov": args.nesterov, "fused": True, **kwargs}
+        return optimizer, kwargs
+
+    def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
+        values = super().set_initial_training_values(*args, **kwargs)
+        self.updates_per_epoch = max(int(values[1]), 1)
+        return values
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        if self.args.epoch_schedule == "none" or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        factor = EPOCH_SCHEDULES[self.args.epoch_schedule]
+        epochs, warmup, updates = int(self.args.num_train_epochs), self.args.warmup_epochs, self.updates_per_epoch
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+            optimizer or self.optimizer, lambda step: factor(step // updates, epochs, warmup)
+        )
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # ---- data
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        self.train_sampler = EpochSampler(len(dataset), seed)
+        return self.train_sampler
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        # transformers would drop the ragged last batch of an evaluation too.
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and kwargs.get("is_training", False)
+        try:
+            return super()._get_dataloader(*args, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
+    def get_train_dataloader(self) -> Any:
+        loader = super().get_train_dataloader()
+        if len(loader) == 0:
+            batch = self.args.per_device_train_batch_size * self.args.world_size
+            raise ValueError(
+                f"the training split has {len(self.train_dataset)} images, fewer than one batch of {batch}: lower "
+                "--per_device_train_batch_size, or set --dataloader_drop_last false"
+            )
+        return loader
+
+    # ---- checkpoints
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the base class, but written elsewhere and renamed when complete, and without losing the selected weights."""
+        root = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        self._staging = root / STAGING
+        if self.args.should_save:
+            shutil.rmtree(self._staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            staging, self._staging = self._staging, None
+        self.accelerator.wait_for_everyone()
+        # The base class takes the folder that is about to move for the best checkpoint; `load_selected` needs none.
+        self.state.best_model_checkpoint = None
+        if self.args.should_save:
+            if isinstance(self.model, PaCoForContrastiveTraining):
+                self.model.save_training_state(staging / name)
+            self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
+            if (root / name).exists():
+                shutil.rmtree(root / name)
+            (staging / name).rename(root / name)
+            shutil.rmtree(staging)
+            self._remove_old(root)
+        self.accelerator.wait_for_everyone()
+
+    def _remove_old(self, root: Path) -> None:
+        limit = self.args.save_total_limit
+        for checkpoint in list_checkpoints(root)[: -limit if limit else 0]:
+            shutil.rmtree(checkpoint)
+        for weights in root.glob("selected-*.safetensors"):
+            if weights != self._selected_path():
+                weights.unlink()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        if not self.args.should_save:
+            return
+        output_dir = output_dir or self.args.output_dir
+        classifier = self.classifier
+        if state_dict is not None:
+            state_dict = {key: state_dict[key] for key in classifier.state_dict()}
+        classifier.save_pretrained(output_dir, state_dict=state_dict)
+        if self.processing_class is not None:
+            self.processing_class.save_pretrained(output_dir)
+        torch.save(self.args, os.path.join(output_dir, "training_args.bin"))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        weights = Path(resume_from_checkpoint) / "model.safetensors"
+        try:
+            self.classifier.load_state_dict(load_file(weights))
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"{weights} cannot be read ({error}): resume from another checkpoint") from error
+        except RuntimeError as error:
+            raise ValueError(f"{weights} does not fit the model: {str(error).splitlines()[-1].strip()}") from error
+        if isinstance(self.model, PaCoForContrastiveTraining):
+            self.model.load_training_state(resume_from_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        try:
+            super()._load_optimizer_and_scheduler(checkpoint)
+        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
+            raise OSError(f"the optimizer state of {checkpoint} cannot be read ({error}): resume from another checkpoint") from error
+
+    # ---- selection
+
+    def _selected_path(self) -> Path:
+        return Path(self.args.output_dir) / f"selected-{self.state.best_global_step}.safetensors"
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        is_best = super()._determine_best_metric(metrics, trial)
+        if is_best:
+            self.state.best_global_step = self.state.global_step
+            if self.args.should_save:
+                # Earlier selections stay until the next checkpoint is complete, so that a run killed between the two resumes
+                # with the weights that its checkpoint speaks of.
+                partial = self._selected_path().with_suffix(".partial")
+                save_file({k: v.contiguous() for k, v in self.classifier.state_dict().items()}, partial, metadata={"format": "pt"})
+                partial.rename(self._selected_path())
+        return is_best
+
+    def load_selected(self) -> int:
+        """Load the weights of the best validation score into the model, the last ones where there was no validation.
+
+        Returns:
+            the step that the weights are of.
+        """
+        if not self.state.best_global_step:
+            return self.state.global_step
+        self.accelerator.wait_for_everyone()
+        self.classifier.load_state_dict(load_file(self._selected_path()))
+        return int(self.state.best_global_step)
+
+
+class _TrainingCallback(TrainerCallback):
+    """Moves the key encoder after each optimizer step, tells the sampler the epoch, and keeps `log.jsonl`."""
+
+    def __init__(self, trainer: PaCoTrainer) -> None:
+        self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._write_log(state, "w", state.log_history)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.train_sampler is not None:
+            self.trainer.train_sampler.set_epoch(state.global_step // self.trainer.updates_per_epoch)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if isinstance(self.trainer.model, PaCoForContrastiveTraining):
+            self.trainer.model.update_key_encoder()
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._write_log(state, "a", state.log_history[-1:])
+
+    def _write_log(self, state: Any, mode: str, entries: list[dict[str, Any]]) -> None:
+        if state.is_world_process_zero:
+            with open(Path(self.trainer.args.output_dir) / LOG_NAME, mode, encoding="utf-8") as file:
+                file.writelines(json.dumps(entry) + "\n" for entry in entries)
+
+
+def list_checkpoints(folder: str | Path) -> list[Path]:
+    """The complete `checkpoint-N` folders of a run, oldest first."""
+    found = [p for p in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def _build_loss(args: PaCoTrainingArguments, class_counts: list[int] | None) -> nn.Module:
+    if not args.is_contrastive:
+        return ClassificationLoss(class_counts, args.label_smoothing_factor)
+    settings: dict[str, Any] = {"temperature": args.temperature, "label_smoothing": args.label_smoothing_factor}
+    if args.alpha is not None:
+        settings["alpha"] = args.alpha
+    if args.loss != "multitask":
+        settings |= {"beta": args.beta, "gamma": args.gamma, "supervised_temperature": args.supervised_temperature}
+    return ContrastiveLoss(args.loss, class_counts, **settings)

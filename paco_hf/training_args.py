@@ -1,0 +1,128 @@
+"""`PaCoTrainingArguments`: `transformers.TrainingArguments` with the method's settings and the reference's defaults."""
+
+import sys
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from transformers import TrainingArguments
+
+CONTRASTIVE = ("paco", "gpaco", "multitask", "gpaco_single")
+
+
+def hardware_precision(use_cpu: bool = False) -> str:
+    """`bf16` where the GPU or CPU multiplies bfloat16 matrices in hardware, else `fp32`."""
+    if torch.accelerator.is_available() and not use_cpu:
+        kind = torch.accelerator.current_accelerator().type
+        return "bf16" if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16") else "fp32"
+
+
+@dataclass
+class PaCoTrainingArguments(TrainingArguments):
+    """Arguments of [`PaCoTrainer`]: those of `transformers.TrainingArguments`, and the method's.
+
+    Defaults that differ from `TrainingArguments`: `optim="sgd"`, `learning_rate=0.02`, `weight_decay=5e-4`,
+    `per_device_train_batch_size=128`, `per_device_eval_batch_size=256`, `max_grad_norm=0` (no clipping),
+    `num_train_epochs=100`, `eval_strategy="epoch"`, `save_strategy="epoch"`, `save_total_limit=1`, `logging_strategy="epoch"`,
+    `metric_for_best_model="balanced_accuracy"`, `dataloader_drop_last=True` (training only), `remove_unused_columns=False`,
+    `ddp_find_unused_parameters=False`, `logging_nan_inf_filter=False` (a loss that is not finite stops the run), `report_to="none"`,
+    `disable_tqdm` where standard error is no terminal, and `use_cpu` where there is no accelerator.
+    """
+
+    loss: Literal["paco", "gpaco", "multitask", "gpaco_single", "balanced_softmax", "ce"] = field(
+        default="paco", metadata={"help": "what is trained: PaCo, GPaCo, its multi-task or one-view variant, or a baseline"}
+    )
+    alpha: float | None = field(
+        default=None, metadata={"help": "weight of each positive (default: 0.05; multitask: of the contrastive part, 0.5)"}
+    )
+    beta: float = field(default=1.0, metadata={"help": "weight of an anchor's class centre (paco, gpaco)"})
+    gamma: float = field(default=1.0, metadata={"help": "weight of the rows in the denominator (paco, gpaco)"})
+    temperature: float = field(default=0.2, metadata={"help": "divides the similarities of features"})
+    supervised_temperature: float = field(default=1.0, metadata={"help": "divides the class logits (paco, gpaco)"})
+    class_prior: bool = field(
+        default=True, metadata={"help": "add the log of the class frequencies to the class logits in the loss (not ce)"}
+    )
+    projection_dim: int = field(default=128, metadata={"help": "width D of the projected features"})
+    queue_size: int = field(default=8192, metadata={"help": "length K of the queue of past keys; 0: none"})
+    key_momentum: float = field(default=0.999, metadata={"help": "momentum of the key encoder (paco)"})
+    projector: Literal["auto", "mlp2-bn", "mlp3-relu", "mlp3-gelu"] = field(
+        default="auto", metadata={"help": "projector; auto: mlp2-bn for paco, else mlp3-relu (mlp3-gelu on a ViT)"}
+    )
+    gather_batch: bool = field(
+        default=False, metadata={"help": "contrast with the batches of all processes, not only the own"}
+    )
+    momentum: float = field(default=0.9, metadata={"help": "momentum of SGD"})
+    nesterov: bool = field(default=False, metadata={"help": "Nesterov momentum for SGD"})
+    decay_all_parameters: bool = field(
+        default=True,
+        metadata={"help": "weight decay on biases and norms too, as in the reference; false: the usual exclusions"},
+    )
+    epoch_schedule: Literal["none", "cosine", "cifar_step"] = field(
+        default="none",
+        metadata={"help": "the reference's schedules, set once an epoch; none: --lr_scheduler_type, each step"},
+    )
+    warmup_epochs: int = field(default=10, metadata={"help": "warm-up of --epoch_schedule"})
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
+        default="auto", metadata={"help": "auto: bf16 where the hardware has it, else fp32; the loss is always float32"}
+    )
+    channels_last: bool = field(default=True, metadata={"help": "keep images and weights in channels-last memory"})
+
+    optim: str = field(default="sgd", metadata={"help": "optimizer, any that transformers knows"})
+    learning_rate: float = field(default=0.02, metadata={"help": "peak learning rate, for the whole batch"})
+    weight_decay: float = field(default=5e-4, metadata={"help": "weight decay"})
+    per_device_train_batch_size: int = field(default=128, metadata={"help": "training images a process and step"})
+    per_device_eval_batch_size: int = field(default=256, metadata={"help": "evaluation images a process and step"})
+    num_train_epochs: float = field(default=100, metadata={"help": "passes over the training images"})
+    max_grad_norm: float = field(default=0.0, metadata={"help": "clip gradients to this norm; 0: never"})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "schedule where --epoch_schedule is none"})
+    eval_strategy: str = field(default="epoch", metadata={"help": "when to score the validation split"})
+    save_strategy: str = field(default="epoch", metadata={"help": "when to save a checkpoint: no, epoch or steps"})
+    save_total_limit: int | None = field(default=1, metadata={"help": "checkpoints to keep"})
+    logging_strategy: str = field(default="epoch", metadata={"help": "when to log: epoch or steps"})
+    metric_for_best_model: str | None = field(
+        default="balanced_accuracy", metadata={"help": "validation metric that selects the model"}
+    )
+    dataloader_drop_last: bool = field(default=True, metadata={"help": "drop a ragged last training batch"})
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "drop columns the model does not take"})
+    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "of DistributedDataParallel"})
+    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "hide losses that are not finite"})
+    report_to: None | str | list[str] = field(default="none", metadata={"help": "trackers, such as tensorboard"})
+    disable_tqdm: bool | None = field(default=None, metadata={"help": "no progress bar (default: where there is no terminal)"})
+
+    def __post_init__(self) -> None:
+        if self.disable_tqdm is None:
+            self.disable_tqdm = not sys.stderr.isatty()
+        if not torch.accelerator.is_available():
+            self.use_cpu = True
+        if self.precision == "auto" and not (self.bf16 or self.fp16):
+            self.bf16 = hardware_precision(self.use_cpu) == "bf16"
+        elif self.precision != "auto":
+            self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
+        if self.fp16 and self.use_cpu:
+            raise ValueError("fp16 needs a GPU: on a CPU choose --precision bf16 or fp32")
+        self._check()
+        super().__post_init__()
+
+    def _check(self) -> None:
+        for name, allowed in (
+            ("loss", (*CONTRASTIVE, "balanced_softmax", "ce")),
+            ("epoch_schedule", ("none", "cosine", "cifar_step")),
+            ("precision", ("auto", "fp32", "bf16", "fp16")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name in ("temperature", "supervised_temperature"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+
+    @property
+    def is_contrastive(self) -> bool:
+        """Whether the loss contrasts features (and so needs projector and queue)."""
+        return self.loss in CONTRASTIVE
+
+    @property
+    def num_views(self) -> int:
+        """Augmented views of an image that the loss needs: 1 or 2."""
+        return 2 if self.loss in ("paco", "gpaco", "multitask") else 1

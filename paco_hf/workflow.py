@@ -1,0 +1,294 @@
+"""From a configuration to a finished run folder, and from a checkpoint to scores and predictions."""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from PIL import Image
+from timm.data import resolve_data_config
+from tqdm.auto import tqdm
+from transformers import AutoImageProcessor, BitImageProcessor, set_seed
+
+from .configuration_paco import PaCoConfig
+from .data.benchmarks import ImageData, Images, LabelledImages, load_data
+from .data.long_tail import class_counts, stratified_split
+from .data.views import EvaluationDataset, ImageCollator, ViewsDataset, build_view
+from .metrics import long_tailed_accuracy
+from .modeling_paco import PaCoForImageClassification
+from .run_args import RunArguments, resolved
+from .trainer import LOG_NAME, STAGING, PaCoTrainer, list_checkpoints
+from .training_args import PaCoTrainingArguments
+
+METRICS_NAME, RECIPE_NAME = "metrics.json", "recipe.yaml"
+_RUN_FILES = (
+    METRICS_NAME,
+    RECIPE_NAME,
+    LOG_NAME,
+    "config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "selected-*.safetensors",
+    "selected-*.partial",
+    "*.partial.json",
+)
+_IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | None:
+    """Train, select on the validation split, score the test split once, and leave a complete run folder.
+
+    Args:
+        run (`RunArguments`): data, backbone, views, and how to treat the folder.
+        args (`PaCoTrainingArguments`): the method and the training; `args.output_dir` becomes the run folder.
+
+    Returns:
+        what `metrics.json` holds (`{"test": ..., "validation": ...}`), `None` for a dry run.
+
+    Raises:
+        ValueError, OSError: bad settings or data, found before training starts.
+        FloatingPointError: a loss that is not finite.
+    """
+    folder = Path(args.output_dir)
+    main = args.process_index == 0
+    finished = _open_folder(folder, run, main)
+    if finished is not None:
+        return finished
+    _say(main, _describe_hardware(args))
+    with args.main_process_first(local=False):
+        data = load_data(
+            run.dataset,
+            dataset_path=run.dataset_path,
+            image_column=run.image_column,
+            label_column=run.label_column,
+            imbalance_factor=run.imbalance_factor,
+            imbalance_kind=run.imbalance_kind,
+        )
+    train_rows, validation_rows = stratified_split(data.train.labels, run.validation_fraction, args.seed)
+    trained = data.train.select(train_rows, data.train.name)
+    set_seed(args.seed)
+    model = _build_model(run, data, class_counts(trained.labels, len(data.class_names)))
+    size = model.config.image_size
+    views = [build_view(name, size) for name in (run.query_view, run.key_view)[: args.num_views]]
+    processor = _build_processor(model, data)
+    _say(main, _describe_data(data, len(train_rows), len(validation_rows)))
+    if run.dry_run:
+        _say(main, yaml.safe_dump(resolved(run, args), sort_keys=False))
+        return None
+
+    validation = data.train.select(validation_rows, f"{run.dataset} validation") if validation_rows else None
+    images = Images(trained)
+    validation_set = EvaluationDataset(Images(validation), validation.labels) if validation else None
+    trainer = PaCoTrainer(
+        model,
+        args,
+        train_dataset=ViewsDataset(images, trained.labels, views, args.seed),
+        eval_dataset=validation_set,
+        data_collator=ImageCollator(processor),
+        processing_class=processor,
+    )
+    if main:
+        _write_text(folder / RECIPE_NAME, yaml.safe_dump(resolved(run, args), sort_keys=False))
+    checkpoints = list_checkpoints(folder) if run.resume else []
+    if run.resume:
+        _say(main, f"resuming from {checkpoints[-1]}" if checkpoints else "no complete checkpoint to resume from: starting anew")
+    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+
+    last_step, selected_step = trainer.state.global_step, trainer.load_selected()
+    history = {e["step"]: e["eval_balanced_accuracy"] for e in trainer.state.log_history if "eval_balanced_accuracy" in e}
+    if main:
+        trainer.classifier.save_pretrained(folder)
+        processor.save_pretrained(folder)
+    trainer.accelerator.wait_for_everyone()
+    # What is scored is the saved folder, in full precision: what `pipeline` will give.
+    metrics: dict[str, Any] = {
+        "test": score(folder, data.test) if data.test else None,
+        "validation": score(folder, validation) if validation else None,
+        "selected_step": selected_step,
+        "last_step": last_step,
+        "validation_balanced_accuracy_by_step": {str(step): value for step, value in history.items()},
+    }
+    if main:
+        _write_text(folder / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
+    _say(main, summary(metrics, str(folder)))
+    return metrics
+
+
+def score(model_folder: str | Path, split: LabelledImages, batch_size: int = 256) -> dict[str, Any]:
+    """Long-tailed accuracy of a checkpoint on a split, in float32, over all processes.
+
+    Raises:
+        ValueError: the checkpoint has no class counts, or fewer classes than the split.
+    """
+    model = PaCoForImageClassification.from_pretrained(model_folder)
+    counts = model.config.selection_counts or model.config.class_counts
+    if counts is None:
+        raise ValueError(f"{model_folder} has no class_counts in its config, so there are no many/medium/few groups to score")
+    if max(split.labels) >= len(counts):
+        raise ValueError(f"{split.name} has label {max(split.labels)}, but {model_folder} has {len(counts)} classes, 0 to {len(counts) - 1}")
+    model.config.temperature = model.config.inference_prior = None
+    processor = AutoImageProcessor.from_pretrained(model_folder)
+    with tempfile.TemporaryDirectory() as scratch:
+        args = PaCoTrainingArguments(
+            output_dir=scratch, loss="ce", precision="fp32", per_device_eval_batch_size=batch_size, log_level="warning"
+        )
+        trainer = PaCoTrainer(model, args, data_collator=ImageCollator(processor), processing_class=processor)
+        prediction = trainer.predict(EvaluationDataset(Images(split), split.labels))
+    return long_tailed_accuracy(prediction.predictions, prediction.label_ids, counts)
+
+
+def predict(model_folder: str, paths: list[str], top: int = 5, batch_size: int = 32) -> list[dict[str, Any]]:
+    """Classify image files and folders of them.
+
+    Returns:
+        one `{"file", "label", "score", "top"}` an image, `top` being a list of `{"label", "score"}`, best first.
+
+    Raises:
+        ValueError: an image cannot be decoded, or a folder has none.
+        OSError: a path or the model does not exist.
+    """
+    files = [file for path in paths for file in _image_files(Path(path))]
+    model = PaCoForImageClassification.from_pretrained(model_folder).eval()
+    processor = AutoImageProcessor.from_pretrained(model_folder)
+    results = []
+    progress = tqdm(total=len(files), desc="classifying", unit=" images", disable=None if len(files) > batch_size else True)
+    for start in range(0, len(files), batch_size):
+        batch = files[start : start + batch_size]
+        pixels = processor([_open_image(file) for file in batch], return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            scores, labels = model(pixels).logits.softmax(-1).topk(min(top, model.config.num_labels))
+        for file, row_scores, row_labels in zip(batch, scores.tolist(), labels.tolist(), strict=True):
+            ranked = [
+                {"label": model.config.id2label[c], "score": s} for c, s in zip(row_labels, row_scores, strict=True)
+            ]
+            results.append({"file": str(file), **ranked[0], "top": ranked})
+        progress.update(len(batch))
+    progress.close()
+    return results
+
+
+def summary(metrics: dict[str, Any], title: str) -> str:
+    """The scores of a run as a small table, in percent."""
+    columns = ("accuracy", "many", "medium", "few", "balanced_accuracy")
+    header = ("top-1", "many", "medium", "few", "balanced")
+    lines = [title, f"{'':>12}" + "".join(f"{name:>10}" for name in header)]
+    for split in ("validation", "test"):
+        if metrics.get(split):
+            values = [metrics[split][column] for column in columns]
+            lines.append(f"{split:>12}" + "".join(f"{'-' if v is None else f'{100 * v:.1f}':>10}" for v in values))
+    history = metrics.get("validation_balanced_accuracy_by_step")
+    if history:
+        selected, last = str(metrics["selected_step"]), list(history)[-1]
+        lines.append(
+            f"model of step {selected}, selected on validation ({100 * history.get(selected, 0):.1f} balanced there during training; "
+            f"the last, of step {last}, {100 * history[last]:.1f})"
+        )
+    elif "last_step" in metrics:
+        lines.append(f"model of the last step, {metrics['last_step']}; no validation split, so no selection")
+    return "\n".join(lines)
+
+
+def _open_folder(folder: Path, run: RunArguments, main: bool) -> dict[str, Any] | None:
+    """Decide what an existing output folder means; the metrics where its run is finished."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output_dir {folder} is a file")
+    if run.resume and (folder / METRICS_NAME).is_file():
+        metrics = json.loads((folder / METRICS_NAME).read_text(encoding="utf-8"))
+        _say(main, f"{folder} is finished; nothing to resume\n{summary(metrics, str(folder))}")
+        return metrics
+    if run.dry_run or run.resume or not folder.exists() or not any(folder.iterdir()):
+        return None
+    if not run.overwrite:
+        raise ValueError(f"--output_dir {folder} is not empty: --resume goes on with the run in it, --overwrite replaces it")
+    if main:
+        for checkpoint in (*list_checkpoints(folder), folder / STAGING):
+            shutil.rmtree(checkpoint, ignore_errors=True)
+        for pattern in _RUN_FILES:
+            for file in folder.glob(pattern):
+                file.unlink()
+    return None
+
+
+def _build_model(run: RunArguments, data: ImageData, counts: list[int]) -> PaCoForImageClassification:
+    fields: dict[str, Any] = {
+        "id2label": dict(enumerate(data.class_names)),
+        "label2id": {name: i for i, name in enumerate(data.class_names)},
+        "class_counts": counts,
+        "selection_counts": data.class_counts,
+    }
+    size = run.image_size or data.image_size
+    if size is not None:
+        fields["image_size"] = size
+    model = PaCoForImageClassification.from_timm(
+        run.backbone, pretrained=run.pretrained, backbone_kwargs=run.backbone_options, **fields
+    )
+    if size is None:
+        model.config.image_size = resolve_data_config({}, model=model.paco.backbone)["input_size"][-1]
+    return model
+
+
+def _build_processor(model: PaCoForImageClassification, data: ImageData) -> BitImageProcessor:
+    """The evaluation transform, as the checkpoint's image processor: resize, centre crop, normalise."""
+    size = model.config.image_size
+    statistics = resolve_data_config({}, model=model.paco.backbone)
+    return BitImageProcessor(
+        # Small images are used whole; larger ones are cut from 8/7 of the size (256 for 224).
+        size={"shortest_edge": size if size <= 64 else round(size * 8 / 7)},
+        crop_size={"height": size, "width": size},
+        resample=Image.Resampling.BILINEAR,
+        image_mean=list(data.mean or statistics["mean"]),
+        image_std=list(data.std or statistics["std"]),
+    )
+
+
+def _image_files(path: Path) -> Iterator[Path]:
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES)
+        if not files:
+            raise ValueError(f"the folder {path} has no image files")
+        yield from files
+    elif path.is_file():
+        yield path
+    else:
+        raise OSError(f"{path} does not exist")
+
+
+def _open_image(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} cannot be decoded as an image: {error}") from error
+
+
+def _describe_hardware(args: PaCoTrainingArguments) -> str:
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    chosen = ", chosen for this hardware" if args.precision == "auto" else ""
+    processes = f", {args.world_size} processes" if args.world_size > 1 else ""
+    return f"{args.loss} on {args.device.type}{processes}, {precision}{chosen}"
+
+
+def _describe_data(data: ImageData, train: int, validation: int) -> str:
+    counts = data.class_counts
+    test = len(data.test.labels) if data.test else 0
+    return (
+        f"{data.train.name}: {len(counts)} classes, {max(counts)} to {min(counts)} images a class; "
+        f"{train} to train on, {validation} for validation, {test} for the test"
+    )
+
+
+def _write_text(path: Path, text: str) -> None:
+    partial = path.with_suffix(f".partial{path.suffix}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _say(main: bool, text: str) -> None:
+    if main:
+        print(text, flush=True)
+
+

@@ -1,0 +1,73 @@
+"""A run killed with SIGKILL and resumed ends with the same bits as one that was left alone."""
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+SETTINGS = (
+    "--dataset builtin --backbone cifar_resnet20 --num_train_epochs 2 --per_device_train_batch_size 64 "
+    "--queue_size 100 --save_steps 3 --validation_fraction 0.15 --query_view cifar_reg --seed 3"
+).split()
+
+
+def start(folder: Path, *extra: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "paco_hf", "train", *SETTINGS, "--output_dir", str(folder), *extra]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
+def kill_when(process: subprocess.Popen, moment) -> None:
+    deadline = time.time() + 120
+    while not moment():
+        assert process.poll() is None, f"the run ended before it was killed: {process.stderr.read()}"
+        assert time.time() < deadline
+        time.sleep(0.0005)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def final_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    checkpoint = max(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    tensors = {f"root {k}": v for k, v in load_file(folder / "model.safetensors").items()}
+    for name in ("model.safetensors", "paco_training_state.safetensors"):
+        tensors |= {f"{name} {k}": v for k, v in load_file(checkpoint / name).items()}
+    state = torch.load(checkpoint / "optimizer.pt", weights_only=True)["state"]
+    return tensors | {f"momentum {i}": s["momentum_buffer"] for i, s in state.items()}
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_killed_three_times_and_resumed_is_bit_identical(tmp_path: Path, workers: int) -> None:
+    loader = ("--dataloader_num_workers", str(workers))
+    finish(start(tmp_path / "whole", *loader))
+
+    folder = tmp_path / "killed"
+    staging = folder / "checkpoint.partial"
+    # In the middle of the first epoch, between two checkpoints.
+    kill_when(start(folder, *loader), (folder / "checkpoint-6").exists)
+    # While a checkpoint is being written.
+    kill_when(start(folder, "--resume", *loader), lambda: list(staging.glob("checkpoint-12/optimizer.pt")))
+    assert staging.exists()
+    # In the second epoch, after a validation that selected other weights than the checkpoint knows of.
+    kill_when(start(folder, "--resume", *loader), lambda: (folder / "checkpoint-21").exists())
+    finish(start(folder, "--resume", *loader))
+
+    whole, resumed = final_tensors(tmp_path / "whole"), final_tensors(folder)
+    assert whole.keys() == resumed.keys()
+    assert any("queue.features" in name for name in whole)
+    assert any("key_encoder" in name for name in whole)
+    different = [name for name in whole if not torch.equal(whole[name], resumed[name])]
+    assert not different
+    assert (tmp_path / "whole/metrics.json").read_text() == (folder / "metrics.json").read_text()
+    logs = [(f / "log.jsonl").read_text().splitlines() for f in (tmp_path / "whole", folder)]
+    assert len(logs[0]) == len(logs[1])
+    assert not staging.exists()
