@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def world_size() -> int:
@@ -67,3 +67,10 @@ def restore_rows(tensor: Tensor, order: Tensor, start: int) -> Tensor:
     """Undo [`exchange_rows`] on what was computed from its rows."""
     restored = torch.cat(gather_rows(tensor))[torch.argsort(order)]
     return restored[start : start + tensor.shape[0]]
+
+
+def broadcast_buffers(model: nn.Module) -> None:
+    """Give every rank the buffers of rank 0 (BatchNorm statistics, queue)."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)

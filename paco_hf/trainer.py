@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from .data.views import EpochSampler
+from .distributed import broadcast_buffers
 from .losses import ClassificationLoss, ContrastiveLoss
 from .metrics import long_tailed_accuracy
 from .modeling_paco import PaCoForImageClassification
@@ -152,6 +153,12 @@ class PaCoTrainer(Trainer):
             return {"accuracy": float((prediction.predictions == prediction.label_ids).mean())}
         result = long_tailed_accuracy(prediction.predictions, prediction.label_ids, counts)
         return {name: value for name, value in result.items() if isinstance(value, float)}
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        # DistributedDataParallel evens out BatchNorm statistics only in training: without this each rank would score its share
+        # of the images with statistics of its own.
+        broadcast_buffers(self.model)
+        return super().evaluation_loop(*args, **kwargs)
 
     # ---- optimizer and schedule
 
