@@ -1,6 +1,72 @@
-"""No test touches a hub; CI and developers see the same offline state."""
+"""No test touches a hub. Goldens: numbers that the reference implementation produced, in `tests/goldens`; the full set,
+where it lies beside the checkout (or where PACO_HF_GOLDENS points), is used in its place."""
 
 import os
+import zlib
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+HERE = Path(__file__).parent
+FULL_GOLDENS = Path(os.environ.get("PACO_HF_GOLDENS", HERE.parents[1] / "shared" / "golden"))
+
+
+def golden_path(name: str) -> Path:
+    """The full set's file where there is one, else the copy in `tests/goldens`."""
+    path = FULL_GOLDENS / name
+    path = path if path.is_file() else HERE / "goldens" / name
+    if not path.is_file():
+        pytest.skip(f"{name} is only in the full set of goldens")
+    return path
+
+
+def golden(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a golden file."""
+    path = golden_path(name)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata() or {}
+    return load_file(path), metadata
+
+
+def doubled(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {key: tensor.double() if tensor.is_floating_point() else tensor for key, tensor in state.items()}
+
+
+def weight_by_rule(key: str, shape: tuple[int, ...], num_classes: int) -> torch.Tensor:
+    """The goldens' weight rule: normals seeded by the key's CRC-32, scaled by what the key is."""
+    generator = np.random.RandomState(zlib.crc32(key.encode()))
+    if key.endswith("num_batches_tracked"):
+        return torch.tensor(100)
+    if key == "queue_ptr":
+        return torch.zeros(1, dtype=torch.long)
+    if key == "queue_l":
+        return torch.from_numpy(generator.randint(0, num_classes, shape))
+    x = torch.from_numpy(generator.standard_normal(int(np.prod(shape))).reshape(shape))
+    if key.endswith("running_var"):
+        x = 1 + 0.1 * x.abs()
+    elif key.endswith("running_mean"):
+        x = 0.05 * x
+    elif key.endswith(("cls_token", "pos_embed")):
+        x = 0.02 * x
+    elif key.endswith("queue"):
+        x = x / shape[1] ** 0.5
+    elif x.ndim == 4:
+        x = x * (2 / np.prod(shape[1:])) ** 0.5
+    elif x.ndim == 2:
+        x = x * (1 / shape[1]) ** 0.5
+    elif key.endswith(".bias"):
+        x = 0.05 * x
+    else:
+        x = (1 + 0.1 * x) * (0.2 if key.endswith("bn3.weight") else 1)
+    return x.float()
+
+
+def seeded_images(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
+    return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape)).float()
