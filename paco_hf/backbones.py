@@ -1,7 +1,8 @@
 """The backbones of the papers that timm lacks, registered in timm: `timm.create_model` is the only door to a backbone.
 
-`cifar_resnet20/32/44/56` are He et al.'s CIFAR ResNets (section 4.2): 3x3 stem, three stages of 16, 32 and 64 channels,
-parameter-free ("option A") shortcuts. `cifar_resnet50` is the bottleneck ResNet-50 with a 3x3 stem and no max-pool.
+`cifar_resnet20/32/44/56` are He et al.'s CIFAR ResNets (section 4.2): 3x3 stem, three stages of 16, 32 and 64
+channels, parameter-free ("option A") shortcuts. `cifar_resnet50` is the bottleneck ResNet-50 with a 3x3 stem and no
+max-pool.
 """
 
 import difflib
@@ -33,7 +34,8 @@ class _BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """CIFAR ResNet of depth `6 * blocks + 2`: `(B, in_chans, H, W)` to `(B, 64)` features or `(B, num_classes)` logits."""
+    """CIFAR ResNet of depth `6 * blocks + 2`: `(B, in_chans, H, W)` to `(B, 64)` features or `(B, num_classes)`
+    logits."""
 
     def __init__(self, blocks: int, num_classes: int = 1000, in_chans: int = 3, global_pool: str = "avg") -> None:
         super().__init__()
@@ -83,7 +85,7 @@ class CifarResNet50(ResNet):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(block=Bottleneck, layers=(3, 4, 6, 3), **kwargs)
-        self.conv1 = nn.Conv2d(self.conv1.in_channels, 64, 3, padding=1, bias=False)
+        self.conv1 = nn.Conv2d(kwargs.get("in_chans", 3), 64, 3, padding=1, bias=False)
         self.maxpool = nn.Identity()
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
 
@@ -157,8 +159,5 @@ def create_backbone(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
 
 def feature_size(backbone: nn.Module) -> int:
     """Width `F` of the pooled features. timm keeps it in `head_hidden_size`, older models in `num_features`."""
-    size = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+    size: Any = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     return int(size)
-
-
-

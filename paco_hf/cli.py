@@ -1,4 +1,5 @@
-"""The `paco-hf` command. Each verb parses its flags and calls one function; heavy modules load when a verb needs them."""
+"""The `paco-hf` command. Each verb parses its flags and calls one function; heavy modules load when a verb needs
+them."""
 
 import argparse
 import json
@@ -59,7 +60,10 @@ def _evaluate(argv: list[str]) -> None:
     from .workflow import score, summary
 
     data = load_data(
-        flags.dataset, dataset_path=flags.dataset_path, image_column=flags.image_column, label_column=flags.label_column
+        flags.dataset,
+        dataset_path=flags.dataset_path,
+        image_column=flags.image_column,
+        label_column=flags.label_column,
     )
     if data.test is None:
         raise ValueError(f"{flags.dataset} has no test split to score")
@@ -68,7 +72,9 @@ def _evaluate(argv: list[str]) -> None:
 
 
 def _predict(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="paco-hf predict", description="Classify image files, or all images in folders.")
+    parser = argparse.ArgumentParser(
+        prog="paco-hf predict", description="Classify image files, or all images in folders."
+    )
     parser.add_argument("model", help="run folder or checkpoint")
     parser.add_argument("images", nargs="+", help="image files or folders")
     parser.add_argument("--top", type=int, default=5, help="classes to list for each image (default: %(default)s)")
@@ -114,7 +120,8 @@ _VERBS: dict[str, Callable[[list[str]], None]] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a verb. Bad input ends with one line on standard error and status 2; `PACO_HF_DEBUG=1` shows the traceback."""
+    """Run a verb. Bad input ends with one line on standard error and status 2; `PACO_HF_DEBUG=1` shows the
+    traceback."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(_ABOUT, end="")

@@ -10,16 +10,17 @@ class PaCoConfig(PreTrainedConfig):
     """Configuration of a timm backbone with a linear classifier whose weights are PaCo's class centres.
 
     Args:
-        backbone (`str`, *optional*, defaults to `"resnet50"`): any name that `timm.create_model` knows, the CIFAR ResNets of
-            this package (`cifar_resnet20/32/44/56`, `cifar_resnet50`) included.
-        backbone_kwargs (`dict`, *optional*): keyword arguments of `timm.create_model`, such as `{"zero_init_last": False}`.
-        class_counts (sequence or tensor of `num_labels` integers, *optional*): images of each class that the model is trained
-            on: the prior of the losses. Inference does not use it.
-        selection_counts (likewise, *optional*): images of each class in the full training selection, a validation carve
-            included; they define the many/medium/few groups. `None`: as `class_counts`.
+        backbone (`str`, *optional*, defaults to `"resnet50"`): any name that `timm.create_model` knows, the CIFAR
+            ResNets of this package (`cifar_resnet20/32/44/56`, `cifar_resnet50`) included.
+        backbone_kwargs (`dict`, *optional*): keyword arguments of `timm.create_model`, such as `{"zero_init_last":
+            False}`.
+        class_counts (sequence or tensor of `num_labels` integers, *optional*): images of each class that the model is
+            trained on: the prior of the losses. Inference does not use it.
+        selection_counts (likewise, *optional*): images of each class in the full training selection, a validation
+            carve included; they define the many/medium/few groups. `None`: as `class_counts`.
         image_size (`int`, *optional*, defaults to `224`): side of the square input in pixels.
-        inference_prior (sequence of `num_labels` numbers, *optional*): class frequencies where the model is used. PaCo's
-            logits are balanced; where this is set, its log is added to them.
+        inference_prior (sequence of `num_labels` numbers, *optional*): class frequencies where the model is used.
+            PaCo's logits are balanced; where this is set, its log is added to them.
         temperature (`float`, *optional*): divides the logits (before the prior is added), to calibrate probabilities.
         kwargs: `num_labels` or `id2label`/`label2id`, and whatever else `PreTrainedConfig` takes.
 
@@ -45,7 +46,9 @@ class PaCoConfig(PreTrainedConfig):
         self.class_counts = _integers("class_counts", class_counts)
         self.selection_counts = _integers("selection_counts", selection_counts)
         self.image_size = image_size
-        self.inference_prior = None if inference_prior is None else [float(p) for p in _as_list("inference_prior", inference_prior)]
+        self.inference_prior = (
+            None if inference_prior is None else [float(p) for p in _as_list("inference_prior", inference_prior)]
+        )
         self.temperature = temperature
         super().__init__(**kwargs)
         self.check()
@@ -60,7 +63,8 @@ class PaCoConfig(PreTrainedConfig):
                 continue
             if len(counts) != self.num_labels:
                 raise ValueError(
-                    f"{name} has {len(counts)} entries, but the model has {self.num_labels} classes: give one count a class, "
+                    f"{name} has {len(counts)} entries, but the model has {self.num_labels} classes: give one count "
+                    "a class, "
                     f"or {name}=None"
                 )
             if min(counts) < 0 or sum(counts) == 0:
@@ -68,10 +72,13 @@ class PaCoConfig(PreTrainedConfig):
         if self.inference_prior is not None:
             if len(self.inference_prior) != self.num_labels:
                 raise ValueError(
-                    f"inference_prior has {len(self.inference_prior)} entries, but the model has {self.num_labels} classes"
+                    f"inference_prior has {len(self.inference_prior)} entries, but the model has {self.num_labels} "
+                    "classes"
                 )
             if min(self.inference_prior) <= 0:
-                raise ValueError("inference_prior must be positive for every class (a class that never occurs: a tiny number)")
+                raise ValueError(
+                    "inference_prior must be positive for every class (a class that never occurs: a tiny number)"
+                )
         if self.temperature is not None and not self.temperature > 0:
             raise ValueError(f"temperature must be positive, got {self.temperature}")
 
@@ -83,5 +90,7 @@ def _integers(name: str, values: Any) -> list[int] | None:
 def _as_list(name: str, values: Any) -> Sequence[Any]:
     values = values.tolist() if hasattr(values, "tolist") else values
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
-        raise ValueError(f"{name} must be a list, an array or a tensor with one number a class, got {type(values).__name__}")
+        raise ValueError(
+            f"{name} must be a list, an array or a tensor with one number a class, got {type(values).__name__}"
+        )
     return values

@@ -1,4 +1,5 @@
-"""Checkpoints of the reference implementation -> paco_hf models. Every key is loaded, or listed as dropped; else an error."""
+"""Checkpoints of the reference implementation -> paco_hf models. Every key is loaded, or listed as dropped; else an
+error."""
 
 import argparse
 import math
@@ -47,24 +48,25 @@ def load_reference_checkpoint(
     """Load a PaCo or GPaCo checkpoint of the reference implementation, its training state included.
 
     The architecture, the number of classes, the projector and the queue are recognised from keys and shapes. GPaCo and
-    multi-task files look alike and load as `gpaco`. A file without any key encoder (stripped for inference) loads with a copy
-    of the model as its key encoder, and says so.
+    multi-task files look alike and load as `gpaco`. A file without any key encoder (stripped for inference) loads
+    with a copy of the model as its key encoder, and says so.
 
     Args:
-        path_or_state_dict: a `.pth`/`.pth.tar` file, read weights-only, or the dictionary that it holds (or its state dict).
-        backbone (`str`, *optional*): timm name; must agree with the file. For a ViT of unusual size it is needed, since shapes
-            do not tell the number of heads.
-        backbone_kwargs (`dict`, *optional*): timm's keyword arguments for custom widths: `layers`, `channels`, `cardinality`,
-            `base_width`; `img_size`, `patch_size`, `embed_dim`, `depth`, `num_heads`.
+        path_or_state_dict: a `.pth`/`.pth.tar` file, read weights-only, or the dictionary that it holds (or its state
+            dict).
+        backbone (`str`, *optional*): timm name; must agree with the file. For a ViT of unusual size it is needed,
+            since shapes do not tell the number of heads.
+        backbone_kwargs (`dict`, *optional*): timm's keyword arguments for custom widths: `layers`, `channels`,
+            `cardinality`, `base_width`; `img_size`, `patch_size`, `embed_dim`, `depth`, `num_heads`.
 
     Returns:
-        [`PaCoForContrastiveTraining`] in float32 (float64 where a state dict in float64 was given), on the CPU, in train mode;
-        its `dropped_keys` maps each key that was left out to the reason.
+        [`PaCoForContrastiveTraining`] in float32 (float64 where a state dict in float64 was given), on the CPU, in
+        train mode; its `dropped_keys` maps each key that was left out to the reason.
 
     Raises:
         OSError: the file does not exist or cannot be read.
-        ValueError: it is no such checkpoint, lacks a key, has one that is not known, or a shape does not fit; the message names
-            the key.
+        ValueError: it is no such checkpoint, lacks a key, has one that is not known, or a shape does not fit; the
+            message names the key.
     """
     given_as_file = not isinstance(path_or_state_dict, Mapping)
     source = str(path_or_state_dict) if given_as_file else "the state dict"
@@ -80,7 +82,9 @@ def load_reference_checkpoint(
         mapped = {key: _resnet_key(key) for key in reference}
         head, variant = "linear.weight", "paco" if "encoder_q.fc.1.running_mean" in reference else "gpaco"
     else:
-        raise ValueError(f"{source} is no checkpoint of the reference: it has neither encoder_q.* nor patch_embed.* keys")
+        raise ValueError(
+            f"{source} is no checkpoint of the reference: it has neither encoder_q.* nor patch_embed.* keys"
+        )
 
     dropped: dict[str, str] = {}
     tensors: dict[str, Tensor] = {}
@@ -121,7 +125,9 @@ def _read(path: Path) -> Any:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} holds more than weights, or is no PyTorch file; it is not loaded: {_first_line(error)}") from error
+        raise ValueError(
+            f"{path} holds more than weights, or is no PyTorch file; it is not loaded: {_first_line(error)}"
+        ) from error
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError) as error:
         raise OSError(f"{path} cannot be read as a PyTorch file (truncated?): {_first_line(error)}") from error
 
@@ -166,15 +172,15 @@ def _recognise_resnet(
     if backbone is not None:
         return backbone, dict(backbone_kwargs or {})
     stem = _shape(reference, "encoder_q.conv1.weight", source, 4)
-    layers = tuple(
-        n for stage in range(1, 5) if (n := _blocks(reference, rf"encoder_q\.layer{stage}\.(\d+)\."))
-    )
+    layers = tuple(n for stage in range(1, 5) if (n := _blocks(reference, rf"encoder_q\.layer{stage}\.(\d+)\.")))
     if stem[0] == 16 and len(layers) == 3 and len(set(layers)) == 1:
         return f"cifar_resnet{6 * layers[0] + 2}", dict(backbone_kwargs or {})
     if stem[2:] == (3, 3) and layers == (3, 4, 6, 3):
         return "cifar_resnet50", dict(backbone_kwargs or {})
     if stem[2:] != (7, 7) or len(layers) != 4:
-        raise ValueError(f"{source}: no known ResNet has an encoder_q.conv1.weight of {stem} and stages of {layers} blocks")
+        raise ValueError(
+            f"{source}: no known ResNet has an encoder_q.conv1.weight of {stem} and stages of {layers} blocks"
+        )
     inner = [_shape(reference, f"encoder_q.layer{s}.0.conv2.weight", source, 4) for s in range(1, 5)]
     outer = [_shape(reference, f"encoder_q.layer{s}.0.conv3.weight", source, 4)[0] for s in range(1, 5)]
     planes = tuple(width // 4 for width in outer)
@@ -201,7 +207,8 @@ def _recognise_vit(
         backbone = _VITS.get((embed_dim, depth, patch))
         if backbone is None:
             raise ValueError(
-                f"{source}: a ViT of width {embed_dim}, depth {depth} and patch {patch} is no standard one, and shapes do not "
+                f"{source}: a ViT of width {embed_dim}, depth {depth} and patch {patch} is no standard one, and "
+                "shapes do not "
                 "tell its number of heads: give backbone='vit_base_patch16_224' and backbone_kwargs with img_size, "
                 "patch_size, embed_dim, depth and num_heads"
             )
@@ -245,7 +252,8 @@ def _load(
     unknown = next((key for key in tensors if key not in own), None)
     if unknown is not None:
         raise ValueError(
-            f"{source} has a key that the backbone {model.config.backbone!r} does not: {names[unknown]}; another backbone?"
+            f"{source} has a key that the backbone {model.config.backbone!r} does not: {names[unknown]}; another "
+            "backbone?"
         )
     stripped = not any(key.startswith("key_encoder.") for key in tensors)
     missing = [key for key in own if key not in tensors and not (stripped and key.startswith("key_encoder."))]
@@ -254,7 +262,8 @@ def _load(
     for key, tensor in tensors.items():
         if tensor.shape != own[key].shape:
             raise ValueError(
-                f"{source}: {names[key]} has shape {tuple(tensor.shape)}, but the backbone {model.config.backbone!r} with "
+                f"{source}: {names[key]} has shape {tuple(tensor.shape)}, but the backbone {model.config.backbone!r} "
+                "with "
                 f"{model.config.backbone_kwargs} wants {tuple(own[key].shape)}"
             )
         if tensor.is_floating_point() != own[key].is_floating_point():

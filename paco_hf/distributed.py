@@ -12,7 +12,8 @@ def world_size() -> int:
 
 
 def gather_rows(tensor: Tensor) -> list[Tensor]:
-    """The rows of every rank, in the order of the ranks: one tensor `(B_r, ...)` a rank. Row counts may differ. No gradient."""
+    """The rows of every rank, in the order of the ranks: one tensor `(B_r, ...)` a rank. Row counts may differ. No
+    gradient."""
     if world_size() == 1:
         return [tensor.detach()]
     tensor = tensor.detach().contiguous()
@@ -37,7 +38,7 @@ class _GatherRowsWithGradient(torch.autograd.Function):
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         # Every rank's loss depends on these rows: the gradient is the sum over ranks (DDP then averages parameters).
         gradient = gradient.contiguous()
         dist.all_reduce(gradient)
@@ -53,7 +54,8 @@ def exchange_rows(tensor: Tensor) -> tuple[Tensor, Tensor, int]:
     """Shuffle rows over the ranks (shuffled BatchNorm, MoCo section 3.3).
 
     Returns:
-        this rank's share of the shuffled rows `(B_r, ...)`, the permutation that all ranks share, and where the share starts.
+        this rank's share of the shuffled rows `(B_r, ...)`, the permutation that all ranks share, and where the share
+        starts.
     """
     parts = gather_rows(tensor)
     order = torch.randperm(sum(part.shape[0] for part in parts), device=tensor.device)

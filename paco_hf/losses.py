@@ -2,10 +2,10 @@
 
 Pure functions of tensors, and thin modules around them that the trainer holds. Nothing here knows a model.
 
-Notation of the papers: `B` images a batch, `K` queue length, `C` classes, `D` projection width, `n` anchors (`B` for PaCo,
-`2B` for GPaCo), `N = 2B + K` rows of the feature matrix. The class centres of the papers are the rows of the
-classifier's weight matrix, so a class logit *is* the similarity of an image to a centre: `class_logits` is all that the
-losses need of them.
+Notation of the papers: `B` images a batch, `K` queue length, `C` classes, `D` projection width, `n` anchors (`B` for
+PaCo, `2B` for GPaCo), `N = 2B + K` rows of the feature matrix. The class centres of the papers are the rows of the
+classifier's weight matrix, so a class logit *is* the similarity of an image to a centre: `class_logits` is all that
+the losses need of them.
 
 References: PaCo = "Parametric Contrastive Learning" (ICCV 2021), equations 4 to 6; GPaCo = "Generalized Parametric
 Contrastive Learning" (TPAMI 2023), equation 7.
@@ -30,7 +30,9 @@ def log_class_prior(class_counts: Any, like: Tensor) -> Tensor:
     """
     counts = torch.as_tensor(class_counts, device=like.device).to(like.dtype)
     if counts.shape != like.shape[-1:]:
-        raise ValueError(f"class_counts must have one entry for each of the {like.shape[-1]} classes, got {counts.numel()}")
+        raise ValueError(
+            f"class_counts must have one entry for each of the {like.shape[-1]} classes, got {counts.numel()}"
+        )
     return (counts / counts.sum() + 1e-9).log()
 
 
@@ -58,8 +60,8 @@ def paco_loss(
         D_i = log( sum_c exp(a_ic) + gamma * sum_{j != i} exp(z_ij) )
         L_i = -( beta * (a_iy - D_i) + alpha * sum_{j positive} (z_ij - D_i) ) / (beta + alpha * P_i)
 
-    An anchor without any positive weight (`beta = 0` and no positive) adds nothing to the sum; the mean still runs over
-    all `n` anchors. Half-precision inputs are computed in float32, also under autocast.
+    An anchor without any positive weight (`beta = 0` and no positive) adds nothing to the sum; the mean still runs
+    over all `n` anchors. Half-precision inputs are computed in float32, also under autocast.
 
     Args:
         features (`Tensor` of shape `(N, D)`): rows `[query; key; queue]`; the first `n` rows are the anchors.
@@ -73,8 +75,9 @@ def paco_loss(
         supervised_temperature (`float`, *optional*, defaults to `1.0`): divides logits and prior together.
         base_temperature (`float`, *optional*): scales the loss by `temperature / base_temperature`; `None`: by 1.
         label_smoothing (`float`, *optional*, defaults to `0.0`): mass spread over the `C - 1` other classes.
-        eps (`float`, *optional*, defaults to `0.0`): added inside the logarithm after shifting by the row's maximum, self
-            column included. The reference has `1e-12`, harmless at T >= 0.05 and wrong below; 0 is the exact log-sum-exp.
+        eps (`float`, *optional*, defaults to `0.0`): added inside the logarithm after shifting by the row's maximum,
+            self column included. The reference has `1e-12`, harmless at T >= 0.05 and wrong below; 0 is the exact
+            log-sum-exp.
         return_terms (`bool`, *optional*, defaults to `False`): return the summands of the class centres and of the
             positive rows as a pair instead of their sum.
 
@@ -123,9 +126,9 @@ def multitask_loss(
 ) -> Any:
     """Cross-entropy plus `alpha` times a supervised contrastive loss: the multi-task setting of GPaCo (its section 4).
 
-    The cross-entropy has the class prior (balanced softmax) where `class_counts` is given and spreads `label_smoothing` over
-    all `C` classes. The contrastive part averages over each anchor's positives; an anchor with none adds nothing. The
-    "effective number" weights of the reference come out as exactly 1 there and are left out.
+    The cross-entropy has the class prior (balanced softmax) where `class_counts` is given and spreads
+    `label_smoothing` over all `C` classes. The contrastive part averages over each anchor's positives; an anchor with
+    none adds nothing. The "effective number" weights of the reference come out as exactly 1 there and are left out.
 
     Args and returns as in [`paco_loss`]; `alpha` (`float`, *optional*, defaults to `0.5`) weighs the contrastive part.
     """
@@ -152,7 +155,8 @@ def balanced_softmax_loss(
 ) -> Tensor:
     """Cross-entropy with `tau` times the log prior added to the logits.
 
-    `tau = 1` is balanced softmax (Ren et al., NeurIPS 2020), other values are logit adjustment (Menon et al., ICLR 2021).
+    `tau = 1` is balanced softmax (Ren et al., NeurIPS 2020), other values are logit adjustment (Menon et al., ICLR
+    2021).
 
     Args:
         class_logits (`Tensor` of shape `(B, C)`): raw logits.
@@ -180,7 +184,9 @@ class ContrastiveLoss(nn.Module):
         super().__init__()
         self.function = multitask_loss if variant == "multitask" else paco_loss
         self.settings = settings
-        self.register_buffer("class_counts", None if class_counts is None else torch.as_tensor(class_counts), persistent=False)
+        self.register_buffer(
+            "class_counts", None if class_counts is None else torch.as_tensor(class_counts), persistent=False
+        )
 
     def forward(self, features: Tensor, labels: Tensor, class_logits: Tensor) -> tuple[Tensor, Tensor]:
         return self.function(
@@ -189,12 +195,15 @@ class ContrastiveLoss(nn.Module):
 
 
 class ClassificationLoss(nn.Module):
-    """Cross-entropy, or balanced softmax where `class_counts` is given. `forward(class_logits, labels)` returns a scalar."""
+    """Cross-entropy, or balanced softmax where `class_counts` is given. `forward(class_logits, labels)` returns a
+    scalar."""
 
     def __init__(self, class_counts: Any = None, label_smoothing: float = 0.0) -> None:
         super().__init__()
         self.label_smoothing = label_smoothing
-        self.register_buffer("class_counts", None if class_counts is None else torch.as_tensor(class_counts), persistent=False)
+        self.register_buffer(
+            "class_counts", None if class_counts is None else torch.as_tensor(class_counts), persistent=False
+        )
 
     def forward(self, class_logits: Tensor, labels: Tensor) -> Tensor:
         if self.class_counts is None:
@@ -214,7 +223,8 @@ def _checked(features: Tensor, labels: Tensor, class_logits: Tensor) -> tuple[Te
         )
     if labels.shape[0] != features.shape[0] or class_logits.shape[0] > features.shape[0]:
         raise ValueError(
-            f"labels must have one entry for each of the {features.shape[0]} feature rows (got {labels.shape[0]}), and "
+            f"labels must have one entry for each of the {features.shape[0]} feature rows (got {labels.shape[0]}), "
+            "and "
             f"class_logits at most as many rows (got {class_logits.shape[0]})"
         )
     features, class_logits = _at_least_float32(features), _at_least_float32(class_logits)
@@ -231,8 +241,8 @@ def _log_sum_exp(
 ) -> Tensor:
     """`log(sum_c exp(a_ic) + gamma * sum_{j != i} exp(z_ij))`, in the similarity's own memory.
 
-    The shift leaves the self column out (at low temperature it would underflow everything else), except where `eps` asks
-    for the reference's arithmetic, whose maximum includes it.
+    The shift leaves the self column out (at low temperature it would underflow everything else), except where `eps`
+    asks for the reference's arithmetic, whose maximum includes it.
     """
     if eps > 0:
         self_inclusive = similarity.detach().amax(1, keepdim=True)
@@ -251,7 +261,8 @@ def _log_sum_exp(
 def _positives(
     features: Tensor, labels: Tensor, anchors: int, num_classes: int, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Sum of similarities to, and number of, the other rows of each anchor's class, through per-class sums of features.
+    """Sum of similarities to, and number of, the other rows of each anchor's class, through per-class sums of
+    features.
 
     `sum_{j positive} <f_i, f_j> = <f_i, S_y - f_i>` needs `(C, D)` memory instead of an `(n, N)` mask.
     """

@@ -15,26 +15,31 @@ def long_tailed_accuracy(
         references (`(N,)`): true class ids.
         class_counts (`(C,)`): images of each class in the full training selection.
         many (`int`, *optional*, defaults to `100`): many-shot classes have more training images than this.
-        few (`int`, *optional*, defaults to `20`): few-shot classes have fewer; the classes between, both ends included, are
-            medium-shot.
+        few (`int`, *optional*, defaults to `20`): few-shot classes have fewer; the classes between, both ends
+            included, are medium-shot.
 
     Returns:
-        `dict` of fractions in 0..1: `accuracy`; `balanced_accuracy` (mean of the per-class accuracies); `many`, `medium`, `few`
-        (the same mean over each group, `None` where it is empty); `per_class` (length `C`, `None` where a class has no
-        reference); `worst_class` (`{"class", "accuracy"}`); `harmonic_mean` and `geometric_mean` over the classes (0 where a
-        class is never right). Classes without a reference count nowhere.
+        `dict` of fractions in 0..1: `accuracy`; `balanced_accuracy` (mean of the per-class accuracies); `many`,
+        `medium`, `few` (the same mean over each group, `None` where it is empty); `per_class` (length `C`, `None`
+        where a class has no reference); `worst_class` (`{"class", "accuracy"}`); `harmonic_mean` and `geometric_mean`
+        over the classes (0 where a class is never right). Classes without a reference count nowhere.
 
     Raises:
         ValueError: lengths differ, nothing to score, or an id is not in `0..C-1`.
     """
     predicted, true, counts = (np.asarray(values) for values in (predictions, references, class_counts))
     if predicted.ndim != 1 or predicted.shape != true.shape:
-        raise ValueError(f"predictions and references must be class ids of one length, got {predicted.shape} and {true.shape}")
+        raise ValueError(
+            f"predictions and references must be class ids of one length, got {predicted.shape} and {true.shape}"
+        )
     if true.size == 0:
         raise ValueError("there is nothing to score: references is empty")
     for name, ids in (("predictions", predicted), ("references", true)):
         if ids.min() < 0 or ids.max() >= counts.size:
-            raise ValueError(f"{name} must be in 0..{counts.size - 1} (class_counts has {counts.size} entries), got {ids.min()} to {ids.max()}")
+            raise ValueError(
+                f"{name} must be in 0..{counts.size - 1} (class_counts has {counts.size} entries), got {ids.min()} "
+                f"to {ids.max()}"
+            )
 
     total = np.bincount(true, minlength=counts.size)
     right = np.bincount(true[predicted == true], minlength=counts.size)

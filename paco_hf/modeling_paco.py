@@ -1,7 +1,7 @@
 """The models that do inference: a timm backbone (`PaCoModel`), and the backbone with a classifier."""
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -27,10 +27,11 @@ class PaCoPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        # timm initialises its modules when it builds them; transformers would draw them anew. Only what a file can lack
-        # is done here: the classifier, and the buffers that timm does not store.
-        if hasattr(module, "init_non_persistent_buffers"):
-            module.init_non_persistent_buffers()
+        # timm initialises its modules when it builds them; transformers would draw them anew. Only what a file can
+        # lack is done here: the classifier, and the buffers that timm does not store.
+        reset_buffers: Any = getattr(module, "init_non_persistent_buffers", None)
+        if reset_buffers is not None:
+            reset_buffers()
         elif module is getattr(self, "classifier", None):
             bound = 1 / math.sqrt(module.in_features)
             init.uniform_(module.weight, -bound, bound)
@@ -50,20 +51,22 @@ class PaCoPreTrainedModel(PreTrainedModel):
         missing = sorted(key for key in info["missing_keys"] if "backbone." in key)
         if missing:
             raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(missing)} weights of the backbone {model.config.backbone!r}, the "
+                f"{pretrained_model_name_or_path} lacks {len(missing)} weights of the backbone "
+                f"{model.config.backbone!r}, the "
                 f"first being {missing[0]}: it is not a checkpoint of this backbone"
             )
         return (model, info) if wants_info else model
 
 
 class PaCoModel(PaCoPreTrainedModel):
-    """A timm backbone. `forward` gives `pooler_output` `(B, F)`, the features that the classifier and projector see."""
+    """A timm backbone. `forward` gives `pooler_output` `(B, F)`, the features that the classifier and projector
+    see."""
 
-    _keys_to_ignore_on_load_unexpected = [r"^classifier\."]
+    _keys_to_ignore_on_load_unexpected: ClassVar = [r"^classifier\."]
 
     def __init__(self, config: PaCoConfig) -> None:
         super().__init__(config)
-        self.backbone = create_backbone(config.backbone, **config.backbone_kwargs)
+        self.backbone: Any = create_backbone(config.backbone, **config.backbone_kwargs)
         self.post_init()
 
     def forward(self, pixel_values: Tensor, return_dict: bool | None = None, **kwargs: Any) -> Any:
@@ -84,12 +87,12 @@ class PaCoModel(PaCoPreTrainedModel):
 
 
 class PaCoForImageClassification(PaCoPreTrainedModel):
-    """Backbone and linear classifier. The rows of `classifier.weight` are PaCo's class centres; there is no other set."""
+    """Backbone and linear classifier. The rows of `classifier.weight` are PaCo's class centres; there is no other
+    set."""
 
-    def __init__(
-        self, config: PaCoConfig, paco: PaCoModel | None = None, classifier: nn.Linear | None = None
-    ) -> None:
-        """`paco` and `classifier` (*optional*): modules of another model, to share its weights instead of making new ones."""
+    def __init__(self, config: PaCoConfig, paco: PaCoModel | None = None, classifier: nn.Linear | None = None) -> None:
+        """`paco` and `classifier` (*optional*): modules of another model, to share its weights instead of making new
+        ones."""
         super().__init__(config)
         # transformers derives this from the class name, which fits no subclass.
         self.loss_type = "ForImageClassification"
@@ -120,8 +123,10 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
                 source = create_backbone(backbone, pretrained=True, **model.config.backbone_kwargs)
             except (OSError, RuntimeError) as error:
                 raise OSError(
-                    f"cannot get the pretrained weights of {backbone!r} ({type(error).__name__}: {error}). Without network they "
-                    "must be in the cache; or give a local file with backbone_kwargs={'pretrained_cfg_overlay': {'file': ...}}"
+                    f"cannot get the pretrained weights of {backbone!r} ({type(error).__name__}: {error}). Without "
+                    "network they "
+                    "must be in the cache; or give a local file with "
+                    "backbone_kwargs={'pretrained_cfg_overlay': {'file': ...}}"
                 ) from error
             model.paco.backbone.load_state_dict(source.state_dict())
         return model
@@ -153,5 +158,3 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
             prior = torch.tensor(self.config.inference_prior, device=logits.device, dtype=torch.float32)
             logits = logits + (prior / prior.sum()).log().to(logits.dtype)
         return logits
-
-

@@ -33,10 +33,10 @@ class ContrastiveOutput(ModelOutput):
     """Output of a two-view forward pass.
 
     Args:
-        logits (`Tensor` of shape `(n, C)`): class logits of the anchors, no prior added; query rows, then (gpaco, multitask)
-            key rows.
-        features (`Tensor` of shape `(N, D)`): `[query; key; queue as it was before this step]`, unit length but for rows of
-            the initial queue. With `gather_batch`, the other processes' rows stand between key and queue.
+        logits (`Tensor` of shape `(n, C)`): class logits of the anchors, no prior added; query rows, then (gpaco,
+            multitask) key rows.
+        features (`Tensor` of shape `(N, D)`): `[query; key; queue as it was before this step]`, unit length but for
+            rows of the initial queue. With `gather_batch`, the other processes' rows stand between key and queue.
         feature_labels (`Tensor` of shape `(N,)`): class of each row of `features`.
     """
 
@@ -48,8 +48,8 @@ class ContrastiveOutput(ModelOutput):
 class FeatureQueue(nn.Module):
     """The last `size` key features with their labels; all rows take part in the contrast from the first step on.
 
-    The rows start as the reference's: normal noise with each *column* at unit length, so rows are about `sqrt(D / size)`
-    long, and random labels. `size = 0` is no queue.
+    The rows start as the reference's: normal noise with each *column* at unit length, so rows are about `sqrt(D /
+    size)` long, and random labels. `size = 0` is no queue.
     """
 
     features: Tensor
@@ -123,9 +123,11 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         reference = self.classifier.weight
         self.projector.to(device=reference.device, dtype=reference.dtype)
         self.queue.to(device=reference.device, dtype=reference.dtype)
-        self.key_encoder = None
+        self.key_encoder: Any = None
         if variant == "paco":
-            self.key_encoder = nn.ModuleDict({"paco": copy.deepcopy(self.paco), "projector": copy.deepcopy(self.projector)})
+            self.key_encoder = nn.ModuleDict(
+                {"paco": copy.deepcopy(self.paco), "projector": copy.deepcopy(self.projector)}
+            )
             self.key_encoder.requires_grad_(False)
         self.post_init()
 
@@ -145,15 +147,16 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
 
         Args:
             model (`PaCoForImageClassification`): what is to be trained.
-            variant (`str`, *optional*, defaults to `"paco"`): `paco` (key encoder, anchors are the query view), `gpaco` or
-                `multitask` (both views go through the model and are anchors), `gpaco_single` (one view).
+            variant (`str`, *optional*, defaults to `"paco"`): `paco` (key encoder, anchors are the query view),
+                `gpaco` or `multitask` (both views go through the model and are anchors), `gpaco_single` (one view).
             projection_dim (`int`, *optional*, defaults to `128`): `D`.
             queue_size (`int`, *optional*, defaults to `8192`): `K`; 0 is no queue.
             key_momentum (`float`, *optional*, defaults to `0.999`): of the key encoder's moving average.
             queue_seed (`int`, *optional*, defaults to `0`): of the initial queue.
-            projector (`str`, *optional*, defaults to `"auto"`): `mlp2-bn` for paco, `mlp3-relu` for the others, `mlp3-gelu`
-                for these on a ViT, as in the reference; or one of these names.
-            gather_batch (`bool`, *optional*, defaults to `False`): contrast with all processes' batches, not only the own.
+            projector (`str`, *optional*, defaults to `"auto"`): `mlp2-bn` for paco, `mlp3-relu` for the others,
+                `mlp3-gelu` for these on a ViT, as in the reference; or one of these names.
+            gather_batch (`bool`, *optional*, defaults to `False`): contrast with all processes' batches, not only the
+                own.
 
         Raises:
             ValueError: where an argument is out of range.
@@ -176,16 +179,17 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
     def forward(
         self,
         pixel_values: Tensor,
-        key_pixel_values: Tensor | None = None,
         labels: Tensor | None = None,
         return_dict: bool | None = None,
+        key_pixel_values: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
         """
         Args:
             pixel_values (`Tensor` of shape `(B, 3, H, W)`): the query view, or the only one.
-            key_pixel_values (`Tensor` of shape `(B, 3, H, W)`, *optional*): the key view. Without it the model behaves as the
-                classifier (`gpaco_single` in train mode excepted, where one view with labels is contrasted).
+            key_pixel_values (`Tensor` of shape `(B, 3, H, W)`, *optional*): the key view. Without it the model
+                behaves as the classifier (`gpaco_single` in train mode excepted, where one view with labels is
+                    contrasted).
             labels (`Tensor` of shape `(B,)`): class indices.
 
         Returns:
@@ -222,12 +226,12 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
             self.queue.enqueue(torch.cat(gather_rows(key)), torch.cat(gather_rows(labels)))
         return output.to_tuple() if return_dict is False else output
 
-    def _project(self, pixel_values: Tensor) -> tuple[Tensor, Tensor]:
+    def _project(self, pixel_values: Any) -> tuple[Tensor, Tensor]:
         pooled = self.paco(pixel_values).pooler_output
         return self.classifier(pooled), self._normalise(self.projector(pooled))
 
     @torch.no_grad()
-    def _encode_keys(self, pixel_values: Tensor) -> Tensor:
+    def _encode_keys(self, pixel_values: Any) -> Tensor:
         shuffle = self.training and world_size() > 1
         if shuffle:
             pixel_values, order, start = exchange_rows(pixel_values)
@@ -254,19 +258,22 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
 
     @torch.no_grad()
     def update_key_encoder(self) -> None:
-        """Move the key encoder's parameters towards the model's: `k <- m k + (1 - m) q`. Once after each optimizer step.
+        """Move the key encoder's parameters towards the model's: `k <- m k + (1 - m) q`. Once after each optimizer
+        step.
 
-        At every forward pass it then holds what the reference's holds, which moves it just before the key forward pass.
-        BatchNorm statistics are the key encoder's own and are not averaged. Does nothing where there is no key encoder.
+        At every forward pass it then holds what the reference's holds, which moves it just before the key forward
+        pass. BatchNorm statistics are the key encoder's own and are not averaged. Does nothing where there is no key
+        encoder.
         """
         if self.key_encoder is None:
             return
-        keys = list(self.key_encoder.parameters())
+        keys: list[Tensor] = list(self.key_encoder.parameters())
         queries = [p.detach() for p in (*self.paco.parameters(), *self.projector.parameters())]
         torch._foreach_lerp_(keys, queries, 1 - self.key_momentum)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
-        """Save a training checkpoint: the classifier, and beside it projector, key encoder and queue in their own file."""
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save a training checkpoint: the classifier, and beside it projector, key encoder and queue in their own
+        file."""
         self.to_classifier().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
             self.save_training_state(save_directory)
@@ -304,7 +311,8 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         different = sorted(own.keys() ^ tensors.keys()) or [k for k in own if own[k].shape != tensors[k].shape]
         if different:
             raise ValueError(
-                f"{path} does not fit this model (variant {self.variant!r}, queue of {self.queue.labels.shape[0]}), the first "
+                f"{path} does not fit this model (variant {self.variant!r}, queue of {self.queue.labels.shape[0]}), "
+                "the first "
                 f"difference being {different[0]}: train with the settings that the checkpoint was made with"
             )
         self.load_state_dict(tensors, strict=False)

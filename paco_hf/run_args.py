@@ -1,4 +1,5 @@
-"""What a run is besides its training arguments, and how flags, a recipe (YAML) and defaults become one configuration."""
+"""What a run is besides its training arguments, and how flags, a recipe (YAML) and defaults become one
+configuration."""
 
 import argparse
 import dataclasses
@@ -43,7 +44,18 @@ _COMMON = {
     "report_to",
 }
 # Not part of what a run computes, so not part of its saved recipe.
-_NOT_IN_RECIPE = {"recipe", "resume", "overwrite", "dry_run", "output_dir", "logging_dir", "run_name", "disable_tqdm", "hub_token", "local_rank"}
+_NOT_IN_RECIPE = {
+    "recipe",
+    "resume",
+    "overwrite",
+    "dry_run",
+    "output_dir",
+    "logging_dir",
+    "run_name",
+    "disable_tqdm",
+    "hub_token",
+    "local_rank",
+}
 
 
 @dataclass
@@ -52,26 +64,44 @@ class RunArguments:
 
     recipe: str | None = field(
         default=None,
-        metadata={"help": "name of a recipe of the package, or a YAML file; flags win over it (default: <loss>-resnet32-builtin on builtin)"},
+        metadata={
+            "help": "name of a recipe of the package, or a YAML file; flags win over it (on builtin a default one)"
+        },
     )
     dataset: str = field(
-        default="builtin", metadata={"help": "builtin, cifar100-lt, cifar10-lt, a local folder, or the id of a data set on the Hub"}
+        default="builtin",
+        metadata={"help": "builtin, cifar100-lt, cifar10-lt, a local folder, or the id of a data set on the Hub"},
     )
-    dataset_path: str | None = field(default=None, metadata={"help": "local folder of parquet for a CIFAR benchmark, instead of the Hub"})
+    dataset_path: str | None = field(
+        default=None, metadata={"help": "local folder of parquet for a CIFAR benchmark, instead of the Hub"}
+    )
     image_column: str | None = field(default=None, metadata={"help": "column of the images (default: recognised)"})
     label_column: str | None = field(default=None, metadata={"help": "column of the classes (default: recognised)"})
-    imbalance_factor: float = field(default=100, metadata={"help": "images of the most : least frequent class, for cifar*-lt"})
-    imbalance_kind: Literal["exp", "step", "pareto"] = field(default="exp", metadata={"help": "shape of the tail, for cifar*-lt"})
+    imbalance_factor: float = field(
+        default=100, metadata={"help": "images of the most : least frequent class, for cifar*-lt"}
+    )
+    imbalance_kind: Literal["exp", "step", "pareto"] = field(
+        default="exp", metadata={"help": "shape of the tail, for cifar*-lt"}
+    )
     validation_fraction: float = field(
-        default=0.1, metadata={"help": "share of the training images carved for selecting the model; 0: train on all, report the last epoch"}
+        default=0.1,
+        metadata={
+            "help": "share of the training images carved to select the model; 0: train on all, report the last epoch"
+        },
     )
     backbone: str = field(default="cifar_resnet32", metadata={"help": "any timm model"})
-    backbone_kwargs: str | None = field(default=None, metadata={"help": "JSON object of keyword arguments of timm.create_model"})
+    backbone_kwargs: str | None = field(
+        default=None, metadata={"help": "JSON object of keyword arguments of timm.create_model"}
+    )
     pretrained: bool = field(default=False, metadata={"help": "start from timm's pretrained weights"})
-    image_size: int | None = field(default=None, metadata={"help": "side in pixels (default: the data set's or the backbone's)"})
+    image_size: int | None = field(
+        default=None, metadata={"help": "side in pixels (default: the data set's or the backbone's)"}
+    )
     query_view: str = field(default="cifar_reg", metadata={"help": "augmentation of the query view"})
     key_view: str = field(default="cifar_sim", metadata={"help": "augmentation of the key view"})
-    resume: bool = field(default=False, metadata={"help": "go on from the last complete checkpoint in --output_dir (or start, if none)"})
+    resume: bool = field(
+        default=False, metadata={"help": "go on from the last complete checkpoint in --output_dir (or start, if none)"}
+    )
     overwrite: bool = field(default=False, metadata={"help": "replace an earlier run in --output_dir"})
     dry_run: bool = field(default=False, metadata={"help": "check everything, print what would be done, and stop"})
 
@@ -125,14 +155,16 @@ def read_recipe(recipe: str) -> dict[str, Any]:
     for name in settings:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
-            raise ValueError(f"recipe {recipe!r} has an unknown setting {name!r}" + (f": did you mean {near[0]}?" if near else ""))
+            raise ValueError(
+                f"recipe {recipe!r} has an unknown setting {name!r}" + (f": did you mean {near[0]}?" if near else "")
+            )
     return settings
 
 
 def build_parser(prog: str, show_all: bool = False) -> HfArgumentParser:
     """The flags of `train`: those of [`RunArguments`], the method's, and transformers' own."""
     parser = HfArgumentParser(
-        [RunArguments, PaCoTrainingArguments],  # type: ignore[arg-type]
+        [RunArguments, PaCoTrainingArguments],
         prog=prog,
         usage=f"{prog} [--flag value ...]",
         description="Train a classifier on long-tailed images with PaCo, GPaCo or a baseline, and score it.",
@@ -143,9 +175,9 @@ def build_parser(prog: str, show_all: bool = False) -> HfArgumentParser:
     parser.add_argument("--help_all", action="help", help="also list every flag of transformers.TrainingArguments")
     inherited = {f.name for f in dataclasses.fields(TrainingArguments)}
     for action in parser._actions:
-        if action.dest in inherited and action.dest not in _COMMON and not show_all:
-            action.help = argparse.SUPPRESS
-        elif any(option.startswith("--no_") for option in action.option_strings):
+        if (action.dest in inherited and action.dest not in _COMMON and not show_all) or any(
+            option.startswith("--no_") for option in action.option_strings
+        ):
             action.help = argparse.SUPPRESS
         elif action.help and "%" in action.help.replace("%%", ""):
             action.help = action.help.replace("%", "%%")
@@ -185,7 +217,8 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
 
 
 def resolved(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any]:
-    """The settings that make the run what it is, as a recipe: the method's, and what differs from transformers' defaults."""
+    """The settings that make the run what it is, as a recipe: the method's, and what differs from transformers'
+    defaults."""
     settings = {f.name: getattr(run, f.name) for f in dataclasses.fields(RunArguments)}
     inherited = {f.name: f for f in dataclasses.fields(TrainingArguments)}
     for f in dataclasses.fields(PaCoTrainingArguments):

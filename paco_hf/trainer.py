@@ -1,6 +1,5 @@
 """`PaCoTrainer`: PaCo, GPaCo and the baselines on `transformers.Trainer`, with checkpoints that resume exactly."""
 
-import json
 import os
 import pickle
 import re
@@ -14,9 +13,10 @@ import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import Trainer, TrainerCallback, set_seed
+from transformers import PrinterCallback, ProgressCallback, Trainer, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
+from .callbacks import LogFileCallback, MethodCallback, ReadableProgress
 from .data.views import EpochSampler
 from .distributed import broadcast_buffers
 from .losses import ClassificationLoss, ContrastiveLoss
@@ -27,27 +27,29 @@ from .schedules import EPOCH_SCHEDULES
 from .training_args import PaCoTrainingArguments
 
 STAGING = "checkpoint.partial"
-LOG_NAME = "log.jsonl"
 _VIEWS = ("pixel_values", "key_pixel_values")
 
 
 class PaCoTrainer(Trainer):
-    """Trains a `PaCoForImageClassification`; for a contrastive loss it adds projector, key encoder and queue around it.
+    """Trains a `PaCoForImageClassification`; for a contrastive loss it adds projector, key encoder and queue around
+    it.
 
     The data set's items hold `pixel_values` and `labels`, for two views also `key_pixel_values`
     (see [`paco_hf.data.views.ViewsDataset`]). The loss is computed from the model's outputs in float32.
 
     Args:
-        model (`PaCoForImageClassification`): its configuration's `class_counts` (images trained on) are the loss's prior, and
-            its `selection_counts` (where given) define the many/medium/few groups of the metrics.
+        model (`PaCoForImageClassification`): its configuration's `class_counts` (images trained on) are the loss's
+            prior, and its `selection_counts` (where given) define the many/medium/few groups of the metrics.
         args (`PaCoTrainingArguments`): settings.
-        kwargs: what `transformers.Trainer` takes: `train_dataset`, `eval_dataset`, `data_collator`, `processing_class`, ...
+        kwargs: what `transformers.Trainer` takes: `train_dataset`, `eval_dataset`, `data_collator`,
+            `processing_class`, ...
 
     Raises:
         ValueError: settings that contradict the model or the data.
     """
 
     args: PaCoTrainingArguments
+    lr_scheduler: Any
 
     def __init__(
         self, model: PaCoForImageClassification, args: PaCoTrainingArguments | None = None, **kwargs: Any
@@ -55,15 +57,20 @@ class PaCoTrainer(Trainer):
         args = args or PaCoTrainingArguments(output_dir="paco-run")
         config = model.config
         if config.temperature is not None or config.inference_prior is not None:
-            raise ValueError("training works on balanced logits: set the config's temperature and inference_prior to None")
+            raise ValueError(
+                "training works on balanced logits: set the config's temperature and inference_prior to None"
+            )
         counts = config.class_counts if args.class_prior and args.loss != "ce" else None
         if counts is None and (args.loss == "balanced_softmax" or (args.is_contrastive and args.class_prior)):
             raise ValueError(
                 f"loss {args.loss!r} needs the training images of each class: set class_counts in the model's config "
-                "(paco_hf.data.class_counts(labels, num_labels)), or class_prior=False for a contrastive loss without prior"
+                "(paco_hf.data.class_counts(labels, num_labels)), or class_prior=False for a contrastive loss "
+                "without prior"
             )
         if counts is not None and min(counts) == 0:
-            raise ValueError(f"class {counts.index(0)} has no training image, so it has no prior: remove the class, or add images")
+            raise ValueError(
+                f"class {counts.index(0)} has no training image, so it has no prior: remove the class, or add images"
+            )
         set_seed(args.seed)
         if args.is_contrastive and not isinstance(model, PaCoForContrastiveTraining):
             model = PaCoForContrastiveTraining.from_classifier(
@@ -90,7 +97,10 @@ class PaCoTrainer(Trainer):
         self.updates_per_epoch = 1
         self._staging: Path | None = None
         self._parts: dict[str, list[Tensor]] = defaultdict(list)
-        self.add_callback(_TrainingCallback(self))
+        bar = not self.args.disable_tqdm
+        self.remove_callback(ProgressCallback if bar else PrinterCallback)
+        for callback in (MethodCallback(self), LogFileCallback(), ReadableProgress(bar)):
+            self.add_callback(callback)
 
     @property
     def classifier(self) -> PaCoForImageClassification:
@@ -104,20 +114,27 @@ class PaCoTrainer(Trainer):
     ) -> Any:
         labels = inputs["labels"]
         if self.args.channels_last:
-            inputs = {k: v.contiguous(memory_format=torch.channels_last) if k in _VIEWS else v for k, v in inputs.items()}
+            inputs = {
+                k: v.contiguous(memory_format=torch.channels_last) if k in _VIEWS else v for k, v in inputs.items()
+            }
         if not model.training:
             outputs = model(inputs["pixel_values"])
             loss = F.cross_entropy(outputs.logits.float(), labels)
         elif self.args.is_contrastive:
             views = {name: inputs[name] for name in _VIEWS[: self.args.num_views] if name in inputs}
             if len(views) < self.args.num_views:
-                raise ValueError(f"loss {self.args.loss!r} contrasts two views: the items of the data set need {' and '.join(_VIEWS)}")
+                raise ValueError(
+                    f"loss {self.args.loss!r} contrasts two views: the items of the data set need "
+                    f"{' and '.join(_VIEWS)}"
+                )
             outputs = model(**views, labels=labels)
             class_part, contrast_part = self.loss(outputs.features, outputs.feature_labels, outputs.logits)
             loss = class_part + contrast_part
             anchors = outputs.logits.shape[0]
             same_class = torch.bincount(outputs.feature_labels.clamp(min=0))[outputs.feature_labels[:anchors]] - 1
-            self._record(class_loss=class_part, contrast_loss=contrast_part, positives_per_anchor=same_class.float().mean())
+            self._record(
+                class_loss=class_part, contrast_loss=contrast_part, positives_per_anchor=same_class.float().mean()
+            )
         else:
             outputs = model(inputs["pixel_values"])
             loss = self.loss(outputs.logits, labels)
@@ -128,7 +145,8 @@ class PaCoTrainer(Trainer):
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}, and the weights of step "
-                f"{self.state.global_step} are the last good ones: try a lower --learning_rate, --max_grad_norm 1, a higher "
+                f"{self.state.global_step} are the last good ones: try a lower --learning_rate, --max_grad_norm 1, a "
+                "higher "
                 "--temperature or --precision fp32, and look for images that are all one value"
             )
         return loss
@@ -155,8 +173,8 @@ class PaCoTrainer(Trainer):
         return {name: value for name, value in result.items() if isinstance(value, float)}
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        # DistributedDataParallel evens out BatchNorm statistics only in training: without this each rank would score its share
-        # of the images with statistics of its own.
+        # DistributedDataParallel evens out BatchNorm statistics only in training: without this each rank would score
+        # its share of the images with statistics of its own.
         broadcast_buffers(self.model)
         return super().evaluation_loop(*args, **kwargs)
 
@@ -223,7 +241,8 @@ class PaCoTrainer(Trainer):
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As the base class, but written elsewhere and renamed when complete, and without losing the selected weights."""
+        """As the base class, but written elsewhere and renamed when complete, and without losing the selected
+        weights."""
         root = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
         self._staging = root / STAGING
@@ -283,7 +302,9 @@ class PaCoTrainer(Trainer):
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            raise OSError(f"the optimizer state of {checkpoint} cannot be read ({error}): resume from another checkpoint") from error
+            raise OSError(
+                f"the optimizer state of {checkpoint} cannot be read ({error}): resume from another checkpoint"
+            ) from error
 
     # ---- selection
 
@@ -295,10 +316,14 @@ class PaCoTrainer(Trainer):
         if is_best:
             self.state.best_global_step = self.state.global_step
             if self.args.should_save:
-                # Earlier selections stay until the next checkpoint is complete, so that a run killed between the two resumes
-                # with the weights that its checkpoint speaks of.
+                # Earlier selections stay until the next checkpoint is complete, so that a run killed between the two
+                # resumes with the weights that its checkpoint speaks of.
                 partial = self._selected_path().with_suffix(".partial")
-                save_file({k: v.contiguous() for k, v in self.classifier.state_dict().items()}, partial, metadata={"format": "pt"})
+                save_file(
+                    {k: v.contiguous() for k, v in self.classifier.state_dict().items()},
+                    partial,
+                    metadata={"format": "pt"},
+                )
                 partial.rename(self._selected_path())
         return is_best
 
@@ -313,32 +338,6 @@ class PaCoTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         self.classifier.load_state_dict(load_file(self._selected_path()))
         return int(self.state.best_global_step)
-
-
-class _TrainingCallback(TrainerCallback):
-    """Moves the key encoder after each optimizer step, tells the sampler the epoch, and keeps `log.jsonl`."""
-
-    def __init__(self, trainer: PaCoTrainer) -> None:
-        self.trainer = trainer
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._write_log(state, "w", state.log_history)
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.trainer.train_sampler is not None:
-            self.trainer.train_sampler.set_epoch(state.global_step // self.trainer.updates_per_epoch)
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if isinstance(self.trainer.model, PaCoForContrastiveTraining):
-            self.trainer.model.update_key_encoder()
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._write_log(state, "a", state.log_history[-1:])
-
-    def _write_log(self, state: Any, mode: str, entries: list[dict[str, Any]]) -> None:
-        if state.is_world_process_zero:
-            with open(Path(self.trainer.args.output_dir) / LOG_NAME, mode, encoding="utf-8") as file:
-                file.writelines(json.dumps(entry) + "\n" for entry in entries)
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:

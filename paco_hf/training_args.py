@@ -1,4 +1,5 @@
-"""`PaCoTrainingArguments`: `transformers.TrainingArguments` with the method's settings and the reference's defaults."""
+"""`PaCoTrainingArguments`: `transformers.TrainingArguments` with the method's settings and the reference's
+defaults."""
 
 import sys
 from dataclasses import dataclass, field
@@ -13,10 +14,14 @@ CONTRASTIVE = ("paco", "gpaco", "multitask", "gpaco_single")
 def hardware_precision(use_cpu: bool = False) -> str:
     """`bf16` where the GPU or CPU multiplies bfloat16 matrices in hardware, else `fp32`."""
     if torch.accelerator.is_available() and not use_cpu:
-        kind = torch.accelerator.current_accelerator().type
-        return "bf16" if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        on_cuda = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if on_cuda else "fp32"
     capabilities = torch.cpu.get_capabilities()
-    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16") else "fp32"
+    return (
+        "bf16"
+        if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
+        else "fp32"
+    )
 
 
 @dataclass
@@ -25,24 +30,28 @@ class PaCoTrainingArguments(TrainingArguments):
 
     Defaults that differ from `TrainingArguments`: `optim="sgd"`, `learning_rate=0.02`, `weight_decay=5e-4`,
     `per_device_train_batch_size=128`, `per_device_eval_batch_size=256`, `max_grad_norm=0` (no clipping),
-    `num_train_epochs=100`, `eval_strategy="epoch"`, `save_strategy="epoch"`, `save_total_limit=1`, `logging_strategy="epoch"`,
-    `metric_for_best_model="balanced_accuracy"`, `dataloader_drop_last=True` (training only), `remove_unused_columns=False`,
-    `ddp_find_unused_parameters=False`, `logging_nan_inf_filter=False` (a loss that is not finite stops the run), `report_to="none"`,
-    `disable_tqdm` where standard error is no terminal, and `use_cpu` where there is no accelerator.
+    `num_train_epochs=100`, `eval_strategy="epoch"`, `save_strategy="epoch"`, `save_total_limit=1`,
+    `logging_strategy="epoch"`, `metric_for_best_model="balanced_accuracy"`, `dataloader_drop_last=True` (training
+    only), `remove_unused_columns=False`, `ddp_find_unused_parameters=False`, `logging_nan_inf_filter=False` (a loss
+    that is not finite stops the run), `report_to="none"`, `disable_tqdm` where standard error is no terminal, and
+    `use_cpu` where there is no accelerator.
     """
 
     loss: Literal["paco", "gpaco", "multitask", "gpaco_single", "balanced_softmax", "ce"] = field(
-        default="paco", metadata={"help": "what is trained: PaCo, GPaCo, its multi-task or one-view variant, or a baseline"}
+        default="paco",
+        metadata={"help": "what is trained: PaCo, GPaCo, its multi-task or one-view variant, or a baseline"},
     )
     alpha: float | None = field(
-        default=None, metadata={"help": "weight of each positive (default: 0.05; multitask: of the contrastive part, 0.5)"}
+        default=None,
+        metadata={"help": "weight of each positive (default: 0.05; multitask: of the contrastive part, 0.5)"},
     )
     beta: float = field(default=1.0, metadata={"help": "weight of an anchor's class centre (paco, gpaco)"})
     gamma: float = field(default=1.0, metadata={"help": "weight of the rows in the denominator (paco, gpaco)"})
     temperature: float = field(default=0.2, metadata={"help": "divides the similarities of features"})
     supervised_temperature: float = field(default=1.0, metadata={"help": "divides the class logits (paco, gpaco)"})
     class_prior: bool = field(
-        default=True, metadata={"help": "add the log of the class frequencies to the class logits in the loss (not ce)"}
+        default=True,
+        metadata={"help": "add the log of the class frequencies to the class logits in the loss (not ce)"},
     )
     projection_dim: int = field(default=128, metadata={"help": "width D of the projected features"})
     queue_size: int = field(default=8192, metadata={"help": "length K of the queue of past keys; 0: none"})
@@ -65,7 +74,8 @@ class PaCoTrainingArguments(TrainingArguments):
     )
     warmup_epochs: int = field(default=10, metadata={"help": "warm-up of --epoch_schedule"})
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
-        default="auto", metadata={"help": "auto: bf16 where the hardware has it, else fp32; the loss is always float32"}
+        default="auto",
+        metadata={"help": "auto: bf16 where the hardware has it, else fp32; the loss is always float32"},
     )
     channels_last: bool = field(default=True, metadata={"help": "keep images and weights in channels-last memory"})
 
@@ -85,13 +95,19 @@ class PaCoTrainingArguments(TrainingArguments):
         default="balanced_accuracy", metadata={"help": "validation metric that selects the model"}
     )
     dataloader_drop_last: bool = field(default=True, metadata={"help": "drop a ragged last training batch"})
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "drop columns the model does not take"})
+    remove_unused_columns: bool | None = field(
+        default=False, metadata={"help": "drop columns the model does not take"}
+    )
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "of DistributedDataParallel"})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "hide losses that are not finite"})
-    report_to: None | str | list[str] = field(default="none", metadata={"help": "trackers, such as tensorboard"})
-    disable_tqdm: bool | None = field(default=None, metadata={"help": "no progress bar (default: where there is no terminal)"})
+    report_to: str = field(default="none", metadata={"help": "trackers, such as tensorboard"})
+    disable_tqdm: bool | None = field(
+        default=None, metadata={"help": "no progress bar (default: where there is no terminal)"}
+    )
 
     def __post_init__(self) -> None:
+        self.bf16: bool
+        self.fp16: bool
         if self.disable_tqdm is None:
             self.disable_tqdm = not sys.stderr.isatty()
         if not torch.accelerator.is_available():

@@ -14,14 +14,14 @@ from timm.data import resolve_data_config
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, BitImageProcessor, set_seed
 
-from .configuration_paco import PaCoConfig
+from .callbacks import LOG_NAME
 from .data.benchmarks import ImageData, Images, LabelledImages, load_data
 from .data.long_tail import class_counts, stratified_split
 from .data.views import EvaluationDataset, ImageCollator, ViewsDataset, build_view
 from .metrics import long_tailed_accuracy
 from .modeling_paco import PaCoForImageClassification
 from .run_args import RunArguments, resolved
-from .trainer import LOG_NAME, STAGING, PaCoTrainer, list_checkpoints
+from .trainer import STAGING, PaCoTrainer, list_checkpoints
 from .training_args import PaCoTrainingArguments
 
 METRICS_NAME, RECIPE_NAME = "metrics.json", "recipe.yaml"
@@ -95,11 +95,18 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
         _write_text(folder / RECIPE_NAME, yaml.safe_dump(resolved(run, args), sort_keys=False))
     checkpoints = list_checkpoints(folder) if run.resume else []
     if run.resume:
-        _say(main, f"resuming from {checkpoints[-1]}" if checkpoints else "no complete checkpoint to resume from: starting anew")
+        _say(
+            main,
+            f"resuming from {checkpoints[-1]}"
+            if checkpoints
+            else "no complete checkpoint to resume from: starting anew",
+        )
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
 
     last_step, selected_step = trainer.state.global_step, trainer.load_selected()
-    history = {e["step"]: e["eval_balanced_accuracy"] for e in trainer.state.log_history if "eval_balanced_accuracy" in e}
+    history = {
+        e["step"]: e["eval_balanced_accuracy"] for e in trainer.state.log_history if "eval_balanced_accuracy" in e
+    }
     if main:
         trainer.classifier.save_pretrained(folder)
         processor.save_pretrained(folder)
@@ -127,9 +134,14 @@ def score(model_folder: str | Path, split: LabelledImages, batch_size: int = 256
     model = PaCoForImageClassification.from_pretrained(model_folder)
     counts = model.config.selection_counts or model.config.class_counts
     if counts is None:
-        raise ValueError(f"{model_folder} has no class_counts in its config, so there are no many/medium/few groups to score")
+        raise ValueError(
+            f"{model_folder} has no class_counts in its config, so there are no many/medium/few groups to score"
+        )
     if max(split.labels) >= len(counts):
-        raise ValueError(f"{split.name} has label {max(split.labels)}, but {model_folder} has {len(counts)} classes, 0 to {len(counts) - 1}")
+        raise ValueError(
+            f"{split.name} has label {max(split.labels)}, but {model_folder} has {len(counts)} classes, 0 to "
+            f"{len(counts) - 1}"
+        )
     model.config.temperature = model.config.inference_prior = None
     processor = AutoImageProcessor.from_pretrained(model_folder)
     with tempfile.TemporaryDirectory() as scratch:
@@ -155,7 +167,9 @@ def predict(model_folder: str, paths: list[str], top: int = 5, batch_size: int =
     model = PaCoForImageClassification.from_pretrained(model_folder).eval()
     processor = AutoImageProcessor.from_pretrained(model_folder)
     results = []
-    progress = tqdm(total=len(files), desc="classifying", unit=" images", disable=None if len(files) > batch_size else True)
+    progress = tqdm(
+        total=len(files), desc="classifying", unit=" images", disable=None if len(files) > batch_size else True
+    )
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
         pixels = processor([_open_image(file) for file in batch], return_tensors="pt")["pixel_values"]
@@ -184,7 +198,8 @@ def summary(metrics: dict[str, Any], title: str) -> str:
     if history:
         selected, last = str(metrics["selected_step"]), list(history)[-1]
         lines.append(
-            f"model of step {selected}, selected on validation ({100 * history.get(selected, 0):.1f} balanced there during training; "
+            f"model of step {selected}, selected on validation ({100 * history.get(selected, 0):.1f} balanced there "
+            "during training; "
             f"the last, of step {last}, {100 * history[last]:.1f})"
         )
     elif "last_step" in metrics:
@@ -203,7 +218,9 @@ def _open_folder(folder: Path, run: RunArguments, main: bool) -> dict[str, Any] 
     if run.dry_run or run.resume or not folder.exists() or not any(folder.iterdir()):
         return None
     if not run.overwrite:
-        raise ValueError(f"--output_dir {folder} is not empty: --resume goes on with the run in it, --overwrite replaces it")
+        raise ValueError(
+            f"--output_dir {folder} is not empty: --resume goes on with the run in it, --overwrite replaces it"
+        )
     if main:
         for checkpoint in (*list_checkpoints(folder), folder / STAGING):
             shutil.rmtree(checkpoint, ignore_errors=True)
@@ -290,5 +307,3 @@ def _write_text(path: Path, text: str) -> None:
 def _say(main: bool, text: str) -> None:
     if main:
         print(text, flush=True)
-
-

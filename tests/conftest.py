@@ -1,5 +1,5 @@
-"""No test touches a hub. Goldens: numbers that the reference implementation produced, in `tests/goldens`; the full set,
-where it lies beside the checkout (or where PACO_HF_GOLDENS points), is used in its place."""
+"""No test touches a hub. Goldens: numbers that the reference implementation produced, in `tests/goldens`; the full
+set, where it lies beside the checkout (or where PACO_HF_GOLDENS points), is used in its place."""
 
 import os
 import zlib

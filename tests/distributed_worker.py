@@ -1,7 +1,8 @@
-"""Trains each case of `CASES` for a few steps in however many processes it was launched, and writes what each rank holds.
+"""Trains each case of `CASES` for a few steps in however many processes it was launched, and writes what each rank
+holds.
 
-    python tests/distributed_worker.py OUT 8            one process, batches of 8
-    torchrun --nproc_per_node 2 tests/distributed_worker.py OUT 4
+python tests/distributed_worker.py OUT 8            one process, batches of 8
+torchrun --nproc_per_node 2 tests/distributed_worker.py OUT 4
 """
 
 import sys
@@ -60,7 +61,9 @@ class Recorder(TrainerCallback):
 def run(out: Path, batch: int, loss: str, gather_batch: bool = False, backbone: str = "vit_tiny_patch16_224") -> dict:
     torch.manual_seed(0)
     kwargs = VIT if backbone.startswith("vit") else {}
-    config = PaCoConfig(backbone=backbone, backbone_kwargs=kwargs, num_labels=5, class_counts=[9, 7, 5, 3, 2], image_size=32)
+    config = PaCoConfig(
+        backbone=backbone, backbone_kwargs=kwargs, num_labels=5, class_counts=[9, 7, 5, 3, 2], image_size=32
+    )
     args = PaCoTrainingArguments(
         output_dir=str(out),
         loss=loss,
@@ -82,7 +85,11 @@ def run(out: Path, batch: int, loss: str, gather_batch: bool = False, backbone: 
     )
     recorder = Recorder()
     trainer = PaCoTrainer(
-        PaCoForImageClassification(config), args, train_dataset=Images(48), eval_dataset=Images(29), callbacks=[recorder]
+        PaCoForImageClassification(config),
+        args,
+        train_dataset=Images(48),
+        eval_dataset=Images(29),
+        callbacks=[recorder],
     )
     recorder.trainer = trainer
     trainer.train()
@@ -92,12 +99,18 @@ def run(out: Path, batch: int, loss: str, gather_batch: bool = False, backbone: 
         alone = trainer.classifier.eval()(images.views[0]).logits.argmax(1).eq(images.labels).float().mean().item()
     return {
         "world_size": args.world_size,
-        "losses": torch.tensor([entry["loss"] for entry in trainer.state.log_history if "loss" in entry], dtype=torch.float64),
+        "losses": torch.tensor(
+            [entry["loss"] for entry in trainer.state.log_history if "loss" in entry], dtype=torch.float64
+        ),
         "gradients": recorder.gradients,
         "queues": recorder.queues,
         "weights": {name: tensor.clone() for name, tensor in trainer.model.state_dict().items()},
         "accuracy_alone": alone,
-        "metrics": {k: v for k, v in metrics.items() if k in ("eval_accuracy", "eval_balanced_accuracy", "eval_many", "eval_few")},
+        "metrics": {
+            k: v
+            for k, v in metrics.items()
+            if k in ("eval_accuracy", "eval_balanced_accuracy", "eval_many", "eval_few")
+        },
     }
 
 

@@ -26,7 +26,11 @@ def initial_state(variant: str) -> dict[str, torch.Tensor]:
     tensors, _ = golden(f"moco_steps_cifar_r32_{variant}.safetensors")
     state = {key.removeprefix("initial."): t for key, t in tensors.items() if key.startswith("initial.")}
     if variant == "paco":
-        state |= {f"encoder_k.{key.removeprefix('encoder_q.')}": t for key, t in state.items() if key.startswith("encoder_q.")}
+        state |= {
+            f"encoder_k.{key.removeprefix('encoder_q.')}": t
+            for key, t in state.items()
+            if key.startswith("encoder_q.")
+        }
     return state
 
 
@@ -67,7 +71,11 @@ def test_training_steps_equal_the_reference(variant: str) -> None:
         assert torch.equal(model.queue.pointer, tensors[f"step{step}.queue_ptr"])
         if step < 4:  # what is stored is the key encoder before the update that follows the last step
             model.update_key_encoder()
-    final = {key.removeprefix("final."): t for key, t in tensors.items() if key.startswith("final.") and "linear_k" not in key}
+    final = {
+        key.removeprefix("final."): t
+        for key, t in tensors.items()
+        if key.startswith("final.") and "linear_k" not in key
+    }
     assert len(final) > 20
     state = model.state_dict()
     for key, tensor in final.items():
@@ -78,10 +86,18 @@ def test_vit_training_steps_equal_the_reference() -> None:
     tensors, metadata = golden("vit_tiny_gpaco_steps.safetensors")
     shapes = {
         key: tuple(tensor.shape)
-        for key, tensor in timm.create_model("vit_base_patch16_224", num_classes=10, global_pool="avg", **TINY_VIT).state_dict().items()
+        for key, tensor in timm.create_model("vit_base_patch16_224", num_classes=10, global_pool="avg", **TINY_VIT)
+        .state_dict()
+        .items()
     }
     shapes |= {f"mlp.{i}.weight": (64, 64) for i in (0, 2)} | {f"mlp.{i}.bias": (64,) for i in (0, 2)}
-    shapes |= {"mlp.4.weight": (128, 64), "mlp.4.bias": (128,), "queue": (8192, 128), "queue_l": (8192,), "queue_ptr": (1,)}
+    shapes |= {
+        "mlp.4.weight": (128, 64),
+        "mlp.4.bias": (128,),
+        "queue": (8192, 128),
+        "queue_l": (8192,),
+        "queue_ptr": (1,),
+    }
     state = doubled({key: weight_by_rule(key, shape, 10) for key, shape in shapes.items()})
     checksum = sum(tensor.sum().item() for tensor in state.values() if tensor.is_floating_point())
     assert checksum == pytest.approx(tensors["weight_checksum"].item(), abs=1e-8)
@@ -119,7 +135,9 @@ def outputs(model: PaCoForContrastiveTraining, images: torch.Tensor) -> dict[str
         }
 
 
-@pytest.mark.parametrize("name", ["convert_cifar_r32", "convert_cifar_r32_gpaco", "convert_resnet_tiny", "convert_resnet_tiny_gpaco"])
+@pytest.mark.parametrize(
+    "name", ["convert_cifar_r32", "convert_cifar_r32_gpaco", "convert_resnet_tiny", "convert_resnet_tiny_gpaco"]
+)
 def test_converted_checkpoint_gives_the_reference_outputs(name: str) -> None:
     path = golden_path(f"{name}.pth")
     expected, metadata = golden(f"{name}_expected.safetensors")
@@ -138,7 +156,9 @@ def test_custom_width_is_recognised() -> None:
     model = load_reference_checkpoint(golden_path("convert_resnet_tiny.pth"))
     wanted = {"layers": [1, 2, 1, 1], "channels": [8, 16, 32, 64], "cardinality": 4, "base_width": 16}
     assert (model.config.backbone, model.config.backbone_kwargs) == ("resnet50", wanted)
-    given = load_reference_checkpoint(golden_path("convert_resnet_tiny.pth"), backbone="resnet50", backbone_kwargs=wanted)
+    given = load_reference_checkpoint(
+        golden_path("convert_resnet_tiny.pth"), backbone="resnet50", backbone_kwargs=wanted
+    )
     assert torch.equal(given.classifier.weight, model.classifier.weight)
 
 
@@ -160,17 +180,25 @@ def full_size_state(name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] if name != "fullsize_paco_lt_resnet50" else []) for name in FULL_SIZE]
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name != "fullsize_paco_lt_resnet50" else [])
+        for name in FULL_SIZE
+    ],
 )
 def test_full_size_architectures(name: str) -> None:
     state, tensors, metadata = full_size_state(name)
     images = seeded_images(int(metadata["image_seed"]), tuple(int(n) for n in metadata["image_shape"].split("x")))
     model = load_reference_checkpoint(doubled(state))
-    assert model.config.backbone == {"vit_base_patch16": "vit_base_patch16_224"}.get(metadata["arch"], metadata["arch"])
+    assert model.config.backbone == {"vit_base_patch16": "vit_base_patch16_224"}.get(
+        metadata["arch"], metadata["arch"]
+    )
     for key, value in outputs(model, images).items():
         assert (value - tensors[f"{key}_f64"]).abs().max() < 1e-6
     for key, value in outputs(load_reference_checkpoint(state), images).items():
-        assert torch.allclose(value.double(), tensors[f"{key}_f64"], rtol=1e-5, atol=1e-5 * tensors[f"{key}_f64"].abs().max().item())
+        assert torch.allclose(
+            value.double(), tensors[f"{key}_f64"], rtol=1e-5, atol=1e-5 * tensors[f"{key}_f64"].abs().max().item()
+        )
 
 
 def small_state() -> dict[str, torch.Tensor]:
@@ -211,7 +239,9 @@ def test_refusals_name_the_key(tmp_path) -> None:
     with pytest.raises(ValueError, match="neither encoder_q"):
         load_reference_checkpoint({"fc.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="number of heads"):
-        load_reference_checkpoint({"patch_embed.proj.weight": torch.zeros(60, 3, 8, 8), "pos_embed": torch.zeros(1, 17, 60)})
+        load_reference_checkpoint(
+            {"patch_embed.proj.weight": torch.zeros(60, 3, 8, 8), "pos_embed": torch.zeros(1, 17, 60)}
+        )
     with pytest.raises(OSError, match="does not exist"):
         load_reference_checkpoint(tmp_path / "none.pth")
     (tmp_path / "cut.pth").write_bytes(golden_path("convert_resnet_tiny.pth").read_bytes()[:5000])
@@ -221,7 +251,10 @@ def test_refusals_name_the_key(tmp_path) -> None:
 
 def test_only_weights_and_an_argparse_namespace_are_unpickled(tmp_path) -> None:
     shapes = {"cls_token": (1, 1, 192)}
-    torch.save({"model": {k: torch.zeros(s) for k, s in shapes.items()}, "args": argparse.Namespace(lr=1)}, tmp_path / "vit.pth")
+    torch.save(
+        {"model": {k: torch.zeros(s) for k, s in shapes.items()}, "args": argparse.Namespace(lr=1)},
+        tmp_path / "vit.pth",
+    )
     with pytest.raises(ValueError, match="neither encoder_q"):  # it was read, and found wanting
         load_reference_checkpoint(tmp_path / "vit.pth")
     torch.save({"model": {}, "args": pytest.ExitCode.OK}, tmp_path / "evil.pth")

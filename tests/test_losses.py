@@ -55,7 +55,9 @@ def test_golden(name: str) -> None:
         (feature_gradient, wanted, stored_as_float32),
         (logit_gradient, tensors["grad_sup_logits"].double(), tensors["grad_sup_logits"].dtype == torch.float32),
     ):
-        assert (gradient - reference).abs().max() <= (1e-6 if rounded else 1e-8) * max(reference.abs().max().item(), 1e-12)
+        assert (gradient - reference).abs().max() <= (1e-6 if rounded else 1e-8) * max(
+            reference.abs().max().item(), 1e-12
+        )
     loss32, *_ = golden_loss(tensors, metadata, torch.float32)
     assert loss32.item() == pytest.approx(expected, rel=1e-4)
 
@@ -112,7 +114,16 @@ def test_default_equals_the_literal_formula(beta: float, gamma: float, smooth: f
         label_smoothing=smooth,
     )
     expected = literal(
-        features, labels, logits, counts=counts, alpha=0.1, beta=beta, gamma=gamma, temperature=0.1, supt=0.7, smooth=smooth
+        features,
+        labels,
+        logits,
+        counts=counts,
+        alpha=0.1,
+        beta=beta,
+        gamma=gamma,
+        temperature=0.1,
+        supt=0.7,
+        smooth=smooth,
     )
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
 
@@ -122,10 +133,14 @@ def test_exact_at_low_temperature_where_the_reference_is_not() -> None:
     features = torch.eye(8, dtype=torch.float64)
     labels = torch.tensor([0, 1, 0, 1, 2, 2, 3, 3])
     logits = torch.zeros(2, 4, dtype=torch.float64)
-    expected = literal(features, labels, logits, alpha=0.05, beta=1.0, gamma=1.0, temperature=0.01, supt=1.0, smooth=0.0)
+    expected = literal(
+        features, labels, logits, alpha=0.05, beta=1.0, gamma=1.0, temperature=0.01, supt=1.0, smooth=0.0
+    )
     exact = paco_loss(features, labels, logits, temperature=0.01)
     assert exact.item() == pytest.approx(expected.item(), rel=1e-12)
-    assert paco_loss(features.float(), labels, logits.float(), temperature=0.01).item() == pytest.approx(expected.item(), rel=1e-5)
+    assert paco_loss(features.float(), labels, logits.float(), temperature=0.01).item() == pytest.approx(
+        expected.item(), rel=1e-5
+    )
     reference = paco_loss(features, labels, logits, temperature=0.01, eps=1e-12)
     assert reference.item() > 10 * exact.item()
 
@@ -150,7 +165,9 @@ def test_labels_outside_the_classes_match_nothing() -> None:
     outside = labels.clone()
     outside[10:] = torch.tensor([999, 4, -1, 1000, 7])
     loss = paco_loss(features, outside, logits)
-    expected = literal(features, outside, logits, alpha=0.05, beta=1.0, gamma=1.0, temperature=0.2, supt=1.0, smooth=0.0)
+    expected = literal(
+        features, outside, logits, alpha=0.05, beta=1.0, gamma=1.0, temperature=0.2, supt=1.0, smooth=0.0
+    )
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
@@ -197,7 +214,9 @@ def test_balanced_softmax_and_cross_entropy() -> None:
     prior = torch.tensor(counts) / 62
     expected = -(logits + prior.log()).log_softmax(1)[range(6), labels].mean()
     assert balanced_softmax_loss(logits, labels, counts).item() == pytest.approx(expected.item(), rel=1e-6)
-    assert balanced_softmax_loss(logits, labels, counts, tau=0.0).item() == pytest.approx(F.cross_entropy(logits, labels).item())
+    assert balanced_softmax_loss(logits, labels, counts, tau=0.0).item() == pytest.approx(
+        F.cross_entropy(logits, labels).item()
+    )
     assert ClassificationLoss()(logits, labels).item() == pytest.approx(F.cross_entropy(logits, labels).item())
     assert ClassificationLoss(counts)(logits, labels).item() == pytest.approx(expected.item(), rel=1e-6)
 

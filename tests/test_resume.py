@@ -10,10 +10,26 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-SETTINGS = (
-    "--dataset builtin --backbone cifar_resnet20 --num_train_epochs 2 --per_device_train_batch_size 64 "
-    "--queue_size 100 --save_steps 3 --validation_fraction 0.15 --query_view cifar_reg --seed 3"
-).split()
+SETTINGS = [
+    "--dataset",
+    "builtin",
+    "--backbone",
+    "cifar_resnet20",
+    "--num_train_epochs",
+    "2",
+    "--per_device_train_batch_size",
+    "64",
+    "--queue_size",
+    "100",
+    "--save_steps",
+    "3",
+    "--validation_fraction",
+    "0.15",
+    "--query_view",
+    "cifar_reg",
+    "--seed",
+    "3",
+]
 
 
 def start(folder: Path, *extra: str) -> subprocess.Popen:

@@ -4,7 +4,6 @@ import io
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
@@ -51,7 +50,8 @@ class LabelledImages:
 
 @dataclass
 class ImageData:
-    """A data set ready for training. `class_counts` are of the full training selection: the shot groups follow them."""
+    """A data set ready for training. `class_counts` are of the full training selection: the shot groups follow
+    them."""
 
     train: LabelledImages
     test: LabelledImages | None
@@ -74,7 +74,9 @@ class Images:
 
     def __init__(self, split: LabelledImages) -> None:
         self.split = split
-        self.encoded = split.data.select_columns([split.image_column]).cast_column(split.image_column, Image(decode=False))
+        self.encoded = split.data.select_columns([split.image_column]).cast_column(
+            split.image_column, Image(decode=False)
+        )
         self.decoded: list[np.ndarray] | None = None
         sample = [self._decode(i) for i in np.unique(np.linspace(0, len(self) - 1, 8).astype(int)).tolist()]
         largest = max(image.width * image.height * 3 for image in sample)
@@ -112,18 +114,20 @@ def load_data(
     """Load a data set by name, folder or Hub id.
 
     Args:
-        dataset (`str`, *optional*, defaults to `"builtin"`): `builtin`; `cifar100-lt` or `cifar10-lt`; a folder (of parquet
-            files named after their splits, or of class folders); or the id of a data set on the Hub.
+        dataset (`str`, *optional*, defaults to `"builtin"`): `builtin`; `cifar100-lt` or `cifar10-lt`; a folder (of
+            parquet files named after their splits, or of class folders); or the id of a data set on the Hub.
         dataset_path (`str`, *optional*): local folder of parquet files for a named benchmark, instead of the Hub.
-        image_column, label_column (`str`, *optional*): the columns; recognised by their types where they are not given.
-        imbalance_factor, imbalance_kind: of the long-tailed selection, for the CIFAR benchmarks.
+        image_column, label_column (`str`, *optional*): the columns; recognised by their types where they are not
+        given. imbalance_factor, imbalance_kind: of the long-tailed selection, for the CIFAR benchmarks.
 
     Raises:
         ValueError: a column is missing, a label out of range, a class without training images.
         OSError: a path does not exist, or a Hub id cannot be reached.
     """
     if dataset == "builtin":
-        splits = DatasetDict({name: Dataset.from_parquet(str(BUILTIN / f"{name}.parquet")) for name in ("train", "test")})
+        splits = DatasetDict(
+            {name: Dataset.from_parquet(str(BUILTIN / f"{name}.parquet")) for name in ("train", "test")}
+        )
         data = _from_splits(splits, dataset, "image", "label")
         return _cifar(data)
     if dataset in BENCHMARKS:
@@ -140,7 +144,9 @@ def load_data(
             )
         )
     if dataset_path:
-        raise ValueError(f"--dataset_path goes with {', '.join(BENCHMARKS)}; for a folder of your own give --dataset {dataset_path}")
+        raise ValueError(
+            f"--dataset_path goes with {', '.join(BENCHMARKS)}; for a folder of your own give --dataset {dataset_path}"
+        )
     splits = _load_folder(dataset) if Path(dataset).exists() else _load_hub(dataset)
     return _from_splits(splits, dataset, image_column, label_column)
 
@@ -161,7 +167,9 @@ def _load_folder(folder: str) -> DatasetDict:
     for file in parquet:
         split = next((s for s in ("train", "test", "validation") if s in str(file.relative_to(path)).lower()), None)
         if split is None:
-            raise ValueError(f"{file.name} names no split: a parquet file's name should contain train, validation or test")
+            raise ValueError(
+                f"{file.name} names no split: a parquet file's name should contain train, validation or test"
+            )
         files.setdefault(split, []).append(str(file))
     return load_dataset("parquet", data_files=files)
 
@@ -172,7 +180,8 @@ def _load_hub(hub_id: str) -> DatasetDict:
     except Exception as error:  # datasets raises a dozen types here, and all of them mean the same to the user
         raise OSError(
             f"{hub_id!r} is no local folder, and cannot be loaded from the Hub ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}). Without network give a local folder: --dataset FOLDER, or --dataset_path for a benchmark"
+            f"{str(error).splitlines()[0]}). Without network give a local folder: --dataset FOLDER, or "
+            "--dataset_path for a benchmark"
         ) from error
 
 
@@ -213,12 +222,16 @@ def _column(data: Dataset, name: str, role: str, given: str | None, kind: type) 
     found = [column for column, feature in data.features.items() if isinstance(feature, kind)]
     if given is not None:
         if given not in data.features:
-            raise ValueError(f"{name} has no column {given!r} (columns: {', '.join(data.features)}): set --{role}_column")
+            raise ValueError(
+                f"{name} has no column {given!r} (columns: {', '.join(data.features)}): set --{role}_column"
+            )
         return given
     if role in data.features:
         return role
     if len(found) != 1:
-        raise ValueError(f"cannot tell the {role} column of {name} (columns: {', '.join(data.features)}): set --{role}_column")
+        raise ValueError(
+            f"cannot tell the {role} column of {name} (columns: {', '.join(data.features)}): set --{role}_column"
+        )
     return found[0]
 
 
@@ -231,7 +244,8 @@ def _select_long_tail(train: Dataset, labels: list[int], counts: list[int]) -> l
     short = np.flatnonzero(available < np.asarray(counts))
     if len(short):
         raise ValueError(
-            f"class {short[0]} has {available[short[0]]} stored images, but the selection wants {counts[short[0]]}: this folder "
+            f"class {short[0]} has {available[short[0]]} stored images, but the selection wants {counts[short[0]]}: "
+            "this folder "
             "allows larger imbalance factors only"
         )
     order = np.lexsort((rank, array))

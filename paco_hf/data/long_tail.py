@@ -14,9 +14,9 @@ def long_tailed_counts(n_max: int, num_classes: int, imbalance_factor: float, ki
         n_max (`int`): images of the first class.
         num_classes (`int`): `C`.
         imbalance_factor (`float`): images of the first class to images of the last; 100 means 100:1.
-        kind (`str`, *optional*, defaults to `"exp"`): `exp`: `n_max * IF^(-i / (C - 1))` (Cao et al., NeurIPS 2019); `step`:
-            the first half has `n_max`, the second `n_max / IF`; `pareto`: `n_max * (i + 1)^(-p)`, with `p` such that the last
-            class has `n_max / IF`. All rounded down.
+        kind (`str`, *optional*, defaults to `"exp"`): `exp`: `n_max * IF^(-i / (C - 1))` (Cao et al., NeurIPS 2019);
+            `step`: the first half has `n_max`, the second `n_max / IF`; `pareto`: `n_max * (i + 1)^(-p)`, with `p`
+            such that the last class has `n_max / IF`. All rounded down.
 
     Raises:
         ValueError: an argument is out of range, or a class would be left without images.
@@ -25,7 +25,8 @@ def long_tailed_counts(n_max: int, num_classes: int, imbalance_factor: float, ki
         raise ValueError(f"n_max and num_classes must be at least 1, got {n_max} and {num_classes}")
     if imbalance_factor < 1:
         raise ValueError(
-            f"imbalance_factor is first class : last class, at least 1, got {imbalance_factor} (for the reference's 0.01 "
+            f"imbalance_factor is first class : last class, at least 1, got {imbalance_factor} (for the reference's "
+            "0.01 "
             "give 100)"
         )
     steps = max(num_classes - 1, 1)
@@ -42,7 +43,8 @@ def long_tailed_counts(n_max: int, num_classes: int, imbalance_factor: float, ki
         raise ValueError(f"kind must be exp, step or pareto, got {kind!r}")
     if min(counts) == 0:
         raise ValueError(
-            f"with n_max {n_max} and imbalance_factor {imbalance_factor}, {counts.count(0)} classes would have no image: the "
+            f"with n_max {n_max} and imbalance_factor {imbalance_factor}, {counts.count(0)} classes would have no "
+            "image: the "
             f"factor can be {n_max} at most"
         )
     return counts
@@ -92,12 +94,16 @@ def class_counts(labels: Any, num_classes: int, allow_empty: bool = False) -> li
         raise ValueError(f"labels must be integers, got {array.dtype}")
     if array.min() < 0 or array.max() >= num_classes:
         wrong = int(np.flatnonzero((array < 0) | (array >= num_classes))[0])
-        raise ValueError(f"label {array[wrong]} of row {wrong} is out of range: there are {num_classes} classes, 0 to {num_classes - 1}")
+        raise ValueError(
+            f"label {array[wrong]} of row {wrong} is out of range: there are {num_classes} classes, 0 to "
+            f"{num_classes - 1}"
+        )
     counts = np.bincount(array, minlength=num_classes).tolist()
     empty = [label for label, count in enumerate(counts) if count == 0]
     if empty and not allow_empty:
         raise ValueError(
-            f"{len(empty)} of {num_classes} classes have no training image, the first being class {empty[0]}: add images, or "
+            f"{len(empty)} of {num_classes} classes have no training image, the first being class {empty[0]}: add "
+            "images, or "
             "remove the class from the data set"
         )
     return counts

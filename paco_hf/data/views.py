@@ -1,7 +1,7 @@
 """Augmented views (PIL image to `uint8` tensor), and the data set that draws them reproducibly.
 
-A view is a list of named operations. What follows the last of them, scaling to 0..1 and normalising, is done a batch at a
-time by [`ImageCollator`], so that workers hand over bytes.
+A view is a list of named operations. What follows the last of them, scaling to 0..1 and normalising, is done a batch
+at a time by [`ImageCollator`], so that workers hand over bytes.
 """
 
 import random
@@ -50,7 +50,9 @@ def _jitter(hue: float, p: float) -> nn.Module:
     return v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, hue)], p)
 
 
-def _simclr(size: int, scale: tuple[float, float], hue: float, jitter_p: float, blur_p: float, flip_first: bool) -> list[nn.Module]:
+def _simclr(
+    size: int, scale: tuple[float, float], hue: float, jitter_p: float, blur_p: float, flip_first: bool
+) -> list[nn.Module]:
     flip = [v2.RandomHorizontalFlip()]
     return [
         v2.RandomResizedCrop(size, scale=scale, antialias=True),
@@ -64,7 +66,13 @@ def _simclr(size: int, scale: tuple[float, float], hue: float, jitter_p: float, 
 
 
 def _cifar(size: int, *color: nn.Module) -> list[nn.Module]:
-    return [v2.RandomCrop(size, padding=size // 8), v2.RandomHorizontalFlip(), *color, v2.PILToTensor(), Cutout(size // 2)]
+    return [
+        v2.RandomCrop(size, padding=size // 8),
+        v2.RandomHorizontalFlip(),
+        *color,
+        v2.PILToTensor(),
+        Cutout(size // 2),
+    ]
 
 
 # Each maps the side of the image in pixels to the operations, in order.
@@ -97,7 +105,8 @@ def build_view(name: str, size: int) -> v2.Compose:
 
 
 class EpochIndex(int):
-    """An index that knows its epoch. Any data set takes it as an `int`; [`ViewsDataset`] draws its randomness from both."""
+    """An index that knows its epoch. Any data set takes it as an `int`; [`ViewsDataset`] draws its randomness from
+    both."""
 
     epoch: int
 
@@ -106,12 +115,13 @@ class EpochIndex(int):
         self.epoch = epoch
         return self
 
-    def __getnewargs__(self) -> tuple[int, int]:
+    def __getnewargs__(self) -> Any:
         return int(self), self.epoch
 
 
 class EpochSampler(Sampler[EpochIndex]):
-    """Every index once, in an order that is a function of `(seed, epoch)` alone, so that a resumed run goes on in it."""
+    """Every index once, in an order that is a function of `(seed, epoch)` alone, so that a resumed run goes on in
+    it."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.length, self.seed, self.epoch = length, seed, 0

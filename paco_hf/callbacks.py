@@ -1,0 +1,105 @@
+"""What happens beside training: the key encoder's step, the sampler's epoch, the log file, and what the user sees."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import ProgressCallback, TrainerCallback
+
+from .modeling_training import PaCoForContrastiveTraining
+
+LOG_NAME = "log.jsonl"
+
+
+class MethodCallback(TrainerCallback):
+    """Moves the key encoder after each optimizer step, and tells the sampler the epoch."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.trainer.train_sampler is not None:
+            self.trainer.train_sampler.set_epoch(state.global_step // self.trainer.updates_per_epoch)
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if isinstance(self.trainer.model, PaCoForContrastiveTraining):
+            self.trainer.model.update_key_encoder()
+
+
+class LogFileCallback(TrainerCallback):
+    """Keeps `log.jsonl`, one JSON object a line; a resumed run cuts it back to its checkpoint first."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._write(args, state, "w", state.log_history)
+
+    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._write(args, state, "a", state.log_history[-1:])
+
+    def _write(self, args: Any, state: Any, mode: str, entries: list[dict[str, Any]]) -> None:
+        if state.is_world_process_zero:
+            with open(Path(args.output_dir) / LOG_NAME, mode, encoding="utf-8") as file:
+                file.writelines(json.dumps(entry) + "\n" for entry in entries)
+
+
+class ReadableProgress(ProgressCallback):
+    """transformers' progress bar, with a readable line for each log; where there is no terminal, the lines alone."""
+
+    def __init__(self, bar: bool) -> None:
+        super().__init__()
+        self.bar = bar
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar:
+            super().on_train_begin(args, state, control, **kwargs)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar:
+            super().on_step_end(args, state, control, **kwargs)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.bar:
+            super().on_train_end(args, state, control, **kwargs)
+
+    def on_prediction_step(
+        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
+    ) -> None:
+        if self.bar:
+            super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        line = readable(logs or {}, state)
+        if not state.is_world_process_zero or line is None:
+            return
+        if self.bar and self.training_bar is not None:
+            self.training_bar.write(line)
+        else:
+            print(line, flush=True)
+
+
+def readable(logs: dict[str, Any], state: Any) -> str | None:
+    """One line for a log entry: losses, or validation scores in percent; `None` for what is neither."""
+    total = state.num_train_epochs
+    where = f"step {state.global_step}/{state.max_steps}, epoch {state.epoch or 0:.4g}/{total}"
+    if "eval_accuracy" in logs:
+        names = {
+            "accuracy": "top-1",
+            "many": "many",
+            "medium": "medium",
+            "few": "few",
+            "balanced_accuracy": "balanced",
+        }
+        scores = [
+            f"{label} {100 * logs[f'eval_{name}']:.1f}" for name, label in names.items() if f"eval_{name}" in logs
+        ]
+        return f"{where}: validation " + ", ".join(scores)
+    if "loss" not in logs:
+        return None
+    line = f"{where}: loss {logs['loss']:.4g}"
+    if "class_loss" in logs:
+        line += f" (class {logs['class_loss']:.4g}, contrast {logs['contrast_loss']:.4g})"
+    line += f", learning rate {logs['learning_rate']:.3g}"
+    if "positives_per_anchor" in logs:
+        line += f", {logs['positives_per_anchor']:.3g} positives an anchor"
+    if logs.get("queue_fill", 1) < 1:
+        line += f", queue {100 * logs['queue_fill']:.0f}% filled"
+    return line

@@ -1,0 +1,228 @@
+"""The commands as a user types them: what they leave, what they print, and one clear line for what is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from datasets import Dataset, Features, Value
+from datasets import Image as ImageFeature
+from test_data import encoded
+from transformers import pipeline
+
+from paco_hf.cli import main
+from paco_hf.data.benchmarks import Images, load_data
+
+SHORT = ["--backbone", "cifar_resnet20", "--max_steps", "4", "--per_device_train_batch_size", "32", "--queue_size", "64"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run") / "paco"
+    assert main(["train", *SHORT, "--output_dir", str(folder), "--save_steps", "2"]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    images = Images(load_data().test)
+    for i in (0, 700, 1500):
+        images[i].save(folder / f"{i:04}.png")
+    return folder
+
+
+def complaint(capsys: pytest.CaptureFixture, *argv: str) -> str:
+    """The one line that a failing command prints."""
+    capsys.readouterr()
+    assert main(list(argv)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_run_folder(run: Path) -> None:
+    names = {path.name for path in run.iterdir()}
+    assert {"config.json", "model.safetensors", "preprocessor_config.json", "metrics.json", "recipe.yaml", "log.jsonl"} <= names
+    assert "checkpoint-4" in names
+    assert not (run / "paco_training_state.safetensors").exists()
+    metrics = json.loads((run / "metrics.json").read_text())
+    for split, size in (("test", 20), ("validation", 20)):
+        scores = metrics[split]
+        assert {"accuracy", "balanced_accuracy", "many", "medium", "few", "worst_class", "harmonic_mean"} <= scores.keys()
+        assert len(scores["per_class"]) == size
+    config = json.loads((run / "config.json").read_text())
+    assert sum(config["selection_counts"]) == 1313
+    assert sum(config["class_counts"]) < 1313
+    assert config["id2label"]["0"] == "apple"
+
+
+def test_resolved_recipe_reproduces_the_run(run: Path, tmp_path) -> None:
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    assert recipe["loss"] == "paco"
+    assert recipe["max_steps"] == 4
+    assert not {"output_dir", "resume", "overwrite"} & recipe.keys()
+    assert main(["train", "--recipe", str(run / "recipe.yaml"), "--output_dir", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (run / "model.safetensors").read_bytes()
+
+
+def test_flags_win_over_the_recipe() -> None:
+    from paco_hf.run_args import parse_run
+
+    run, args = parse_run(["--recipe", "paco-resnet32-cifar100-lt-100", "--queue_size", "77", "--output_dir", "x"])
+    assert (run.dataset, run.imbalance_factor, run.validation_fraction) == ("cifar100-lt", 100, 0)
+    assert (run.query_view, run.key_view, run.backbone) == ("cifar_reg", "cifar_sim", "cifar_resnet32")
+    assert (args.loss, args.alpha, args.temperature, args.beta, args.gamma) == ("paco", 0.01, 0.05, 1.0, 1.0)
+    assert (args.projection_dim, args.key_momentum, args.queue_size) == (32, 0.999, 77)
+    assert (args.learning_rate, args.momentum, args.weight_decay, args.nesterov) == (0.05, 0.9, 5e-4, False)
+    assert (args.epoch_schedule, args.warmup_epochs, args.num_train_epochs) == ("cifar_step", 10, 400)
+    assert (args.per_device_train_batch_size, args.decay_all_parameters, args.dataloader_drop_last) == (128, True, True)
+    assert args.max_grad_norm == 0
+    default, _ = parse_run(["--loss", "ce"])
+    assert default.dataset == "builtin"
+
+
+def test_evaluate_agrees_with_the_run_and_with_pipeline(run: Path, capsys) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())["test"]
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == metrics
+    assert main(["evaluate", str(run)]) == 0
+    assert f"{100 * metrics['accuracy']:.1f}" in capsys.readouterr().out
+    data = load_data()
+    images = Images(data.test)
+    classify = pipeline("image-classification", model=str(run))
+    rows = list(range(0, 2000, 20))
+    guesses = [out[0]["label"] for out in classify([images[i] for i in rows], batch_size=32)]
+    right = [guess == data.class_names[data.test.labels[i]] for guess, i in zip(guesses, rows, strict=True)]
+    by_class = [sum(right[5 * c : 5 * c + 5]) for c in range(20)]
+    assert all(total == 0 for total, a in zip(by_class, metrics["per_class"], strict=True) if a == 0)
+    assert any(by_class)
+
+
+def test_predict(run: Path, photos: Path, capsys) -> None:
+    capsys.readouterr()
+    assert main(["predict", str(run), str(photos), str(photos / "0000.png"), "--json", "--top", "3", "--batch_size", "2"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert [Path(r["file"]).name for r in results] == ["0000.png", "0700.png", "1500.png", "0000.png"]
+    classify = pipeline("image-classification", model=str(run))
+    for result in results:
+        assert set(result) == {"file", "label", "score", "top"}
+        assert len(result["top"]) == 3
+        assert result["top"][0] == {"label": result["label"], "score": result["score"]}
+        expected = classify(result["file"])[0]
+        assert result["label"] == expected["label"]
+        assert result["score"] == pytest.approx(expected["score"], abs=1e-5)
+    assert main(["predict", str(run), str(photos)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_folder_with_a_run_in_it(run: Path, capsys, tmp_path) -> None:
+    assert "not empty: --resume goes on" in complaint(capsys, "train", *SHORT, "--output_dir", str(run))
+    before = (run / "model.safetensors").read_bytes()
+    assert main(["train", *SHORT, "--output_dir", str(run), "--resume"]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert (run / "model.safetensors").read_bytes() == before
+    (tmp_path / "notes.txt").write_text("mine")
+    assert main(["train", *SHORT, "--max_steps", "1", "--output_dir", str(tmp_path), "--overwrite", "--loss", "ce"]) == 0
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert "contradict" in complaint(capsys, "train", "--resume", "--overwrite")
+
+
+def test_truncated_checkpoint_is_named(tmp_path, capsys) -> None:
+    command = ["train", *SHORT, "--output_dir", str(tmp_path), "--save_steps", "2"]
+    assert main(command) == 0
+    (tmp_path / "metrics.json").unlink()
+    for name in ("optimizer.pt", "paco_training_state.safetensors", "model.safetensors"):
+        file = tmp_path / "checkpoint-4" / name
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2])
+        line = complaint(capsys, *command, "--resume")
+        assert "checkpoint-4" in line
+        assert "cannot be read" in line
+        file.write_bytes(content)
+    assert main([*command, "--resume"]) == 0
+
+
+def test_dry_run_checks_everything_and_writes_nothing(tmp_path, capsys) -> None:
+    assert main(["train", *SHORT, "--dry_run", "--output_dir", str(tmp_path / "none")]) == 0
+    out = capsys.readouterr().out
+    assert "20 classes, 250 to 5 images a class" in out
+    assert "max_steps: 4" in out
+    assert not (tmp_path / "none").exists()
+
+
+def test_bad_input_is_one_clear_line_before_any_work(tmp_path, capsys) -> None:
+    features = Features({"image": ImageFeature(), "label": Value("int64")})
+    for name, labels, images in (
+        ("gap", [0, 2, 2], None),
+        ("good", [0, 1, 1], None),
+        ("broken", [0, 1, 1], [encoded(), {"bytes": b"no image", "path": "b.png"}, encoded()]),
+    ):
+        (tmp_path / name).mkdir()
+        rows = {"image": images or [encoded(i) for i in range(3)], "label": labels}
+        Dataset.from_dict(rows, features=features).to_parquet(tmp_path / name / "train.parquet")
+    out = ["--output_dir", str(tmp_path / "out"), "--max_steps", "1", "--per_device_train_batch_size", "1", "--image_size", "32"]
+    good = ["--dataset", str(tmp_path / "good"), *out]
+    for argv, message in (
+        ((*out, "--backbone", "resnet5O"), "unknown backbone 'resnet5O': did you mean"),
+        ((*out, "--backbone_kwargs", "{oops"), "backbone_kwargs must be a JSON object"),
+        ((*good, "--label_column", "species"), "no column 'species' (columns: image, label)"),
+        (("--dataset", str(tmp_path / "gap"), *out), "1 of 3 classes have no training image"),
+        (("--dataset", str(tmp_path / "broken"), *out), "(b.png) cannot be decoded"),
+        (("--dataset", "nobody/nothing", *out), "cannot be loaded from the Hub"),
+        ((*out, "--query_view", "cifar"), "unknown view 'cifar'"),
+        ((*out, "--recipe", "paco-resnet32-cifar100"), "did you mean paco-resnet32-cifar100-lt-100"),
+        ((*out, "--learning_rat", "1"), "unknown argument '--learning_rat': did you mean --learning_rate"),
+        ((*out, "--validation_fraction", "1.5"), "validation_fraction must be"),
+        ((*out, "--temperature", "-1"), "temperature must be positive"),
+    ):
+        assert message in complaint(capsys, "train", *argv)
+    assert not (tmp_path / "out").exists()
+    # A batch that does not fit is found before training too, but after the folder was made.
+    assert "fewer than one batch" in complaint(capsys, "train", *SHORT, "--output_dir", str(tmp_path / "o"), "--per_device_train_batch_size", "9999")
+
+
+def test_bad_input_of_the_other_verbs(run: Path, tmp_path, capsys) -> None:
+    (tmp_path / "text.png").write_text("no image")
+    (tmp_path / "empty").mkdir()
+    for argv, message in (
+        (("predict", str(run), str(tmp_path / "text.png")), "text.png cannot be decoded as an image"),
+        (("predict", str(run), str(tmp_path / "empty")), "has no image files"),
+        (("predict", str(run), str(tmp_path / "none.png")), "none.png does not exist"),
+        (("predict", str(tmp_path / "nowhere"), str(tmp_path / "text.png")), "nowhere"),
+        (("evaluate", str(run), "--dataset", "nobody/nothing"), "cannot be loaded from the Hub"),
+        (("recipes", "show", "nothing"), "no recipe and no file 'nothing'"),
+        (("fly",), "unknown verb 'fly'"),
+    ):
+        assert message in complaint(capsys, *argv)
+
+
+def test_loss_that_explodes_ends_with_one_line(tmp_path, capsys) -> None:
+    line = complaint(capsys, "train", *SHORT, "--loss", "ce", "--learning_rate", "1e30", "--epoch_schedule", "none", "--output_dir", str(tmp_path))
+    assert "at step" in line
+    assert "learning_rate" in line
+
+
+def test_help_is_readable() -> None:
+    for arguments, expected, length in (
+        (["--help"], "verbs:", 30),
+        (["train", "--help"], "--loss {paco,gpaco", 220),
+        (["predict", "--help"], "--json", 30),
+        (["evaluate", "--help"], "--dataset_path", 30),
+    ):
+        done = subprocess.run([sys.executable, "-m", "paco_hf", *arguments], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
+        assert len(done.stdout.splitlines()) < length
+    assert "--deepspeed" not in done.stdout
+
+
+def test_recipes(capsys) -> None:
+    assert main(["recipes"]) == 0
+    assert "paco-resnet32-cifar100-lt-100" in capsys.readouterr().out.split()
+    assert main(["recipes", "show", "paco-resnet32-cifar100-lt-100"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert "52.0" in shown["about"]

@@ -1,0 +1,349 @@
+"""Models over timm backbones: timm's initialisation, the Auto classes, saving and loading, key encoder and queue."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, BitImageProcessor
+
+from paco_hf import PaCoConfig, PaCoForContrastiveTraining, PaCoForImageClassification, PaCoModel
+from paco_hf.modeling_training import FeatureQueue
+
+BACKBONES = [
+    ("resnet18", {}, 64),
+    ("resnext50_32x4d", {}, 64),
+    ("convnext_atto", {}, 64),
+    ("vit_tiny_patch16_224", {"img_size": 64, "depth": 2}, 64),
+    ("swin_tiny_patch4_window7_224", {"img_size": 56, "depths": (1, 1, 1, 1)}, 56),
+    ("eva02_tiny_patch14_224", {"img_size": 56, "depth": 2}, 56),
+    ("cifar_resnet32", {}, 32),
+    ("cifar_resnet50", {}, 32),
+]
+
+
+def tiny(num_labels: int = 5, **fields) -> PaCoForImageClassification:
+    torch.manual_seed(0)
+    return PaCoForImageClassification(PaCoConfig(backbone="cifar_resnet20", num_labels=num_labels, image_size=32, **fields))
+
+
+@pytest.mark.parametrize(("name", "kwargs", "size"), BACKBONES)
+def test_any_timm_backbone_keeps_its_initialisation_and_survives_a_round_trip(name, kwargs, size, tmp_path) -> None:
+    torch.manual_seed(0)
+    plain = timm.create_model(name, num_classes=0, **kwargs)
+    torch.manual_seed(0)
+    model = PaCoForImageClassification(PaCoConfig(backbone=name, backbone_kwargs=kwargs, num_labels=5)).eval()
+    own = model.paco.backbone.state_dict()
+    assert all(torch.equal(tensor, own[key]) for key, tensor in plain.state_dict().items())
+
+    images = torch.randn(2, 3, size, size)
+    with torch.no_grad():
+        logits, features = model(images).logits, model.paco(images).pooler_output
+        assert torch.equal(features, plain.eval()(images))
+        model.save_pretrained(tmp_path)
+        loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
+        assert isinstance(loaded, PaCoForImageClassification)
+        # Non-persistent buffers (rotary tables, relative positions) are in no file, and must be right all the same.
+        assert torch.equal(loaded(images).logits, logits)
+        assert torch.equal(AutoModel.from_pretrained(tmp_path)(images).pooler_output, features)
+
+
+@pytest.mark.parametrize(("name", "depth"), [("cifar_resnet20", 20), ("cifar_resnet32", 32), ("cifar_resnet44", 44), ("cifar_resnet56", 56)])
+def test_cifar_resnets(name: str, depth: int) -> None:
+    model = timm.create_model(name, num_classes=10)
+    convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(convolutions) == depth - 1
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+    assert model.forward_features(torch.randn(1, 3, 32, 32)).shape == (1, 64, 8, 8)
+    # Kaiming normal with fan in.
+    weight = model.layer3[1].conv2.weight
+    assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.05)
+    model.reset_classifier(3)
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 3)
+
+
+def test_head_is_initialised_as_linear() -> None:
+    model = tiny(num_labels=500)
+    bound = 1 / 64**0.5
+    assert model.classifier.weight.abs().max() <= bound
+    assert model.classifier.weight.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+
+
+def test_zero_init_last_is_a_choice() -> None:
+    gammas = []
+    for kwargs in ({}, {"zero_init_last": False}):
+        model = PaCoModel(PaCoConfig(backbone="resnet50", backbone_kwargs=kwargs))
+        gammas.append(model.backbone.layer1[0].bn3.weight.detach().mean().item())
+    assert gammas == [0.0, 1.0]
+
+
+def test_pretrained_weights_survive(tmp_path) -> None:
+    source = timm.create_model("resnet18", num_classes=0)
+    torch.nn.init.constant_(source.layer1[0].bn2.weight, 0.25)
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    overlay = {"pretrained_cfg_overlay": {"file": str(tmp_path / "weights.safetensors"), "num_classes": 0}}
+    model = PaCoForImageClassification.from_timm("resnet18", pretrained=True, num_labels=3, backbone_kwargs=overlay)
+    assert torch.equal(model.paco.backbone.conv1.weight, source.conv1.weight)
+    assert (model.paco.backbone.layer1[0].bn2.weight == 0.25).all()
+
+
+def test_new_number_of_classes_gives_a_fresh_head(tmp_path) -> None:
+    tiny().save_pretrained(tmp_path)
+    model = PaCoForImageClassification.from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
+    assert model.classifier.weight.shape == (7, 64)
+    assert 0 < model.classifier.weight.abs().max() <= 1 / 8
+
+
+def test_file_that_lacks_backbone_weights_is_refused(tmp_path) -> None:
+    tiny().save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    del tensors["paco.backbone.conv1.weight"]
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks 1 weights.*conv1\.weight"):
+        PaCoForImageClassification.from_pretrained(tmp_path)
+
+
+def test_config_is_validated() -> None:
+    with pytest.raises(ValueError, match="did you mean.*resnet50"):
+        PaCoForImageClassification(PaCoConfig(backbone="resnet5O"))
+    with pytest.raises(ValueError, match="does not take these arguments"):
+        PaCoForImageClassification(PaCoConfig(backbone="cifar_resnet20", backbone_kwargs={"wings": 2}))
+    for fields, message in (
+        ({"class_counts": [1, 2]}, "2 entries, but the model has 3 classes"),
+        ({"selection_counts": [1, 2]}, "selection_counts has 2"),
+        ({"class_counts": [1, 2, -3]}, "negative"),
+        ({"class_counts": "abc"}, "a list, an array or a tensor"),
+        ({"inference_prior": [0.5, 0.5, 0]}, "positive"),
+        ({"temperature": 0.0}, "temperature must be positive"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PaCoConfig(num_labels=3, **fields)
+    assert PaCoConfig(num_labels=2, class_counts=torch.tensor([4, 1])).class_counts == [4, 1]
+
+
+def test_changed_number_of_classes_with_old_counts_is_refused(tmp_path) -> None:
+    tiny(class_counts=[5, 4, 3, 2, 1]).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="class_counts has 5 entries, but the model has 7"):
+        AutoConfig.from_pretrained(tmp_path, num_labels=7)
+
+
+def test_prior_and_temperature_adjust_the_logits() -> None:
+    model, images = tiny(3).eval(), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        raw = model(images).logits
+        model.config.temperature, model.config.inference_prior = 2.0, [6.0, 3.0, 1.0]
+        adjusted = model(images).logits
+    assert torch.allclose(adjusted, raw / 2 + torch.tensor([0.6, 0.3, 0.1]).log(), atol=1e-6)
+
+
+def test_loss_of_the_classifier_is_cross_entropy() -> None:
+    model, images, labels = tiny().eval(), torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    out = model(images, labels=labels)
+    assert out.loss.item() == pytest.approx(torch.nn.functional.cross_entropy(out.logits, labels).item())
+    assert isinstance(model(images, labels=labels, return_dict=False), tuple)
+
+
+# ---- training model
+
+
+@pytest.mark.parametrize(("variant", "rows"), [("paco", 4), ("gpaco", 8), ("multitask", 8)])
+def test_two_views(variant: str, rows: int) -> None:
+    model = PaCoForContrastiveTraining.from_classifier(tiny(), variant=variant, projection_dim=16, queue_size=10).train()
+    query, key, labels = torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    before = {name: tensor.clone() for name, tensor in model.queue.state_dict().items()}
+    out = model(pixel_values=query, key_pixel_values=key, labels=labels)
+    assert out.logits.shape == (rows, 5)
+    assert out.features.shape == (18, 16)
+    assert torch.equal(out.feature_labels, torch.cat([labels, labels, before["labels"]]))
+    assert torch.equal(out.features[8:], before["features"])
+    assert torch.allclose(out.features[:8].norm(dim=1), torch.ones(8), atol=1e-6)
+    assert torch.equal(model.queue.features[:4], out.features[4:8].detach())
+    assert torch.equal(model.queue.labels[:4], labels)
+    assert model.queue.pointer.item() == 4
+    gradient = torch.autograd.grad(out.features[4:8].sum(), model.classifier.weight, allow_unused=True, retain_graph=True)
+    assert gradient == (None,)
+    assert (model.key_encoder is None) == (variant != "paco")
+
+    model.eval()
+    pointer = model.queue.pointer.clone()
+    model(pixel_values=query, key_pixel_values=key, labels=labels)
+    assert torch.equal(model.queue.pointer, pointer)
+    assert set(model(pixel_values=query).keys()) == {"logits"}
+    assert "loss" in model(pixel_values=query, labels=labels)
+
+
+def test_single_view_variant() -> None:
+    model = PaCoForContrastiveTraining.from_classifier(tiny(), variant="gpaco_single", projection_dim=16, queue_size=10)
+    images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
+    out = model.train()(pixel_values=images, labels=labels)
+    assert out.logits.shape == (4, 5)
+    assert out.features.shape == (14, 16)
+    assert torch.equal(model.queue.features[:4], out.features[:4].detach())
+    with pytest.raises(ValueError, match="takes one view"):
+        model(pixel_values=images, key_pixel_values=images, labels=labels)
+    assert set(model.eval()(pixel_values=images).keys()) == {"logits"}
+
+
+def test_projectors() -> None:
+    kinds = {
+        variant: [type(layer).__name__ for layer in PaCoForContrastiveTraining.from_classifier(tiny(), variant=variant).projector]
+        for variant in ("paco", "gpaco")
+    }
+    assert kinds["paco"] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
+    assert kinds["gpaco"] == ["Linear", "ReLU", "Linear", "ReLU", "Linear"]
+    vit = PaCoForImageClassification(PaCoConfig(backbone="vit_tiny_patch16_224", backbone_kwargs={"depth": 1}))
+    projector = PaCoForContrastiveTraining.from_classifier(vit, variant="gpaco").projector
+    assert [type(layer).__name__ for layer in projector] == ["Linear", "GELU", "Linear", "GELU", "Linear"]
+
+
+def test_key_encoder_follows_by_its_momentum() -> None:
+    model = PaCoForContrastiveTraining.from_classifier(tiny(), key_momentum=0.9, queue_size=4, projection_dim=8)
+    assert not any(p.requires_grad for p in model.key_encoder.parameters())
+    key = model.key_encoder["paco"].backbone.conv1.weight
+    start = key.clone()
+    with torch.no_grad():
+        model.paco.backbone.conv1.weight.add_(1.0)
+        model.projector[0].bias.add_(2.0)
+    projector = model.key_encoder["projector"][0].bias.clone()
+    statistics = model.key_encoder["paco"].backbone.bn1.running_mean.clone()
+    model.paco.backbone.bn1.running_mean.add_(5)
+    model.update_key_encoder()
+    assert torch.allclose(key, start + 0.1, atol=1e-6)
+    assert torch.allclose(model.key_encoder["projector"][0].bias, projector + 0.2, atol=1e-6)
+    assert torch.equal(model.key_encoder["paco"].backbone.bn1.running_mean, statistics)
+    model.key_momentum = 0.0
+    model.update_key_encoder()
+    assert torch.equal(key, model.paco.backbone.conv1.weight)
+    PaCoForContrastiveTraining.from_classifier(tiny(), variant="gpaco").update_key_encoder()
+
+
+def test_weights_are_shared_with_the_classifier() -> None:
+    classifier = tiny()
+    model = PaCoForContrastiveTraining.from_classifier(classifier)
+    assert model.classifier is classifier.classifier
+    assert model.to_classifier().paco.backbone.conv1.weight is classifier.paco.backbone.conv1.weight
+    head = classifier.classifier.weight.clone()
+    assert torch.equal(model.to_classifier().classifier.weight, head)
+    inference = set(classifier.state_dict())
+    assert inference == {key for key in model.state_dict() if not key.startswith(("projector.", "key_encoder.", "queue."))}
+
+
+def test_training_checkpoint_is_a_classifier_and_comes_back_whole(tmp_path) -> None:
+    model = PaCoForContrastiveTraining.from_classifier(tiny(), queue_size=6, projection_dim=8, key_momentum=0.5).train()
+    model(pixel_values=torch.randn(4, 3, 32, 32), key_pixel_values=torch.randn(4, 3, 32, 32), labels=torch.arange(4))
+    model.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["PaCoForImageClassification"]
+    classifier, info = AutoModelForImageClassification.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    again = PaCoForContrastiveTraining.from_pretrained(tmp_path)
+    assert again.key_momentum == 0.5
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[key]), key
+    other = PaCoForContrastiveTraining.from_classifier(classifier, queue_size=7, projection_dim=8)
+    with pytest.raises(ValueError, match="does not fit this model"):
+        other.load_training_state(tmp_path)
+    state = tmp_path / "paco_training_state.safetensors"
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(OSError, match="truncated"):
+        PaCoForContrastiveTraining.from_pretrained(tmp_path)
+    state.unlink()
+    with pytest.raises(OSError, match="no training checkpoint"):
+        PaCoForContrastiveTraining.from_pretrained(tmp_path)
+
+
+def test_double_model_has_a_double_queue_and_autocast_a_float32_one() -> None:
+    images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
+    model = PaCoForContrastiveTraining.from_classifier(tiny(), queue_size=6).double().train()
+    assert model(pixel_values=images.double(), key_pixel_values=images.double(), labels=labels).features.dtype == torch.float64
+    model = PaCoForContrastiveTraining.from_classifier(tiny(), queue_size=6).train()
+    with torch.autocast("cpu", torch.bfloat16):
+        out = model(pixel_values=images, key_pixel_values=images, labels=labels)
+    assert out.features.dtype == model.queue.features.dtype == torch.float32
+    assert out.logits.dtype == torch.bfloat16
+
+
+def test_training_settings_are_validated() -> None:
+    for settings, message in (
+        ({"variant": "moco"}, "variant must be one of"),
+        ({"projector": "mlp9"}, "projector must be one of"),
+        ({"queue_size": -1}, "queue_size"),
+        ({"key_momentum": 1.5}, "key_momentum"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            PaCoForContrastiveTraining.from_classifier(tiny(), **settings)
+    with pytest.raises(ValueError, match="need labels"):
+        PaCoForContrastiveTraining.from_classifier(tiny())(torch.randn(2, 3, 32, 32), key_pixel_values=torch.randn(2, 3, 32, 32))
+
+
+# ---- queue
+
+
+def test_queue_starts_as_the_references() -> None:
+    queue = FeatureQueue(1024, 32, num_classes=10, seed=3)
+    assert torch.allclose(queue.features.norm(dim=0), torch.ones(32), atol=1e-5)
+    assert queue.features.norm(dim=1).mean().item() == pytest.approx((32 / 1024) ** 0.5, rel=0.05)
+    assert set(queue.labels.tolist()) == set(range(10))
+    same, other = FeatureQueue(1024, 32, 10, seed=3), FeatureQueue(1024, 32, 10, seed=4)
+    assert torch.equal(queue.features, same.features)
+    assert not torch.equal(queue.features, other.features)
+
+
+@pytest.mark.parametrize(("size", "batches"), [(10, [4, 4, 4, 4]), (7, [3, 3, 1, 6]), (4, [9, 2, 4, 5]), (0, [3, 3]), (1, [2, 1])])
+def test_queue_takes_any_batch(size: int, batches: list[int]) -> None:
+    queue = FeatureQueue(size, 2, num_classes=5)
+    written = 0
+    for batch in batches:
+        rows = torch.arange(written, written + batch).float()[:, None].repeat(1, 2) + 100
+        queue.enqueue(rows, torch.arange(written, written + batch))
+        written += batch
+        if size == 0:
+            assert queue.features.shape == (0, 2)
+            continue
+        assert queue.pointer.item() == written % size
+        for age in range(min(written, size)):
+            row = written - 1 - age
+            assert queue.labels[row % size].item() == row
+            assert queue.features[row % size].tolist() == [row + 100, row + 100]
+
+
+# ---- package
+
+
+def test_auto_classes_and_pipeline(tmp_path) -> None:
+    from PIL import Image
+    from transformers import pipeline
+
+    model = tiny(id2label={i: f"class {i}" for i in range(5)}).eval()
+    model.save_pretrained(tmp_path)
+    BitImageProcessor(size={"shortest_edge": 32}, crop_size=32).save_pretrained(tmp_path)
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), PaCoConfig)
+    assert isinstance(AutoImageProcessor.from_pretrained(tmp_path), BitImageProcessor)
+    image = Image.new("RGB", (48, 40), (200, 30, 60))
+    result = pipeline("image-classification", model=str(tmp_path))(image, top_k=5)
+    with torch.no_grad():
+        logits = model(AutoImageProcessor.from_pretrained(tmp_path)(image, return_tensors="pt")["pixel_values"]).logits
+    assert result[0]["label"] == f"class {logits.argmax().item()}"
+    assert result[0]["score"] == pytest.approx(logits.softmax(-1).max().item(), abs=1e-6)
+
+
+def test_import_is_light_and_loads_the_heavy_parts_on_first_use() -> None:
+    code = """
+import sys, time
+import transformers, timm
+from transformers import PreTrainedModel, AutoModelForImageClassification
+loaded, before = set(sys.modules), time.perf_counter()
+import paco_hf
+took = time.perf_counter() - before
+new = set(sys.modules) - loaded
+heavy = ("transformers.trainer", "datasets", "evaluate", "matplotlib", "torchvision.transforms.v2", "paco_hf.trainer", "paco_hf.data")
+assert not new.intersection(heavy), new.intersection(heavy)
+print(took)
+paco_hf.PaCoTrainer, paco_hf.metrics.long_tailed_accuracy, paco_hf.data.long_tailed_counts, paco_hf.conversion
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 0.3
