@@ -140,7 +140,10 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError) as error:
         if os.environ.get("PACO_HF_DEBUG"):
             raise
-        print(f"paco-hf {argv[0]}: {' '.join(str(error).split())}", file=sys.stderr)
+        # An error of a data loader's worker comes with the worker's whole traceback; its last line is the message.
+        message = str(error).strip()
+        message = message.splitlines()[-1] if "Original Traceback" in message else message
+        print(f"paco-hf {argv[0]}: {' '.join(message.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"paco-hf {argv[0]}: stopped; --resume goes on from the last checkpoint", file=sys.stderr)

@@ -89,7 +89,9 @@ class RunArguments:
             "help": "share of the training images carved to select the model; 0: train on all, report the last epoch"
         },
     )
-    backbone: str = field(default="cifar_resnet32", metadata={"help": "any timm model"})
+    backbone: str | None = field(
+        default=None, metadata={"help": "any timm model (default: cifar_resnet32 for small images, else resnet50)"}
+    )
     backbone_kwargs: str | None = field(
         default=None, metadata={"help": "JSON object of keyword arguments of timm.create_model"}
     )
@@ -97,8 +99,13 @@ class RunArguments:
     image_size: int | None = field(
         default=None, metadata={"help": "side in pixels (default: the data set's or the backbone's)"}
     )
-    query_view: str = field(default="cifar_reg", metadata={"help": "augmentation of the query view"})
-    key_view: str = field(default="cifar_sim", metadata={"help": "augmentation of the key view"})
+    query_view: str | None = field(
+        default=None,
+        metadata={"help": ("augmentation of the query view (default: cifar_reg for small images, else regular)")},
+    )
+    key_view: str | None = field(
+        default=None, metadata={"help": "augmentation of the key view (default: cifar_sim for small images, else sim)"}
+    )
     resume: bool = field(
         default=False, metadata={"help": "go on from the last complete checkpoint in --output_dir (or start, if none)"}
     )
@@ -197,7 +204,7 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
     recipe = early.recipe
     if recipe is None and early.dataset in (None, "builtin"):
         name = f"{early.loss or 'paco'}-resnet32-builtin"
-        recipe = name if name in recipe_names() else None
+        recipe = name if name in recipe_names() else "paco-resnet32-builtin"
     parser = build_parser(prog, show_all="--help_all" in argv)
     settings = read_recipe(recipe) if recipe else {}
     parser.set_defaults(**settings, recipe=recipe)

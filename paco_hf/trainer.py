@@ -71,6 +71,12 @@ class PaCoTrainer(Trainer):
             raise ValueError(
                 f"class {counts.index(0)} has no training image, so it has no prior: remove the class, or add images"
             )
+        images, batch = kwargs.get("train_dataset"), args.per_device_train_batch_size * args.world_size
+        if images is not None and args.dataloader_drop_last and len(images) < batch:
+            raise ValueError(
+                f"the training split has {len(images)} images, fewer than one batch of {batch}: lower "
+                "--per_device_train_batch_size, or set --dataloader_drop_last false"
+            )
         set_seed(args.seed)
         if args.is_contrastive and not isinstance(model, PaCoForContrastiveTraining):
             model = PaCoForContrastiveTraining.from_classifier(
@@ -224,16 +230,6 @@ class PaCoTrainer(Trainer):
             return super()._get_dataloader(*args, **kwargs)
         finally:
             self.args.dataloader_drop_last = drop_last
-
-    def get_train_dataloader(self) -> Any:
-        loader = super().get_train_dataloader()
-        if len(loader) == 0:
-            batch = self.args.per_device_train_batch_size * self.args.world_size
-            raise ValueError(
-                f"the training split has {len(self.train_dataset)} images, fewer than one batch of {batch}: lower "
-                "--per_device_train_batch_size, or set --dataloader_drop_last false"
-            )
-        return loader
 
     # ---- checkpoints
 

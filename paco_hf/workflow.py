@@ -14,6 +14,7 @@ from timm.data import resolve_data_config
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, BitImageProcessor, set_seed
 
+from .backbones import create_backbone
 from .callbacks import LOG_NAME
 from .data.benchmarks import ImageData, Images, LabelledImages, load_data
 from .data.long_tail import class_counts, stratified_split
@@ -24,6 +25,7 @@ from .run_args import RunArguments, resolved
 from .trainer import STAGING, PaCoTrainer, list_checkpoints
 from .training_args import PaCoTrainingArguments
 
+SMALL_IMAGE = 64  # pixels; up to here CIFAR's backbone and views are the default, and images are not cropped
 METRICS_NAME, RECIPE_NAME = "metrics.json", "recipe.yaml"
 _RUN_FILES = (
     METRICS_NAME,
@@ -70,10 +72,11 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
         )
     train_rows, validation_rows = stratified_split(data.train.labels, run.validation_fraction, args.seed)
     trained = data.train.select(train_rows, data.train.name)
+    _fill_defaults(run, data)
+    view_names = [str(run.query_view), str(run.key_view)][: args.num_views]
+    views = [build_view(name, int(run.image_size or 0)) for name in view_names]
     set_seed(args.seed)
     model = _build_model(run, data, class_counts(trained.labels, len(data.class_names)))
-    size = model.config.image_size
-    views = [build_view(name, size) for name in (run.query_view, run.key_view)[: args.num_views]]
     processor = _build_processor(model, data)
     _say(main, _describe_data(data, len(train_rows), len(validation_rows)))
     if run.dry_run:
@@ -230,22 +233,30 @@ def _open_folder(folder: Path, run: RunArguments, main: bool) -> dict[str, Any] 
     return None
 
 
-def _build_model(run: RunArguments, data: ImageData, counts: list[int]) -> PaCoForImageClassification:
-    fields: dict[str, Any] = {
-        "id2label": dict(enumerate(data.class_names)),
-        "label2id": {name: i for i, name in enumerate(data.class_names)},
-        "class_counts": counts,
-        "selection_counts": data.class_counts,
-    }
+def _fill_defaults(run: RunArguments, data: ImageData) -> None:
+    """Backbone and views that fit the size of the images, where the user named none."""
     size = run.image_size or data.image_size
-    if size is not None:
-        fields["image_size"] = size
-    model = PaCoForImageClassification.from_timm(
-        run.backbone, pretrained=run.pretrained, backbone_kwargs=run.backbone_options, **fields
-    )
+    small = size is not None and size <= SMALL_IMAGE
+    run.backbone = run.backbone or ("cifar_resnet32" if small else "resnet50")
     if size is None:
-        model.config.image_size = resolve_data_config({}, model=model.paco.backbone)["input_size"][-1]
-    return model
+        size = resolve_data_config({}, model=create_backbone(run.backbone, **run.backbone_options))["input_size"][-1]
+        small = size <= SMALL_IMAGE
+    run.image_size = size
+    run.query_view = run.query_view or ("cifar_reg" if small else "regular")
+    run.key_view = run.key_view or ("cifar_sim" if small else "sim")
+
+
+def _build_model(run: RunArguments, data: ImageData, counts: list[int]) -> PaCoForImageClassification:
+    return PaCoForImageClassification.from_timm(
+        str(run.backbone),
+        pretrained=run.pretrained,
+        backbone_kwargs=run.backbone_options,
+        image_size=run.image_size,
+        id2label=dict(enumerate(data.class_names)),
+        label2id={name: i for i, name in enumerate(data.class_names)},
+        class_counts=counts,
+        selection_counts=data.class_counts,
+    )
 
 
 def _build_processor(model: PaCoForImageClassification, data: ImageData) -> BitImageProcessor:
@@ -254,7 +265,7 @@ def _build_processor(model: PaCoForImageClassification, data: ImageData) -> BitI
     statistics = resolve_data_config({}, model=model.paco.backbone)
     return BitImageProcessor(
         # Small images are used whole; larger ones are cut from 8/7 of the size (256 for 224).
-        size={"shortest_edge": size if size <= 64 else round(size * 8 / 7)},
+        size={"shortest_edge": size if size <= SMALL_IMAGE else round(size * 8 / 7)},
         crop_size={"height": size, "width": size},
         resample=Image.Resampling.BILINEAR,
         image_mean=list(data.mean or statistics["mean"]),

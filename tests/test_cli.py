@@ -1,5 +1,6 @@
 """The commands as a user types them: what they leave, what they print, and one clear line for what is wrong."""
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -9,13 +10,23 @@ import pytest
 import yaml
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
+from PIL import Image
 from test_data import encoded
 from transformers import pipeline
 
 from paco_hf.cli import main
 from paco_hf.data.benchmarks import Images, load_data
 
-SHORT = ["--backbone", "cifar_resnet20", "--max_steps", "4", "--per_device_train_batch_size", "32", "--queue_size", "64"]
+SHORT = [
+    "--backbone",
+    "cifar_resnet20",
+    "--max_steps",
+    "4",
+    "--per_device_train_batch_size",
+    "32",
+    "--queue_size",
+    "64",
+]
 
 
 @pytest.fixture(scope="module")
@@ -45,13 +56,28 @@ def complaint(capsys: pytest.CaptureFixture, *argv: str) -> str:
 
 def test_run_folder(run: Path) -> None:
     names = {path.name for path in run.iterdir()}
-    assert {"config.json", "model.safetensors", "preprocessor_config.json", "metrics.json", "recipe.yaml", "log.jsonl"} <= names
+    assert {
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+        "metrics.json",
+        "recipe.yaml",
+        "log.jsonl",
+    } <= names
     assert "checkpoint-4" in names
     assert not (run / "paco_training_state.safetensors").exists()
     metrics = json.loads((run / "metrics.json").read_text())
     for split, size in (("test", 20), ("validation", 20)):
         scores = metrics[split]
-        assert {"accuracy", "balanced_accuracy", "many", "medium", "few", "worst_class", "harmonic_mean"} <= scores.keys()
+        assert {
+            "accuracy",
+            "balanced_accuracy",
+            "many",
+            "medium",
+            "few",
+            "worst_class",
+            "harmonic_mean",
+        } <= scores.keys()
         assert len(scores["per_class"]) == size
     config = json.loads((run / "config.json").read_text())
     assert sum(config["selection_counts"]) == 1313
@@ -78,7 +104,11 @@ def test_flags_win_over_the_recipe() -> None:
     assert (args.projection_dim, args.key_momentum, args.queue_size) == (32, 0.999, 77)
     assert (args.learning_rate, args.momentum, args.weight_decay, args.nesterov) == (0.05, 0.9, 5e-4, False)
     assert (args.epoch_schedule, args.warmup_epochs, args.num_train_epochs) == ("cifar_step", 10, 400)
-    assert (args.per_device_train_batch_size, args.decay_all_parameters, args.dataloader_drop_last) == (128, True, True)
+    assert (args.per_device_train_batch_size, args.decay_all_parameters, args.dataloader_drop_last) == (
+        128,
+        True,
+        True,
+    )
     assert args.max_grad_norm == 0
     default, _ = parse_run(["--loss", "ce"])
     assert default.dataset == "builtin"
@@ -104,7 +134,10 @@ def test_evaluate_agrees_with_the_run_and_with_pipeline(run: Path, capsys) -> No
 
 def test_predict(run: Path, photos: Path, capsys) -> None:
     capsys.readouterr()
-    assert main(["predict", str(run), str(photos), str(photos / "0000.png"), "--json", "--top", "3", "--batch_size", "2"]) == 0
+    assert (
+        main(["predict", str(run), str(photos), str(photos / "0000.png"), "--json", "--top", "3", "--batch_size", "2"])
+        == 0
+    )
     results = json.loads(capsys.readouterr().out)
     assert [Path(r["file"]).name for r in results] == ["0000.png", "0700.png", "1500.png", "0000.png"]
     classify = pipeline("image-classification", model=str(run))
@@ -126,7 +159,9 @@ def test_folder_with_a_run_in_it(run: Path, capsys, tmp_path) -> None:
     assert "is finished" in capsys.readouterr().out
     assert (run / "model.safetensors").read_bytes() == before
     (tmp_path / "notes.txt").write_text("mine")
-    assert main(["train", *SHORT, "--max_steps", "1", "--output_dir", str(tmp_path), "--overwrite", "--loss", "ce"]) == 0
+    assert (
+        main(["train", *SHORT, "--max_steps", "1", "--output_dir", str(tmp_path), "--overwrite", "--loss", "ce"]) == 0
+    )
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert "contradict" in complaint(capsys, "train", "--resume", "--overwrite")
 
@@ -164,7 +199,16 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, capsys) -> None:
         (tmp_path / name).mkdir()
         rows = {"image": images or [encoded(i) for i in range(3)], "label": labels}
         Dataset.from_dict(rows, features=features).to_parquet(tmp_path / name / "train.parquet")
-    out = ["--output_dir", str(tmp_path / "out"), "--max_steps", "1", "--per_device_train_batch_size", "1", "--image_size", "32"]
+    out = [
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--max_steps",
+        "1",
+        "--per_device_train_batch_size",
+        "1",
+        "--image_size",
+        "32",
+    ]
     good = ["--dataset", str(tmp_path / "good"), *out]
     for argv, message in (
         ((*out, "--backbone", "resnet5O"), "unknown backbone 'resnet5O': did you mean"),
@@ -180,9 +224,8 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, capsys) -> None:
         ((*out, "--temperature", "-1"), "temperature must be positive"),
     ):
         assert message in complaint(capsys, "train", *argv)
+    assert "fewer than one batch" in complaint(capsys, "train", *out, "--per_device_train_batch_size", "9999")
     assert not (tmp_path / "out").exists()
-    # A batch that does not fit is found before training too, but after the folder was made.
-    assert "fewer than one batch" in complaint(capsys, "train", *SHORT, "--output_dir", str(tmp_path / "o"), "--per_device_train_batch_size", "9999")
 
 
 def test_bad_input_of_the_other_verbs(run: Path, tmp_path, capsys) -> None:
@@ -201,23 +244,54 @@ def test_bad_input_of_the_other_verbs(run: Path, tmp_path, capsys) -> None:
 
 
 def test_loss_that_explodes_ends_with_one_line(tmp_path, capsys) -> None:
-    line = complaint(capsys, "train", *SHORT, "--loss", "ce", "--learning_rate", "1e30", "--epoch_schedule", "none", "--output_dir", str(tmp_path))
+    line = complaint(
+        capsys,
+        "train",
+        *SHORT,
+        "--loss",
+        "ce",
+        "--learning_rate",
+        "1e30",
+        "--epoch_schedule",
+        "none",
+        "--output_dir",
+        str(tmp_path),
+    )
     assert "at step" in line
     assert "learning_rate" in line
 
 
-def test_help_is_readable() -> None:
+def test_help_is_readable(capsys) -> None:
     for arguments, expected, length in (
         (["--help"], "verbs:", 30),
         (["train", "--help"], "--loss {paco,gpaco", 220),
         (["predict", "--help"], "--json", 30),
         (["evaluate", "--help"], "--dataset_path", 30),
     ):
-        done = subprocess.run([sys.executable, "-m", "paco_hf", *arguments], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert expected in done.stdout
-        assert len(done.stdout.splitlines()) < length
-    assert "--deepspeed" not in done.stdout
+        with contextlib.suppress(SystemExit):  # argparse's
+            main(arguments)
+        out = capsys.readouterr().out
+        assert expected in out
+        assert len(out.splitlines()) < length
+        assert "--deepspeed" not in out
+    assert (
+        "paco-hf VERB"
+        in subprocess.run([sys.executable, "-m", "paco_hf", "--help"], capture_output=True, text=True).stdout
+    )
+
+
+def test_defaults_follow_the_size_of_the_images(tmp_path, capsys) -> None:
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "photos" / split / name).mkdir(parents=True)
+            for i in range(2):
+                Image.new("RGB", (300, 280), (i, 0, 0)).save(tmp_path / "photos" / split / name / f"{i}.png")
+    assert main(["train", "--dataset", str(tmp_path / "photos"), "--dry_run", "--backbone", "resnet18"]) == 0
+    photos = capsys.readouterr().out
+    assert "query_view: regular" in photos
+    assert "image_size: 224" in photos
+    assert main(["train", "--dataset", "builtin", "--recipe", "paco-resnet32-cifar100-lt-100", "--dry_run"]) == 0
+    assert "query_view: cifar_reg" in capsys.readouterr().out
 
 
 def test_recipes(capsys) -> None:

@@ -164,7 +164,9 @@ def test_bad_data_is_named(tmp_path) -> None:
         load_data(str(write_parquet(tmp_path / "gap", [0, 2, 2], features)))
     with pytest.raises(ValueError, match="label -3 of row 1 is out of range"):
         load_data(str(write_parquet(tmp_path / "negative", [0, -3, 1], features)))
-    broken = write_parquet(tmp_path / "broken", [0, 1, 1], features, [encoded(), {"bytes": b"no image", "path": "b.png"}, encoded()])
+    broken = write_parquet(
+        tmp_path / "broken", [0, 1, 1], features, [encoded(), {"bytes": b"no image", "path": "b.png"}, encoded()]
+    )
     with pytest.raises(ValueError, match=r"image 1 of .* \(b\.png\) cannot be decoded"):
         Images(load_data(str(broken)).train)
     with pytest.raises(OSError, match=r"'nobody/nothing' is no local folder, and cannot be loaded from the Hub"):
@@ -239,7 +241,9 @@ def test_cutout_is_a_clipped_black_square_with_a_uniform_centre() -> None:
 
 
 def test_cifar_views_have_the_references_operations() -> None:
-    names = {name: [type(op).__name__ for op in build_view(name, 32).transforms] for name in ("cifar_reg", "cifar_sim")}
+    names = {
+        name: [type(op).__name__ for op in build_view(name, 32).transforms] for name in ("cifar_reg", "cifar_sim")
+    }
     assert names["cifar_reg"] == ["RandomCrop", "RandomHorizontalFlip", "AutoAugment", "PILToTensor", "Cutout"]
     assert names["cifar_sim"] == [
         "RandomResizedCrop",
@@ -252,7 +256,7 @@ def test_cifar_views_have_the_references_operations() -> None:
     crop, _, jitter, gray, blur, _ = build_view("cifar_sim", 32).transforms
     assert (tuple(crop.scale), jitter.p, gray.p, blur.p) == ((0.2, 1.0), 0.8, 0.2, 0.5)
     assert build_view("cifar_reg", 32).transforms[0].padding == [4, 4, 4, 4]
-    with pytest.raises(ValueError, match="unknown view 'cifar'.*cifar_reg"):
+    with pytest.raises(ValueError, match=r"unknown view 'cifar'.*cifar_reg"):
         build_view("cifar", 32)
 
 
@@ -260,7 +264,9 @@ def test_collator_normalises_views_and_processes_images(images) -> None:
     mean, std = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
     processor = BitImageProcessor(size={"shortest_edge": 32}, crop_size=32, image_mean=mean, image_std=std)
     collator = ImageCollator(processor)
-    plain = ViewsDataset(images, list(range(6)), [lambda image: torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)])
+    plain = ViewsDataset(
+        images, list(range(6)), [lambda image: torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)]
+    )
     views = collator([plain[i] for i in range(6)])
     whole = collator([{"image": image, "labels": i} for i, image in enumerate(images)])
     assert views["labels"].tolist() == whole["labels"].tolist() == list(range(6))

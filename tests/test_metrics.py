@@ -1,9 +1,12 @@
 """The metrics against the reference's shot accuracy and worked examples."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from conftest import golden
 
+import paco_hf
 from paco_hf.metrics import long_tailed_accuracy
 
 
@@ -55,3 +58,13 @@ def test_errors() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             long_tailed_accuracy(*(np.asarray(a, dtype=int) for a in arguments))
+
+
+def test_the_same_through_evaluate() -> None:
+    import evaluate
+
+    folder = Path(paco_hf.__file__).parent / "evaluate_modules" / "long_tailed_accuracy"
+    metric = evaluate.load(str(folder))
+    predictions, references, counts = [0, 1, 1, 0], [0, 0, 1, 3], [101, 100, 50, 19]
+    result = metric.compute(predictions=predictions, references=references, class_counts=counts)
+    assert result == long_tailed_accuracy(predictions, references, counts)

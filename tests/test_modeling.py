@@ -27,7 +27,9 @@ BACKBONES = [
 
 def tiny(num_labels: int = 5, **fields) -> PaCoForImageClassification:
     torch.manual_seed(0)
-    return PaCoForImageClassification(PaCoConfig(backbone="cifar_resnet20", num_labels=num_labels, image_size=32, **fields))
+    return PaCoForImageClassification(
+        PaCoConfig(backbone="cifar_resnet20", num_labels=num_labels, image_size=32, **fields)
+    )
 
 
 @pytest.mark.parametrize(("name", "kwargs", "size"), BACKBONES)
@@ -51,7 +53,9 @@ def test_any_timm_backbone_keeps_its_initialisation_and_survives_a_round_trip(na
         assert torch.equal(AutoModel.from_pretrained(tmp_path)(images).pooler_output, features)
 
 
-@pytest.mark.parametrize(("name", "depth"), [("cifar_resnet20", 20), ("cifar_resnet32", 32), ("cifar_resnet44", 44), ("cifar_resnet56", 56)])
+@pytest.mark.parametrize(
+    ("name", "depth"), [("cifar_resnet20", 20), ("cifar_resnet32", 32), ("cifar_resnet44", 44), ("cifar_resnet56", 56)]
+)
 def test_cifar_resnets(name: str, depth: int) -> None:
     model = timm.create_model(name, num_classes=10)
     convolutions = [m for m in model.modules() if isinstance(m, torch.nn.Conv2d)]
@@ -107,7 +111,7 @@ def test_file_that_lacks_backbone_weights_is_refused(tmp_path) -> None:
 
 
 def test_config_is_validated() -> None:
-    with pytest.raises(ValueError, match="did you mean.*resnet50"):
+    with pytest.raises(ValueError, match=r"did you mean.*resnet50"):
         PaCoForImageClassification(PaCoConfig(backbone="resnet5O"))
     with pytest.raises(ValueError, match="does not take these arguments"):
         PaCoForImageClassification(PaCoConfig(backbone="cifar_resnet20", backbone_kwargs={"wings": 2}))
@@ -151,7 +155,9 @@ def test_loss_of_the_classifier_is_cross_entropy() -> None:
 
 @pytest.mark.parametrize(("variant", "rows"), [("paco", 4), ("gpaco", 8), ("multitask", 8)])
 def test_two_views(variant: str, rows: int) -> None:
-    model = PaCoForContrastiveTraining.from_classifier(tiny(), variant=variant, projection_dim=16, queue_size=10).train()
+    model = PaCoForContrastiveTraining.from_classifier(
+        tiny(), variant=variant, projection_dim=16, queue_size=10
+    ).train()
     query, key, labels = torch.randn(4, 3, 32, 32), torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
     before = {name: tensor.clone() for name, tensor in model.queue.state_dict().items()}
     out = model(pixel_values=query, key_pixel_values=key, labels=labels)
@@ -163,7 +169,9 @@ def test_two_views(variant: str, rows: int) -> None:
     assert torch.equal(model.queue.features[:4], out.features[4:8].detach())
     assert torch.equal(model.queue.labels[:4], labels)
     assert model.queue.pointer.item() == 4
-    gradient = torch.autograd.grad(out.features[4:8].sum(), model.classifier.weight, allow_unused=True, retain_graph=True)
+    gradient = torch.autograd.grad(
+        out.features[4:8].sum(), model.classifier.weight, allow_unused=True, retain_graph=True
+    )
     assert gradient == (None,)
     assert (model.key_encoder is None) == (variant != "paco")
 
@@ -176,7 +184,9 @@ def test_two_views(variant: str, rows: int) -> None:
 
 
 def test_single_view_variant() -> None:
-    model = PaCoForContrastiveTraining.from_classifier(tiny(), variant="gpaco_single", projection_dim=16, queue_size=10)
+    model = PaCoForContrastiveTraining.from_classifier(
+        tiny(), variant="gpaco_single", projection_dim=16, queue_size=10
+    )
     images, labels = torch.randn(4, 3, 32, 32), torch.tensor([0, 1, 2, 3])
     out = model.train()(pixel_values=images, labels=labels)
     assert out.logits.shape == (4, 5)
@@ -189,7 +199,10 @@ def test_single_view_variant() -> None:
 
 def test_projectors() -> None:
     kinds = {
-        variant: [type(layer).__name__ for layer in PaCoForContrastiveTraining.from_classifier(tiny(), variant=variant).projector]
+        variant: [
+            type(layer).__name__
+            for layer in PaCoForContrastiveTraining.from_classifier(tiny(), variant=variant).projector
+        ]
         for variant in ("paco", "gpaco")
     }
     assert kinds["paco"] == ["Linear", "BatchNorm1d", "ReLU", "Linear"]
@@ -228,11 +241,15 @@ def test_weights_are_shared_with_the_classifier() -> None:
     head = classifier.classifier.weight.clone()
     assert torch.equal(model.to_classifier().classifier.weight, head)
     inference = set(classifier.state_dict())
-    assert inference == {key for key in model.state_dict() if not key.startswith(("projector.", "key_encoder.", "queue."))}
+    assert inference == {
+        key for key in model.state_dict() if not key.startswith(("projector.", "key_encoder.", "queue."))
+    }
 
 
 def test_training_checkpoint_is_a_classifier_and_comes_back_whole(tmp_path) -> None:
-    model = PaCoForContrastiveTraining.from_classifier(tiny(), queue_size=6, projection_dim=8, key_momentum=0.5).train()
+    model = PaCoForContrastiveTraining.from_classifier(
+        tiny(), queue_size=6, projection_dim=8, key_momentum=0.5
+    ).train()
     model(pixel_values=torch.randn(4, 3, 32, 32), key_pixel_values=torch.randn(4, 3, 32, 32), labels=torch.arange(4))
     model.save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["PaCoForImageClassification"]
@@ -258,7 +275,10 @@ def test_training_checkpoint_is_a_classifier_and_comes_back_whole(tmp_path) -> N
 def test_double_model_has_a_double_queue_and_autocast_a_float32_one() -> None:
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     model = PaCoForContrastiveTraining.from_classifier(tiny(), queue_size=6).double().train()
-    assert model(pixel_values=images.double(), key_pixel_values=images.double(), labels=labels).features.dtype == torch.float64
+    assert (
+        model(pixel_values=images.double(), key_pixel_values=images.double(), labels=labels).features.dtype
+        == torch.float64
+    )
     model = PaCoForContrastiveTraining.from_classifier(tiny(), queue_size=6).train()
     with torch.autocast("cpu", torch.bfloat16):
         out = model(pixel_values=images, key_pixel_values=images, labels=labels)
@@ -276,7 +296,9 @@ def test_training_settings_are_validated() -> None:
         with pytest.raises(ValueError, match=message):
             PaCoForContrastiveTraining.from_classifier(tiny(), **settings)
     with pytest.raises(ValueError, match="need labels"):
-        PaCoForContrastiveTraining.from_classifier(tiny())(torch.randn(2, 3, 32, 32), key_pixel_values=torch.randn(2, 3, 32, 32))
+        PaCoForContrastiveTraining.from_classifier(tiny())(
+            torch.randn(2, 3, 32, 32), key_pixel_values=torch.randn(2, 3, 32, 32)
+        )
 
 
 # ---- queue
@@ -292,7 +314,9 @@ def test_queue_starts_as_the_references() -> None:
     assert not torch.equal(queue.features, other.features)
 
 
-@pytest.mark.parametrize(("size", "batches"), [(10, [4, 4, 4, 4]), (7, [3, 3, 1, 6]), (4, [9, 2, 4, 5]), (0, [3, 3]), (1, [2, 1])])
+@pytest.mark.parametrize(
+    ("size", "batches"), [(10, [4, 4, 4, 4]), (7, [3, 3, 1, 6]), (4, [9, 2, 4, 5]), (0, [3, 3]), (1, [2, 1])]
+)
 def test_queue_takes_any_batch(size: int, batches: list[int]) -> None:
     queue = FeatureQueue(size, 2, num_classes=5)
     written = 0
@@ -339,8 +363,8 @@ loaded, before = set(sys.modules), time.perf_counter()
 import paco_hf
 took = time.perf_counter() - before
 new = set(sys.modules) - loaded
-heavy = ("transformers.trainer", "datasets", "evaluate", "matplotlib", "torchvision.transforms.v2", "paco_hf.trainer", "paco_hf.data")
-assert not new.intersection(heavy), new.intersection(heavy)
+heavy = ("transformers.trainer", "datasets", "evaluate", "matplotlib", "torchvision.transforms.v2", "paco_hf.trainer",
+"paco_hf.data") assert not new.intersection(heavy), new.intersection(heavy)
 print(took)
 paco_hf.PaCoTrainer, paco_hf.metrics.long_tailed_accuracy, paco_hf.data.long_tailed_counts, paco_hf.conversion
 """

@@ -1,0 +1,31 @@
+# Each target makes the virtual environment first, if there is none or pyproject.toml has changed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+READY = $(VENV)/.installed
+
+.PHONY: demo test test-slow quality style
+
+demo: $(READY)  ## train PaCo and two baselines on the built-in images, compare them, classify a few images
+	$(BIN)/python training/demo.py
+
+test: $(READY)  ## the quick tests
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+
+test-slow: $(READY)  ## the tests that take minutes
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+
+quality: $(READY)  ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+style: $(READY)  ## mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(READY): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[dev]"
+	touch $(READY)
