@@ -34,8 +34,7 @@ class _BasicBlock(nn.Module):
 
 
 class CifarResNet(nn.Module):
-    """CIFAR ResNet of depth `6 * blocks + 2`: `(B, in_chans, H, W)` to `(B, 64)` features or `(B, num_classes)`
-    logits."""
+    """CIFAR ResNet of depth `6 * blocks + 2`: `(B, in_chans, H, W)` to `(B, 64)` features or class logits."""
 
     def __init__(self, blocks: int, num_classes: int = 1000, in_chans: int = 3, global_pool: str = "avg") -> None:
         super().__init__()

@@ -1,5 +1,4 @@
-"""The `paco-hf` command. Each verb parses its flags and calls one function; heavy modules load when a verb needs
-them."""
+"""The `paco-hf` command. Each verb parses its flags and calls one function; heavy modules load late."""
 
 import argparse
 import json
@@ -120,8 +119,7 @@ _VERBS: dict[str, Callable[[list[str]], None]] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a verb. Bad input ends with one line on standard error and status 2; `PACO_HF_DEBUG=1` shows the
-    traceback."""
+    """Run a verb. Bad input: one line on standard error, status 2; `PACO_HF_DEBUG=1` shows the traceback."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(_ABOUT, end="")

@@ -1,5 +1,4 @@
-"""Checkpoints of the reference implementation -> paco_hf models. Every key is loaded, or listed as dropped; else an
-error."""
+"""Checkpoints of the reference implementation -> paco_hf models. No key is passed over in silence."""
 
 import argparse
 import math

@@ -12,8 +12,7 @@ def world_size() -> int:
 
 
 def gather_rows(tensor: Tensor) -> list[Tensor]:
-    """The rows of every rank, in the order of the ranks: one tensor `(B_r, ...)` a rank. Row counts may differ. No
-    gradient."""
+    """The rows of every rank, in their order: a tensor `(B_r, ...)` a rank, of any length. No gradient."""
     if world_size() == 1:
         return [tensor.detach()]
     tensor = tensor.detach().contiguous()

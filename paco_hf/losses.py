@@ -195,8 +195,7 @@ class ContrastiveLoss(nn.Module):
 
 
 class ClassificationLoss(nn.Module):
-    """Cross-entropy, or balanced softmax where `class_counts` is given. `forward(class_logits, labels)` returns a
-    scalar."""
+    """Cross-entropy, or balanced softmax where `class_counts` is given. `forward(class_logits, labels)`: a scalar."""
 
     def __init__(self, class_counts: Any = None, label_smoothing: float = 0.0) -> None:
         super().__init__()
@@ -261,8 +260,7 @@ def _log_sum_exp(
 def _positives(
     features: Tensor, labels: Tensor, anchors: int, num_classes: int, temperature: float
 ) -> tuple[Tensor, Tensor]:
-    """Sum of similarities to, and number of, the other rows of each anchor's class, through per-class sums of
-    features.
+    """Sum of similarities to, and number of, the other rows of each anchor's class, from per-class sums.
 
     `sum_{j positive} <f_i, f_j> = <f_i, S_y - f_i>` needs `(C, D)` memory instead of an `(n, N)` mask.
     """

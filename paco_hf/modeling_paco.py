@@ -59,8 +59,7 @@ class PaCoPreTrainedModel(PreTrainedModel):
 
 
 class PaCoModel(PaCoPreTrainedModel):
-    """A timm backbone. `forward` gives `pooler_output` `(B, F)`, the features that the classifier and projector
-    see."""
+    """A timm backbone. `forward` gives `pooler_output` `(B, F)`, what classifier and projector see."""
 
     _keys_to_ignore_on_load_unexpected: ClassVar = [r"^classifier\."]
 
@@ -87,12 +86,10 @@ class PaCoModel(PaCoPreTrainedModel):
 
 
 class PaCoForImageClassification(PaCoPreTrainedModel):
-    """Backbone and linear classifier. The rows of `classifier.weight` are PaCo's class centres; there is no other
-    set."""
+    """Backbone and linear classifier. The rows of `classifier.weight` are PaCo's class centres."""
 
     def __init__(self, config: PaCoConfig, paco: PaCoModel | None = None, classifier: nn.Linear | None = None) -> None:
-        """`paco` and `classifier` (*optional*): modules of another model, to share its weights instead of making new
-        ones."""
+        """`paco` and `classifier` (*optional*): modules of another model, whose weights are shared."""
         super().__init__(config)
         # transformers derives this from the class name, which fits no subclass.
         self.loss_type = "ForImageClassification"

@@ -258,8 +258,7 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
 
     @torch.no_grad()
     def update_key_encoder(self) -> None:
-        """Move the key encoder's parameters towards the model's: `k <- m k + (1 - m) q`. Once after each optimizer
-        step.
+        """Move the key encoder's parameters: `k <- m k + (1 - m) q`. Call it once after each optimizer step.
 
         At every forward pass it then holds what the reference's holds, which moves it just before the key forward
         pass. BatchNorm statistics are the key encoder's own and are not averaged. Does nothing where there is no key
@@ -272,8 +271,7 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         torch._foreach_lerp_(keys, queries, 1 - self.key_momentum)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Save a training checkpoint: the classifier, and beside it projector, key encoder and queue in their own
-        file."""
+        """Save a training checkpoint: the classifier; projector, key encoder and queue in their own file."""
         self.to_classifier().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
             self.save_training_state(save_directory)

@@ -1,5 +1,4 @@
-"""What a run is besides its training arguments, and how flags, a recipe (YAML) and defaults become one
-configuration."""
+"""What a run is besides its training arguments, and how flags, recipe and defaults become one whole."""
 
 import argparse
 import dataclasses
@@ -224,8 +223,7 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
 
 
 def resolved(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any]:
-    """The settings that make the run what it is, as a recipe: the method's, and what differs from transformers'
-    defaults."""
+    """The settings that make the run what it is, as a recipe: the method's, and transformers' where changed."""
     settings = {f.name: getattr(run, f.name) for f in dataclasses.fields(RunArguments)}
     inherited = {f.name: f for f in dataclasses.fields(TrainingArguments)}
     for f in dataclasses.fields(PaCoTrainingArguments):

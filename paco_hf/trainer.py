@@ -5,6 +5,7 @@ import pickle
 import re
 import shutil
 from collections import defaultdict
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,7 @@ _VIEWS = ("pixel_values", "key_pixel_values")
 
 
 class PaCoTrainer(Trainer):
-    """Trains a `PaCoForImageClassification`; for a contrastive loss it adds projector, key encoder and queue around
-    it.
+    """Trains a `PaCoForImageClassification`; a contrastive loss adds projector, key encoder and queue.
 
     The data set's items hold `pixel_values` and `labels`, for two views also `key_pixel_values`
     (see [`paco_hf.data.views.ViewsDataset`]). The loss is computed from the model's outputs in float32.
@@ -71,8 +71,13 @@ class PaCoTrainer(Trainer):
             raise ValueError(
                 f"class {counts.index(0)} has no training image, so it has no prior: remove the class, or add images"
             )
+        if args.n_gpu > 1:
+            raise ValueError(
+                f"one process sees {args.n_gpu} GPUs, but the queue needs a process a GPU: launch with "
+                f"`torchrun --nproc_per_node {args.n_gpu}`, or set CUDA_VISIBLE_DEVICES=0"
+            )
         images, batch = kwargs.get("train_dataset"), args.per_device_train_batch_size * args.world_size
-        if images is not None and args.dataloader_drop_last and len(images) < batch:
+        if isinstance(images, Sized) and args.dataloader_drop_last and len(images) < batch:
             raise ValueError(
                 f"the training split has {len(images)} images, fewer than one batch of {batch}: lower "
                 "--per_device_train_batch_size, or set --dataloader_drop_last false"
@@ -237,8 +242,7 @@ class PaCoTrainer(Trainer):
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As the base class, but written elsewhere and renamed when complete, and without losing the selected
-        weights."""
+        """As the base class, but written elsewhere and renamed when complete; the selected weights are kept."""
         root = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
         self._staging = root / STAGING

@@ -1,5 +1,4 @@
-"""`PaCoTrainingArguments`: `transformers.TrainingArguments` with the method's settings and the reference's
-defaults."""
+"""`PaCoTrainingArguments`: `transformers.TrainingArguments` with the method's settings and defaults."""
 
 import sys
 from dataclasses import dataclass, field

@@ -124,6 +124,8 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
     }
     if main:
         _write_text(folder / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
+        for weights in folder.glob("selected-*.safetensors"):
+            weights.unlink()
     _say(main, summary(metrics, str(folder)))
     return metrics
 

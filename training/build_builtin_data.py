@@ -1,5 +1,4 @@
-"""Carve the package's built-in data set from CIFAR-100: every fifth class, 250 ... 5 training images, 100 test images
-each.
+"""Carve the package's built-in data set from CIFAR-100: every fifth class, 250 ... 5 training images each.
 
     python training/build_builtin_data.py FOLDER_OF_CIFAR100_PARQUET
 

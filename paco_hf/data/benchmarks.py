@@ -50,8 +50,7 @@ class LabelledImages:
 
 @dataclass
 class ImageData:
-    """A data set ready for training. `class_counts` are of the full training selection: the shot groups follow
-    them."""
+    """A data set ready for training. `class_counts` are of the full training selection."""
 
     train: LabelledImages
     test: LabelledImages | None

@@ -105,8 +105,7 @@ def build_view(name: str, size: int) -> v2.Compose:
 
 
 class EpochIndex(int):
-    """An index that knows its epoch. Any data set takes it as an `int`; [`ViewsDataset`] draws its randomness from
-    both."""
+    """An index that knows its epoch. Any data set takes it as an `int`; [`ViewsDataset`] seeds by both."""
 
     epoch: int
 
@@ -120,8 +119,7 @@ class EpochIndex(int):
 
 
 class EpochSampler(Sampler[EpochIndex]):
-    """Every index once, in an order that is a function of `(seed, epoch)` alone, so that a resumed run goes on in
-    it."""
+    """Every index once, in an order that is a function of `(seed, epoch)` alone, so a resumed run goes on in it."""
 
     def __init__(self, length: int, seed: int) -> None:
         self.length, self.seed, self.epoch = length, seed, 0
