@@ -94,16 +94,17 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
         data_collator=ImageCollator(processor),
         processing_class=processor,
     )
-    if main:
-        _write_text(folder / RECIPE_NAME, yaml.safe_dump(resolved(run, args), sort_keys=False))
+    settings = resolved(run, args)
     checkpoints = list_checkpoints(folder) if run.resume else []
-    if run.resume:
-        _say(
-            main,
-            f"resuming from {checkpoints[-1]}"
-            if checkpoints
-            else "no complete checkpoint to resume from: starting anew",
-        )
+    if checkpoints:
+        changed = _changed_settings(folder, settings)
+        _say(main, f"resuming from {checkpoints[-1]}" + (f", with changed settings: {changed}" if changed else ""))
+    elif run.resume:
+        _say(main, "no complete checkpoint to resume from: starting anew")
+    if main:
+        if not checkpoints:
+            _clear_run(folder)
+        _write_text(folder / RECIPE_NAME, yaml.safe_dump(settings, sort_keys=False))
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
 
     last_step, selected_step = trainer.state.global_step, trainer.load_selected()
@@ -226,13 +227,24 @@ def _open_folder(folder: Path, run: RunArguments, main: bool) -> dict[str, Any] 
         raise ValueError(
             f"--output_dir {folder} is not empty: --resume goes on with the run in it, --overwrite replaces it"
         )
-    if main:
-        for checkpoint in (*list_checkpoints(folder), folder / STAGING):
-            shutil.rmtree(checkpoint, ignore_errors=True)
-        for pattern in _RUN_FILES:
-            for file in folder.glob(pattern):
-                file.unlink()
     return None
+
+
+def _clear_run(folder: Path) -> None:
+    """Remove what an earlier run left, and nothing else."""
+    for checkpoint in (*list_checkpoints(folder), folder / STAGING):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    for pattern in _RUN_FILES:
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
+def _changed_settings(folder: Path, settings: dict[str, Any]) -> str:
+    """What differs from the settings that the run in `folder` was started with, as text."""
+    path = folder / RECIPE_NAME
+    before = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else settings
+    names = sorted(name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name))
+    return ", ".join(f"{name} {before.get(name)} -> {settings.get(name)}" for name in names)
 
 
 def _fill_defaults(run: RunArguments, data: ImageData) -> None:
