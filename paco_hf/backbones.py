@@ -145,15 +145,29 @@ def create_backbone(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
     Raises:
         ValueError: unknown name (near matches are listed), or keyword arguments that the model does not take.
     """
+    if not isinstance(name, str):
+        raise ValueError(f"backbone must be the name of a timm model, got {name!r}")
     if not name.startswith("hf") and not timm.is_model(name):
         known = timm.list_models()
         near = difflib.get_close_matches(name.split(".")[0], known, n=4, cutoff=0.6)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists the names"
         raise ValueError(f"unknown backbone {name!r}: {hint}")
+    if pretrained:
+        return timm.create_model(name, pretrained=True, num_classes=0, **kwargs)
     try:
-        return timm.create_model(name, pretrained=pretrained, num_classes=0, **kwargs)
-    except TypeError as error:
-        raise ValueError(f"backbone {name!r} does not take these arguments: {kwargs} ({error})") from error
+        model = timm.create_model(name, num_classes=0, **kwargs)
+    except Exception as error:  # timm's models raise whatever their constructors run into
+        raise ValueError(
+            f"backbone {name!r} cannot be built with the arguments {kwargs} ({type(error).__name__}: {error})"
+        ) from error
+    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
+        raise ValueError(f"backbone {name!r} with the arguments {kwargs} gives no pooled features")
+    return model
+
+
+def timm_defaults(name: str) -> Any:
+    """timm's default configuration of a model (`input_size`, `fixed_input_size`, ...), `None` where it has none."""
+    return timm.get_pretrained_cfg(name) if timm.is_model(name) else None
 
 
 def feature_size(backbone: nn.Module) -> int:

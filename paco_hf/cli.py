@@ -6,6 +6,15 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """argparse, but a bad argument is one line, like every other bad input."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (--help lists the arguments)")
+
 
 _ABOUT = """\
 usage: paco-hf VERB [...]
@@ -45,7 +54,7 @@ def _train(argv: list[str]) -> None:
 
 
 def _evaluate(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="paco-hf evaluate", description="Score a checkpoint on a test split.")
+    parser = OneLineParser(prog="paco-hf evaluate", description="Score a checkpoint on a test split.")
     parser.add_argument("model", help="run folder or checkpoint")
     parser.add_argument("--dataset", default="builtin", help="as for train (default: %(default)s)")
     parser.add_argument("--dataset_path", help="local folder of parquet for a CIFAR benchmark")
@@ -55,25 +64,21 @@ def _evaluate(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
     flags = parser.parse_args(argv)
     _quiet()
-    from .data.benchmarks import load_data
-    from .workflow import score, summary
+    from .data.benchmarks import load_test
+    from .workflow import evaluate, summary
 
-    data = load_data(
+    split, class_names = load_test(
         flags.dataset,
         dataset_path=flags.dataset_path,
         image_column=flags.image_column,
         label_column=flags.label_column,
     )
-    if data.test is None:
-        raise ValueError(f"{flags.dataset} has no test split to score")
-    metrics = score(flags.model, data.test, flags.batch_size)
+    metrics = evaluate(flags.model, split, class_names, flags.batch_size)
     print(json.dumps(metrics, indent=2) if flags.json else summary({"test": metrics}, flags.model))
 
 
 def _predict(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(
-        prog="paco-hf predict", description="Classify image files, or all images in folders."
-    )
+    parser = OneLineParser(prog="paco-hf predict", description="Classify image files, or all images in folders.")
     parser.add_argument("model", help="run folder or checkpoint")
     parser.add_argument("images", nargs="+", help="image files or folders")
     parser.add_argument("--top", type=int, default=5, help="classes to list for each image (default: %(default)s)")
@@ -93,7 +98,7 @@ def _predict(argv: list[str]) -> None:
 
 
 def _recipes(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="paco-hf recipes", description="List the recipes, or show one.")
+    parser = OneLineParser(prog="paco-hf recipes", description="List the recipes, or show one.")
     parser.add_argument("action", nargs="?", choices=["list", "show"], default="list")
     parser.add_argument("name", nargs="?", help="of the recipe to show")
     flags = parser.parse_args(argv)

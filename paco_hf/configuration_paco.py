@@ -42,13 +42,11 @@ class PaCoConfig(PreTrainedConfig):
         **kwargs: Any,
     ) -> None:
         self.backbone = backbone
-        self.backbone_kwargs = dict(backbone_kwargs or {})
-        self.class_counts = _integers("class_counts", class_counts)
-        self.selection_counts = _integers("selection_counts", selection_counts)
+        self.backbone_kwargs = backbone_kwargs if backbone_kwargs is not None else {}
+        self.class_counts = _numbers("class_counts", class_counts, int)
+        self.selection_counts = _numbers("selection_counts", selection_counts, int)
         self.image_size = image_size
-        self.inference_prior = (
-            None if inference_prior is None else [float(p) for p in _as_list("inference_prior", inference_prior)]
-        )
+        self.inference_prior = _numbers("inference_prior", inference_prior, float)
         self.temperature = temperature
         super().__init__(**kwargs)
         self.check()
@@ -57,6 +55,12 @@ class PaCoConfig(PreTrainedConfig):
         """Raise `ValueError` where the fields contradict each other."""
         if not isinstance(self.backbone, str) or not self.backbone:
             raise ValueError(f"backbone must be the name of a timm model, got {self.backbone!r}")
+        if not isinstance(self.backbone_kwargs, dict):
+            raise ValueError(f"backbone_kwargs must be a dictionary, got {self.backbone_kwargs!r}")
+        if not isinstance(self.image_size, int) or self.image_size < 1:
+            raise ValueError(f"image_size must be a positive number of pixels, got {self.image_size!r}")
+        if self.num_labels < 1:
+            raise ValueError(f"num_labels must be at least 1, got {self.num_labels}")
         for name in ("class_counts", "selection_counts"):
             counts = getattr(self, name)
             if counts is None:
@@ -65,7 +69,7 @@ class PaCoConfig(PreTrainedConfig):
                 raise ValueError(
                     f"{name} has {len(counts)} entries, but the model has {self.num_labels} classes: give one count "
                     "a class, "
-                    f"or {name}=None"
+                    f"or {name}=None, when it is built or loaded"
                 )
             if min(counts) < 0 or sum(counts) == 0:
                 raise ValueError(f"{name} must not be negative, and not all zero")
@@ -79,18 +83,29 @@ class PaCoConfig(PreTrainedConfig):
                 raise ValueError(
                     "inference_prior must be positive for every class (a class that never occurs: a tiny number)"
                 )
-        if self.temperature is not None and not self.temperature > 0:
-            raise ValueError(f"temperature must be positive, got {self.temperature}")
+        if self.temperature is not None and not (isinstance(self.temperature, int | float) and self.temperature > 0):
+            raise ValueError(f"temperature must be a positive number, got {self.temperature!r}")
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As `PreTrainedConfig.from_dict`; counts and prior given here replace the stored ones before validation."""
+        given: dict[str, Any] = {
+            name: kwargs.pop(name)
+            for name in ("class_counts", "selection_counts", "inference_prior")
+            if name in kwargs
+        }
+        return super().from_dict({**config_dict, **given}, **kwargs)
 
 
-def _integers(name: str, values: Any) -> list[int] | None:
-    return None if values is None else [int(n) for n in _as_list(name, values)]
-
-
-def _as_list(name: str, values: Any) -> Sequence[Any]:
+def _numbers(name: str, values: Any, kind: type) -> list[Any] | None:
+    if values is None:
+        return None
     values = values.tolist() if hasattr(values, "tolist") else values
+    message = f"{name} must be a list, an array or a tensor with one number a class, got {values!r:.80}"
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
-        raise ValueError(
-            f"{name} must be a list, an array or a tensor with one number a class, got {type(values).__name__}"
-        )
-    return values
+        raise ValueError(message)
+    if not all(isinstance(value, int | float) for value in values):
+        raise ValueError(message)
+    if kind is int and any(value != int(value) for value in values):
+        raise ValueError(f"{name} must hold whole numbers, got {values!r:.80}")
+    return [kind(value) for value in values]

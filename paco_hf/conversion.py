@@ -1,6 +1,7 @@
 """Checkpoints of the reference implementation -> paco_hf models. No key is passed over in silence."""
 
 import argparse
+import logging
 import math
 import os
 import pickle
@@ -11,13 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers.utils import logging
 
 from .configuration_paco import PaCoConfig
 from .modeling_paco import PaCoForImageClassification
 from .modeling_training import PaCoForContrastiveTraining
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 _RESNETS = {
     ((3, 4, 6, 3), 1, 64): "resnet50",
@@ -35,6 +35,17 @@ _VITS = {
     (1024, 24, 16): "vit_large_patch16_224",
     (1280, 32, 14): "vit_huge_patch14_224",
 }
+# Names of the reference and of this package: prefixes that end in a dot, and whole names. The first that fits holds.
+_QUEUE = [("queue_l", "queue.labels"), ("queue_ptr", "queue.pointer"), ("queue", "queue.features")]
+_RESNET_PREFIXES = [
+    *_QUEUE,
+    ("encoder_q.fc.", "projector."),
+    ("encoder_q.", "paco.backbone."),
+    ("encoder_k.fc.", "key_encoder.projector."),
+    ("encoder_k.", "key_encoder.paco.backbone."),
+    ("linear.", "classifier."),
+]
+_VIT_PREFIXES = [*_QUEUE, ("head.", "classifier."), ("mlp.", "projector."), ("", "paco.backbone.")]
 _DROPPED = {"linear_k.": "the reference moves it along but never uses it"}
 
 
@@ -68,36 +79,34 @@ def load_reference_checkpoint(
             message names the key.
     """
     given_as_file = not isinstance(path_or_state_dict, Mapping)
+    if given_as_file and not isinstance(path_or_state_dict, str | os.PathLike):
+        raise ValueError(f"expected a path or a state dict, got {type(path_or_state_dict).__name__}")
+    if backbone is not None and not isinstance(backbone, str):
+        raise ValueError(f"backbone must be the name of a timm model, got {backbone!r}")
+    if backbone_kwargs is not None and not isinstance(backbone_kwargs, Mapping):
+        raise ValueError(f"backbone_kwargs must be a dictionary, got {backbone_kwargs!r}")
     source = str(path_or_state_dict) if given_as_file else "the state dict"
     content = _read(Path(path_or_state_dict)) if given_as_file else path_or_state_dict  # type: ignore[arg-type]
     reference = _state_dict(content, source)
 
+    given = dict(backbone_kwargs or {})
     if "patch_embed.proj.weight" in reference:
-        name, kwargs = _recognise_vit(reference, source, backbone, backbone_kwargs)
-        mapped = {key: _vit_key(key) for key in reference}
-        head, variant = "head.weight", "gpaco"
+        name, kwargs = _recognise_vit(reference, source, backbone, given)
+        prefixes, head, variant = _VIT_PREFIXES, "head.weight", "gpaco"
     elif any(key.startswith("encoder_q.") for key in reference):
-        name, kwargs = _recognise_resnet(reference, source, backbone, backbone_kwargs)
-        mapped = {key: _resnet_key(key) for key in reference}
-        head, variant = "linear.weight", "paco" if "encoder_q.fc.1.running_mean" in reference else "gpaco"
+        name, kwargs = _recognise_resnet(reference, source, backbone, given)
+        paco = any(key.startswith(("encoder_q.fc.1.", "encoder_k.")) for key in reference)
+        prefixes, head, variant = _RESNET_PREFIXES, "linear.weight", "paco" if paco else "gpaco"
     else:
         raise ValueError(
             f"{source} is no checkpoint of the reference: it has neither encoder_q.* nor patch_embed.* keys"
         )
 
-    dropped: dict[str, str] = {}
-    tensors: dict[str, Tensor] = {}
-    for key, target in mapped.items():
-        reason = next((why for prefix, why in _DROPPED.items() if key.startswith(prefix)), None)
-        if reason is not None:
-            dropped[key] = reason
-        elif target is None:
-            raise ValueError(f"{source} has a key that is not known: {key}")
-        else:
-            tensors[target] = reference[key]
-
+    tensors, names, dropped = _rename(reference, prefixes, source)
     num_classes = _shape(reference, head, source, 2)[0]
     queue_size, projection_dim = _shape(reference, "queue", source, 2)
+    if num_classes < 1 or projection_dim < 1:
+        raise ValueError(f"{source}: {head} or queue is empty")
     config = PaCoConfig(
         backbone=name,
         backbone_kwargs=kwargs,
@@ -109,7 +118,7 @@ def load_reference_checkpoint(
     )
     if not given_as_file and any(tensor.dtype == torch.float64 for tensor in tensors.values()):
         model.double()
-    _load(model, tensors, mapped, source)
+    _load(model, tensors, names, prefixes, source)
     if dropped:
         logger.info(f"{source}: dropped {', '.join(f'{key} ({why})' for key, why in dropped.items())}")
     model.dropped_keys = dropped
@@ -127,7 +136,7 @@ def _read(path: Path) -> Any:
         raise ValueError(
             f"{path} holds more than weights, or is no PyTorch file; it is not loaded: {_first_line(error)}"
         ) from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError, AttributeError) as error:
+    except Exception as error:  # old and new formats fail in a dozen ways when cut
         raise OSError(f"{path} cannot be read as a PyTorch file (truncated?): {_first_line(error)}") from error
 
 
@@ -148,7 +157,12 @@ def _state_dict(content: Any, source: str) -> dict[str, Tensor]:
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(f"{source} holds something else than a tensor under {key!r}: {type(value).__name__}")
-        flat[key.removeprefix("module.")] = value
+        if value.layout != torch.strided or value.is_meta:
+            raise ValueError(f"{source}: {key} is no plain tensor, but {value.layout} on {value.device}")
+        plain = key.removeprefix("module.")
+        if plain in flat:
+            raise ValueError(f"{source} has {plain} twice, with and without the prefix module.")
+        flat[plain] = value
     return flat
 
 
@@ -166,16 +180,16 @@ def _blocks(reference: dict[str, Tensor], pattern: str) -> int:
 
 
 def _recognise_resnet(
-    reference: dict[str, Tensor], source: str, backbone: str | None, backbone_kwargs: dict[str, Any] | None
+    reference: dict[str, Tensor], source: str, backbone: str | None, given: dict[str, Any]
 ) -> tuple[str, dict[str, Any]]:
     if backbone is not None:
-        return backbone, dict(backbone_kwargs or {})
+        return backbone, given
     stem = _shape(reference, "encoder_q.conv1.weight", source, 4)
     layers = tuple(n for stage in range(1, 5) if (n := _blocks(reference, rf"encoder_q\.layer{stage}\.(\d+)\.")))
     if stem[0] == 16 and len(layers) == 3 and len(set(layers)) == 1:
-        return f"cifar_resnet{6 * layers[0] + 2}", dict(backbone_kwargs or {})
+        return f"cifar_resnet{6 * layers[0] + 2}", given
     if stem[2:] == (3, 3) and layers == (3, 4, 6, 3):
-        return "cifar_resnet50", dict(backbone_kwargs or {})
+        return "cifar_resnet50", given
     if stem[2:] != (7, 7) or len(layers) != 4:
         raise ValueError(
             f"{source}: no known ResNet has an encoder_q.conv1.weight of {stem} and stages of {layers} blocks"
@@ -183,20 +197,20 @@ def _recognise_resnet(
     inner = [_shape(reference, f"encoder_q.layer{s}.0.conv2.weight", source, 4) for s in range(1, 5)]
     outer = [_shape(reference, f"encoder_q.layer{s}.0.conv3.weight", source, 4)[0] for s in range(1, 5)]
     planes = tuple(width // 4 for width in outer)
-    if min(planes) < 1 or min(inner[0]) < 1:
-        raise ValueError(f"{source}: encoder_q.layer1.0.conv3.weight has too few channels for a bottleneck ResNet")
-    groups = inner[0][0] // inner[0][1]
+    groups = inner[0][0] // max(inner[0][1], 1)
+    if min(planes) < 1 or groups < 1:
+        raise ValueError(f"{source}: encoder_q.layer1.0.conv2.weight of {inner[0]} is of no bottleneck ResNet")
     # Inner width = int(planes * base_width / 64) * groups.
     base_width = max(round(inner[0][0] / groups * 64 / planes[0]), 1)
     name = _RESNETS.get((layers, groups, base_width)) if planes == (64, 128, 256, 512) else None
     if name is not None:
-        return name, dict(backbone_kwargs or {})
+        return name, given
     recognised = {"layers": list(layers), "channels": list(planes), "cardinality": groups, "base_width": base_width}
-    return "resnet50", {**recognised, **(backbone_kwargs or {})}
+    return "resnet50", {**recognised, **given}
 
 
 def _recognise_vit(
-    reference: dict[str, Tensor], source: str, backbone: str | None, backbone_kwargs: dict[str, Any] | None
+    reference: dict[str, Tensor], source: str, backbone: str | None, given: dict[str, Any]
 ) -> tuple[str, dict[str, Any]]:
     embed_dim, _, patch, _ = _shape(reference, "patch_embed.proj.weight", source, 4)
     tokens = _shape(reference, "pos_embed", source, 3)[1]
@@ -214,59 +228,69 @@ def _recognise_vit(
     recognised: dict[str, Any] = {"global_pool": "avg"} if "fc_norm.weight" in reference else {}
     if size != 224:
         recognised["img_size"] = size
-    return backbone, {**recognised, **(backbone_kwargs or {})}
+    return backbone, {**recognised, **given}
 
 
-_QUEUE_KEYS = {"queue": "queue.features", "queue_l": "queue.labels", "queue_ptr": "queue.pointer"}
+def _rename(
+    reference: dict[str, Tensor], prefixes: list[tuple[str, str]], source: str
+) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
+    """Tensors under this package's names, the reference's name of each, and the dropped keys with their reasons."""
+    tensors: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
+    dropped: dict[str, str] = {}
+    for key, tensor in reference.items():
+        reason = next((why for prefix, why in _DROPPED.items() if key.startswith(prefix)), None)
+        if reason is not None:
+            dropped[key] = reason
+            continue
+        target = _translate(key.replace(".shortcut.", ".downsample."), prefixes)
+        if target is None:
+            raise ValueError(f"{source} has a key that is not known: {key}")
+        if target in tensors:
+            raise ValueError(f"{source} has two keys for one weight: {names[target]} and {key}")
+        tensors[target], names[target] = tensor, key
+    return tensors, names, dropped
 
 
-def _resnet_key(key: str) -> str | None:
-    if key in _QUEUE_KEYS:
-        return _QUEUE_KEYS[key]
-    key = key.replace(".shortcut.", ".downsample.")
-    for prefix, backbone, projector in (
-        ("encoder_q.", "paco.backbone.", "projector."),
-        ("encoder_k.", "key_encoder.paco.backbone.", "key_encoder.projector."),
-    ):
-        if key.startswith(prefix + "fc."):
-            return projector + key.removeprefix(prefix + "fc.")
-        if key.startswith(prefix):
-            return backbone + key.removeprefix(prefix)
-    return "classifier." + key.removeprefix("linear.") if key.startswith("linear.") else None
-
-
-def _vit_key(key: str) -> str | None:
-    if key in _QUEUE_KEYS:
-        return _QUEUE_KEYS[key]
-    if key.startswith("head."):
-        return "classifier." + key.removeprefix("head.")
-    return "projector." + key.removeprefix("mlp.") if key.startswith("mlp.") else "paco.backbone." + key
+def _translate(key: str, prefixes: list[tuple[str, str]]) -> str | None:
+    for before, after in prefixes:
+        whole = bool(before) and not before.endswith(".")
+        if key == before if whole else key.startswith(before):
+            return after + key[len(before) :]
+    return None
 
 
 def _load(
-    model: PaCoForContrastiveTraining, tensors: dict[str, Tensor], mapped: dict[str, str | None], source: str
+    model: PaCoForContrastiveTraining,
+    tensors: dict[str, Tensor],
+    names: dict[str, str],
+    prefixes: list[tuple[str, str]],
+    source: str,
 ) -> None:
-    names = {target: key for key, target in mapped.items() if target is not None}
     own = model.state_dict()
     unknown = next((key for key in tensors if key not in own), None)
     if unknown is not None:
-        raise ValueError(
-            f"{source} has a key that the backbone {model.config.backbone!r} does not: {names[unknown]}; another "
-            "backbone?"
-        )
+        which = f"the backbone {model.config.backbone!r} with {model.config.backbone_kwargs}"
+        which = which if "backbone." in unknown else f"a {model.variant} model"
+        raise ValueError(f"{source} has a key that {which} does not have: {names[unknown]}")
     stripped = not any(key.startswith("key_encoder.") for key in tensors)
     missing = [key for key in own if key not in tensors and not (stripped and key.startswith("key_encoder."))]
     if missing:
-        raise ValueError(f"{source} lacks {len(missing)} keys, the first being the one for {missing[0]}")
+        first = _translate(missing[0], [(after, before) for before, after in prefixes])
+        if model.config.backbone == "cifar_resnet50":
+            first = str(first).replace(".downsample.", ".shortcut.")
+        raise ValueError(f"{source} lacks {len(missing)} keys, the first being {first}")
     for key, tensor in tensors.items():
         if tensor.shape != own[key].shape:
             raise ValueError(
                 f"{source}: {names[key]} has shape {tuple(tensor.shape)}, but the backbone {model.config.backbone!r} "
-                "with "
-                f"{model.config.backbone_kwargs} wants {tuple(own[key].shape)}"
+                f"with {model.config.backbone_kwargs} wants {tuple(own[key].shape)}"
             )
-        if tensor.is_floating_point() != own[key].is_floating_point():
+        if tensor.is_floating_point() != own[key].is_floating_point() or tensor.is_complex():
             raise ValueError(f"{source}: {names[key]} has dtype {tensor.dtype}, expected one like {own[key].dtype}")
+    pointer, size = int(tensors["queue.pointer"]), len(tensors["queue.labels"])
+    if not 0 <= pointer < max(size, 1):
+        raise ValueError(f"{source}: queue_ptr is {pointer}, outside the queue of {size} rows")
     model.load_state_dict(tensors, strict=False)
     if stripped and model.key_encoder is not None:
         model.key_encoder["paco"].load_state_dict(model.paco.state_dict())

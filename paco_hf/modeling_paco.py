@@ -5,6 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -37,8 +38,11 @@ class PaCoPreTrainedModel(PreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
 
-    def _set_gradient_checkpointing(self, enable: bool = True, gradient_checkpointing_func: Any = None) -> None:
-        self.base_model.backbone.set_grad_checkpointing(enable)
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
+        backbone = self.base_model.backbone
+        if not hasattr(backbone, "set_grad_checkpointing"):
+            raise ValueError(f"the backbone {self.config.backbone!r} has no gradient checkpointing")
+        backbone.set_grad_checkpointing(enable)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -47,7 +51,14 @@ class PaCoPreTrainedModel(PreTrainedModel):
         A backbone weight that is in no file would stay uninitialised: `ValueError` instead of a model of noise.
         """
         wants_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        except SafetensorError as error:
+            raise OSError(
+                f"the weights in {pretrained_model_name_or_path} cannot be read ({error}): truncated?"
+            ) from error
         missing = sorted(key for key in info["missing_keys"] if "backbone." in key)
         if missing:
             raise ValueError(
@@ -118,7 +129,7 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
             # After `post_init`, which must not touch what is loaded here.
             try:
                 source = create_backbone(backbone, pretrained=True, **model.config.backbone_kwargs)
-            except (OSError, RuntimeError) as error:
+            except Exception as error:  # hubs, files and shapes fail in many ways
                 raise OSError(
                     f"cannot get the pretrained weights of {backbone!r} ({type(error).__name__}: {error}). Without "
                     "network they "

@@ -7,7 +7,7 @@ import json
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
@@ -167,9 +167,14 @@ def read_recipe(recipe: str) -> dict[str, Any]:
     return settings
 
 
+class _Parser(HfArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (--help lists the arguments)")
+
+
 def build_parser(prog: str, show_all: bool = False) -> HfArgumentParser:
     """The flags of `train`: those of [`RunArguments`], the method's, and transformers' own."""
-    parser = HfArgumentParser(
+    parser = _Parser(
         [RunArguments, PaCoTrainingArguments],
         prog=prog,
         usage=f"{prog} [--flag value ...]",
@@ -206,13 +211,18 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
         recipe = name if name in recipe_names() else "paco-resnet32-builtin"
     parser = build_parser(prog, show_all="--help_all" in argv)
     settings = read_recipe(recipe) if recipe else {}
-    parser.set_defaults(**settings, recipe=recipe)
-    if not any(arg == "--output_dir" or arg.startswith("--output_dir=") for arg in argv):
+    # As text, so that a recipe's values pass the same conversions and checks as those of flags.
+    text = {n: json.dumps(v) if isinstance(v, dict) else v if v is None else str(v) for n, v in settings.items()}
+    parser.set_defaults(**text, recipe=recipe)
+    given = {arg.split("=")[0].removeprefix("--") for arg in argv if arg.startswith("--")}
+    if "output_dir" not in given:
         loss, dataset = early.loss or settings.get("loss", "paco"), early.dataset or settings.get("dataset", "builtin")
         parser.set_defaults(output_dir=str(Path("runs") / f"{loss}-{Path(dataset).name}"))
+    if "epoch_schedule" not in given and given & {"lr_scheduler_type", "warmup_steps", "warmup_ratio"}:
+        parser.set_defaults(epoch_schedule="none")
     # A number of steps given for saving or logging means that.
     for event in ("save", "logging", "eval"):
-        if any(arg.startswith(f"--{event}_steps") for arg in argv):
+        if f"{event}_steps" in given and f"{event}_strategy" not in given:
             parser.set_defaults(**{f"{event}_strategy": "steps"})
     run, args, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
     if rest:

@@ -1,17 +1,18 @@
 """`PaCoTrainer`: PaCo, GPaCo and the baselines on `transformers.Trainer`, with checkpoints that resume exactly."""
 
+import json
+import math
 import os
-import pickle
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Sized
+from collections.abc import Iterator, Sized
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, set_seed
@@ -100,6 +101,8 @@ class PaCoTrainer(Trainer):
             model.to(memory_format=torch.channels_last)
         if kwargs.get("eval_dataset") is None:
             args.eval_strategy = "no"
+        elif "compute_metrics" not in kwargs:
+            _check_metric(args.metric_for_best_model, config.selection_counts or config.class_counts)
         kwargs.setdefault("compute_metrics", self._long_tailed_metrics)
         kwargs.setdefault("preprocess_logits_for_metrics", lambda logits, labels: logits.argmax(-1))
         super().__init__(model=model, args=args, **kwargs)
@@ -168,7 +171,8 @@ class PaCoTrainer(Trainer):
 
     def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
-            logs.update({name: torch.stack(values).mean().item() for name, values in self._parts.items() if values})
+            for name, values in self._parts.items():
+                logs[name] = self.accelerator.gather(torch.stack(values).mean().reshape(1)).mean().item()
             self._parts.clear()
             if isinstance(self.model, PaCoForContrastiveTraining) and (size := self.model.queue.labels.shape[0]):
                 seen = self.state.global_step * self.get_total_train_batch_size(self.args)
@@ -178,10 +182,9 @@ class PaCoTrainer(Trainer):
     def _long_tailed_metrics(self, prediction: Any) -> dict[str, float]:
         config = self.model.config
         counts = config.selection_counts or config.class_counts
-        if counts is None:
-            return {"accuracy": float((prediction.predictions == prediction.label_ids).mean())}
-        result = long_tailed_accuracy(prediction.predictions, prediction.label_ids, counts)
-        return {name: value for name, value in result.items() if isinstance(value, float)}
+        result = long_tailed_accuracy(prediction.predictions, prediction.label_ids, counts or [0] * config.num_labels)
+        groups = () if counts else ("many", "medium", "few")
+        return {name: value for name, value in result.items() if isinstance(value, float) and name not in groups}
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         # DistributedDataParallel evens out BatchNorm statistics only in training: without this each rank would score
@@ -212,7 +215,8 @@ class PaCoTrainer(Trainer):
         if self.args.epoch_schedule == "none" or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
         factor = EPOCH_SCHEDULES[self.args.epoch_schedule]
-        epochs, warmup, updates = int(self.args.num_train_epochs), self.args.warmup_epochs, self.updates_per_epoch
+        warmup, updates = self.args.warmup_epochs, self.updates_per_epoch
+        epochs = math.ceil(num_training_steps / updates)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
             optimizer or self.optimizer, lambda step: factor(step // updates, epochs, warmup)
         )
@@ -287,24 +291,57 @@ class PaCoTrainer(Trainer):
             self.processing_class.save_pretrained(output_dir)
         torch.save(self.args, os.path.join(output_dir, "training_args.bin"))
 
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """As the base class; a checkpoint with a missing or unreadable file is an `OSError` that names the file."""
+        if resume_from_checkpoint is True:
+            checkpoints = list_checkpoints(self.args.output_dir)
+            if not checkpoints:
+                raise OSError(f"{self.args.output_dir} has no complete checkpoint to resume from")
+            resume_from_checkpoint = str(checkpoints[-1])
+        if resume_from_checkpoint:
+            self._check_checkpoint(Path(resume_from_checkpoint))
+        result = super().train(resume_from_checkpoint, *args, **kwargs)
+        if self.args.load_best_model_at_end:
+            self.load_selected()
+        return result
+
+    def _check_checkpoint(self, folder: Path) -> None:
+        suffix = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
+        for name in (
+            "model.safetensors",
+            "optimizer.pt",
+            "scheduler.pt",
+            f"rng_state{suffix}.pth",
+            TRAINER_STATE_NAME,
+        ):
+            if not (folder / name).is_file():
+                raise OSError(f"the checkpoint {folder} lacks {name}: resume from another one")
+        with _readable(folder / TRAINER_STATE_NAME):
+            json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+
+    def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
+        epochs, steps = super()._init_training_state(max_steps, *args, **kwargs)
+        # The base class would take one step more from a checkpoint of the last step.
+        return (self.state.num_train_epochs, 0) if self.state.global_step >= max_steps else (epochs, steps)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         weights = Path(resume_from_checkpoint) / "model.safetensors"
+        with _readable(weights):
+            tensors = load_file(weights)
         try:
-            self.classifier.load_state_dict(load_file(weights))
-        except (OSError, SafetensorError) as error:
-            raise OSError(f"{weights} cannot be read ({error}): resume from another checkpoint") from error
+            self.classifier.load_state_dict(tensors)
         except RuntimeError as error:
             raise ValueError(f"{weights} does not fit the model: {str(error).splitlines()[-1].strip()}") from error
         if isinstance(self.model, PaCoForContrastiveTraining):
             self.model.load_training_state(resume_from_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        try:
+        with _readable(f"{checkpoint}/optimizer.pt or scheduler.pt"):
             super()._load_optimizer_and_scheduler(checkpoint)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            raise OSError(
-                f"the optimizer state of {checkpoint} cannot be read ({error}): resume from another checkpoint"
-            ) from error
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with _readable(f"{checkpoint}/rng_state.pth"):
+            super()._load_rng_state(checkpoint)
 
     # ---- selection
 
@@ -340,10 +377,29 @@ class PaCoTrainer(Trainer):
         return int(self.state.best_global_step)
 
 
+@contextmanager
+def _readable(what: str | Path) -> Iterator[None]:
+    """Turn whatever an unreadable file raises into an `OSError` that names it."""
+    try:
+        yield
+    except Exception as error:  # torch, pickle, json and safetensors have a type for every kind of damage
+        raise OSError(
+            f"{what} cannot be read ({type(error).__name__}: {error}): truncated? Resume from another checkpoint"
+        ) from error
+
+
 def list_checkpoints(folder: str | Path) -> list[Path]:
     """The complete `checkpoint-N` folders of a run, oldest first."""
     found = [p for p in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+def _check_metric(name: str | None, counts: list[int] | None) -> None:
+    groups = {"many": lambda n: n > 100, "medium": lambda n: 20 <= n <= 100, "few": lambda n: n < 20}
+    known = ["balanced_accuracy", "accuracy", "harmonic_mean", "geometric_mean", "loss"]
+    known += [group for group, holds in groups.items() if counts and any(holds(n) for n in counts)]
+    if name is not None and name.removeprefix("eval_") not in known:
+        raise ValueError(f"metric_for_best_model must be one of {', '.join(known)} for these classes, got {name!r}")
 
 
 def _build_loss(args: PaCoTrainingArguments, class_counts: list[int] | None) -> nn.Module:

@@ -114,6 +114,8 @@ class PaCoTrainingArguments(TrainingArguments):
         if self.precision == "auto" and not (self.bf16 or self.fp16):
             self.bf16 = hardware_precision(self.use_cpu) == "bf16"
         elif self.precision != "auto":
+            if (self.bf16 and self.precision != "bf16") or (self.fp16 and self.precision != "fp16"):
+                raise ValueError(f"--precision {self.precision} contradicts --bf16 {self.bf16} --fp16 {self.fp16}")
             self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
         if self.fp16 and self.use_cpu:
             raise ValueError("fp16 needs a GPU: on a CPU choose --precision bf16 or fp32")
@@ -131,6 +133,26 @@ class PaCoTrainingArguments(TrainingArguments):
         for name in ("temperature", "supervised_temperature"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        for name, least in (
+            ("gradient_accumulation_steps", 1),
+            ("per_device_train_batch_size", 1),
+            ("per_device_eval_batch_size", 1),
+            ("projection_dim", 1),
+            ("queue_size", 0),
+            ("warmup_epochs", 0),
+            ("learning_rate", 0),
+            ("weight_decay", 0),
+        ):
+            if not getattr(self, name) >= least:
+                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 <= self.label_smoothing_factor < 1:
+            raise ValueError(
+                f"label_smoothing_factor must be at least 0 and below 1, got {self.label_smoothing_factor}"
+            )
+        if not 0 <= self.key_momentum <= 1:
+            raise ValueError(f"key_momentum must be between 0 and 1, got {self.key_momentum}")
+        if not self.num_train_epochs > 0 and not self.max_steps > 0:
+            raise ValueError(f"num_train_epochs must be positive, got {self.num_train_epochs}")
 
     @property
     def is_contrastive(self) -> bool:

@@ -12,11 +12,11 @@ import yaml
 from PIL import Image
 from timm.data import resolve_data_config
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, BitImageProcessor, set_seed
+from transformers import AutoConfig, AutoImageProcessor, BitImageProcessor, set_seed
 
-from .backbones import create_backbone
+from .backbones import timm_defaults
 from .callbacks import LOG_NAME
-from .data.benchmarks import ImageData, Images, LabelledImages, load_data
+from .data.benchmarks import ImageData, Images, LabelledImages, load_data, open_image
 from .data.long_tail import class_counts, stratified_split
 from .data.views import EvaluationDataset, ImageCollator, ViewsDataset, build_view
 from .metrics import long_tailed_accuracy
@@ -84,13 +84,14 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
         return None
 
     validation = data.train.select(validation_rows, f"{run.dataset} validation") if validation_rows else None
-    images = Images(trained)
-    validation_set = EvaluationDataset(Images(validation), validation.labels) if validation else None
+    # Everything is decoded, or sampled, before training: an image that cannot be decoded should not end a finished
+    # run.
+    images, validation_images, test_images = (Images(s) if s else None for s in (trained, validation, data.test))
     trainer = PaCoTrainer(
         model,
         args,
         train_dataset=ViewsDataset(images, trained.labels, views, args.seed),
-        eval_dataset=validation_set,
+        eval_dataset=EvaluationDataset(validation_images, validation.labels) if validation else None,
         data_collator=ImageCollator(processor),
         processing_class=processor,
     )
@@ -117,8 +118,8 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
     trainer.accelerator.wait_for_everyone()
     # What is scored is the saved folder, in full precision: what `pipeline` will give.
     metrics: dict[str, Any] = {
-        "test": score(folder, data.test) if data.test else None,
-        "validation": score(folder, validation) if validation else None,
+        "test": score(folder, test_images) if test_images else None,
+        "validation": score(folder, validation_images) if validation_images else None,
         "selected_step": selected_step,
         "last_step": last_step,
         "validation_balanced_accuracy_by_step": {str(step): value for step, value in history.items()},
@@ -131,22 +132,24 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
     return metrics
 
 
-def score(model_folder: str | Path, split: LabelledImages, batch_size: int = 256) -> dict[str, Any]:
-    """Long-tailed accuracy of a checkpoint on a split, in float32, over all processes.
+def score(model_folder: str | Path, images: Images, batch_size: int = 256) -> dict[str, Any]:
+    """Long-tailed accuracy of a checkpoint on labelled images, in float32, over all processes.
+
+    It is that of the balanced logits: a temperature or inference prior in the configuration is left aside.
 
     Raises:
-        ValueError: the checkpoint has no class counts, or fewer classes than the split.
+        ValueError: the checkpoint has no class counts, or fewer classes than the images.
     """
     model = PaCoForImageClassification.from_pretrained(model_folder)
+    labels, name = images.split.labels, images.split.name
     counts = model.config.selection_counts or model.config.class_counts
     if counts is None:
         raise ValueError(
             f"{model_folder} has no class_counts in its config, so there are no many/medium/few groups to score"
         )
-    if max(split.labels) >= len(counts):
+    if max(labels) >= len(counts):
         raise ValueError(
-            f"{split.name} has label {max(split.labels)}, but {model_folder} has {len(counts)} classes, 0 to "
-            f"{len(counts) - 1}"
+            f"{name} has label {max(labels)}, but {model_folder} has {len(counts)} classes, 0 to {len(counts) - 1}"
         )
     model.config.temperature = model.config.inference_prior = None
     processor = AutoImageProcessor.from_pretrained(model_folder)
@@ -155,8 +158,28 @@ def score(model_folder: str | Path, split: LabelledImages, batch_size: int = 256
             output_dir=scratch, loss="ce", precision="fp32", per_device_eval_batch_size=batch_size, log_level="warning"
         )
         trainer = PaCoTrainer(model, args, data_collator=ImageCollator(processor), processing_class=processor)
-        prediction = trainer.predict(EvaluationDataset(Images(split), split.labels))
+        prediction = trainer.predict(EvaluationDataset(images, labels))
     return long_tailed_accuracy(prediction.predictions, prediction.label_ids, counts)
+
+
+def evaluate(
+    model_folder: str | Path, split: LabelledImages, class_names: list[str], batch_size: int
+) -> dict[str, Any]:
+    """[`score`] on a split whose classes must be those of the checkpoint.
+
+    Raises:
+        ValueError: classes with other names, or in another order.
+    """
+    own = AutoConfig.from_pretrained(model_folder).id2label
+    for label, name in enumerate(class_names):
+        named = not name.isdigit() and not str(own.get(label, name)).startswith("LABEL_")
+        if named and label in own and own[label] != name:
+            raise ValueError(
+                f"class {label} is {name!r} in {split.name}, but {own[label]!r} in {model_folder}: not the classes "
+                "it was "
+                "trained on"
+            )
+    return score(model_folder, Images(split), batch_size)
 
 
 def predict(model_folder: str, paths: list[str], top: int = 5, batch_size: int = 32) -> list[dict[str, Any]]:
@@ -169,6 +192,8 @@ def predict(model_folder: str, paths: list[str], top: int = 5, batch_size: int =
         ValueError: an image cannot be decoded, or a folder has none.
         OSError: a path or the model does not exist.
     """
+    if top < 1 or batch_size < 1:
+        raise ValueError(f"--top and --batch_size must be at least 1, got {top} and {batch_size}")
     files = [file for path in paths for file in _image_files(Path(path))]
     model = PaCoForImageClassification.from_pretrained(model_folder).eval()
     processor = AutoImageProcessor.from_pretrained(model_folder)
@@ -178,7 +203,7 @@ def predict(model_folder: str, paths: list[str], top: int = 5, batch_size: int =
     )
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
-        pixels = processor([_open_image(file) for file in batch], return_tensors="pt")["pixel_values"]
+        pixels = processor([open_image(file, str(file)) for file in batch], return_tensors="pt")["pixel_values"]
         with torch.inference_mode():
             scores, labels = model(pixels).logits.softmax(-1).topk(min(top, model.config.num_labels))
         for file, row_scores, row_labels in zip(batch, scores.tolist(), labels.tolist(), strict=True):
@@ -218,7 +243,12 @@ def _open_folder(folder: Path, run: RunArguments, main: bool) -> dict[str, Any] 
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file")
     if run.resume and (folder / METRICS_NAME).is_file():
-        metrics = json.loads((folder / METRICS_NAME).read_text(encoding="utf-8"))
+        try:
+            metrics = json.loads((folder / METRICS_NAME).read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{folder / METRICS_NAME} is damaged ({error}): remove it to score the run anew"
+            ) from error
         _say(main, f"{folder} is finished; nothing to resume\n{summary(metrics, str(folder))}")
         return metrics
     if run.dry_run or run.resume or not folder.exists() or not any(folder.iterdir()):
@@ -248,20 +278,22 @@ def _changed_settings(folder: Path, settings: dict[str, Any]) -> str:
 
 
 def _fill_defaults(run: RunArguments, data: ImageData) -> None:
-    """Backbone and views that fit the size of the images, where the user named none."""
+    """Backbone, its input size and views that fit the size of the images, where the user named none."""
     size = run.image_size or data.image_size
     small = size is not None and size <= SMALL_IMAGE
     run.backbone = run.backbone or ("cifar_resnet32" if small else "resnet50")
-    if size is None:
-        size = resolve_data_config({}, model=create_backbone(run.backbone, **run.backbone_options))["input_size"][-1]
-        small = size <= SMALL_IMAGE
+    defaults = timm_defaults(run.backbone)
+    native = defaults.input_size[-1] if defaults else 224
+    size = size or run.backbone_options.get("img_size") or native
+    if defaults and defaults.fixed_input_size and size != native:
+        run.backbone_options.setdefault("img_size", size)
     run.image_size = size
-    run.query_view = run.query_view or ("cifar_reg" if small else "regular")
-    run.key_view = run.key_view or ("cifar_sim" if small else "sim")
+    run.query_view = run.query_view or ("cifar_reg" if size <= SMALL_IMAGE else "regular")
+    run.key_view = run.key_view or ("cifar_sim" if size <= SMALL_IMAGE else "sim")
 
 
 def _build_model(run: RunArguments, data: ImageData, counts: list[int]) -> PaCoForImageClassification:
-    return PaCoForImageClassification.from_timm(
+    model = PaCoForImageClassification.from_timm(
         str(run.backbone),
         pretrained=run.pretrained,
         backbone_kwargs=run.backbone_options,
@@ -271,6 +303,17 @@ def _build_model(run: RunArguments, data: ImageData, counts: list[int]) -> PaCoF
         class_counts=counts,
         selection_counts=data.class_counts,
     )
+    size = model.config.image_size
+    try:
+        with torch.inference_mode():
+            model.eval()(torch.zeros(1, 3, size, size))
+    except Exception as error:  # timm's models assert, or fail in whatever operation comes first
+        raise ValueError(
+            f"the backbone {run.backbone!r} cannot take images of {size} x {size} pixels ({error}): set "
+            "--image_size, or "
+            "--backbone_kwargs with the size it should be built for"
+        ) from error
+    return model.train()
 
 
 def _build_processor(model: PaCoForImageClassification, data: ImageData) -> BitImageProcessor:
@@ -297,14 +340,6 @@ def _image_files(path: Path) -> Iterator[Path]:
         yield path
     else:
         raise OSError(f"{path} does not exist")
-
-
-def _open_image(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            return image.convert("RGB")
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f"{path} cannot be decoded as an image: {error}") from error
 
 
 def _describe_hardware(args: PaCoTrainingArguments) -> str:

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from datasets import Dataset, Features, Value
+from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 from test_data import encoded
 from transformers import pipeline
 
+import paco_hf
 from paco_hf.cli import main
 from paco_hf.data.benchmarks import Images, load_data
 
@@ -112,6 +113,9 @@ def test_flags_win_over_the_recipe() -> None:
     assert args.max_grad_norm == 0
     default, _ = parse_run(["--loss", "ce"])
     assert default.dataset == "builtin"
+    assert parse_run(["--loss", "ce"])[1].epoch_schedule == "cosine"
+    _, stepwise = parse_run(["--lr_scheduler_type", "constant", "--warmup_steps", "50"])
+    assert (stepwise.epoch_schedule, stepwise.lr_scheduler_type) == ("none", "constant")
 
 
 def test_evaluate_agrees_with_the_run_and_with_pipeline(run: Path, capsys) -> None:
@@ -170,15 +174,33 @@ def test_truncated_checkpoint_is_named(tmp_path, capsys) -> None:
     command = ["train", *SHORT, "--output_dir", str(tmp_path), "--save_steps", "2"]
     assert main(command) == 0
     (tmp_path / "metrics.json").unlink()
-    for name in ("optimizer.pt", "paco_training_state.safetensors", "model.safetensors"):
+    before = (tmp_path / "model.safetensors").read_bytes()
+    damaged = [
+        "optimizer.pt",
+        "scheduler.pt",
+        "paco_training_state.safetensors",
+        "model.safetensors",
+        "trainer_state.json",
+    ]
+    for name in damaged:
         file = tmp_path / "checkpoint-4" / name
         content = file.read_bytes()
         file.write_bytes(content[: len(content) // 2])
         line = complaint(capsys, *command, "--resume")
-        assert "checkpoint-4" in line
+        assert f"checkpoint-4/{name.split('.')[0]}" in line or name == "scheduler.pt"
         assert "cannot be read" in line
         file.write_bytes(content)
+    (tmp_path / "checkpoint-4" / "optimizer.pt").rename(tmp_path / "aside.pt")
+    assert "lacks optimizer.pt" in complaint(capsys, *command, "--resume")
+    (tmp_path / "aside.pt").rename(tmp_path / "checkpoint-4" / "optimizer.pt")
+    # Nothing was left to train, so the whole files give the model that the run ended with.
     assert main([*command, "--resume"]) == 0
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+    assert json.loads((tmp_path / "metrics.json").read_text())["last_step"] == 4
+    (tmp_path / "metrics.json").write_text("{")
+    assert "metrics.json is damaged" in complaint(capsys, *command, "--resume")
+    (tmp_path / "model.safetensors").write_bytes(before[:999])
+    assert "cannot be read" in complaint(capsys, "evaluate", str(tmp_path))
 
 
 def test_dry_run_checks_everything_and_writes_nothing(tmp_path, capsys) -> None:
@@ -199,6 +221,10 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, capsys) -> None:
         (tmp_path / name).mkdir()
         rows = {"image": images or [encoded(i) for i in range(3)], "label": labels}
         Dataset.from_dict(rows, features=features).to_parquet(tmp_path / name / "train.parquet")
+    (tmp_path / "badtest").mkdir()
+    for source, split in (("good", "train"), ("broken", "test")):
+        (tmp_path / "badtest" / f"{split}.parquet").write_bytes((tmp_path / source / "train.parquet").read_bytes())
+    (tmp_path / "recipe.yaml").write_text("projection_dim: 16.5")
     out = [
         "--output_dir",
         str(tmp_path / "out"),
@@ -222,6 +248,12 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, capsys) -> None:
         ((*out, "--learning_rat", "1"), "unknown argument '--learning_rat': did you mean --learning_rate"),
         ((*out, "--validation_fraction", "1.5"), "validation_fraction must be"),
         ((*out, "--temperature", "-1"), "temperature must be positive"),
+        ((*out, "--queue_size", "many"), "invalid int value: 'many'"),
+        ((*out, "--loss", "focal"), "invalid choice: 'focal'"),
+        (("--dataset", str(tmp_path / "badtest"), *out), "image 1 of"),
+        ((*out, "--backbone", "vit_tiny_patch16_224", "--backbone_kwargs", '{"num_heads": 5}'), "cannot be built"),
+        ((*out, "--backbone", "vgg11", "--image_size", "8"), "cannot take images of 8 x 8 pixels"),
+        (("--recipe", str(tmp_path / "recipe.yaml"), *out), "projection_dim: invalid int value: '16.5'"),
     ):
         assert message in complaint(capsys, "train", *argv)
     assert "fewer than one batch" in complaint(capsys, "train", *out, "--per_device_train_batch_size", "9999")
@@ -239,6 +271,8 @@ def test_bad_input_of_the_other_verbs(run: Path, tmp_path, capsys) -> None:
         (("evaluate", str(run), "--dataset", "nobody/nothing"), "cannot be loaded from the Hub"),
         (("recipes", "show", "nothing"), "no recipe and no file 'nothing'"),
         (("fly",), "unknown verb 'fly'"),
+        (("predict", str(run), str(tmp_path / "empty"), "--top", "0"), "--top and --batch_size must be at least 1"),
+        (("predict", str(run)), "the following arguments are required: images"),
     ):
         assert message in complaint(capsys, *argv)
 
@@ -300,3 +334,36 @@ def test_recipes(capsys) -> None:
     assert main(["recipes", "show", "paco-resnet32-cifar100-lt-100"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     assert "52.0" in shown["about"]
+
+
+def test_photos_are_turned_as_their_exif_says(run: Path, tmp_path, capsys) -> None:
+    upright = Images(load_data().test)[700].resize((64, 64))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    upright.rotate(90, expand=True).save(tmp_path / "turned.png", exif=exif)
+    upright.save(tmp_path / "upright.png")
+    capsys.readouterr()
+    assert main(["predict", str(run), str(tmp_path), "--json"]) == 0
+    turned, plain = json.loads(capsys.readouterr().out)
+    assert turned["top"] == plain["top"]
+
+
+def test_evaluate_needs_the_test_split_alone_and_the_same_classes(run: Path, tmp_path, capsys) -> None:
+    folder = Path(paco_hf.__file__).parent / "data" / "builtin"
+    (tmp_path / "test.parquet").write_bytes((folder / "test.parquet").read_bytes())
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--dataset", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((run / "metrics.json").read_text())["test"]
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["apple", "bowl", "bed"])})
+    rows = {"image": [encoded(i) for i in range(3)], "label": [0, 1, 2]}
+    (tmp_path / "other").mkdir()
+    Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "other" / "test.parquet")
+    line = complaint(capsys, "evaluate", str(run), "--dataset", str(tmp_path / "other"))
+    assert "class 1 is 'bowl'" in line
+    assert "'bed' in" in line
+
+
+def test_backbones_of_a_fixed_size_are_built_for_the_images(capsys, tmp_path) -> None:
+    small = ["--max_steps", "1", "--per_device_train_batch_size", "8", "--output_dir", str(tmp_path)]
+    assert main(["train", "--backbone", "vit_tiny_patch16_224", "--loss", "ce", *small]) == 0
+    assert json.loads((tmp_path / "config.json").read_text())["backbone_kwargs"] == {"img_size": 32}

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 
 import pytest
 import timm
@@ -9,7 +10,7 @@ import torch
 from conftest import doubled, golden, golden_path, seeded_images, weight_by_rule
 
 from paco_hf import PaCoForContrastiveTraining, paco_loss
-from paco_hf.conversion import _resnet_key, load_reference_checkpoint
+from paco_hf.conversion import _RESNET_PREFIXES, _translate, load_reference_checkpoint
 
 TINY_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 3, "num_heads": 4}
 FULL_SIZE = {
@@ -79,7 +80,7 @@ def test_training_steps_equal_the_reference(variant: str) -> None:
     assert len(final) > 20
     state = model.state_dict()
     for key, tensor in final.items():
-        assert (state[_resnet_key(key)].to(tensor.dtype) - tensor).abs().max() <= 1e-7, key
+        assert (state[_translate(key, _RESNET_PREFIXES)].to(tensor.dtype) - tensor).abs().max() <= 1e-7, key
 
 
 def test_vit_training_steps_equal_the_reference() -> None:
@@ -210,43 +211,85 @@ def test_half_precision_becomes_float32() -> None:
     assert load_reference_checkpoint(state).dtype == torch.float32
 
 
-def test_file_stripped_of_its_key_encoder_loads(caplog: pytest.LogCaptureFixture) -> None:
+def test_file_stripped_of_its_key_encoder_loads_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     state = {key: tensor for key, tensor in small_state().items() if "encoder_k" not in key}
     model = load_reference_checkpoint(state)
+    assert "has no key encoder" in caplog.text
     for key, query in zip(model.key_encoder["paco"].parameters(), model.paco.parameters(), strict=True):
         assert torch.equal(key, query)
 
 
-def test_refusals_name_the_key(tmp_path) -> None:
+@pytest.mark.parametrize(
+    "key",
+    [
+        "linear.bias",
+        "queue",
+        "queue_l",
+        "queue_ptr",
+        "encoder_q.fc.0.weight",
+        "encoder_q.fc.1.running_mean",
+        "encoder_q.layer2.1.bn1.bias",
+        "encoder_k.layer1.0.conv1.weight",
+        "encoder_k.fc.3.bias",
+    ],
+)
+def test_missing_key_is_named_as_the_file_names_it(key: str) -> None:
+    state = {name: tensor for name, tensor in small_state().items() if name != f"module.{key}"}
+    with pytest.raises(ValueError, match=rf"lacks .*\b{re.escape(key)}$"):
+        load_reference_checkpoint(state)
+
+
+def test_refusals_name_the_key() -> None:
     state = small_state()
     for change, message in (
-        ({"module.encoder_q.layer1.0.conv1.weight": None}, "layer1.0.conv1.weight"),
-        ({"module.encoder_k.layer1.0.conv1.weight": None}, "key_encoder.*layer1.0.conv1.weight"),
-        ({"module.queue": None}, "lacks the key queue"),
         ({"module.surprise": torch.zeros(1)}, "not known: surprise"),
-        ({"module.encoder_q.layer1.0.conv9.weight": torch.zeros(1)}, "layer1.0.conv9.weight"),
-        ({"module.linear.bias": torch.zeros(11)}, "linear.bias has shape"),
-        ({"module.linear.weight": torch.zeros(3)}, "linear.weight should have 2 dimensions"),
-        ({"module.linear.weight": "text"}, "module.linear.weight"),
+        ({"module.encoder_q.layer1.0.conv9.weight": torch.zeros(1)}, r"layer1\.0\.conv9\.weight"),
+        ({"module.encoder_q.fc.7.weight": torch.zeros(1)}, r"a paco model does not have: encoder_q\.fc\.7\.weight"),
+        ({"module.linear.bias": torch.zeros(11)}, r"linear\.bias has shape"),
+        ({"module.linear.bias": torch.zeros(10, dtype=torch.long)}, r"linear\.bias has dtype"),
+        ({"module.linear.weight": torch.zeros(3)}, r"linear\.weight should have 2 dimensions"),
+        ({"module.linear.weight": torch.zeros(0, 64)}, r"linear\.weight or queue is empty"),
+        ({"module.linear.weight": "text"}, r"module\.linear\.weight"),
+        ({"module.linear.weight": torch.zeros(10, 64).to_sparse()}, r"module\.linear\.weight is no plain tensor"),
+        ({"queue": torch.ones(64, 32)}, "queue twice"),
+        ({"module.queue_ptr": torch.tensor([999])}, "queue_ptr is 999"),
     ):
-        broken = {key: tensor for key, tensor in {**state, **change}.items() if tensor is not None}
         with pytest.raises(ValueError, match=message):
-            load_reference_checkpoint(broken)
-    with pytest.raises(ValueError, match="wants"):
-        load_reference_checkpoint(state, backbone="cifar_resnet32", backbone_kwargs={"in_chans": 1})
-    with pytest.raises(ValueError, match="no state dict"):
-        load_reference_checkpoint({})
-    with pytest.raises(ValueError, match="neither encoder_q"):
-        load_reference_checkpoint({"fc.weight": torch.zeros(1)})
-    with pytest.raises(ValueError, match="number of heads"):
-        load_reference_checkpoint(
-            {"patch_embed.proj.weight": torch.zeros(60, 3, 8, 8), "pos_embed": torch.zeros(1, 17, 60)}
-        )
+            load_reference_checkpoint({**state, **change})
+    for arguments, message in (
+        ({"backbone": "cifar_resnet32", "backbone_kwargs": {"in_chans": 1}}, r"encoder_q\.conv1\.weight.*wants"),
+        ({"backbone": "cifar_resnet20"}, r"does not have: encoder_q\.layer1\.3"),
+        ({"backbone": "cifar_resnet99"}, "unknown backbone"),
+        ({"backbone": "cifar_resnet32", "backbone_kwargs": {"wings": 2}}, "cannot be built"),
+        ({"backbone": 3}, "name of a timm model"),
+        ({"backbone_kwargs": [1]}, "must be a dictionary"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_reference_checkpoint(state, **arguments)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path) -> None:
+    for source, message in (
+        ({}, "no state dict"),
+        ({"fc.weight": torch.zeros(1)}, "neither encoder_q"),
+        (
+            {"patch_embed.proj.weight": torch.zeros(60, 3, 8, 8), "pos_embed": torch.zeros(1, 17, 60)},
+            "number of heads",
+        ),
+        (None, "a path or a state dict"),
+        ([1], "a path or a state dict"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_reference_checkpoint(source)
     with pytest.raises(OSError, match="does not exist"):
         load_reference_checkpoint(tmp_path / "none.pth")
-    (tmp_path / "cut.pth").write_bytes(golden_path("convert_resnet_tiny.pth").read_bytes()[:5000])
-    with pytest.raises((OSError, ValueError), match=r"cut\.pth"):
-        load_reference_checkpoint(tmp_path / "cut.pth")
+    content = golden_path("convert_resnet_tiny.pth").read_bytes()
+    torch.save({"a": torch.zeros(500)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    old = (tmp_path / "old.pth").read_bytes()
+    for cut in (content[:5000], old[:200], old[:300], b".", b""):
+        (tmp_path / "cut.pth").write_bytes(cut)
+        with pytest.raises((OSError, ValueError), match=r"cut\.pth"):
+            load_reference_checkpoint(tmp_path / "cut.pth")
 
 
 def test_only_weights_and_an_argparse_namespace_are_unpickled(tmp_path) -> None:

@@ -47,6 +47,7 @@ def test_counts() -> None:
     assert pareto[1] == int(500 * 2**-2.0)
     assert long_tailed_counts(7, 1, 10) == [7]
     assert long_tailed_counts(7, 3, 1) == [7, 7, 7]
+    assert [long_tailed_counts(49, 10, 49, kind)[-1] for kind in ("exp", "step", "pareto")] == [1, 1, 1]
     for arguments, message in (
         ((500, 10, 0.01), "for the reference's 0.01 give 100"),
         ((500, 10, 1000), "at most"),
@@ -169,6 +170,11 @@ def test_bad_data_is_named(tmp_path) -> None:
     )
     with pytest.raises(ValueError, match=r"image 1 of .* \(b\.png\) cannot be decoded"):
         Images(load_data(str(broken)).train)
+    carved = load_data(str(broken)).train.select([1, 2], "carved").select([0], "carved twice")
+    with pytest.raises(ValueError, match="image 1 of carved twice"):
+        Images(carved)
+    with pytest.raises(ValueError, match=r"column 'label' of .* holds no images"):
+        load_data(str(good), image_column="label")
     with pytest.raises(OSError, match=r"'nobody/nothing' is no local folder, and cannot be loaded from the Hub"):
         load_data("nobody/nothing")
     with pytest.raises(OSError, match="is not a folder"):
@@ -244,7 +250,14 @@ def test_cifar_views_have_the_references_operations() -> None:
     names = {
         name: [type(op).__name__ for op in build_view(name, 32).transforms] for name in ("cifar_reg", "cifar_sim")
     }
-    assert names["cifar_reg"] == ["RandomCrop", "RandomHorizontalFlip", "AutoAugment", "PILToTensor", "Cutout"]
+    assert names["cifar_reg"] == [
+        "FitSquare",
+        "RandomCrop",
+        "RandomHorizontalFlip",
+        "AutoAugment",
+        "PILToTensor",
+        "Cutout",
+    ]
     assert names["cifar_sim"] == [
         "RandomResizedCrop",
         "RandomHorizontalFlip",
@@ -255,9 +268,18 @@ def test_cifar_views_have_the_references_operations() -> None:
     ]
     crop, _, jitter, gray, blur, _ = build_view("cifar_sim", 32).transforms
     assert (tuple(crop.scale), jitter.p, gray.p, blur.p) == ((0.2, 1.0), 0.8, 0.2, 0.5)
-    assert build_view("cifar_reg", 32).transforms[0].padding == [4, 4, 4, 4]
+    assert build_view("cifar_reg", 32).transforms[1].padding == [4, 4, 4, 4]
     with pytest.raises(ValueError, match=r"unknown view 'cifar'.*cifar_reg"):
         build_view("cifar", 32)
+
+
+def test_small_views_see_the_whole_of_a_large_image() -> None:
+    ramp = np.linspace(0, 255, 300).astype(np.uint8)
+    image = Image.fromarray(np.repeat(np.tile(ramp, (280, 1))[..., None], 3, axis=2))
+    view = build_view("cifar_light", 32)
+    seen = torch.stack([view(image) for _ in range(20)]).float()
+    assert seen.max() > 200
+    assert view(Image.new("RGB", (20, 20))).shape == (3, 32, 32)
 
 
 def test_collator_normalises_views_and_processes_images(images) -> None:

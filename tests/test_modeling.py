@@ -113,13 +113,19 @@ def test_file_that_lacks_backbone_weights_is_refused(tmp_path) -> None:
 def test_config_is_validated() -> None:
     with pytest.raises(ValueError, match=r"did you mean.*resnet50"):
         PaCoForImageClassification(PaCoConfig(backbone="resnet5O"))
-    with pytest.raises(ValueError, match="does not take these arguments"):
+    with pytest.raises(ValueError, match="cannot be built with the arguments"):
         PaCoForImageClassification(PaCoConfig(backbone="cifar_resnet20", backbone_kwargs={"wings": 2}))
     for fields, message in (
         ({"class_counts": [1, 2]}, "2 entries, but the model has 3 classes"),
         ({"selection_counts": [1, 2]}, "selection_counts has 2"),
         ({"class_counts": [1, 2, -3]}, "negative"),
         ({"class_counts": "abc"}, "a list, an array or a tensor"),
+        ({"class_counts": [[1, 2, 3]]}, "class_counts must be a list"),
+        ({"class_counts": [1.5, 2, 3]}, "class_counts must hold whole numbers"),
+        ({"class_counts": [None] * 3}, "class_counts must be a list"),
+        ({"image_size": -3}, "image_size must be"),
+        ({"backbone_kwargs": [1]}, "backbone_kwargs must be"),
+        ({"temperature": "x"}, "temperature must be"),
         ({"inference_prior": [0.5, 0.5, 0]}, "positive"),
         ({"temperature": 0.0}, "temperature must be positive"),
     ):
@@ -132,6 +138,20 @@ def test_changed_number_of_classes_with_old_counts_is_refused(tmp_path) -> None:
     tiny(class_counts=[5, 4, 3, 2, 1]).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="class_counts has 5 entries, but the model has 7"):
         AutoConfig.from_pretrained(tmp_path, num_labels=7)
+    fresh = PaCoForImageClassification.from_pretrained(
+        tmp_path, num_labels=7, class_counts=None, ignore_mismatched_sizes=True
+    )
+    assert fresh.classifier.out_features == 7
+    counted = AutoConfig.from_pretrained(tmp_path, num_labels=2, class_counts=[3, 1])
+    assert counted.class_counts == [3, 1]
+
+
+def test_truncated_weights_are_an_os_error_with_the_folder(tmp_path) -> None:
+    tiny().save_pretrained(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(OSError, match=rf"{tmp_path.name} cannot be read"):
+        PaCoForImageClassification.from_pretrained(tmp_path)
 
 
 def test_prior_and_temperature_adjust_the_logits() -> None:
@@ -363,8 +383,9 @@ loaded, before = set(sys.modules), time.perf_counter()
 import paco_hf
 took = time.perf_counter() - before
 new = set(sys.modules) - loaded
-heavy = ("transformers.trainer", "datasets", "evaluate", "matplotlib", "torchvision.transforms.v2", "paco_hf.trainer",
-"paco_hf.data") assert not new.intersection(heavy), new.intersection(heavy)
+heavy = ("transformers.trainer", "datasets", "evaluate", "matplotlib", "torchvision.transforms.v2", "paco_hf.trainer")
+heavy += ("paco_hf.data",)
+assert not new.intersection(heavy), new.intersection(heavy)
 print(took)
 paco_hf.PaCoTrainer, paco_hf.metrics.long_tailed_accuracy, paco_hf.data.long_tailed_counts, paco_hf.conversion
 """

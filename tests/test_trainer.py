@@ -313,3 +313,84 @@ def test_refusals(tmp_path) -> None:
     one_view.train_dataset = [{k: v for k, v in item.items() if k != "key_pixel_values"} for item in Images(16)]
     with pytest.raises(ValueError, match="contrasts two views"):
         one_view.train()
+
+
+def test_metric_for_selection_is_checked_before_training(tmp_path) -> None:
+    for name in ("few", "foo"):
+        model = make_model(class_counts=[500, 400, 300, 200, 150])
+        with pytest.raises(ValueError, match=f"metric_for_best_model must be one of .*got '{name}'"):
+            make_trainer(tmp_path, model, evaluate=8, metric_for_best_model=name, eval_strategy="epoch")
+    no_counts = make_trainer(
+        tmp_path, make_model(class_counts=None), loss="ce", evaluate=8, eval_strategy="epoch", max_steps=2
+    )
+    no_counts.train()
+    assert no_counts.state.best_metric is not None
+
+
+def test_schedule_ends_with_max_steps(tmp_path) -> None:
+    trainer = make_trainer(
+        tmp_path, loss="ce", max_steps=8, num_train_epochs=100, epoch_schedule="cosine", warmup_epochs=0
+    )
+    trainer.train()
+    rates = [e["learning_rate"] for e in trainer.state.log_history if "learning_rate" in e]
+    assert rates == pytest.approx([0.1 * EPOCH_SCHEDULES["cosine"](step // 2, 4, 0) for step in range(8)])
+
+
+def test_resuming_from_the_last_step_adds_none(tmp_path) -> None:
+    settings = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1}
+    first = make_trainer(tmp_path, **settings)
+    first.train()
+    second = make_trainer(tmp_path, **settings)
+    second.train(resume_from_checkpoint=True)
+    assert second.state.global_step == 3
+    assert all(torch.equal(tensor, weights(second)[name]) for name, tensor in weights(first).items())
+
+
+def test_best_model_is_loaded_at_the_end_where_asked(tmp_path) -> None:
+    trainer = make_trainer(
+        tmp_path,
+        evaluate=8,
+        max_steps=4,
+        save_strategy="steps",
+        save_steps=2,
+        eval_strategy="steps",
+        eval_steps=2,
+        load_best_model_at_end=True,
+    )
+    scores, kept = iter([0.6, 0.4]), []
+
+    def score_of(prediction) -> dict:
+        kept.append(weights(trainer))
+        return {"balanced_accuracy": next(scores)}
+
+    trainer.compute_metrics = score_of
+    trainer.train()
+    assert torch.equal(weights(trainer)["classifier.weight"], kept[0]["classifier.weight"])
+
+
+def test_gradient_checkpointing(tmp_path) -> None:
+    plain, saving = (
+        make_trainer(tmp_path / str(on), make_model("resnet18"), gradient_checkpointing=on) for on in (False, True)
+    )
+    for trainer in (plain, saving):
+        trainer.train()
+    assert saving.model.paco.backbone.grad_checkpointing
+    for name, tensor in plain.model.paco.backbone.named_parameters():
+        assert torch.allclose(tensor, saving.model.paco.backbone.get_parameter(name), atol=1e-5), name
+    with pytest.raises(ValueError, match="'cifar_resnet20' has no gradient checkpointing"):
+        make_trainer(tmp_path, make_model("cifar_resnet20"), gradient_checkpointing=True).train()
+
+
+def test_out_of_range_arguments(tmp_path) -> None:
+    for settings in (
+        {"gradient_accumulation_steps": 0},
+        {"label_smoothing_factor": 2.0},
+        {"warmup_epochs": -1},
+        {"num_train_epochs": 0},
+        {"queue_size": -1},
+        {"key_momentum": 1.5},
+        {"precision": "fp32", "bf16": True},
+    ):
+        name = next(iter(settings))
+        with pytest.raises(ValueError, match=name):
+            PaCoTrainingArguments(output_dir=str(tmp_path), **settings)

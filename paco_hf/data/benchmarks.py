@@ -1,9 +1,9 @@
 """The data sets: where each comes from, which column is what, and its long-tailed selection."""
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
@@ -43,9 +43,12 @@ class LabelledImages:
     image_column: str
     labels: list[int]
     name: str = "images"
+    rows: list[int] | None = None  # of the source, where this is a selection from it
 
     def select(self, indices: list[int], name: str) -> "LabelledImages":
-        return LabelledImages(self.data.select(indices), self.image_column, [self.labels[i] for i in indices], name)
+        rows = indices if self.rows is None else [self.rows[i] for i in indices]
+        labels = [self.labels[i] for i in indices]
+        return LabelledImages(self.data.select(indices), self.image_column, labels, name, rows)
 
 
 @dataclass
@@ -90,15 +93,28 @@ class Images:
         return self._decode(index) if self.decoded is None else PILImage.fromarray(self.decoded[index])
 
     def _decode(self, index: int) -> PILImage.Image:
-        row = self.encoded[int(index)][self.split.image_column]
-        try:
-            with PILImage.open(io.BytesIO(row["bytes"]) if row["bytes"] is not None else row["path"]) as image:
-                return ImageOps.exif_transpose(image).convert("RGB")
-        except (OSError, SyntaxError, ValueError, TypeError) as error:
-            where = f" ({row['path']})" if row and row.get("path") else ""
-            raise ValueError(
-                f"image {int(index)} of {self.split.name}{where} cannot be decoded: {error}; replace or remove it"
-            ) from error
+        index = int(index)
+        row = self.encoded[index][self.split.image_column] or {}
+        source = row.get("bytes") or row.get("path")
+        place = index if self.split.rows is None else self.split.rows[index]
+        where = f" ({row['path']})" if row.get("path") else ""
+        name = f"image {place} of {self.split.name}{where}"
+        if source is None:
+            raise ValueError(f"{name} is empty; replace or remove it")
+        return open_image(io.BytesIO(source) if isinstance(source, bytes) else source, name)
+
+
+def open_image(source: Any, name: str) -> PILImage.Image:
+    """Decode a file to RGB, turned as its EXIF orientation says.
+
+    Raises:
+        ValueError: it cannot be decoded; the message has the `name`.
+    """
+    try:
+        with PILImage.open(source) as image:
+            return ImageOps.exif_transpose(image).convert("RGB")
+    except (OSError, SyntaxError, ValueError, TypeError) as error:
+        raise ValueError(f"{name} cannot be decoded as an image: {error}; replace or remove it") from error
 
 
 def load_data(
@@ -123,36 +139,94 @@ def load_data(
         ValueError: a column is missing, a label out of range, a class without training images.
         OSError: a path does not exist, or a Hub id cannot be reached.
     """
-    if dataset == "builtin":
-        splits = DatasetDict(
-            {name: Dataset.from_parquet(str(BUILTIN / f"{name}.parquet")) for name in ("train", "test")}
-        )
-        data = _from_splits(splits, dataset, "image", "label")
-        return _cifar(data)
-    if dataset in BENCHMARKS:
-        benchmark = BENCHMARKS[dataset]
-        splits = _load_folder(dataset_path) if dataset_path else _load_hub(benchmark.hub_id)
+    source = _source(dataset, dataset_path, image_column, label_column)
+    benchmark = BENCHMARKS.get(dataset)
+    counts = None
+    if benchmark:
         counts = long_tailed_counts(benchmark.n_max, benchmark.num_classes, imbalance_factor, imbalance_kind)
-        return _cifar(
-            _from_splits(
-                splits,
-                dataset,
-                image_column or benchmark.image_column,
-                label_column or benchmark.label_column,
-                lambda train, labels: _select_long_tail(train, labels, counts),
+    if "train" not in source.splits:
+        raise ValueError(f"{dataset} has no train split (found: {', '.join(source.splits)})")
+    class_names = source.class_names("train")
+    full = source.labelled("train", class_names)
+    if counts is not None:
+        full = full.select(_select_long_tail(source.splits["train"], full.labels, counts), full.name)
+    test_key = source.test_key()
+    data = ImageData(full, source.labelled(test_key, class_names) if test_key else None, class_names)
+    if benchmark or dataset == "builtin":
+        data.image_size, data.mean, data.std = 32, CIFAR_MEAN, CIFAR_STD
+    return data
+
+
+def load_test(
+    dataset: str = "builtin",
+    *,
+    dataset_path: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+) -> tuple[LabelledImages, list[str]]:
+    """The test split alone (the validation split where there is none), and the names of its classes. As
+    [`load_data`]."""
+    source = _source(dataset, dataset_path, image_column, label_column)
+    key = source.test_key()
+    if key is None:
+        raise ValueError(f"{dataset} has no test split (found: {', '.join(source.splits)})")
+    class_names = source.class_names("train" if "train" in source.splits else key)
+    return source.labelled(key, class_names), class_names
+
+
+@dataclass
+class _Source:
+    """The splits of a data set, and which columns hold what."""
+
+    name: str
+    splits: DatasetDict
+    image_column: str
+    label_column: str
+
+    def test_key(self) -> str | None:
+        return next((key for key in ("test", "validation") if key in self.splits), None)
+
+    def class_names(self, key: str) -> list[str]:
+        rows = self.splits[key]
+        feature = rows.features[self.label_column]
+        if isinstance(feature, ClassLabel):
+            return list(feature.names)
+        values = list(rows[self.label_column])
+        if not values or not all(isinstance(value, int) for value in values):
+            raise ValueError(
+                f"label column {self.label_column!r} of {self.name} must hold integers or a ClassLabel, got {feature}"
             )
-        )
-    if dataset_path:
+        return [str(c) for c in range(max(values) + 1)]
+
+    def labelled(self, key: str, class_names: list[str]) -> LabelledImages:
+        rows = self.splits[key]
+        labels = [-1 if label is None else int(label) for label in rows[self.label_column]]
+        class_counts(labels, len(class_names), allow_empty=True)
+        return LabelledImages(rows, self.image_column, labels, f"{self.name} {key}")
+
+
+def _source(dataset: str, dataset_path: str | None, image_column: str | None, label_column: str | None) -> _Source:
+    benchmark = BENCHMARKS.get(dataset)
+    if benchmark:
+        splits = _load_folder(dataset_path) if dataset_path else _load_hub(benchmark.hub_id)
+        image_column, label_column = image_column or benchmark.image_column, label_column or benchmark.label_column
+    elif dataset_path:
         raise ValueError(
             f"--dataset_path goes with {', '.join(BENCHMARKS)}; for a folder of your own give --dataset {dataset_path}"
         )
-    splits = _load_folder(dataset) if Path(dataset).exists() else _load_hub(dataset)
-    return _from_splits(splits, dataset, image_column, label_column)
-
-
-def _cifar(data: ImageData) -> ImageData:
-    data.image_size, data.mean, data.std = 32, CIFAR_MEAN, CIFAR_STD
-    return data
+    elif dataset == "builtin":
+        files = {split: str(BUILTIN / f"{split}.parquet") for split in ("train", "test")}
+        splits = DatasetDict({split: Dataset.from_parquet(file) for split, file in files.items()})
+    else:
+        splits = _load_folder(dataset) if Path(dataset).exists() else _load_hub(dataset)
+    first = next(iter(splits.values()))
+    image_column = _column(first, dataset, "image", image_column, Image)
+    if not isinstance(first.features[image_column], Image):
+        raise ValueError(
+            f"column {image_column!r} of {dataset} holds no images, but {first.features[image_column]}: set "
+            "--image_column"
+        )
+    return _Source(dataset, splits, image_column, _column(first, dataset, "label", label_column, ClassLabel))
 
 
 def _load_folder(folder: str) -> DatasetDict:
@@ -182,39 +256,6 @@ def _load_hub(hub_id: str) -> DatasetDict:
             f"{str(error).splitlines()[0]}). Without network give a local folder: --dataset FOLDER, or "
             "--dataset_path for a benchmark"
         ) from error
-
-
-def _from_splits(
-    splits: DatasetDict,
-    name: str,
-    image_column: str | None,
-    label_column: str | None,
-    select: Callable[[Dataset, list[int]], list[int]] | None = None,
-) -> ImageData:
-    if "train" not in splits:
-        raise ValueError(f"{name} has no train split (found: {', '.join(splits)})")
-    train = splits["train"]
-    image_column = _column(train, name, "image", image_column, Image)
-    label_column = _column(train, name, "label", label_column, ClassLabel)
-    feature = train.features[label_column]
-    values = list(train[label_column])
-    if isinstance(feature, ClassLabel):
-        class_names = list(feature.names)
-    elif values and all(isinstance(value, int) for value in values):
-        class_names = [str(c) for c in range(max(values) + 1)]
-    else:
-        raise ValueError(f"label column {label_column!r} of {name} must hold integers or a ClassLabel, got {feature}")
-
-    def split(key: str, rows: Dataset) -> LabelledImages:
-        labels = [-1 if label is None else int(label) for label in rows[label_column]]
-        class_counts(labels, len(class_names), allow_empty=True)
-        return LabelledImages(rows, image_column, labels, f"{name} {key}")
-
-    full = split("train", train)
-    if select is not None:
-        full = full.select(select(train, full.labels), full.name)
-    test_key = next((key for key in ("test", "validation") if key in splits), None)
-    return ImageData(full, split(test_key, splits[test_key]) if test_key else None, class_names)
 
 
 def _column(data: Dataset, name: str, role: str, given: str | None, kind: type) -> str:

@@ -32,9 +32,12 @@ def long_tailed_counts(n_max: int, num_classes: int, imbalance_factor: float, ki
     steps = max(num_classes - 1, 1)
     if kind == "exp":
         counts = [int(n_max * (1 / imbalance_factor) ** (i / steps)) for i in range(num_classes)]
+        if num_classes > 1:
+            # n * (1 / 49) falls just below n / 49.
+            counts[-1] = int(n_max / imbalance_factor)
     elif kind == "step":
         head = num_classes - num_classes // 2
-        counts = [n_max] * head + [int(n_max * (1 / imbalance_factor))] * (num_classes - head)
+        counts = [n_max] * head + [int(n_max / imbalance_factor)] * (num_classes - head)
     elif kind == "pareto":
         power = math.log(imbalance_factor) / math.log(num_classes) if num_classes > 1 else 0.0
         # The tolerance keeps the last class at n_max / IF where rounding of the power falls just below it.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from torchvision.transforms import v2
@@ -46,6 +46,19 @@ class Cutout(nn.Module):
         return image
 
 
+class FitSquare(nn.Module):
+    """The middle square of an image, scaled to `size` pixels; an image of that size is left alone."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, image: Image.Image) -> Image.Image:
+        if image.size == (self.size, self.size):
+            return image
+        return ImageOps.fit(image, (self.size, self.size), Image.Resampling.BILINEAR)
+
+
 def _jitter(hue: float, p: float) -> nn.Module:
     return v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, hue)], p)
 
@@ -67,6 +80,7 @@ def _simclr(
 
 def _cifar(size: int, *color: nn.Module) -> list[nn.Module]:
     return [
+        FitSquare(size),
         v2.RandomCrop(size, padding=size // 8),
         v2.RandomHorizontalFlip(),
         *color,
