@@ -253,7 +253,7 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, capsys) -> None:
         (("--dataset", str(tmp_path / "badtest"), *out), "image 1 of"),
         ((*out, "--backbone", "vit_tiny_patch16_224", "--backbone_kwargs", '{"num_heads": 5}'), "cannot be built"),
         ((*out, "--backbone", "vgg11", "--image_size", "8"), "cannot take images of 8 x 8 pixels"),
-        (("--recipe", str(tmp_path / "recipe.yaml"), *out), "projection_dim: invalid int value: '16.5'"),
+        (("--recipe", str(tmp_path / "recipe.yaml"), *out), "invalid int value: '16.5'"),
     ):
         assert message in complaint(capsys, "train", *argv)
     assert "fewer than one batch" in complaint(capsys, "train", *out, "--per_device_train_batch_size", "9999")

@@ -127,7 +127,7 @@ def test_config_is_validated() -> None:
         ({"backbone_kwargs": [1]}, "backbone_kwargs must be"),
         ({"temperature": "x"}, "temperature must be"),
         ({"inference_prior": [0.5, 0.5, 0]}, "positive"),
-        ({"temperature": 0.0}, "temperature must be positive"),
+        ({"temperature": 0.0}, "temperature must be a positive number"),
     ):
         with pytest.raises(ValueError, match=message):
             PaCoConfig(num_labels=3, **fields)
