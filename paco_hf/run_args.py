@@ -214,7 +214,7 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
     # As text, so that a recipe's values pass the same conversions and checks as those of flags.
     text = {n: json.dumps(v) if isinstance(v, dict) else v if v is None else str(v) for n, v in settings.items()}
     parser.set_defaults(**text, recipe=recipe)
-    given = {arg.split("=")[0].removeprefix("--") for arg in argv if arg.startswith("--")}
+    given = {arg.split("=")[0].removeprefix("--").replace("-", "_") for arg in argv if arg.startswith("--")}
     if "output_dir" not in given:
         loss, dataset = early.loss or settings.get("loss", "paco"), early.dataset or settings.get("dataset", "builtin")
         parser.set_defaults(output_dir=str(Path("runs") / f"{loss}-{Path(dataset).name}"))

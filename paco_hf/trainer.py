@@ -1,13 +1,10 @@
 """`PaCoTrainer`: PaCo, GPaCo and the baselines on `transformers.Trainer`, with checkpoints that resume exactly."""
 
-import json
 import math
 import os
-import re
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sized
-from contextlib import contextmanager
+from collections.abc import Sized
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from transformers import PrinterCallback, ProgressCallback, Trainer, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from .callbacks import LogFileCallback, MethodCallback, ReadableProgress
+from .checkpoints import check_checkpoint, list_checkpoints, readable
 from .data.views import EpochSampler
 from .distributed import broadcast_buffers
 from .losses import ClassificationLoss, ContrastiveLoss
@@ -299,25 +297,11 @@ class PaCoTrainer(Trainer):
                 raise OSError(f"{self.args.output_dir} has no complete checkpoint to resume from")
             resume_from_checkpoint = str(checkpoints[-1])
         if resume_from_checkpoint:
-            self._check_checkpoint(Path(resume_from_checkpoint))
+            check_checkpoint(Path(resume_from_checkpoint), self.args.process_index, self.args.world_size)
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.args.load_best_model_at_end:
             self.load_selected()
         return result
-
-    def _check_checkpoint(self, folder: Path) -> None:
-        suffix = f"_{self.args.process_index}" if self.args.world_size > 1 else ""
-        for name in (
-            "model.safetensors",
-            "optimizer.pt",
-            "scheduler.pt",
-            f"rng_state{suffix}.pth",
-            TRAINER_STATE_NAME,
-        ):
-            if not (folder / name).is_file():
-                raise OSError(f"the checkpoint {folder} lacks {name}: resume from another one")
-        with _readable(folder / TRAINER_STATE_NAME):
-            json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
 
     def _init_training_state(self, max_steps: int, *args: Any, **kwargs: Any) -> tuple[int, int]:
         epochs, steps = super()._init_training_state(max_steps, *args, **kwargs)
@@ -326,7 +310,7 @@ class PaCoTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         weights = Path(resume_from_checkpoint) / "model.safetensors"
-        with _readable(weights):
+        with readable(weights):
             tensors = load_file(weights)
         try:
             self.classifier.load_state_dict(tensors)
@@ -336,11 +320,11 @@ class PaCoTrainer(Trainer):
             self.model.load_training_state(resume_from_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with _readable(f"{checkpoint}/optimizer.pt or scheduler.pt"):
+        with readable(f"{checkpoint}/optimizer.pt or scheduler.pt"):
             super()._load_optimizer_and_scheduler(checkpoint)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
-        with _readable(f"{checkpoint}/rng_state.pth"):
+        with readable(f"{checkpoint}/rng_state.pth"):
             super()._load_rng_state(checkpoint)
 
     # ---- selection
@@ -375,23 +359,6 @@ class PaCoTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         self.classifier.load_state_dict(load_file(self._selected_path()))
         return int(self.state.best_global_step)
-
-
-@contextmanager
-def _readable(what: str | Path) -> Iterator[None]:
-    """Turn whatever an unreadable file raises into an `OSError` that names it."""
-    try:
-        yield
-    except Exception as error:  # torch, pickle, json and safetensors have a type for every kind of damage
-        raise OSError(
-            f"{what} cannot be read ({type(error).__name__}: {error}): truncated? Resume from another checkpoint"
-        ) from error
-
-
-def list_checkpoints(folder: str | Path) -> list[Path]:
-    """The complete `checkpoint-N` folders of a run, oldest first."""
-    found = [p for p in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
 def _check_metric(name: str | None, counts: list[int] | None) -> None:

@@ -16,13 +16,14 @@ from transformers import AutoConfig, AutoImageProcessor, BitImageProcessor, set_
 
 from .backbones import timm_defaults
 from .callbacks import LOG_NAME
+from .checkpoints import list_checkpoints
 from .data.benchmarks import ImageData, Images, LabelledImages, load_data, open_image
 from .data.long_tail import class_counts, stratified_split
 from .data.views import EvaluationDataset, ImageCollator, ViewsDataset, build_view
 from .metrics import long_tailed_accuracy
 from .modeling_paco import PaCoForImageClassification
 from .run_args import RunArguments, resolved
-from .trainer import STAGING, PaCoTrainer, list_checkpoints
+from .trainer import STAGING, PaCoTrainer
 from .training_args import PaCoTrainingArguments
 
 SMALL_IMAGE = 64  # pixels; up to here CIFAR's backbone and views are the default, and images are not cropped

@@ -1,0 +1,36 @@
+"""The checkpoint folders of a run: which are complete, and what is wrong with one that cannot be read."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from transformers.trainer import TRAINER_STATE_NAME
+
+
+def list_checkpoints(folder: str | Path) -> list[Path]:
+    """The complete `checkpoint-N` folders of a run, oldest first."""
+    found = [p for p in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+
+
+@contextmanager
+def readable(what: str | Path) -> Iterator[None]:
+    """Turn whatever an unreadable file raises into an `OSError` that names it."""
+    try:
+        yield
+    except Exception as error:  # torch, pickle, json and safetensors have a type for every kind of damage
+        raise OSError(
+            f"{what} cannot be read ({type(error).__name__}: {error}): truncated? Resume from another checkpoint"
+        ) from error
+
+
+def check_checkpoint(folder: Path, process_index: int = 0, world_size: int = 1) -> None:
+    """Raise `OSError` where a checkpoint lacks a file that resuming exactly needs, or its state is no JSON."""
+    suffix = f"_{process_index}" if world_size > 1 else ""
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", f"rng_state{suffix}.pth", TRAINER_STATE_NAME):
+        if not (folder / name).is_file():
+            raise OSError(f"the checkpoint {folder} lacks {name}: resume from another one")
+    with readable(folder / TRAINER_STATE_NAME):
+        json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
