@@ -146,6 +146,14 @@ def test_any_parquet_folder(tmp_path) -> None:
     assert [image.mode for image in Images(data.train)] == ["RGB"] * 3
 
 
+def test_splits_of_parquet_may_differ_in_columns(tmp_path) -> None:
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["cat", "dog"])})
+    folder = write_parquet(tmp_path / "mine", [0, 1, 0], features)
+    train = Dataset.from_parquet(str(folder / "train-0.parquet")).add_column("rank", [0, 0, 1])
+    train.to_parquet(folder / "train-0.parquet")
+    assert load_data(str(folder)).class_counts == [2, 1]
+
+
 def test_image_folder(tmp_path) -> None:
     for split in ("train", "test"):
         for name, count in (("cat", 3), ("dog", 1)):

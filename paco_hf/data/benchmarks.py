@@ -1,10 +1,14 @@
 """The data sets: where each comes from, which column is what, and its long-tailed selection."""
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import datasets
+import huggingface_hub
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
 from PIL import Image as PILImage
@@ -244,18 +248,41 @@ def _load_folder(folder: str) -> DatasetDict:
                 f"{file.name} names no split: a parquet file's name should contain train, validation or test"
             )
         files.setdefault(split, []).append(str(file))
-    return load_dataset("parquet", data_files=files)
+    # One by one: splits may differ in columns that do not matter here.
+    return DatasetDict({split: Dataset.from_parquet(names) for split, names in files.items()})
 
 
 def _load_hub(hub_id: str) -> DatasetDict:
     try:
-        return load_dataset(hub_id)
+        with _offline_where_unreachable(hub_id):
+            return load_dataset(hub_id)
     except Exception as error:  # datasets raises a dozen types here, and all of them mean the same to the user
         raise OSError(
             f"{hub_id!r} is no local folder, and cannot be loaded from the Hub ({type(error).__name__}: "
             f"{str(error).splitlines()[0]}). Without network give a local folder: --dataset FOLDER, or "
-            "--dataset_path for a benchmark"
+            "--dataset_path for "
+            "a benchmark"
         ) from error
+
+
+@contextmanager
+def _offline_where_unreachable(hub_id: str) -> Iterator[None]:
+    """Ask the Hub once. Where there is no answer, only the local cache is tried, and retries do not take half a
+    minute."""
+    was_offline = datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE
+    offline = any(was_offline)
+    if not offline:
+        try:
+            huggingface_hub.HfApi().dataset_info(hub_id, timeout=10)
+        except huggingface_hub.errors.HfHubHTTPError:
+            raise
+        except Exception:  # the types of the HTTP client, which has changed before
+            offline = True
+    try:
+        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = offline
+        yield
+    finally:
+        datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE = was_offline
 
 
 def _column(data: Dataset, name: str, role: str, given: str | None, kind: type) -> str:
