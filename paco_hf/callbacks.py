@@ -1,6 +1,7 @@
 """What happens beside training: the key encoder's step, the sampler's epoch, the log file, and what the user sees."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,17 @@ class LogFileCallback(TrainerCallback):
         if state.is_world_process_zero:
             with open(Path(args.output_dir) / LOG_NAME, mode, encoding="utf-8") as file:
                 file.writelines(json.dumps(entry) + "\n" for entry in entries)
+
+
+class OnTrainBegin(TrainerCallback):
+    """Calls `action` on the main process once everything is loaded and training is about to begin."""
+
+    def __init__(self, action: Callable[[], None]) -> None:
+        self.action = action
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            self.action()
 
 
 class ReadableProgress(ProgressCallback):

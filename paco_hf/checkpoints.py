@@ -30,6 +30,11 @@ def check_checkpoint(folder: Path, process_index: int = 0, world_size: int = 1) 
     """Raise `OSError` where a checkpoint lacks a file that resuming exactly needs, or its state is no JSON."""
     suffix = f"_{process_index}" if world_size > 1 else ""
     for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", f"rng_state{suffix}.pth", TRAINER_STATE_NAME):
+        made_with = len(list(folder.glob("rng_state*.pth")))
+        if name.startswith("rng_state") and not (folder / name).is_file() and made_with:
+            raise OSError(
+                f"the checkpoint {folder} was made with {made_with} processes, but there are {world_size} now"
+            )
         if not (folder / name).is_file():
             raise OSError(f"the checkpoint {folder} lacks {name}: resume from another one")
     with readable(folder / TRAINER_STATE_NAME):

@@ -140,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         verb(argv[1:])
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("PACO_HF_DEBUG"):
             raise
         # An error of a data loader's worker comes with the worker's whole traceback; its last line is the message.

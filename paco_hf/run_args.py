@@ -116,6 +116,8 @@ class RunArguments:
             raise ValueError("--resume and --overwrite contradict each other: give one of them")
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be at least 0 and below 1, got {self.validation_fraction}")
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size must be at least 1, got {self.image_size}")
         self.backbone_options: dict[str, Any] = _json_object(self.backbone_kwargs)
 
 

@@ -75,10 +75,11 @@ class PaCoTrainer(Trainer):
                 f"one process sees {args.n_gpu} GPUs, but the queue needs a process a GPU: launch with "
                 f"`torchrun --nproc_per_node {args.n_gpu}`, or set CUDA_VISIBLE_DEVICES=0"
             )
-        images, batch = kwargs.get("train_dataset"), args.per_device_train_batch_size * args.world_size
-        if isinstance(images, Sized) and args.dataloader_drop_last and len(images) < batch:
+        dataset, batch = kwargs.get("train_dataset"), args.per_device_train_batch_size * args.world_size
+        images = len(dataset) if isinstance(dataset, Sized) else None
+        if images is not None and args.dataloader_drop_last and images < batch:
             raise ValueError(
-                f"the training split has {len(images)} images, fewer than one batch of {batch}: lower "
+                f"the training split has {images} images, fewer than one batch of {batch}: lower "
                 "--per_device_train_batch_size, or set --dataloader_drop_last false"
             )
         set_seed(args.seed)
@@ -95,6 +96,12 @@ class PaCoTrainer(Trainer):
             )
         if isinstance(model, PaCoForContrastiveTraining) and model.variant != args.loss:
             raise ValueError(f"the model was made for variant {model.variant!r}, but loss is {args.loss!r}")
+        lonely = images is not None and not args.dataloader_drop_last and images % batch == 1
+        if lonely and args.world_size == 1 and any(isinstance(m, nn.BatchNorm1d) for m in model.modules()):
+            raise ValueError(
+                f"the last batch of {images} images in batches of {batch} is a single one, which the projector's "
+                "BatchNorm cannot take: set --dataloader_drop_last true, or another --per_device_train_batch_size"
+            )
         if args.channels_last:
             model.to(memory_format=torch.channels_last)
         if kwargs.get("eval_dataset") is None:
@@ -156,10 +163,10 @@ class PaCoTrainer(Trainer):
         loss = super().training_step(*args, **kwargs)
         if not torch.isfinite(loss):
             raise FloatingPointError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}, and the weights of step "
-                f"{self.state.global_step} are the last good ones: try a lower --learning_rate, --max_grad_norm 1, a "
-                "higher "
-                "--temperature or --precision fp32, and look for images that are all one value"
+                f"the loss is {loss.item()} at step {self.state.global_step + 1}, so the weights or a batch are "
+                "broken: "
+                "start anew, or from a checkpoint of well before, with a lower --learning_rate, --max_grad_norm 1, a "
+                "higher --temperature or --precision fp32, and look for images that are all one value"
             )
         return loss
 
@@ -245,6 +252,12 @@ class PaCoTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """As the base class, but written elsewhere and renamed when complete; the selected weights are kept."""
+        if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
+            raise FloatingPointError(
+                f"the weights are not finite at step {self.state.global_step}, and are not saved over the last "
+                "checkpoint: "
+                "resume from it with a lower --learning_rate"
+            )
         root = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
         self._staging = root / STAGING

@@ -12,10 +12,10 @@ import yaml
 from PIL import Image
 from timm.data import resolve_data_config
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoImageProcessor, BitImageProcessor, set_seed
+from transformers import AutoImageProcessor, BitImageProcessor, set_seed
 
 from .backbones import timm_defaults
-from .callbacks import LOG_NAME
+from .callbacks import LOG_NAME, OnTrainBegin
 from .checkpoints import list_checkpoints
 from .data.benchmarks import ImageData, Images, LabelledImages, load_data, open_image
 from .data.long_tail import class_counts, stratified_split
@@ -58,7 +58,7 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
     """
     folder = Path(args.output_dir)
     main = args.process_index == 0
-    finished = _open_folder(folder, run, main)
+    finished = _open_folder(folder, run, args, main)
     if finished is not None:
         return finished
     _say(main, _describe_hardware(args))
@@ -71,24 +71,27 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
             imbalance_factor=run.imbalance_factor,
             imbalance_kind=run.imbalance_kind,
         )
-    train_rows, validation_rows = stratified_split(data.train.labels, run.validation_fraction, args.seed)
+    own_validation = data.validation if run.validation_fraction > 0 else None
+    carve = 0.0 if own_validation else run.validation_fraction
+    train_rows, validation_rows = stratified_split(data.train.labels, carve, args.seed)
     trained = data.train.select(train_rows, data.train.name)
+    carved = data.train.select(validation_rows, f"{data.train.name}, carved") if validation_rows else None
+    validation = own_validation or carved
     _fill_defaults(run, data)
     view_names = [str(run.query_view), str(run.key_view)][: args.num_views]
     views = [build_view(name, int(run.image_size or 0)) for name in view_names]
     set_seed(args.seed)
     model = _build_model(run, data, class_counts(trained.labels, len(data.class_names)))
     processor = _build_processor(model, data)
-    _say(main, _describe_data(data, len(train_rows), len(validation_rows)))
+    _say(main, _describe_data(data, trained, validation))
     if run.dry_run:
-        _say(main, yaml.safe_dump(resolved(run, args), sort_keys=False))
+        _say(main, _as_yaml(resolved(run, args)))
         return None
 
-    validation = data.train.select(validation_rows, f"{run.dataset} validation") if validation_rows else None
     # Everything is decoded, or sampled, before training: an image that cannot be decoded should not end a finished
     # run.
     images, validation_images, test_images = (Images(s) if s else None for s in (trained, validation, data.test))
-    trainer = PaCoTrainer(
+    trainer = _build_trainer(
         model,
         args,
         train_dataset=ViewsDataset(images, trained.labels, views, args.seed),
@@ -103,10 +106,10 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
         _say(main, f"resuming from {checkpoints[-1]}" + (f", with changed settings: {changed}" if changed else ""))
     elif run.resume:
         _say(main, "no complete checkpoint to resume from: starting anew")
-    if main:
-        if not checkpoints:
-            _clear_run(folder)
-        _write_text(folder / RECIPE_NAME, yaml.safe_dump(settings, sort_keys=False))
+    if main and not checkpoints:
+        _clear_run(folder)
+    # Written when training really starts, so that a resume that fails leaves the recipe of the run as it was.
+    trainer.add_callback(OnTrainBegin(lambda: _write_text(folder / RECIPE_NAME, _as_yaml(settings))))
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
 
     last_step, selected_step = trainer.state.global_step, trainer.load_selected()
@@ -127,8 +130,6 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
     }
     if main:
         _write_text(folder / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
-        for weights in folder.glob("selected-*.safetensors"):
-            weights.unlink()
     _say(main, summary(metrics, str(folder)))
     return metrics
 
@@ -141,7 +142,7 @@ def score(model_folder: str | Path, images: Images, batch_size: int = 256) -> di
     Raises:
         ValueError: the checkpoint has no class counts, or fewer classes than the images.
     """
-    model = PaCoForImageClassification.from_pretrained(model_folder)
+    model = _load_classifier(model_folder)
     labels, name = images.split.labels, images.split.name
     counts = model.config.selection_counts or model.config.class_counts
     if counts is None:
@@ -171,7 +172,7 @@ def evaluate(
     Raises:
         ValueError: classes with other names, or in another order.
     """
-    own = AutoConfig.from_pretrained(model_folder).id2label
+    own = _load_classifier(model_folder).config.id2label
     for label, name in enumerate(class_names):
         named = not name.isdigit() and not str(own.get(label, name)).startswith("LABEL_")
         if named and label in own and own[label] != name:
@@ -196,7 +197,7 @@ def predict(model_folder: str, paths: list[str], top: int = 5, batch_size: int =
     if top < 1 or batch_size < 1:
         raise ValueError(f"--top and --batch_size must be at least 1, got {top} and {batch_size}")
     files = [file for path in paths for file in _image_files(Path(path))]
-    model = PaCoForImageClassification.from_pretrained(model_folder).eval()
+    model = _load_classifier(model_folder).eval()
     processor = AutoImageProcessor.from_pretrained(model_folder)
     results = []
     progress = tqdm(
@@ -235,11 +236,12 @@ def summary(metrics: dict[str, Any], title: str) -> str:
             f"the last, of step {last}, {100 * history[last]:.1f})"
         )
     elif "last_step" in metrics:
-        lines.append(f"model of the last step, {metrics['last_step']}; no validation split, so no selection")
+        why = "validated only at the end, so not selected" if metrics.get("validation") else "no validation split"
+        lines.append(f"model of the last step, {metrics['last_step']}; {why}")
     return "\n".join(lines)
 
 
-def _open_folder(folder: Path, run: RunArguments, main: bool) -> dict[str, Any] | None:
+def _open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments, main: bool) -> dict[str, Any] | None:
     """Decide what an existing output folder means; the metrics where its run is finished."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file")
@@ -250,6 +252,12 @@ def _open_folder(folder: Path, run: RunArguments, main: bool) -> dict[str, Any] 
             raise ValueError(
                 f"{folder / METRICS_NAME} is damaged ({error}): remove it to score the run anew"
             ) from error
+        changed = _changed_settings(folder, resolved(run, args), only_given=True)
+        if changed:
+            raise ValueError(
+                f"{folder} is finished, and was made with other settings ({changed}): give another --output_dir, or "
+                f"remove its {METRICS_NAME} to go on from its last checkpoint with the new ones"
+            )
         _say(main, f"{folder} is finished; nothing to resume\n{summary(metrics, str(folder))}")
         return metrics
     if run.dry_run or run.resume or not folder.exists() or not any(folder.iterdir()):
@@ -270,17 +278,21 @@ def _clear_run(folder: Path) -> None:
             file.unlink()
 
 
-def _changed_settings(folder: Path, settings: dict[str, Any]) -> str:
+def _changed_settings(folder: Path, settings: dict[str, Any], only_given: bool = False) -> str:
     """What differs from the settings that the run in `folder` was started with, as text."""
     path = folder / RECIPE_NAME
     before = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else settings
-    names = sorted(name for name in before.keys() | settings.keys() if before.get(name) != settings.get(name))
+    names = settings.keys() if only_given else before.keys() | settings.keys()
+    bookkeeping = ("save_", "logging_", "report_to", "dataloader_num_workers")
+    names = sorted(n for n in names if before.get(n) != settings.get(n) and not n.startswith(bookkeeping))
     return ", ".join(f"{name} {before.get(name)} -> {settings.get(name)}" for name in names)
 
 
 def _fill_defaults(run: RunArguments, data: ImageData) -> None:
     """Backbone, its input size and views that fit the size of the images, where the user named none."""
     size = run.image_size or data.image_size
+    if size is None and data.native_size() <= SMALL_IMAGE:
+        size = data.native_size()
     small = size is not None and size <= SMALL_IMAGE
     run.backbone = run.backbone or ("cifar_resnet32" if small else "resnet50")
     defaults = timm_defaults(run.backbone)
@@ -317,6 +329,13 @@ def _build_model(run: RunArguments, data: ImageData, counts: list[int]) -> PaCoF
     return model.train()
 
 
+def _build_trainer(*args: Any, **kwargs: Any) -> PaCoTrainer:
+    try:
+        return PaCoTrainer(*args, **kwargs)
+    except RuntimeError as error:  # a tracker of --report_to that is not installed, a device that is not there
+        raise ValueError(str(error)) from error
+
+
 def _build_processor(model: PaCoForImageClassification, data: ImageData) -> BitImageProcessor:
     """The evaluation transform, as the checkpoint's image processor: resize, centre crop, normalise."""
     size = model.config.image_size
@@ -329,6 +348,17 @@ def _build_processor(model: PaCoForImageClassification, data: ImageData) -> BitI
         image_mean=list(data.mean or statistics["mean"]),
         image_std=list(data.std or statistics["std"]),
     )
+
+
+def _load_classifier(model: str | Path) -> PaCoForImageClassification:
+    try:
+        return PaCoForImageClassification.from_pretrained(model)
+    except OSError as error:
+        if Path(model).is_dir():
+            raise
+        raise OSError(
+            f"{str(model)!r} is no local folder, and cannot be loaded from the Hub ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def _image_files(path: Path) -> Iterator[Path]:
@@ -350,13 +380,19 @@ def _describe_hardware(args: PaCoTrainingArguments) -> str:
     return f"{args.loss} on {args.device.type}{processes}, {precision}{chosen}"
 
 
-def _describe_data(data: ImageData, train: int, validation: int) -> str:
+def _describe_data(data: ImageData, trained: LabelledImages, validation: LabelledImages | None) -> str:
     counts = data.class_counts
-    test = len(data.test.labels) if data.test else 0
-    return (
+    parts = [
         f"{data.train.name}: {len(counts)} classes, {max(counts)} to {min(counts)} images a class; "
-        f"{train} to train on, {validation} for validation, {test} for the test"
-    )
+        f"{len(trained.labels)} to train on"
+    ]
+    for split, purpose in ((validation, "validation"), (data.test, "the test")):
+        parts.append(f"{len(split.labels)} for {purpose} ({split.name})" if split else f"none for {purpose}")
+    return ", ".join(parts)
+
+
+def _as_yaml(settings: dict[str, Any]) -> str:
+    return yaml.safe_dump(settings, sort_keys=False)
 
 
 def _write_text(path: Path, text: str) -> None:

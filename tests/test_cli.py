@@ -162,12 +162,23 @@ def test_folder_with_a_run_in_it(run: Path, capsys, tmp_path) -> None:
     assert main(["train", *SHORT, "--output_dir", str(run), "--resume"]) == 0
     assert "is finished" in capsys.readouterr().out
     assert (run / "model.safetensors").read_bytes() == before
+    changed = complaint(capsys, "train", *SHORT, "--output_dir", str(run), "--resume", "--learning_rate", "0.5")
+    assert "finished, and was made with other settings (learning_rate 0.1 -> 0.5)" in changed
     (tmp_path / "notes.txt").write_text("mine")
     assert (
         main(["train", *SHORT, "--max_steps", "1", "--output_dir", str(tmp_path), "--overwrite", "--loss", "ce"]) == 0
     )
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert "contradict" in complaint(capsys, "train", "--resume", "--overwrite")
+
+
+def test_finished_run_can_be_lengthened(tmp_path) -> None:
+    command = ["train", *SHORT, "--output_dir", str(tmp_path), "--eval_steps", "2", "--save_steps", "2"]
+    assert main(command) == 0
+    (tmp_path / "metrics.json").unlink()
+    assert main([*command, "--resume", "--max_steps", "6"]) == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["last_step"] == 6
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["max_steps"] == 6
 
 
 def test_truncated_checkpoint_is_named(tmp_path, capsys) -> None:
@@ -250,6 +261,8 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, capsys) -> None:
         ((*out, "--temperature", "-1"), "temperature must be positive"),
         ((*out, "--queue_size", "many"), "invalid int value: 'many'"),
         ((*out, "--loss", "focal"), "invalid choice: 'focal'"),
+        ((*out, "--image_size", "0"), "image_size must be at least 1"),
+        ((*out, "--report_to", "nothing_known"), "nothing_known"),
         (("--dataset", str(tmp_path / "badtest"), *out), "image 1 of"),
         ((*out, "--backbone", "vit_tiny_patch16_224", "--backbone_kwargs", '{"num_heads": 5}'), "cannot be built"),
         ((*out, "--backbone", "vgg11", "--image_size", "8"), "cannot take images of 8 x 8 pixels"),
@@ -267,7 +280,7 @@ def test_bad_input_of_the_other_verbs(run: Path, tmp_path, capsys) -> None:
         (("predict", str(run), str(tmp_path / "text.png")), "text.png cannot be decoded as an image"),
         (("predict", str(run), str(tmp_path / "empty")), "has no image files"),
         (("predict", str(run), str(tmp_path / "none.png")), "none.png does not exist"),
-        (("predict", str(tmp_path / "nowhere"), str(tmp_path / "text.png")), "nowhere"),
+        (("predict", str(tmp_path / "nowhere"), str(tmp_path / "text.png")), "nowhere' is no local folder"),
         (("evaluate", str(run), "--dataset", "nobody/nothing"), "cannot be loaded from the Hub"),
         (("recipes", "show", "nothing"), "no recipe and no file 'nothing'"),
         (("fly",), "unknown verb 'fly'"),
@@ -324,6 +337,11 @@ def test_defaults_follow_the_size_of_the_images(tmp_path, capsys) -> None:
     photos = capsys.readouterr().out
     assert "query_view: regular" in photos
     assert "image_size: 224" in photos
+    builtin = Path(paco_hf.__file__).parent / "data" / "builtin"
+    assert main(["train", "--dataset", str(builtin), "--dry_run"]) == 0
+    small = capsys.readouterr().out
+    assert "backbone: cifar_resnet32" in small
+    assert "image_size: 32" in small
     assert main(["train", "--dataset", "builtin", "--recipe", "paco-resnet32-cifar100-lt-100", "--dry_run"]) == 0
     assert "query_view: cifar_reg" in capsys.readouterr().out
 

@@ -154,6 +154,35 @@ def test_splits_of_parquet_may_differ_in_columns(tmp_path) -> None:
     assert load_data(str(folder)).class_counts == [2, 1]
 
 
+def test_labels_of_splits_are_matched_by_name(tmp_path) -> None:
+    folder = tmp_path / "mine"
+    for split, names in (("train", ["cat", "dog", "owl"]), ("test", ["owl", "cat", "dog"])):
+        features = Features({"image": ImageFeature(), "label": ClassLabel(names=names)})
+        write_parquet(tmp_path / split, [0, 1, 2], features)
+        folder.mkdir(exist_ok=True)
+        (tmp_path / split / f"{split}-0.parquet").rename(folder / f"{split}-0.parquet")
+    data = load_data(str(folder))
+    assert data.class_names == ["cat", "dog", "owl"]
+    assert data.test.labels == [2, 0, 1]
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["cat", "dog", "elk"])})
+    write_parquet(tmp_path / "strange", [0, 1, 2], features)
+    (tmp_path / "strange" / "test-0.parquet").rename(folder / "test-0.parquet")
+    with pytest.raises(ValueError, match=r"'test' of .* has a class 'elk'"):
+        load_data(str(folder))
+
+
+def test_a_validation_split_of_its_own_is_kept_apart(tmp_path) -> None:
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=["cat", "dog"])})
+    folder = write_parquet(tmp_path / "mine", [0, 1, 0], features)
+    assert load_data(str(folder)).validation is None
+    (folder / "validation-0.parquet").write_bytes((folder / "test-0.parquet").read_bytes())
+    data = load_data(str(folder))
+    assert (data.validation.labels, data.test.labels) == ([0, 1, 0], [0, 1, 0])
+    (folder / "test-0.parquet").unlink()
+    data = load_data(str(folder))
+    assert (data.validation, data.test.name) == (None, f"{folder} validation")
+
+
 def test_image_folder(tmp_path) -> None:
     for split in ("train", "test"):
         for name, count in (("cat", 3), ("dog", 1)):

@@ -1,5 +1,6 @@
 """A run killed with SIGKILL and resumed ends with the same bits as one that was left alone."""
 
+import random
 import signal
 import subprocess
 import sys
@@ -42,12 +43,13 @@ def finish(process: subprocess.Popen) -> None:
     assert process.returncode == 0, errors
 
 
-def kill_when(process: subprocess.Popen, moment) -> None:
+def kill_when(process: subprocess.Popen, moment, delay: float = 0.0) -> None:
     deadline = time.time() + 120
     while not moment():
         assert process.poll() is None, f"the run ended before it was killed: {process.stderr.read()}"
         assert time.time() < deadline
         time.sleep(0.0005)
+    time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     process.communicate()
 
@@ -68,13 +70,14 @@ def test_killed_three_times_and_resumed_is_bit_identical(tmp_path: Path, workers
 
     folder = tmp_path / "killed"
     staging = folder / "checkpoint.partial"
-    # In the middle of the first epoch, between two checkpoints.
-    kill_when(start(folder, *loader), (folder / "checkpoint-6").exists)
+    # At a random moment of the first epoch, wherever that is in a step.
+    kill_when(start(folder, *loader), (folder / "checkpoint-3").exists, random.uniform(0, 1))
     # While a checkpoint is being written.
-    kill_when(start(folder, "--resume", *loader), lambda: list(staging.glob("checkpoint-12/optimizer.pt")))
+    kill_when(start(folder, "--resume", *loader), lambda: list(staging.glob("checkpoint-15/optimizer.pt")))
     assert staging.exists()
-    # In the second epoch, after a validation that selected other weights than the checkpoint knows of.
-    kill_when(start(folder, "--resume", *loader), lambda: (folder / "checkpoint-21").exists())
+    # After a validation that selected weights which the last checkpoint does not know of.
+    kill_when(start(folder, "--resume", *loader), (folder / "selected-17.safetensors").exists)
+    assert not (folder / "checkpoint-18").exists()
     finish(start(folder, "--resume", *loader))
 
     whole, resumed = final_tensors(tmp_path / "whole"), final_tensors(folder)

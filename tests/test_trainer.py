@@ -309,6 +309,9 @@ def test_refusals(tmp_path) -> None:
         make_trainer(tmp_path, PaCoForContrastiveTraining.from_classifier(make_model(), variant="gpaco"), loss="paco")
     with pytest.raises(ValueError, match="4 images, fewer than one batch of 8"):
         make_trainer(tmp_path, images=4)
+    with pytest.raises(ValueError, match="a single one, which the projector's BatchNorm cannot take"):
+        make_trainer(tmp_path, images=17, dataloader_drop_last=False)
+    make_trainer(tmp_path, images=17, dataloader_drop_last=False, loss="gpaco")
     one_view = make_trainer(tmp_path)
     one_view.train_dataset = [{k: v for k, v in item.items() if k != "key_pixel_values"} for item in Images(16)]
     with pytest.raises(ValueError, match="contrasts two views"):
@@ -379,6 +382,27 @@ def test_gradient_checkpointing(tmp_path) -> None:
         assert torch.allclose(tensor, saving.model.paco.backbone.get_parameter(name), atol=1e-5), name
     with pytest.raises(ValueError, match="'cifar_resnet20' has no gradient checkpointing"):
         make_trainer(tmp_path, make_model("cifar_resnet20"), gradient_checkpointing=True).train()
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=2, save_strategy="steps", save_steps=1)
+    trainer.train()
+    with torch.no_grad():
+        trainer.classifier.classifier.weight[0, 0] = float("nan")
+    trainer.state.global_step = 3
+    with pytest.raises(FloatingPointError, match="not finite at step 3"):
+        trainer._save_checkpoint(trainer.model, None)
+    assert [p.name for p in tmp_path.glob("checkpoint*")] == ["checkpoint-2"]
+
+
+def test_checkpoint_of_other_processes_says_so(tmp_path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
+    trainer.train()
+    folder = tmp_path / "checkpoint-1"
+    (folder / "rng_state.pth").rename(folder / "rng_state_0.pth")
+    (folder / "rng_state_1.pth").write_bytes(b"")
+    with pytest.raises(OSError, match="made with 2 processes, but there are 1 now"):
+        make_trainer(tmp_path, max_steps=2).train(resume_from_checkpoint=True)
 
 
 def test_out_of_range_arguments(tmp_path) -> None:

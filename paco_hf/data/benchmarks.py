@@ -49,10 +49,27 @@ class LabelledImages:
     name: str = "images"
     rows: list[int] | None = None  # of the source, where this is a selection from it
 
+    def __post_init__(self) -> None:
+        self.encoded = self.data.select_columns([self.image_column]).cast_column(
+            self.image_column, Image(decode=False)
+        )
+
     def select(self, indices: list[int], name: str) -> "LabelledImages":
         rows = indices if self.rows is None else [self.rows[i] for i in indices]
         labels = [self.labels[i] for i in indices]
         return LabelledImages(self.data.select(indices), self.image_column, labels, name, rows)
+
+    def open(self, index: int) -> PILImage.Image:
+        """Decode one image to RGB; `ValueError` where it cannot be, with its place in the source."""
+        index = int(index)
+        row = self.encoded[index][self.image_column] or {}
+        source = row.get("bytes") or row.get("path")
+        place = index if self.rows is None else self.rows[index]
+        where = f" ({row['path']})" if row.get("path") else ""
+        name = f"image {place} of {self.name}{where}"
+        if source is None:
+            raise ValueError(f"{name} is empty; replace or remove it")
+        return open_image(io.BytesIO(source) if isinstance(source, bytes) else source, name)
 
 
 @dataclass
@@ -61,6 +78,7 @@ class ImageData:
 
     train: LabelledImages
     test: LabelledImages | None
+    validation: LabelledImages | None
     class_names: list[str]
     image_size: int | None = None
     mean: tuple[float, float, float] | None = None
@@ -69,6 +87,11 @@ class ImageData:
 
     def __post_init__(self) -> None:
         self.class_counts = class_counts(self.train.labels, len(self.class_names))
+
+    def native_size(self) -> int:
+        """Shorter side of a typical training image in pixels: the median of a sample."""
+        sides = [min(self.train.open(i).size) for i in sample_indices(len(self.train.labels))]
+        return int(np.median(sides))
 
 
 class Images:
@@ -80,11 +103,8 @@ class Images:
 
     def __init__(self, split: LabelledImages) -> None:
         self.split = split
-        self.encoded = split.data.select_columns([split.image_column]).cast_column(
-            split.image_column, Image(decode=False)
-        )
         self.decoded: list[np.ndarray] | None = None
-        sample = [self._decode(i) for i in np.unique(np.linspace(0, len(self) - 1, 8).astype(int)).tolist()]
+        sample = [self._decode(i) for i in sample_indices(len(self))]
         largest = max(image.width * image.height * 3 for image in sample)
         if largest * len(self) <= _DECODED_LIMIT:
             progress = tqdm(range(len(self)), desc=f"decoding {split.name}", unit=" images", disable=None, leave=False)
@@ -97,15 +117,12 @@ class Images:
         return self._decode(index) if self.decoded is None else PILImage.fromarray(self.decoded[index])
 
     def _decode(self, index: int) -> PILImage.Image:
-        index = int(index)
-        row = self.encoded[index][self.split.image_column] or {}
-        source = row.get("bytes") or row.get("path")
-        place = index if self.split.rows is None else self.split.rows[index]
-        where = f" ({row['path']})" if row.get("path") else ""
-        name = f"image {place} of {self.split.name}{where}"
-        if source is None:
-            raise ValueError(f"{name} is empty; replace or remove it")
-        return open_image(io.BytesIO(source) if isinstance(source, bytes) else source, name)
+        return self.split.open(index)
+
+
+def sample_indices(length: int) -> list[int]:
+    """Eight indices, or all, evenly spread over `0..length-1`."""
+    return np.unique(np.linspace(0, length - 1, 8).astype(int)).tolist()
 
 
 def open_image(source: Any, name: str) -> PILImage.Image:
@@ -155,7 +172,11 @@ def load_data(
     if counts is not None:
         full = full.select(_select_long_tail(source.splits["train"], full.labels, counts), full.name)
     test_key = source.test_key()
-    data = ImageData(full, source.labelled(test_key, class_names) if test_key else None, class_names)
+    test, validation = (
+        source.labelled(key, class_names) if key is not None and key in source.splits else None
+        for key in (test_key, "validation" if test_key == "test" else None)
+    )
+    data = ImageData(full, test, validation, class_names)
     if benchmark or dataset == "builtin":
         data.image_size, data.mean, data.std = 32, CIFAR_MEAN, CIFAR_STD
     return data
@@ -205,6 +226,15 @@ class _Source:
     def labelled(self, key: str, class_names: list[str]) -> LabelledImages:
         rows = self.splits[key]
         labels = [-1 if label is None else int(label) for label in rows[self.label_column]]
+        feature = rows.features[self.label_column]
+        if isinstance(feature, ClassLabel) and feature.names != class_names:
+            # Another order is read by name; another class is none of the model's.
+            strange = [name for name in feature.names if name not in class_names]
+            if strange:
+                raise ValueError(
+                    f"the split {key!r} of {self.name} has a class {strange[0]!r} that its train split has not"
+                )
+            labels = [class_names.index(feature.names[label]) if label >= 0 else label for label in labels]
         class_counts(labels, len(class_names), allow_empty=True)
         return LabelledImages(rows, self.image_column, labels, f"{self.name} {key}")
 
@@ -259,16 +289,15 @@ def _load_hub(hub_id: str) -> DatasetDict:
     except Exception as error:  # datasets raises a dozen types here, and all of them mean the same to the user
         raise OSError(
             f"{hub_id!r} is no local folder, and cannot be loaded from the Hub ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}). Without network give a local folder: --dataset FOLDER, or "
-            "--dataset_path for "
-            "a benchmark"
+            f"{str(error).splitlines()[0]}). Without network give a local folder: --dataset FOLDER, or for a "
+            "benchmark "
+            "--dataset_path FOLDER"
         ) from error
 
 
 @contextmanager
 def _offline_where_unreachable(hub_id: str) -> Iterator[None]:
-    """Ask the Hub once. Where there is no answer, only the local cache is tried, and retries do not take half a
-    minute."""
+    """Ask the Hub once; where there is no answer, try the local cache only, without half a minute of retries."""
     was_offline = datasets.config.HF_HUB_OFFLINE, huggingface_hub.constants.HF_HUB_OFFLINE
     offline = any(was_offline)
     if not offline:
