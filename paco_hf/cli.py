@@ -65,7 +65,8 @@ def _evaluate(argv: list[str]) -> None:
     flags = parser.parse_args(argv)
     _quiet()
     from .data.benchmarks import load_test
-    from .workflow import evaluate, summary
+    from .run_folder import summary
+    from .workflow import evaluate
 
     split, class_names = load_test(
         flags.dataset,

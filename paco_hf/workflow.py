@@ -1,21 +1,19 @@
 """From a configuration to a finished run folder, and from a checkpoint to scores and predictions."""
 
 import json
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from PIL import Image
 from timm.data import resolve_data_config
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, BitImageProcessor, set_seed
 
 from .backbones import timm_defaults
-from .callbacks import LOG_NAME, OnTrainBegin
+from .callbacks import OnTrainBegin
 from .checkpoints import list_checkpoints
 from .data.benchmarks import ImageData, Images, LabelledImages, load_data, open_image
 from .data.long_tail import class_counts, stratified_split
@@ -23,22 +21,20 @@ from .data.views import EvaluationDataset, ImageCollator, ViewsDataset, build_vi
 from .metrics import long_tailed_accuracy
 from .modeling_paco import PaCoForImageClassification
 from .run_args import RunArguments, resolved
-from .trainer import STAGING, PaCoTrainer
+from .run_folder import (
+    METRICS_NAME,
+    RECIPE_NAME,
+    as_yaml,
+    changed_settings,
+    clear_run,
+    open_folder,
+    summary,
+    write_text,
+)
+from .trainer import PaCoTrainer
 from .training_args import PaCoTrainingArguments
 
 SMALL_IMAGE = 64  # pixels; up to here CIFAR's backbone and views are the default, and images are not cropped
-METRICS_NAME, RECIPE_NAME = "metrics.json", "recipe.yaml"
-_RUN_FILES = (
-    METRICS_NAME,
-    RECIPE_NAME,
-    LOG_NAME,
-    "config.json",
-    "model.safetensors",
-    "preprocessor_config.json",
-    "selected-*.safetensors",
-    "selected-*.partial",
-    "*.partial.json",
-)
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
@@ -58,8 +54,9 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
     """
     folder = Path(args.output_dir)
     main = args.process_index == 0
-    finished = _open_folder(folder, run, args, main)
+    finished = open_folder(folder, run, args)
     if finished is not None:
+        _say(main, f"{folder} is finished; nothing to resume\n{summary(finished, str(folder))}")
         return finished
     _say(main, _describe_hardware(args))
     with args.main_process_first(local=False):
@@ -85,7 +82,7 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
     processor = _build_processor(model, data)
     _say(main, _describe_data(data, trained, validation))
     if run.dry_run:
-        _say(main, _as_yaml(resolved(run, args)))
+        _say(main, as_yaml(resolved(run, args)))
         return None
 
     # Everything is decoded, or sampled, before training: an image that cannot be decoded should not end a finished
@@ -102,14 +99,14 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
     settings = resolved(run, args)
     checkpoints = list_checkpoints(folder) if run.resume else []
     if checkpoints:
-        changed = _changed_settings(folder, settings)
+        changed = changed_settings(folder, settings)
         _say(main, f"resuming from {checkpoints[-1]}" + (f", with changed settings: {changed}" if changed else ""))
     elif run.resume:
         _say(main, "no complete checkpoint to resume from: starting anew")
     if main and not checkpoints:
-        _clear_run(folder)
+        clear_run(folder)
     # Written when training really starts, so that a resume that fails leaves the recipe of the run as it was.
-    trainer.add_callback(OnTrainBegin(lambda: _write_text(folder / RECIPE_NAME, _as_yaml(settings))))
+    trainer.add_callback(OnTrainBegin(lambda: write_text(folder / RECIPE_NAME, as_yaml(settings))))
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
 
     last_step, selected_step = trainer.state.global_step, trainer.load_selected()
@@ -129,7 +126,7 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
         "validation_balanced_accuracy_by_step": {str(step): value for step, value in history.items()},
     }
     if main:
-        _write_text(folder / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
+        write_text(folder / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
     _say(main, summary(metrics, str(folder)))
     return metrics
 
@@ -216,76 +213,6 @@ def predict(model_folder: str, paths: list[str], top: int = 5, batch_size: int =
         progress.update(len(batch))
     progress.close()
     return results
-
-
-def summary(metrics: dict[str, Any], title: str) -> str:
-    """The scores of a run as a small table, in percent."""
-    columns = ("accuracy", "many", "medium", "few", "balanced_accuracy")
-    header = ("top-1", "many", "medium", "few", "balanced")
-    lines = [title, f"{'':>12}" + "".join(f"{name:>10}" for name in header)]
-    for split in ("validation", "test"):
-        if metrics.get(split):
-            values = [metrics[split][column] for column in columns]
-            lines.append(f"{split:>12}" + "".join(f"{'-' if v is None else f'{100 * v:.1f}':>10}" for v in values))
-    history = metrics.get("validation_balanced_accuracy_by_step")
-    if history:
-        selected, last = str(metrics["selected_step"]), list(history)[-1]
-        lines.append(
-            f"model of step {selected}, selected on validation ({100 * history.get(selected, 0):.1f} balanced there "
-            "during training; "
-            f"the last, of step {last}, {100 * history[last]:.1f})"
-        )
-    elif "last_step" in metrics:
-        why = "validated only at the end, so not selected" if metrics.get("validation") else "no validation split"
-        lines.append(f"model of the last step, {metrics['last_step']}; {why}")
-    return "\n".join(lines)
-
-
-def _open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments, main: bool) -> dict[str, Any] | None:
-    """Decide what an existing output folder means; the metrics where its run is finished."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output_dir {folder} is a file")
-    if run.resume and (folder / METRICS_NAME).is_file():
-        try:
-            metrics = json.loads((folder / METRICS_NAME).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{folder / METRICS_NAME} is damaged ({error}): remove it to score the run anew"
-            ) from error
-        changed = _changed_settings(folder, resolved(run, args), only_given=True)
-        if changed:
-            raise ValueError(
-                f"{folder} is finished, and was made with other settings ({changed}): give another --output_dir, or "
-                f"remove its {METRICS_NAME} to go on from its last checkpoint with the new ones"
-            )
-        _say(main, f"{folder} is finished; nothing to resume\n{summary(metrics, str(folder))}")
-        return metrics
-    if run.dry_run or run.resume or not folder.exists() or not any(folder.iterdir()):
-        return None
-    if not run.overwrite:
-        raise ValueError(
-            f"--output_dir {folder} is not empty: --resume goes on with the run in it, --overwrite replaces it"
-        )
-    return None
-
-
-def _clear_run(folder: Path) -> None:
-    """Remove what an earlier run left, and nothing else."""
-    for checkpoint in (*list_checkpoints(folder), folder / STAGING):
-        shutil.rmtree(checkpoint, ignore_errors=True)
-    for pattern in _RUN_FILES:
-        for file in folder.glob(pattern):
-            file.unlink()
-
-
-def _changed_settings(folder: Path, settings: dict[str, Any], only_given: bool = False) -> str:
-    """What differs from the settings that the run in `folder` was started with, as text."""
-    path = folder / RECIPE_NAME
-    before = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else settings
-    names = settings.keys() if only_given else before.keys() | settings.keys()
-    bookkeeping = ("save_", "logging_", "report_to", "dataloader_num_workers")
-    names = sorted(n for n in names if before.get(n) != settings.get(n) and not n.startswith(bookkeeping))
-    return ", ".join(f"{name} {before.get(name)} -> {settings.get(name)}" for name in names)
 
 
 def _fill_defaults(run: RunArguments, data: ImageData) -> None:
@@ -389,16 +316,6 @@ def _describe_data(data: ImageData, trained: LabelledImages, validation: Labelle
     for split, purpose in ((validation, "validation"), (data.test, "the test")):
         parts.append(f"{len(split.labels)} for {purpose} ({split.name})" if split else f"none for {purpose}")
     return ", ".join(parts)
-
-
-def _as_yaml(settings: dict[str, Any]) -> str:
-    return yaml.safe_dump(settings, sort_keys=False)
-
-
-def _write_text(path: Path, text: str) -> None:
-    partial = path.with_suffix(f".partial{path.suffix}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
 
 
 def _say(main: bool, text: str) -> None:

@@ -1,0 +1,112 @@
+"""A run's folder: what it holds, what an existing one means, and how its results read."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .callbacks import LOG_NAME
+from .checkpoints import list_checkpoints
+from .run_args import RunArguments, resolved
+from .trainer import STAGING
+from .training_args import PaCoTrainingArguments
+
+METRICS_NAME, RECIPE_NAME = "metrics.json", "recipe.yaml"
+_RUN_FILES = (
+    METRICS_NAME,
+    RECIPE_NAME,
+    LOG_NAME,
+    "config.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "selected-*.safetensors",
+    "selected-*.partial",
+    "*.partial.json",
+)
+
+
+def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | None:
+    """What an existing output folder means for a new run.
+
+    Returns:
+        the metrics of a finished run that was to be resumed; `None` where there is something to do.
+
+    Raises:
+        ValueError: the folder is a file, in use by another run, or of a run finished with other settings.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--output_dir {folder} is a file")
+    if run.resume and (folder / METRICS_NAME).is_file():
+        try:
+            metrics = json.loads((folder / METRICS_NAME).read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise ValueError(
+                f"{folder / METRICS_NAME} is damaged ({error}): remove it to score the run anew"
+            ) from error
+        changed = changed_settings(folder, resolved(run, args), only_given=True)
+        if changed:
+            raise ValueError(
+                f"{folder} is finished, and was made with other settings ({changed}): give another --output_dir, or "
+                f"remove its {METRICS_NAME} to go on from its last checkpoint with the new ones"
+            )
+        return metrics
+    empty = not folder.exists() or not any(folder.iterdir())
+    if not (empty or run.dry_run or run.resume or run.overwrite):
+        raise ValueError(
+            f"--output_dir {folder} is not empty: --resume goes on with the run in it, --overwrite replaces it"
+        )
+    return None
+
+
+def clear_run(folder: Path) -> None:
+    """Remove what an earlier run left, and nothing else."""
+    for checkpoint in (*list_checkpoints(folder), folder / STAGING):
+        shutil.rmtree(checkpoint, ignore_errors=True)
+    for pattern in _RUN_FILES:
+        for file in folder.glob(pattern):
+            file.unlink()
+
+
+def changed_settings(folder: Path, settings: dict[str, Any], only_given: bool = False) -> str:
+    """What differs from the settings that the run in `folder` was started with, as text."""
+    path = folder / RECIPE_NAME
+    before = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else settings
+    names = settings.keys() if only_given else before.keys() | settings.keys()
+    bookkeeping = ("save_", "logging_", "report_to", "dataloader_num_workers")
+    names = sorted(n for n in names if before.get(n) != settings.get(n) and not n.startswith(bookkeeping))
+    return ", ".join(f"{name} {before.get(name)} -> {settings.get(name)}" for name in names)
+
+
+def as_yaml(settings: dict[str, Any]) -> str:
+    return yaml.safe_dump(settings, sort_keys=False)
+
+
+def write_text(path: Path, text: str) -> None:
+    partial = path.with_suffix(f".partial{path.suffix}")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def summary(metrics: dict[str, Any], title: str) -> str:
+    """The scores of a run as a small table, in percent."""
+    columns = ("accuracy", "many", "medium", "few", "balanced_accuracy")
+    header = ("top-1", "many", "medium", "few", "balanced")
+    lines = [title, f"{'':>12}" + "".join(f"{name:>10}" for name in header)]
+    for split in ("validation", "test"):
+        if metrics.get(split):
+            values = [metrics[split][column] for column in columns]
+            lines.append(f"{split:>12}" + "".join(f"{'-' if v is None else f'{100 * v:.1f}':>10}" for v in values))
+    history = metrics.get("validation_balanced_accuracy_by_step")
+    if history:
+        selected, last = str(metrics["selected_step"]), list(history)[-1]
+        lines.append(
+            f"model of step {selected}, selected on validation ({100 * history.get(selected, 0):.1f} balanced there "
+            "during training; "
+            f"the last, of step {last}, {100 * history[last]:.1f})"
+        )
+    elif "last_step" in metrics:
+        why = "validated only at the end, so not selected" if metrics.get("validation") else "no validation split"
+        lines.append(f"model of the last step, {metrics['last_step']}; {why}")
+    return "\n".join(lines)
