@@ -89,25 +89,20 @@ class CifarResNet50(ResNet):
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
 
 
-def _default_cfg(**kwargs: Any) -> dict[str, Any]:
-    return {
-        "url": "",
-        "num_classes": 1000,
-        "input_size": (3, 32, 32),
-        "pool_size": None,
-        "crop_pct": 1.0,
-        "interpolation": "bilinear",
-        "mean": (0.4914, 0.4822, 0.4465),
-        "std": (0.2023, 0.1994, 0.2010),
-        "first_conv": "conv1",
-        "classifier": "fc",
-        **kwargs,
-    }
-
-
+_DEFAULT_CFG = {
+    "url": "",
+    "num_classes": 1000,
+    "input_size": (3, 32, 32),
+    "pool_size": None,
+    "crop_pct": 1.0,
+    "interpolation": "bilinear",
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2023, 0.1994, 0.2010),
+    "first_conv": "conv1",
+    "classifier": "fc",
+}
 default_cfgs = generate_default_cfgs(
-    {f"cifar_resnet{depth}.untrained": _default_cfg() for depth in (20, 32, 44, 56)}
-    | {"cifar_resnet50.untrained": _default_cfg()}
+    {f"cifar_resnet{depth}.untrained": dict(_DEFAULT_CFG) for depth in (20, 32, 44, 50, 56)}
 )
 
 

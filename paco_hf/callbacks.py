@@ -53,39 +53,26 @@ class OnTrainBegin(TrainerCallback):
             self.action()
 
 
-class ReadableProgress(ProgressCallback):
-    """transformers' progress bar, with a readable line for each log; where there is no terminal, the lines alone."""
-
-    def __init__(self, bar: bool) -> None:
-        super().__init__()
-        self.bar = bar
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.bar:
-            super().on_train_begin(args, state, control, **kwargs)
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.bar:
-            super().on_step_end(args, state, control, **kwargs)
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.bar:
-            super().on_train_end(args, state, control, **kwargs)
-
-    def on_prediction_step(
-        self, args: Any, state: Any, control: Any, eval_dataloader: Any = None, **kwargs: Any
-    ) -> None:
-        if self.bar:
-            super().on_prediction_step(args, state, control, eval_dataloader=eval_dataloader, **kwargs)
+class ReadableLines(TrainerCallback):
+    """Prints a readable line for each log: all that there is to see where there is no terminal."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         line = readable(logs or {}, state)
-        if not state.is_world_process_zero or line is None:
-            return
-        if self.bar and self.training_bar is not None:
+        if state.is_world_process_zero and line is not None:
+            self.write(line)
+
+    def write(self, line: str) -> None:
+        print(line, flush=True)
+
+
+class ReadableProgress(ReadableLines, ProgressCallback):
+    """transformers' progress bar, with the readable lines above it."""
+
+    def write(self, line: str) -> None:
+        if self.training_bar is not None:
             self.training_bar.write(line)
         else:
-            print(line, flush=True)
+            super().write(line)
 
 
 def readable(logs: dict[str, Any], state: Any) -> str | None:

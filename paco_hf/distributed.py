@@ -27,12 +27,16 @@ def gather_rows(tensor: Tensor) -> list[Tensor]:
     return [part[:n] for part, n in zip(parts, rows, strict=True)]
 
 
+def own_start(parts: list[Tensor]) -> int:
+    """Where this rank's rows start among all ranks' rows, as [`gather_rows`] returns them."""
+    return sum(part.shape[0] for part in parts[: dist.get_rank()])
+
+
 class _GatherRowsWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         parts = gather_rows(tensor)
-        rank = dist.get_rank()
-        ctx.start = sum(part.shape[0] for part in parts[:rank])
+        ctx.start = own_start(parts)
         ctx.rows = tensor.shape[0]
         return torch.cat(parts)
 
@@ -59,7 +63,7 @@ def exchange_rows(tensor: Tensor) -> tuple[Tensor, Tensor, int]:
     parts = gather_rows(tensor)
     order = torch.randperm(sum(part.shape[0] for part in parts), device=tensor.device)
     dist.broadcast(order, src=0)
-    start = sum(part.shape[0] for part in parts[: dist.get_rank()])
+    start = own_start(parts)
     share = order[start : start + tensor.shape[0]]
     return torch.cat(parts)[share], order, start
 

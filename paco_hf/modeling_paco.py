@@ -132,8 +132,7 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
             except Exception as error:  # hubs, files and shapes fail in many ways
                 raise OSError(
                     f"cannot get the pretrained weights of {backbone!r} ({type(error).__name__}: {error}). Without "
-                    "network they "
-                    "must be in the cache; or give a local file with "
+                    "network they must be in the cache; or give a local file with "
                     "backbone_kwargs={'pretrained_cfg_overlay': {'file': ...}}"
                 ) from error
             model.paco.backbone.load_state_dict(source.state_dict())

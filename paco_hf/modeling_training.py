@@ -18,6 +18,7 @@ from .distributed import (
     exchange_rows,
     gather_rows,
     gather_rows_with_gradient,
+    own_start,
     restore_rows,
     world_size,
 )
@@ -189,7 +190,7 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
             pixel_values (`Tensor` of shape `(B, 3, H, W)`): the query view, or the only one.
             key_pixel_values (`Tensor` of shape `(B, 3, H, W)`, *optional*): the key view. Without it the model
                 behaves as the classifier (`gpaco_single` in train mode excepted, where one view with labels is
-                    contrasted).
+                contrasted).
             labels (`Tensor` of shape `(B,)`): class indices.
 
         Returns:
@@ -247,8 +248,7 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
     def _with_other_ranks(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         everything = gather_rows_with_gradient(rows)
         parts = gather_rows(labels)
-        rank = torch.distributed.get_rank()
-        start = sum(part.shape[0] for part in parts[:rank])
+        start = own_start(parts)
         stop = start + rows.shape[0]
         all_labels = torch.cat(parts)
         return (
@@ -289,11 +289,7 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
             "key_momentum": repr(self.key_momentum),
             "projector": self.projector_type,
         }
-        target = Path(folder) / TRAINING_STATE_NAME
-        partial = target.with_suffix(".partial")
-        tensors = {key: tensor.contiguous() for key, tensor in self._training_tensors().items()}
-        save_file(tensors, partial, metadata={"format": "pt", **settings})
-        partial.replace(target)
+        save_tensors(self._training_tensors(), Path(folder) / TRAINING_STATE_NAME, settings)
 
     def load_training_state(self, folder: str | os.PathLike) -> None:
         """Read what [`save_training_state`] wrote.
@@ -310,8 +306,7 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         if different:
             raise ValueError(
                 f"{path} does not fit this model (variant {self.variant!r}, queue of {self.queue.labels.shape[0]}), "
-                "the first "
-                f"difference being {different[0]}: train with the settings that the checkpoint was made with"
+                f"the first difference being {different[0]}: train with the settings that the checkpoint was made with"
             )
         self.load_state_dict(tensors, strict=False)
 
@@ -335,6 +330,14 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         )
         model.load_training_state(pretrained_model_name_or_path)
         return model
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file under a temporary name, then rename it."""
+    partial = path.with_suffix(".partial")
+    contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
+    save_file(contiguous, partial, metadata={"format": "pt", **(metadata or {})})
+    partial.replace(path)
 
 
 def _open_training_state(path: Path) -> Any:

@@ -103,8 +103,7 @@ def summary(metrics: dict[str, Any], title: str) -> str:
         selected, last = str(metrics["selected_step"]), list(history)[-1]
         lines.append(
             f"model of step {selected}, selected on validation ({100 * history.get(selected, 0):.1f} balanced there "
-            "during training; "
-            f"the last, of step {last}, {100 * history[last]:.1f})"
+            f"during training; the last, of step {last}, {100 * history[last]:.1f})"
         )
     elif "last_step" in metrics:
         why = "validated only at the end, so not selected" if metrics.get("validation") else "no validation split"

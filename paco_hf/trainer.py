@@ -10,19 +10,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from .callbacks import LogFileCallback, MethodCallback, ReadableProgress
+from .callbacks import LogFileCallback, MethodCallback, ReadableLines, ReadableProgress
 from .checkpoints import check_checkpoint, list_checkpoints, readable
 from .data.views import EpochSampler
 from .distributed import broadcast_buffers
 from .losses import ClassificationLoss, ContrastiveLoss
 from .metrics import long_tailed_accuracy
 from .modeling_paco import PaCoForImageClassification
-from .modeling_training import PaCoForContrastiveTraining
+from .modeling_training import PaCoForContrastiveTraining, save_tensors
 from .schedules import EPOCH_SCHEDULES
 from .training_args import PaCoTrainingArguments
 
@@ -107,7 +107,7 @@ class PaCoTrainer(Trainer):
         if kwargs.get("eval_dataset") is None:
             args.eval_strategy = "no"
         elif "compute_metrics" not in kwargs:
-            _check_metric(args.metric_for_best_model, config.selection_counts or config.class_counts)
+            _check_metric(args.metric_for_best_model, config)
         kwargs.setdefault("compute_metrics", self._long_tailed_metrics)
         kwargs.setdefault("preprocess_logits_for_metrics", lambda logits, labels: logits.argmax(-1))
         super().__init__(model=model, args=args, **kwargs)
@@ -118,7 +118,7 @@ class PaCoTrainer(Trainer):
         self._parts: dict[str, list[Tensor]] = defaultdict(list)
         bar = not self.args.disable_tqdm
         self.remove_callback(ProgressCallback if bar else PrinterCallback)
-        for callback in (MethodCallback(self), LogFileCallback(), ReadableProgress(bar)):
+        for callback in (MethodCallback(self), LogFileCallback(), ReadableProgress() if bar else ReadableLines()):
             self.add_callback(callback)
 
     @property
@@ -164,9 +164,8 @@ class PaCoTrainer(Trainer):
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}, so the weights or a batch are "
-                "broken: "
-                "start anew, or from a checkpoint of well before, with a lower --learning_rate, --max_grad_norm 1, a "
-                "higher --temperature or --precision fp32, and look for images that are all one value"
+                "broken: start anew, or from a checkpoint of well before, with a lower --learning_rate, "
+                "--max_grad_norm 1, a higher --temperature or --precision fp32, and look for images of one value"
             )
         return loss
 
@@ -185,11 +184,7 @@ class PaCoTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def _long_tailed_metrics(self, prediction: Any) -> dict[str, float]:
-        config = self.model.config
-        counts = config.selection_counts or config.class_counts
-        result = long_tailed_accuracy(prediction.predictions, prediction.label_ids, counts or [0] * config.num_labels)
-        groups = () if counts else ("many", "medium", "few")
-        return {name: value for name, value in result.items() if isinstance(value, float) and name not in groups}
+        return _scores(prediction.predictions, prediction.label_ids, self.model.config)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         # DistributedDataParallel evens out BatchNorm statistics only in training: without this each rank would score
@@ -255,8 +250,7 @@ class PaCoTrainer(Trainer):
         if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
             raise FloatingPointError(
                 f"the weights are not finite at step {self.state.global_step}, and are not saved over the last "
-                "checkpoint: "
-                "resume from it with a lower --learning_rate"
+                "checkpoint: resume from it with a lower --learning_rate"
             )
         root = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
@@ -352,13 +346,7 @@ class PaCoTrainer(Trainer):
             if self.args.should_save:
                 # Earlier selections stay until the next checkpoint is complete, so that a run killed between the two
                 # resumes with the weights that its checkpoint speaks of.
-                partial = self._selected_path().with_suffix(".partial")
-                save_file(
-                    {k: v.contiguous() for k, v in self.classifier.state_dict().items()},
-                    partial,
-                    metadata={"format": "pt"},
-                )
-                partial.rename(self._selected_path())
+                save_tensors(self.classifier.state_dict(), self._selected_path())
         return is_best
 
     def load_selected(self) -> int:
@@ -374,10 +362,17 @@ class PaCoTrainer(Trainer):
         return int(self.state.best_global_step)
 
 
-def _check_metric(name: str | None, counts: list[int] | None) -> None:
-    groups = {"many": lambda n: n > 100, "medium": lambda n: 20 <= n <= 100, "few": lambda n: n < 20}
-    known = ["balanced_accuracy", "accuracy", "harmonic_mean", "geometric_mean", "loss"]
-    known += [group for group, holds in groups.items() if counts and any(holds(n) for n in counts)]
+def _scores(predictions: Any, references: Any, config: Any) -> dict[str, float]:
+    """The numbers of [`long_tailed_accuracy`]; without class counts those that need no groups."""
+    counts = config.selection_counts or config.class_counts
+    result = long_tailed_accuracy(predictions, references, counts or [0] * config.num_labels)
+    groups = () if counts else ("many", "medium", "few")
+    return {name: value for name, value in result.items() if isinstance(value, float) and name not in groups}
+
+
+def _check_metric(name: str | None, config: Any) -> None:
+    classes = range(config.num_labels)
+    known = [*_scores(classes, classes, config), "loss"]
     if name is not None and name.removeprefix("eval_") not in known:
         raise ValueError(f"metric_for_best_model must be one of {', '.join(known)} for these classes, got {name!r}")
 

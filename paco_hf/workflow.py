@@ -139,7 +139,12 @@ def score(model_folder: str | Path, images: Images, batch_size: int = 256) -> di
     Raises:
         ValueError: the checkpoint has no class counts, or fewer classes than the images.
     """
-    model = _load_classifier(model_folder)
+    return _score(_load_classifier(model_folder), model_folder, images, batch_size)
+
+
+def _score(
+    model: PaCoForImageClassification, model_folder: str | Path, images: Images, batch_size: int
+) -> dict[str, Any]:
     labels, name = images.split.labels, images.split.name
     counts = model.config.selection_counts or model.config.class_counts
     if counts is None:
@@ -169,16 +174,16 @@ def evaluate(
     Raises:
         ValueError: classes with other names, or in another order.
     """
-    own = _load_classifier(model_folder).config.id2label
+    model = _load_classifier(model_folder)
+    own = model.config.id2label
     for label, name in enumerate(class_names):
         named = not name.isdigit() and not str(own.get(label, name)).startswith("LABEL_")
         if named and label in own and own[label] != name:
             raise ValueError(
                 f"class {label} is {name!r} in {split.name}, but {own[label]!r} in {model_folder}: not the classes "
-                "it was "
-                "trained on"
+                "it was trained on"
             )
-    return score(model_folder, Images(split), batch_size)
+    return _score(model, model_folder, Images(split), batch_size)
 
 
 def predict(model_folder: str, paths: list[str], top: int = 5, batch_size: int = 32) -> list[dict[str, Any]]:
@@ -218,10 +223,9 @@ def predict(model_folder: str, paths: list[str], top: int = 5, batch_size: int =
 def _fill_defaults(run: RunArguments, data: ImageData) -> None:
     """Backbone, its input size and views that fit the size of the images, where the user named none."""
     size = run.image_size or data.image_size
-    if size is None and data.native_size() <= SMALL_IMAGE:
-        size = data.native_size()
-    small = size is not None and size <= SMALL_IMAGE
-    run.backbone = run.backbone or ("cifar_resnet32" if small else "resnet50")
+    if size is None and (typical := data.native_size()) <= SMALL_IMAGE:
+        size = typical
+    run.backbone = run.backbone or ("cifar_resnet32" if size and size <= SMALL_IMAGE else "resnet50")
     defaults = timm_defaults(run.backbone)
     native = defaults.input_size[-1] if defaults else 224
     size = size or run.backbone_options.get("img_size") or native
@@ -250,8 +254,7 @@ def _build_model(run: RunArguments, data: ImageData, counts: list[int]) -> PaCoF
     except Exception as error:  # timm's models assert, or fail in whatever operation comes first
         raise ValueError(
             f"the backbone {run.backbone!r} cannot take images of {size} x {size} pixels ({error}): set "
-            "--image_size, or "
-            "--backbone_kwargs with the size it should be built for"
+            "--image_size, or --backbone_kwargs with the size it should be built for"
         ) from error
     return model.train()
 

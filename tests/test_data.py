@@ -94,7 +94,7 @@ def test_builtin_data() -> None:
     images = Images(data.test)
     assert images.decoded is not None
     assert images[3].size == (32, 32)
-    assert np.array_equal(np.asarray(images[3]), np.asarray(images._decode(3)))
+    assert np.array_equal(np.asarray(images[3]), np.asarray(images.split.open(3)))
     folder = Path(__file__).parents[1] / "paco_hf" / "data" / "builtin"
     assert all(file.stat().st_size < 4 * 2**20 for file in folder.iterdir())
 

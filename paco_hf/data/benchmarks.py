@@ -83,7 +83,7 @@ class ImageData:
     image_size: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    class_counts: list[int] = field(default_factory=list)
+    class_counts: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.class_counts = class_counts(self.train.labels, len(self.class_names))
@@ -104,20 +104,17 @@ class Images:
     def __init__(self, split: LabelledImages) -> None:
         self.split = split
         self.decoded: list[np.ndarray] | None = None
-        sample = [self._decode(i) for i in sample_indices(len(self))]
+        sample = [split.open(i) for i in sample_indices(len(self))]
         largest = max(image.width * image.height * 3 for image in sample)
         if largest * len(self) <= _DECODED_LIMIT:
             progress = tqdm(range(len(self)), desc=f"decoding {split.name}", unit=" images", disable=None, leave=False)
-            self.decoded = [np.asarray(self._decode(i)) for i in progress]
+            self.decoded = [np.asarray(split.open(i)) for i in progress]
 
     def __len__(self) -> int:
         return len(self.split.labels)
 
     def __getitem__(self, index: int) -> PILImage.Image:
-        return self._decode(index) if self.decoded is None else PILImage.fromarray(self.decoded[index])
-
-    def _decode(self, index: int) -> PILImage.Image:
-        return self.split.open(index)
+        return self.split.open(index) if self.decoded is None else PILImage.fromarray(self.decoded[index])
 
 
 def sample_indices(length: int) -> list[int]:
@@ -153,8 +150,8 @@ def load_data(
         dataset (`str`, *optional*, defaults to `"builtin"`): `builtin`; `cifar100-lt` or `cifar10-lt`; a folder (of
             parquet files named after their splits, or of class folders); or the id of a data set on the Hub.
         dataset_path (`str`, *optional*): local folder of parquet files for a named benchmark, instead of the Hub.
-        image_column, label_column (`str`, *optional*): the columns; recognised by their types where they are not
-        given. imbalance_factor, imbalance_kind: of the long-tailed selection, for the CIFAR benchmarks.
+        image_column, label_column (`str`, *optional*): the columns; recognised by their types where not given.
+        imbalance_factor, imbalance_kind: of the long-tailed selection, for the CIFAR benchmarks.
 
     Raises:
         ValueError: a column is missing, a label out of range, a class without training images.
@@ -189,8 +186,7 @@ def load_test(
     image_column: str | None = None,
     label_column: str | None = None,
 ) -> tuple[LabelledImages, list[str]]:
-    """The test split alone (the validation split where there is none), and the names of its classes. As
-    [`load_data`]."""
+    """The test split alone (the validation split where there is none), and its class names. As [`load_data`]."""
     source = _source(dataset, dataset_path, image_column, label_column)
     key = source.test_key()
     if key is None:
@@ -290,8 +286,7 @@ def _load_hub(hub_id: str) -> DatasetDict:
         raise OSError(
             f"{hub_id!r} is no local folder, and cannot be loaded from the Hub ({type(error).__name__}: "
             f"{str(error).splitlines()[0]}). Without network give a local folder: --dataset FOLDER, or for a "
-            "benchmark "
-            "--dataset_path FOLDER"
+            "benchmark --dataset_path FOLDER"
         ) from error
 
 
@@ -341,8 +336,7 @@ def _select_long_tail(train: Dataset, labels: list[int], counts: list[int]) -> l
     if len(short):
         raise ValueError(
             f"class {short[0]} has {available[short[0]]} stored images, but the selection wants {counts[short[0]]}: "
-            "this folder "
-            "allows larger imbalance factors only"
+            "this folder allows larger imbalance factors only"
         )
     order = np.lexsort((rank, array))
     return [int(i) for i in order if rank[i] < counts[array[i]]]
