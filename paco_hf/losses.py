@@ -11,11 +11,22 @@ References: PaCo = "Parametric Contrastive Learning" (ICCV 2021), equations 4 to
 Contrastive Learning" (TPAMI 2023), equation 7.
 """
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from .anchor_terms import TermSettings, anchor_terms
+
+
+class LossTerms(NamedTuple):
+    """The summands of a contrastive loss, and how many positives each anchor has."""
+
+    class_part: Tensor
+    contrast_part: Tensor
+    positive_count: Tensor
 
 
 def log_class_prior(class_counts: Any, like: Tensor) -> Tensor:
@@ -37,7 +48,7 @@ def log_class_prior(class_counts: Any, like: Tensor) -> Tensor:
 
 
 def paco_loss(
-    features: Tensor,
+    features: Tensor | Sequence[Tensor],
     labels: Tensor,
     class_logits: Tensor,
     *,
@@ -64,7 +75,9 @@ def paco_loss(
     over all `n` anchors. Half-precision inputs are computed in float32, also under autocast.
 
     Args:
-        features (`Tensor` of shape `(N, D)`): rows `[query; key; queue]`; the first `n` rows are the anchors.
+        features (`Tensor` of shape `(N, D)`): rows `[query; key; queue]`; the first `n` rows are the anchors. Or the
+            parts of it, as a sequence of `(N_p, D)`, with the anchors in the first: a part that requires no gradient
+            (the queue) then costs no backward pass.
         labels (`Tensor` of shape `(N,)`): class of each row. A label outside `0..C-1` matches no anchor.
         class_logits (`Tensor` of shape `(n, C)`): raw logits of the anchors.
         class_counts (`(C,)`, *optional*): training images of each class; adds the log prior to the logits.
@@ -78,41 +91,38 @@ def paco_loss(
         eps (`float`, *optional*, defaults to `0.0`): added inside the logarithm after shifting by the row's maximum,
             self column included. The reference has `1e-12`, harmless at T >= 0.05 and wrong below; 0 is the exact
             log-sum-exp.
-        return_terms (`bool`, *optional*, defaults to `False`): return the summands of the class centres and of the
-            positive rows as a pair instead of their sum.
+        return_terms (`bool`, *optional*, defaults to `False`): return [`LossTerms`] instead of the sum.
 
     Returns:
-        scalar `Tensor`, the mean over the anchors (or the pair of its summands).
+        scalar `Tensor`, the mean over the anchors. The gradient cannot be differentiated a second time.
 
     Raises:
         ValueError: where shapes do not fit each other.
     """
-    features, labels, class_logits = _checked(features, labels, class_logits)
-    with torch.autocast(features.device.type, enabled=False):
-        anchors, num_classes = class_logits.shape
-        if class_counts is not None:
-            class_logits = class_logits + log_class_prior(class_counts, class_logits)
-        class_logits = class_logits / supervised_temperature
-
-        similarity = _similarity(features, anchors, temperature)
-        shift = class_logits.detach().amax(1, keepdim=True)
-        log_denominator = _log_sum_exp(similarity, eps, gamma, class_logits, shift)
-
-        own = class_logits.gather(1, labels[:anchors, None]).squeeze(1) - log_denominator
-        if label_smoothing > 0:
-            others = class_logits.sum(1) - num_classes * log_denominator - own
-            own = (1 - label_smoothing) * own + label_smoothing / max(num_classes - 1, 1) * others
-        positive_sum, positive_count = _positives(features, labels, anchors, num_classes, temperature)
+    parts, class_logits = _checked(features, labels, class_logits)
+    with torch.autocast(class_logits.device.type, enabled=False):
+        prior = None if class_counts is None else log_class_prior(class_counts, class_logits)
+        settings = TermSettings(
+            anchors=class_logits.shape[0],
+            num_classes=class_logits.shape[1],
+            temperature=temperature,
+            gamma=gamma,
+            supervised_temperature=supervised_temperature,
+            label_smoothing=label_smoothing,
+            eps=eps,
+        )
+        log_denominator, own, positive_sum, positive_count = anchor_terms(parts, class_logits, labels, prior, settings)
+        own = own - settings.target_mass * log_denominator
         positives = positive_sum - positive_count * log_denominator
 
         weight = beta + alpha * positive_count
         scale = -_outer_scale(temperature, base_temperature) * torch.where(weight > 0, 1 / weight, 0.0)
         class_part, contrast_part = (scale * beta * own).mean(), (scale * alpha * positives).mean()
-        return (class_part, contrast_part) if return_terms else class_part + contrast_part
+        return LossTerms(class_part, contrast_part, positive_count) if return_terms else class_part + contrast_part
 
 
 def multitask_loss(
-    features: Tensor,
+    features: Tensor | Sequence[Tensor],
     labels: Tensor,
     class_logits: Tensor,
     *,
@@ -132,22 +142,21 @@ def multitask_loss(
 
     Args and returns as in [`paco_loss`]; `alpha` (`float`, *optional*, defaults to `0.5`) weighs the contrastive part.
     """
-    features, labels, class_logits = _checked(features, labels, class_logits)
-    with torch.autocast(features.device.type, enabled=False):
+    parts, class_logits = _checked(features, labels, class_logits)
+    with torch.autocast(class_logits.device.type, enabled=False):
         anchors, num_classes = class_logits.shape
         if class_counts is not None:
             class_logits = class_logits + log_class_prior(class_counts, class_logits)
         cross_entropy = F.cross_entropy(class_logits, labels[:anchors], label_smoothing=label_smoothing)
 
-        positive_sum, positive_count = _positives(features, labels, anchors, num_classes, temperature)
-        if features.shape[0] > 1:
-            log_denominator = _log_sum_exp(_similarity(features, anchors, temperature), eps)
-            positives = positive_sum - positive_count * log_denominator
-        else:
-            positives = positive_sum
+        settings = TermSettings(anchors, num_classes, temperature, eps=eps)
+        log_denominator, _, positive_sum, positive_count = anchor_terms(parts, None, labels, None, settings)
+        positives = positive_sum - positive_count * log_denominator
         contrast = -_outer_scale(temperature, base_temperature) * positives / positive_count.clamp(min=1)
         contrast_part = alpha * contrast.mean()
-        return (cross_entropy, contrast_part) if return_terms else cross_entropy + contrast_part
+        if return_terms:
+            return LossTerms(cross_entropy, contrast_part, positive_count)
+        return cross_entropy + contrast_part
 
 
 def balanced_softmax_loss(
@@ -177,7 +186,7 @@ def balanced_softmax_loss(
 class ContrastiveLoss(nn.Module):
     """[`paco_loss`] or [`multitask_loss`] with fixed settings; the class counts move with the module.
 
-    `forward(features, labels, class_logits)` returns `(class_part, contrast_part)`, which add up to the loss.
+    `forward(features, labels, class_logits)` returns [`LossTerms`]; the first two add up to the loss.
     """
 
     def __init__(self, variant: str, class_counts: Any = None, **settings: Any) -> None:
@@ -188,7 +197,7 @@ class ContrastiveLoss(nn.Module):
             "class_counts", None if class_counts is None else torch.as_tensor(class_counts), persistent=False
         )
 
-    def forward(self, features: Tensor, labels: Tensor, class_logits: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, features: Tensor | Sequence[Tensor], labels: Tensor, class_logits: Tensor) -> LossTerms:
         return self.function(
             features, labels, class_logits, class_counts=self.class_counts, return_terms=True, **self.settings
         )
@@ -214,64 +223,22 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _checked(features: Tensor, labels: Tensor, class_logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    if features.ndim != 2 or class_logits.ndim != 2 or labels.ndim != 1:
+def _checked(features: Tensor | Sequence[Tensor], labels: Tensor, class_logits: Tensor) -> tuple[list[Tensor], Tensor]:
+    parts = [features] if isinstance(features, Tensor) else list(features)
+    if not parts or any(part.ndim != 2 for part in parts) or class_logits.ndim != 2 or labels.ndim != 1:
         raise ValueError(
             "expected features (N, D), labels (N,) and class_logits (n, C), got "
-            f"{tuple(features.shape)}, {tuple(labels.shape)} and {tuple(class_logits.shape)}"
+            f"{', '.join(str(tuple(part.shape)) for part in parts)}; {tuple(labels.shape)} and "
+            f"{tuple(class_logits.shape)}"
         )
-    if labels.shape[0] != features.shape[0] or class_logits.shape[0] > features.shape[0]:
+    rows, anchors = sum(len(part) for part in parts), len(class_logits)
+    if len(labels) != rows or anchors > len(parts[0]):
         raise ValueError(
-            f"labels must have one entry for each of the {features.shape[0]} feature rows (got {labels.shape[0]}), "
-            "and "
-            f"class_logits at most as many rows (got {class_logits.shape[0]})"
+            f"labels must have one entry for each of the {rows} feature rows (got {len(labels)}), and "
+            f"class_logits at most as many rows as the features (of the first part: {len(parts[0])}), got {anchors}"
         )
-    features, class_logits = _at_least_float32(features), _at_least_float32(class_logits)
-    return features, labels, class_logits.to(features.dtype)
-
-
-def _similarity(features: Tensor, anchors: int, temperature: float) -> Tensor:
-    with torch.autocast(features.device.type, enabled=False):
-        return (features[:anchors] / temperature) @ features.T
-
-
-def _log_sum_exp(
-    similarity: Tensor, eps: float, gamma: float = 1.0, class_logits: Tensor | None = None, shift: Tensor | None = None
-) -> Tensor:
-    """`log(sum_c exp(a_ic) + gamma * sum_{j != i} exp(z_ij))`, in the similarity's own memory.
-
-    The shift leaves the self column out (at low temperature it would underflow everything else), except where `eps`
-    asks for the reference's arithmetic, whose maximum includes it.
-    """
-    if eps > 0:
-        self_inclusive = similarity.detach().amax(1, keepdim=True)
-    similarity.fill_diagonal_(float("-inf"))
-    largest = self_inclusive if eps > 0 else similarity.detach().amax(1, keepdim=True)
-    if shift is None:
-        shift = largest
-    elif gamma != 0 or eps > 0:
-        shift = torch.maximum(shift, largest)
-    total = gamma * similarity.sub_(shift).exp_().sum(1) if gamma != 0 else torch.zeros_like(shift[:, 0])
-    if class_logits is not None:
-        total = total + (class_logits - shift).exp().sum(1)
-    return shift.squeeze(1) + (total + eps).log()
-
-
-def _positives(
-    features: Tensor, labels: Tensor, anchors: int, num_classes: int, temperature: float
-) -> tuple[Tensor, Tensor]:
-    """Sum of similarities to, and number of, the other rows of each anchor's class, from per-class sums.
-
-    `sum_{j positive} <f_i, f_j> = <f_i, S_y - f_i>` needs `(C, D)` memory instead of an `(n, N)` mask.
-    """
-    # Row C collects labels that name no class, so that they match no anchor.
-    slots = torch.where((labels >= 0) & (labels < num_classes), labels, num_classes)
-    sums = features.new_zeros(num_classes + 1, features.shape[1]).index_add(0, slots, features)
-    counts = torch.bincount(slots, minlength=num_classes + 1)
-    own = slots[:anchors]
-    anchor_rows = features[:anchors]
-    similarity_sum = (anchor_rows * (sums[own] - anchor_rows)).sum(1) / temperature
-    return similarity_sum, (counts[own] - 1).to(features.dtype)
+    parts = [_at_least_float32(part) for part in parts]
+    return parts, _at_least_float32(class_logits).to(parts[0].dtype)
 
 
 def _outer_scale(temperature: float, base_temperature: float | None) -> float:

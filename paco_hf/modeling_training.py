@@ -39,11 +39,14 @@ class ContrastiveOutput(ModelOutput):
         features (`Tensor` of shape `(N, D)`): `[query; key; queue as it was before this step]`, unit length but for
             rows of the initial queue. With `gather_batch`, the other processes' rows stand between key and queue.
         feature_labels (`Tensor` of shape `(N,)`): class of each row of `features`.
+        batch_features (`Tensor` of shape `(N - K, D)`): the rows of `features` before the queue's. With them a loss
+            need not compute a gradient for the queue: `paco_loss((batch_features, features[N - K:].detach()), ...)`.
     """
 
     logits: Tensor | None = None
     features: Tensor | None = None
     feature_labels: Tensor | None = None
+    batch_features: Tensor | None = None
 
 
 class FeatureQueue(nn.Module):
@@ -222,6 +225,7 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
             logits=logits,
             features=torch.cat([rows, self.queue.features]),
             feature_labels=torch.cat([row_labels, self.queue.labels]),
+            batch_features=rows,
         )
         if self.training:
             self.queue.enqueue(torch.cat(gather_rows(key)), torch.cat(gather_rows(labels)))

@@ -147,12 +147,14 @@ class PaCoTrainer(Trainer):
                     f"{' and '.join(_VIEWS)}"
                 )
             outputs = model(**views, labels=labels)
-            class_part, contrast_part = self.loss(outputs.features, outputs.feature_labels, outputs.logits)
-            loss = class_part + contrast_part
-            anchors = outputs.logits.shape[0]
-            same_class = torch.bincount(outputs.feature_labels.clamp(min=0))[outputs.feature_labels[:anchors]] - 1
+            batch = outputs.batch_features
+            queue = outputs.features[len(batch) :].detach()
+            terms = self.loss((batch, queue), outputs.feature_labels, outputs.logits)
+            loss = terms.class_part + terms.contrast_part
             self._record(
-                class_loss=class_part, contrast_loss=contrast_part, positives_per_anchor=same_class.float().mean()
+                class_loss=terms.class_part,
+                contrast_loss=terms.contrast_part,
+                positives_per_anchor=terms.positive_count.mean(),
             )
         else:
             outputs = model(inputs["pixel_values"])
@@ -161,7 +163,8 @@ class PaCoTrainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)
-        if not torch.isfinite(loss):
+        # Once broken, the weights stay so: a GPU need not be waited for in every step.
+        if (loss.is_cpu or self.state.global_step % 50 == 0) and not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}, so the weights or a batch are "
                 "broken: start anew, or from a checkpoint of well before, with a lower --learning_rate, "
@@ -191,6 +194,10 @@ class PaCoTrainer(Trainer):
         # its share of the images with statistics of its own.
         broadcast_buffers(self.model)
         return super().evaluation_loop(*args, **kwargs)
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        # The base class would compute a norm in every step that nobody asked for.
+        return grad_norm
 
     # ---- optimizer and schedule
 

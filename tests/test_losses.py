@@ -1,13 +1,15 @@
 """The losses against the reference's numbers, against a literal transcription, and at their edges."""
 
+import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import FULL_GOLDENS, HERE, golden
 
-from paco_hf import balanced_softmax_loss, multitask_loss, paco_loss
+from paco_hf import anchor_terms, balanced_softmax_loss, multitask_loss, paco_loss
 from paco_hf.losses import ClassificationLoss, ContrastiveLoss, log_class_prior
 
 GOLDENS = sorted({p.name for folder in (HERE / "goldens", FULL_GOLDENS) for p in folder.glob("loss_*.safetensors")})
@@ -193,20 +195,52 @@ def test_half_precision_is_computed_in_float32_also_under_autocast(dtype: torch.
             assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
-def test_memory_is_one_similarity_matrix() -> None:
-    n, rows, dim = 64, 16384, 32
-    features = F.normalize(torch.randn(rows, dim), dim=1).requires_grad_()
-    labels = torch.randint(1000, (rows,))
-    logits = torch.randn(n, 1000, requires_grad=True)
-    sizes: list[int] = []
+@pytest.mark.parametrize("settings", [{}, {"label_smoothing": 0.1, "gamma": 0.5, "eps": 1e-12}])
+def test_blocks_and_parts_change_nothing(monkeypatch: pytest.MonkeyPatch, settings: dict) -> None:
+    features, labels, logits = random_case(n=3, rows=11)
+    features.requires_grad_()
+    logits.requires_grad_()
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        sizes.append(tensor.numel())
-        return tensor
+    def value_and_gradients() -> list[torch.Tensor]:
+        loss = paco_loss(features, labels, logits, alpha=0.3, temperature=0.1, **settings)
+        return [loss.detach(), *torch.autograd.grad(loss, (features, logits))]
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        paco_loss(features, labels, logits)
-    assert sum(size >= n * rows for size in sizes) == 1
+    whole = value_and_gradients()
+    monkeypatch.setattr(anchor_terms, "BLOCK_ELEMENTS", 6)
+    for in_blocks, expected in zip(value_and_gradients(), whole, strict=True):
+        assert torch.allclose(in_blocks, expected, rtol=1e-12, atol=1e-15)
+    assert torch.autograd.gradcheck(
+        lambda f, s: paco_loss(f, labels, s, alpha=0.3, supervised_temperature=0.7, **settings), (features, logits)
+    )
+    batch = features[:6].detach().requires_grad_()
+    loss = paco_loss((batch, features[6:].detach()), labels, logits, alpha=0.3, temperature=0.1, **settings)
+    assert loss.item() == pytest.approx(whole[0].item(), rel=1e-12)
+    assert torch.allclose(torch.autograd.grad(loss, batch)[0], whole[1][:6], rtol=1e-12, atol=1e-15)
+
+
+def peak_bytes(run: Callable[[], object]) -> int:
+    with torch.profiler.profile(profile_memory=True) as profiler:
+        run()
+    changes = [e.nbytes() for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(itertools.accumulate(changes))
+
+
+def test_memory_does_not_grow_with_the_queue() -> None:
+    classes, n, dim = 1000, 64, 32
+    peaks = []
+    for rows in (2**14, 2**16):
+        batch = F.normalize(torch.randn(2 * n, dim), dim=1).requires_grad_()
+        queue, labels = torch.randn(rows, dim), torch.randint(classes, (2 * n + rows,))
+        logits = torch.randn(n, classes, requires_grad=True)
+
+        def step(batch=batch, queue=queue, labels=labels, logits=logits) -> None:
+            paco_loss((batch, queue), labels, logits).backward()
+
+        peaks.append(peak_bytes(step))
+    # Labels grow (three vectors of 8 bytes a row), similarities (256 bytes a row and buffer) do not.
+    assert peaks[1] - peaks[0] < 40 * (2**16 - 2**14)
+    # A loss of masks holds some ten such matrices.
+    assert peaks[0] < 0.5 * (n * 2**14 * 4)
 
 
 def test_balanced_softmax_and_cross_entropy() -> None:
@@ -226,7 +260,7 @@ def test_module_parts_add_up() -> None:
     for variant, function in (("paco", paco_loss), ("multitask", multitask_loss)):
         parts = ContrastiveLoss(variant, [4, 3, 2, 1], alpha=0.2)(features, labels, logits)
         whole = function(features, labels, logits, class_counts=[4, 3, 2, 1], alpha=0.2)
-        assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-12)
+        assert (parts.class_part + parts.contrast_part).item() == pytest.approx(whole.item(), rel=1e-12)
 
 
 def test_errors_name_what_does_not_fit() -> None:

@@ -138,7 +138,8 @@ def test_accumulated_paco_is_the_mean_over_micro_batches(tmp_path) -> None:
     assert logged == pytest.approx(sum(losses) / 3, rel=1e-5)
     for name, parameter in by_hand.named_parameters():
         if parameter.grad is not None:
-            assert torch.allclose(parameter.grad, recorder.gradients[name], atol=1e-5), name
+            error = (parameter.grad - recorder.gradients[name]).abs().max()
+            assert error <= 1e-5 * parameter.grad.abs().max().clamp(min=1), name
     for name, tensor in by_hand.queue.state_dict().items():
         assert torch.allclose(tensor, trainer.model.queue.state_dict()[name], atol=1e-6)
     # All three micro-batches saw the key encoder as it was; it then moved once, from the updated weights.
