@@ -53,6 +53,15 @@ def _train(argv: list[str]) -> None:
     train(run, args)
 
 
+def _add_precision(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16", "fp16"],
+        default="fp32",
+        help="fp32 gives what pipeline gives; auto: bf16 where the hardware has it, about twice as fast",
+    )
+
+
 def _evaluate(argv: list[str]) -> None:
     parser = OneLineParser(prog="paco-hf evaluate", description="Score a checkpoint on a test split.")
     parser.add_argument("model", help="run folder or checkpoint")
@@ -61,6 +70,8 @@ def _evaluate(argv: list[str]) -> None:
     parser.add_argument("--image_column", help="column of the images (default: recognised)")
     parser.add_argument("--label_column", help="column of the classes (default: recognised)")
     parser.add_argument("--batch_size", type=int, default=256, help="images at a time (default: %(default)s)")
+    _add_precision(parser)
+    parser.add_argument("--compile", action="store_true", help="torch.compile: pays for thousands of large images")
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
     flags = parser.parse_args(argv)
     _quiet()
@@ -74,7 +85,7 @@ def _evaluate(argv: list[str]) -> None:
         image_column=flags.image_column,
         label_column=flags.label_column,
     )
-    metrics = evaluate(flags.model, split, class_names, flags.batch_size)
+    metrics = evaluate(flags.model, split, class_names, flags.batch_size, flags.precision, flags.compile)
     print(json.dumps(metrics, indent=2) if flags.json else summary({"test": metrics}, flags.model))
 
 
@@ -84,12 +95,13 @@ def _predict(argv: list[str]) -> None:
     parser.add_argument("images", nargs="+", help="image files or folders")
     parser.add_argument("--top", type=int, default=5, help="classes to list for each image (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=32, help="images at a time (default: %(default)s)")
+    _add_precision(parser)
     parser.add_argument("--json", action="store_true", help="print a list of {file, label, score, top}")
     flags = parser.parse_args(argv)
     _quiet()
     from .workflow import predict
 
-    results = predict(flags.model, flags.images, flags.top, flags.batch_size)
+    results = predict(flags.model, flags.images, flags.top, flags.batch_size, flags.precision)
     if flags.json:
         print(json.dumps(results, indent=2))
         return

@@ -105,6 +105,13 @@ class RunArguments:
     key_view: str | None = field(
         default=None, metadata={"help": "augmentation of the key view (default: cifar_sim for small images, else sim)"}
     )
+    augment_backend: Literal["auto", "pil", "tensor"] = field(
+        default="auto",
+        metadata={
+            "help": "pil: views an image at a time, in the data loader; tensor: a batch at a time, on the device, for "
+            "images of one size that are kept in memory; auto: tensor where it can be"
+        },
+    )
     resume: bool = field(
         default=False, metadata={"help": "go on from the last complete checkpoint in --output_dir (or start, if none)"}
     )
@@ -118,6 +125,8 @@ class RunArguments:
             raise ValueError(f"validation_fraction must be at least 0 and below 1, got {self.validation_fraction}")
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"image_size must be at least 1, got {self.image_size}")
+        if self.augment_backend not in ("auto", "pil", "tensor"):
+            raise ValueError(f"augment_backend must be auto, pil or tensor, got {self.augment_backend!r}")
         self.backbone_options: dict[str, Any] = _json_object(self.backbone_kwargs)
 
 
@@ -245,6 +254,8 @@ def resolved(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any]:
         if f.init and changed and isinstance(value, bool | int | float | str | None):
             settings[f.name] = value
     settings["backbone_kwargs"] = run.backbone_options or None
+    # Chosen once the images are known, as the backbone and the views are.
+    settings["augment_backend"] = None if run.augment_backend == "auto" else run.augment_backend
     # bf16 and fp16 say what `precision` was resolved to.
     settings["precision"] = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     for name in ("bf16", "fp16", "use_cpu"):

@@ -4,7 +4,7 @@ import math
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,8 @@ class PaCoTrainer(Trainer):
         model (`PaCoForImageClassification`): its configuration's `class_counts` (images trained on) are the loss's
             prior, and its `selection_counts` (where given) define the many/medium/few groups of the metrics.
         args (`PaCoTrainingArguments`): settings.
+        batched_views (callable, *optional*): makes the views of a training batch of whole images on the model's
+            device ([`paco_hf.data.batched_views.BatchedViews`] of [`paco_hf.data.views.WholeImages`]).
         kwargs: what `transformers.Trainer` takes: `train_dataset`, `eval_dataset`, `data_collator`,
             `processing_class`, ...
 
@@ -51,7 +53,11 @@ class PaCoTrainer(Trainer):
     lr_scheduler: Any
 
     def __init__(
-        self, model: PaCoForImageClassification, args: PaCoTrainingArguments | None = None, **kwargs: Any
+        self,
+        model: PaCoForImageClassification,
+        args: PaCoTrainingArguments | None = None,
+        batched_views: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        **kwargs: Any,
     ) -> None:
         args = args or PaCoTrainingArguments(output_dir="paco-run")
         config = model.config
@@ -112,6 +118,7 @@ class PaCoTrainer(Trainer):
         kwargs.setdefault("preprocess_logits_for_metrics", lambda logits, labels: logits.argmax(-1))
         super().__init__(model=model, args=args, **kwargs)
         self.loss = _build_loss(args, counts).to(self.args.device)
+        self.batched_views = batched_views
         self.train_sampler: EpochSampler | None = None
         self.updates_per_epoch = 1
         self._staging: Path | None = None
@@ -127,6 +134,11 @@ class PaCoTrainer(Trainer):
         return self.model.to_classifier() if isinstance(self.model, PaCoForContrastiveTraining) else self.model
 
     # ---- loss
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        inputs = super()._prepare_inputs(inputs)
+        # Outside of autocast, and on the device: views are made of bytes that have already travelled.
+        return self.batched_views(inputs) if self.batched_views and "view_seed" in inputs else inputs
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None

@@ -1,23 +1,30 @@
 """From a configuration to a finished run folder, and from a checkpoint to scores and predictions."""
 
 import json
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from accelerate import PartialState
 from PIL import Image
 from timm.data import resolve_data_config
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, BitImageProcessor, set_seed
 
 from .backbones import timm_defaults
 from .callbacks import OnTrainBegin
 from .checkpoints import list_checkpoints
+from .configuration_paco import PaCoConfig
+from .data.batched_views import BatchedView, BatchedViews, batched_obstacle
 from .data.benchmarks import ImageData, Images, LabelledImages, load_data, open_image
 from .data.long_tail import class_counts, stratified_split
-from .data.views import EvaluationDataset, ImageCollator, ViewsDataset, build_view
+from .data.views import EvaluationDataset, ImageCollator, ViewsDataset, WholeImages, build_view
+from .distributed import gather_rows
+from .inference import fast_forward
 from .metrics import long_tailed_accuracy
 from .modeling_paco import PaCoForImageClassification
 from .run_args import RunArguments, resolved
@@ -76,22 +83,25 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
     validation = own_validation or carved
     _fill_defaults(run, data)
     view_names = [str(run.query_view), str(run.key_view)][: args.num_views]
-    views = [build_view(name, int(run.image_size or 0)) for name in view_names]
+    for name in view_names:
+        build_view(name, int(run.image_size or 0))
     set_seed(args.seed)
     model = _build_model(run, data, class_counts(trained.labels, len(data.class_names)))
     processor = _build_processor(model, data)
     _say(main, _describe_data(data, trained, validation))
+    # Everything is decoded, or sampled, before training: an image that cannot be decoded should not end a finished
+    # run.
+    images, validation_images, test_images = (Images(s) if s else None for s in (trained, validation, data.test))
+    train_dataset, batched_views = _build_views(run, view_names, images, args.seed, processor)
     if run.dry_run:
         _say(main, as_yaml(resolved(run, args)))
         return None
 
-    # Everything is decoded, or sampled, before training: an image that cannot be decoded should not end a finished
-    # run.
-    images, validation_images, test_images = (Images(s) if s else None for s in (trained, validation, data.test))
     trainer = _build_trainer(
         model,
         args,
-        train_dataset=ViewsDataset(images, trained.labels, views, args.seed),
+        batched_views=batched_views,
+        train_dataset=train_dataset,
         eval_dataset=EvaluationDataset(validation_images, validation.labels) if validation else None,
         data_collator=ImageCollator(processor),
         processing_class=processor,
@@ -131,19 +141,31 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
     return metrics
 
 
-def score(model_folder: str | Path, images: Images, batch_size: int = 256) -> dict[str, Any]:
-    """Long-tailed accuracy of a checkpoint on labelled images, in float32, over all processes.
+def score(
+    model_folder: str | Path,
+    images: Images,
+    batch_size: int = 256,
+    precision: str = "fp32",
+    compile: bool = False,
+) -> dict[str, Any]:
+    """Long-tailed accuracy of a checkpoint on labelled images, over all processes.
 
-    It is that of the balanced logits: a temperature or inference prior in the configuration is left aside.
+    It is that of the balanced logits: a temperature or inference prior in the configuration is left aside. `precision`
+    and `compile` are those of [`paco_hf.inference.fast_forward`]; in float32 the scores are those of `pipeline`.
 
     Raises:
         ValueError: the checkpoint has no class counts, or fewer classes than the images.
     """
-    return _score(_load_classifier(model_folder), model_folder, images, batch_size)
+    return _score(_load_classifier(model_folder), model_folder, images, batch_size, precision, compile)
 
 
 def _score(
-    model: PaCoForImageClassification, model_folder: str | Path, images: Images, batch_size: int
+    model: PaCoForImageClassification,
+    model_folder: str | Path,
+    images: Images,
+    batch_size: int,
+    precision: str,
+    compile: bool,
 ) -> dict[str, Any]:
     labels, name = images.split.labels, images.split.name
     counts = model.config.selection_counts or model.config.class_counts
@@ -156,18 +178,31 @@ def _score(
             f"{name} has label {max(labels)}, but {model_folder} has {len(counts)} classes, 0 to {len(counts) - 1}"
         )
     model.config.temperature = model.config.inference_prior = None
-    processor = AutoImageProcessor.from_pretrained(model_folder)
-    with tempfile.TemporaryDirectory() as scratch:
-        args = PaCoTrainingArguments(
-            output_dir=scratch, loss="ce", precision="fp32", per_device_eval_batch_size=batch_size, log_level="warning"
-        )
-        trainer = PaCoTrainer(model, args, data_collator=ImageCollator(processor), processing_class=processor)
-        prediction = trainer.predict(EvaluationDataset(images, labels))
-    return long_tailed_accuracy(prediction.predictions, prediction.label_ids, counts)
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    forward = fast_forward(model.to(state.device), precision, compile)
+    dataset = EvaluationDataset(images, labels)
+    own = range(state.process_index, len(dataset), state.num_processes)
+    loader = DataLoader(
+        Subset(dataset, own),
+        batch_size,
+        collate_fn=ImageCollator(AutoImageProcessor.from_pretrained(model_folder)),
+    )
+    progress = tqdm(loader, desc=f"scoring {name}", unit=" batches", disable=None if len(loader) > 1 else True)
+    # A process may have no image at all.
+    predicted = [torch.empty(0, dtype=torch.long, device=state.device)]
+    predicted += [forward(batch["pixel_values"]).argmax(1) for batch in progress]
+    predictions = torch.cat(gather_rows(torch.cat(predicted))).cpu()
+    rows = torch.cat(gather_rows(torch.tensor(own, device=state.device))).cpu()
+    return long_tailed_accuracy(predictions.numpy(), np.asarray(labels)[rows.numpy()], counts)
 
 
 def evaluate(
-    model_folder: str | Path, split: LabelledImages, class_names: list[str], batch_size: int
+    model_folder: str | Path,
+    split: LabelledImages,
+    class_names: list[str],
+    batch_size: int = 256,
+    precision: str = "fp32",
+    compile: bool = False,
 ) -> dict[str, Any]:
     """[`score`] on a split whose classes must be those of the checkpoint.
 
@@ -183,11 +218,13 @@ def evaluate(
                 f"class {label} is {name!r} in {split.name}, but {own[label]!r} in {model_folder}: not the classes "
                 "it was trained on"
             )
-    return _score(model, model_folder, Images(split), batch_size)
+    return _score(model, model_folder, Images(split), batch_size, precision, compile)
 
 
-def predict(model_folder: str, paths: list[str], top: int = 5, batch_size: int = 32) -> list[dict[str, Any]]:
-    """Classify image files and folders of them.
+def predict(
+    model_folder: str, paths: list[str], top: int = 5, batch_size: int = 32, precision: str = "fp32"
+) -> list[dict[str, Any]]:
+    """Classify image files and folders of them, in the precision of [`paco_hf.inference.fast_forward`].
 
     Returns:
         one `{"file", "label", "score", "top"}` an image, `top` being a list of `{"label", "score"}`, best first.
@@ -199,8 +236,20 @@ def predict(model_folder: str, paths: list[str], top: int = 5, batch_size: int =
     if top < 1 or batch_size < 1:
         raise ValueError(f"--top and --batch_size must be at least 1, got {top} and {batch_size}")
     files = [file for path in paths for file in _image_files(Path(path))]
-    model = _load_classifier(model_folder).eval()
+    model = _load_classifier(model_folder)
     processor = AutoImageProcessor.from_pretrained(model_folder)
+    return classify(fast_forward(model, precision), model.config, processor, files, top, batch_size)
+
+
+def classify(
+    forward: Callable[[Tensor], Tensor],
+    config: PaCoConfig,
+    processor: Any,
+    files: list[Path],
+    top: int,
+    batch_size: int,
+) -> list[dict[str, Any]]:
+    """[`predict`] with a model that is loaded: `forward` maps images `(B, 3, H, W)` to logits `(B, C)`."""
     results = []
     progress = tqdm(
         total=len(files), desc="classifying", unit=" images", disable=None if len(files) > batch_size else True
@@ -208,12 +257,9 @@ def predict(model_folder: str, paths: list[str], top: int = 5, batch_size: int =
     for start in range(0, len(files), batch_size):
         batch = files[start : start + batch_size]
         pixels = processor([open_image(file, str(file)) for file in batch], return_tensors="pt")["pixel_values"]
-        with torch.inference_mode():
-            scores, labels = model(pixels).logits.softmax(-1).topk(min(top, model.config.num_labels))
+        scores, labels = forward(pixels).softmax(-1).topk(min(top, config.num_labels))
         for file, row_scores, row_labels in zip(batch, scores.tolist(), labels.tolist(), strict=True):
-            ranked = [
-                {"label": model.config.id2label[c], "score": s} for c, s in zip(row_labels, row_scores, strict=True)
-            ]
+            ranked = [{"label": config.id2label[c], "score": s} for c, s in zip(row_labels, row_scores, strict=True)]
             results.append({"file": str(file), **ranked[0], "top": ranked})
         progress.update(len(batch))
     progress.close()
@@ -257,6 +303,22 @@ def _build_model(run: RunArguments, data: ImageData, counts: list[int]) -> PaCoF
             "--image_size, or --backbone_kwargs with the size it should be built for"
         ) from error
     return model.train()
+
+
+def _build_views(
+    run: RunArguments, names: list[str], images: Any, seed: int, processor: Any
+) -> tuple[Dataset, BatchedViews | None]:
+    """The training data, and what makes views of its batches (`None`: it makes them itself)."""
+    size = int(run.image_size or 0)
+    obstacle = batched_obstacle(names, size, images.pixels)
+    if run.augment_backend == "tensor" and obstacle:
+        raise ValueError(f"--augment_backend tensor cannot be had: {obstacle}; choose pil or auto")
+    run.augment_backend = "pil" if obstacle or run.augment_backend == "pil" else "tensor"
+    labels = images.split.labels
+    if run.augment_backend == "pil":
+        return ViewsDataset(images, labels, [build_view(name, size) for name in names], seed), None
+    views = [BatchedView(name, size) for name in names]
+    return WholeImages(images.pixels, labels, seed), BatchedViews(views, processor.image_mean, processor.image_std)
 
 
 def _build_trainer(*args: Any, **kwargs: Any) -> PaCoTrainer:

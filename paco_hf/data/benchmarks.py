@@ -97,6 +97,8 @@ class ImageData:
 class Images:
     """PIL images in RGB by index; decoded once and kept where all of them fit in a gigabyte.
 
+    `pixels` `(N, H, W, 3)` holds them where they are kept and of one size, else it is `None`.
+
     Raises:
         ValueError: an image cannot be decoded; the message names it.
     """
@@ -104,11 +106,15 @@ class Images:
     def __init__(self, split: LabelledImages) -> None:
         self.split = split
         self.decoded: list[np.ndarray] | None = None
+        self.pixels: np.ndarray | None = None
         sample = [split.open(i) for i in sample_indices(len(self))]
         largest = max(image.width * image.height * 3 for image in sample)
         if largest * len(self) <= _DECODED_LIMIT:
             progress = tqdm(range(len(self)), desc=f"decoding {split.name}", unit=" images", disable=None, leave=False)
             self.decoded = [np.asarray(split.open(i)) for i in progress]
+            if len({image.shape for image in self.decoded}) == 1:
+                self.pixels = np.stack(self.decoded)
+                self.decoded = list(self.pixels)
 
     def __len__(self) -> int:
         return len(self.split.labels)

@@ -94,6 +94,7 @@ VIEWS: dict[str, Any] = {
     # The reference's views for CIFAR. torchvision's policy rotates both ways, the reference's one way only.
     "cifar_reg": lambda size: _cifar(size, v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=[128, 128, 128])),
     "cifar_sim": lambda size: _simclr(size, (0.2, 1.0), hue=0.1, jitter_p=0.8, blur_p=0.5, flip_first=True),
+    "cifar_rand": lambda size: _cifar(size, v2.RandAugment(2, 9, fill=[128, 128, 128])),
     # Crop, flip and cutout alone: AutoAugment costs accuracy where training is short.
     "cifar_light": lambda size: _cifar(size),
     # The reference's "sim" for 224-pixel images.
@@ -203,6 +204,34 @@ class ViewsDataset(Dataset):
         return items
 
 
+class WholeImages(Dataset):
+    """Labelled images of one size as they are, a batch at a time, for [`paco_hf.data.batched_views.BatchedViews`].
+
+    Args:
+        pixels (`np.ndarray` of shape `(N, H, W, 3)`, `uint8`): the images.
+        labels (sequence of `int`): their classes.
+        seed (`int`): of the augmentations.
+
+    A batch is `{"labels" (B,), "pixel_values" (B, 3, H, W) uint8, "view_seed"}`; the seed is a function of `(seed,
+    epoch, indices)`, so that a resumed run draws the same views.
+    """
+
+    def __init__(self, pixels: np.ndarray, labels: Sequence[int], seed: int = 0) -> None:
+        self.pixels, self.labels, self.seed = torch.from_numpy(pixels), torch.tensor(labels), seed
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Any]:
+        rows = torch.tensor([int(index) for index in indices])
+        key = self.seed, getattr(indices[0], "epoch", 0), *rows.tolist()
+        return {
+            "labels": self.labels[rows],
+            "pixel_values": self.pixels[rows].permute(0, 3, 1, 2).contiguous(),
+            "view_seed": int(np.random.SeedSequence(key).generate_state(1)[0]),
+        }
+
+
 class EvaluationDataset(Dataset):
     """Labelled images as they are; [`ImageCollator`] gives them to the checkpoint's own image processor."""
 
@@ -219,6 +248,8 @@ class EvaluationDataset(Dataset):
 class ImageCollator:
     """Batch views (scaling and normalising them) or whole images (through the image processor).
 
+    A batch of [`WholeImages`] is left alone.
+
     Args:
         image_processor: a transformers image processor; its mean and standard deviation normalise the views too.
     """
@@ -228,7 +259,9 @@ class ImageCollator:
         self.mean = torch.tensor(image_processor.image_mean).view(3, 1, 1) * 255
         self.std = torch.tensor(image_processor.image_std).view(3, 1, 1) * 255
 
-    def __call__(self, items: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def __call__(self, items: list[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
+        if isinstance(items, dict):
+            return items
         batch = {"labels": torch.tensor([item["labels"] for item in items])}
         if "image" in items[0]:
             images = [item["image"] for item in items]
