@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 
-.PHONY: demo test test-slow quality style
+.PHONY: demo test test-slow bench quality style
 
 demo: $(READY)  ## train PaCo and two baselines on the built-in images, compare them, classify a few images
 	$(BIN)/python training/demo.py
@@ -14,6 +14,9 @@ test: $(READY)  ## the quick tests
 
 test-slow: $(READY)  ## the tests that take minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+
+bench: $(READY)  ## ours against a plain implementation, on a machine that does nothing else
+	$(BIN)/python -m benchmarks.bench
 
 quality: $(READY)  ## lint, formatting, types
 	$(BIN)/ruff check .

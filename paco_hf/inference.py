@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from .allocator import keep_freed_memory
 from .modeling_paco import PaCoForImageClassification
 from .training_args import hardware_precision
 
@@ -39,6 +40,8 @@ def fast_forward(
         precision = hardware_precision(use_cpu=device.type == "cpu")
     if precision == "fp16" and device.type == "cpu":
         raise ValueError("fp16 needs a GPU: on a CPU choose --precision bf16 or fp32")
+    if device.type == "cpu":
+        keep_freed_memory()
     model.eval().to(memory_format=torch.channels_last)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 

@@ -109,7 +109,7 @@ class RunArguments:
         default="auto",
         metadata={
             "help": "pil: views an image at a time, in the data loader; tensor: a batch at a time, on the device, for "
-            "images of one size that are kept in memory; auto: tensor where it can be"
+            "images of one size that are kept in memory; auto: tensor for small images where it can be"
         },
     )
     resume: bool = field(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
+from .allocator import keep_freed_memory
 from .callbacks import LogFileCallback, MethodCallback, ReadableLines, ReadableProgress
 from .checkpoints import check_checkpoint, list_checkpoints, readable
 from .data.views import EpochSampler
@@ -317,6 +318,8 @@ class PaCoTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As the base class; a checkpoint with a missing or unreadable file is an `OSError` that names the file."""
+        if self.args.device.type == "cpu":
+            keep_freed_memory()
         if resume_from_checkpoint is True:
             checkpoints = list_checkpoints(self.args.output_dir)
             if not checkpoints:

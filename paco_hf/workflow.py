@@ -1,7 +1,7 @@
 """From a configuration to a finished run folder, and from a checkpoint to scores and predictions."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from timm.data import resolve_data_config
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, BitImageProcessor, set_seed
+from transformers import AutoImageProcessor, BitImageProcessor, TrainerCallback, set_seed
 
 from .backbones import timm_defaults
 from .callbacks import OnTrainBegin
@@ -45,12 +45,15 @@ SMALL_IMAGE = 64  # pixels; up to here CIFAR's backbone and views are the defaul
 _IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
-def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | None:
+def train(
+    run: RunArguments, args: PaCoTrainingArguments, callbacks: Sequence[TrainerCallback] = ()
+) -> dict[str, Any] | None:
     """Train, select on the validation split, score the test split once, and leave a complete run folder.
 
     Args:
         run (`RunArguments`): data, backbone, views, and how to treat the folder.
         args (`PaCoTrainingArguments`): the method and the training; `args.output_dir` becomes the run folder.
+        callbacks (sequence of `transformers.TrainerCallback`, *optional*): for the trainer.
 
     Returns:
         what `metrics.json` holds (`{"test": ..., "validation": ...}`), `None` for a dry run.
@@ -105,6 +108,7 @@ def train(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | No
         eval_dataset=EvaluationDataset(validation_images, validation.labels) if validation else None,
         data_collator=ImageCollator(processor),
         processing_class=processor,
+        callbacks=list(callbacks),
     )
     settings = resolved(run, args)
     checkpoints = list_checkpoints(folder) if run.resume else []
@@ -313,7 +317,9 @@ def _build_views(
     obstacle = batched_obstacle(names, size, images.pixels)
     if run.augment_backend == "tensor" and obstacle:
         raise ValueError(f"--augment_backend tensor cannot be had: {obstacle}; choose pil or auto")
-    run.augment_backend = "pil" if obstacle or run.augment_backend == "pil" else "tensor"
+    if run.augment_backend == "auto":
+        # On larger images PIL is the faster one on a CPU.
+        run.augment_backend = "pil" if obstacle or size > SMALL_IMAGE else "tensor"
     labels = images.split.labels
     if run.augment_backend == "pil":
         return ViewsDataset(images, labels, [build_view(name, size) for name in names], seed), None

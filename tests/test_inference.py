@@ -18,9 +18,7 @@ from paco_hf.workflow import _build_processor, score
 @pytest.fixture
 def model() -> PaCoForImageClassification:
     torch.manual_seed(0)
-    model = PaCoForImageClassification.from_timm(
-        "cifar_resnet20", num_labels=20, class_counts=[5] * 20, image_size=32
-    )
+    model = PaCoForImageClassification.from_timm("cifar_resnet20", num_labels=20, class_counts=[5] * 20, image_size=32)
     # Logits that differ from image to image, as trained ones do.
     model.classifier.weight.data.normal_()
     model.classifier.bias.data = -model.eval()(torch.randn(32, 3, 32, 32)).logits.mean(0).detach()
@@ -50,7 +48,7 @@ def test_without_a_compiler_it_goes_on_and_says_so(model, monkeypatch: pytest.Mo
     images = torch.randn(2, 3, 32, 32)
     expected = fast_forward(model)(images)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.warns(UserWarning, match="no C\\+\\+ compiler 'no-such-compiler'"):
+    with pytest.warns(UserWarning, match=r"no C\+\+ compiler 'no-such-compiler'"):
         forward = fast_forward(model, compile=True)
     assert torch.equal(forward(images), expected)
 
@@ -77,5 +75,5 @@ def test_score_is_that_of_the_pipeline(model, tmp_path) -> None:
     predicted = [model.config.label2id[row[0]["label"]] for row in classify([some.open(i) for i in range(80)])]
     assert result["accuracy"] == np.mean(np.asarray(predicted) == some.labels)
     assert len(set(predicted)) > 2
-    with pytest.raises(ValueError, match="has label 25, but .* has 20 classes"):
+    with pytest.raises(ValueError, match=r"has label 25, but .* has 20 classes"):
         score(tmp_path, Images(LabelledImages(some.data, some.image_column, [25] * 80)))
