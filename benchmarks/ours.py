@@ -82,11 +82,15 @@ def train(setup: Setup, between: Callable[[], None]) -> None:
 
 
 def make_key_update(setup: Setup) -> Callable[[], None]:
-    """`update_key_encoder` of a CIFAR ResNet-32 with projector."""
-    model = PaCoForImageClassification.from_timm("cifar_resnet32", num_labels=100)
-    return PaCoForContrastiveTraining.from_classifier(
-        model, projection_dim=setup.dim, queue_size=setup.queue, key_momentum=setup.key_momentum
-    ).update_key_encoder
+    """`update_key_encoder` of a CIFAR ResNet-32 with projector, as the trainer calls it."""
+    model = PaCoForContrastiveTraining.from_classifier(
+        PaCoForImageClassification.from_timm("cifar_resnet32", num_labels=100),
+        projection_dim=setup.dim,
+        queue_size=setup.queue,
+        key_momentum=setup.key_momentum,
+    )
+    parameters = model.key_and_query_parameters()
+    return lambda: model.update_key_encoder(parameters)
 
 
 def make_views(setup: Setup) -> Callable[[], tuple[Tensor, Tensor]]:
@@ -114,10 +118,10 @@ def make_compiled_evaluation(setup: Setup) -> Callable[[Tensor], Tensor]:
 
 
 def make_predict(setup: Setup) -> Callable[[], list[str]]:
-    """Labels of the image files, by a model that is loaded: `paco-hf predict` with its defaults."""
+    """Labels of the image files, by a model that is loaded: `paco-hf predict` in the precision of `setup`."""
     folder, files = classifier_folder(setup), [Path(file) for file in image_files(setup)]
     model = PaCoForImageClassification.from_pretrained(folder)
-    forward, processor = fast_forward(model), AutoImageProcessor.from_pretrained(folder)
+    forward, processor = fast_forward(model, setup.precision), AutoImageProcessor.from_pretrained(folder)
 
     def labels() -> list[str]:
         results = workflow.classify(forward, model.config, processor, files, top=5, batch_size=32)

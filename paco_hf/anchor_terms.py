@@ -190,47 +190,51 @@ def _class_sums(features: Sequence[Tensor], labels: Tensor, settings: TermSettin
     return same, sums, counts
 
 
-def _blocks(rows: int, settings: TermSettings) -> Iterator[slice]:
-    length = max(BLOCK_ELEMENTS // max(settings.anchors, 1), 1)
-    return (slice(start, min(start + length, rows)) for start in range(0, rows, length))
+class _Blocks:
+    """The similarities `z_ij` of the anchors to all rows, a block `(rows j, n)` at a time, in one buffer.
 
+    A block has the rows first, the faster shape to multiply. It is `-inf` at `j = i` once `mask` has been called.
+    """
 
-def _similarities(features: Sequence[Tensor], part: int, columns: slice, settings: TermSettings) -> Tensor:
-    """`z_ij` of the anchors to a block of rows."""
-    return (features[0][: settings.anchors] / settings.temperature) @ features[part][columns].T
+    def __init__(self, features: Sequence[Tensor], settings: TermSettings) -> None:
+        self.anchors = features[0][: settings.anchors]
+        self.scaled = (self.anchors / settings.temperature).T
+        self.length = max(BLOCK_ELEMENTS // max(settings.anchors, 1), 1)
+        self.buffer = self.anchors.new_empty(min(self.length, max(map(len, features))), settings.anchors)
 
+    def of(self, part: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        for start in range(0, len(part), self.length):
+            rows = slice(start, min(start + self.length, len(part)))
+            yield rows, torch.mm(part[rows], self.scaled, out=self.buffer[: rows.stop - rows.start])
 
-def _mask_self(similarity: Tensor, part: int, columns: slice, settings: TermSettings) -> None:
-    if part == 0 and columns.start < settings.anchors:
-        similarity[columns.start :].fill_diagonal_(float("-inf"))
+    def mask(self, block: Tensor, rows: slice, is_first_part: bool) -> None:
+        if is_first_part and rows.start < len(self.anchors):
+            block[:, rows.start :].fill_diagonal_(float("-inf"))
 
 
 def _contrast(
     features: Sequence[Tensor], settings: TermSettings, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Largest similarity `m_i`, `sum_j exp(z_ij - m_i)` and, for the gradient, `sum_j exp(z_ij - m_i) f_j`."""
-    anchors = features[0][: settings.anchors]
-    largest = torch.full_like(anchors[:, 0], torch.finfo(anchors.dtype).min)
+    blocks = _Blocks(features, settings)
+    largest = torch.full_like(blocks.anchors[:, 0], torch.finfo(blocks.anchors.dtype).min)
     total = torch.zeros_like(largest)
-    weighted = torch.zeros_like(anchors) if with_gradient else None
+    weighted = torch.zeros_like(blocks.anchors) if with_gradient else None
     for i, part in enumerate(features):
-        for columns in _blocks(len(part), settings):
-            block = _similarities(features, i, columns, settings)
-            # The self column takes no part in the shift (at low temperature it would underflow everything else),
+        for rows, block in blocks.of(part):
+            # The anchor itself takes no part in the shift (at low temperature it would underflow everything else),
             # except where `eps` asks for the reference's arithmetic.
+            if settings.eps == 0:
+                blocks.mask(block, rows, i == 0)
+            common = torch.maximum(largest, block.amax(0))
             if settings.eps > 0:
-                common = torch.maximum(largest, block.amax(1))
-                _mask_self(block, i, columns, settings)
-            else:
-                _mask_self(block, i, columns, settings)
-                common = torch.maximum(largest, block.amax(1))
+                blocks.mask(block, rows, i == 0)
             shrink = (largest - common).exp_()
-            block.sub_(common[:, None]).exp_()
-            total = block.sum(1).addcmul_(total, shrink)
+            block.sub_(common).exp_()
+            total = block.sum(0).addcmul_(total, shrink)
             if weighted is not None:
-                weighted = torch.addmm(weighted * shrink[:, None], block, part[columns])
+                weighted.mul_(shrink[:, None]).addmm_(block.T, part[rows])
             largest = common
-            del block
     return largest, total, weighted
 
 
@@ -245,9 +249,9 @@ def _row_gradient(
     """Gradient of a part's rows as the `j` of `z_ij`: the positives' `attract` `(N_p, D)`, plus the denominator's."""
     if push is None or largest is None:
         return attract
-    repel = push * features[0][: settings.anchors]
-    for columns in _blocks(len(attract), settings):
-        block = _similarities(features, part, columns, settings)
-        _mask_self(block, part, columns, settings)
-        attract[columns].addmm_(block.sub_(largest[:, None]).exp_().T, repel)
+    blocks = _Blocks(features, settings)
+    repel = push * blocks.anchors
+    for rows, block in blocks.of(features[part]):
+        blocks.mask(block, rows, part == 0)
+        attract[rows].addmm_(block.sub_(largest).exp_(), repel)
     return attract

@@ -17,6 +17,11 @@ class MethodCallback(TrainerCallback):
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
+        self.parameters: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if isinstance(self.trainer.model, PaCoForContrastiveTraining):
+            self.parameters = self.trainer.model.key_and_query_parameters()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self.trainer.train_sampler is not None:
@@ -24,7 +29,7 @@ class MethodCallback(TrainerCallback):
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if isinstance(self.trainer.model, PaCoForContrastiveTraining):
-            self.trainer.model.update_key_encoder()
+            self.trainer.model.update_key_encoder(self.parameters)
 
 
 class LogFileCallback(TrainerCallback):

@@ -260,19 +260,27 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
             torch.cat([labels, all_labels[:start], all_labels[stop:]]),
         )
 
+    def key_and_query_parameters(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The key encoder's parameters, and those that they follow, in the same order; empty without key encoder."""
+        if self.key_encoder is None:
+            return [], []
+        return list(self.key_encoder.parameters()), [*self.paco.parameters(), *self.projector.parameters()]
+
     @torch.no_grad()
-    def update_key_encoder(self) -> None:
+    def update_key_encoder(self, parameters: tuple[list[Tensor], list[Tensor]] | None = None) -> None:
         """Move the key encoder's parameters: `k <- m k + (1 - m) q`. Call it once after each optimizer step.
 
         At every forward pass it then holds what the reference's holds, which moves it just before the key forward
         pass. BatchNorm statistics are the key encoder's own and are not averaged. Does nothing where there is no key
         encoder.
+
+        Args:
+            parameters (pair of lists, *optional*): what [`key_and_query_parameters`] returns, to spare a loop the
+                search for them, which takes longer than the update.
         """
-        if self.key_encoder is None:
-            return
-        keys: list[Tensor] = list(self.key_encoder.parameters())
-        queries = [p.detach() for p in (*self.paco.parameters(), *self.projector.parameters())]
-        torch._foreach_lerp_(keys, queries, 1 - self.key_momentum)
+        keys, queries = parameters or self.key_and_query_parameters()
+        if keys:
+            torch._foreach_lerp_(keys, queries, 1 - self.key_momentum)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """Save a training checkpoint: the classifier; projector, key encoder and queue in their own file."""
