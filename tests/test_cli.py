@@ -262,6 +262,11 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, capsys) -> None:
         ((*out, "--queue_size", "many"), "invalid int value: 'many'"),
         ((*out, "--loss", "focal"), "invalid choice: 'focal'"),
         ((*out, "--image_size", "0"), "image_size must be at least 1"),
+        ((*out, "--augment_backend", "gpu"), "invalid choice: 'gpu'"),
+        (
+            (*out, "--augment_backend", "tensor", "--image_size", "24"),
+            "--augment_backend tensor cannot be had: 'cifar_light' needs images of 24 x 24 pixels, not 32 x 32",
+        ),
         ((*out, "--report_to", "nothing_known"), "nothing_known"),
         (("--dataset", str(tmp_path / "badtest"), *out), "image 1 of"),
         ((*out, "--backbone", "vit_tiny_patch16_224", "--backbone_kwargs", '{"num_heads": 5}'), "cannot be built"),
@@ -273,7 +278,7 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, capsys) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_bad_input_of_the_other_verbs(run: Path, tmp_path, capsys) -> None:
+def test_bad_input_of_the_other_verbs(run: Path, photos: Path, tmp_path, capsys) -> None:
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty").mkdir()
     for argv, message in (
@@ -286,6 +291,8 @@ def test_bad_input_of_the_other_verbs(run: Path, tmp_path, capsys) -> None:
         (("fly",), "unknown verb 'fly'"),
         (("predict", str(run), str(tmp_path / "empty"), "--top", "0"), "--top and --batch_size must be at least 1"),
         (("predict", str(run)), "the following arguments are required: images"),
+        (("predict", str(run), str(photos), "--precision", "fp16"), "fp16 needs a GPU"),
+        (("evaluate", str(run), "--precision", "half"), "invalid choice: 'half'"),
     ):
         assert message in complaint(capsys, *argv)
 
@@ -337,11 +344,13 @@ def test_defaults_follow_the_size_of_the_images(tmp_path, capsys) -> None:
     photos = capsys.readouterr().out
     assert "query_view: regular" in photos
     assert "image_size: 224" in photos
+    assert "augment_backend: pil" in photos
     builtin = Path(paco_hf.__file__).parent / "data" / "builtin"
     assert main(["train", "--dataset", str(builtin), "--dry_run"]) == 0
     small = capsys.readouterr().out
     assert "backbone: cifar_resnet32" in small
     assert "image_size: 32" in small
+    assert "augment_backend: tensor" in small
     assert main(["train", "--dataset", "builtin", "--recipe", "paco-resnet32-cifar100-lt-100", "--dry_run"]) == 0
     assert "query_view: cifar_reg" in capsys.readouterr().out
 

@@ -63,9 +63,9 @@ def final_tensors(folder: Path) -> dict[str, torch.Tensor]:
     return tensors | {f"momentum {i}": s["momentum_buffer"] for i, s in state.items()}
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_killed_three_times_and_resumed_is_bit_identical(tmp_path: Path, workers: int) -> None:
-    loader = ("--dataloader_num_workers", str(workers))
+@pytest.mark.parametrize(("workers", "backend"), [(0, "tensor"), pytest.param(2, "pil", marks=pytest.mark.slow)])
+def test_killed_three_times_and_resumed_is_bit_identical(tmp_path: Path, workers: int, backend: str) -> None:
+    loader = ("--dataloader_num_workers", str(workers), "--augment_backend", backend)
     finish(start(tmp_path / "whole", *loader))
 
     folder = tmp_path / "killed"

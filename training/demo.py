@@ -1,7 +1,7 @@
 """`make demo`: PaCo beside two baselines on the built-in images, then a few images through `transformers.pipeline`.
 
-The three runs have the same epochs, batch and backbone: each method's own recipe, chosen on a validation split, with
-fewer epochs. Flags of `paco-hf train` are passed on, such as `--num_train_epochs 45`, the recipes' own.
+The three runs have the same epochs, batch and backbone: each method's own recipe, chosen on a validation split. Flags of
+`paco-hf train` are passed on, such as `--num_train_epochs 10` or `--seed 1`.
 """
 
 import json
@@ -15,7 +15,6 @@ from paco_hf.cli import main
 from paco_hf.data.benchmarks import Images, load_data
 
 FOLDER = Path("runs/demo")
-EPOCHS = "32"
 METHODS = {"paco": "PaCo", "balanced_softmax": "balanced softmax", "ce": "cross-entropy"}
 COLUMNS = {"accuracy": "top-1", "many": "many", "medium": "medium", "few": "few"}
 
@@ -23,7 +22,7 @@ COLUMNS = {"accuracy": "top-1", "many": "many", "medium": "medium", "few": "few"
 def demo() -> None:
     for loss, name in METHODS.items():
         print(f"\n=== {name} ===", flush=True)
-        flags = ["--output_dir", str(FOLDER / loss), "--overwrite", "--num_train_epochs", EPOCHS, *sys.argv[1:]]
+        flags = ["--output_dir", str(FOLDER / loss), "--overwrite", *sys.argv[1:]]
         status = main(["train", "--loss", loss, *flags])
         if status != 0:
             sys.exit(status)
