@@ -1,7 +1,7 @@
 """`make demo`: PaCo beside two baselines on the built-in images, then a few images through `transformers.pipeline`.
 
-The three runs have the same epochs, batch and backbone: each method's own recipe, chosen on a validation split. Flags of
-`paco-hf train` are passed on, such as `--num_train_epochs 10` or `--seed 1`.
+The three runs have the same epochs, batch and backbone: each method's own recipe, chosen on a validation split. Flags
+of `paco-hf train` are passed on, such as `--num_train_epochs 10` or `--seed 1`.
 """
 
 import json
