@@ -359,14 +359,18 @@ def load_against(path: str) -> ModuleType:
     file = Path(path) / "__init__.py" if Path(path).is_dir() else Path(path)
     if file.suffix != ".py" or not file.is_file():
         raise ValueError(f"--against {path}: neither a Python file nor a folder with an __init__.py")
-    name = Path(path).resolve().stem
+    name = f"against_{Path(path).resolve().stem}"
     spec = importlib.util.spec_from_file_location(name, file, submodule_search_locations=[str(file.parent)])
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    # Under its name while it loads, so that a package can import its own parts.
-    with mock.patch.dict(sys.modules, {name: module}):
+    # Under its name, so that a package can import its own parts.
+    sys.modules[name] = module
+    try:
         spec.loader.exec_module(module)
+    except Exception as error:  # it is any code
+        del sys.modules[name]
+        raise ValueError(f"--against {path}: {type(error).__name__}: {error}") from error
     if not any(function in vars(module) for function in INTERFACE):
         raise ValueError(f"--against {path}: defines none of {', '.join(INTERFACE)}")
     return module
@@ -403,7 +407,7 @@ def sides_of(row: Row, against: ModuleType | None) -> dict[str, Callable]:
 def shortened(row: Row, turns: int | None, quick: bool) -> Row:
     """The row with as many turns as asked for; `quick` makes two of at most three calls."""
     if quick:
-        row = replace(row, turns=2, block=min(row.block, 3))
+        row = replace(row, turns=2, block=min(row.block, row.skip + 2))
     return replace(row, turns=turns) if turns is not None else row
 
 
@@ -483,7 +487,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print the table, write the JSON. Status 1 where a row failed, 2 for bad arguments."""
+    """Measure, print the table, write the JSON. Status 1 where a row failed or ours is wrong, 2 for bad arguments."""
     args = parse(argv)
     try:
         if args.repeats is not None and args.repeats < 1:
@@ -492,7 +496,7 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"--output {args.output}: no such folder")
         against = load_against(args.against) if args.against else None
         rows = [shortened(row, args.repeats, args.quick) for row in select_rows(args.rows, against, args.against)]
-    except (ValueError, ImportError, SyntaxError) as error:
+    except ValueError as error:
         print(f"benchmarks.bench: {error}", file=sys.stderr)
         return 2
     if os.getloadavg()[0] > BUSY:
@@ -507,7 +511,7 @@ def main(argv: list[str] | None = None) -> int:
     finished = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     write_json(Path(args.output), {"machine": machine, "ceilings": limits, "rows": results, "finished": finished})
     print(f"written to {args.output}")
-    return 1 if any("error" in result for result in results) else 0
+    return 1 if any("error" in result or "ours" in result["disagrees_with_plain"] for result in results) else 0
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Writes JSON and a log-log plot; the legend has the slopes, fitted to the upper h
 """
 
 import argparse
+import importlib.util
 import statistics
 import sys
 import time
@@ -140,7 +141,7 @@ def draw(curves: dict[str, list[dict[str, Any]]], path: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print, write. Status 1 where the plot cannot be drawn."""
+    """Measure, print, write. Status 2 where the results could not be written or drawn."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__)
     parser.add_argument("--repeats", type=int, default=9, metavar="N", help="timed calls a point (default: 9)")
     parser.add_argument("--axes", nargs="+", choices=list(GRID), default=list(GRID), help="default: all")
@@ -148,10 +149,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--quick", action="store_true", help="one call, and the first three points of each axis")
     parser.add_argument("--output", default="growth.json", metavar="PATH", help="JSON; the plot is beside it, as PNG")
     args = parser.parse_args(argv)
+    output = Path(args.output)
+    if not output.absolute().parent.is_dir():
+        print(f"benchmarks.growth: --output {args.output}: no such folder", file=sys.stderr)
+        return 2
+    if importlib.util.find_spec("matplotlib") is None:
+        print("benchmarks.growth: the plot needs matplotlib (pip install matplotlib)", file=sys.stderr)
+        return 2
     grid = {axis: GRID[axis][: 3 if args.quick else None] for axis in args.axes}
     curves = measure(grid, 1 if args.quick else max(args.repeats, 1), args.training)
     print(table(curves))
-    output = Path(args.output)
     content = {
         "machine": describe(),
         "dim": DIM,
@@ -160,11 +167,7 @@ def main(argv: list[str] | None = None) -> int:
         "curves": curves,
     }
     write_json(output, content)
-    try:
-        draw(curves, output.with_suffix(".png"))
-    except ImportError:
-        print("no plot: it needs matplotlib (pip install matplotlib)", file=sys.stderr)
-        return 1
+    draw(curves, output.with_suffix(".png"))
     print(f"written to {output} and {output.with_suffix('.png')}")
     return 0
 

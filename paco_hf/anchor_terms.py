@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-# Similarities of a block, 1 MiB in float32: it stays in a core's cache from the matrix product to the last use.
+# Similarities of a block. On a CPU 1 MiB in float32, which stays in a core's cache from the matrix product to the last
+# use; on a GPU 256 MiB, so that few kernels do the work.
 BLOCK_ELEMENTS = 2**18
+GPU_BLOCK_ELEMENTS = 2**26
 
 
 @dataclass
@@ -90,9 +91,11 @@ class _AnchorTerms(torch.autograd.Function):
         n = settings.anchors
         anchors = features[0][:n]
         same, class_sums, counts = _class_sums(features, labels, settings)
-        attracted = class_sums[same[:n]] - anchors
+        # An anchor whose label names no class has no positive.
+        known = same[:n] < n
+        attracted = (class_sums[same[:n]] - anchors) * known[:, None]
         positives = (anchors * attracted).sum(1) / settings.temperature
-        positive_count = counts[same[:n]] - 1
+        positive_count = (counts[same[:n]] - 1) * known
 
         target = torch.zeros_like(positives)
         shift = torch.full_like(positives, torch.finfo(positives.dtype).min)
@@ -123,13 +126,14 @@ class _AnchorTerms(torch.autograd.Function):
         return log_denominator, target, positives, positive_count
 
     @staticmethod
-    @once_differentiable
     def backward(
         ctx: Any, grad_denominator: Tensor, grad_target: Tensor, grad_positives: Tensor, _: Any
     ) -> tuple[Tensor | None, ...]:
         class_logits, labels, log_prior, same, attracted, log_denominator, largest, weighted, *features = (
             ctx.saved_tensors
         )
+        if torch.is_grad_enabled():
+            raise RuntimeError("the contrastive losses have no second derivative: leave out create_graph=True")
         settings: TermSettings = ctx.settings
         grad_logits = None
         grad_features: list[Tensor | None] = [None] * len(features)
@@ -145,14 +149,14 @@ class _AnchorTerms(torch.autograd.Function):
                     grad_logits.div_(settings.supervised_temperature)
             if any(ctx.needs_input_grad[4:]):
                 anchors = features[0][: settings.anchors]
-                pull = grad_positives[:, None] / settings.temperature
+                known = same[: settings.anchors] < settings.anchors
+                pull = (grad_positives * known)[:, None] / settings.temperature
                 push = None
                 if settings.contrasts:
                     slope = grad_denominator * settings.gamma * (largest - log_denominator).exp()
                     push = slope[:, None] / settings.temperature
                 pulls = anchors.new_zeros(settings.anchors + 1, anchors.shape[1])
                 pulls.index_add_(0, same[: settings.anchors], pull * anchors)
-                pulls[-1] = 0
                 for i, slots in enumerate(same.split([len(part) for part in features])):
                     if ctx.needs_input_grad[4 + i]:
                         grad_features[i] = _row_gradient(features, i, pulls[slots], push, largest, settings)
@@ -199,7 +203,8 @@ class _Blocks:
     def __init__(self, features: Sequence[Tensor], settings: TermSettings) -> None:
         self.anchors = features[0][: settings.anchors]
         self.scaled = (self.anchors / settings.temperature).T
-        self.length = max(BLOCK_ELEMENTS // max(settings.anchors, 1), 1)
+        elements = BLOCK_ELEMENTS if self.anchors.is_cpu else GPU_BLOCK_ELEMENTS
+        self.length = max(elements // max(settings.anchors, 1), 1)
         self.buffer = self.anchors.new_empty(min(self.length, max(map(len, features))), settings.anchors)
 
     def of(self, part: Tensor) -> Iterator[tuple[slice, Tensor]]:

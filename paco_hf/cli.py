@@ -58,7 +58,7 @@ def _add_precision(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=["auto", "fp32", "bf16", "fp16"],
         default="fp32",
-        help="fp32 gives what pipeline gives; auto: bf16 where the hardware has it, about twice as fast",
+        help="fp32 gives what pipeline gives; auto: bf16 where the hardware has it, which is faster",
     )
 
 

@@ -1,18 +1,46 @@
 """The classifier's forward pass over many images: as fast as the hardware gives in the precision asked for."""
 
 import os
+import shlex
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from .allocator import keep_freed_memory
 from .modeling_paco import PaCoForImageClassification
 from .training_args import hardware_precision
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+
+
+def inference_device() -> torch.device:
+    """The accelerator, or the CPU where there is none."""
+    return torch.accelerator.current_accelerator() or torch.device("cpu")
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """`precision`, and for `auto` what the hardware has.
+
+    Raises:
+        ValueError: unknown precision, or `fp16` on a CPU.
+    """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    if precision == "fp16" and device.type == "cpu":
+        raise ValueError("fp16 needs a GPU: on a CPU choose --precision bf16 or fp32")
+    return hardware_precision(use_cpu=device.type == "cpu") if precision == "auto" else precision
+
+
+def check_inference(precision: str, batch_size: int) -> None:
+    """Before any work: `ValueError` where the precision cannot be had here, or for an empty batch. `auto` is told."""
+    if batch_size < 1:
+        raise ValueError(f"--batch_size must be at least 1, got {batch_size}")
+    resolved = resolve_precision(precision, inference_device())
+    if precision == "auto":
+        print(f"{resolved}, chosen for this hardware", file=sys.stderr)
 
 
 def fast_forward(
@@ -34,14 +62,7 @@ def fast_forward(
         ValueError: unknown precision, or `fp16` on a CPU.
     """
     device = model.device
-    if precision not in PRECISIONS:
-        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    if precision == "auto":
-        precision = hardware_precision(use_cpu=device.type == "cpu")
-    if precision == "fp16" and device.type == "cpu":
-        raise ValueError("fp16 needs a GPU: on a CPU choose --precision bf16 or fp32")
-    if device.type == "cpu":
-        keep_freed_memory()
+    precision = resolve_precision(precision, device)
     model.eval().to(memory_format=torch.channels_last)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
 
@@ -57,7 +78,7 @@ def fast_forward(
     def forward(images: Tensor) -> Tensor:
         nonlocal longest
         rows = len(images)
-        images = images.to(device).contiguous(memory_format=torch.channels_last)
+        images = images.to(device, model.dtype).contiguous(memory_format=torch.channels_last)
         longest = max(longest, rows)
         if compile and rows < longest:
             # The ragged last batch would be compiled anew.
@@ -69,7 +90,7 @@ def fast_forward(
 
 
 def _compiled(function: Callable[[Tensor], Tensor], device: str) -> Callable[[Tensor], Tensor]:
-    compiler = os.environ.get("CXX", "g++")
+    compiler = shlex.split(os.environ.get("CXX") or "g++")[0]
     if device == "cpu" and shutil.which(compiler) is None:
         warnings.warn(f"no C++ compiler {compiler!r} on the path: going on without torch.compile", stacklevel=3)
         return function

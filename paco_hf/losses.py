@@ -99,7 +99,7 @@ def paco_loss(
     Raises:
         ValueError: where shapes do not fit each other.
     """
-    parts, class_logits = _checked(features, labels, class_logits)
+    parts, labels, class_logits = _checked(features, labels, class_logits)
     with torch.autocast(class_logits.device.type, enabled=False):
         prior = None if class_counts is None else log_class_prior(class_counts, class_logits)
         settings = TermSettings(
@@ -142,7 +142,7 @@ def multitask_loss(
 
     Args and returns as in [`paco_loss`]; `alpha` (`float`, *optional*, defaults to `0.5`) weighs the contrastive part.
     """
-    parts, class_logits = _checked(features, labels, class_logits)
+    parts, labels, class_logits = _checked(features, labels, class_logits)
     with torch.autocast(class_logits.device.type, enabled=False):
         anchors, num_classes = class_logits.shape
         if class_counts is not None:
@@ -223,7 +223,9 @@ def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def _checked(features: Tensor | Sequence[Tensor], labels: Tensor, class_logits: Tensor) -> tuple[list[Tensor], Tensor]:
+def _checked(
+    features: Tensor | Sequence[Tensor], labels: Tensor, class_logits: Tensor
+) -> tuple[list[Tensor], Tensor, Tensor]:
     parts = [features] if isinstance(features, Tensor) else list(features)
     if not parts or any(part.ndim != 2 for part in parts) or class_logits.ndim != 2 or labels.ndim != 1:
         raise ValueError(
@@ -237,8 +239,11 @@ def _checked(features: Tensor | Sequence[Tensor], labels: Tensor, class_logits: 
             f"labels must have one entry for each of the {rows} feature rows (got {len(labels)}), and "
             f"class_logits at most as many rows as the features (of the first part: {len(parts[0])}), got {anchors}"
         )
-    parts = [_at_least_float32(part) for part in parts]
-    return parts, _at_least_float32(class_logits).to(parts[0].dtype)
+    widths = {part.shape[1] for part in parts}
+    if len(widths) > 1:
+        raise ValueError(f"the parts of the features must have one width D, got {sorted(widths)}")
+    dtype = _at_least_float32(parts[0]).dtype
+    return [part.to(dtype) for part in parts], labels.long(), class_logits.to(dtype)
 
 
 def _outer_scale(temperature: float, base_temperature: float | None) -> float:

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from .allocator import keep_freed_memory
 from .callbacks import LogFileCallback, MethodCallback, ReadableLines, ReadableProgress
 from .checkpoints import check_checkpoint, list_checkpoints, readable
-from .data.views import EpochSampler
+from .data.views import EpochSampler, WholeImages
 from .distributed import broadcast_buffers
 from .losses import ClassificationLoss, ContrastiveLoss
 from .metrics import long_tailed_accuracy
@@ -103,6 +102,8 @@ class PaCoTrainer(Trainer):
             )
         if isinstance(model, PaCoForContrastiveTraining) and model.variant != args.loss:
             raise ValueError(f"the model was made for variant {model.variant!r}, but loss is {args.loss!r}")
+        if isinstance(dataset, WholeImages) and batched_views is None:
+            raise ValueError("WholeImages are bytes without views: give batched_views, what makes views of them, too")
         lonely = images is not None and not args.dataloader_drop_last and images % batch == 1
         if lonely and args.world_size == 1 and any(isinstance(m, nn.BatchNorm1d) for m in model.modules()):
             raise ValueError(
@@ -318,8 +319,6 @@ class PaCoTrainer(Trainer):
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As the base class; a checkpoint with a missing or unreadable file is an `OSError` that names the file."""
-        if self.args.device.type == "cpu":
-            keep_freed_memory()
         if resume_from_checkpoint is True:
             checkpoints = list_checkpoints(self.args.output_dir)
             if not checkpoints:

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor, BitImageProcessor, TrainerCallback, set_seed
 
+from .allocator import keep_freed_memory
 from .backbones import timm_defaults
 from .callbacks import OnTrainBegin
 from .checkpoints import list_checkpoints
@@ -24,7 +25,7 @@ from .data.benchmarks import ImageData, Images, LabelledImages, load_data, open_
 from .data.long_tail import class_counts, stratified_split
 from .data.views import EvaluationDataset, ImageCollator, ViewsDataset, WholeImages, build_view
 from .distributed import gather_rows
-from .inference import fast_forward
+from .inference import check_inference, fast_forward, inference_device
 from .metrics import long_tailed_accuracy
 from .modeling_paco import PaCoForImageClassification
 from .run_args import RunArguments, resolved
@@ -96,10 +97,13 @@ def train(
     # run.
     images, validation_images, test_images = (Images(s) if s else None for s in (trained, validation, data.test))
     train_dataset, batched_views = _build_views(run, view_names, images, args.seed, processor)
+    _say(main, f"views: {', '.join(view_names)}, made by {run.augment_backend}")
     if run.dry_run:
         _say(main, as_yaml(resolved(run, args)))
         return None
 
+    if args.device.type == "cpu":
+        keep_freed_memory()
     trainer = _build_trainer(
         model,
         args,
@@ -183,6 +187,7 @@ def _score(
         )
     model.config.temperature = model.config.inference_prior = None
     state = PartialState(cpu=not torch.accelerator.is_available())
+    keep_freed_memory()
     forward = fast_forward(model.to(state.device), precision, compile)
     dataset = EvaluationDataset(images, labels)
     own = range(state.process_index, len(dataset), state.num_processes)
@@ -191,12 +196,13 @@ def _score(
         batch_size,
         collate_fn=ImageCollator(AutoImageProcessor.from_pretrained(model_folder)),
     )
-    progress = tqdm(loader, desc=f"scoring {name}", unit=" batches", disable=None if len(loader) > 1 else True)
+    shown = state.is_main_process and len(loader) > 1
+    progress = tqdm(loader, desc=f"scoring {name}", unit=" batches", disable=None if shown else True)
     # A process may have no image at all.
     predicted = [torch.empty(0, dtype=torch.long, device=state.device)]
     predicted += [forward(batch["pixel_values"]).argmax(1) for batch in progress]
     predictions = torch.cat(gather_rows(torch.cat(predicted))).cpu()
-    rows = torch.cat(gather_rows(torch.tensor(own, device=state.device))).cpu()
+    rows = torch.cat(gather_rows(torch.tensor(list(own), dtype=torch.long, device=state.device))).cpu()
     return long_tailed_accuracy(predictions.numpy(), np.asarray(labels)[rows.numpy()], counts)
 
 
@@ -213,6 +219,7 @@ def evaluate(
     Raises:
         ValueError: classes with other names, or in another order.
     """
+    check_inference(precision, batch_size)
     model = _load_classifier(model_folder)
     own = model.config.id2label
     for label, name in enumerate(class_names):
@@ -237,10 +244,12 @@ def predict(
         ValueError: an image cannot be decoded, or a folder has none.
         OSError: a path or the model does not exist.
     """
-    if top < 1 or batch_size < 1:
-        raise ValueError(f"--top and --batch_size must be at least 1, got {top} and {batch_size}")
+    if top < 1:
+        raise ValueError(f"--top must be at least 1, got {top}")
+    check_inference(precision, batch_size)
+    keep_freed_memory()
     files = [file for path in paths for file in _image_files(Path(path))]
-    model = _load_classifier(model_folder)
+    model = _load_classifier(model_folder).to(inference_device())
     processor = AutoImageProcessor.from_pretrained(model_folder)
     return classify(fast_forward(model, precision), model.config, processor, files, top, batch_size)
 
@@ -312,19 +321,23 @@ def _build_model(run: RunArguments, data: ImageData, counts: list[int]) -> PaCoF
 def _build_views(
     run: RunArguments, names: list[str], images: Any, seed: int, processor: Any
 ) -> tuple[Dataset, BatchedViews | None]:
-    """The training data, and what makes views of its batches (`None`: it makes them itself)."""
+    """The training data, and what makes views of its batches (`None`: it makes them itself).
+
+    `run.augment_backend` becomes what was chosen.
+    """
     size = int(run.image_size or 0)
-    obstacle = batched_obstacle(names, size, images.pixels)
+    pixels = None if run.augment_backend == "pil" else images.pixels()
+    obstacle = batched_obstacle(names, size, pixels)
     if run.augment_backend == "tensor" and obstacle:
         raise ValueError(f"--augment_backend tensor cannot be had: {obstacle}; choose pil or auto")
     if run.augment_backend == "auto":
         # On larger images PIL is the faster one on a CPU.
         run.augment_backend = "pil" if obstacle or size > SMALL_IMAGE else "tensor"
     labels = images.split.labels
-    if run.augment_backend == "pil":
+    if run.augment_backend == "pil" or pixels is None:
         return ViewsDataset(images, labels, [build_view(name, size) for name in names], seed), None
     views = [BatchedView(name, size) for name in names]
-    return WholeImages(images.pixels, labels, seed), BatchedViews(views, processor.image_mean, processor.image_std)
+    return WholeImages(pixels, labels, seed), BatchedViews(views, processor.image_mean, processor.image_std)
 
 
 def _build_trainer(*args: Any, **kwargs: Any) -> PaCoTrainer:

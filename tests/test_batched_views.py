@@ -395,6 +395,8 @@ def test_views_of_a_batch_are_normalised_and_a_function_of_the_seed(pictures) ->
         assert torch.allclose(result[name], (view(images, drawn) / 255 - mean) / std, atol=1e-5)
         assert torch.equal(result[name], make(batch)[name])
     assert not torch.equal(result["pixel_values"], make({**batch, "view_seed": 8})["pixel_values"])
+    with pytest.raises(ValueError, match="one view or two, got 3"):
+        BatchedViews([*views, views[0]], mean=[0.5] * 3, std=[0.2] * 3)
     one = BatchedViews(views[:1], mean=[0.5, 0.4, 0.3], std=[0.25, 0.2, 0.1])(batch)
     assert list(one) == ["labels", "pixel_values"]
 

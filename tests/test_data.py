@@ -17,7 +17,16 @@ from transformers import BitImageProcessor
 
 from paco_hf.data import class_counts, long_tailed_counts, long_tailed_indices, stratified_split
 from paco_hf.data.benchmarks import Images, load_data
-from paco_hf.data.views import VIEWS, Cutout, EpochIndex, EpochSampler, ImageCollator, ViewsDataset, build_view
+from paco_hf.data.views import (
+    VIEWS,
+    Cutout,
+    EpochIndex,
+    EpochSampler,
+    ImageCollator,
+    ViewsDataset,
+    WholeImages,
+    build_view,
+)
 
 CIFAR_FOLDER = Path(__file__).parents[2] / "shared" / "data" / "cifar100_lt"
 
@@ -252,6 +261,22 @@ def test_views_are_a_function_of_seed_epoch_and_index(name: str, images) -> None
     np.random.seed(1)
     torch.manual_seed(1)
     assert after == (random.random(), np.random.rand(), torch.rand(1).item())
+
+
+def test_a_batch_of_whole_images_has_a_seed_of_its_own() -> None:
+    pixels = np.random.RandomState(0).randint(0, 256, (6, 8, 10, 3)).astype(np.uint8)
+
+    def batch(indices: list[int], epoch: int = 3, seed: int = 7) -> dict:
+        return WholeImages(pixels, [0, 1, 2, 3, 4, 5], seed).__getitems__([EpochIndex(i, epoch) for i in indices])
+
+    one = batch([4, 1])
+    assert one["labels"].tolist() == [4, 1]
+    assert one["pixel_values"].shape == (2, 3, 8, 10)
+    assert np.array_equal(one["pixel_values"][1].permute(1, 2, 0).numpy(), pixels[1])
+    assert ImageCollator(BitImageProcessor())(one) is one
+    assert batch([4, 1])["view_seed"] == one["view_seed"]
+    others = [batch([4, 1], epoch=4), batch([4, 1], seed=8), batch([1, 4]), batch([4, 2])]
+    assert len({one["view_seed"], *(other["view_seed"] for other in others)}) == 5
 
 
 def test_sampler_order_is_a_function_of_seed_and_epoch() -> None:

@@ -1,11 +1,17 @@
 """Two gloo processes beside one with the same global batch."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+
+from paco_hf.data.benchmarks import Images, load_data
+from paco_hf.workflow import score
 
 WORKER = str(Path(__file__).parent / "distributed_worker.py")
 GATHERED = ["gpaco_gathered", "multitask_gathered", "ce", "balanced_softmax"]
@@ -85,3 +91,20 @@ def test_rows_are_exchanged_and_restored(runs: list[dict]) -> None:
         assert run["rows"]["restored"]
         assert run["rows"]["same_multiset"]
         assert run["rows"]["gathered"] == [0, 1, 2, 10, 11, 12, 13]
+
+
+@pytest.mark.slow
+def test_a_run_of_two_processes_from_the_command_line(tmp_path) -> None:
+    folder = tmp_path / "run"
+    flags = ["--max_steps", "4", "--per_device_train_batch_size", "32", "--save_steps", "2", "--precision", "fp32"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = str(Path(__file__).parents[1] / "training" / "train.py")
+    command = [*launch, script, *flags, "--backbone", "cifar_resnet20", "--output_dir", str(folder)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert "2 processes" in result.stdout
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["augment_backend"] == "tensor"
+    metrics = json.loads((folder / "metrics.json").read_text())
+    # Scored by both processes together, each its share of the images.
+    assert metrics["test"] == score(folder, Images(load_data().test))

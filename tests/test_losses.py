@@ -263,8 +263,42 @@ def test_module_parts_add_up() -> None:
         assert (parts.class_part + parts.contrast_part).item() == pytest.approx(whole.item(), rel=1e-12)
 
 
+def test_a_second_derivative_is_refused() -> None:
+    features, labels, logits = random_case()
+    loss = paco_loss(features.requires_grad_(), labels, logits)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(loss, features, create_graph=True)
+
+
+def test_an_anchor_of_no_class_has_no_positive() -> None:
+    features, _, logits = random_case(n=3, rows=6)
+    features.requires_grad_()
+    labels = torch.tensor([-100, 0, 1, 3, -100, 0])
+    contrast = ContrastiveLoss("multitask")(features, labels, logits)
+    assert contrast.positive_count.tolist() == [0, 1, 0]
+    others = ContrastiveLoss("multitask")(features, torch.tensor([2, 0, 1, 3, 7, 0]), logits)
+    assert contrast.contrast_part.item() == pytest.approx(others.contrast_part.item(), rel=1e-12)
+    gradients = [torch.autograd.grad(case.contrast_part, features)[0] for case in (contrast, others)]
+    assert torch.allclose(*gradients, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize("settings", [{"gamma": 0.0}, {"beta": 0.0}, {"gamma": 0.0, "eps": 1e-12}, {"alpha": 0.0}])
+def test_gradients_where_a_part_is_switched_off(settings: dict) -> None:
+    features, labels, logits = random_case(n=3, rows=8)
+    inputs = (features.requires_grad_(), logits.requires_grad_())
+    assert torch.autograd.gradcheck(lambda f, s: paco_loss(f, labels, s, **settings), inputs)
+    # The second part of two takes a gradient too.
+    parts = features[:4].detach().requires_grad_(), features[4:].detach().requires_grad_()
+    loss = paco_loss(parts, labels.int(), logits, **settings)
+    split = torch.cat(torch.autograd.grad(loss, parts))
+    whole = torch.autograd.grad(paco_loss(features, labels, logits, **settings), features)[0]
+    assert torch.allclose(split, whole, rtol=1e-12, atol=1e-15)
+
+
 def test_errors_name_what_does_not_fit() -> None:
     features, labels, logits = random_case()
+    with pytest.raises(ValueError, match=r"one width D, got \[2, 3\]"):
+        paco_loss((features[:6, :3], features[6:, :2]), labels, logits)
     with pytest.raises(ValueError, match="one entry for each of the 15 feature rows"):
         paco_loss(features, labels[:3], logits)
     with pytest.raises(ValueError, match=r"expected features \(N, D\)"):

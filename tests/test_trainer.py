@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import golden_path
@@ -18,6 +19,7 @@ from paco_hf import (
     PaCoTrainingArguments,
     paco_loss,
 )
+from paco_hf.data.views import WholeImages
 from paco_hf.schedules import EPOCH_SCHEDULES
 
 COUNTS = [9, 7, 5, 3, 2]
@@ -313,6 +315,9 @@ def test_refusals(tmp_path) -> None:
     with pytest.raises(ValueError, match="a single one, which the projector's BatchNorm cannot take"):
         make_trainer(tmp_path, images=17, dataloader_drop_last=False)
     make_trainer(tmp_path, images=17, dataloader_drop_last=False, loss="gpaco")
+    whole = WholeImages(np.zeros((16, 8, 8, 3), np.uint8), [0] * 16)
+    with pytest.raises(ValueError, match="give batched_views"):
+        PaCoTrainer(make_model(), PaCoTrainingArguments(output_dir=str(tmp_path)), train_dataset=whole)
     one_view = make_trainer(tmp_path)
     one_view.train_dataset = [{k: v for k, v in item.items() if k != "key_pixel_values"} for item in Images(16)]
     with pytest.raises(ValueError, match="contrasts two views"):

@@ -141,6 +141,8 @@ class BatchedViews:
     """
 
     def __init__(self, views: Sequence[BatchedView], mean: Sequence[float], std: Sequence[float]) -> None:
+        if len(views) not in (1, 2):
+            raise ValueError(f"there can be one view or two, got {len(views)}")
         self.views = views
         self.mean, self.std = (torch.tensor(list(values)).view(1, 3, 1, 1) * 255 for values in (mean, std))
 
@@ -160,9 +162,8 @@ def batched_obstacle(names: Sequence[str], size: int, pixels: Any) -> str | None
 
     `pixels` `(N, H, W, 3)` are the images, `None` where they are not kept in memory or differ in size.
     """
-    missing = [name for name in names if name not in BATCHED_VIEWS]
-    if missing:
-        return f"the view {missing[0]!r} has no batched form"
+    if torch.backends.mps.is_available():
+        return "Apple's GPUs have no float64, which PIL's results need"
     if pixels is None:
         return "the images differ in size, or are too many to be kept in memory"
     padded = [name for name in names if name.startswith("cifar_") and name != "cifar_sim"]

@@ -97,8 +97,6 @@ class ImageData:
 class Images:
     """PIL images in RGB by index; decoded once and kept where all of them fit in a gigabyte.
 
-    `pixels` `(N, H, W, 3)` holds them where they are kept and of one size, else it is `None`.
-
     Raises:
         ValueError: an image cannot be decoded; the message names it.
     """
@@ -106,18 +104,22 @@ class Images:
     def __init__(self, split: LabelledImages) -> None:
         self.split = split
         self.decoded: list[np.ndarray] | None = None
-        self.pixels: np.ndarray | None = None
         sample = [split.open(i) for i in sample_indices(len(self))]
         largest = max(image.width * image.height * 3 for image in sample)
         if largest * len(self) <= _DECODED_LIMIT:
             progress = tqdm(range(len(self)), desc=f"decoding {split.name}", unit=" images", disable=None, leave=False)
             self.decoded = [np.asarray(split.open(i)) for i in progress]
-            if len({image.shape for image in self.decoded}) == 1:
-                self.pixels = np.stack(self.decoded)
-                self.decoded = list(self.pixels)
 
     def __len__(self) -> int:
         return len(self.split.labels)
+
+    def pixels(self) -> np.ndarray | None:
+        """All images as `uint8` `(N, H, W, 3)`, `None` where they are not kept or differ in size."""
+        if self.decoded is None or len({image.shape for image in self.decoded}) > 1:
+            return None
+        pixels = np.stack(self.decoded)
+        self.decoded = list(pixels)
+        return pixels
 
     def __getitem__(self, index: int) -> PILImage.Image:
         return self.split.open(index) if self.decoded is None else PILImage.fromarray(self.decoded[index])
