@@ -316,8 +316,8 @@ def test_refusals(tmp_path) -> None:
         make_trainer(tmp_path, images=17, dataloader_drop_last=False)
     make_trainer(tmp_path, images=17, dataloader_drop_last=False, loss="gpaco")
     whole = WholeImages(np.zeros((16, 8, 8, 3), np.uint8), [0] * 16)
+    args = PaCoTrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=8)
     with pytest.raises(ValueError, match="give batched_views"):
-        args = PaCoTrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=8)
         PaCoTrainer(make_model(), args, train_dataset=whole)
     one_view = make_trainer(tmp_path)
     one_view.train_dataset = [{k: v for k, v in item.items() if k != "key_pixel_values"} for item in Images(16)]
