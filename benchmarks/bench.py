@@ -275,11 +275,11 @@ def measure(row: Row, sides: dict[str, Callable], progress: tqdm) -> dict[str, A
         disagreeing = [side for side in outputs if row.agree and not row.agree(outputs[side], outputs["plain"])]
         del outputs
         turns = Turns(names, calls, row, progress)
-        if row.driver:
-            with suppress(Finished):
+        with suppress(Finished):
+            if row.driver:
                 row.driver(setups["ours"], turns.between)
-        else:
-            turns.all()
+            else:
+                turns.between()
         peaks = {side: peak_memory(call) for side, call in calls.items()} if row.memory else {}
         return _summary(row, turns.times, peaks, disagreeing)
 
@@ -299,15 +299,12 @@ class Turns:
         self.driven: list[float] | None = None
         self.start = 0.0
 
-    def all(self) -> None:
-        """Take all turns."""
-        for side, times in self.pending:
-            self.start = time.perf_counter()
-            self.calls[side]()
-            times.append(time.perf_counter() - self.start)
-
     def between(self) -> None:
-        """To be called between the steps of a driving side: takes the others' turns up to its next step."""
+        """Take turns up to the next step of a driving side, which calls this between its steps.
+
+        Raises:
+            Finished: all turns are taken; without a driving side the first call takes them.
+        """
         if self.driven is not None:
             self.driven.append(time.perf_counter() - self.start)
         for side, times in self.pending:
@@ -405,7 +402,7 @@ def sides_of(row: Row, against: ModuleType | None) -> dict[str, Callable]:
 
 
 def shortened(row: Row, turns: int | None, quick: bool) -> Row:
-    """The row with as many turns as asked for; `quick` makes two of at most three calls."""
+    """The row with as many turns as asked for; `quick` makes two, each of at most two timed calls."""
     if quick:
         row = replace(row, turns=2, block=min(row.block, row.skip + 2))
     return replace(row, turns=turns) if turns is not None else row
