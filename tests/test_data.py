@@ -16,7 +16,8 @@ from PIL import Image
 from transformers import BitImageProcessor
 
 from paco_hf.data import class_counts, long_tailed_counts, long_tailed_indices, stratified_split
-from paco_hf.data.benchmarks import Images, load_data
+from paco_hf.data.loading import load_data
+from paco_hf.data.splits import Images
 from paco_hf.data.views import (
     VIEWS,
     Cutout,

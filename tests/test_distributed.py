@@ -10,7 +10,8 @@ import pytest
 import torch
 import yaml
 
-from paco_hf.data.benchmarks import Images, load_data
+from paco_hf.data.loading import load_data
+from paco_hf.data.splits import Images
 from paco_hf.workflow import score
 
 WORKER = str(Path(__file__).parent / "distributed_worker.py")

@@ -9,7 +9,8 @@ import torch
 from transformers import pipeline
 
 from paco_hf import PaCoForImageClassification
-from paco_hf.data.benchmarks import Images, LabelledImages, load_data
+from paco_hf.data.loading import load_data
+from paco_hf.data.splits import Images, LabelledImages
 from paco_hf.inference import fast_forward
 from paco_hf.training_args import hardware_precision
 from paco_hf.workflow import _build_processor, score

@@ -162,6 +162,9 @@ def batched_obstacle(names: Sequence[str], size: int, pixels: Any) -> str | None
 
     `pixels` `(N, H, W, 3)` are the images, `None` where they are not kept in memory or differ in size.
     """
+    alone = [name for name in names if name not in BATCHED_VIEWS]
+    if alone:
+        return f"{alone[0]!r} is made by PIL alone (a batch at a time: {', '.join(sorted(BATCHED_VIEWS))})"
     if torch.backends.mps.is_available():
         return "Apple's GPUs have no float64, which PIL's results need"
     if pixels is None:

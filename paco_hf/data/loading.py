@@ -1,0 +1,237 @@
+"""From the name of a data set, a folder or a Hub id to its splits, with the long-tailed selection made."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+
+from .benchmarks import BENCHMARKS, CIFAR_MEAN, CIFAR_STD, Benchmark
+from .lists import ILSVRC, ImageList, check_split, class_names, differences, read_list
+from .long_tail import long_tailed_counts, long_tailed_indices
+from .shards import Manifest, is_prepared
+from .sources import ShardSource, Source, class_folders, image_tables, list_files, load_folder, load_hub, test_key
+from .splits import ImageData, LabelledImages
+
+BUILTIN = Path(__file__).parent / "builtin"
+
+
+def load_data(
+    dataset: str = "builtin",
+    *,
+    dataset_path: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    imbalance_factor: float = 100,
+    imbalance_kind: str = "exp",
+    lists: dict[str, str] | None = None,
+    streaming: bool = False,
+    window: int = 4096,
+) -> ImageData:
+    """Load a data set by name, folder or Hub id.
+
+    Args:
+        dataset (`str`, *optional*, defaults to `"builtin"`): `builtin`; a name of
+            [`paco_hf.data.benchmarks.BENCHMARKS`]; a folder (prepared, of parquet files named after their splits, or
+            of class folders); or the id of a data set on the Hub.
+        dataset_path (`str`, *optional*): where a named benchmark lies, instead of the Hub: a prepared folder, the
+            official folder tree, or (ImageNet, CIFAR) parquet files.
+        image_column, label_column (`str`, *optional*): the columns; recognised by their types where not given.
+        imbalance_factor, imbalance_kind: of the long-tailed selection, for the CIFAR benchmarks.
+        lists (`dict`, *optional*): list files by split, where they do not lie in `dataset_path` under their official
+            names.
+        streaming (`bool`, *optional*, defaults to `False`): read a prepared folder shard by shard; `dataset_path` may
+            then also be an address of fsspec, such as `hf://datasets/user/name`.
+        window (`int`, *optional*, defaults to `4096`): encoded images that a stream keeps in memory.
+
+    Raises:
+        ValueError: a column is missing, a label out of range, a class without training images, a list that does not
+            fit.
+        OSError: a path does not exist, or a Hub id cannot be reached.
+    """
+    source = _open(dataset, dataset_path, image_column, label_column, lists or {}, streaming, window)
+    benchmark = BENCHMARKS.get(dataset)
+    if "train" not in source.splits:
+        raise ValueError(f"{dataset} has no train split (found: {', '.join(source.splits)})")
+    names = source.class_names("train")
+    full = source.labelled("train", names)
+    if benchmark and benchmark.n_max and isinstance(source, Source) and isinstance(full, LabelledImages):
+        counts = long_tailed_counts(benchmark.n_max, benchmark.num_classes, imbalance_factor, imbalance_kind)
+        full = full.select(_select_long_tail(source.splits["train"], full.labels, counts), full.name)
+    scored = test_key(source.splits)
+    test, validation = (
+        source.labelled(key, names) if key is not None and key in source.splits else None
+        for key in (scored, "validation" if scored == "test" else None)
+    )
+    data = ImageData(full, test, validation, names)
+    if dataset == "builtin":
+        data.image_size, data.mean, data.std = 32, CIFAR_MEAN, CIFAR_STD
+    elif benchmark:
+        data.image_size, data.mean, data.std = benchmark.image_size, benchmark.mean, benchmark.std
+        data.notes = _differences(benchmark, data)
+    return data
+
+
+def load_test(
+    dataset: str = "builtin",
+    *,
+    dataset_path: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    lists: dict[str, str] | None = None,
+    streaming: bool = False,
+) -> tuple[Any, list[str]]:
+    """The test split alone (the validation split where there is none), and its class names. As [`load_data`]."""
+    source = _open(dataset, dataset_path, image_column, label_column, lists or {}, streaming, 256)
+    key = test_key(source.splits)
+    if key is None:
+        raise ValueError(f"{dataset} has no test split (found: {', '.join(source.splits)})")
+    names = source.class_names("train" if "train" in source.splits else key)
+    return source.labelled(key, names), names
+
+
+def _open(
+    dataset: str,
+    dataset_path: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    lists: dict[str, str],
+    streaming: bool,
+    window: int,
+) -> Source | ShardSource:
+    benchmark = BENCHMARKS.get(dataset)
+    if dataset_path and not benchmark:
+        raise ValueError(
+            f"--dataset_path goes with {', '.join(BENCHMARKS)}; for a folder of your own give --dataset {dataset_path}"
+        )
+    root = dataset_path or (dataset if benchmark is None and dataset != "builtin" else None)
+    if root and (is_prepared(root) or streaming):
+        return _open_prepared(dataset, benchmark, root, streaming, window)
+    if streaming:
+        raise ValueError(
+            "--streaming reads a prepared folder, with its manifest of class counts: `paco-hf data prepare "
+            f"{dataset} --source ... --out DIR`, then --dataset_path DIR"
+        )
+    if benchmark is None:
+        if lists:
+            raise ValueError(f"lists go with {', '.join(n for n, b in BENCHMARKS.items() if b.lists)}, not {dataset}")
+        if dataset == "builtin":
+            files = {split: str(BUILTIN / f"{split}.parquet") for split in ("train", "test")}
+            splits = DatasetDict({split: Dataset.from_parquet(file) for split, file in files.items()})
+        else:
+            splits = load_folder(dataset) if Path(dataset).exists() else load_hub(dataset)
+        return Source(dataset, splits, image_column, label_column)
+    if benchmark.path and root and (benchmark.needs_list or not any(Path(root).glob("**/*.parquet"))):
+        return Source(dataset, _open_tree(dataset, benchmark, Path(root), lists))
+    if benchmark.needs_list:
+        raise ValueError(
+            f"{dataset} is a selection that its lists define: give --dataset_path with the official folder tree (and "
+            "the lists in it), or a folder that `paco-hf data prepare` made"
+        )
+    splits = load_folder(root) if root else load_hub(str(benchmark.hub_id))
+    image_column, label_column = image_column or benchmark.image_column, label_column or benchmark.label_column
+    scored = benchmark.test_split
+    kept = {"train": "train", scored: "test"} if scored in splits else {key: key for key in splits}
+    splits = DatasetDict({new: splits[old] for old, new in kept.items() if old in splits})
+    names = class_names(dataset, ILSVRC) if dataset == "imagenet" else None
+    return Source(dataset, splits, image_column, label_column, names)
+
+
+def _open_prepared(
+    dataset: str, benchmark: Benchmark | None, root: str, streaming: bool, window: int
+) -> Source | ShardSource:
+    manifest = Manifest.read(root)
+    if benchmark and manifest.dataset != dataset:
+        raise ValueError(f"{root} was prepared as {manifest.dataset}, not as {dataset}")
+    manifest.check_files()
+    if streaming:
+        return ShardSource(manifest, window)
+    splits = {
+        split: Dataset.from_parquet([f"{root}/{shard['file']}" for shard in content["shards"]])
+        for split, content in manifest.splits.items()
+    }
+    return Source(dataset, DatasetDict(splits), "image", "label")
+
+
+def tree_lists(dataset: str, benchmark: Benchmark, root: Path, given: dict[str, str]) -> dict[str, ImageList]:
+    """The lists of a benchmark by split: those given, and those that lie in `root` under their official names.
+
+    Raises:
+        ValueError: there is no training list, or one that is another split's or contradicts it.
+    """
+    found = dict(given)
+    for split, candidates in benchmark.lists.items():
+        lying = [root / name for name in candidates if (root / name).is_file()]
+        if split not in found and lying:
+            found[split] = str(lying[0])
+    if benchmark.needs_list and "train" not in found:
+        raise ValueError(
+            f"{root} has no list of {dataset}'s training images ({' or '.join(benchmark.lists['train'])}): put it "
+            "there, or give it (--train_list, in `data prepare` --list)"
+        )
+    result = {}
+    for split, source in found.items():
+        result[split] = read_list(source, dataset)
+        check_split(result[split], dataset, split)
+    if "train" in result:
+        folders = result["train"].folders
+        for image_list in result.values():
+            for label, folder in enumerate(image_list.folders):
+                if folder and (label >= len(folders) or folders[label] != folder):
+                    raise ValueError(
+                        f"{image_list.name} has {folder!r} as class {label}, which is "
+                        f"{folders[label] if label < len(folders) else 'no class'!r} in {result['train'].name}"
+                    )
+    return result
+
+
+def _open_tree(dataset: str, benchmark: Benchmark, root: Path, given: dict[str, str]) -> DatasetDict:
+    """The official folders: the images of the lists, for ImageNet's own splits those of the class folders."""
+    if not root.is_dir():
+        raise OSError(f"{root} is not a folder")
+    lists = tree_lists(dataset, benchmark, root, given)
+    files = {split: (list_files(root, lst), lst.labels) for split, lst in lists.items()}
+    folders = lists["train"].folders if lists else []
+    whole = [("train", "train")] if "train" not in lists else []
+    if benchmark.test_split == "validation" and "test" not in lists:
+        whole.append(("test", "val"))
+    for split, folder in whole:
+        if not (root / folder).is_dir():
+            raise ValueError(f"{root} has no folder {folder}/ with {dataset}'s {split} images in class folders")
+        paths, labels, found = class_folders(root / folder)
+        folders = folders or found
+        strange = set(found) - set(folders)
+        if strange and not lists:
+            raise ValueError(f"{root / folder} has a class {min(strange)!r} that the training images have not")
+        known = {name: label for label, name in enumerate(folders)}
+        pairs = [(path, known[found[c]]) for path, c in zip(paths, labels, strict=True) if found[c] in known]
+        files[split] = [path for path, _ in pairs], [label for _, label in pairs]
+    return image_tables(files, class_names(dataset, folders))
+
+
+def _differences(benchmark: Benchmark, data: ImageData) -> list[str]:
+    """How the splits differ from the published ones, where that is known."""
+    notes = []
+    for split, canonical in benchmark.canonical.items():
+        images = {"train": data.train, "validation": data.validation, "test": data.test}[split]
+        if images is not None:
+            found = differences(canonical, images.labels, len(data.class_names))
+            if found:
+                notes.append(f"the {split} split is not the published one ({'; '.join(found)})")
+    return notes
+
+
+def _select_long_tail(train: Dataset, labels: list[int], counts: list[int]) -> list[int]:
+    if "rank" not in train.column_names:
+        return long_tailed_indices(labels, counts)
+    # A stored selection: `rank` is the place of an image in the reference's shuffle of its class.
+    array, rank = np.asarray(labels), np.asarray(train["rank"])
+    available = np.bincount(array, minlength=len(counts))
+    short = np.flatnonzero(available < np.asarray(counts))
+    if len(short):
+        raise ValueError(
+            f"class {short[0]} has {available[short[0]]} stored images, but the selection wants {counts[short[0]]}: "
+            "this folder allows larger imbalance factors only"
+        )
+    order = np.lexsort((rank, array))
+    return [int(i) for i in order if rank[i] < counts[array[i]]]
