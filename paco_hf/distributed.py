@@ -1,10 +1,19 @@
 """Row-wise collectives for the contrastive batch. Without an initialised process group each is the identity."""
 
+import os
+import sys
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+
+def own_cores() -> int:
+    """Cores for the data loader of this process: its share of those it may use, 1 to 8."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(max(cores // processes, 1), 8)
 
 
 def world_size() -> int:

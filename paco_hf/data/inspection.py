@@ -87,13 +87,8 @@ def _verify_folder(folder: str) -> tuple[list[str], list[str]]:
             lacking = [name for name in wanted if name not in own]
             more = [name for name in own if name not in wanted]
             other = [name for name in wanted if own.get(name, wanted[name]) != wanted[name]]
-            for names, what in (
-                (lacking, "of the list are lacking"),
-                (more, "are not in the list"),
-                (other, "differ"),
-            ):
-                if names:
-                    problems.append(f"{len(names)} images {what}, such as {names[0]}")
+            kinds = {"of the list are lacking": lacking, "are not in the list": more, "have another label": other}
+            problems += [f"{len(found)} images {what}, such as {found[0]}" for what, found in kinds.items() if found]
             published, different = _verify_list(str(list_file), manifest.dataset, split)
             right += [f"{split}: {line}" for line in published]
             wrong += [f"{split}: {line}" for line in different]

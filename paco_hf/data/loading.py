@@ -105,7 +105,9 @@ def _open(
             f"--dataset_path goes with {', '.join(BENCHMARKS)}; for a folder of your own give --dataset {dataset_path}"
         )
     root = dataset_path or (dataset if benchmark is None and dataset != "builtin" else None)
-    if root and (is_prepared(root) or streaming):
+    if root and "://" in root and not streaming:
+        raise ValueError(f"{root} is an address: read it with --streaming true, or give a local folder")
+    if root and (streaming or is_prepared(root)):
         return _open_prepared(dataset, benchmark, root, streaming, window)
     if streaming:
         raise ValueError(

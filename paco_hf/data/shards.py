@@ -102,11 +102,8 @@ class Manifest:
 
 
 def is_prepared(root: str) -> bool:
-    """Whether a folder or address has a manifest."""
-    if "://" not in root:
-        return (Path(root) / MANIFEST_NAME).is_file()
-    fs, path = fsspec.core.url_to_fs(root)
-    return bool(fs.exists(f"{path}/{MANIFEST_NAME}"))
+    """Whether a folder has a manifest."""
+    return (Path(root) / MANIFEST_NAME).is_file()
 
 
 class ShardedImages:
