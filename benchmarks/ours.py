@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from transformers import AutoImageProcessor, TrainerCallback
 
-from paco_hf import PaCoForContrastiveTraining, PaCoForImageClassification, workflow
+from paco_hf import PaCoForContrastiveTraining, PaCoForImageClassification, scoring, workflow
 from paco_hf import paco_loss as package_loss
 from paco_hf.data.batched_views import BatchedView
 from paco_hf.data.benchmarks import CIFAR_MEAN, CIFAR_STD
@@ -125,7 +125,7 @@ def make_predict(setup: Setup) -> Callable[[], list[str]]:
     forward, processor = fast_forward(model, setup.precision), AutoImageProcessor.from_pretrained(folder)
 
     def labels() -> list[str]:
-        results = workflow.classify(forward, model.config, processor, files, top=5, batch_size=32)
+        results = scoring.classify(forward, model.config, processor, files, top=5, batch_size=32)
         return [result["label"] for result in results]
 
     return labels

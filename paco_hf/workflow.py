@@ -1,32 +1,27 @@
-"""From a configuration to a finished run folder, and from a checkpoint to scores and predictions."""
+"""From a configuration to a finished run folder."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from accelerate import PartialState
 from PIL import Image
 from timm.data import resolve_data_config
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, BitImageProcessor, TrainerCallback, set_seed
+from torch.utils.data import Dataset
+from transformers import BitImageProcessor, TrainerCallback, set_seed
 
 from .allocator import keep_freed_memory
 from .backbones import timm_defaults
 from .callbacks import OnTrainBegin
 from .checkpoints import list_checkpoints
-from .configuration_paco import PaCoConfig
 from .data.batched_views import BatchedView, BatchedViews, batched_obstacle
-from .data.benchmarks import ImageData, Images, LabelledImages, load_data, open_image
+from .data.loading import load_data
 from .data.long_tail import class_counts, stratified_split
+from .data.shards import LANES, StreamSampler
+from .data.splits import ImageData, Images
 from .data.views import EvaluationDataset, ImageCollator, ViewsDataset, WholeImages, build_view
-from .distributed import gather_rows
-from .inference import check_inference, fast_forward, inference_device
-from .metrics import long_tailed_accuracy
+from .distributed import own_cores
 from .modeling_paco import PaCoForImageClassification
 from .run_args import RunArguments, resolved
 from .run_folder import (
@@ -39,11 +34,11 @@ from .run_folder import (
     summary,
     write_text,
 )
+from .scoring import score
 from .trainer import PaCoTrainer
 from .training_args import PaCoTrainingArguments
 
 SMALL_IMAGE = 64  # pixels; up to here CIFAR's backbone and views are the default, and images are not cropped
-_IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def train(
@@ -70,6 +65,8 @@ def train(
         _say(main, f"{folder} is finished; nothing to resume\n{summary(finished, str(folder))}")
         return finished
     _say(main, _describe_hardware(args))
+    if run.batch_note:
+        _say(main, run.batch_note)
     with args.main_process_first(local=False):
         data = load_data(
             run.dataset,
@@ -78,6 +75,9 @@ def train(
             label_column=run.label_column,
             imbalance_factor=run.imbalance_factor,
             imbalance_kind=run.imbalance_kind,
+            lists=run.lists,
+            streaming=run.streaming,
+            window=max(run.shuffle_buffer, LANES * args.per_device_train_batch_size),
         )
     own_validation = data.validation if run.validation_fraction > 0 else None
     carve = 0.0 if own_validation else run.validation_fraction
@@ -91,13 +91,19 @@ def train(
         build_view(name, int(run.image_size or 0))
     set_seed(args.seed)
     model = _build_model(run, data, class_counts(trained.labels, len(data.class_names)))
-    processor = _build_processor(model, data)
+    processor = _build_processor(model, data, run.eval_interpolation)
     _say(main, _describe_data(data, trained, validation))
+    for note in data.notes:
+        _say(main, f"note: {note}")
     # Everything is decoded, or sampled, before training: an image that cannot be decoded should not end a finished
     # run.
     images, validation_images, test_images = (Images(s) if s else None for s in (trained, validation, data.test))
+    assert images is not None
     train_dataset, batched_views = _build_views(run, view_names, images, args.seed, processor)
-    _say(main, f"views: {', '.join(view_names)}, made by {run.augment_backend}")
+    if args.dataloader_num_workers < 0:
+        args.dataloader_num_workers = 0 if images.decoded is not None else own_cores()
+    workers = f" in {args.dataloader_num_workers} worker processes" if args.dataloader_num_workers else ""
+    _say(main, f"views: {', '.join(view_names)}, made by {run.augment_backend}{workers}")
     if run.dry_run:
         _say(main, as_yaml(resolved(run, args)))
         return None
@@ -108,6 +114,7 @@ def train(
         model,
         args,
         batched_views=batched_views,
+        train_sampler=_stream_sampler(run, args, trained.groups),
         train_dataset=train_dataset,
         eval_dataset=EvaluationDataset(validation_images, validation.labels) if validation else None,
         data_collator=ImageCollator(processor),
@@ -149,136 +156,6 @@ def train(
     return metrics
 
 
-def score(
-    model_folder: str | Path,
-    images: Images,
-    batch_size: int = 256,
-    precision: str = "fp32",
-    compile: bool = False,
-) -> dict[str, Any]:
-    """Long-tailed accuracy of a checkpoint on labelled images, over all processes.
-
-    It is that of the balanced logits: a temperature or inference prior in the configuration is left aside. `precision`
-    and `compile` are those of [`paco_hf.inference.fast_forward`]; in float32 the scores are those of `pipeline`.
-
-    Raises:
-        ValueError: the checkpoint has no class counts, or fewer classes than the images.
-    """
-    return _score(_load_classifier(model_folder), model_folder, images, batch_size, precision, compile)
-
-
-def _score(
-    model: PaCoForImageClassification,
-    model_folder: str | Path,
-    images: Images,
-    batch_size: int,
-    precision: str,
-    compile: bool,
-) -> dict[str, Any]:
-    labels, name = images.split.labels, images.split.name
-    counts = model.config.selection_counts or model.config.class_counts
-    if counts is None:
-        raise ValueError(
-            f"{model_folder} has no class_counts in its config, so there are no many/medium/few groups to score"
-        )
-    if max(labels) >= len(counts):
-        raise ValueError(
-            f"{name} has label {max(labels)}, but {model_folder} has {len(counts)} classes, 0 to {len(counts) - 1}"
-        )
-    model.config.temperature = model.config.inference_prior = None
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    keep_freed_memory()
-    forward = fast_forward(model.to(state.device), precision, compile)
-    dataset = EvaluationDataset(images, labels)
-    own = range(state.process_index, len(dataset), state.num_processes)
-    loader = DataLoader(
-        Subset(dataset, own),
-        batch_size,
-        collate_fn=ImageCollator(AutoImageProcessor.from_pretrained(model_folder)),
-    )
-    shown = state.is_main_process and len(loader) > 1
-    progress = tqdm(loader, desc=f"scoring {name}", unit=" batches", disable=None if shown else True)
-    # A process may have no image at all.
-    predicted = [torch.empty(0, dtype=torch.long, device=state.device)]
-    predicted += [forward(batch["pixel_values"]).argmax(1) for batch in progress]
-    predictions = torch.cat(gather_rows(torch.cat(predicted))).cpu()
-    rows = torch.cat(gather_rows(torch.tensor(list(own), dtype=torch.long, device=state.device))).cpu()
-    return long_tailed_accuracy(predictions.numpy(), np.asarray(labels)[rows.numpy()], counts)
-
-
-def evaluate(
-    model_folder: str | Path,
-    split: LabelledImages,
-    class_names: list[str],
-    batch_size: int = 256,
-    precision: str = "fp32",
-    compile: bool = False,
-) -> dict[str, Any]:
-    """[`score`] on a split whose classes must be those of the checkpoint.
-
-    Raises:
-        ValueError: classes with other names, or in another order.
-    """
-    check_inference(precision, batch_size)
-    model = _load_classifier(model_folder)
-    own = model.config.id2label
-    for label, name in enumerate(class_names):
-        named = not name.isdigit() and not str(own.get(label, name)).startswith("LABEL_")
-        if named and label in own and own[label] != name:
-            raise ValueError(
-                f"class {label} is {name!r} in {split.name}, but {own[label]!r} in {model_folder}: not the classes "
-                "it was trained on"
-            )
-    return _score(model, model_folder, Images(split), batch_size, precision, compile)
-
-
-def predict(
-    model_folder: str, paths: list[str], top: int = 5, batch_size: int = 32, precision: str = "fp32"
-) -> list[dict[str, Any]]:
-    """Classify image files and folders of them, in the precision of [`paco_hf.inference.fast_forward`].
-
-    Returns:
-        one `{"file", "label", "score", "top"}` an image, `top` being a list of `{"label", "score"}`, best first.
-
-    Raises:
-        ValueError: an image cannot be decoded, or a folder has none.
-        OSError: a path or the model does not exist.
-    """
-    if top < 1:
-        raise ValueError(f"--top must be at least 1, got {top}")
-    check_inference(precision, batch_size)
-    keep_freed_memory()
-    files = [file for path in paths for file in _image_files(Path(path))]
-    model = _load_classifier(model_folder).to(inference_device())
-    processor = AutoImageProcessor.from_pretrained(model_folder)
-    return classify(fast_forward(model, precision), model.config, processor, files, top, batch_size)
-
-
-def classify(
-    forward: Callable[[Tensor], Tensor],
-    config: PaCoConfig,
-    processor: Any,
-    files: list[Path],
-    top: int,
-    batch_size: int,
-) -> list[dict[str, Any]]:
-    """[`predict`] with a model that is loaded: `forward` maps images `(B, 3, H, W)` to logits `(B, C)`."""
-    results = []
-    progress = tqdm(
-        total=len(files), desc="classifying", unit=" images", disable=None if len(files) > batch_size else True
-    )
-    for start in range(0, len(files), batch_size):
-        batch = files[start : start + batch_size]
-        pixels = processor([open_image(file, str(file)) for file in batch], return_tensors="pt")["pixel_values"]
-        scores, labels = forward(pixels).softmax(-1).topk(min(top, config.num_labels))
-        for file, row_scores, row_labels in zip(batch, scores.tolist(), labels.tolist(), strict=True):
-            ranked = [{"label": config.id2label[c], "score": s} for c, s in zip(row_labels, row_scores, strict=True)]
-            results.append({"file": str(file), **ranked[0], "top": ranked})
-        progress.update(len(batch))
-    progress.close()
-    return results
-
-
 def _fill_defaults(run: RunArguments, data: ImageData) -> None:
     """Backbone, its input size and views that fit the size of the images, where the user named none."""
     size = run.image_size or data.image_size
@@ -299,6 +176,8 @@ def _build_model(run: RunArguments, data: ImageData, counts: list[int]) -> PaCoF
     model = PaCoForImageClassification.from_timm(
         str(run.backbone),
         pretrained=run.pretrained,
+        pretrained_file=run.pretrained_file,
+        classifier_init_std=run.classifier_init_std,
         backbone_kwargs=run.backbone_options,
         image_size=run.image_size,
         id2label=dict(enumerate(data.class_names)),
@@ -340,6 +219,15 @@ def _build_views(
     return WholeImages(pixels, labels, seed), BatchedViews(views, processor.image_mean, processor.image_std)
 
 
+def _stream_sampler(run: RunArguments, args: PaCoTrainingArguments, groups: Any) -> StreamSampler | None:
+    if groups is None:
+        return None
+    seed = args.seed if args.data_seed is None else args.data_seed
+    processes = args.world_size
+    buffer = run.shuffle_buffer * processes
+    return StreamSampler(groups, args.per_device_train_batch_size, LANES * processes, buffer, seed)
+
+
 def _build_trainer(*args: Any, **kwargs: Any) -> PaCoTrainer:
     try:
         return PaCoTrainer(*args, **kwargs)
@@ -347,7 +235,9 @@ def _build_trainer(*args: Any, **kwargs: Any) -> PaCoTrainer:
         raise ValueError(str(error)) from error
 
 
-def _build_processor(model: PaCoForImageClassification, data: ImageData) -> BitImageProcessor:
+def _build_processor(
+    model: PaCoForImageClassification, data: ImageData, interpolation: str = "bilinear"
+) -> BitImageProcessor:
     """The evaluation transform, as the checkpoint's image processor: resize, centre crop, normalise."""
     size = model.config.image_size
     statistics = resolve_data_config({}, model=model.paco.backbone)
@@ -355,33 +245,10 @@ def _build_processor(model: PaCoForImageClassification, data: ImageData) -> BitI
         # Small images are used whole; larger ones are cut from 8/7 of the size (256 for 224).
         size={"shortest_edge": size if size <= SMALL_IMAGE else round(size * 8 / 7)},
         crop_size={"height": size, "width": size},
-        resample=Image.Resampling.BILINEAR,
+        resample=Image.Resampling[interpolation.upper()],
         image_mean=list(data.mean or statistics["mean"]),
         image_std=list(data.std or statistics["std"]),
     )
-
-
-def _load_classifier(model: str | Path) -> PaCoForImageClassification:
-    try:
-        return PaCoForImageClassification.from_pretrained(model)
-    except OSError as error:
-        if Path(model).is_dir():
-            raise
-        raise OSError(
-            f"{str(model)!r} is no local folder, and cannot be loaded from the Hub ({str(error).splitlines()[0]})"
-        ) from error
-
-
-def _image_files(path: Path) -> Iterator[Path]:
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES)
-        if not files:
-            raise ValueError(f"the folder {path} has no image files")
-        yield from files
-    elif path.is_file():
-        yield path
-    else:
-        raise OSError(f"{path} does not exist")
 
 
 def _describe_hardware(args: PaCoTrainingArguments) -> str:
@@ -391,7 +258,7 @@ def _describe_hardware(args: PaCoTrainingArguments) -> str:
     return f"{args.loss} on {args.device.type}{processes}, {precision}{chosen}"
 
 
-def _describe_data(data: ImageData, trained: LabelledImages, validation: LabelledImages | None) -> str:
+def _describe_data(data: ImageData, trained: Any, validation: Any) -> str:
     counts = data.class_counts
     parts = [
         f"{data.train.name}: {len(counts)} classes, {max(counts)} to {min(counts)} images a class; "

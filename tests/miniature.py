@@ -5,16 +5,17 @@ import json
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features
+from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
+
+from paco_hf.data.long_tail import long_tailed_counts
 
 SYNSETS = ["n01440764", "n01443537", "n01484850", "n02012849"]
 TRAIN = [20, 10, 6, 4]  # images of each class
 TEST = 2
 PLACES = ["a/airfield", "a/apartment_building/outdoor", "b/bakery/shop", "z/zen_garden"]
 INAT = ["Plantae/0", "Plantae/1", "Aves/2", "Mammalia/3"]
-DIGITS = "{:08d}"
 
 
 def picture(seed: int, size: tuple[int, int] = (96, 80)) -> Image.Image:
@@ -124,6 +125,26 @@ def cifar(root: Path, classes: int = 100, per_class: int = 6, column: str = "fin
         images = [{"bytes": jpeg(i, (32, 32)), "path": None} for i in range(len(labels))]
         Dataset.from_dict({"img": images, column: labels}, features=features).to_parquet(root / f"{split}.parquet")
     return root
+
+
+def cifar100_lt(root: Path) -> Path:
+    """CIFAR-100 with the `rank` of each image in the reference's selection, as far as an imbalance factor of 10."""
+    names = [f"class{c}" for c in range(100)]
+    features = Features({"img": ImageFeature(), "fine_label": ClassLabel(names=names), "rank": Value("int64")})
+    root.mkdir(parents=True, exist_ok=True)
+    patches = [_png(c) for c in range(100)]
+    for split, counts in (("train", long_tailed_counts(500, 100, 10)), ("test", [1] * 100)):
+        labels = [c for c, n in enumerate(counts) for _ in range(n)]
+        ranks = [i for n in counts for i in range(n)]
+        rows = {"img": [{"bytes": patches[c], "path": None} for c in labels], "fine_label": labels, "rank": ranks}
+        Dataset.from_dict(rows, features=features).to_parquet(root / f"{split}.parquet")
+    return root
+
+
+def _png(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    picture(seed, (32, 32)).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 MAKERS = {"imagenet": imagenet, "imagenet-lt": imagenet_lt, "places-lt": places_lt, "inat2018": inat2018}

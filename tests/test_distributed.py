@@ -12,7 +12,7 @@ import yaml
 
 from paco_hf.data.loading import load_data
 from paco_hf.data.splits import Images
-from paco_hf.workflow import score
+from paco_hf.scoring import score
 
 WORKER = str(Path(__file__).parent / "distributed_worker.py")
 GATHERED = ["gpaco_gathered", "multitask_gathered", "ce", "balanced_softmax"]

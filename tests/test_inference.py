@@ -6,14 +6,15 @@ import warnings
 import numpy as np
 import pytest
 import torch
-from transformers import pipeline
+from transformers import AutoImageProcessor, pipeline
 
-from paco_hf import PaCoForImageClassification
+from paco_hf import PaCoConfig, PaCoForImageClassification
 from paco_hf.data.loading import load_data
 from paco_hf.data.splits import Images, LabelledImages
 from paco_hf.inference import fast_forward
+from paco_hf.scoring import score
 from paco_hf.training_args import hardware_precision
-from paco_hf.workflow import _build_processor, score
+from paco_hf.workflow import _build_processor
 
 
 @pytest.fixture
@@ -78,3 +79,37 @@ def test_score_is_that_of_the_pipeline(model, tmp_path) -> None:
     assert len(set(predicted)) > 2
     with pytest.raises(ValueError, match=r"has label 25, but .* has 20 classes"):
         score(tmp_path, Images(LabelledImages(some.data, some.image_column, [25] * 80)))
+
+
+def test_an_ensemble_averages_logits(tmp_path) -> None:
+    data = load_data()
+    split = data.test.select(list(range(0, 2000, 40)), "part")
+    folders = []
+    for name, size in (("a", 32), ("b", 24)):
+        torch.manual_seed(len(folders))
+        model = PaCoForImageClassification(
+            PaCoConfig(backbone="cifar_resnet20", num_labels=20, class_counts=data.class_counts, image_size=size)
+        )
+        model.save_pretrained(tmp_path / name)
+        _build_processor(model, data).save_pretrained(tmp_path / name)
+        folders.append(str(tmp_path / name))
+    logits = torch.zeros(len(split.labels), 20)
+    for folder in folders:
+        processor = AutoImageProcessor.from_pretrained(folder)
+        model = PaCoForImageClassification.from_pretrained(folder).eval()
+        pixels = processor([split.open(i) for i in range(len(split.labels))], return_tensors="pt")["pixel_values"]
+        with torch.no_grad():
+            logits += model(pixels).logits
+    accuracy = logits.argmax(1).eq(torch.tensor(split.labels)).float().mean().item()
+    together = score(folders, Images(split))
+    assert together["accuracy"] == pytest.approx(accuracy)
+    assert score(folders[::-1], Images(split)) == together
+    assert score(folders[0], Images(split)) != score(folders[1], Images(split))
+    with pytest.raises(ValueError, match="given twice"):
+        score([folders[0], folders[0]], Images(split))
+    other = PaCoForImageClassification(
+        PaCoConfig(backbone="cifar_resnet20", num_labels=20, class_counts=[3] * 20, image_size=32)
+    )
+    other.save_pretrained(tmp_path / "c")
+    with pytest.raises(ValueError, match="have other class counts, so their logits cannot be averaged"):
+        score([folders[0], str(tmp_path / "c")], Images(split))

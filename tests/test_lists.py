@@ -171,7 +171,7 @@ def test_train_and_test_lists_must_agree_on_classes(tmp_path) -> None:
     root = miniature.imagenet_lt(tmp_path)
     test = root / "ImageNet_LT_test.txt"
     test.write_text("val/n02012849/ILSVRC2012_val_00000007.JPEG 0\n")
-    with pytest.raises(ValueError, match="has 'n02012849' as class 0, which is 'n01440764' in ImageNet_LT_train.txt"):
+    with pytest.raises(ValueError, match="has 'n02012849' as class 0, which is 'n01440764' in ImageNet_LT_train"):
         load_data("imagenet-lt", dataset_path=str(root))
 
 

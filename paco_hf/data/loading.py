@@ -82,7 +82,7 @@ def load_test(
     streaming: bool = False,
 ) -> tuple[Any, list[str]]:
     """The test split alone (the validation split where there is none), and its class names. As [`load_data`]."""
-    source = _open(dataset, dataset_path, image_column, label_column, lists or {}, streaming, 256)
+    source = _open(dataset, dataset_path, image_column, label_column, lists or {}, streaming, 256, test_only=True)
     key = test_key(source.splits)
     if key is None:
         raise ValueError(f"{dataset} has no test split (found: {', '.join(source.splits)})")
@@ -98,6 +98,7 @@ def _open(
     lists: dict[str, str],
     streaming: bool,
     window: int,
+    test_only: bool = False,
 ) -> Source | ShardSource:
     benchmark = BENCHMARKS.get(dataset)
     if dataset_path and not benchmark:
@@ -124,7 +125,7 @@ def _open(
             splits = load_folder(dataset) if Path(dataset).exists() else load_hub(dataset)
         return Source(dataset, splits, image_column, label_column)
     if benchmark.path and root and (benchmark.needs_list or not any(Path(root).glob("**/*.parquet"))):
-        return Source(dataset, _open_tree(dataset, benchmark, Path(root), lists))
+        return Source(dataset, _open_tree(dataset, benchmark, Path(root), lists, test_only))
     if benchmark.needs_list:
         raise ValueError(
             f"{dataset} is a selection that its lists define: give --dataset_path with the official folder tree (and "
@@ -155,7 +156,9 @@ def _open_prepared(
     return Source(dataset, DatasetDict(splits), "image", "label")
 
 
-def tree_lists(dataset: str, benchmark: Benchmark, root: Path, given: dict[str, str]) -> dict[str, ImageList]:
+def tree_lists(
+    dataset: str, benchmark: Benchmark, root: Path, given: dict[str, str], needs_train: bool = True
+) -> dict[str, ImageList]:
     """The lists of a benchmark by split: those given, and those that lie in `root` under their official names.
 
     Raises:
@@ -166,7 +169,7 @@ def tree_lists(dataset: str, benchmark: Benchmark, root: Path, given: dict[str, 
         lying = [root / name for name in candidates if (root / name).is_file()]
         if split not in found and lying:
             found[split] = str(lying[0])
-    if benchmark.needs_list and "train" not in found:
+    if benchmark.needs_list and needs_train and "train" not in found:
         raise ValueError(
             f"{root} has no list of {dataset}'s training images ({' or '.join(benchmark.lists['train'])}): put it "
             "there, or give it (--train_list, in `data prepare` --list)"
@@ -187,14 +190,16 @@ def tree_lists(dataset: str, benchmark: Benchmark, root: Path, given: dict[str, 
     return result
 
 
-def _open_tree(dataset: str, benchmark: Benchmark, root: Path, given: dict[str, str]) -> DatasetDict:
+def _open_tree(dataset: str, benchmark: Benchmark, root: Path, given: dict[str, str], test_only: bool) -> DatasetDict:
     """The official folders: the images of the lists, for ImageNet's own splits those of the class folders."""
     if not root.is_dir():
         raise OSError(f"{root} is not a folder")
-    lists = tree_lists(dataset, benchmark, root, given)
-    files = {split: (list_files(root, lst), lst.labels) for split, lst in lists.items()}
-    folders = lists["train"].folders if lists else []
-    whole = [("train", "train")] if "train" not in lists else []
+    lists = tree_lists(dataset, benchmark, root, given, needs_train=not test_only)
+    folders = next((lst.folders for split, lst in lists.items() if split == "train" or test_only), [])
+    scored = test_key(lists)
+    kept = [split for split in lists if not test_only or split == scored]
+    files = {split: (list_files(root, lists[split]), lists[split].labels) for split in kept}
+    whole = [("train", "train")] if "train" not in lists and not test_only else []
     if benchmark.test_split == "validation" and "test" not in lists:
         whole.append(("test", "val"))
     for split, folder in whole:
@@ -208,6 +213,8 @@ def _open_tree(dataset: str, benchmark: Benchmark, root: Path, given: dict[str, 
         known = {name: label for label, name in enumerate(folders)}
         pairs = [(path, known[found[c]]) for path, c in zip(paths, labels, strict=True) if found[c] in known]
         files[split] = [path for path, _ in pairs], [label for _, label in pairs]
+    if not files:
+        raise ValueError(f"{root} has no list of {dataset}'s test images: put it there, or give --test_list")
     return image_tables(files, class_names(dataset, folders))
 
 
