@@ -4,9 +4,12 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
+
+from .launch import HELP_FLAGS, NPROC_HELP, check_processes, in_processes, is_first_process
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -23,9 +26,10 @@ Train and use image classifiers on long-tailed data (PaCo, GPaCo).
 
 verbs:
   train      train a model, select it on a validation split, score it on the test split
-  evaluate   score a checkpoint: top-1, many/medium/few, balanced accuracy
+  evaluate   score a checkpoint, or the ensemble of several: top-1, many/medium/few, balanced accuracy
   predict    classify image files or folders
   recipes    list the recipes, or show one
+  data       prepare, verify or describe a data set
 
 `paco-hf VERB --help` says more.
 """
@@ -44,9 +48,17 @@ def _quiet() -> None:
 
 
 def _train(argv: list[str]) -> None:
-    from .run_args import parse_run
+    argv = in_processes("train", argv)
+    from .run_args import build_parser, parse_run
 
+    if HELP_FLAGS & set(argv):
+        parser = build_parser("paco-hf train", show_all="--help_all" in argv)
+        # For the help alone: it is no setting of the run, so the run's parser does not have it.
+        parser.add_argument("--nproc", type=int, metavar="N", help=NPROC_HELP)
+        parser.print_help()
+        return
     run, args = parse_run(argv)
+    check_processes(args.world_size)
     _quiet()
     from .workflow import train
 
@@ -63,30 +75,42 @@ def _add_precision(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(argv: list[str]) -> None:
+    argv = in_processes("evaluate", argv)
     parser = OneLineParser(prog="paco-hf evaluate", description="Score a checkpoint on a test split.")
-    parser.add_argument("model", help="run folder or checkpoint")
+    parser.add_argument("models", nargs="+", help="run folder or checkpoint; of several the logits are averaged")
     parser.add_argument("--dataset", default="builtin", help="as for train (default: %(default)s)")
-    parser.add_argument("--dataset_path", help="local folder of parquet for a CIFAR benchmark")
+    parser.add_argument("--dataset_path", help="as for train")
+    parser.add_argument("--test_list", help="list of the images (default: its official name in --dataset_path)")
+    parser.add_argument("--streaming", action="store_true", help="read a prepared folder, or its address, by shards")
     parser.add_argument("--image_column", help="column of the images (default: recognised)")
     parser.add_argument("--label_column", help="column of the classes (default: recognised)")
     parser.add_argument("--batch_size", type=int, default=256, help="images at a time (default: %(default)s)")
     _add_precision(parser)
     parser.add_argument("--compile", action="store_true", help="torch.compile: pays for thousands of large images")
+    parser.add_argument("--nproc", type=int, metavar="N", help=NPROC_HELP)
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
     flags = parser.parse_args(argv)
     _quiet()
-    from .data.benchmarks import load_test
+    import torch
+    from accelerate import PartialState
+
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    check_processes(state.num_processes)
+    from .data.loading import load_test
     from .run_folder import summary
-    from .workflow import evaluate
+    from .scoring import evaluate
 
     split, class_names = load_test(
         flags.dataset,
         dataset_path=flags.dataset_path,
         image_column=flags.image_column,
         label_column=flags.label_column,
+        lists={"test": flags.test_list} if flags.test_list else None,
+        streaming=flags.streaming,
     )
-    metrics = evaluate(flags.model, split, class_names, flags.batch_size, flags.precision, flags.compile)
-    print(json.dumps(metrics, indent=2) if flags.json else summary({"test": metrics}, flags.model))
+    metrics = evaluate(flags.models, split, class_names, flags.batch_size, flags.precision, flags.compile)
+    if state.is_main_process:
+        print(json.dumps(metrics, indent=2) if flags.json else summary({"test": metrics}, " + ".join(flags.models)))
 
 
 def _predict(argv: list[str]) -> None:
@@ -99,7 +123,7 @@ def _predict(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print a list of {file, label, score, top}")
     flags = parser.parse_args(argv)
     _quiet()
-    from .workflow import predict
+    from .scoring import predict
 
     results = predict(flags.model, flags.images, flags.top, flags.batch_size, flags.precision)
     if flags.json:
@@ -111,21 +135,113 @@ def _predict(argv: list[str]) -> None:
 
 
 def _recipes(argv: list[str]) -> None:
-    parser = OneLineParser(prog="paco-hf recipes", description="List the recipes, or show one.")
+    parser = OneLineParser(prog="paco-hf recipes", description="List the recipes, or show one with all its settings.")
     parser.add_argument("action", nargs="?", choices=["list", "show"], default="list")
-    parser.add_argument("name", nargs="?", help="of the recipe to show")
+    parser.add_argument("name", nargs="?", help="of the recipe to show, or a YAML file; `train --recipe` takes both")
+    parser.add_argument("--json", action="store_true", help="print JSON")
     flags = parser.parse_args(argv)
-    from .run_args import RECIPES, read_recipe, recipe_names
-
     if flags.action == "list":
-        for name in recipe_names():
-            print(name)
+        from .recipe_book import overview, table
+
+        entries = overview()
+        print(json.dumps(entries, indent=2) if flags.json else table(entries))
         return
     if flags.name is None:
         raise ValueError("paco-hf recipes show NAME: which one? `paco-hf recipes` lists the names")
-    read_recipe(flags.name)
-    packaged = RECIPES / f"{flags.name}.yaml"
-    print((packaged if packaged.is_file() else Path(flags.name)).read_text(encoding="utf-8"), end="")
+    from .recipe_book import as_text
+    from .run_args import resolved_recipe
+
+    content = resolved_recipe(flags.name)
+    print(json.dumps(content, indent=2) if flags.json else as_text(content).rstrip())
+
+
+def _data(argv: list[str]) -> None:
+    parser = OneLineParser(prog="paco-hf data", description="Prepare, verify or describe a data set.")
+    actions = parser.add_subparsers(dest="action", required=True, parser_class=OneLineParser, metavar="ACTION")
+    prepare = actions.add_parser("prepare", help="write a data set as parquet shards with a manifest, for streaming")
+    prepare.add_argument("dataset", help="imagenet, imagenet-lt, inat2018, places-lt; or a folder or Hub id")
+    prepare.add_argument(
+        "--source", help="folder of images, folder of parquet, or Hub id (default: the data set's own)"
+    )
+    prepare.add_argument(
+        "--list",
+        nargs="+",
+        default=[],
+        metavar="[SPLIT=]FILE",
+        help="lists, files or addresses; the split is train where none is given (default: those that lie in --source)",
+    )
+    prepare.add_argument("--out", required=True, help="new folder; the same command again goes on from a stop")
+    prepare.add_argument("--image_column", help="column of the images, for parquet (default: recognised)")
+    prepare.add_argument("--label_column", help="column of the classes, for parquet (default: recognised)")
+    prepare.add_argument("--threads", type=int, help="shards to work on at a time (default: the cores, up to 8)")
+    prepare.add_argument("--shard_mib", type=float, default=400, help="images in a shard (default: %(default)s MiB)")
+    verify = actions.add_parser("verify", help="is this the published selection, and is it all there?")
+    verify.add_argument("target", help="prepared folder, or list")
+    verify.add_argument("--dataset", help="whose list it is (default: recognised)")
+    stats = actions.add_parser("stats", help="class counts, shots, imbalance factor")
+    stats.add_argument("target", help="prepared folder, list, or a data set as for train --dataset")
+    stats.add_argument("--dataset_path", help="as for train")
+    stats.add_argument("--imbalance_factor", type=float, default=100, help="as for train (default: %(default)s)")
+    stats.add_argument("--plot", metavar="FILE", help="also write a figure (png, svg, pdf)")
+    stats.add_argument("--json", action="store_true", help="print the counts as JSON")
+    flags = parser.parse_args(argv)
+    _quiet()
+    {"prepare": _data_prepare, "verify": _data_verify, "stats": _data_stats}[flags.action](flags)
+
+
+def _data_prepare(flags: argparse.Namespace) -> None:
+    from .data.benchmarks import BENCHMARKS
+    from .data.inspection import describe_counts
+    from .data.prepare import prepare
+
+    if flags.shard_mib <= 0 or (flags.threads is not None and flags.threads < 1):
+        raise ValueError(f"--shard_mib and --threads must be positive, got {flags.shard_mib} and {flags.threads}")
+    lists: dict[str, str] = {}
+    for entry in flags.list:
+        split, _, source = entry.partition("=")
+        if split not in ("train", "validation", "test"):
+            split, source = "train", entry
+        if split in lists:
+            raise ValueError(f"--list has two lists for {split}: write SPLIT=FILE, such as test={source}")
+        lists[split] = source
+    own = flags.dataset not in BENCHMARKS
+    if own and flags.source:
+        raise ValueError(
+            f"unknown data set {flags.dataset!r}: {', '.join(BENCHMARKS)} take --source; for others give it alone"
+        )
+    name, source = (Path(flags.dataset).name, flags.dataset) if own else (flags.dataset, flags.source)
+    manifest = prepare(
+        name,
+        source,
+        flags.out,
+        lists,
+        flags.image_column,
+        flags.label_column,
+        flags.threads,
+        int(flags.shard_mib * 2**20),
+    )
+    for split, content in manifest.splits.items():
+        print(describe_counts(split, content["class_counts"]))
+    print(f"{flags.out} is complete: --dataset_path {flags.out} --streaming true trains on it")
+
+
+def _data_verify(flags: argparse.Namespace) -> None:
+    from .data.inspection import verify
+
+    right, wrong = verify(flags.target, flags.dataset)
+    for line in right:
+        print(line)
+    if wrong:
+        raise ValueError(f"{flags.target} differs: " + "; ".join(wrong))
+
+
+def _data_stats(flags: argparse.Namespace) -> None:
+    from .data.inspection import counts_of, describe_counts, plot_counts
+
+    counts = counts_of(flags.target, dataset_path=flags.dataset_path, imbalance_factor=flags.imbalance_factor)
+    print(json.dumps(counts) if flags.json else "\n".join(describe_counts(*item) for item in counts.items()))
+    if flags.plot:
+        plot_counts(counts, flags.plot)
 
 
 _VERBS: dict[str, Callable[[list[str]], None]] = {
@@ -133,6 +249,7 @@ _VERBS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "recipes": _recipes,
+    "data": _data,
 }
 
 
@@ -156,12 +273,16 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("PACO_HF_DEBUG"):
             raise
+        if not is_first_process():
+            # Most errors befall all processes alike: once the first has told, the launcher ends the others.
+            time.sleep(5)
         # An error of a data loader's worker comes with the worker's whole traceback; its last line is the message.
         message = str(error).strip()
         message = message.splitlines()[-1] if "Original Traceback" in message else message
         print(f"paco-hf {argv[0]}: {' '.join(message.split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"paco-hf {argv[0]}: stopped; --resume goes on from the last checkpoint", file=sys.stderr)
+        if is_first_process():
+            print(f"paco-hf {argv[0]}: stopped; --resume goes on from the last checkpoint", file=sys.stderr)
         return 130
     return 0

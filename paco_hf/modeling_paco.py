@@ -1,6 +1,8 @@
 """The models that do inference: a timm backbone (`PaCoModel`), and the backbone with a classifier."""
 
+import logging
 import math
+import os
 from typing import Any, ClassVar
 
 import torch
@@ -109,8 +111,15 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
         self.post_init()
 
     @classmethod
+    @torch.inference_mode(False)
     def from_timm(
-        cls, backbone: str, pretrained: bool = False, backbone_kwargs: dict[str, Any] | None = None, **config: Any
+        cls,
+        backbone: str,
+        pretrained: bool = False,
+        backbone_kwargs: dict[str, Any] | None = None,
+        pretrained_file: str | os.PathLike | None = None,
+        classifier_init_std: float | None = None,
+        **config: Any,
     ) -> "PaCoForImageClassification":
         """A classifier with a fresh head on a timm backbone.
 
@@ -118,24 +127,24 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
             backbone (`str`): a timm name, with its tag (`resnet50.a1_in1k`) or an `hf-hub:` id.
             pretrained (`bool`, *optional*, defaults to `False`): load timm's weights; needs the network or its cache.
             backbone_kwargs (`dict`, *optional*): keyword arguments of `timm.create_model`.
+            pretrained_file (path, *optional*): a local file of weights for this backbone instead: safetensors, or what
+                `torch.load(weights_only=True)` reads, such as torchvision's or MAE's files. Its classifier is
+                ignored, and position embeddings are resampled to the model's size.
+            classifier_init_std (`float`, *optional*): draw the head's weights from a truncated normal of this
+                standard deviation, its bias zero (MAE's fine-tuning: 2e-5), instead of PyTorch's uniform.
             config: fields of [`PaCoConfig`], such as `num_labels`, `class_counts`, `image_size`.
 
         Raises:
-            OSError: where pretrained weights cannot be had.
-            ValueError: unknown backbone, or a field that does not fit.
+            OSError: where pretrained weights cannot be had or read.
+            ValueError: unknown backbone, a field that does not fit, or weights that are not this backbone's.
         """
         model = cls(PaCoConfig(backbone=backbone, backbone_kwargs=backbone_kwargs, **config))
-        if pretrained:
+        if classifier_init_std is not None:
+            nn.init.trunc_normal_(model.classifier.weight, std=classifier_init_std)
+            nn.init.zeros_(model.classifier.bias)
+        if pretrained or pretrained_file is not None:
             # After `post_init`, which must not touch what is loaded here.
-            try:
-                source = create_backbone(backbone, pretrained=True, **model.config.backbone_kwargs)
-            except Exception as error:  # hubs, files and shapes fail in many ways
-                raise OSError(
-                    f"cannot get the pretrained weights of {backbone!r} ({type(error).__name__}: {error}). Without "
-                    "network they must be in the cache; or give a local file with "
-                    "backbone_kwargs={'pretrained_cfg_overlay': {'file': ...}}"
-                ) from error
-            model.paco.backbone.load_state_dict(source.state_dict())
+            _load_pretrained(model.paco.backbone, backbone, model.config.backbone_kwargs, pretrained_file)
         return model
 
     def forward(
@@ -165,3 +174,47 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
             prior = torch.tensor(self.config.inference_prior, device=logits.device, dtype=torch.float32)
             logits = logits + (prior / prior.sum()).log().to(logits.dtype)
         return logits
+
+
+def _load_pretrained(target: nn.Module, name: str, kwargs: dict[str, Any], file: str | os.PathLike | None) -> None:
+    """Fill a backbone that was just built with timm's weights of this name, or with those of a file."""
+    # A number of classes that no file has: timm then drops the classifier, and does not insist on every weight.
+    overlay = {"num_classes": -1, **kwargs.get("pretrained_cfg_overlay", {})}
+    if file is not None:
+        if not os.path.isfile(file):
+            raise OSError(f"there is no file {os.fspath(file)!r} to take pretrained weights from")
+        overlay["file"] = os.fspath(file)
+    source = overlay.get("file") or f"the pretrained weights of {name!r}"
+    # Its warnings list what a file has besides the backbone's weights, such as its classifier's.
+    log = logging.getLogger("timm.models")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        loaded = create_backbone(name, pretrained=True, **{**kwargs, "pretrained_cfg_overlay": overlay})
+    except Exception as error:  # hubs, files and shapes fail in many ways
+        reason = " ".join(str(error).split())
+        if "weights_only" in reason:
+            raise OSError(
+                f"{source} holds pickled objects other than weights, which are not loaded, or is damaged: where you "
+                f"trust it, save its state dict as safetensors ({reason.split(' No automatic')[0]})"
+            ) from error
+        if "size mismatch" in reason:
+            raise ValueError(
+                f"{source} does not fit the backbone {name!r}: {reason[reason.index('size mism') :]:.300}"
+            ) from error
+        advice = "" if "file" in overlay else " Without network they must be in the cache; or give pretrained_file."
+        raise OSError(f"cannot load {source} ({type(error).__name__}: {reason:.300}).{advice}") from error
+    finally:
+        log.setLevel(level)
+    # timm does not say what a file lacked. A tensor counts how often it was written: what was filled from the file was
+    # so once more than in `target`, which was built alike.
+    fresh, tensors = target.state_dict(), loaded.state_dict()
+    missing = [key for key, tensor in tensors.items() if tensor._version == fresh[key]._version]
+    # Encoders pretrained without average pooling have no norm after it: it starts fresh, as in MAE's fine-tuning.
+    missing = [key for key in missing if not key.startswith("fc_norm.")]
+    if missing:
+        raise ValueError(
+            f"{source} lacks {len(missing)} of the {len(tensors)} weights of the backbone {name!r}, the first being "
+            f"{missing[0]}: are they another backbone's?"
+        )
+    target.load_state_dict(tensors)

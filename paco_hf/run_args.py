@@ -5,16 +5,14 @@ import dataclasses
 import difflib
 import json
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from .recipe_book import Recipe, read_recipe, recipe_names
 from .training_args import PaCoTrainingArguments
 
-RECIPES = resources.files("paco_hf") / "recipes"
 # Of transformers' own flags, those that `--help` shows; `--help_all` shows the rest.
 _COMMON = {
     "output_dir",
@@ -53,6 +51,8 @@ _NOT_IN_RECIPE = {
     "run_name",
     "disable_tqdm",
     "hub_token",
+    # What it scales is in the recipe as scaled.
+    "scale_learning_rate",
     "local_rank",
 }
 
@@ -69,10 +69,28 @@ class RunArguments:
     )
     dataset: str = field(
         default="builtin",
-        metadata={"help": "builtin, cifar100-lt, cifar10-lt, a local folder, or the id of a data set on the Hub"},
+        metadata={
+            "help": "builtin; imagenet, imagenet-lt, inat2018, places-lt, cifar100-lt, cifar10-lt, cifar100; a local "
+            "folder; or the id of a data set on the Hub"
+        },
     )
     dataset_path: str | None = field(
-        default=None, metadata={"help": "local folder of parquet for a CIFAR benchmark, instead of the Hub"}
+        default=None,
+        metadata={
+            "help": "where a named data set lies: a folder of `paco-hf data prepare`, the official folders, parquet"
+        },
+    )
+    train_list: str | None = field(
+        default=None, metadata={"help": "list of the training images (default: its official name in --dataset_path)"}
+    )
+    validation_list: str | None = field(default=None, metadata={"help": "likewise of the validation images"})
+    test_list: str | None = field(default=None, metadata={"help": "likewise of the test images"})
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "read a prepared folder, or its address, shard by shard, shuffled in a buffer"},
+    )
+    shuffle_buffer: int = field(
+        default=4096, metadata={"help": "encoded images of a process to shuffle among one another when streaming"}
     )
     image_column: str | None = field(default=None, metadata={"help": "column of the images (default: recognised)"})
     label_column: str | None = field(default=None, metadata={"help": "column of the classes (default: recognised)"})
@@ -95,8 +113,18 @@ class RunArguments:
         default=None, metadata={"help": "JSON object of keyword arguments of timm.create_model"}
     )
     pretrained: bool = field(default=False, metadata={"help": "start from timm's pretrained weights"})
+    pretrained_file: str | None = field(
+        default=None, metadata={"help": "start from a local file of the backbone's weights: safetensors or PyTorch's"}
+    )
+    classifier_init_std: float | None = field(
+        default=None,
+        metadata={"help": "standard deviation of the new classifier's weights (default: PyTorch's uniform)"},
+    )
     image_size: int | None = field(
         default=None, metadata={"help": "side in pixels (default: the data set's or the backbone's)"}
+    )
+    eval_interpolation: Literal["bilinear", "bicubic"] = field(
+        default="bilinear", metadata={"help": "how evaluation images are resized"}
     )
     query_view: str | None = field(
         default=None,
@@ -112,6 +140,17 @@ class RunArguments:
             "images of one size that are kept in memory; auto: tensor for small images where it can be"
         },
     )
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "training images of an optimizer step, over all processes: what --learning_rate is for; sets "
+            "--per_device_train_batch_size where that is not given"
+        },
+    )
+    scale_learning_rate: bool = field(
+        default=True,
+        metadata={"help": "where the batch is not the recipe's, scale the recipe's learning rate in proportion"},
+    )
     resume: bool = field(
         default=False, metadata={"help": "go on from the last complete checkpoint in --output_dir (or start, if none)"}
     )
@@ -123,11 +162,29 @@ class RunArguments:
             raise ValueError("--resume and --overwrite contradict each other: give one of them")
         if not 0 <= self.validation_fraction < 1:
             raise ValueError(f"validation_fraction must be at least 0 and below 1, got {self.validation_fraction}")
+        if self.shuffle_buffer < 1:
+            raise ValueError(f"shuffle_buffer must be at least 1, got {self.shuffle_buffer}")
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"image_size must be at least 1, got {self.image_size}")
         if self.augment_backend not in ("auto", "pil", "tensor"):
             raise ValueError(f"augment_backend must be auto, pil or tensor, got {self.augment_backend!r}")
+        if self.global_batch_size is not None and self.global_batch_size < 1:
+            raise ValueError(f"global_batch_size must be at least 1, got {self.global_batch_size}")
+        if self.classifier_init_std is not None and not self.classifier_init_std > 0:
+            raise ValueError(f"classifier_init_std must be positive, got {self.classifier_init_std}")
+        if self.eval_interpolation not in ("bilinear", "bicubic"):
+            raise ValueError(f"eval_interpolation must be bilinear or bicubic, got {self.eval_interpolation!r}")
+        if self.pretrained_file is not None and not Path(self.pretrained_file).is_file():
+            raise ValueError(f"pretrained_file {self.pretrained_file!r} does not exist, or is no file")
         self.backbone_options: dict[str, Any] = _json_object(self.backbone_kwargs)
+        # What [`parse_run`] did to the learning rate, for the user to read.
+        self.batch_note: str | None = None
+
+    @property
+    def lists(self) -> dict[str, str]:
+        """The list files that were given, by split."""
+        given = {"train": self.train_list, "validation": self.validation_list, "test": self.test_list}
+        return {split: source for split, source in given.items() if source}
 
 
 def _json_object(value: Any) -> dict[str, Any]:
@@ -141,41 +198,21 @@ def _json_object(value: Any) -> dict[str, Any]:
     return value or {}
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes that the package has."""
-    return sorted(Path(entry.name).stem for entry in RECIPES.iterdir() if entry.name.endswith(".yaml"))
-
-
-def read_recipe(recipe: str) -> dict[str, Any]:
-    """Settings of a recipe: a name of the package's, or a YAML file. Its `about` (free text) is left out.
+def checked_recipe(recipe: str) -> Recipe:
+    """[`read_recipe`], whose settings must all exist.
 
     Raises:
-        ValueError: no such recipe, no YAML mapping, or a setting that does not exist.
+        ValueError: what [`read_recipe`] raises, and a setting that does not exist.
     """
-    packaged = RECIPES / f"{recipe}.yaml"
-    if packaged.is_file():
-        text = packaged.read_text(encoding="utf-8")
-    elif Path(recipe).is_file():
-        text = Path(recipe).read_text(encoding="utf-8")
-    else:
-        near = difflib.get_close_matches(recipe, recipe_names(), n=3, cutoff=0.4)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(recipe_names())}"
-        raise ValueError(f"no recipe and no file {recipe!r}: {hint}")
-    try:
-        settings = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"recipe {recipe!r} is not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(settings, dict):
-        raise ValueError(f"recipe {recipe!r} must be a mapping of settings, got {type(settings).__name__}")
-    settings.pop("about", None)
+    result = read_recipe(recipe)
     known = {f.name for cls in (RunArguments, PaCoTrainingArguments) for f in dataclasses.fields(cls)}
-    for name in settings:
+    for name in result.settings:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
             raise ValueError(
                 f"recipe {recipe!r} has an unknown setting {name!r}" + (f": did you mean {near[0]}?" if near else "")
             )
-    return settings
+    return result
 
 
 class _Parser(HfArgumentParser):
@@ -221,7 +258,13 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
         name = f"{early.loss or 'paco'}-resnet32-builtin"
         recipe = name if name in recipe_names() else "paco-resnet32-builtin"
     parser = build_parser(prog, show_all="--help_all" in argv)
-    settings = read_recipe(recipe) if recipe else {}
+    book = checked_recipe(recipe) if recipe else Recipe("")
+    if book.ensemble:
+        raise ValueError(
+            f"recipe {recipe!r} is an ensemble: train its members, {' and '.join(book.ensemble)}, then score them "
+            "together: `paco-hf evaluate FOLDER FOLDER ...`"
+        )
+    settings = book.settings
     # As text, so that a recipe's values pass the same conversions and checks as those of flags.
     text = {n: json.dumps(v) if isinstance(v, dict) else v if v is None else str(v) for n, v in settings.items()}
     parser.set_defaults(**text, recipe=recipe)
@@ -240,7 +283,49 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
         flags = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(rest[0], flags, n=1)
         raise ValueError(f"unknown argument {rest[0]!r}" + (f": did you mean {near[0]}?" if near else "; see --help"))
+    _fit_batch(run, args, given, settings.get("global_batch_size"))
     return run, args
+
+
+def _fit_batch(run: RunArguments, args: PaCoTrainingArguments, given: set[str], recipe_batch: Any) -> None:
+    """The batch of a process from the global one, and the learning rate for what the global one becomes.
+
+    `run.global_batch_size` then holds the actual one, so that the resolved recipe has nothing left to scale.
+    """
+    if run.global_batch_size is None:
+        return
+    parts = args.world_size * args.gradient_accumulation_steps
+    if "per_device_train_batch_size" not in given:
+        args.per_device_train_batch_size = max(1, round(run.global_batch_size / parts))
+    meant = int(recipe_batch or run.global_batch_size)
+    run.global_batch_size = args.per_device_train_batch_size * parts
+    if run.global_batch_size == meant or not run.scale_learning_rate or "learning_rate" in given:
+        return
+    before, factor = args.learning_rate, run.global_batch_size / meant
+    args.learning_rate *= factor
+    if "min_learning_rate" not in given:
+        args.min_learning_rate *= factor
+    run.batch_note = (
+        f"batch {run.global_batch_size} instead of the recipe's {meant}: learning rate {before:g} -> "
+        f"{args.learning_rate:g} (--scale_learning_rate false keeps it)"
+    )
+
+
+def resolved_recipe(recipe: str) -> dict[str, Any]:
+    """What a recipe is about, and every setting of a run of it, defaults included, as a recipe again.
+
+    What depends on the hardware stays as it is in the recipe; what depends on the images is left out.
+
+    Raises:
+        ValueError: no such recipe, or a value out of range.
+    """
+    book = checked_recipe(recipe)
+    if book.ensemble:
+        return book.metadata
+    settings = resolved(*parse_run(["--recipe", recipe, "--precision", "fp32"]))
+    for name, default in (("precision", "auto"), ("dataloader_pin_memory", True)):
+        settings[name] = book.settings.get(name, default)
+    return {**book.metadata, **settings}
 
 
 def resolved(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """A run's folder: what it holds, what an existing one means, and how its results read."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -74,9 +75,16 @@ def changed_settings(folder: Path, settings: dict[str, Any], only_given: bool = 
     path = folder / RECIPE_NAME
     before = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else settings
     names = settings.keys() if only_given else before.keys() | settings.keys()
-    bookkeeping = ("save_", "logging_", "report_to", "dataloader_num_workers")
-    names = sorted(n for n in names if before.get(n) != settings.get(n) and not n.startswith(bookkeeping))
-    return ", ".join(f"{name} {before.get(name)} -> {settings.get(name)}" for name in names)
+    # What a recipe does not name has its default, as in one of before a setting existed. The global batch follows from
+    # others.
+    defaults = {f.name: f.default for kind in (RunArguments, PaCoTrainingArguments) for f in dataclasses.fields(kind)}
+    pairs = {name: tuple(of.get(name, defaults.get(name)) for of in (before, settings)) for name in sorted(names)}
+    bookkeeping = ("save_", "logging_", "report_to", "dataloader_num_workers", "global_batch_size")
+    return ", ".join(
+        f"{name} {old} -> {new}"
+        for name, (old, new) in pairs.items()
+        if old != new and not name.startswith(bookkeeping)
+    )
 
 
 def as_yaml(settings: dict[str, Any]) -> str:

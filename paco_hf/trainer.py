@@ -1,6 +1,5 @@
 """`PaCoTrainer`: PaCo, GPaCo and the baselines on `transformers.Trainer`, with checkpoints that resume exactly."""
 
-import math
 import os
 import shutil
 from collections import defaultdict
@@ -23,7 +22,8 @@ from .losses import ClassificationLoss, ContrastiveLoss
 from .metrics import long_tailed_accuracy
 from .modeling_paco import PaCoForImageClassification
 from .modeling_training import PaCoForContrastiveTraining, save_tensors
-from .schedules import EPOCH_SCHEDULES
+from .optimizer import freeze_convolutions, optimizer_and_settings
+from .schedules import step_factor
 from .training_args import PaCoTrainingArguments
 
 STAGING = "checkpoint.partial"
@@ -42,6 +42,8 @@ class PaCoTrainer(Trainer):
         args (`PaCoTrainingArguments`): settings.
         batched_views (callable, *optional*): makes the views of a training batch of whole images on the model's
             device ([`paco_hf.data.batched_views.BatchedViews`] of [`paco_hf.data.views.WholeImages`]).
+        train_sampler (sampler with `set_epoch`, *optional*): order of the training images, a function of the epoch
+            alone ([`paco_hf.data.shards.StreamSampler`]); [`paco_hf.data.views.EpochSampler`] where there is none.
         kwargs: what `transformers.Trainer` takes: `train_dataset`, `eval_dataset`, `data_collator`,
             `processing_class`, ...
 
@@ -57,6 +59,7 @@ class PaCoTrainer(Trainer):
         model: PaCoForImageClassification,
         args: PaCoTrainingArguments | None = None,
         batched_views: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        train_sampler: Any = None,
         **kwargs: Any,
     ) -> None:
         args = args or PaCoTrainingArguments(output_dir="paco-run")
@@ -88,6 +91,7 @@ class PaCoTrainer(Trainer):
                 f"the training split has {images} images, fewer than one batch of {batch}: lower "
                 "--per_device_train_batch_size, or set --dataloader_drop_last false"
             )
+        args.dataloader_num_workers = max(args.dataloader_num_workers, 0)
         set_seed(args.seed)
         if args.is_contrastive and not isinstance(model, PaCoForContrastiveTraining):
             model = PaCoForContrastiveTraining.from_classifier(
@@ -110,6 +114,8 @@ class PaCoTrainer(Trainer):
                 f"the last batch of {images} images in batches of {batch} is a single one, which the projector's "
                 "BatchNorm cannot take: set --dataloader_drop_last true, or another --per_device_train_batch_size"
             )
+        if args.trainable_convolutions is not None:
+            freeze_convolutions(model.paco.backbone, args.trainable_convolutions)
         if args.channels_last:
             model.to(memory_format=torch.channels_last)
         if kwargs.get("eval_dataset") is None:
@@ -121,7 +127,7 @@ class PaCoTrainer(Trainer):
         super().__init__(model=model, args=args, **kwargs)
         self.loss = _build_loss(args, counts).to(self.args.device)
         self.batched_views = batched_views
-        self.train_sampler: EpochSampler | None = None
+        self.train_sampler = train_sampler
         self.updates_per_epoch = 1
         self._staging: Path | None = None
         self._parts: dict[str, list[Tensor]] = defaultdict(list)
@@ -222,10 +228,7 @@ class PaCoTrainer(Trainer):
 
     @staticmethod
     def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, dict[str, Any]]:
-        optimizer, kwargs = Trainer.get_optimizer_cls_and_kwargs(args, model)
-        if optimizer is torch.optim.SGD:
-            kwargs = {"momentum": args.momentum, "nesterov": args.nesterov, "fused": True, **kwargs}
-        return optimizer, kwargs
+        return optimizer_and_settings(args, model)
 
     def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
         values = super().set_initial_training_values(*args, **kwargs)
@@ -235,12 +238,8 @@ class PaCoTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         if self.args.epoch_schedule == "none" or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
-        factor = EPOCH_SCHEDULES[self.args.epoch_schedule]
-        warmup, updates = self.args.warmup_epochs, self.updates_per_epoch
-        epochs = math.ceil(num_training_steps / updates)
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
-            optimizer or self.optimizer, lambda step: factor(step // updates, epochs, warmup)
-        )
+        factor = step_factor(self.args, num_training_steps, self.updates_per_epoch)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -249,7 +248,7 @@ class PaCoTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-        self.train_sampler = EpochSampler(len(dataset), seed)
+        self.train_sampler = self.train_sampler or EpochSampler(len(dataset), seed)
         return self.train_sampler
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:

@@ -30,9 +30,10 @@ class PaCoTrainingArguments(TrainingArguments):
     Defaults that differ from `TrainingArguments`: `optim="sgd"`, `learning_rate=0.02`, `weight_decay=5e-4`,
     `per_device_train_batch_size=128`, `per_device_eval_batch_size=256`, `max_grad_norm=0` (no clipping),
     `num_train_epochs=100`, `eval_strategy="epoch"`, `save_strategy="epoch"`, `save_total_limit=1`,
-    `logging_strategy="epoch"`, `metric_for_best_model="balanced_accuracy"`, `dataloader_drop_last=True` (training
-    only), `remove_unused_columns=False`, `ddp_find_unused_parameters=False`, `logging_nan_inf_filter=False` (a loss
-    that is not finite stops the run), `report_to="none"`, `disable_tqdm` where standard error is no terminal, and
+    `logging_strategy="epoch"`, `dataloader_num_workers=-1` (chosen by the data; with [`PaCoTrainer`] alone 0),
+    `metric_for_best_model="balanced_accuracy"`, `dataloader_drop_last=True` (training only),
+    `remove_unused_columns=False`, `ddp_find_unused_parameters=False`, `logging_nan_inf_filter=False` (a loss that
+    is not finite stops the run), `report_to="none"`, `disable_tqdm` where standard error is no terminal, and
     `use_cpu` where there is no accelerator.
     """
 
@@ -67,11 +68,26 @@ class PaCoTrainingArguments(TrainingArguments):
         default=True,
         metadata={"help": "weight decay on biases and norms too, as in the reference; false: the usual exclusions"},
     )
-    epoch_schedule: Literal["none", "cosine", "cifar_step"] = field(
+    layer_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "factor of the learning rate from each layer of the backbone to the one below it, such as 0.65 "
+            "(default: one rate for all)"
+        },
+    )
+    trainable_convolutions: str | None = field(
+        default=None,
+        metadata={"help": "train only the convolutions under this part of the backbone, such as layer4.2"},
+    )
+    epoch_schedule: Literal["none", "cosine", "cifar_step", "mae"] = field(
         default="none",
-        metadata={"help": "the reference's schedules, set once an epoch; none: --lr_scheduler_type, each step"},
+        metadata={
+            "help": "the reference's schedules: cosine and cifar_step, set once an epoch, and mae, set each step; "
+            "none: --lr_scheduler_type, each step"
+        },
     )
     warmup_epochs: int = field(default=10, metadata={"help": "warm-up of --epoch_schedule"})
+    min_learning_rate: float = field(default=0.0, metadata={"help": "where the schedule mae ends"})
     precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
         default="auto",
         metadata={"help": "auto: bf16 where the hardware has it, else fp32; the loss is always float32"},
@@ -92,6 +108,12 @@ class PaCoTrainingArguments(TrainingArguments):
     logging_strategy: str = field(default="epoch", metadata={"help": "when to log: epoch or steps"})
     metric_for_best_model: str | None = field(
         default="balanced_accuracy", metadata={"help": "validation metric that selects the model"}
+    )
+    dataloader_num_workers: int = field(
+        default=-1,
+        metadata={
+            "help": "processes that decode and augment; -1: none for images kept in memory, else one a core, up to 8"
+        },
     )
     dataloader_drop_last: bool = field(default=True, metadata={"help": "drop a ragged last training batch"})
     remove_unused_columns: bool | None = field(
@@ -125,7 +147,7 @@ class PaCoTrainingArguments(TrainingArguments):
     def _check(self) -> None:
         for name, allowed in (
             ("loss", (*CONTRASTIVE, "balanced_softmax", "ce")),
-            ("epoch_schedule", ("none", "cosine", "cifar_step")),
+            ("epoch_schedule", ("none", "cosine", "cifar_step", "mae")),
             ("precision", ("auto", "fp32", "bf16", "fp16")),
         ):
             if getattr(self, name) not in allowed:
@@ -141,6 +163,7 @@ class PaCoTrainingArguments(TrainingArguments):
             ("queue_size", 0),
             ("warmup_epochs", 0),
             ("learning_rate", 0),
+            ("min_learning_rate", 0),
             ("weight_decay", 0),
         ):
             if not getattr(self, name) >= least:
@@ -148,6 +171,12 @@ class PaCoTrainingArguments(TrainingArguments):
         if not 0 <= self.label_smoothing_factor < 1:
             raise ValueError(
                 f"label_smoothing_factor must be at least 0 and below 1, got {self.label_smoothing_factor}"
+            )
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            raise ValueError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
+        if self.epoch_schedule == "mae" and self.min_learning_rate > self.learning_rate:
+            raise ValueError(
+                f"min_learning_rate must be at most learning_rate, {self.learning_rate}, got {self.min_learning_rate}"
             )
         if not 0 <= self.key_momentum <= 1:
             raise ValueError(f"key_momentum must be between 0 and 1, got {self.key_momentum}")

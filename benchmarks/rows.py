@@ -1,0 +1,78 @@
+"""The table of `docs/reproducing.md`: `python -m benchmarks.rows` prints it from the recipes.
+
+The hours are an estimate, not a measurement: the operations of a run (counted by torch on the row's backbone) divided
+by [`RATE`]. A training step costs three forward passes a view that gets a gradient, one for a view of the key encoder.
+"""
+
+import re
+from pathlib import Path
+
+import timm
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import paco_hf  # noqa: F401
+from paco_hf.data.benchmarks import BENCHMARKS
+from paco_hf.data.long_tail import long_tailed_counts
+from paco_hf.recipe_book import overview, read_recipe
+
+RATE = 25e12  # operations a second and GPU: what convolutions reach on a data-centre GPU in TF32 or half precision
+GPUS = {"imagenet": 8}  # the reference's README: 8 for ImageNet and ViTs, 4 for the long-tailed sets, 1 for CIFAR
+DOCUMENT = Path(__file__).parents[1] / "docs" / "reproducing.md"
+FORWARDS = {"paco": 4, "gpaco": 6, "multitask": 6, "gpaco_single": 3}
+
+
+def operations(backbone: str, kwargs: dict, size: int) -> int:
+    """Floating-point operations of one forward pass of one image."""
+    with torch.device("meta"):
+        model = timm.create_model(backbone.split(".")[0], num_classes=0, **kwargs).eval()
+        with FlopCounterMode(display=False) as counter:
+            model(torch.zeros(1, 3, size, size))
+    return counter.get_total_flops()
+
+
+def training_images(settings: dict) -> int:
+    """Of the published training split."""
+    benchmark = BENCHMARKS[settings["dataset"]]
+    if benchmark.n_max:
+        return sum(long_tailed_counts(benchmark.n_max, benchmark.num_classes, settings["imbalance_factor"]))
+    return benchmark.canonical["train"].images
+
+
+def row(entry: dict, measured: dict[str, str]) -> str:
+    """One line of the table."""
+    recipe = read_recipe(entry["name"])
+    reported = f"{entry['reported']['top1']:.1f} ({entry['reported']['source']})" if entry["reported"] else "none"
+    state = measured.get(entry["name"], "smoke-tested")
+    if recipe.ensemble:
+        first = f"`paco-hf evaluate {' '.join(f'runs/{name}' for name in recipe.ensemble)}` ¹"
+        return f"| {entry['row']} | {first} | {reported} | - | - | {state} |"
+    settings = recipe.settings
+    cifar = settings["dataset"].startswith("cifar")
+    size = 32 if cifar else settings["image_size"]
+    once = operations(settings["backbone"], settings.get("backbone_kwargs", {}), size)
+    total = FORWARDS[settings["loss"]] * once * training_images(settings) * settings["num_train_epochs"]
+    hours = total / RATE / 3600
+    gpus = 1 if cifar else GPUS.get(settings["dataset"], 4)
+    return (
+        f"| {entry['row']} | `--recipe {entry['name']}` | {reported} | {gpus} GPU{'s' if gpus > 1 else ''}, batch "
+        f"{settings['global_batch_size']}, {settings.get('precision', 'any precision')} | {hours:.2g} | {state} |"
+    )
+
+
+def table(measured: dict[str, str] | None = None) -> str:
+    """All rows of the papers, in their order."""
+    head = ["| row | command | top-1 expected (source) | the reference's hardware | GPU hours (estimate) | state here |"]
+    entries = [entry for entry in overview() if entry["row"]]
+    return "\n".join([*head, "|---|---|---|---|---|---|", *(row(entry, measured or {}) for entry in entries)])
+
+
+def document_table(text: str) -> str:
+    """The table that stands in the document."""
+    found = re.search(r"\| row \|.*?(?=\n\n)", text, re.DOTALL)
+    assert found, "no table"
+    return found[0]
+
+
+if __name__ == "__main__":
+    print(table())

@@ -1,0 +1,117 @@
+"""The recipes: YAML files of settings, with the row of the papers that they reproduce and what is reported for it."""
+
+import difflib
+import textwrap
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+RECIPES = resources.files("paco_hf") / "recipes"
+
+
+@dataclass
+class Recipe:
+    """A recipe file.
+
+    Args:
+        name (`str`): of the package's recipe, or the path of the file.
+        settings (`dict`): flags of `paco-hf train`.
+        about (`str`, *optional*): what it reproduces, and what is uncertain about it.
+        row (`str`, *optional*): of the reference's table of results.
+        reported (`dict`, *optional*): `top1` in percent and its `source`: not measured by this project.
+        ensemble (list of `str`, *optional*): recipes whose models are scored together; there are no settings then.
+    """
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    about: str | None = None
+    row: str | None = None
+    reported: dict[str, Any] | None = None
+    ensemble: list[str] | None = None
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What the file holds besides settings."""
+        values = {key: getattr(self, key) for key in ("about", "row", "reported", "ensemble")}
+        return {key: value for key, value in values.items() if value is not None}
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that the package has."""
+    return sorted(Path(entry.name).stem for entry in RECIPES.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_recipe(recipe: str) -> Recipe:
+    """A recipe of the package by its name, or any YAML file by its path. Its settings are not checked here.
+
+    Raises:
+        ValueError: no such recipe, or no YAML mapping.
+    """
+    packaged = RECIPES / f"{recipe}.yaml"
+    if packaged.is_file():
+        text = packaged.read_text(encoding="utf-8")
+    elif Path(recipe).is_file():
+        text = Path(recipe).read_text(encoding="utf-8")
+    else:
+        near = [entry["name"] for entry in overview() if recipe and entry["name"].startswith(recipe)][:3]
+        near = near or difflib.get_close_matches(recipe, recipe_names(), n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(recipe_names())}"
+        raise ValueError(f"no recipe and no file {recipe!r}: {hint}")
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"recipe {recipe!r} is not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"recipe {recipe!r} must be a mapping of settings, got {type(content).__name__}")
+    metadata = {key: content.pop(key, None) for key in ("about", "row", "reported", "ensemble")}
+    return Recipe(recipe, content, **metadata)
+
+
+def as_text(content: dict[str, Any]) -> str:
+    """Settings and metadata as YAML that [`read_recipe`] takes; `about` reads as a paragraph."""
+    rest = {key: value for key, value in content.items() if key != "about"}
+    about = textwrap.wrap(str(content.get("about") or ""), 116, break_long_words=False, break_on_hyphens=False)
+    head = "".join(f"{line}\n" for line in ("about: >", *(f"  {line}" for line in about))) if about else ""
+    return head + yaml.safe_dump(rest, sort_keys=False)
+
+
+def overview() -> list[dict[str, Any]]:
+    """The package's recipes, one dictionary each, in the order of the table's rows; those of no row come first."""
+    entries = []
+    for recipe in map(read_recipe, recipe_names()):
+        members = [read_recipe(name).settings for name in recipe.ensemble or []] or [recipe.settings]
+        batch = recipe.settings.get("global_batch_size", recipe.settings.get("per_device_train_batch_size"))
+        entries.append(
+            {
+                "name": recipe.name,
+                "row": recipe.row,
+                "dataset": members[0]["dataset"],
+                "backbone": " + ".join(member["backbone"] for member in members),
+                "epochs": recipe.settings.get("num_train_epochs"),
+                "batch": batch,
+                "reported": recipe.reported,
+            }
+        )
+    return sorted(entries, key=_by_row)
+
+
+def _by_row(entry: dict[str, Any]) -> tuple[int, int, str]:
+    row = entry["row"] or ""
+    return "PGMV".find(row[:1]) if row else -1, int(row[1:] or 0), entry["name"]
+
+
+def table(entries: list[dict[str, Any]]) -> str:
+    """[`overview`] as text. The reported top-1 are others' figures, so each stands with its source."""
+    lines: list[tuple[str, ...]] = [
+        ("recipe", "row", "data set", "backbone", "epochs", "batch", "reported top-1 (source)")
+    ]
+    for entry in entries:
+        reported = entry["reported"]
+        figure = f"{reported['top1']:.1f} ({reported['source']})" if reported else "-"
+        cells = (entry[key] for key in ("name", "row", "dataset", "backbone", "epochs", "batch"))
+        lines.append((*("-" if cell is None else str(cell) for cell in cells), figure))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
