@@ -62,7 +62,7 @@ def row(entry: dict, measured: dict[str, str]) -> str:
 
 def table(measured: dict[str, str] | None = None) -> str:
     """All rows of the papers, in their order."""
-    head = ["| row | command | top-1 expected (source) | the reference's hardware | GPU hours (estimate) | state here |"]
+    head = ["| row | command | top-1 expected (source) | reference's hardware | GPU hours (estimate) | state here |"]
     entries = [entry for entry in overview() if entry["row"]]
     return "\n".join([*head, "|---|---|---|---|---|---|", *(row(entry, measured or {}) for entry in entries)])
 

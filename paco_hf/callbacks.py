@@ -13,11 +13,12 @@ LOG_NAME = "log.jsonl"
 
 
 class MethodCallback(TrainerCallback):
-    """Moves the key encoder after each optimizer step, and tells the sampler the epoch."""
+    """Moves the key encoder after each optimizer step, tells the sampler the epoch, saves after validation."""
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
         self.parameters: Any = None
+        self.save_at_end = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if isinstance(self.trainer.model, PaCoForContrastiveTraining):
@@ -30,6 +31,17 @@ class MethodCallback(TrainerCallback):
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if isinstance(self.trainer.model, PaCoForContrastiveTraining):
             self.trainer.model.update_key_encoder(self.parameters)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # The checkpoint of an epoch's last step comes after the epoch's validation: a run killed between the two would
+        # otherwise go on with the next epoch, without it.
+        last = control.should_training_stop or state.global_step % self.trainer.updates_per_epoch == 0
+        if control.should_save and last:
+            control.should_save, self.save_at_end = False, True
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.save_at_end:
+            control.should_save, self.save_at_end = True, False
 
 
 class LogFileCallback(TrainerCallback):

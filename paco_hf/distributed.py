@@ -20,6 +20,8 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+# Collectives break a compiled graph anyway; asked for it, torch does so quietly.
+@torch.compiler.disable
 def gather_rows(tensor: Tensor) -> list[Tensor]:
     """The rows of every rank, in their order: a tensor `(B_r, ...)` a rank, of any length. No gradient."""
     if world_size() == 1:
@@ -62,6 +64,7 @@ def gather_rows_with_gradient(tensor: Tensor) -> Tensor:
     return tensor if world_size() == 1 else _GatherRowsWithGradient.apply(tensor)
 
 
+@torch.compiler.disable
 def exchange_rows(tensor: Tensor) -> tuple[Tensor, Tensor, int]:
     """Shuffle rows over the ranks (shuffled BatchNorm, MoCo section 3.3).
 

@@ -17,6 +17,19 @@ from .backbones import create_backbone, feature_size
 from .configuration_paco import PaCoConfig
 
 
+def _pause_statistics(module: Any, inputs: Any) -> None:
+    # Gradient checkpointing computes a layer once more in the backward pass: its batch has been counted already.
+    if torch._C._current_graph_task_id() != -1:
+        module.paused_momentum, module.momentum = module.momentum, 0.0
+        module.num_batches_tracked.sub_(1)
+
+
+def _resume_statistics(module: Any, inputs: Any, output: Any) -> None:
+    if hasattr(module, "paused_momentum"):
+        module.momentum = module.paused_momentum
+        del module.paused_momentum
+
+
 class PaCoPreTrainedModel(PreTrainedModel):
     """What the PaCo models share: loading, saving, and leaving timm's own initialisation alone."""
 
@@ -45,6 +58,11 @@ class PaCoPreTrainedModel(PreTrainedModel):
         if not hasattr(backbone, "set_grad_checkpointing"):
             raise ValueError(f"the backbone {self.config.backbone!r} has no gradient checkpointing")
         backbone.set_grad_checkpointing(enable)
+        for module in backbone.modules():
+            counts = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+            if counts and _pause_statistics not in module._forward_pre_hooks.values():
+                module.register_forward_pre_hook(_pause_statistics)
+                module.register_forward_hook(_resume_statistics, always_call=True)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:

@@ -82,7 +82,7 @@ class PaCoTrainer(Trainer):
         if args.n_gpu > 1:
             raise ValueError(
                 f"one process sees {args.n_gpu} GPUs, but the queue needs a process a GPU: launch with "
-                f"`torchrun --nproc_per_node {args.n_gpu}`, or set CUDA_VISIBLE_DEVICES=0"
+                f"`paco-hf train --nproc {args.n_gpu}` or `torchrun`, or set CUDA_VISIBLE_DEVICES=0"
             )
         dataset, batch = kwargs.get("train_dataset"), args.per_device_train_batch_size * args.world_size
         images = len(dataset) if isinstance(dataset, Sized) else None

@@ -1,5 +1,6 @@
 """As many processes as were asked for, or one clear line."""
 
+import contextlib
 import json
 import logging
 import os
@@ -23,10 +24,10 @@ from paco_hf.launch import check_processes, in_processes
 
 TRAINING = Path(__file__).parents[1] / "training"
 CONFIGS = TRAINING / "accelerate_configs"
-SHORT = (
-    "--dataset builtin --backbone cifar_resnet20 --max_steps 2 --per_device_train_batch_size 32 --precision fp32 "
-    "--save_strategy no"
-).split()
+SHORT = [
+    *("--dataset", "builtin", "--backbone", "cifar_resnet20", "--max_steps", "2", "--precision", "fp32"),
+    *("--per_device_train_batch_size", "32", "--save_strategy", "no"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -219,7 +220,8 @@ def test_accelerate_configs(name: str, processes: int, kind: str) -> None:
 
 @pytest.fixture
 def slurm(tmp_path: Path) -> dict[str, str]:
-    """An environment as slurm's, with stand-ins for its commands that write down how they were called."""
+    """An environment as slurm's, with stand-ins for its commands that write to `calls` how they were called."""
+    (tmp_path / "calls").mkdir()
     srun = 'echo $$ > "$CALLS/pid"\nprintf "%s\\n" "$@" > "$CALLS/partial" && mv "$CALLS/partial" "$CALLS/srun"\n'
     srun += '[[ -z "$STATUS" ]] || exit "$STATUS"\nexec sleep 60\n'
     scontrol = 'if [[ $1 == show ]]; then printf "node7\\nnode8\\n"; else echo "$*" > "$CALLS/scontrol"; '
@@ -230,7 +232,7 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     job = {"SLURM_JOB_ID": "31234", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[7-8]"}
     size = {"SLURM_GPUS_ON_NODE": "4", "SLURM_CPUS_PER_TASK": "32"}
     environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    path = {"PATH": f"{tmp_path}:{environment['PATH']}", "CALLS": str(tmp_path)}
+    path = {"PATH": f"{tmp_path}:{environment['PATH']}", "CALLS": str(tmp_path / "calls")}
     return environment | path | job | size
 
 
@@ -243,7 +245,7 @@ def test_slurm_starts_torchrun_on_each_node(slurm: dict[str, str], tmp_path: Pat
     subprocess.run(["bash", "-n", SBATCH[1]], check=True)
     done = subprocess.run([*SBATCH, *FLAGS], env={**slurm, "STATUS": str(status)}, timeout=30)
     assert done.returncode == status
-    words = (tmp_path / "srun").read_text().splitlines()
+    words = (tmp_path / "calls" / "srun").read_text().splitlines()
     assert words == [
         *("--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=32", "--kill-on-bad-exit=1"),
         *("torchrun", "--nnodes=2", "--nproc_per_node=4", "--rdzv_id=31234", "--rdzv_backend=c10d"),
@@ -252,7 +254,7 @@ def test_slurm_starts_torchrun_on_each_node(slurm: dict[str, str], tmp_path: Pat
     args = torch.distributed.run.parse_args(words[5:])
     assert (args.module, args.training_script) == (True, "paco_hf")
     assert args.training_script_args == ["train", *FLAGS, "--resume"]
-    assert not (tmp_path / "scontrol").exists()
+    assert not (tmp_path / "calls" / "scontrol").exists()
 
 
 def test_slurm_requeues_before_the_time_limit(slurm: dict[str, str], tmp_path: Path) -> None:
@@ -262,14 +264,14 @@ def test_slurm_requeues_before_the_time_limit(slurm: dict[str, str], tmp_path: P
     job = subprocess.Popen([*SBATCH, *FLAGS], env={**slurm, "STATUS": ""}, stdout=subprocess.PIPE, text=True)
     try:
         deadline = time.monotonic() + 30
-        while not (tmp_path / "srun").exists():
+        while not (tmp_path / "calls" / "srun").exists():
             assert time.monotonic() < deadline
             time.sleep(0.05)
         job.send_signal(signal.SIGUSR1)
         out, _ = job.communicate(timeout=30)
     finally:
         job.kill()
-    assert (tmp_path / "scontrol").read_text() == "requeue 31234\n"
+    assert (tmp_path / "calls" / "scontrol").read_text() == "requeue 31234\n"
     assert "the time limit is near: requeueing job 31234" in out
     assert job.returncode == 128 + signal.SIGTERM
 
@@ -348,7 +350,7 @@ def test_processes_end_with_the_command(tmp_path: Path, name: str) -> None:
         _, alive = psutil.wait_procs(children, timeout=30)
         assert not [child for child in alive if child.status() != psutil.STATUS_ZOMBIE]
     finally:
-        for process in [run, *children]:
-            with_status = process.poll() if process is run else None
-            if with_status is None and psutil.pid_exists(process.pid):
-                process.kill()
+        run.kill()
+        for child in children:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()

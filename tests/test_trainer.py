@@ -369,6 +369,10 @@ def test_gradient_checkpointing(tmp_path) -> None:
     assert saving.model.paco.backbone.grad_checkpointing
     for name, tensor in plain.model.paco.backbone.named_parameters():
         assert torch.allclose(tensor, saving.model.paco.backbone.get_parameter(name), atol=1e-5), name
+    # Layers are computed twice, but a batch enters the running statistics once.
+    for name, tensor in plain.model.paco.backbone.named_buffers():
+        assert torch.allclose(tensor, saving.model.paco.backbone.get_buffer(name), atol=1e-5), name
+    assert plain.model.paco.backbone.bn1.num_batches_tracked == 1
     with pytest.raises(ValueError, match="'cifar_resnet20' has no gradient checkpointing"):
         make_trainer(tmp_path, make_model("cifar_resnet20"), gradient_checkpointing=True).train()
 
