@@ -56,8 +56,13 @@ def row(entry: dict, measured: dict[str, str]) -> str:
     gpus = 1 if cifar else GPUS.get(settings["dataset"], 4)
     return (
         f"| {entry['row']} | `--recipe {entry['name']}` | {reported} | {gpus} GPU{'s' if gpus > 1 else ''}, batch "
-        f"{settings['global_batch_size']}, {settings.get('precision', 'any precision')} | {hours:.2g} | {state} |"
+        f"{settings['global_batch_size']}, {settings.get('precision', 'any precision')} | {_hours(hours)} | {state} |"
     )
+
+
+def _hours(hours: float) -> str:
+    """Two digits; for networks whose operations are too small to fill a GPU there is no estimate."""
+    return "²" if hours < 0.1 else f"{hours:.1f}" if hours < 10 else f"{float(f'{hours:.2g}'):.0f}"
 
 
 def table(measured: dict[str, str] | None = None) -> str:
@@ -69,7 +74,7 @@ def table(measured: dict[str, str] | None = None) -> str:
 
 def document_table(text: str) -> str:
     """The table that stands in the document."""
-    found = re.search(r"\| row \|.*?(?=\n\n)", text, re.DOTALL)
+    found = re.search(r"^\| row \|.*?(?=\n\n)", text, re.DOTALL | re.MULTILINE)
     assert found, "no table"
     return found[0]
 

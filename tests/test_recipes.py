@@ -263,3 +263,9 @@ def test_scaled_run_says_so_once_and_resumes_without_a_change(tmp_path, capsys) 
     out = capsys.readouterr().out
     assert "resuming from" in out
     assert "changed settings" not in out
+
+
+def test_the_documented_table_is_that_of_the_recipes() -> None:
+    from benchmarks.rows import DOCUMENT, document_table, table
+
+    assert document_table(DOCUMENT.read_text(encoding="utf-8")) == table()
