@@ -173,7 +173,7 @@ def _data(argv: list[str]) -> None:
     prepare.add_argument("--out", required=True, help="new folder; the same command again goes on from a stop")
     prepare.add_argument("--image_column", help="column of the images, for parquet (default: recognised)")
     prepare.add_argument("--label_column", help="column of the classes, for parquet (default: recognised)")
-    prepare.add_argument("--threads", type=int, help="shards to work on at a time (default: the cores, up to 8)")
+    prepare.add_argument("--threads", type=int, help="shards to work on at a time (default: the cores, up to 4)")
     prepare.add_argument("--shard_mib", type=float, default=400, help="images in a shard (default: %(default)s MiB)")
     verify = actions.add_parser("verify", help="is this the published selection, and is it all there?")
     verify.add_argument("target", help="prepared folder, or list")

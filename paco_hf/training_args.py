@@ -112,7 +112,7 @@ class PaCoTrainingArguments(TrainingArguments):
     dataloader_num_workers: int = field(
         default=-1,
         metadata={
-            "help": "processes that decode and augment; -1: none for images kept in memory, else one a core, up to 8"
+            "help": "processes that decode and augment; -1: none for images kept in memory, else about one a core, up to 8"
         },
     )
     dataloader_drop_last: bool = field(default=True, metadata={"help": "drop a ragged last training batch"})

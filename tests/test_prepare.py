@@ -151,7 +151,7 @@ def run(arguments: list[str], **kwargs) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
-@pytest.mark.parametrize("source", ["tree", "hub"])
+@pytest.mark.parametrize("source", ["tree", pytest.param("hub", marks=pytest.mark.slow)])
 def test_killed_and_started_again_it_is_the_same(source: str, tmp_path: Path) -> None:
     tree = miniature.imagenet_lt(tmp_path / "tree")
     hub = miniature.imagenet_hub(tmp_path / "hub", shards=12)
