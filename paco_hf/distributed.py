@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 def own_cores() -> int:
-    """Workers for the data loader of this process, of its share of the cores: 1, 2, 4 or 8, as streams like it best."""
+    """Workers for the data loader of this process, for its share of the cores: 1, 2, 4 or 8, which suits streams."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
     return min(1 << (max(cores // processes, 1).bit_length() - 1), 8)
