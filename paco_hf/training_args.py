@@ -112,8 +112,7 @@ class PaCoTrainingArguments(TrainingArguments):
     dataloader_num_workers: int = field(
         default=-1,
         metadata={
-            "help": "processes that decode and augment; -1: none for images kept in memory, else about one a core, 8 at "
-            "most"
+            "help": "processes that decode and augment; -1: none for images kept in memory, else one a core, 8 at most"
         },
     )
     dataloader_drop_last: bool = field(default=True, metadata={"help": "drop a ragged last training batch"})
