@@ -8,6 +8,7 @@ lie in an order that is random with respect to their class, so that neighbours a
 import io
 import json
 import math
+import os
 import re
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -133,6 +134,7 @@ class ShardedImages:
         self._per_group = max(len(self.rows) / max(len(np.unique(self.groups)), 1), 1.0)
         self.labels: list[int] = self._read_labels()[self.rows].tolist()
         self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._process = os.getpid()
         self._cache: OrderedDict[int, pa.StructArray] = OrderedDict()
 
     def _read_labels(self) -> np.ndarray:
@@ -181,6 +183,9 @@ class ShardedImages:
         return self._cache[group]
 
     def _file(self, shard: int, name: str) -> pq.ParquetFile:
+        if self._process != os.getpid():
+            # A file that was open when a worker was forked would share its position with all others.
+            self._files, self._process = OrderedDict(), os.getpid()
         if shard not in self._files:
             while len(self._files) >= 16:
                 self._files.popitem(last=False)
