@@ -1,5 +1,6 @@
 """From a checkpoint, or several, to scores on a data set and to predictions for image files."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -73,7 +74,7 @@ def evaluate(
 def _load(model_folders: str | Path | Sequence[str | Path]) -> dict[str, PaCoForImageClassification]:
     """The checkpoints by folder; they must have the same classes and groups."""
     folders = [model_folders] if isinstance(model_folders, str | Path) else list(model_folders)
-    models = {str(folder): load_classifier(folder) for folder in folders}
+    models = {os.path.normpath(folder): load_classifier(folder) for folder in folders}
     if len(models) < len(folders):
         raise ValueError(f"a checkpoint is given twice: {', '.join(map(str, folders))}")
     first, *others = models

@@ -102,6 +102,11 @@ def train(
     train_dataset, batched_views = _build_views(run, view_names, images, args.seed, processor)
     if args.dataloader_num_workers < 0:
         args.dataloader_num_workers = 0 if images.decoded is not None else own_cores()
+    if run.streaming and args.dataloader_num_workers not in (0, 1, 2, 4, LANES):
+        raise ValueError(
+            f"--dataloader_num_workers {args.dataloader_num_workers} would have each worker read every shard of a "
+            f"stream: give 0, 1, 2, 4 or {LANES}"
+        )
     workers = f" in {args.dataloader_num_workers} worker processes" if args.dataloader_num_workers else ""
     _say(main, f"views: {', '.join(view_names)}, made by {run.augment_backend}{workers}")
     if run.dry_run:

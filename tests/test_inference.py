@@ -106,7 +106,7 @@ def test_an_ensemble_averages_logits(tmp_path) -> None:
     assert score(folders[::-1], Images(split)) == together
     assert score(folders[0], Images(split)) != score(folders[1], Images(split))
     with pytest.raises(ValueError, match="given twice"):
-        score([folders[0], folders[0]], Images(split))
+        score([folders[0], folders[0] + "/"], Images(split))
     other = PaCoForImageClassification(
         PaCoConfig(backbone="cifar_resnet20", num_labels=20, class_counts=[3] * 20, image_size=32)
     )
