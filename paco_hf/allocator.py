@@ -1,9 +1,13 @@
 """Memory that large tensors gave back stays with the process, on a CPU with glibc."""
 
 import ctypes
+import os
 import sys
+from functools import cache
+from typing import Any
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
+_MAPPED = 2**20  # bytes from which a forked process has a block from the system, and gives it back
 
 
 def keep_freed_memory() -> bool:
@@ -13,17 +17,33 @@ def keep_freed_memory() -> bool:
 
     glibc maps blocks of megabytes anew at every allocation, and the system fills each page with zeros. A training
     step allocates the same activations again and again, and is some 10% faster where they come from memory that the
-    process already has.
+    process already has. Processes that are forked, such as the workers of a data loader, give memory back again: among
+    the encoded images that they keep, blocks of a batch would leave gaps that nothing fits into.
 
     Returns:
         whether it took effect: `False` without glibc.
     """
     if not sys.platform.startswith("linux"):
         return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(_libc(), "mallopt", None)
     if mallopt is None:
         return False
+    _give_back_in_forks(mallopt)
     # Older versions take no more than 32 MiB.
     mapped = mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25)
     trimmed = mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     return bool(mapped and trimmed)
+
+
+@cache
+def _libc() -> Any:
+    return ctypes.CDLL(None)
+
+
+@cache
+def _give_back_in_forks(mallopt: Any) -> None:
+    def give_back() -> None:
+        mallopt(_MMAP_THRESHOLD, _MAPPED)
+        mallopt(_TRIM_THRESHOLD, _MAPPED)
+
+    os.register_at_fork(after_in_child=give_back)
