@@ -28,7 +28,7 @@ def keep_freed_memory() -> bool:
     mallopt = getattr(_libc(), "mallopt", None)
     if mallopt is None:
         return False
-    _give_back_in_forks(mallopt)
+    _give_back_in_forks()
     # Older versions take no more than 32 MiB.
     mapped = mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25)
     trimmed = mallopt(_TRIM_THRESHOLD, 2**31 - 1)
@@ -41,7 +41,9 @@ def _libc() -> Any:
 
 
 @cache
-def _give_back_in_forks(mallopt: Any) -> None:
+def _give_back_in_forks() -> None:
+    mallopt = _libc().mallopt
+
     def give_back() -> None:
         mallopt(_MMAP_THRESHOLD, _MAPPED)
         mallopt(_TRIM_THRESHOLD, _MAPPED)
