@@ -175,6 +175,16 @@ def test_train_and_test_lists_must_agree_on_classes(tmp_path) -> None:
         load_data("imagenet-lt", dataset_path=str(root))
 
 
+def test_no_image_is_trained_on_and_scored(tmp_path) -> None:
+    from paco_hf.data.loading import load_data
+
+    root = miniature.imagenet_lt(tmp_path)
+    test, train = root / "ImageNet_LT_test.txt", root / "ImageNet_LT_train.txt"
+    test.write_text(test.read_text() + train.read_text().splitlines(keepends=True)[3])
+    with pytest.raises(ValueError, match=r"1 images are in ImageNet_LT_train.txt as well as in ImageNet_LT_test.txt"):
+        load_data("imagenet-lt", dataset_path=str(root))
+
+
 def test_images_missing_from_the_tree(tmp_path) -> None:
     from paco_hf.data.loading import load_data
 

@@ -95,6 +95,12 @@ def test_whole_imagenet_and_data_of_ones_own(tmp_path: Path) -> None:
                 (tree / split / name / f"{i}.jpg").write_bytes(miniature.jpeg(i))
     folders = prepare("mine", str(tree), str(tmp_path / "from-folders"))
     assert (folders.class_names, folders.splits["train"]["class_counts"]) == (["cat", "dog"], [3, 3])
+    (tree / "test").rename(tree / "val")
+    renamed = prepare("mine", str(tree), str(tmp_path / "val-folder"))
+    assert list(renamed.splits) == ["train", "validation"]
+    (tree / "valid").mkdir()
+    with pytest.raises(ValueError, match="has two folders for one split: train, valid, val"):
+        prepare("mine", str(tree), str(tmp_path / "two"))
     data = load_data(str(tmp_path / "from-folders"), streaming=True)
     assert (data.class_counts, data.native_size()) == ([3, 3], 80)
 

@@ -1,5 +1,6 @@
 """From the name of a data set, a folder or a Hub id to its splits, with the long-tailed selection made."""
 
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -178,6 +179,13 @@ def tree_lists(
     for split, source in found.items():
         result[split] = read_list(source, dataset)
         check_split(result[split], dataset, split)
+    for one, other in combinations(result.values(), 2):
+        both = set(one.paths) & set(other.paths)
+        if both:
+            raise ValueError(
+                f"{len(both)} images are in {one.name} as well as in {other.name}, such as {min(both)}: images to "
+                "train on cannot be scored"
+            )
     if "train" in result:
         folders = result["train"].folders
         for image_list in result.values():

@@ -195,7 +195,17 @@ def _from_files(
 def _whole_folders(benchmark: Benchmark | None, root: Path, files: Any) -> list[tuple[str, str]]:
     """Splits that are whole folders: those without a list."""
     if benchmark is None:
-        return [(s, s) for s in ("train", "validation", "test") if (root / s).is_dir()]
+        known = {
+            "train": "train",
+            "validation": "validation",
+            "valid": "validation",
+            "val": "validation",
+            "test": "test",
+        }
+        found = [(split, name) for name, split in known.items() if (root / name).is_dir()]
+        if len(dict(found)) < len(found):
+            raise ValueError(f"{root} has two folders for one split: {', '.join(name for _, name in found)}")
+        return found
     if benchmark.test_split != "validation":
         return []
     return [(split, name) for split, name in (("train", "train"), ("test", "val")) if split not in files]
