@@ -15,14 +15,12 @@ from transformers import AutoImageProcessor
 
 from .allocator import keep_freed_memory
 from .configuration_paco import PaCoConfig
-from .data.splits import Images, open_image
+from .data.splits import IMAGE_SUFFIXES, Images, open_image
 from .data.views import EvaluationDataset, ImageCollator
 from .distributed import gather_rows, own_cores
 from .inference import check_inference, fast_forward, inference_device
 from .metrics import long_tailed_accuracy
 from .modeling_paco import PaCoForImageClassification
-
-_IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
 
 def score(
@@ -205,7 +203,7 @@ def load_classifier(model: str | Path) -> PaCoForImageClassification:
 
 def _image_files(path: Path) -> Iterator[Path]:
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _IMAGE_SUFFIXES)
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise ValueError(f"the folder {path} has no image files")
         yield from files

@@ -50,6 +50,8 @@ def test_join_keys(dataset: str, path: str, key: str) -> None:
         ("imagenet-lt", "\xff", "no text"),
         ("inat2018", '{"images": []}', "not iNaturalist's JSON"),
         ("inat2018", "{", "not iNaturalist's JSON"),
+        ("inat2018", '{"a": ' + "[" * 100_000, "not iNaturalist's JSON"),
+        ("imagenetlt", "a 0", "unknown data set 'imagenetlt': choose one of imagenet, "),
         ("cifar100", "a 0", "cifar100 has no lists"),
     ],
 )

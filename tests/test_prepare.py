@@ -105,6 +105,36 @@ def test_whole_imagenet_and_data_of_ones_own(tmp_path: Path) -> None:
     assert (data.class_counts, data.native_size()) == ([3, 3], 80)
 
 
+def test_what_lies_beside_images(tmp_path: Path) -> None:
+    root = miniature.imagenet(tmp_path / "source")
+    (root / "train" / "n01440764" / "Thumbs.db").write_bytes(b"no image")
+    (root / "train" / "n01440764" / "._n01440764_1.JPEG").write_bytes(b"no image")
+    (root / "val" / ".cache").mkdir()
+    manifest = prepare("imagenet", str(root), str(tmp_path / "out"))
+    assert [split["images"] for split in manifest.splits.values()] == [40, 8]
+    assert load_data("imagenet", dataset_path=str(root)).class_counts == miniature.TRAIN
+    (root / "train" / "n01440764" / "n01440764_1.JPEG").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"n01440764_1.JPEG is empty"):
+        prepare("imagenet", str(root), str(tmp_path / "other"))
+
+
+def test_small_sets_are_neither_prepared_nor_streamed(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cifar100-lt is small, and needs no preparing"):
+        prepare("cifar100-lt", None, str(tmp_path / "out"))
+    with pytest.raises(ValueError, match="selected image by image and small"):
+        load_data("cifar100-lt", dataset_path=str(tmp_path), streaming=True)
+
+
+def test_a_mistyped_source_is_no_obstacle(tmp_path: Path) -> None:
+    root = miniature.imagenet_lt(tmp_path / "source")
+    lists = {"train": str(root / "ImageNet_LT_train.txt")}
+    with pytest.raises(OSError, match="no local folder"):
+        prepare("imagenet-lt", str(tmp_path / "sorce"), str(tmp_path / "out"), lists)
+    prepare("imagenet-lt", str(root), str(tmp_path / "out"), lists)
+    # The same folder by another name is the same.
+    prepare("imagenet-lt", f"{root}/../source/", str(tmp_path / "out"), lists)
+
+
 def test_neighbours_are_mixed_though_the_source_is_sorted(tmp_path: Path) -> None:
     root = miniature.imagenet_lt(tmp_path / "source")
     prepare("imagenet-lt", str(root), str(tmp_path / "out"))

@@ -1,6 +1,7 @@
 """The published lists of images (`path label` lines, or iNaturalist's JSON): reading and recognising them."""
 
 import hashlib
+import http.client
 import json
 import re
 import urllib.error
@@ -55,7 +56,7 @@ def fetch(source: str) -> tuple[str, bytes]:
     try:
         with urllib.request.urlopen(source, timeout=20) as answer:
             return Path(urlsplit(source).path).name, answer.read()
-    except (urllib.error.URLError, TimeoutError) as error:
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
         raise OSError(
             f"the list {source} cannot be fetched ({error}): download it where there is a network and give the file"
         ) from error
@@ -78,12 +79,12 @@ def read_list(source: str, dataset: str) -> ImageList:
 
 def parse_list(name: str, content: bytes, dataset: str) -> ImageList:
     """[`read_list`] on what was read already."""
-    benchmark = BENCHMARKS[dataset]
+    benchmark = known_benchmark(dataset)
     if benchmark.path is None:
         with_lists = [n for n, b in BENCHMARKS.items() if b.path]
         raise ValueError(f"{dataset} has no lists of images ({', '.join(with_lists)} have)")
     try:
-        text = content.decode()
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is no text ({error}): give the list, not an archive") from error
     entries = _json_entries(name, text) if text.lstrip().startswith("{") else _text_entries(name, text)
@@ -138,7 +139,7 @@ def _json_entries(name: str, text: str) -> list[tuple[str, str, int]]:
             (f"{name}, annotation {number}", files[annotation["image_id"]], int(annotation["category_id"]))
             for number, annotation in enumerate(content["annotations"], 1)
         ]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{name} is not iNaturalist's JSON of images, annotations and categories ({type(error).__name__}: {error})"
         ) from error
@@ -197,7 +198,7 @@ def shots(counts: Sequence[int]) -> tuple[int, int, int]:
 
 def guess_dataset(content: bytes) -> str:
     """The data set whose paths a list's first line has; `ValueError` where it fits none."""
-    text = content.decode(errors="replace")
+    text = content.decode("utf-8-sig", errors="replace")
     path = text.split("\n", 1)[0].rpartition(" ")[0]
     if text.lstrip().startswith("{"):
         return "inat2018"

@@ -110,6 +110,8 @@ def _open(
     if root and "://" in root and not streaming:
         raise ValueError(f"{root} is an address: read it with --streaming true, or give a local folder")
     if root and (streaming or is_prepared(root)):
+        if streaming and benchmark and benchmark.n_max:
+            raise ValueError(f"{dataset} is selected image by image and small: leave out --streaming")
         return _open_prepared(dataset, benchmark, root, streaming, window)
     if streaming:
         raise ValueError(

@@ -61,6 +61,8 @@ def prepare(
         OSError: something does not exist, or cannot be read or written (a full disk).
     """
     benchmark = BENCHMARKS.get(dataset)
+    if benchmark and benchmark.path is None:
+        raise ValueError(f"{dataset} is small, and needs no preparing: `paco-hf train --dataset {dataset}` reads it")
     source = source or (benchmark.hub_id if benchmark else None)
     if source is None:
         raise ValueError(f"{dataset} is on no Hub under a name of its own: give --source, a folder or a Hub id")
@@ -68,7 +70,7 @@ def prepare(
     image_lists = _lists(dataset, benchmark, source, lists or {})
     plan = {
         "dataset": dataset,
-        "source": source,
+        "source": os.path.abspath(source) if os.path.exists(source) else source,
         "lists": {split: git_blob_id(lst.content) for split, lst in sorted(image_lists.items())},
         "shard_bytes": shard_bytes,
     }
@@ -118,13 +120,13 @@ def _begin(folder: Path, plan: dict[str, Any]) -> Manifest | None:
     path = folder / PLAN_NAME
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
-        if before != plan:
+        if before != plan and any(folder.glob("**/*.parquet")):
             changed = [f"{k} {before.get(k)} -> {plan[k]}" for k in plan if before.get(k) != plan[k]]
             raise ValueError(
                 f"{folder} has a preparation with other settings ({', '.join(changed)}): give another --out, or "
                 "remove it"
             )
-        if (folder / MANIFEST_NAME).is_file():
+        if before == plan and (folder / MANIFEST_NAME).is_file():
             manifest = Manifest.read(str(folder))
             try:
                 manifest.check_files()
@@ -211,11 +213,18 @@ def _whole_folders(benchmark: Benchmark | None, root: Path, files: Any) -> list[
     return [(split, name) for split, name in (("train", "train"), ("test", "val")) if split not in files]
 
 
+def _content(path: str) -> bytes:
+    content = Path(path).read_bytes()
+    if not content:
+        raise ValueError(f"{path} is empty: fetch it again, or leave it out")
+    return content
+
+
 def _write_files(target: Path, content: list[tuple[str, str, int]], schema: pa.Schema) -> None:
     def groups() -> Iterator[pa.Table]:
         for start in range(0, len(content), ROWS_PER_GROUP):
             chunk = content[start : start + ROWS_PER_GROUP]
-            image = [{"bytes": Path(path).read_bytes(), "path": key} for path, key, _ in chunk]
+            image = [{"bytes": _content(path), "path": key} for path, key, _ in chunk]
             yield pa.Table.from_pydict({"image": image, "label": [c for _, _, c in chunk]}, schema=schema)
 
     write_parquet(target, groups(), schema)

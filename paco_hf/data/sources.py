@@ -16,7 +16,7 @@ from datasets.table import InMemoryTable
 from .lists import ImageList
 from .long_tail import class_counts
 from .shards import Manifest, ShardedImages
-from .splits import LabelledImages
+from .splits import IMAGE_SUFFIXES, LabelledImages
 
 
 @dataclass
@@ -128,7 +128,7 @@ def list_files(root: Path, image_list: ImageList) -> list[str]:
 
 def class_folders(root: Path) -> tuple[list[str], list[int], list[str]]:
     """Files and class ids of `root/<class>/<image>`, and the class folders, sorted as their ids are."""
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
         raise ValueError(
             f"{root} has no class folders: ILSVRC's validation images, which come in one folder, must be sorted into "
@@ -136,7 +136,8 @@ def class_folders(root: Path) -> tuple[list[str], list[int], list[str]]:
         )
     files, labels = [], []
     for label, folder in enumerate(folders):
-        names = sorted(entry.path for entry in os.scandir(root / folder) if entry.is_file())
+        entries = [entry for entry in os.scandir(root / folder) if entry.is_file()]
+        names = sorted(e.path for e in entries if Path(e.name).suffix.lower() in IMAGE_SUFFIXES and e.name[0] != ".")
         files += names
         labels += [label] * len(names)
     return files, labels, folders

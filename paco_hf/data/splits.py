@@ -15,6 +15,7 @@ from .long_tail import class_counts
 if TYPE_CHECKING:
     from .shards import ShardedImages
 
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 _DECODED_LIMIT = 2**30
 
 
