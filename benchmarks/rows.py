@@ -45,7 +45,9 @@ def row(entry: dict, measured: dict[str, str]) -> str:
     reported = f"{entry['reported']['top1']:.1f} ({entry['reported']['source']})" if entry["reported"] else "none"
     state = measured.get(entry["name"], "smoke-tested")
     if recipe.ensemble:
-        first = f"`paco-hf evaluate {' '.join(f'runs/{name}' for name in recipe.ensemble)}` ¹"
+        runs = " ".join(f"runs/{name}" for name in recipe.ensemble)
+        dataset = read_recipe(recipe.ensemble[0]).settings["dataset"]
+        first = f"`paco-hf evaluate {runs} --dataset {dataset} --dataset_path ROOT` ¹"
         return f"| {entry['row']} | {first} | {reported} | - | - | {state} |"
     settings = recipe.settings
     cifar = settings["dataset"].startswith("cifar")
@@ -56,7 +58,7 @@ def row(entry: dict, measured: dict[str, str]) -> str:
     gpus = 1 if cifar else GPUS.get(settings["dataset"], 4)
     return (
         f"| {entry['row']} | `--recipe {entry['name']}` | {reported} | {gpus} GPU{'s' if gpus > 1 else ''}, batch "
-        f"{settings['global_batch_size']}, {settings.get('precision', 'any precision')} | {_hours(hours)} | {state} |"
+        f"{settings['global_batch_size']}, {settings['precision']} | {_hours(hours)} | {state} |"
     )
 
 

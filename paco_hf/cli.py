@@ -74,6 +74,12 @@ def _add_precision(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _boolean(value: str) -> bool:
+    from transformers.hf_argparser import string_to_bool
+
+    return bool(string_to_bool(value))
+
+
 def _evaluate(argv: list[str]) -> None:
     argv = in_processes("evaluate", argv)
     parser = OneLineParser(prog="paco-hf evaluate", description="Score a checkpoint on a test split.")
@@ -81,7 +87,14 @@ def _evaluate(argv: list[str]) -> None:
     parser.add_argument("--dataset", default="builtin", help="as for train (default: %(default)s)")
     parser.add_argument("--dataset_path", help="as for train")
     parser.add_argument("--test_list", help="list of the images (default: its official name in --dataset_path)")
-    parser.add_argument("--streaming", action="store_true", help="read a prepared folder, or its address, by shards")
+    parser.add_argument(
+        "--streaming",
+        type=_boolean,
+        nargs="?",
+        const=True,
+        default=False,
+        help="read a prepared folder, or its address, shard by shard",
+    )
     parser.add_argument("--image_column", help="column of the images (default: recognised)")
     parser.add_argument("--label_column", help="column of the classes (default: recognised)")
     parser.add_argument("--batch_size", type=int, default=256, help="images at a time (default: %(default)s)")

@@ -303,8 +303,6 @@ def _fit_batch(run: RunArguments, args: PaCoTrainingArguments, given: set[str], 
         return
     before, factor = args.learning_rate, run.global_batch_size / meant
     args.learning_rate *= factor
-    if "min_learning_rate" not in given:
-        args.min_learning_rate *= factor
     run.batch_note = (
         f"batch {run.global_batch_size} instead of the recipe's {meant}: learning rate {before:g} -> "
         f"{args.learning_rate:g} (--scale_learning_rate false keeps it)"

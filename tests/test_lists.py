@@ -78,6 +78,16 @@ def test_json_and_text_lists_of_inaturalist_agree(tmp_path) -> None:
         assert from_json.folders == ["0", "1", "2", "3"]
 
 
+@pytest.mark.parametrize(
+    ("name", "label"), [(5, 0), ("a.jpg", 0.9), ("a.jpg", "abc"), ("a.jpg", 1e400), ("a.jpg", True)]
+)
+def test_json_of_other_types(tmp_path, name, label) -> None:
+    content = {"images": [{"id": 1, "file_name": name}], "annotations": [{"image_id": 1, "category_id": label}]}
+    (tmp_path / "train2018.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"train2018.json is not iNaturalist's JSON.*annotation 1 has file_name"):
+        read_list(str(tmp_path / "train2018.json"), "inat2018")
+
+
 def test_class_names() -> None:
     assert lists.class_names("imagenet", miniature.SYNSETS[:2]) == [
         "tench, Tinca tinca",

@@ -113,8 +113,12 @@ def test_what_lies_beside_images(tmp_path: Path) -> None:
     manifest = prepare("imagenet", str(root), str(tmp_path / "out"))
     assert [split["images"] for split in manifest.splits.values()] == [40, 8]
     assert load_data("imagenet", dataset_path=str(root)).class_counts == miniature.TRAIN
+    (root / "train" / "n01440764" / "more").mkdir()
+    with pytest.raises(ValueError, match="more is a folder in the folder of a class"):
+        prepare("imagenet", str(root), str(tmp_path / "other"))
+    (root / "train" / "n01440764" / "more").rmdir()
     (root / "train" / "n01440764" / "n01440764_1.JPEG").write_bytes(b"")
-    with pytest.raises(ValueError, match=r"n01440764_1.JPEG is empty"):
+    with pytest.raises(ValueError, match=r"1 of the train images are empty files, such as .*n01440764_1.JPEG"):
         prepare("imagenet", str(root), str(tmp_path / "other"))
 
 
@@ -229,6 +233,82 @@ def test_a_full_disk_leaves_nothing_that_looks_complete(tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "manifest.json").exists()
     assert run(flags).wait(60) == 0
     assert len(rows(tmp_path / "out", "train")) == 40
+
+
+def test_a_source_that_changes_between_stop_and_start_is_refused(tmp_path: Path, monkeypatch) -> None:
+    root = miniature.imagenet(tmp_path / "source")
+    out = tmp_path / "out"
+    write, calls = module._write_files, []
+
+    def stops(*arguments) -> None:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise PermissionError(13, "Permission denied")
+        write(*arguments)
+
+    monkeypatch.setattr(module, "_write_files", stops)
+    with pytest.raises(OSError, match="the same command goes on from it"):
+        prepare("imagenet", str(root), str(out), shard_bytes=SMALL, threads=1)
+    monkeypatch.undo()
+    gone = root / "train/n01440764/n01440764_1.JPEG"
+    content = gone.read_bytes()
+    gone.unlink()
+    with pytest.raises(ValueError, match="the images of the source have changed since"):
+        prepare("imagenet", str(root), str(out), shard_bytes=SMALL)
+    gone.write_bytes(content)
+    prepare("imagenet", str(root), str(out), shard_bytes=SMALL)
+    assert len(rows(out, "train")) == 40
+
+
+def test_shards_of_other_images_are_not_taken_for_the_sources(tmp_path: Path) -> None:
+    root = miniature.imagenet(tmp_path / "source")
+    prepare("imagenet", str(root), str(tmp_path / "one"), shard_bytes=SMALL)
+    (tmp_path / "two").mkdir()
+    plan = (tmp_path / "one" / "plan.json").read_text()
+    (tmp_path / "two" / "plan.json").write_text(plan)
+    shards = sorted((tmp_path / "one").glob("train-*.parquet"))
+    # The first shard stands in the place of the second.
+    (tmp_path / "two" / shards[1].name).write_bytes(shards[0].read_bytes())
+    with pytest.raises(ValueError, match=r"the shards of the train split .* do not hold the images of"):
+        prepare("imagenet", str(root), str(tmp_path / "two"), shard_bytes=SMALL)
+    assert not (tmp_path / "two" / "manifest.json").exists()
+
+
+def test_other_columns_are_another_preparation(tmp_path: Path) -> None:
+    hub = miniature.imagenet_hub(tmp_path / "hub")
+    prepare("mine", str(hub), str(tmp_path / "out"), label_column="label")
+    with pytest.raises(ValueError, match=r"other settings \(columns .*'label'.* -> .*'other'"):
+        prepare("mine", str(hub), str(tmp_path / "out"), label_column="other")
+
+
+def test_what_is_damaged_beside_the_shards_is_written_again(tmp_path: Path) -> None:
+    root, out = miniature.imagenet_lt(tmp_path / "source"), tmp_path / "out"
+    prepare("imagenet-lt", str(root), str(out), shard_bytes=SMALL)
+    manifest, labels = (out / "manifest.json").read_bytes(), (out / "train-labels.npy").read_bytes()
+    for damage in (
+        (out / "train-labels.npy").unlink,
+        lambda: (out / "manifest.json").write_bytes(manifest[: len(manifest) // 2]),
+        lambda: (out / "manifest.json").write_text('{"format": "paco_hf shards 1"}'),
+    ):
+        damage()
+        with pytest.raises((OSError, ValueError), match="prepare"):
+            load_data("imagenet-lt", dataset_path=str(out), streaming=True)
+        prepare("imagenet-lt", str(root), str(out), shard_bytes=SMALL)
+        assert (out / "manifest.json").read_bytes() == manifest
+        assert (out / "train-labels.npy").read_bytes() == labels
+    (out / "parts").mkdir()
+    prepare("imagenet-lt", str(root), str(out), shard_bytes=SMALL)
+    assert not (out / "parts").exists()
+    (out / "plan.json").write_text("{")
+    with pytest.raises(ValueError, match=r"plan.json is damaged"):
+        prepare("imagenet-lt", str(root), str(out), shard_bytes=SMALL)
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    root = miniature.imagenet_lt(tmp_path / "source")
+    with module._alone(tmp_path / "out"), pytest.raises(ValueError, match="another process is preparing data in"):
+        prepare("imagenet-lt", str(root), str(tmp_path / "out"))
+    prepare("imagenet-lt", str(root), str(tmp_path / "out"))
 
 
 # ---- bad sources

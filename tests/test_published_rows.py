@@ -127,6 +127,16 @@ def test_the_recipe_runs(name: str, trees, weights, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_ensemble(trees, weights, tmp_path: Path) -> None:
+    members = read_recipe("gpaco-ensemble-imagenet-lt").ensemble
+    for name in members:
+        launch("train.py", *flags(name, trees, weights), "--output_dir", str(tmp_path / name))
+    where = ["--dataset", "imagenet-lt", "--dataset_path", str(trees("imagenet-lt")), "--json"]
+    scores = json.loads(launch("evaluate.py", *(str(tmp_path / name) for name in members), *where))
+    assert 0 <= scores["accuracy"] <= 1
+
+
+@pytest.mark.slow
 def test_two_processes(trees, weights, tmp_path: Path) -> None:
     name, folder = "paco-resnet50-imagenet-lt", str(tmp_path / "run")
     given = [*flags(name, trees, weights), "--per_device_train_batch_size", "2", "--nproc", "2"]

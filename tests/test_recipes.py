@@ -11,7 +11,7 @@ from paco_hf.cli import main
 from paco_hf.recipe_book import overview, read_recipe, recipe_names
 from paco_hf.run_args import parse_run, resolved, resolved_recipe
 
-# By row: the recipe, the figure reported, prior, views and precision (-: the hardware's).
+# By row: the recipe, the figure reported, prior, views and precision.
 WHAT = """
 P1  paco-resnet50-imagenet-lt        57.0 yes randcls-n2-m10 sim          fp32
 P2  paco-resnext50-imagenet-lt       58.2 yes stack-n2-m10   sim          fp32
@@ -19,9 +19,9 @@ P3  paco-resnext101-imagenet-lt      60.0 yes stack-n3-m10   sim          fp32
 P4  paco-resnet50-inat2018           73.2 yes randcls-n2-m10 sim          fp32
 P5  paco-resnet152-inat2018          75.2 yes randcls-n2-m10 sim          fp32
 P6  paco-resnet152-places-lt         41.2 yes sim            sim          fp16
-P7  paco-resnet32-cifar100-lt-100    52.0 yes cifar_reg      cifar_sim    -
-P8  paco-resnet32-cifar100-lt-50     56.0 yes cifar_reg      cifar_sim    -
-P9  paco-resnet32-cifar100-lt-10     64.2 yes cifar_reg      cifar_sim    -
+P7  paco-resnet32-cifar100-lt-100    52.0 yes cifar_reg      cifar_sim    fp32
+P8  paco-resnet32-cifar100-lt-50     56.0 yes cifar_reg      cifar_sim    fp32
+P9  paco-resnet32-cifar100-lt-10     64.2 yes cifar_reg      cifar_sim    fp32
 P10 paco-resnet50-imagenet           79.3 no  randcls-n2-m10 sim          fp32
 P11 paco-resnet101-imagenet          80.9 no  randcls-n2-m10 sim          fp32
 P12 paco-resnet200-imagenet          81.8 no  stack-n3-m12   sim          fp16
@@ -31,11 +31,11 @@ G3  gpaco-resnext101-imagenet-lt     60.8 yes randcls-n5-m10 stack-n5-m10 fp32
 G5  gpaco-resnet50-inat2018          75.4 yes randcls-n2-m10 sim          fp32
 G6  gpaco-resnet152-inat2018         78.1 yes randcls-n2-m10 sim          fp32
 G7  gpaco-resnet152-places-lt        41.7 yes sim            sim          fp16
-G8  gpaco-resnet50-cifar100          80.3 yes cifar_sim      cifar_sim    -
+G8  gpaco-resnet50-cifar100          80.3 yes cifar_sim      cifar_sim    fp32
 G9  gpaco-resnet50-imagenet          79.7 no  randcls-n2-m10 stack-n2-m10 fp32
 M1  multitask-resnext50-imagenet-lt  -    yes randcls-n3-m10 stack-n3-m10 fp32
 M2  multitask-resnext101-imagenet-lt -    yes randcls-n5-m10 stack-n5-m10 fp32
-M3  multitask-resnet50-cifar100      79.1 no  cifar_sim      cifar_sim    -
+M3  multitask-resnet50-cifar100      79.1 no  cifar_sim      cifar_sim    fp32
 V1  gpaco-vit-base-imagenet          84.0 no  stack-n12-m10  sim          fp16
 V2  gpaco-vit-large-imagenet         86.0 no  stack-n12-m10  sim          fp16
 V3  multitask-vit-base-imagenet      83.4 no  stack-n12-m10  sim          fp16
@@ -233,10 +233,10 @@ def test_batch_and_learning_rate_follow_the_processes(monkeypatch, tmp_path) -> 
     assert run.batch_note is None
 
 
-def test_least_rate_is_scaled_too_and_users_batches_are_left_alone() -> None:
+def test_least_rate_and_users_batches_are_left_alone() -> None:
     short = ["--recipe", "gpaco-vit-base-imagenet", "--precision", "fp32", "--gradient_accumulation_steps", "1"]
     _, args = parse_run([*short, "--per_device_train_batch_size", "32"])
-    assert (args.learning_rate, args.min_learning_rate) == (pytest.approx(2e-3 / 32), pytest.approx(1e-6 / 32))
+    assert (args.learning_rate, args.min_learning_rate) == (pytest.approx(2e-3 / 32), 1e-6)
     run, args = parse_run(["--dataset", "imagenet-lt", "--per_device_train_batch_size", "32"])
     assert (run.global_batch_size, args.learning_rate, args.per_device_train_batch_size) == (None, 0.02, 32)
     run, args = parse_run(["--dataset", "imagenet-lt", "--global_batch_size", "64"])

@@ -176,6 +176,12 @@ def test_a_folder_prepared_as_something_else(folder: Path) -> None:
         load_data("imagenet-lt", dataset_path=str(folder), streaming=True)
 
 
+def test_lists_and_columns_of_a_prepared_folder_are_those_of_then(folder: Path) -> None:
+    for given in ({"lists": {"test": "x.txt"}}, {"image_column": "x"}, {"label_column": "x"}):
+        with pytest.raises(ValueError, match="is prepared, with the lists and columns of then"):
+            load_data(str(folder), streaming=True, **given)
+
+
 def test_labels_that_do_not_fit_the_shards(folder: Path, tmp_path: Path) -> None:
     import shutil
 

@@ -135,10 +135,13 @@ def _json_entries(name: str, text: str) -> list[tuple[str, str, int]]:
     try:
         content = json.loads(text)
         files = {image["id"]: image["file_name"] for image in content["images"]}
-        return [
-            (f"{name}, annotation {number}", files[annotation["image_id"]], int(annotation["category_id"]))
-            for number, annotation in enumerate(content["annotations"], 1)
-        ]
+        entries = []
+        for number, annotation in enumerate(content["annotations"], 1):
+            path, label = files[annotation["image_id"]], annotation["category_id"]
+            if not isinstance(path, str) or type(label) is not int:
+                raise TypeError(f"annotation {number} has file_name {path!r} and category_id {label!r}")
+            entries.append((f"{name}, annotation {number}", path, label))
+        return entries
     except (json.JSONDecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{name} is not iNaturalist's JSON of images, annotations and categories ({type(error).__name__}: {error})"

@@ -112,6 +112,11 @@ def _open(
     if root and (streaming or is_prepared(root)):
         if streaming and benchmark and benchmark.n_max:
             raise ValueError(f"{dataset} is selected image by image and small: leave out --streaming")
+        if lists or image_column or label_column:
+            raise ValueError(
+                f"{root} is prepared, with the lists and columns of then: leave out --train_list, --validation_list, "
+                "--test_list, --image_column and --label_column, or give the source as --dataset_path"
+            )
         return _open_prepared(dataset, benchmark, root, streaming, window)
     if streaming:
         raise ValueError(

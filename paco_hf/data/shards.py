@@ -34,8 +34,8 @@ LANES = 8  # streams of batches a process; a worker of the data loader has one o
 
 @dataclass
 class Manifest:
-    """What a prepared folder holds. `splits` maps a split to `images`, `class_counts`, `selection` (a hash of its
-    `path label` lines), `list` (name and git blob id, or `None`) and `shards` (`file`, `images`, `bytes`)."""
+    """What a prepared folder holds. `splits` maps a split to `images`, `class_counts`, `selection` (a hash of what is
+    selected) and `shards` (`file`, `images`, `bytes`)."""
 
     root: str
     dataset: str
@@ -84,13 +84,25 @@ class Manifest:
             raise ValueError(
                 f"{root}/{MANIFEST_NAME} is not a manifest of the format {FORMAT!r}: prepare the data anew"
             )
-        fields = {name: content[name] for name in ("dataset", "source", "class_names", "splits")}
+        fields: dict[str, Any] = {name: content.get(name) for name in ("dataset", "source", "class_names", "splits")}
+        kinds = {"class_names": list, "splits": dict}
+        wrong = [name for name, value in fields.items() if not isinstance(value, kinds.get(name, str))]
+        wrong += [s for s, c in (fields["splits"] or {}).items() if not {"images", "class_counts", "shards"} <= {*c}]
+        if wrong:
+            raise ValueError(
+                f"{root}/{MANIFEST_NAME} is damaged ({', '.join(wrong)}): run `paco-hf data prepare` again"
+            )
         return cls(root=root.rstrip("/"), **fields)
 
     def check_files(self) -> None:
-        """`OSError` where a shard is missing or has another size than when it was written."""
+        """`OSError` where a file is missing, or a shard has another size than when it was written."""
         fs, root = fsspec.core.url_to_fs(self.root)
-        for content in self.splits.values():
+        for split, content in self.splits.items():
+            if not fs.exists(f"{root}/{labels_name(split)}"):
+                raise OSError(
+                    f"{labels_name(split)} of {self.root} is missing; the same `paco-hf data prepare` as before "
+                    "writes it again"
+                )
             for shard in content["shards"]:
                 path = f"{root}/{shard['file']}"
                 size = fs.size(path) if fs.exists(path) else None

@@ -136,7 +136,11 @@ def class_folders(root: Path) -> tuple[list[str], list[int], list[str]]:
         )
     files, labels = [], []
     for label, folder in enumerate(folders):
-        entries = [entry for entry in os.scandir(root / folder) if entry.is_file()]
+        found = list(os.scandir(root / folder))
+        deeper = [entry.path for entry in found if entry.is_dir() and not entry.name.startswith(".")]
+        if deeper:
+            raise ValueError(f"{deeper[0]} is a folder in the folder of a class, where images should lie")
+        entries = [entry for entry in found if entry.is_file()]
         names = sorted(e.path for e in entries if Path(e.name).suffix.lower() in IMAGE_SUFFIXES and e.name[0] != ".")
         files += names
         labels += [label] * len(names)
