@@ -8,11 +8,12 @@ import platform
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.profiler import ProfilerActivity, profile
+
+from paco_hf.run_folder import cpu_name
 
 LIBRARIES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate", "numpy", "pillow")
 BUSY = 0.5  # load average over a minute, above which timings mean little
@@ -21,7 +22,7 @@ BUSY = 0.5  # load average over a minute, above which timings mean little
 def describe() -> dict[str, Any]:
     """CPU, cores, instruction sets, library versions and date."""
     return {
-        "cpu": _cpu_model(),
+        "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "capabilities": sorted(name for name, value in torch.cpu.get_capabilities().items() if value is True),
@@ -31,13 +32,6 @@ def describe() -> dict[str, Any]:
         "load_average": os.getloadavg()[0],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-def _cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def default_allocator() -> None:

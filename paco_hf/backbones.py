@@ -6,6 +6,8 @@ max-pool.
 """
 
 import difflib
+import warnings
+from collections.abc import Callable
 from typing import Any
 
 import timm
@@ -106,27 +108,34 @@ default_cfgs = generate_default_cfgs(
 )
 
 
-@register_model
+def _register(function: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    # This file is loaded twice where the package is installed and a checkpoint brings its own copy as remote code.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Overwriting")
+        return register_model(function)
+
+
+@_register
 def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return build_model_with_cfg(CifarResNet, "cifar_resnet20", pretrained, blocks=3, **kwargs)
 
 
-@register_model
+@_register
 def cifar_resnet32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return build_model_with_cfg(CifarResNet, "cifar_resnet32", pretrained, blocks=5, **kwargs)
 
 
-@register_model
+@_register
 def cifar_resnet44(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return build_model_with_cfg(CifarResNet, "cifar_resnet44", pretrained, blocks=7, **kwargs)
 
 
-@register_model
+@_register
 def cifar_resnet56(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return build_model_with_cfg(CifarResNet, "cifar_resnet56", pretrained, blocks=9, **kwargs)
 
 
-@register_model
+@_register
 def cifar_resnet50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     return build_model_with_cfg(CifarResNet50, "cifar_resnet50", pretrained, **{"zero_init_last": False, **kwargs})
 

@@ -1,11 +1,14 @@
 """What happens beside training: the key encoder's step, the sampler's epoch, the log file, and what the user sees."""
 
 import json
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback
+from transformers.trainer_callback import ExportableState
 
 from .modeling_training import PaCoForContrastiveTraining
 
@@ -68,6 +71,28 @@ class OnTrainBegin(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             self.action()
+
+
+class TrainingTime(TrainerCallback, ExportableState):
+    """Counts the seconds of training. Checkpoints keep them, so that those before a resume count too."""
+
+    def __init__(self) -> None:
+        self.before = 0.0
+        self.start = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        stored = state.stateful_callbacks.get(type(self).__name__)
+        if state.global_step > 0:
+            # A checkpoint that kept no time: how long it took is not known.
+            self.before = stored["attributes"]["seconds"] if stored else math.nan
+        self.start = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        return self.before + time.monotonic() - self.start
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"seconds": self.seconds}}
 
 
 class ReadableLines(TrainerCallback):

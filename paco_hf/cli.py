@@ -6,18 +6,10 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
-from typing import NoReturn
+from importlib import import_module
 
+from .cli_common import OneLineParser, quiet
 from .launch import HELP_FLAGS, NPROC_HELP, check_processes, in_processes, is_first_process
-
-
-class OneLineParser(argparse.ArgumentParser):
-    """argparse, but a bad argument is one line, like every other bad input."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ValueError(f"{message} (--help lists the arguments)")
-
 
 _ABOUT = """\
 usage: paco-hf VERB [...]
@@ -30,21 +22,13 @@ verbs:
   predict    classify image files or folders
   recipes    list the recipes, or show one
   data       prepare, verify or describe a data set
+  convert    make a checkpoint from a file of the reference implementation
+  export     write a checkpoint for timm, or as ONNX
+  card       write the model card of a run
+  push       publish a run on the Hub
 
 `paco-hf VERB --help` says more.
 """
-
-
-def _quiet() -> None:
-    """Progress bars only on a terminal, and no chatter of the libraries about what the user did not ask for."""
-    import datasets
-    import transformers
-
-    transformers.logging.set_verbosity_error()
-    # "Loading weights" and "Writing model shards" tell nothing that the run itself does not.
-    transformers.logging.disable_progress_bar()
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
 
 
 def _train(argv: list[str]) -> None:
@@ -59,7 +43,7 @@ def _train(argv: list[str]) -> None:
         return
     run, args = parse_run(argv)
     check_processes(args.world_size)
-    _quiet()
+    quiet()
     from .workflow import train
 
     train(run, args)
@@ -103,7 +87,7 @@ def _evaluate(argv: list[str]) -> None:
     parser.add_argument("--nproc", type=int, metavar="N", help=NPROC_HELP)
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
     flags = parser.parse_args(argv)
-    _quiet()
+    quiet()
     import torch
     from accelerate import PartialState
 
@@ -135,7 +119,7 @@ def _predict(argv: list[str]) -> None:
     _add_precision(parser)
     parser.add_argument("--json", action="store_true", help="print a list of {file, label, score, top}")
     flags = parser.parse_args(argv)
-    _quiet()
+    quiet()
     from .scoring import predict
 
     results = predict(flags.model, flags.images, flags.top, flags.batch_size, flags.precision)
@@ -168,93 +152,11 @@ def _recipes(argv: list[str]) -> None:
     print(json.dumps(content, indent=2) if flags.json else as_text(content).rstrip())
 
 
-def _data(argv: list[str]) -> None:
-    parser = OneLineParser(prog="paco-hf data", description="Prepare, verify or describe a data set.")
-    actions = parser.add_subparsers(dest="action", required=True, parser_class=OneLineParser, metavar="ACTION")
-    prepare = actions.add_parser("prepare", help="write a data set as parquet shards with a manifest, for streaming")
-    prepare.add_argument("dataset", help="imagenet, imagenet-lt, inat2018, places-lt; or a folder or Hub id")
-    prepare.add_argument(
-        "--source", help="folder of images, folder of parquet, or Hub id (default: the data set's own)"
-    )
-    prepare.add_argument(
-        "--list",
-        nargs="+",
-        default=[],
-        metavar="[SPLIT=]FILE",
-        help="lists, files or addresses; the split is train where none is given (default: those that lie in --source)",
-    )
-    prepare.add_argument("--out", required=True, help="new folder; the same command again goes on from a stop")
-    prepare.add_argument("--image_column", help="column of the images, for parquet (default: recognised)")
-    prepare.add_argument("--label_column", help="column of the classes, for parquet (default: recognised)")
-    prepare.add_argument("--threads", type=int, help="shards to work on at a time (default: the cores, up to 4)")
-    prepare.add_argument("--shard_mib", type=float, default=400, help="images in a shard (default: %(default)s MiB)")
-    verify = actions.add_parser("verify", help="is this the published selection, and is it all there?")
-    verify.add_argument("target", help="prepared folder, or list")
-    verify.add_argument("--dataset", help="whose list it is (default: recognised)")
-    stats = actions.add_parser("stats", help="class counts, shots, imbalance factor")
-    stats.add_argument("target", help="prepared folder, list, or a data set as for train --dataset")
-    stats.add_argument("--dataset_path", help="as for train")
-    stats.add_argument("--imbalance_factor", type=float, default=100, help="as for train (default: %(default)s)")
-    stats.add_argument("--plot", metavar="FILE", help="also write a figure (png, svg, pdf)")
-    stats.add_argument("--json", action="store_true", help="print the counts as JSON")
-    flags = parser.parse_args(argv)
-    _quiet()
-    {"prepare": _data_prepare, "verify": _data_verify, "stats": _data_stats}[flags.action](flags)
+def _elsewhere(module: str, verb: str) -> Callable[[list[str]], None]:
+    def run(argv: list[str]) -> None:
+        getattr(import_module(f".{module}", __package__), verb)(argv)
 
-
-def _data_prepare(flags: argparse.Namespace) -> None:
-    from .data.benchmarks import BENCHMARKS
-    from .data.inspection import describe_counts
-    from .data.prepare import prepare
-
-    if flags.shard_mib <= 0 or (flags.threads is not None and flags.threads < 1):
-        raise ValueError(f"--shard_mib and --threads must be positive, got {flags.shard_mib} and {flags.threads}")
-    lists: dict[str, str] = {}
-    for entry in flags.list:
-        split, _, source = entry.partition("=")
-        if split not in ("train", "validation", "test"):
-            split, source = "train", entry
-        if split in lists:
-            raise ValueError(f"--list has two lists for {split}: write SPLIT=FILE, such as test={source}")
-        lists[split] = source
-    own = flags.dataset not in BENCHMARKS
-    if own and flags.source:
-        raise ValueError(
-            f"unknown data set {flags.dataset!r}: {', '.join(BENCHMARKS)} take --source; for others give it alone"
-        )
-    name, source = (Path(flags.dataset).name, flags.dataset) if own else (flags.dataset, flags.source)
-    manifest = prepare(
-        name,
-        source,
-        flags.out,
-        lists,
-        flags.image_column,
-        flags.label_column,
-        flags.threads,
-        int(flags.shard_mib * 2**20),
-    )
-    for split, content in manifest.splits.items():
-        print(describe_counts(split, content["class_counts"]))
-    print(f"{flags.out} is complete: --dataset_path {flags.out} --streaming true trains on it")
-
-
-def _data_verify(flags: argparse.Namespace) -> None:
-    from .data.inspection import verify
-
-    right, wrong = verify(flags.target, flags.dataset)
-    for line in right:
-        print(line)
-    if wrong:
-        raise ValueError(f"{flags.target} differs: " + "; ".join(wrong))
-
-
-def _data_stats(flags: argparse.Namespace) -> None:
-    from .data.inspection import counts_of, describe_counts, plot_counts
-
-    counts = counts_of(flags.target, dataset_path=flags.dataset_path, imbalance_factor=flags.imbalance_factor)
-    print(json.dumps(counts) if flags.json else "\n".join(describe_counts(*item) for item in counts.items()))
-    if flags.plot:
-        plot_counts(counts, flags.plot)
+    return run
 
 
 _VERBS: dict[str, Callable[[list[str]], None]] = {
@@ -262,7 +164,11 @@ _VERBS: dict[str, Callable[[list[str]], None]] = {
     "evaluate": _evaluate,
     "predict": _predict,
     "recipes": _recipes,
-    "data": _data,
+    "data": _elsewhere("cli_data", "data"),
+    "convert": _elsewhere("cli_hub", "convert"),
+    "export": _elsewhere("cli_hub", "export"),
+    "card": _elsewhere("cli_hub", "card"),
+    "push": _elsewhere("cli_hub", "push"),
 }
 
 

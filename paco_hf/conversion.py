@@ -1,298 +1,243 @@
-"""Checkpoints of the reference implementation -> paco_hf models. No key is passed over in silence."""
+"""Between this package's checkpoints and those of others: the reference's files in, timm and ONNX out."""
 
-import argparse
-import logging
-import math
+import hashlib
+import http.client
+import json
 import os
-import pickle
-import re
-from collections.abc import Mapping
+import shutil
+import tempfile
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
-from torch import Tensor
+from tqdm.auto import tqdm
 
-from .configuration_paco import PaCoConfig
-from .modeling_paco import PaCoForImageClassification
+from .data.benchmarks import BENCHMARKS, CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
+from .data.lists import ILSVRC, class_names
+from .export import export_onnx as export_onnx
+from .export import export_timm as export_timm
 from .modeling_training import PaCoForContrastiveTraining
+from .preprocessing import build_processor
+from .recipe_book import Recipe, recipe_names
+from .reference import load_reference_checkpoint as load_reference_checkpoint
+from .run_args import checked_recipe
+from .run_folder import CONVERSION_NAME, METRICS_NAME, public_name, write_text
 
-logger = logging.getLogger(__name__)
-
-_RESNETS = {
-    ((3, 4, 6, 3), 1, 64): "resnet50",
-    ((3, 4, 23, 3), 1, 64): "resnet101",
-    ((3, 8, 36, 3), 1, 64): "resnet152",
-    ((3, 24, 36, 3), 1, 64): "resnet200",
-    ((3, 4, 6, 3), 32, 4): "resnext50_32x4d",
-    ((3, 4, 23, 3), 32, 4): "resnext101_32x4d",
-}
-# (embed_dim, depth, patch size): shapes cannot tell the number of heads, so the standard sizes stand for theirs.
-_VITS = {
-    (192, 12, 16): "vit_tiny_patch16_224",
-    (384, 12, 16): "vit_small_patch16_224",
-    (768, 12, 16): "vit_base_patch16_224",
-    (1024, 24, 16): "vit_large_patch16_224",
-    (1280, 32, 14): "vit_huge_patch14_224",
-}
-# Names of the reference and of this package: prefixes that end in a dot, and whole names. The first that fits holds.
-_QUEUE = [("queue_l", "queue.labels"), ("queue_ptr", "queue.pointer"), ("queue", "queue.features")]
-_RESNET_PREFIXES = [
-    *_QUEUE,
-    ("encoder_q.fc.", "projector."),
-    ("encoder_q.", "paco.backbone."),
-    ("encoder_k.fc.", "key_encoder.projector."),
-    ("encoder_k.", "key_encoder.paco.backbone."),
-    ("linear.", "classifier."),
-]
-_VIT_PREFIXES = [*_QUEUE, ("head.", "classifier."), ("mlp.", "projector."), ("", "paco.backbone.")]
-_DROPPED = {"linear_k.": "the reference moves it along but never uses it"}
+_STATE_REASON = "of training only; --training_state keeps it"
 
 
-def load_reference_checkpoint(
-    path_or_state_dict: str | os.PathLike | Mapping[str, Any],
+def convert(
+    source: str,
+    out: str | os.PathLike,
     *,
+    recipe: str | None = None,
+    training_state: bool = False,
     backbone: str | None = None,
     backbone_kwargs: dict[str, Any] | None = None,
-) -> PaCoForContrastiveTraining:
-    """Load a PaCo or GPaCo checkpoint of the reference implementation, its training state included.
-
-    The architecture, the number of classes, the projector and the queue are recognised from keys and shapes. GPaCo and
-    multi-task files look alike and load as `gpaco`. A file without any key encoder (stripped for inference) loads
-    with a copy of the model as its key encoder, and says so.
+    evaluation: dict[str, Any] | None = None,
+    batch_size: int = 64,
+) -> dict[str, Any]:
+    """Make a checkpoint of this package from one of the reference: `paco-hf convert`.
 
     Args:
-        path_or_state_dict: a `.pth`/`.pth.tar` file, read weights-only, or the dictionary that it holds (or its state
-            dict).
-        backbone (`str`, *optional*): timm name; must agree with the file. For a ViT of unusual size it is needed,
-            since shapes do not tell the number of heads.
-        backbone_kwargs (`dict`, *optional*): timm's keyword arguments for custom widths: `layers`, `channels`,
-            `cardinality`, `base_width`; `img_size`, `patch_size`, `embed_dim`, `depth`, `num_heads`.
+        source (`str`): a file, an `http(s)` address, or `hf://user/name/path/in/repository`.
+        out (path): new folder. It is complete or does not exist.
+        recipe (`str`, *optional*): what the checkpoint is of: it must agree, and says how images are prepared and,
+            where they are known, what the classes are called. Where exactly one recipe of the package agrees, it is
+            taken.
+        training_state (`bool`, *optional*, defaults to `False`): keep projector, key encoder and queue.
+        backbone, backbone_kwargs (*optional*): as for [`load_reference_checkpoint`].
+        evaluation (`dict`, *optional*): arguments of [`paco_hf.data.loading.load_test`]: labelled images to score the
+            result on. Their training split, where there is one, gives the class counts.
+        batch_size (`int`, *optional*, defaults to `64`): images at a time of that evaluation.
 
     Returns:
-        [`PaCoForContrastiveTraining`] in float32 (float64 where a state dict in float64 was given), on the CPU, in
-        train mode; its `dropped_keys` maps each key that was left out to the reason.
+        what `conversion.json` in `out` holds, and `metrics`, the scores of the evaluation or `None`.
 
     Raises:
-        OSError: the file does not exist or cannot be read.
-        ValueError: it is no such checkpoint, lacks a key, has one that is not known, or a shape does not fit; the
-            message names the key.
+        ValueError: no such checkpoint, a key that is not accounted for, a recipe that does not agree.
+        OSError: the source cannot be had or read; `out` cannot be written.
     """
-    given_as_file = not isinstance(path_or_state_dict, Mapping)
-    if given_as_file and not isinstance(path_or_state_dict, str | os.PathLike):
-        raise ValueError(f"expected a path or a state dict, got {type(path_or_state_dict).__name__}")
-    if backbone is not None and not isinstance(backbone, str):
-        raise ValueError(f"backbone must be the name of a timm model, got {backbone!r}")
-    if backbone_kwargs is not None and not isinstance(backbone_kwargs, Mapping):
-        raise ValueError(f"backbone_kwargs must be a dictionary, got {backbone_kwargs!r}")
-    source = str(path_or_state_dict) if given_as_file else "the state dict"
-    content = _read(Path(path_or_state_dict)) if given_as_file else path_or_state_dict  # type: ignore[arg-type]
-    reference = _state_dict(content, source)
-
-    given = dict(backbone_kwargs or {})
-    if "patch_embed.proj.weight" in reference:
-        name, kwargs = _recognise_vit(reference, source, backbone, given)
-        prefixes, head, variant = _VIT_PREFIXES, "head.weight", "gpaco"
-    elif any(key.startswith("encoder_q.") for key in reference):
-        name, kwargs = _recognise_resnet(reference, source, backbone, given)
-        paco = any(key.startswith(("encoder_q.fc.1.", "encoder_k.")) for key in reference)
-        prefixes, head, variant = _RESNET_PREFIXES, "linear.weight", "paco" if paco else "gpaco"
+    out = Path(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not empty: give a new folder")
+    book = _book(recipe) if recipe else None
+    images = _load_images(evaluation, book) if evaluation else None
+    file = _fetch(source)
+    model = load_reference_checkpoint(file, backbone=backbone, backbone_kwargs=backbone_kwargs)
+    if book:
+        against = _disagreements(book, model)
+        if against:
+            raise ValueError(f"{source} does not agree with the recipe {recipe!r}: {'; '.join(against)}")
+        fitting = [book]
+        if book.settings.get("loss") != "paco":
+            # GPaCo's files do not say which of its variants they are of.
+            model.variant = book.settings["loss"]
     else:
+        fitting = [entry for entry in map(checked_recipe, recipe_names()) if not _disagreements(entry, model)]
+        book = fitting[0] if len(fitting) == 1 else None
+    processor = _processor(fitting, model)
+    _name_classes(model, fitting, images)
+    dropped = {**model.dropped_keys, **model.dropped_entries}
+    if not training_state:
+        kinds = Counter(key.split(".")[0] for key in model._training_tensors())
+        dropped |= {f"{kind}.* ({count} tensors)": _STATE_REASON for kind, count in kinds.items()}
+    record = {
+        "source": source if "://" in source else Path(source).name,
+        "sha256": _sha256(file),
+        "method": "paco" if model.variant == "paco" else "gpaco",
+        "backbone": model.config.backbone,
+        "num_labels": model.config.num_labels,
+        "recipe": book.name if book else None,
+        "agrees_with": [entry.name for entry in fitting],
+        "training_state": training_state,
+        "dropped": dropped,
+    }
+    with _new_folder(out) as folder:
+        (model if training_state else model.to_classifier()).save_pretrained(folder)
+        processor.save_pretrained(folder)
+        write_text(folder / CONVERSION_NAME, json.dumps(record, indent=2) + "\n")
+        metrics = None
+        if images:
+            from .scoring import evaluate
+
+            split, names, _ = images
+            metrics = evaluate(str(folder), split, names, batch_size)
+            dataset = str((evaluation or {})["dataset"])
+            name = split.name.replace(dataset, public_name(dataset))
+            content = {"test": metrics, "validation": None, "split": name, "images": len(split.labels)}
+            write_text(folder / METRICS_NAME, json.dumps(content, indent=2) + "\n")
+        from .cards import write_card
+
+        write_card(folder, title=out.name)
+    return {**record, "metrics": metrics}
+
+
+def _book(recipe: str) -> Recipe:
+    book = checked_recipe(recipe)
+    if book.ensemble:
         raise ValueError(
-            f"{source} is no checkpoint of the reference: it has neither encoder_q.* nor patch_embed.* keys"
+            f"recipe {recipe!r} is an ensemble of {' and '.join(book.ensemble)}: convert these one by one"
         )
+    return book
 
-    tensors, names, dropped = _rename(reference, prefixes, source)
-    num_classes = _shape(reference, head, source, 2)[0]
-    queue_size, projection_dim = _shape(reference, "queue", source, 2)
-    if num_classes < 1 or projection_dim < 1:
-        raise ValueError(f"{source}: {head} or queue is empty")
-    config = PaCoConfig(
-        backbone=name,
-        backbone_kwargs=kwargs,
-        num_labels=num_classes,
-        image_size=kwargs.get("img_size", 32 if name.startswith("cifar_") else 224),
+
+def _disagreements(book: Recipe, model: PaCoForContrastiveTraining) -> list[str]:
+    """Where a checkpoint is not what a recipe makes, as text; empty where it may be."""
+    wanted, config = book.settings, model.config
+    if book.ensemble or wanted.get("loss") in ("ce", "balanced_softmax"):
+        return ["the recipe is not of a single contrastive model"]
+    benchmark = BENCHMARKS.get(str(wanted.get("dataset")))
+    pairs = {
+        "method": (model.variant, "paco" if wanted.get("loss", "paco") == "paco" else "gpaco"),
+        "backbone": (config.backbone, str(wanted.get("backbone")).split(".")[0]),
+        "image size": (config.image_size, wanted.get("image_size", config.image_size)),
+        "classes": (config.num_labels, benchmark.num_classes if benchmark else config.num_labels),
+        "queue length": (len(model.queue.labels), wanted.get("queue_size", 8192)),
+        "projection": (model.queue.features.shape[1], wanted.get("projection_dim", 128)),
+    }
+    if wanted.get("dataset") == "builtin":
+        pairs["classes"] = (config.num_labels, 20)
+    return [f"{name} {own}, the recipe has {other}" for name, (own, other) in pairs.items() if own != other]
+
+
+def _processor(fitting: list[Recipe], model: PaCoForContrastiveTraining) -> Any:
+    """How the recipes that agree prepare images; where they differ or there is none, as their kind of image is."""
+    size = model.config.image_size
+    small = model.config.backbone.startswith("cifar_")
+    ways = set()
+    for book in fitting:
+        benchmark = BENCHMARKS.get(str(book.settings.get("dataset")))
+        if benchmark:
+            ways.add((benchmark.mean, benchmark.std, book.settings.get("eval_interpolation", "bilinear")))
+    mean, std, interpolation = (
+        ways.pop()
+        if len(ways) == 1
+        else (CIFAR_MEAN, CIFAR_STD, "bilinear")
+        if small
+        else (IMAGENET_MEAN, IMAGENET_STD, "bilinear")
     )
-    model = PaCoForContrastiveTraining.from_classifier(
-        PaCoForImageClassification(config), variant=variant, projection_dim=projection_dim, queue_size=queue_size
-    )
-    if not given_as_file and any(tensor.dtype == torch.float64 for tensor in tensors.values()):
-        model.double()
-    _load(model, tensors, names, prefixes, source)
-    if dropped:
-        logger.info(f"{source}: dropped {', '.join(f'{key} ({why})' for key, why in dropped.items())}")
-    model.dropped_keys = dropped
-    return model
+    return build_processor(size, mean, std, interpolation)
 
 
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise OSError(f"{path} does not exist, or is not a file")
+def _load_images(evaluation: dict[str, Any], book: Recipe | None) -> tuple[Any, list[str], list[int] | None]:
+    """What is to be scored, the names of its classes and, where there is a training split, its class counts."""
+    from .data.loading import load_scored
+
+    settings = book.settings if book else {}
+    selection = {name: settings[name] for name in ("imbalance_factor", "imbalance_kind") if name in settings}
+    return load_scored(**evaluation, **selection)
+
+
+def _name_classes(model: PaCoForContrastiveTraining, fitting: list[Recipe], images: Any) -> None:
+    """Names and counts of the classes: the data's, else ImageNet's names where all recipes that agree are of it."""
+    config = model.config
+    names, counts = None, None
+    if images:
+        _, names, counts = images
+        if len(names) != config.num_labels:
+            raise ValueError(
+                f"the checkpoint has {config.num_labels} classes, but the images to score have {len(names)}: their "
+                "classes must be those it was trained on, in the same order"
+            )
+    elif fitting and all(str(book.settings.get("dataset")).startswith("imagenet") for book in fitting):
+        names = class_names("imagenet", ILSVRC)
+    if names and not all(name.isdigit() for name in names):
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: label for label, name in enumerate(names)}
+    config.class_counts = config.selection_counts = counts
+
+
+def _fetch(source: str) -> Path:
+    """The local file of a source, downloaded into the libraries' caches where it is elsewhere."""
+    if source.startswith("hf://"):
+        parts = source.removeprefix("hf://").split("/", 2)
+        if len(parts) < 3 or not all(parts):
+            raise ValueError(f"{source!r} names no file: expected hf://user/name/path/in/repository")
+        from .hub import hub_errors, hub_file
+
+        with hub_errors(f"{source} cannot be downloaded"):
+            return hub_file(f"{parts[0]}/{parts[1]}", parts[2])
+    if not source.startswith(("http://", "https://")):
+        return Path(source)
+    # Many checkpoints are called the same, so the address is a part of the cached file's name.
+    name = f"{hashlib.sha256(source.encode()).hexdigest()[:16]}-{Path(urlsplit(source).path).name or 'checkpoint'}"
+    file = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial = file.with_name(f"{name}.partial")
+        try:
+            with urllib.request.urlopen(source, timeout=30) as answer, partial.open("wb") as target:
+                total = int(answer.headers.get("Content-Length", 0))
+                with tqdm.wrapattr(answer, "read", total or None, desc=name[17:], disable=None) as reader:
+                    shutil.copyfileobj(reader, target)
+        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+            raise OSError(f"{source} cannot be downloaded ({error}): give a file where there is no network") from error
+        if total and partial.stat().st_size != total:
+            raise OSError(f"{source} broke off after {partial.stat().st_size} of {total} bytes: try again")
+        partial.replace(file)
+    return file
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+@contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `out` where nothing was raised."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
-        # The ViT files keep their command line beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"{path} holds more than weights, or is no PyTorch file; it is not loaded: {_first_line(error)}"
-        ) from error
-    except Exception as error:  # old and new formats fail in a dozen ways when cut
-        raise OSError(f"{path} cannot be read as a PyTorch file (truncated?): {_first_line(error)}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
-
-
-def _state_dict(content: Any, source: str) -> dict[str, Tensor]:
-    """The flat state dict inside a checkpoint, without the `module.` of DistributedDataParallel."""
-    if isinstance(content, Mapping):
-        for name in ("state_dict", "model"):
-            if isinstance(content.get(name), Mapping):
-                content = content[name]
-                break
-    if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"{source} holds no state dict (expected a dictionary, or one under 'state_dict' or 'model')")
-    flat: dict[str, Tensor] = {}
-    for key, value in content.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{source} holds something else than a tensor under {key!r}: {type(value).__name__}")
-        if value.layout != torch.strided or value.is_meta:
-            raise ValueError(f"{source}: {key} is no plain tensor, but {value.layout} on {value.device}")
-        plain = key.removeprefix("module.")
-        if plain in flat:
-            raise ValueError(f"{source} has {plain} twice, with and without the prefix module.")
-        flat[plain] = value
-    return flat
-
-
-def _shape(reference: dict[str, Tensor], key: str, source: str, ndim: int) -> tuple[int, ...]:
-    if key not in reference:
-        raise ValueError(f"{source} lacks the key {key}")
-    shape = tuple(reference[key].shape)
-    if len(shape) != ndim:
-        raise ValueError(f"{source}: {key} should have {ndim} dimensions, but has shape {shape}")
-    return shape
-
-
-def _blocks(reference: dict[str, Tensor], pattern: str) -> int:
-    return len({match.group(1) for key in reference if (match := re.match(pattern, key))})
-
-
-def _recognise_resnet(
-    reference: dict[str, Tensor], source: str, backbone: str | None, given: dict[str, Any]
-) -> tuple[str, dict[str, Any]]:
-    if backbone is not None:
-        return backbone, given
-    stem = _shape(reference, "encoder_q.conv1.weight", source, 4)
-    layers = tuple(n for stage in range(1, 5) if (n := _blocks(reference, rf"encoder_q\.layer{stage}\.(\d+)\.")))
-    if stem[0] == 16 and len(layers) == 3 and len(set(layers)) == 1:
-        return f"cifar_resnet{6 * layers[0] + 2}", given
-    if stem[2:] == (3, 3) and layers == (3, 4, 6, 3):
-        return "cifar_resnet50", given
-    if stem[2:] != (7, 7) or len(layers) != 4:
-        raise ValueError(
-            f"{source}: no known ResNet has an encoder_q.conv1.weight of {stem} and stages of {layers} blocks"
-        )
-    inner = [_shape(reference, f"encoder_q.layer{s}.0.conv2.weight", source, 4) for s in range(1, 5)]
-    outer = [_shape(reference, f"encoder_q.layer{s}.0.conv3.weight", source, 4)[0] for s in range(1, 5)]
-    planes = tuple(width // 4 for width in outer)
-    groups = inner[0][0] // max(inner[0][1], 1)
-    if min(planes) < 1 or groups < 1:
-        raise ValueError(f"{source}: encoder_q.layer1.0.conv2.weight of {inner[0]} is of no bottleneck ResNet")
-    # Inner width = int(planes * base_width / 64) * groups.
-    base_width = max(round(inner[0][0] / groups * 64 / planes[0]), 1)
-    name = _RESNETS.get((layers, groups, base_width)) if planes == (64, 128, 256, 512) else None
-    if name is not None:
-        return name, given
-    recognised = {"layers": list(layers), "channels": list(planes), "cardinality": groups, "base_width": base_width}
-    return "resnet50", {**recognised, **given}
-
-
-def _recognise_vit(
-    reference: dict[str, Tensor], source: str, backbone: str | None, given: dict[str, Any]
-) -> tuple[str, dict[str, Any]]:
-    embed_dim, _, patch, _ = _shape(reference, "patch_embed.proj.weight", source, 4)
-    tokens = _shape(reference, "pos_embed", source, 3)[1]
-    depth = _blocks(reference, r"blocks\.(\d+)\.")
-    size = math.isqrt(max(tokens - 1, 0)) * patch
-    if backbone is None:
-        backbone = _VITS.get((embed_dim, depth, patch))
-        if backbone is None:
-            raise ValueError(
-                f"{source}: a ViT of width {embed_dim}, depth {depth} and patch {patch} is no standard one, and "
-                "shapes do not "
-                "tell its number of heads: give backbone='vit_base_patch16_224' and backbone_kwargs with img_size, "
-                "patch_size, embed_dim, depth and num_heads"
-            )
-    recognised: dict[str, Any] = {"global_pool": "avg"} if "fc_norm.weight" in reference else {}
-    if size != 224:
-        recognised["img_size"] = size
-    return backbone, {**recognised, **given}
-
-
-def _rename(
-    reference: dict[str, Tensor], prefixes: list[tuple[str, str]], source: str
-) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
-    """Tensors under this package's names, the reference's name of each, and the dropped keys with their reasons."""
-    tensors: dict[str, Tensor] = {}
-    names: dict[str, str] = {}
-    dropped: dict[str, str] = {}
-    for key, tensor in reference.items():
-        reason = next((why for prefix, why in _DROPPED.items() if key.startswith(prefix)), None)
-        if reason is not None:
-            dropped[key] = reason
-            continue
-        target = _translate(key.replace(".shortcut.", ".downsample."), prefixes)
-        if target is None:
-            raise ValueError(f"{source} has a key that is not known: {key}")
-        if target in tensors:
-            raise ValueError(f"{source} has two keys for one weight: {names[target]} and {key}")
-        tensors[target], names[target] = tensor, key
-    return tensors, names, dropped
-
-
-def _translate(key: str, prefixes: list[tuple[str, str]]) -> str | None:
-    for before, after in prefixes:
-        whole = bool(before) and not before.endswith(".")
-        if key == before if whole else key.startswith(before):
-            return after + key[len(before) :]
-    return None
-
-
-def _load(
-    model: PaCoForContrastiveTraining,
-    tensors: dict[str, Tensor],
-    names: dict[str, str],
-    prefixes: list[tuple[str, str]],
-    source: str,
-) -> None:
-    own = model.state_dict()
-    unknown = next((key for key in tensors if key not in own), None)
-    if unknown is not None:
-        which = f"the backbone {model.config.backbone!r} with {model.config.backbone_kwargs}"
-        which = which if "backbone." in unknown else f"a {model.variant} model"
-        raise ValueError(f"{source} has a key that {which} does not have: {names[unknown]}")
-    stripped = not any(key.startswith("key_encoder.") for key in tensors)
-    missing = [key for key in own if key not in tensors and not (stripped and key.startswith("key_encoder."))]
-    if missing:
-        first = _translate(missing[0], [(after, before) for before, after in prefixes])
-        if model.config.backbone == "cifar_resnet50":
-            first = str(first).replace(".downsample.", ".shortcut.")
-        raise ValueError(f"{source} lacks {len(missing)} keys, the first being {first}")
-    for key, tensor in tensors.items():
-        if tensor.shape != own[key].shape:
-            raise ValueError(
-                f"{source}: {names[key]} has shape {tuple(tensor.shape)}, but the backbone {model.config.backbone!r} "
-                f"with {model.config.backbone_kwargs} wants {tuple(own[key].shape)}"
-            )
-        if tensor.is_floating_point() != own[key].is_floating_point() or tensor.is_complex():
-            raise ValueError(f"{source}: {names[key]} has dtype {tensor.dtype}, expected one like {own[key].dtype}")
-    pointer, size = int(tensors["queue.pointer"]), len(tensors["queue.labels"])
-    if not 0 <= pointer < max(size, 1):
-        raise ValueError(f"{source}: queue_ptr is {pointer}, outside the queue of {size} rows")
-    model.load_state_dict(tensors, strict=False)
-    if stripped and model.key_encoder is not None:
-        model.key_encoder["paco"].load_state_dict(model.paco.state_dict())
-        model.key_encoder["projector"].load_state_dict(model.projector.state_dict())
-        logger.warning(f"{source} has no key encoder: it starts as a copy of the model")
+        yield partial
+        partial.chmod(0o755)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Evaluation for long-tailed data: plain numpy functions of class ids."""
+"""Evaluation for long-tailed data: plain numpy functions of class ids and probabilities."""
 
 from typing import Any
 
@@ -64,3 +64,107 @@ def long_tailed_accuracy(
         "harmonic_mean": 0.0 if never else float(1 / np.mean(1 / accuracy)),
         "geometric_mean": 0.0 if never else float(np.exp(np.log(accuracy).mean())),
     }
+
+
+def expected_calibration_error(
+    probabilities: Any,
+    references: Any,
+    class_counts: Any = None,
+    *,
+    n_bins: int = 15,
+    many: int = 100,
+    few: int = 20,
+) -> dict[str, float | None]:
+    """How far the top-1 confidence is from the top-1 accuracy (Guo et al., ICML 2017, equation 3).
+
+    The confidences are put into bins of equal width, `((m-1)/M, m/M]`, confidence 0 into the first; the error is the
+    mean over the references of `|accuracy - confidence|` of their bin. The bounds are compared in the precision of
+    the probabilities, so that 0.2 is in the same bin in float32 as in float64.
+
+    Args:
+        probabilities (`(N, C)`): of each class, rows summing to 1 (to 0.01, which half precision needs).
+        references (`(N,)`): true class ids.
+        class_counts (`(C,)`, *optional*): images of each class in the full training selection, for the groups.
+        n_bins (`int`, *optional*, defaults to `15`): the number of bins, M.
+        many (`int`, *optional*, defaults to `100`): many-shot classes have more training images than this.
+        few (`int`, *optional*, defaults to `20`): few-shot classes have fewer; the classes between, both ends
+            included, are medium-shot.
+
+    Returns:
+        `dict` of fractions in 0..1: `expected_calibration_error` and, with `class_counts`, `many`, `medium`, `few`:
+        the error of the references whose class is of the group, binned among themselves, `None` where there are none.
+        The groups are means over images, not over classes, and the overall error is not their mean.
+
+    Raises:
+        ValueError: shapes or lengths that do not fit, nothing to score, NaN, rows that are no probabilities, ids that
+            are no integers in `0..C-1`, or no bins.
+    """
+    try:
+        rows, true = np.asarray(probabilities), np.asarray(references)
+    except ValueError as error:
+        raise ValueError(
+            f"probabilities must have as many columns in every row, one for each class: pad or mend them ({error})"
+        ) from error
+    if n_bins < 1:
+        raise ValueError(f"n_bins must be 1 or more, got {n_bins}; the usual number is 15")
+    if true.size == 0:
+        raise ValueError("there is nothing to score: references is empty")
+    if rows.ndim != 2 or rows.size == 0 or true.shape != rows.shape[:1]:
+        raise ValueError(
+            f"probabilities must be (N, C) and references (N,), got {rows.shape} and {true.shape}: pass one row of "
+            "class probabilities, not a predicted id, for each reference"
+        )
+    if not np.issubdtype(rows.dtype, np.floating):
+        rows = rows.astype(np.float64)
+    classes = rows.shape[1]
+    _check_probabilities(rows)
+    if not np.issubdtype(true.dtype, np.integer):
+        raise ValueError(f"references must be class ids, which are integers, got {true.dtype}: convert them to int")
+    if true.min() < 0 or true.max() >= classes:
+        raise ValueError(
+            f"references must be in 0..{classes - 1} (probabilities has {classes} columns), got {true.min()} to "
+            f"{true.max()}: use the ids that the model was trained with"
+        )
+
+    confidence = rows.max(axis=1)
+    bounds = (np.arange(1, n_bins) / n_bins).astype(rows.dtype)
+    bins = np.searchsorted(bounds, confidence)
+    gap = (rows.argmax(axis=1) == true) - confidence.astype(np.float64)
+
+    def error_of(group: np.ndarray) -> float | None:
+        if not group.any():
+            return None
+        return float(np.abs(np.bincount(bins[group], weights=gap[group])).sum() / group.sum())
+
+    result = {"expected_calibration_error": error_of(np.ones(true.size, dtype=bool))}
+    if class_counts is not None:
+        counts = np.asarray(class_counts)
+        if counts.shape != (classes,):
+            raise ValueError(
+                f"class_counts must have one entry for each of the {classes} columns of probabilities, got shape "
+                f"{counts.shape}: pass the training images of every class, 0 where it has none"
+            )
+        seen = counts[true]
+        result["many"] = error_of(seen > many)
+        result["medium"] = error_of((seen <= many) & (seen >= few))
+        result["few"] = error_of(seen < few)
+    return result
+
+
+def _check_probabilities(rows: np.ndarray) -> None:
+    """Raises `ValueError` with the first row that has NaN, a negative value or another sum than 1."""
+    total = rows.sum(axis=1, dtype=np.float64)
+    lowest = rows.min(axis=1)
+    wrong = ~((lowest >= 0) & (np.abs(total - 1) <= 0.01))
+    if not wrong.any():
+        return
+    row = int(wrong.argmax())
+    if np.isnan(rows[row]).any():
+        raise ValueError(
+            f"probabilities must be numbers, got NaN in row {row}: leave such rows out, or look for the cause in the "
+            "model's logits"
+        )
+    raise ValueError(
+        f"probabilities must be in 0..1 and sum to 1 in each row, got values from {lowest[row]:.4g} to "
+        f"{rows[row].max():.4g} that sum to {total[row]:.4g} in row {row}: logits need a softmax first"
+    )

@@ -3,11 +3,12 @@
 import logging
 import math
 import os
+import shutil
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
@@ -28,6 +29,15 @@ def _resume_statistics(module: Any, inputs: Any, output: Any) -> None:
     if hasattr(module, "paused_momentum"):
         module.momentum = module.paused_momentum
         del module.paused_momentum
+
+
+# What lies beside the weights, so that `trust_remote_code=True` loads them where this package is not installed.
+CODE_FILES = ("configuration_paco.py", "modeling_paco.py", "backbones.py")
+_AUTO_MAP = {
+    "AutoConfig": "configuration_paco.PaCoConfig",
+    "AutoModel": "modeling_paco.PaCoModel",
+    "AutoModelForImageClassification": "modeling_paco.PaCoForImageClassification",
+}
 
 
 class PaCoPreTrainedModel(PreTrainedModel):
@@ -64,6 +74,15 @@ class PaCoPreTrainedModel(PreTrainedModel):
                 module.register_forward_pre_hook(_pause_statistics)
                 module.register_forward_hook(_resume_statistics, always_call=True)
 
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """As `PreTrainedModel.save_pretrained`, with the files of code that `trust_remote_code=True` loads it by."""
+        if kwargs.get("is_main_process", True):
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            for name in CODE_FILES:
+                shutil.copyfile(Path(__file__).with_name(name), Path(save_directory) / name)
+        self.config.auto_map = dict(_AUTO_MAP)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As `PreTrainedModel.from_pretrained`, and it refuses a file that lacks weights of the backbone.
@@ -75,7 +94,10 @@ class PaCoPreTrainedModel(PreTrainedModel):
             model, info = super().from_pretrained(
                 pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
             )
-        except SafetensorError as error:
+        except Exception as error:
+            # By its name: of this package's requirements, what travels with a checkpoint imports only the models' own.
+            if type(error).__name__ != "SafetensorError":
+                raise
             raise OSError(
                 f"the weights in {pretrained_model_name_or_path} cannot be read ({error}): truncated?"
             ) from error

@@ -39,6 +39,9 @@ _COMMON = {
     "dataloader_drop_last",
     "metric_for_best_model",
     "report_to",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
 }
 # Not part of what a run computes, so not part of its saved recipe.
 _NOT_IN_RECIPE = {
@@ -50,6 +53,11 @@ _NOT_IN_RECIPE = {
     "logging_dir",
     "run_name",
     "disable_tqdm",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_strategy",
+    "hub_revision",
     "hub_token",
     # What it scales is in the recipe as scaled.
     "scale_learning_rate",
@@ -176,7 +184,7 @@ class RunArguments:
             raise ValueError(f"eval_interpolation must be bilinear or bicubic, got {self.eval_interpolation!r}")
         if self.pretrained_file is not None and not Path(self.pretrained_file).is_file():
             raise ValueError(f"pretrained_file {self.pretrained_file!r} does not exist, or is no file")
-        self.backbone_options: dict[str, Any] = _json_object(self.backbone_kwargs)
+        self.backbone_options: dict[str, Any] = json_object(self.backbone_kwargs)
         # What [`parse_run`] did to the learning rate, for the user to read.
         self.batch_note: str | None = None
 
@@ -187,7 +195,7 @@ class RunArguments:
         return {split: source for split, source in given.items() if source}
 
 
-def _json_object(value: Any) -> dict[str, Any]:
+def json_object(value: Any) -> dict[str, Any]:
     if isinstance(value, str):
         try:
             value = json.loads(value)

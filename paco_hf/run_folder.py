@@ -1,27 +1,44 @@
 """A run's folder: what it holds, what an existing one means, and how its results read."""
 
 import dataclasses
+import datetime
+import importlib.metadata
 import json
+import math
+import os
+import platform
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from .callbacks import LOG_NAME
 from .checkpoints import list_checkpoints
+from .data.lists import selection_hash
+from .modeling_paco import CODE_FILES
+from .recipe_book import recipe_names
 from .run_args import RunArguments, resolved
 from .trainer import STAGING
 from .training_args import PaCoTrainingArguments
 
-METRICS_NAME, RECIPE_NAME = "metrics.json", "recipe.yaml"
+METRICS_NAME, RECIPE_NAME, RUN_NAME, CONVERSION_NAME = "metrics.json", "recipe.yaml", "run.json", "conversion.json"
+CARD_NAME, RESULTS_NAME, PLOT_NAME = "README.md", ".eval_results/paco_hf.yaml", "class_counts.png"
+_PATHS = ("dataset_path", "train_list", "validation_list", "test_list", "pretrained_file")
 _RUN_FILES = (
     METRICS_NAME,
     RECIPE_NAME,
+    RUN_NAME,
+    CARD_NAME,
+    RESULTS_NAME,
+    PLOT_NAME,
     LOG_NAME,
     "config.json",
     "model.safetensors",
     "preprocessor_config.json",
+    *CODE_FILES,
     "selected-*.safetensors",
     "selected-*.partial",
     "*.partial.json",
@@ -87,8 +104,74 @@ def changed_settings(folder: Path, settings: dict[str, Any], only_given: bool = 
     )
 
 
+def public_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a run without what tells of its computer: paths are left out, of a folder its name stays."""
+    kept = {name: value for name, value in settings.items() if name not in _PATHS}
+    if "dataset" in kept:
+        kept["dataset"] = public_name(str(kept["dataset"]))
+    if isinstance(kwargs := kept.get("backbone_kwargs"), dict):
+        kept["backbone_kwargs"] = {key: value for key, value in kwargs.items() if key != "pretrained_cfg_overlay"}
+    return kept
+
+
+def public_name(dataset: str) -> str:
+    """A data set's name or Hub id; of a folder its name alone."""
+    on_the_hub = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", dataset) and not Path(dataset).is_dir()
+    return dataset if on_the_hub else Path(dataset).resolve().name
+
+
+def run_record(
+    run: RunArguments, args: PaCoTrainingArguments, splits: dict[str, Any], seconds: float
+) -> dict[str, Any]:
+    """What `run.json` holds: the recipe, the images of each split, the time and the hardware of the training.
+
+    A split's `selection` is the SHA-256 of its `row label` lines, rows counted in its source.
+    """
+    device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else cpu_name()
+    cores = "" if args.device.type == "cuda" else f", {os.cpu_count()} cores"
+    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    return {
+        "recipe": run.recipe if run.recipe in recipe_names() else None,
+        "data": {
+            name: {
+                "name": split.name.replace(run.dataset, public_name(run.dataset)),
+                "images": len(split.labels),
+                "selection": _selection(split),
+            }
+            for name, split in splits.items()
+            if split
+        },
+        "training": {
+            "seconds": None if math.isnan(seconds) else round(seconds, 1),
+            "hardware": device + cores,
+            "processes": args.world_size,
+            "precision": precision,
+        },
+        "versions": {name: importlib.metadata.version(name) for name in ("paco-hf", "torch", "transformers", "timm")},
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _selection(split: Any) -> str:
+    rows = range(len(split.labels)) if split.rows is None else split.rows
+    return selection_hash([str(row) for row in rows], split.labels)
+
+
+def cpu_name() -> str:
+    """What the CPU is called."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
 def as_yaml(settings: dict[str, Any]) -> str:
     return yaml.safe_dump(settings, sort_keys=False)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file, `None` where there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def write_text(path: Path, text: str) -> None:

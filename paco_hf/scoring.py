@@ -34,10 +34,11 @@ def score(
 
     It is that of the balanced logits: a temperature or inference prior in the configuration is left aside. The logits
     of several checkpoints are averaged (GPaCo's ensemble rows), each with its own image processor. `precision` and
-    `compile` are those of [`paco_hf.inference.fast_forward`]; in float32 the scores are those of `pipeline`.
+    `compile` are those of [`paco_hf.inference.fast_forward`]; in float32 the scores are those of `pipeline`. A
+    checkpoint without class counts has no groups: many, medium and few are `None`.
 
     Raises:
-        ValueError: a checkpoint has no class counts, or fewer classes than the images; checkpoints of other classes.
+        ValueError: a checkpoint has fewer classes than the images; checkpoints of other classes.
     """
     return _score(_load(model_folders), images, batch_size, precision, compile)
 
@@ -107,14 +108,9 @@ def _score(
     labels, name = images.split.labels, images.split.name
     folder, model = next(iter(models.items()))
     counts = _group_counts(model.config)
-    if counts is None:
-        raise ValueError(
-            f"{folder} has no class_counts in its config, so there are no many/medium/few groups to score"
-        )
-    if max(labels) >= len(counts):
-        raise ValueError(
-            f"{name} has label {max(labels)}, but {folder} has {len(counts)} classes, 0 to {len(counts) - 1}"
-        )
+    classes = model.config.num_labels
+    if max(labels) >= classes:
+        raise ValueError(f"{name} has label {max(labels)}, but {folder} has {classes} classes, 0 to {classes - 1}")
     state = PartialState(cpu=not torch.accelerator.is_available())
     keep_freed_memory()
     for model in models.values():
@@ -139,7 +135,9 @@ def _score(
         predicted.append(torch.stack(logits).mean(0).argmax(1))
     predictions = torch.cat(gather_rows(torch.cat(predicted))).cpu()
     rows = torch.cat(gather_rows(torch.tensor(list(own), dtype=torch.long, device=state.device))).cpu()
-    return long_tailed_accuracy(predictions.numpy(), np.asarray(labels)[rows.numpy()], counts)
+    result = long_tailed_accuracy(predictions.numpy(), np.asarray(labels)[rows.numpy()], counts or [0] * classes)
+    # Without counts no class belongs to a group.
+    return result if counts else {**result, "many": None, "medium": None, "few": None}
 
 
 def predict(

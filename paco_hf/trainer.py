@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PrinterCallback, ProgressCallback, Trainer, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from .callbacks import LogFileCallback, MethodCallback, ReadableLines, ReadableProgress
+from .callbacks import LogFileCallback, MethodCallback, ReadableLines, ReadableProgress, TrainingTime
 from .checkpoints import check_checkpoint, list_checkpoints, readable
 from .data.views import EpochSampler, WholeImages
 from .distributed import broadcast_buffers
@@ -133,7 +133,9 @@ class PaCoTrainer(Trainer):
         self._parts: dict[str, list[Tensor]] = defaultdict(list)
         bar = not self.args.disable_tqdm
         self.remove_callback(ProgressCallback if bar else PrinterCallback)
-        for callback in (MethodCallback(self), LogFileCallback(), ReadableProgress() if bar else ReadableLines()):
+        self.training_time = TrainingTime()
+        lines = ReadableProgress() if bar else ReadableLines()
+        for callback in (MethodCallback(self), LogFileCallback(), self.training_time, lines):
             self.add_callback(callback)
 
     @property
@@ -315,6 +317,31 @@ class PaCoTrainer(Trainer):
         if self.processing_class is not None:
             self.processing_class.save_pretrained(output_dir)
         torch.save(self.args, os.path.join(output_dir, "training_args.bin"))
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Publish the model as it is now, with its card and, where there is an `eval_dataset`, its scores on that.
+
+        The repository is `args.hub_model_id`, else named after `args.output_dir`; `kwargs` are those of
+        [`paco_hf.hub.push`].
+
+        Raises:
+            ValueError, OSError: as [`paco_hf.hub.push`]; `blocking=False`.
+        """
+        from .hub import push_trainer
+
+        if not blocking:
+            raise ValueError("blocking=False: a push is one commit, which is waited for")
+        return push_trainer(self, commit_message or "End of training", token, revision, **kwargs)
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing: a run is pushed once, when it is finished (`hub_strategy="end"`)."""
 
     def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
         """As the base class; a checkpoint with a missing or unreadable file is an `OSError` that names the file."""

@@ -33,8 +33,8 @@ class PaCoTrainingArguments(TrainingArguments):
     `logging_strategy="epoch"`, `dataloader_num_workers=-1` (chosen by the data; with [`PaCoTrainer`] alone 0),
     `metric_for_best_model="balanced_accuracy"`, `dataloader_drop_last=True` (training only),
     `remove_unused_columns=False`, `ddp_find_unused_parameters=False`, `logging_nan_inf_filter=False` (a loss that
-    is not finite stops the run), `report_to="none"`, `disable_tqdm` where standard error is no terminal, and
-    `use_cpu` where there is no accelerator.
+    is not finite stops the run), `report_to="none"`, `hub_strategy="end"` (there is no other), `disable_tqdm` where
+    standard error is no terminal, and `use_cpu` where there is no accelerator.
     """
 
     loss: Literal["paco", "gpaco", "multitask", "gpaco_single", "balanced_softmax", "ce"] = field(
@@ -122,6 +122,7 @@ class PaCoTrainingArguments(TrainingArguments):
     ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "of DistributedDataParallel"})
     logging_nan_inf_filter: bool = field(default=False, metadata={"help": "hide losses that are not finite"})
     report_to: str = field(default="none", metadata={"help": "trackers, such as tensorboard"})
+    hub_strategy: str = field(default="end", metadata={"help": "end: a run is pushed once, when it is finished"})
     disable_tqdm: bool | None = field(
         default=None, metadata={"help": "no progress bar (default: where there is no terminal)"}
     )
@@ -149,6 +150,7 @@ class PaCoTrainingArguments(TrainingArguments):
             ("loss", (*CONTRASTIVE, "balanced_softmax", "ce")),
             ("epoch_schedule", ("none", "cosine", "cifar_step", "mae")),
             ("precision", ("auto", "fp32", "bf16", "fp16")),
+            ("hub_strategy", ("end",)),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")

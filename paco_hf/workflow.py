@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from timm.data import resolve_data_config
 from torch.utils.data import Dataset
-from transformers import BitImageProcessor, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 
 from .allocator import keep_freed_memory
 from .backbones import timm_defaults
@@ -23,22 +22,23 @@ from .data.splits import ImageData, Images
 from .data.views import EvaluationDataset, ImageCollator, ViewsDataset, WholeImages, build_view
 from .distributed import own_cores
 from .modeling_paco import PaCoForImageClassification
+from .preprocessing import SMALL_IMAGE, build_processor
 from .run_args import RunArguments, resolved
 from .run_folder import (
     METRICS_NAME,
     RECIPE_NAME,
+    RUN_NAME,
     as_yaml,
     changed_settings,
     clear_run,
     open_folder,
+    run_record,
     summary,
     write_text,
 )
 from .scoring import score
 from .trainer import PaCoTrainer
 from .training_args import PaCoTrainingArguments
-
-SMALL_IMAGE = 64  # pixels; up to here CIFAR's backbone and views are the default, and images are not cropped
 
 
 def train(
@@ -91,7 +91,10 @@ def train(
         build_view(name, int(run.image_size or 0))
     set_seed(args.seed)
     model = _build_model(run, data, class_counts(trained.labels, len(data.class_names)))
-    processor = _build_processor(model, data, run.eval_interpolation)
+    statistics = resolve_data_config({}, model=model.paco.backbone)
+    processor = build_processor(
+        model.config.image_size, data.mean or statistics["mean"], data.std or statistics["std"], run.eval_interpolation
+    )
     _say(main, _describe_data(data, trained, validation))
     for note in data.notes:
         _say(main, f"note: {note}")
@@ -139,6 +142,7 @@ def train(
     trainer.add_callback(OnTrainBegin(lambda: write_text(folder / RECIPE_NAME, as_yaml(settings))))
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
 
+    seconds = trainer.training_time.seconds
     last_step, selected_step = trainer.state.global_step, trainer.load_selected()
     history = {
         e["step"]: e["eval_balanced_accuracy"] for e in trainer.state.log_history if "eval_balanced_accuracy" in e
@@ -156,8 +160,18 @@ def train(
         "validation_balanced_accuracy_by_step": {str(step): value for step, value in history.items()},
     }
     if main:
+        splits = {"train": trained, "validation": validation, "test": data.test}
+        record = run_record(run, args, splits, seconds)
+        write_text(folder / RUN_NAME, json.dumps(record, indent=2) + "\n")
         write_text(folder / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
     _say(main, summary(metrics, str(folder)))
+    if main and args.push_to_hub:
+        from .hub import push
+
+        private = bool(args.hub_private_repo)
+        repo_id = args.hub_model_id or folder.resolve().name
+        info = push(folder, repo_id, private=private, revision=args.hub_revision, token=args.hub_token)
+        print(f"published: {info.repo_url}")
     return metrics
 
 
@@ -238,22 +252,6 @@ def _build_trainer(*args: Any, **kwargs: Any) -> PaCoTrainer:
         return PaCoTrainer(*args, **kwargs)
     except RuntimeError as error:  # a tracker of --report_to that is not installed, a device that is not there
         raise ValueError(str(error)) from error
-
-
-def _build_processor(
-    model: PaCoForImageClassification, data: ImageData, interpolation: str = "bilinear"
-) -> BitImageProcessor:
-    """The evaluation transform, as the checkpoint's image processor: resize, centre crop, normalise."""
-    size = model.config.image_size
-    statistics = resolve_data_config({}, model=model.paco.backbone)
-    return BitImageProcessor(
-        # Small images are used whole; larger ones are cut from 8/7 of the size (256 for 224).
-        size={"shortest_edge": size if size <= SMALL_IMAGE else round(size * 8 / 7)},
-        crop_size={"height": size, "width": size},
-        resample=Image.Resampling[interpolation.upper()],
-        image_mean=list(data.mean or statistics["mean"]),
-        image_std=list(data.std or statistics["std"]),
-    )
 
 
 def _describe_hardware(args: PaCoTrainingArguments) -> str:

@@ -1,305 +1,335 @@
-"""Reference checkpoints: recognised, loaded to the last key, and training on from there as the reference does."""
+"""`paco-hf convert`: the reference's files become checkpoints, to the last key; others are refused and run nothing."""
 
 import argparse
+import functools
+import http.server
 import json
-import re
+import os
+import threading
+import zlib
+from pathlib import Path
 
 import pytest
-import timm
 import torch
-from conftest import doubled, golden, golden_path, seeded_images, weight_by_rule
+from conftest import FULL_GOLDENS, golden, golden_path, seeded_images
+from miniature import picture
+from test_reference import FULL_SIZE, full_size_state, outputs
+from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
-from paco_hf import PaCoForContrastiveTraining, paco_loss
-from paco_hf.conversion import _RESNET_PREFIXES, _translate, load_reference_checkpoint
+from paco_hf import PaCoForContrastiveTraining
+from paco_hf.cli import main
+from paco_hf.data.benchmarks import INAT_MEAN, INAT_STD
+from paco_hf.reference import load_reference_checkpoint
 
-TINY_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 3, "num_heads": 4}
-FULL_SIZE = {
-    "fullsize_paco_lt_resnet50": "checkpoint_paco_lt_resnet50_imagenetlt",
-    "fullsize_gpaco_lt_resnext50_32x4d": "checkpoint_gpaco_lt_resnext50_32x4d_imagenetlt",
-    "fullsize_gpaco_lt_resnext101_32x4d": "checkpoint_gpaco_lt_resnext101_32x4d_imagenetlt",
-    "fullsize_gpaco_lt_resnet152": "checkpoint_gpaco_lt_resnet152_inat18",
-    "fullsize_paco_full_resnet200": "checkpoint_paco_full_resnet200_imagenet",
-    "fullsize_gpaco_mae_vit_base": "checkpoint_gpaco_mae_vit_base",
+TINY = "convert_resnet_tiny"  # 12 classes
+# Of each listing, a recipe that it is of.
+LISTINGS = {
+    "gpaco_cifar100_resnet32": None,
+    "gpaco_cifar100_resnet50": "gpaco-resnet50-cifar100",
+    "gpaco_full_resnet50_imagenet": "gpaco-resnet50-imagenet",
+    "gpaco_lt_resnet152_inat18": "gpaco-resnet152-inat2018",
+    "gpaco_lt_resnet152_placeslt": "gpaco-resnet152-places-lt",
+    "gpaco_lt_resnet50_imagenetlt": "gpaco-resnet50-imagenet-lt",
+    "gpaco_lt_resnet50_inat18": "gpaco-resnet50-inat2018",
+    "gpaco_lt_resnext101_32x4d_imagenetlt": "multitask-resnext101-imagenet-lt",
+    "gpaco_lt_resnext50_32x4d_imagenetlt": "gpaco-resnext50-imagenet-lt",
+    "gpaco_mae_vit_base": "gpaco-vit-base-imagenet",
+    "gpaco_mae_vit_large": "gpaco-vit-large-imagenet",
+    "paco_cifar100_resnet32": "paco-resnet32-cifar100-lt-100",
+    "paco_full_resnet101_imagenet": "paco-resnet101-imagenet",
+    "paco_full_resnet200_imagenet": "paco-resnet200-imagenet",
+    "paco_full_resnet50_imagenet": "paco-resnet50-imagenet",
+    "paco_lt_resnet152_inat18": "paco-resnet152-inat2018",
+    "paco_lt_resnet152_placeslt": "paco-resnet152-places-lt",
+    "paco_lt_resnet50_imagenetlt": "paco-resnet50-imagenet-lt",
+    "paco_lt_resnet50_inat18": "paco-resnet50-inat2018",
+    "paco_lt_resnext101_32x4d_imagenetlt": "paco-resnext101-imagenet-lt",
+    "paco_lt_resnext50_32x4d_imagenetlt": "paco-resnext50-imagenet-lt",
 }
 
 
-def initial_state(variant: str) -> dict[str, torch.Tensor]:
-    tensors, _ = golden(f"moco_steps_cifar_r32_{variant}.safetensors")
-    state = {key.removeprefix("initial."): t for key, t in tensors.items() if key.startswith("initial.")}
-    if variant == "paco":
-        state |= {
-            f"encoder_k.{key.removeprefix('encoder_q.')}": t
-            for key, t in state.items()
-            if key.startswith("encoder_q.")
-        }
-    return state
+def convert(*arguments: object) -> int:
+    return main(["convert", *map(str, arguments)])
 
 
-@pytest.mark.parametrize("variant", ["paco", "gpaco"])
-def test_training_steps_equal_the_reference(variant: str) -> None:
-    tensors, metadata = golden(f"moco_steps_cifar_r32_{variant}.safetensors")
-    model = load_reference_checkpoint(doubled(initial_state(variant))).train()
-    assert (model.variant, model.config.backbone) == (variant, "cifar_resnet32")
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
-    for step in range(int(metadata["steps"])):
-        out = model(
-            pixel_values=tensors["view1"][step].double(),
-            key_pixel_values=tensors["view2"][step].double(),
-            labels=tensors["labels"][step],
-        )
-        loss = paco_loss(
-            out.features,
-            out.feature_labels,
-            out.logits,
-            class_counts=tensors["class_counts"],
-            alpha=0.01,
-            temperature=0.05,
-            eps=1e-12,
-        )
-        optimizer.zero_grad()
-        loss.backward()
-        if step == 0:
-            for name, weight in (("encoder_q.conv1", model.paco.backbone.conv1), ("linear", model.classifier)):
-                assert (weight.weight.grad - tensors[f"step0.grad.{name}.weight"]).abs().max() < 1e-9
-        optimizer.step()
-        assert loss.item() == pytest.approx(tensors["loss"][step].item(), rel=1e-9)
-        assert torch.equal(out.feature_labels, tensors[f"step{step}.targets"])
-        assert (out.features[:16] - tensors[f"step{step}.features"]).abs().max() < 1e-9
-        assert (out.logits - tensors[f"step{step}.logits"]).abs().max() < 1e-9
-        assert (model.queue.features - tensors[f"step{step}.queue"]).abs().max() < 1e-9
-        assert torch.equal(model.queue.labels, tensors[f"step{step}.queue_labels"])
-        assert torch.equal(model.queue.pointer, tensors[f"step{step}.queue_ptr"])
-        if step < 4:  # what is stored is the key encoder before the update that follows the last step
-            model.update_key_encoder()
-    final = {
-        key.removeprefix("final."): t
-        for key, t in tensors.items()
-        if key.startswith("final.") and "linear_k" not in key
-    }
-    assert len(final) > 20
-    state = model.state_dict()
-    for key, tensor in final.items():
-        assert (state[_translate(key, _RESNET_PREFIXES)].to(tensor.dtype) - tensor).abs().max() <= 1e-7, key
+def refused(capsys: pytest.CaptureFixture[str], out: Path, *arguments: object) -> str:
+    """The message of a conversion that is refused and leaves nothing behind."""
+    before = sorted(out.parent.iterdir())
+    assert convert(*arguments, out) == 2
+    assert sorted(out.parent.iterdir()) == before
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1
+    return message
 
 
-def test_vit_training_steps_equal_the_reference() -> None:
-    tensors, metadata = golden("vit_tiny_gpaco_steps.safetensors")
-    shapes = {
-        key: tuple(tensor.shape)
-        for key, tensor in timm.create_model("vit_base_patch16_224", num_classes=10, global_pool="avg", **TINY_VIT)
-        .state_dict()
-        .items()
-    }
-    shapes |= {f"mlp.{i}.weight": (64, 64) for i in (0, 2)} | {f"mlp.{i}.bias": (64,) for i in (0, 2)}
-    shapes |= {
-        "mlp.4.weight": (128, 64),
-        "mlp.4.bias": (128,),
-        "queue": (8192, 128),
-        "queue_l": (8192,),
-        "queue_ptr": (1,),
-    }
-    state = doubled({key: weight_by_rule(key, shape, 10) for key, shape in shapes.items()})
-    checksum = sum(tensor.sum().item() for tensor in state.values() if tensor.is_floating_point())
-    assert checksum == pytest.approx(tensors["weight_checksum"].item(), abs=1e-8)
-
-    model = load_reference_checkpoint(state, backbone="vit_base_patch16_224", backbone_kwargs=TINY_VIT).train()
-    assert model.projector_type == "mlp3-gelu"
-    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
-    seed = int(metadata["image_seed"])
-    for step in range(2):
-        views = [seeded_images(seed + 2 * step + view, (4, 3, 32, 32)).double() for view in (0, 1)]
-        labels = tensors[f"step{step}.labels"]
-        out = model(pixel_values=views[0], key_pixel_values=views[1], labels=labels)
-        loss = paco_loss(out.features, out.feature_labels, out.logits, alpha=0.2, label_smoothing=0.1, eps=1e-12)
-        optimizer.zero_grad()
-        loss.backward()
-        assert loss.item() == pytest.approx(tensors[f"step{step}.loss"].item(), rel=1e-9)
-        gradient = model.paco.backbone.cls_token.grad
-        assert (gradient - tensors[f"step{step}.grad.cls_token"]).abs().max() < 1e-9
-        assert (model.classifier.weight.grad - tensors[f"step{step}.grad.head.weight"]).abs().max() < 1e-9
-        assert (model.queue.features[:16] - tensors[f"step{step}.queue_head"]).abs().max() < 1e-9
-        assert torch.equal(model.queue.labels[:16], tensors[f"step{step}.queue_labels_head"])
-        assert torch.equal(model.queue.pointer, tensors[f"step{step}.queue_ptr"])
-        optimizer.step()
+# ---- the goldens, through the command
 
 
-def outputs(model: PaCoForContrastiveTraining, images: torch.Tensor) -> dict[str, torch.Tensor]:
-    model.eval()
-    with torch.no_grad():
-        images = images.to(model.dtype)
-        features = model.paco(images).pooler_output
-        return {
-            "logits": model(images).logits,
-            "features": features,
-            "projection": torch.nn.functional.normalize(model.projector(features), dim=1),
-        }
-
-
-@pytest.mark.parametrize(
-    "name", ["convert_cifar_r32", "convert_cifar_r32_gpaco", "convert_resnet_tiny", "convert_resnet_tiny_gpaco"]
-)
-def test_converted_checkpoint_gives_the_reference_outputs(name: str) -> None:
-    path = golden_path(f"{name}.pth")
+@pytest.mark.parametrize("name", ["convert_cifar_r32", "convert_cifar_r32_gpaco", TINY, f"{TINY}_gpaco"])
+def test_command_gives_the_reference_outputs(name: str, tmp_path: Path) -> None:
     expected, metadata = golden(f"{name}_expected.safetensors")
-    model = load_reference_checkpoint(path)
-    assert model.variant == metadata["variant"]
-    for key, value in outputs(model, expected["images"]).items():
+    assert convert(golden_path(f"{name}.pth"), tmp_path / "out", "--training_state") == 0
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
+    with torch.no_grad():
+        logits = model(expected["images"]).logits
+    assert torch.allclose(logits, expected["logits"], rtol=1e-5, atol=1e-5)
+    trained = PaCoForContrastiveTraining.from_pretrained(tmp_path / "out")
+    assert trained.variant == metadata["variant"]
+    direct = load_reference_checkpoint(golden_path(f"{name}.pth"))
+    for key, tensor in direct.state_dict().items():
+        assert torch.equal(trained.state_dict()[key], tensor), key
+    for key, value in outputs(trained, expected["images"]).items():
         assert torch.allclose(value, expected[key], rtol=1e-5, atol=1e-5)
-    state = torch.load(path, weights_only=True)["state_dict"]
-    for key, value in outputs(load_reference_checkpoint(doubled(state)), expected["images"]).items():
-        assert (value - expected[f"{key}_f64"]).abs().max() < 1e-6
-    if model.variant == "paco":
-        assert set(model.dropped_keys) == {"linear_k.weight", "linear_k.bias"}
 
 
-def test_custom_width_is_recognised() -> None:
-    model = load_reference_checkpoint(golden_path("convert_resnet_tiny.pth"))
-    wanted = {"layers": [1, 2, 1, 1], "channels": [8, 16, 32, 64], "cardinality": 4, "base_width": 16}
-    assert (model.config.backbone, model.config.backbone_kwargs) == ("resnet50", wanted)
-    given = load_reference_checkpoint(
-        golden_path("convert_resnet_tiny.pth"), backbone="resnet50", backbone_kwargs=wanted
-    )
-    assert torch.equal(given.classifier.weight, model.classifier.weight)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_command_on_full_size_architectures(name: str, tmp_path: Path) -> None:
+    state, tensors, metadata = full_size_state(name)
+    key = "model" if "vit" in name else "state_dict"
+    torch.save({key: state, "epoch": 1}, tmp_path / "file.pth")
+    assert convert(tmp_path / "file.pth", tmp_path / "out") == 0
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "out").eval()
+    images = seeded_images(int(metadata["image_seed"]), tuple(int(n) for n in metadata["image_shape"].split("x")))
+    with torch.no_grad():
+        logits = model(images).logits.double()
+    expected = tensors["logits_f64"]
+    assert (logits - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-def full_size_state(name: str) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict[str, str]]:
-    tensors, metadata = golden(f"{name}.safetensors")
-    listing = json.loads(golden_path(f"{FULL_SIZE[name]}.json").read_text())["state_dict"]
-    classes = int(metadata["num_classes"])
+# ---- synthetic checkpoints of every listing
+
+
+def value_of(key: str) -> float:
+    return 0.1 + zlib.crc32(key.encode()) % 1000 / 1000
+
+
+def synthetic(listing: dict, path: Path) -> None:
+    """A file with the listing's keys, shapes and types; a tensor repeats one number, which tells its key."""
     state = {}
-    for key, (shape, _) in listing.items():
-        key = key.removeprefix("module.")
-        if key.startswith(("encoder_k.", "linear_k.")):
-            continue
-        if key.split(".")[0] in ("linear", "head"):
-            shape = [classes, *shape[1:]]
-        state[key] = weight_by_rule(key, tuple(shape), classes)
-    checksum = sum(tensor.double().sum().item() for tensor in state.values() if tensor.is_floating_point())
-    assert checksum == pytest.approx(tensors["weight_checksum"].item(), abs=1e-6)
-    return state, tensors, metadata
+    for name, (shape, dtype) in listing["state_dict"].items():
+        kind = getattr(torch, dtype)
+        value = 0 if name.endswith("queue_ptr") else value_of(name) if kind.is_floating_point else 1
+        # Expanded: a small file, whatever the shape.
+        state[name] = torch.tensor(value, dtype=kind).expand(shape)
+    beside = {
+        "epoch": 399,
+        "arch": listing["arch"],
+        "acc": torch.tensor([57.0]),
+        "best_acc": 0,
+        "optimizer": {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 0.1, "params": [0]}]},
+        "scaler": {"scale": 2.0},
+        "args": argparse.Namespace(lr=1.0, model=listing["arch"]),
+    }
+    keys = listing["top_level_keys"]
+    torch.save({key: state if key in ("state_dict", "model") else beside[key] for key in keys}, path)
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=[pytest.mark.slow] if name != "fullsize_paco_lt_resnet50" else [])
-        for name in FULL_SIZE
+        pytest.param(name, marks=[] if "resnet32" in name or name.endswith("resnet50_inat18") else [pytest.mark.slow])
+        for name in LISTINGS
     ],
 )
-def test_full_size_architectures(name: str) -> None:
-    state, tensors, metadata = full_size_state(name)
-    images = seeded_images(int(metadata["image_seed"]), tuple(int(n) for n in metadata["image_shape"].split("x")))
-    model = load_reference_checkpoint(doubled(state))
-    assert model.config.backbone == {"vit_base_patch16": "vit_base_patch16_224"}.get(
-        metadata["arch"], metadata["arch"]
+def test_every_listing_converts(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listing = json.loads(golden_path(f"checkpoint_{name}.json").read_text())
+    synthetic(listing, tmp_path / "file.pth.tar")
+    recipe = LISTINGS[name]
+    assert (
+        convert(tmp_path / "file.pth.tar", tmp_path / "out", "--json", *(["--recipe", recipe] if recipe else [])) == 0
     )
-    for key, value in outputs(model, images).items():
-        assert (value - tensors[f"{key}_f64"]).abs().max() < 1e-6
-    for key, value in outputs(load_reference_checkpoint(state), images).items():
-        assert torch.allclose(
-            value.double(), tensors[f"{key}_f64"], rtol=1e-5, atol=1e-5 * tensors[f"{key}_f64"].abs().max().item()
-        )
-
-
-def small_state() -> dict[str, torch.Tensor]:
-    return {f"module.{key}": tensor for key, tensor in initial_state("paco").items()}
-
-
-def test_half_precision_becomes_float32() -> None:
-    state = {key: tensor.half() if tensor.is_floating_point() else tensor for key, tensor in small_state().items()}
-    assert load_reference_checkpoint(state).dtype == torch.float32
-
-
-def test_file_stripped_of_its_key_encoder_loads_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    state = {key: tensor for key, tensor in small_state().items() if "encoder_k" not in key}
-    model = load_reference_checkpoint(state)
-    assert "has no key encoder" in caplog.text
-    for key, query in zip(model.key_encoder["paco"].parameters(), model.paco.parameters(), strict=True):
-        assert torch.equal(key, query)
-
-
-@pytest.mark.parametrize(
-    "key",
-    [
-        "linear.bias",
-        "queue",
-        "queue_l",
-        "queue_ptr",
-        "encoder_q.fc.0.weight",
-        "encoder_q.fc.1.running_mean",
-        "encoder_q.layer2.1.bn1.bias",
-        "encoder_k.layer1.0.conv1.weight",
-        "encoder_k.fc.3.bias",
-    ],
-)
-def test_missing_key_is_named_as_the_file_names_it(key: str) -> None:
-    state = {name: tensor for name, tensor in small_state().items() if name != f"module.{key}"}
-    with pytest.raises(ValueError, match=rf"lacks .*\b{re.escape(key)}$"):
-        load_reference_checkpoint(state)
-
-
-def test_refusals_name_the_key() -> None:
-    state = small_state()
-    for change, message in (
-        ({"module.surprise": torch.zeros(1)}, "not known: surprise"),
-        ({"module.encoder_q.layer1.0.conv9.weight": torch.zeros(1)}, r"layer1\.0\.conv9\.weight"),
-        ({"module.encoder_q.fc.7.weight": torch.zeros(1)}, r"a paco model does not have: encoder_q\.fc\.7\.weight"),
-        ({"module.linear.bias": torch.zeros(11)}, r"linear\.bias has shape"),
-        ({"module.linear.bias": torch.zeros(10, dtype=torch.long)}, r"linear\.bias has dtype"),
-        ({"module.linear.weight": torch.zeros(3)}, r"linear\.weight should have 2 dimensions"),
-        ({"module.linear.weight": torch.zeros(0, 64)}, r"linear\.weight or queue is empty"),
-        ({"module.linear.weight": "text"}, r"module\.linear\.weight"),
-        ({"module.linear.weight": torch.zeros(10, 64).to_sparse()}, r"module\.linear\.weight is no plain tensor"),
-        ({"queue": torch.ones(64, 32)}, "queue twice"),
-        ({"module.queue_ptr": torch.tensor([999])}, "queue_ptr is 999"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            load_reference_checkpoint({**state, **change})
-    for arguments, message in (
-        ({"backbone": "cifar_resnet32", "backbone_kwargs": {"in_chans": 1}}, r"encoder_q\.conv1\.weight.*wants"),
-        ({"backbone": "cifar_resnet20"}, r"does not have: encoder_q\.layer1\.3"),
-        ({"backbone": "cifar_resnet99"}, "unknown backbone"),
-        ({"backbone": "cifar_resnet32", "backbone_kwargs": {"wings": 2}}, "cannot be built"),
-        ({"backbone": 3}, "name of a timm model"),
-        ({"backbone_kwargs": [1]}, "must be a dictionary"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            load_reference_checkpoint(state, **arguments)
-
-
-def test_what_is_no_checkpoint_is_refused(tmp_path) -> None:
-    for source, message in (
-        ({}, "no state dict"),
-        ({"fc.weight": torch.zeros(1)}, "neither encoder_q"),
-        (
-            {"patch_embed.proj.weight": torch.zeros(60, 3, 8, 8), "pos_embed": torch.zeros(1, 17, 60)},
-            "number of heads",
-        ),
-        (None, "a path or a state dict"),
-        ([1], "a path or a state dict"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            load_reference_checkpoint(source)
-    with pytest.raises(OSError, match="does not exist"):
-        load_reference_checkpoint(tmp_path / "none.pth")
-    content = golden_path("convert_resnet_tiny.pth").read_bytes()
-    torch.save({"a": torch.zeros(500)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    old = (tmp_path / "old.pth").read_bytes()
-    for cut in (content[:5000], old[:200], old[:300], b".", b""):
-        (tmp_path / "cut.pth").write_bytes(cut)
-        with pytest.raises((OSError, ValueError), match=r"cut\.pth"):
-            load_reference_checkpoint(tmp_path / "cut.pth")
-
-
-def test_only_weights_and_an_argparse_namespace_are_unpickled(tmp_path) -> None:
-    shapes = {"cls_token": (1, 1, 192)}
-    torch.save(
-        {"model": {k: torch.zeros(s) for k, s in shapes.items()}, "args": argparse.Namespace(lr=1)},
-        tmp_path / "vit.pth",
+    record = json.loads(capsys.readouterr().out)
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
+    assert record["num_labels"] == model.config.num_labels == listing["num_classes"]
+    assert record["recipe"] == recipe
+    prefix, vit = listing["key_prefix"], "vit" in name
+    head = f"{prefix}head.weight" if vit else f"{prefix}linear.weight"
+    assert model.classifier.weight.unique().item() == pytest.approx(value_of(head))
+    for own, tensor in model.paco.backbone.state_dict().items():
+        theirs = f"{prefix}{'' if vit else 'encoder_q.'}{own}"
+        theirs = theirs.replace(".downsample.", ".shortcut.") if "shortcut" in listing["arch"] else theirs
+        wanted = value_of(theirs) if tensor.is_floating_point() else 1
+        assert tensor.unique().item() == pytest.approx(wanted), own
+    beside = {key for key in listing["top_level_keys"] if key not in ("state_dict", "model")}
+    linear_k = {key.removeprefix(prefix) for key in listing["state_dict"] if "linear_k" in key}
+    groups = {"projector", "queue"} | (
+        {"key_encoder"} if any("encoder_k" in key for key in listing["state_dict"]) else set()
     )
-    with pytest.raises(ValueError, match="neither encoder_q"):  # it was read, and found wanting
-        load_reference_checkpoint(tmp_path / "vit.pth")
-    torch.save({"model": {}, "args": pytest.ExitCode.OK}, tmp_path / "evil.pth")
-    with pytest.raises(ValueError, match="more than weights"):
-        load_reference_checkpoint(tmp_path / "evil.pth")
+    assert {key.split(".*")[0] for key in record["dropped"]} == beside | linear_k | groups
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
+    if "inat18" in name:
+        assert (tuple(processor.image_mean), tuple(processor.image_std)) == (INAT_MEAN, INAT_STD)
+    assert processor.crop_size.height == (32 if "cifar" in name else 224)
+    if "imagenet" in name or vit:
+        assert model.config.id2label[0] == "tench, Tinca tinca"
+
+
+def test_all_listings_are_tested() -> None:
+    if not FULL_GOLDENS.is_dir():
+        pytest.skip("only in the full set of goldens")
+    found = {path.stem.removeprefix("checkpoint_") for path in FULL_GOLDENS.glob("checkpoint_*.json")}
+    assert found == set(LISTINGS)
+
+
+def test_recipe_is_taken_where_one_alone_agrees(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listing = json.loads(golden_path("checkpoint_paco_lt_resnet50_inat18.json").read_text())
+    synthetic(listing, tmp_path / "file.pth")
+    assert convert(tmp_path / "file.pth", tmp_path / "out") == 0
+    printed = capsys.readouterr().out
+    assert "taken for paco-resnet50-inat2018, the only recipe that it agrees with" in printed
+    assert "recipe `paco-resnet50-inat2018`" not in printed
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "73.2" in card
+    assert "Not measured" in card
+    message = refused(capsys, tmp_path / "other", tmp_path / "file.pth", "--recipe", "gpaco-resnet152-inat2018")
+    assert "method paco, the recipe has gpaco" in message
+    assert "backbone resnet50, the recipe has resnet152" in message
+    message = refused(capsys, tmp_path / "other", tmp_path / "file.pth", "--recipe", "paco-resnet50-imagenet-lt")
+    assert "classes 8142, the recipe has 1000" in message
+    message = refused(capsys, tmp_path / "other", tmp_path / "file.pth", "--recipe", "gpaco-ensemble-imagenet-lt")
+    assert "convert these one by one" in message
+
+
+# ---- scoring
+
+
+def folder_of_images(root: Path, classes: int = 12) -> Path:
+    for split, images in (("train", 3), ("test", 2)):
+        for label in range(classes):
+            (root / split / f"class{label:02}").mkdir(parents=True)
+            for i in range(images + (label if split == "train" else 0)):
+                picture(100 * label + i, (40, 32)).save(root / split / f"class{label:02}" / f"{i}.png")
+    return root
+
+
+def test_scores_are_measured_or_absent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = folder_of_images(tmp_path / "images")
+    assert convert(golden_path(f"{TINY}.pth"), tmp_path / "out", "--dataset", images, "--json") == 0
+    metrics = json.loads(capsys.readouterr().out)["metrics"]
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert f"| **PaCo** | {100 * metrics['accuracy']:.1f} |" in card
+    assert "images test (24 images)" in card
+    assert str(tmp_path) not in card + (tmp_path / "out" / "metrics.json").read_text()
+    # The same as the command that scores checkpoints, and as the pipeline.
+    assert main(["evaluate", str(tmp_path / "out"), "--dataset", str(images), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again == metrics
+    classify = pipeline("image-classification", model=str(tmp_path / "out"), top_k=1)
+    files = sorted(str(file) for file in (images / "test").rglob("*.png"))
+    right = [rows[0]["label"] == Path(file).parent.name for file, rows in zip(files, classify(files), strict=True)]
+    assert metrics["accuracy"] == sum(right) / len(right)
+    model = AutoModelForImageClassification.from_pretrained(tmp_path / "out")
+    assert model.config.class_counts == [3 + label for label in range(12)]
+    assert metrics["many"] is None
+    assert metrics["few"] is not None
+
+    assert convert(golden_path(f"{TINY}.pth"), tmp_path / "unscored") == 0
+    card = (tmp_path / "unscored" / "README.md").read_text()
+    assert "**Not measured.**" in card
+    assert "model-index" not in card
+    assert not (tmp_path / "unscored" / "metrics.json").exists()
+    fewer = folder_of_images(tmp_path / "fewer", classes=4)
+    message = refused(capsys, tmp_path / "no", golden_path(f"{TINY}.pth"), "--dataset", fewer)
+    assert "12 classes, but the images to score have 4" in message
+
+
+def test_scores_at_chance_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state = torch.load(golden_path(f"{TINY}.pth"), weights_only=True)["state_dict"]
+    state["module.linear.bias"][3] = 1e6  # always the same class
+    torch.save({"state_dict": state}, tmp_path / "file.pth")
+    images = folder_of_images(tmp_path / "images")
+    assert convert(tmp_path / "file.pth", tmp_path / "out", "--dataset", images) == 0
+    assert "8.3% is no better than guessing among 12 classes" in capsys.readouterr().err
+    assert "no better than guessing" in (tmp_path / "out" / "README.md").read_text()
+
+
+# ---- what is refused
+
+
+class Evil:
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.marker}",)
+
+
+def test_malicious_files_run_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    marker = tmp_path / "executed"
+    content = torch.load(golden_path(f"{TINY}.pth"), weights_only=True)
+    for name, beside in (("args", Evil(marker)), ("state_dict", {**content["state_dict"], "x": Evil(marker)})):
+        for zipped in (True, False):
+            torch.save({**content, name: beside}, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
+            message = refused(capsys, tmp_path / "out", tmp_path / "evil.pth")
+            assert "holds more than weights" in message
+            assert "system" in message
+            assert not marker.exists()
+    torch.load(tmp_path / "evil.pth", weights_only=False)  # what it would have done
+    assert marker.exists()
+
+
+def test_damaged_and_foreign_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = torch.load(golden_path(f"{TINY}.pth"), weights_only=True)
+    raw = golden_path(f"{TINY}.pth").read_bytes()
+    state = content["state_dict"]
+
+    def message(saved: object) -> str:
+        if isinstance(saved, bytes):
+            (tmp_path / "file.pth").write_bytes(saved)
+        else:
+            torch.save(saved, tmp_path / "file.pth")
+        return refused(capsys, tmp_path / "out", tmp_path / "file.pth")
+
+    assert "file.pth" in message(raw[: len(raw) // 2])
+    assert "file.pth" in message(b"\0" * 1000)
+    assert "is a web page" in message(b"\n<!DOCTYPE html><html>Google Drive</html>")
+    renamed = {key.replace("layer1.0.conv1", "layer1.0.conv7"): tensor for key, tensor in state.items()}
+    assert "layer1.0.conv7" in message({"state_dict": renamed})
+    headless = {key.replace("module.linear.", "module.fc."): tensor for key, tensor in state.items()}
+    assert "fc.weight" in message({"state_dict": headless})
+    assert "not known beside its weights: ema" in message({**content, "ema": {"weight": torch.zeros(3)}})
+    assert "not known beside its weights: extra" in message({**content, "extra": torch.zeros(3)})
+    assert "does not exist" in refused(capsys, tmp_path / "out", tmp_path / "none.pth")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    assert convert(golden_path(f"{TINY}.pth"), tmp_path / "full") == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert "names no file" in refused(capsys, tmp_path / "out", "hf://user/name")
+    assert "go with --dataset" in refused(
+        capsys, tmp_path / "out", golden_path(f"{TINY}.pth"), "--dataset_path", tmp_path
+    )
+
+
+# ---- addresses
+
+
+class Broken(http.server.SimpleHTTPRequestHandler):
+    def do_GET(self) -> None:
+        if not self.path.startswith("/broken"):
+            return super().do_GET()
+        self.send_response(200)
+        self.send_header("Content-Length", "100000")
+        self.end_headers()
+        self.wfile.write(b"x" * 5000)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_addresses(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    handler = functools.partial(Broken, directory=golden_path(f"{TINY}.pth").parent)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        (tmp_path / "outs").mkdir()
+        assert convert(f"{address}/{TINY}.pth", tmp_path / "outs" / "a", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["source"] == f"{address}/{TINY}.pth"
+        message = refused(capsys, tmp_path / "outs" / "b", f"{address}/broken.pth")
+        assert "broke off after 5000 of 100000 bytes" in message
+        assert "404" in refused(capsys, tmp_path / "outs" / "b", f"{address}/none.pth")
+        server.shutdown()
+    # From the cache, where there is no server any more.
+    assert convert(f"{address}/{TINY}.pth", tmp_path / "outs" / "c") == 0
+    assert "cannot be downloaded" in refused(capsys, tmp_path / "outs" / "b", f"{address}/other.pth")

@@ -9,12 +9,13 @@ import torch
 from transformers import AutoImageProcessor, pipeline
 
 from paco_hf import PaCoConfig, PaCoForImageClassification
+from paco_hf.data.benchmarks import CIFAR_MEAN, CIFAR_STD
 from paco_hf.data.loading import load_data
 from paco_hf.data.splits import Images, LabelledImages
 from paco_hf.inference import fast_forward
+from paco_hf.preprocessing import build_processor
 from paco_hf.scoring import score
 from paco_hf.training_args import hardware_precision
-from paco_hf.workflow import _build_processor
 
 
 @pytest.fixture
@@ -69,7 +70,7 @@ def test_compiled_is_the_same_for_ragged_batches_too(model) -> None:
 
 def test_score_is_that_of_the_pipeline(model, tmp_path) -> None:
     data = load_data()
-    _build_processor(model, data).save_pretrained(tmp_path)
+    build_processor(model.config.image_size, CIFAR_MEAN, CIFAR_STD).save_pretrained(tmp_path)
     model.save_pretrained(tmp_path)
     some = data.test.select(list(range(0, 2000, 25)), "some")
     result = score(tmp_path, Images(some), batch_size=32)
@@ -91,7 +92,7 @@ def test_an_ensemble_averages_logits(tmp_path) -> None:
             PaCoConfig(backbone="cifar_resnet20", num_labels=20, class_counts=data.class_counts, image_size=size)
         )
         model.save_pretrained(tmp_path / name)
-        _build_processor(model, data).save_pretrained(tmp_path / name)
+        build_processor(model.config.image_size, CIFAR_MEAN, CIFAR_STD).save_pretrained(tmp_path / name)
         folders.append(str(tmp_path / name))
     logits = torch.zeros(len(split.labels), 20)
     for folder in folders:

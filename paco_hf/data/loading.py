@@ -91,6 +91,44 @@ def load_test(
     return source.labelled(key, names), names
 
 
+def load_scored(
+    dataset: str,
+    *,
+    dataset_path: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    lists: dict[str, str] | None = None,
+    **selection: Any,
+) -> tuple[Any, list[str], list[int] | None]:
+    """Images to score a foreign checkpoint on, the names of their classes, and the classes' training images.
+
+    It is the split that [`load_test`] gives, or the only split there is. The class counts are those of the training
+    split that lies beside it, with the `selection` (`imbalance_factor`, `imbalance_kind`) of [`load_data`]; `None`
+    where there is none.
+    """
+    where: dict[str, Any] = {
+        "dataset_path": dataset_path,
+        "image_column": image_column,
+        "label_column": label_column,
+        "lists": lists,
+    }
+    benchmark = BENCHMARKS.get(dataset)
+    only_test = bool(
+        benchmark
+        and benchmark.needs_list
+        and dataset_path
+        and not is_prepared(dataset_path)
+        and "train" not in (lists or {})
+        and not any((Path(dataset_path) / name).is_file() for name in benchmark.lists["train"])
+    )
+    source = _open(dataset, dataset_path, image_column, label_column, lists or {}, False, 256, test_only=only_test)
+    if "train" not in source.splits:
+        return (*load_test(dataset, **where), None)
+    data = load_data(dataset, **where, **selection)
+    scored = data.test or data.validation
+    return (scored, data.class_names, data.class_counts) if scored else (data.train, data.class_names, None)
+
+
 def _open(
     dataset: str,
     dataset_path: str | None,

@@ -1,0 +1,283 @@
+"""The text of a model card, part by part: from the evidence to Markdown."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from .configuration_paco import PaCoConfig
+from .data.benchmarks import BENCHMARKS, Benchmark
+from .data.lists import shots
+from .data.long_tail import long_tailed_counts
+from .recipe_book import Recipe
+from .run_args import resolved_recipe
+from .run_folder import RECIPE_NAME, public_settings
+
+METHODS = {
+    "paco": "PaCo",
+    "gpaco": "GPaCo",
+    "multitask": "GPaCo's multi-task variant",
+    "gpaco_single": "GPaCo with one view",
+    "balanced_softmax": "balanced softmax",
+    "ce": "cross-entropy",
+}
+SCORES = {
+    "accuracy": "top-1 accuracy",
+    "many": "many-shot accuracy",
+    "medium": "medium-shot accuracy",
+    "few": "few-shot accuracy",
+    "balanced_accuracy": "balanced accuracy",
+}
+# Of what a run is made of, what a reader wants to know.
+_SHOWN = [
+    "loss",
+    "backbone",
+    "backbone_kwargs",
+    "pretrained",
+    "image_size",
+    "query_view",
+    "key_view",
+    "num_train_epochs",
+    "global_batch_size",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "optim",
+    "learning_rate",
+    "epoch_schedule",
+    "warmup_epochs",
+    "momentum",
+    "weight_decay",
+    "layer_decay",
+    "trainable_convolutions",
+    "alpha",
+    "beta",
+    "gamma",
+    "temperature",
+    "label_smoothing_factor",
+    "class_prior",
+    "queue_size",
+    "projection_dim",
+    "key_momentum",
+    "validation_fraction",
+    "precision",
+    "seed",
+]
+# What only a contrastive loss has.
+_CONTRASTIVE = ["key_view", "alpha", "beta", "gamma", "temperature", "queue_size", "projection_dim", "key_momentum"]
+
+
+@dataclass
+class Subject:
+    """What a card is about, and the evidence that there is for it."""
+
+    title: str
+    settings: dict[str, Any] = field(default_factory=dict)  # without paths
+    book: Recipe | None = None  # the package's recipe that it follows
+    config: PaCoConfig | None = None  # of the weights, where there are any
+    metrics: dict[str, Any] = field(default_factory=dict)
+    run: dict[str, Any] = field(default_factory=dict)
+    conversion: dict[str, Any] | None = None
+    baselines: dict[str, dict[str, Any]] = field(default_factory=dict)  # scores by name
+    emissions: float | None = None  # kg of CO2 equivalent
+    repo: str = ""  # what the examples load
+
+    @property
+    def benchmark(self) -> Benchmark | None:
+        return BENCHMARKS.get(str(self.settings.get("dataset")))
+
+    @property
+    def scores(self) -> dict[str, Any] | None:
+        return self.metrics.get("test") or self.metrics.get("validation")
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def about(subject: Subject, loss: str) -> str:
+    if subject.book and subject.config is None:
+        return str(subject.book.about or "").strip()
+    what = f"An image classifier with {subject.config.num_labels} classes" if subject.config else "Image classifiers"
+    how = {
+        "ce": "trained with cross-entropy, the baseline",
+        "balanced_softmax": "trained with balanced softmax, the baseline with the class frequencies in the softmax",
+    }.get(
+        loss,
+        f"for long-tailed data, trained with {METHODS[loss]} (parametric contrastive learning): supervised "
+        "contrastive learning with learnable class centres, which are the classifier's weights",
+    )
+    return f"{what}, {how}."
+
+
+def facts(subject: Subject, loss: str, backbone: str) -> list[tuple[str, str]]:
+    config, settings, benchmark = subject.config, subject.settings, subject.benchmark
+    facts = [("method", METHODS[loss]), ("data set", f"`{settings.get('dataset', 'not known')}`")]
+    if subject.book and subject.book.ensemble:
+        facts.append(("ensemble of", ", ".join(f"`{name}`" for name in subject.book.ensemble)))
+    if backbone:
+        facts.append(("backbone", f"`{backbone}`"))
+    size = config.image_size if config else settings.get("image_size") or (benchmark and benchmark.image_size)
+    if size:
+        facts.append(("image size", f"{size} x {size}"))
+    classes = config.num_labels if config else benchmark and benchmark.num_classes
+    if classes:
+        facts.append(("classes", str(classes)))
+    if subject.book and subject.book.row:
+        facts.append(("row of the reference", subject.book.row))
+    return facts
+
+
+def result_rows(subject: Subject, loss: str) -> list[list[str]]:
+    if not subject.scores:
+        return []
+    named = {f"**{METHODS[loss]}**": subject.scores, **subject.baselines}
+    return [[name, *(_percent(scores[key]) for key in SCORES)] for name, scores in named.items()]
+
+
+def scored_images(subject: Subject) -> str:
+    split = "test" if subject.metrics.get("test") else "validation"
+    images = subject.run.get("data", {}).get(split) or {"name": subject.metrics.get("split")}
+    count = images.get("images") or subject.metrics.get("images")
+    name = images.get("name") or f"the {split} split"
+    return f"{name} ({count} images)" if count else name
+
+
+def selection(subject: Subject) -> str:
+    metrics = subject.metrics
+    if "last_step" not in metrics:
+        return "These images were scored once, after the conversion."
+    if metrics.get("validation_balanced_accuracy_by_step"):
+        how = f"The model is that of step {metrics['selected_step']}, selected on a validation split"
+    else:
+        how = f"The model is that of the last step, {metrics['last_step']}; nothing was selected"
+    return f"{how}; the test split was scored once, at the end."
+
+
+def guessing(scores: dict[str, Any]) -> str | None:
+    """A warning where scores are not clearly above chance, as they are when a checkpoint is read wrongly."""
+    classes = len(scores.get("per_class") or [])
+    if classes <= 1 or scores["balanced_accuracy"] > 1.5 / classes:
+        return None
+    return (
+        f"{100 * scores['balanced_accuracy']:.1f}% is no better than guessing among {classes} classes: their "
+        "order, or the preparation of the images, may "
+        "not be that of the training."
+    )
+
+
+def group_counts(config: PaCoConfig | None) -> list[int] | None:
+    """Images of each class in the full training selection, where the weights tell."""
+    return (config.selection_counts or config.class_counts) if config else None
+
+
+def training_data(subject: Subject) -> str:
+    config, benchmark, dataset = subject.config, subject.benchmark, subject.settings.get("dataset")
+    counts = group_counts(config)
+    if not counts and benchmark and benchmark.n_max and not config:
+        factor = float(subject.settings.get("imbalance_factor", 100))
+        counts = long_tailed_counts(benchmark.n_max, benchmark.num_classes, factor)
+    lines = []
+    if counts:
+        many, medium, few = shots(counts)
+        lines.append(
+            f"`{dataset or 'the training split'}`: {sum(counts)} training images of {len(counts)} classes, "
+            f"{max(counts)} to {min(counts)} a class; {many} classes with many (> 100), {medium} with medium "
+            f"(20 to 100), {few} with few (< 20) images."
+        )
+    elif benchmark and (published := benchmark.canonical.get("train")):
+        groups = f"; many/medium/few: {'/'.join(map(str, published.shots))} classes" if published.shots else ""
+        lines.append(
+            f"`{dataset}`: {published.images} training images of {benchmark.num_classes} classes, {published.most} to "
+            f"{published.fewest} a class{groups} (published statistics)."
+        )
+    data = subject.run.get("data", {})
+    for split in ("train", "validation", "test"):
+        if data.get(split):
+            lines.append(
+                f"{split}: {data[split]['images']} images, {data[split]['name']} (SHA-256 of the selection "
+                f"`{data[split]['selection']}`)."
+            )
+    return "\n\n".join(lines)
+
+
+def command(subject: Subject) -> str | None:
+    book = subject.book
+    if book and book.ensemble:
+        runs = " ".join(f"runs/{name}" for name in book.ensemble)
+        return f"paco-hf evaluate {runs} --dataset {subject.settings['dataset']} --dataset_path ROOT"
+    if subject.conversion:
+        return None
+    recipe = book.name if book else RECIPE_NAME
+    own = subject.settings.get("dataset") not in (*BENCHMARKS, "builtin")
+    where = (
+        " --dataset FOLDER" if own else "" if subject.settings.get("dataset") == "builtin" else " --dataset_path ROOT"
+    )
+    return f"paco-hf train --recipe {recipe}{where} --output_dir OUT"
+
+
+def changes(subject: Subject) -> str:
+    """Where a run has other settings than the package's recipe that it follows."""
+    if subject.book is None or subject.config is None or subject.conversion:
+        return ""
+    recipe, own = public_settings(resolved_recipe(subject.book.name)), subject.settings
+    if recipe.get("precision") == "auto":
+        recipe.pop("precision")
+    bookkeeping = ("save_", "logging_", "report_to", "dataloader_num_workers", "augment_backend")
+    return ", ".join(
+        f"`{name}` {value} instead of {recipe[name]}"
+        for name, value in own.items()
+        if name in recipe and value != recipe[name] and not name.startswith(bookkeeping)
+    )
+
+
+def shown_settings(settings: dict[str, Any], loss: str) -> list[tuple[str, Any]]:
+    """What a reader wants to know of how it was trained; what is off or follows from another setting is left out."""
+    idle: dict[str, Any] = {"pretrained": False, "label_smoothing_factor": 0, "gradient_accumulation_steps": 1}
+    if loss in ("ce", "balanced_softmax"):
+        idle |= {name: settings.get(name) for name in _CONTRASTIVE}
+    if "global_batch_size" in settings:
+        idle["per_device_train_batch_size"] = settings.get("per_device_train_batch_size")
+    values = {name: settings[name] for name in _SHOWN if settings.get(name) is not None}
+    return [
+        (name, json.dumps(value) if isinstance(value, dict | bool) else value)
+        for name, value in values.items()
+        if name not in idle or value != idle[name]
+    ]
+
+
+def cost(subject: Subject) -> str:
+    training = subject.run.get("training", {})
+    if not training:
+        advice = " `docs/reproducing.md` has an estimate for the row." if subject.book and subject.book.row else ""
+        return f"Not measured.{advice}"
+    seconds = training["seconds"]
+    time = (
+        f"{seconds / 3600:.2f} hours of training"
+        if seconds
+        else "Training time is not known (resumed without a record)"
+    )
+    processes = f" in {training['processes']} processes" if training["processes"] > 1 else ""
+    emissions = f"{subject.emissions:.3g} kg CO2 equivalent" if subject.emissions else "not measured"
+    return f"{time} on {training['hardware']}{processes}, {training['precision']}. Emissions: {emissions}."
+
+
+def limits(subject: Subject, license: str) -> list[str]:
+    config, scores = subject.config, subject.scores
+    limits = ["It knows its classes alone: any image gets one of them, with a probability that is not calibrated."]
+    if config and scores and "worst_class" in scores:
+        worst = scores["worst_class"]
+        name = config.id2label[worst["class"]]
+        limits.append(
+            f"Accuracy differs from class to class; the worst is {name!r} with {_percent(worst['accuracy'])}%."
+        )
+    if scores and subject.run:
+        limits.append("One run of one seed: repeat it with others before you call a small difference one.")
+    if config and str(config.id2label[0]).startswith("LABEL_"):
+        limits.append("What its classes are called is not known; they have numbers.")
+    if subject.conversion:
+        limits.append("The reference selected its weights on the evaluation set; its figures are optimistic.")
+    if not scores:
+        limits.append("No accuracy of weights of this recipe has been measured here.")
+    if license == "unknown":
+        limits.append("Nobody has stated a licence for these weights; that of the training images may bind them.")
+    limits.append("What is rare or absent in the training images (places, people, cameras) will be recognised badly.")
+    return limits

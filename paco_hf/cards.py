@@ -1,0 +1,258 @@
+"""Model cards: rendered from what a folder holds (a run, a converted checkpoint) or from a recipe, never hand-written.
+
+Figures come from `metrics.json`, which only an evaluation writes; those of others stand apart, with their source.
+"""
+
+import csv
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import timm
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+
+from . import card_text as text
+from .backbones import timm_defaults
+from .configuration_paco import PaCoConfig
+from .recipe_book import read_recipe, recipe_names
+from .run_args import resolved_recipe
+from .run_folder import (
+    CARD_NAME,
+    CONVERSION_NAME,
+    METRICS_NAME,
+    PLOT_NAME,
+    RECIPE_NAME,
+    RESULTS_NAME,
+    RUN_NAME,
+    public_settings,
+    read_json,
+    write_text,
+)
+
+TEMPLATE = resources.files("paco_hf") / "templates" / "model_card.md"
+
+
+def write_card(
+    folder: str | Path,
+    *,
+    title: str | None = None,
+    repo_id: str | None = None,
+    recipe: str | None = None,
+    baselines: Sequence[str | Path] = (),
+    license: str = "unknown",
+) -> Path:
+    """Write `README.md` for a run folder or a converted checkpoint, with a plot of its class counts and its results in
+    the Hub's format.
+
+    Args:
+        folder (path): what `paco-hf train` or `convert` made.
+        title (`str`, *optional*): heading (default: the name of `repo_id`, else of the folder).
+        repo_id (`str`, *optional*): where it will be on the Hub, for the examples.
+        recipe (`str`, *optional*): the package's recipe that the run follows, where it does not say so itself.
+        baselines (sequence of paths, *optional*): run folders whose test scores are shown beside.
+        license (`str`, *optional*, defaults to `"unknown"`): the Hub's identifier of the weights' licence.
+
+    Returns:
+        path of the card.
+
+    Raises:
+        ValueError: a folder without a model, or a baseline without test scores.
+    """
+    folder = Path(folder)
+    subject = read_subject(folder, recipe, baselines)
+    subject.title = title or (repo_id or folder.resolve().name).split("/")[-1]
+    subject.repo = repo_id or f"USER/{subject.title}"
+    counts = text.group_counts(subject.config)
+    plot = counts is not None and _plot({"training images": counts}, folder / PLOT_NAME)
+    results = eval_results(subject)
+    if results:
+        (folder / RESULTS_NAME).parent.mkdir(exist_ok=True)
+        write_text(folder / RESULTS_NAME, results)
+    write_text(folder / CARD_NAME, str(render(subject, license, PLOT_NAME if plot else None)))
+    return folder / CARD_NAME
+
+
+def read_subject(folder: Path, recipe: str | None = None, baselines: Sequence[str | Path] = ()) -> text.Subject:
+    """What a folder holds."""
+    if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
+        raise ValueError(f"{folder} holds no finished model (config.json and model.safetensors): is it a run folder?")
+    run, conversion = read_json(folder / RUN_NAME), read_json(folder / CONVERSION_NAME)
+    name = recipe or (run or {}).get("recipe") or (conversion or {}).get("recipe")
+    book = read_recipe(name) if name else None
+    if (folder / RECIPE_NAME).is_file():
+        settings = yaml.safe_load((folder / RECIPE_NAME).read_text(encoding="utf-8"))
+    else:
+        settings = dict(book.settings) if book else {}
+    emissions = None
+    if (folder / "emissions.csv").is_file():  # what `--report_to codecarbon` writes, kilograms
+        with (folder / "emissions.csv").open(encoding="utf-8") as file:
+            emissions = sum(float(row["emissions"]) for row in csv.DictReader(file))
+    others = {}
+    for other in map(Path, baselines):
+        scores = (read_json(other / METRICS_NAME) or {}).get("test")
+        if not scores:
+            raise ValueError(f"the baseline {other} has no test scores in its {METRICS_NAME}")
+        own = yaml.safe_load((other / RECIPE_NAME).read_text(encoding="utf-8"))
+        others[text.METHODS[own.get("loss", "paco")]] = scores
+    return text.Subject(
+        folder.resolve().name,
+        public_settings(settings),
+        book,
+        PaCoConfig.from_pretrained(folder),
+        read_json(folder / METRICS_NAME) or {},
+        run or {},
+        conversion,
+        others,
+        emissions,
+    )
+
+
+def recipe_card(name: str) -> ModelCard:
+    """The card of a recipe that no measured weights go with."""
+    content = resolved_recipe(name)
+    book = read_recipe(name)
+    settings = {key: value for key, value in content.items() if key not in book.metadata}
+    if book.ensemble:
+        settings = {"dataset": read_recipe(book.ensemble[0]).settings["dataset"], "loss": "gpaco"}
+    return render(text.Subject(name, public_settings(settings), book), license="mit")
+
+
+def write_recipe_cards(root: str | Path) -> list[Path]:
+    """`<recipe>/README.md` below `root` for every recipe; a folder with measured weights keeps its own card.
+
+    Returns:
+        the cards that were written.
+    """
+    written = []
+    for name in recipe_names():
+        folder = Path(root) / name
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "model.safetensors").is_file():
+            written.append(write_card(folder, title=name, recipe=name, license="mit"))
+        else:
+            write_text(folder / CARD_NAME, str(recipe_card(name)))
+            written.append(folder / CARD_NAME)
+    return written
+
+
+def render(subject: text.Subject, license: str = "unknown", plot: str | None = None) -> ModelCard:
+    """The card, its metadata included."""
+    book, conversion = subject.book, subject.conversion
+    reported = book.reported if book else None
+    loss = (conversion or {}).get("method") or subject.settings.get("loss", "paco")
+    scores = subject.scores
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        license=license,
+        datasets=_hub_dataset(subject),
+        base_model=_base_model(subject.settings),
+        metrics=["accuracy"],
+        tags=["paco", "long-tailed", "imbalanced-data", "image-classification", "timm"],
+        model_name=subject.title,
+        eval_results=_legacy_results(subject) or None,
+    )
+    backbone = subject.config.backbone if subject.config else subject.settings.get("backbone", "")
+    small = str(subject.settings.get("dataset")).startswith(("imagenet", "inat", "places"))
+    return ModelCard.from_template(
+        data,
+        template_str=TEMPLATE.read_text(encoding="utf-8"),
+        title=subject.title,
+        has_weights=subject.config is not None,
+        recipe=book.name if book else None,
+        repo=subject.repo,
+        about=text.about(subject, loss),
+        facts=text.facts(subject, loss, backbone),
+        in_timm=not str(backbone).startswith("cifar_"),
+        path_flag=" --dataset_path ROOT" if small else "",
+        convertible=bool(book and book.row and not book.ensemble),
+        ensemble=book.ensemble if book else None,
+        results=text.result_rows(subject, loss),
+        empty_groups=scores is not None and any(scores[group] is None for group in ("many", "medium", "few")),
+        scored=text.scored_images(subject),
+        selection=text.selection(subject),
+        warning=text.guessing(scores) if scores else None,
+        reported=reported,
+        data=text.training_data(subject),
+        plot=plot,
+        conversion=conversion,
+        command=text.command(subject),
+        changes=text.changes(subject),
+        settings=[] if conversion or (book and book.ensemble) else text.shown_settings(subject.settings, loss),
+        cost=text.cost(subject),
+        limits=text.limits(subject, license),
+        generalised=loss not in ("paco", "ce", "balanced_softmax"),
+    )
+
+
+def eval_results(subject: text.Subject) -> str | None:
+    """The Hub's `.eval_results` file: top-1 on the test split, where the data set is on the Hub; else `None`."""
+    hub_id, test = _hub_dataset(subject), subject.metrics.get("test")
+    if not hub_id or not test:
+        return None
+    entry = EvalResultEntry(
+        dataset_id=hub_id,
+        task_id="image-classification",
+        value=round(test["accuracy"], 6),
+        date=subject.run.get("finished"),
+        notes=f"top-1 on the test split, trained on {subject.settings.get('dataset')}; measured by paco_hf",
+    )
+    return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+
+
+def _hub_dataset(subject: text.Subject) -> str | None:
+    if subject.benchmark:
+        return subject.benchmark.hub_id
+    dataset = str(subject.settings.get("dataset") or "")
+    return dataset if dataset.count("/") == 1 else None
+
+
+def _base_model(settings: dict[str, Any]) -> str | None:
+    """The Hub id of the pretrained weights that training started from."""
+    name = str(settings.get("backbone") or "")
+    if not settings.get("pretrained") or not name:
+        return None
+    if name.startswith(("hf-hub:", "hf_hub:")):
+        return name.split(":", 1)[1]
+    defaults = timm_defaults(name)
+    if defaults is None or not defaults.hf_hub_id:
+        return None
+    return (
+        f"{defaults.hf_hub_id}{timm.get_arch_name(name)}.{defaults.tag}"
+        if defaults.hf_hub_id.endswith("/")
+        else (str(defaults.hf_hub_id))
+    )
+
+
+def _legacy_results(subject: text.Subject) -> list[EvalResult]:
+    """For `model-index`: what was measured, as fractions."""
+    dataset = str(subject.settings.get("dataset") or (subject.metrics.get("split") or "data"))
+    return [
+        EvalResult(
+            task_type="image-classification",
+            task_name="Image classification",
+            dataset_type=_hub_dataset(subject) or dataset,
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type="accuracy",
+            metric_name=name,
+            metric_value=round(scores[key], 6),
+        )
+        for split in ("test", "validation")
+        if (scores := subject.metrics.get(split))
+        for key, name in text.SCORES.items()
+        if scores[key] is not None
+    ]
+
+
+def _plot(counts: dict[str, list[int]], file: Path) -> bool:
+    """Whether there is a plot: matplotlib is optional."""
+    from .data.inspection import plot_counts
+
+    try:
+        plot_counts(counts, str(file))
+    except ImportError:
+        return False
+    return True

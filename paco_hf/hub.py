@@ -1,0 +1,209 @@
+"""To the Hub: what of a run goes there, and how. Errors of the Hub in one line, with what to do."""
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+from huggingface_hub import CommitInfo, HfApi, hf_hub_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+)
+from transformers import AutoImageProcessor
+
+from .cards import write_card
+from .checkpoints import list_checkpoints
+from .modeling_paco import PaCoForImageClassification
+from .modeling_training import TRAINING_STATE_NAME
+from .run_args import RunArguments, resolved
+from .run_folder import (
+    CARD_NAME,
+    CONVERSION_NAME,
+    METRICS_NAME,
+    PLOT_NAME,
+    RECIPE_NAME,
+    RESULTS_NAME,
+    RUN_NAME,
+    as_yaml,
+    public_settings,
+    write_text,
+)
+
+_HINTS = {
+    401: "log in with `hf auth login`, or set HF_TOKEN to a token that may write",
+    403: "the token may not do this: it must be one with write access, of an account that owns the name",
+    404: "no such repository, revision or file, or a private one that the token may not see",
+    409: "it is in use, or exists otherwise: try again, or choose another name",
+    429: "too many requests: try again in some minutes",
+}
+
+
+@contextmanager
+def hub_errors(what: str) -> Iterator[None]:
+    """Whatever the Hub or the way to it refuses is an `OSError` of one line that begins with `what`."""
+    try:
+        yield
+    except HFValidationError as error:
+        raise ValueError(f"{what}: {error}") from error
+    except (HTTPError, OSError, RuntimeError) as error:  # the client's own, its files', and those of its uploads
+        cause: BaseException = error
+        while cause.__cause__ is not None and not isinstance(cause, HfHubHTTPError):
+            cause = cause.__cause__
+        if isinstance(cause, HfHubHTTPError):
+            status = cause.response.status_code
+            hint = _HINTS.get(status, "the Hub is in trouble: try again, what has arrived there is not sent again")
+            reason = cause.server_message or cause.response.reason_phrase
+            raise OSError(f"{what} (HTTP {status}, {reason}): {hint}") from error
+        if isinstance(cause, HTTPError | OfflineModeIsEnabled | ConnectionError | LocalEntryNotFoundError):
+            raise OSError(
+                f"{what}: the Hub cannot be reached ({type(cause).__name__}: {' '.join(str(cause).split())}); try "
+                "again where there is a network, and without HF_HUB_OFFLINE"
+            ) from error
+        raise
+
+
+def hub_file(repo_id: str, name: str) -> Path:
+    """A file of a repository, from the cache where it is there."""
+    return Path(hf_hub_download(repo_id, name))
+
+
+def push(
+    run: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    include_training_state: bool = False,
+    license: str = "unknown",
+    token: str | None = None,
+    commit_message: str = "Upload with paco_hf",
+) -> CommitInfo:
+    """Publish a run folder, a checkpoint or a converted one: weights, code, processor, card, results, plot, recipe.
+
+    All files are one commit, so an interrupted push changes nothing, and a repeated one sends what is missing. Neither
+    the optimizer's state nor a path of this computer is sent.
+
+    Args:
+        run (path): the folder.
+        repo_id (`str`): `user/name`; it is made where it does not exist.
+        private (`bool`, *optional*, defaults to `False`): only its owner sees it.
+        revision (`str`, *optional*): branch, made where it does not exist.
+        include_training_state (`bool`, *optional*, defaults to `False`): also projector, key encoder and queue, those
+            of the last checkpoint.
+        license (`str`, *optional*, defaults to `"unknown"`): of the weights, where the folder has no card yet.
+        token (`str`, *optional*): of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
+        commit_message (`str`, *optional*).
+
+    Raises:
+        ValueError: no finished model, no training state to include, or a public repository that was to be private.
+        OSError: the Hub refuses, or cannot be reached.
+    """
+    run = Path(run)
+    with TemporaryDirectory() as temporary:
+        staged = Path(temporary)
+        _stage_model(run, staged, include_training_state)
+        api = HfApi(token=token, library_name="paco_hf")
+        with hub_errors(f"{repo_id} cannot be made on the Hub"):
+            repo_id = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
+            if private and not api.repo_info(repo_id).private:
+                raise ValueError(
+                    f"{repo_id} exists and is public, so nothing is sent: make it private on the Hub, or leave out "
+                    "--private"
+                )
+            if revision is not None:
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
+        _stage_card(run, staged, repo_id, license)
+        _check_no_paths(staged, run)
+        with hub_errors(f"{run} cannot be sent to {repo_id}"):
+            return api.upload_folder(
+                repo_id=repo_id, folder_path=staged, revision=revision, commit_message=commit_message
+            )
+
+
+def push_trainer(trainer: Any, commit_message: str, token: str | None, revision: str | None, **kwargs: Any) -> Any:
+    """[`push`] the model of a [`PaCoTrainer`] as it is now, with its scores on the `eval_dataset` if it has one."""
+    args = trainer.args
+    scores = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    if not trainer.is_world_process_zero():
+        return None
+    name = Path(args.output_dir).resolve().name
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / name
+        trainer.save_model(str(folder), _internal_call=True)
+        scores = {key.removeprefix("eval_"): value for key, value in scores.items()}
+        if "balanced_accuracy" in scores:
+            groups = {group: scores.get(group) for group in ("many", "medium", "few")}
+            content = {"validation": {**scores, **groups}, "split": "the trainer's eval_dataset"}
+            write_text(folder / METRICS_NAME, json.dumps(content, indent=2) + "\n")
+        write_text(folder / RECIPE_NAME, as_yaml(_method_settings(args, trainer.model.config)))
+        return push(
+            folder,
+            args.hub_model_id or name,
+            **{"private": bool(args.hub_private_repo), **kwargs},
+            revision=revision or args.hub_revision,
+            token=token or args.hub_token,
+            commit_message=commit_message,
+        )
+
+
+def _method_settings(args: Any, config: Any) -> dict[str, Any]:
+    """The settings of a trainer that no command line made: what it knows of data and views is nothing."""
+    run = {field.name for field in dataclasses.fields(RunArguments)}
+    settings = {name: value for name, value in resolved(RunArguments(), args).items() if name not in run}
+    return {**settings, **{name: getattr(config, name) for name in ("backbone", "backbone_kwargs", "image_size")}}
+
+
+def _stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
+    if not (run / "config.json").is_file() or not (run / "model.safetensors").is_file():
+        raise ValueError(f"{run} holds no finished model (config.json and model.safetensors): is it a run folder?")
+    # Loaded and saved, so that what is sent loads, and has the code of this version.
+    PaCoForImageClassification.from_pretrained(run).save_pretrained(staged)
+    AutoImageProcessor.from_pretrained(run).save_pretrained(staged)
+    for name in (METRICS_NAME, RUN_NAME, CONVERSION_NAME):
+        if (run / name).is_file():
+            shutil.copyfile(run / name, staged / name)
+    if (run / RECIPE_NAME).is_file():
+        settings = yaml.safe_load((run / RECIPE_NAME).read_text(encoding="utf-8"))
+        (staged / RECIPE_NAME).write_text(as_yaml(public_settings(settings)), encoding="utf-8")
+    if include_training_state:
+        states = [folder / TRAINING_STATE_NAME for folder in (run, *list_checkpoints(run)[-1:])]
+        state = next((path for path in states if path.is_file()), None)
+        if state is None:
+            raise ValueError(
+                f"{run} and its checkpoints have no {TRAINING_STATE_NAME}: only contrastive runs have one"
+            )
+        shutil.copyfile(state, staged / TRAINING_STATE_NAME)
+
+
+def _stage_card(run: Path, staged: Path, repo_id: str, license: str) -> None:
+    if not (run / CARD_NAME).is_file():
+        write_card(staged, repo_id=repo_id, license=license)
+        return
+    # A card that is there may have been edited.
+    text = (run / CARD_NAME).read_text(encoding="utf-8")
+    placeholder = f"USER/{run.resolve().name}"
+    (staged / CARD_NAME).write_text(text.replace(placeholder, repo_id), encoding="utf-8")
+    for name in (RESULTS_NAME, PLOT_NAME):
+        if (run / name).is_file():
+            (staged / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(run / name, staged / name)
+
+
+def _check_no_paths(staged: Path, run: Path) -> None:
+    home = str(Path.home())
+    secrets = {str(run.resolve().parent), *([home] if len(home) > 1 else [])}
+    for file in staged.rglob("*"):
+        if file.suffix in (".json", ".yaml", ".md"):
+            text = file.read_text(encoding="utf-8")
+            found = next((path for path in secrets if len(path) > 1 and f"{path}/" in text), None)
+            if found:
+                raise ValueError(f"{file.name} would tell of the folder {found} of this computer; nothing is sent")

@@ -1,0 +1,25 @@
+"""The evaluation transform of a checkpoint, as the image processor that is saved with it."""
+
+from collections.abc import Sequence
+
+from PIL import Image
+from transformers import BitImageProcessor
+
+SMALL_IMAGE = 64  # pixels; up to here CIFAR's backbone and views are the default, and images are not cropped
+
+
+def build_processor(
+    size: int, mean: Sequence[float], std: Sequence[float], interpolation: str = "bilinear"
+) -> BitImageProcessor:
+    """Resize, centre crop to `size` pixels, normalise by `mean` and `std` (of values in 0..1).
+
+    Small images are used whole; larger ones are cut from 8/7 of the size (256 for 224). `interpolation` is `bilinear`
+    or `bicubic`.
+    """
+    return BitImageProcessor(
+        size={"shortest_edge": size if size <= SMALL_IMAGE else round(size * 8 / 7)},
+        crop_size={"height": size, "width": size},
+        resample=Image.Resampling[interpolation.upper()],
+        image_mean=list(mean),
+        image_std=list(std),
+    )
