@@ -55,17 +55,20 @@ def hub_errors(what: str) -> Iterator[None]:
     except HFValidationError as error:
         raise ValueError(f"{what}: {error}") from error
     except (HTTPError, OSError, RuntimeError) as error:  # the client's own, its files', and those of its uploads
-        cause: BaseException = error
-        while cause.__cause__ is not None and not isinstance(cause, HfHubHTTPError):
-            cause = cause.__cause__
-        if isinstance(cause, HfHubHTTPError):
-            status = cause.response.status_code
+        chain: list[BaseException] = [error]
+        while chain[-1].__cause__ is not None:
+            chain.append(chain[-1].__cause__)
+        answer = next((cause for cause in chain if isinstance(cause, HfHubHTTPError)), None)
+        if answer is not None:
+            status = answer.response.status_code
             hint = _HINTS.get(status, "the Hub is in trouble: try again, what has arrived there is not sent again")
-            reason = cause.server_message or cause.response.reason_phrase
+            reason = answer.server_message or answer.response.reason_phrase
             raise OSError(f"{what} (HTTP {status}, {reason}): {hint}") from error
-        if isinstance(cause, HTTPError | OfflineModeIsEnabled | ConnectionError | LocalEntryNotFoundError):
+        unreachable = (HTTPError, OfflineModeIsEnabled, ConnectionError, LocalEntryNotFoundError)
+        silent = next((cause for cause in chain if isinstance(cause, unreachable)), None)
+        if silent is not None:
             raise OSError(
-                f"{what}: the Hub cannot be reached ({type(cause).__name__}: {' '.join(str(cause).split())}); try "
+                f"{what}: the Hub cannot be reached ({type(silent).__name__}: {' '.join(str(silent).split())}); try "
                 "again where there is a network, and without HF_HUB_OFFLINE"
             ) from error
         raise
