@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 
-.PHONY: demo test test-slow bench quality style
+.PHONY: demo test test-slow bench cards quality style
 
 demo: $(READY)  ## train PaCo and two baselines on the built-in images, compare them, classify a few images
 	$(BIN)/python training/demo.py
@@ -17,6 +17,9 @@ test-slow: $(READY)  ## the tests that take minutes
 
 bench: $(READY)  ## ours against a plain implementation, on a machine that does nothing else
 	$(BIN)/python -m benchmarks.bench
+
+cards: $(READY)  ## render model_cards/ from the recipes
+	$(BIN)/paco-hf card --recipes model_cards
 
 quality: $(READY)  ## lint, formatting, types
 	$(BIN)/ruff check .

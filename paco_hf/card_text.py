@@ -144,7 +144,8 @@ def scored_images(subject: Subject) -> str:
 def selection(subject: Subject) -> str:
     metrics = subject.metrics
     if "last_step" not in metrics:
-        return "These images were scored once, after the conversion."
+        when = "after the conversion" if subject.conversion else "when it was published"
+        return f"These images were scored once, {when}."
     if metrics.get("validation_balanced_accuracy_by_step"):
         how = f"The model is that of step {metrics['selected_step']}, selected on a validation split"
     else:
@@ -221,7 +222,7 @@ def changes(subject: Subject) -> str:
     recipe, own = public_settings(resolved_recipe(subject.book.name)), subject.settings
     if recipe.get("precision") == "auto":
         recipe.pop("precision")
-    bookkeeping = ("save_", "logging_", "report_to", "dataloader_num_workers", "augment_backend")
+    bookkeeping = ("save_", "logging_", "report_to", "dataloader_", "augment_backend")
     return ", ".join(
         f"`{name}` {value} instead of {recipe[name]}"
         for name, value in own.items()
@@ -250,11 +251,12 @@ def cost(subject: Subject) -> str:
         advice = " `docs/reproducing.md` has an estimate for the row." if subject.book and subject.book.row else ""
         return f"Not measured.{advice}"
     seconds = training["seconds"]
-    time = (
-        f"{seconds / 3600:.2f} hours of training"
-        if seconds
-        else "Training time is not known (resumed without a record)"
-    )
+    if seconds is None:
+        time = "Training time is not known (it was resumed from a checkpoint without a record of it)"
+    else:
+        time = (
+            f"{seconds / 3600:.1f} hours of training" if seconds >= 3600 else f"{seconds / 60:.1f} minutes of training"
+        )
     processes = f" in {training['processes']} processes" if training["processes"] > 1 else ""
     emissions = f"{subject.emissions:.3g} kg CO2 equivalent" if subject.emissions else "not measured"
     return f"{time} on {training['hardware']}{processes}, {training['precision']}. Emissions: {emissions}."

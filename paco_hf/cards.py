@@ -4,7 +4,7 @@ Figures come from `metrics.json`, which only an evaluation writes; those of othe
 """
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -119,22 +119,20 @@ def recipe_card(name: str) -> ModelCard:
     return render(text.Subject(name, public_settings(settings), book), license="mit")
 
 
-def write_recipe_cards(root: str | Path) -> list[Path]:
-    """`<recipe>/README.md` below `root` for every recipe; a folder with measured weights keeps its own card.
+def recipe_cards(root: str | Path) -> Iterator[tuple[Path, str]]:
+    """Path and text of the card of every recipe, `<recipe>/README.md` below `root`.
 
-    Returns:
-        the cards that were written.
+    A folder that holds measured weights of a recipe, as a run leaves them, has them on its card.
     """
-    written = []
     for name in recipe_names():
         folder = Path(root) / name
-        folder.mkdir(parents=True, exist_ok=True)
         if (folder / "model.safetensors").is_file():
-            written.append(write_card(folder, title=name, recipe=name, license="mit"))
+            subject = read_subject(folder, name)
+            subject.title, subject.repo = name, f"USER/{name}"
+            card = render(subject, "mit", PLOT_NAME if (folder / PLOT_NAME).is_file() else None)
         else:
-            write_text(folder / CARD_NAME, str(recipe_card(name)))
-            written.append(folder / CARD_NAME)
-    return written
+            card = recipe_card(name)
+        yield folder / CARD_NAME, str(card)
 
 
 def render(subject: text.Subject, license: str = "unknown", plot: str | None = None) -> ModelCard:

@@ -112,10 +112,15 @@ def card(argv: list[str]) -> None:
     if (flags.run is None) == (flags.recipes is None):
         raise ValueError("give a run folder, or --recipes DIR (not both)")
     quiet()
-    from .cards import write_card, write_recipe_cards
+    from .cards import recipe_cards, write_card
+    from .run_folder import write_text
 
     if flags.recipes:
-        print(f"{len(write_recipe_cards(flags.recipes))} cards in {flags.recipes}")
+        cards = dict(recipe_cards(flags.recipes))
+        for path, text in cards.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, text)
+        print(f"{len(cards)} cards in {flags.recipes}")
         return
     if not Path(flags.run).is_dir():
         raise OSError(f"{flags.run} is not a folder")
