@@ -11,7 +11,7 @@ def convert(argv: list[str]) -> None:
     parser = OneLineParser(
         prog="paco-hf convert", description="Make a checkpoint of this package from a file of the reference."
     )
-    parser.add_argument("source", help="file, http(s) address, or hf://user/name/file")
+    parser.add_argument("source", help="file, http(s) address, or hf://user/name[@revision]/file")
     parser.add_argument("out", help="new folder")
     parser.add_argument("--recipe", help="recipe it is of: it must agree (default: the only one that does, if any)")
     parser.add_argument("--training_state", action="store_true", help="keep projector, key encoder and queue")
@@ -97,7 +97,9 @@ def export(argv: list[str]) -> None:
         export_timm(model, flags.out, image_processor=processor)
         print(f'{flags.out}: timm.create_model("local-dir:{flags.out}", pretrained=True) loads it')
         return
-    print(export_onnx(model, flags.out, image_processor=processor, prior_input=flags.prior_input))
+    made = export_onnx(model, flags.out, image_processor=processor, prior_input=flags.prior_input)
+    size = "dynamic" if made.dynamic_size else f"fixed ({made.fixed_because})"
+    print(f"{made.file}: batch dynamic, image size {size}; differs from the model by {made.difference:.1e}, relative")
 
 
 def card(argv: list[str]) -> None:

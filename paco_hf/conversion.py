@@ -4,13 +4,11 @@ import hashlib
 import http.client
 import json
 import os
+import re
 import shutil
-import tempfile
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,7 +25,7 @@ from .preprocessing import build_processor
 from .recipe_book import Recipe, recipe_names
 from .reference import load_reference_checkpoint as load_reference_checkpoint
 from .run_args import checked_recipe
-from .run_folder import CONVERSION_NAME, METRICS_NAME, public_name, write_text
+from .run_folder import CONVERSION_NAME, METRICS_NAME, new_folder, public_name, write_text
 
 _STATE_REASON = "of training only; --training_state keeps it"
 
@@ -46,7 +44,7 @@ def convert(
     """Make a checkpoint of this package from one of the reference: `paco-hf convert`.
 
     Args:
-        source (`str`): a file, an `http(s)` address, or `hf://user/name/path/in/repository`.
+        source (`str`): a file, an `http(s)` address, or `hf://user/name[@revision]/path/in/repository`.
         out (path): new folder. It is complete or does not exist.
         recipe (`str`, *optional*): what the checkpoint is of: it must agree, and says how images are prepared and,
             where they are known, what the classes are called. Where exactly one recipe of the package agrees, it is
@@ -64,42 +62,39 @@ def convert(
         ValueError: no such checkpoint, a key that is not accounted for, a recipe that does not agree.
         OSError: the source cannot be had or read; `out` cannot be written.
     """
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists and is not empty: give a new folder")
-    book = _book(recipe) if recipe else None
-    images = _load_images(evaluation, book) if evaluation else None
-    file = _fetch(source)
-    model = load_reference_checkpoint(file, backbone=backbone, backbone_kwargs=backbone_kwargs)
-    if book:
-        against = _disagreements(book, model)
-        if against:
-            raise ValueError(f"{source} does not agree with the recipe {recipe!r}: {'; '.join(against)}")
-        fitting = [book]
-        if book.settings.get("loss") != "paco":
-            # GPaCo's files do not say which of its variants they are of.
-            model.variant = book.settings["loss"]
-    else:
-        fitting = [entry for entry in map(checked_recipe, recipe_names()) if not _disagreements(entry, model)]
-        book = fitting[0] if len(fitting) == 1 else None
-    processor = _processor(fitting, model)
-    _name_classes(model, fitting, images)
-    dropped = {**model.dropped_keys, **model.dropped_entries}
-    if not training_state:
-        kinds = Counter(key.split(".")[0] for key in model._training_tensors())
-        dropped |= {f"{kind}.* ({count} tensors)": _STATE_REASON for kind, count in kinds.items()}
-    record = {
-        "source": source if "://" in source else Path(source).name,
-        "sha256": _sha256(file),
-        "method": "paco" if model.variant == "paco" else "gpaco",
-        "backbone": model.config.backbone,
-        "num_labels": model.config.num_labels,
-        "recipe": book.name if book else None,
-        "agrees_with": [entry.name for entry in fitting],
-        "training_state": training_state,
-        "dropped": dropped,
-    }
-    with _new_folder(out) as folder:
+    with new_folder(out) as folder:
+        book = _book(recipe) if recipe else None
+        images = _load_images(evaluation, book) if evaluation else None
+        file = _fetch(source)
+        model = load_reference_checkpoint(file, backbone=backbone, backbone_kwargs=backbone_kwargs)
+        if book:
+            against = _disagreements(book, model)
+            if against:
+                raise ValueError(f"{source} does not agree with the recipe {recipe!r}: {'; '.join(against)}")
+            fitting = [book]
+            if book.settings.get("loss") != "paco":
+                # GPaCo's files do not say which of its variants they are of.
+                model.variant = book.settings["loss"]
+        else:
+            fitting = [entry for entry in map(checked_recipe, recipe_names()) if not _disagreements(entry, model)]
+            book = fitting[0] if len(fitting) == 1 else None
+        processor = _processor(fitting, model)
+        _name_classes(model, fitting, images)
+        dropped = {**model.dropped_keys, **model.dropped_entries}
+        if not training_state:
+            kinds = Counter(key.split(".")[0] for key in model._training_tensors())
+            dropped |= {f"{kind}.* ({count} tensors)": _STATE_REASON for kind, count in kinds.items()}
+        record = {
+            "source": _public(source),
+            "sha256": _sha256(file),
+            "method": "paco" if model.variant == "paco" else "gpaco",
+            "backbone": model.config.backbone,
+            "num_labels": model.config.num_labels,
+            "recipe": book.name if book else None,
+            "agrees_with": [entry.name for entry in fitting],
+            "training_state": training_state,
+            "dropped": dropped,
+        }
         (model if training_state else model.to_classifier()).save_pretrained(folder)
         processor.save_pretrained(folder)
         write_text(folder / CONVERSION_NAME, json.dumps(record, indent=2) + "\n")
@@ -115,7 +110,7 @@ def convert(
             write_text(folder / METRICS_NAME, json.dumps(content, indent=2) + "\n")
         from .cards import write_card
 
-        write_card(folder, title=out.name)
+        write_card(folder, title=Path(out).resolve().name)
     return {**record, "metrics": metrics}
 
 
@@ -197,13 +192,12 @@ def _name_classes(model: PaCoForContrastiveTraining, fitting: list[Recipe], imag
 def _fetch(source: str) -> Path:
     """The local file of a source, downloaded into the libraries' caches where it is elsewhere."""
     if source.startswith("hf://"):
-        parts = source.removeprefix("hf://").split("/", 2)
-        if len(parts) < 3 or not all(parts):
+        parts = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", source)
+        if parts is None:
             raise ValueError(f"{source!r} names no file: expected hf://user/name/path/in/repository")
-        from .hub import hub_errors, hub_file
+        from .hub import hub_file
 
-        with hub_errors(f"{source} cannot be downloaded"):
-            return hub_file(f"{parts[0]}/{parts[1]}", parts[2])
+        return hub_file(*parts.groups())
     if not source.startswith(("http://", "https://")):
         return Path(source)
     # Many checkpoints are called the same, so the address is a part of the cached file's name.
@@ -225,19 +219,14 @@ def _fetch(source: str) -> Path:
     return file
 
 
+def _public(source: str) -> str:
+    """A source as it may be told: without a folder of this computer, or a password or token of an address."""
+    if "://" not in source:
+        return Path(source).name
+    parts = urlsplit(source)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 def _sha256(file: Path) -> str:
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-@contextmanager
-def _new_folder(out: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `out` where nothing was raised."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

@@ -11,7 +11,6 @@ import io
 import json
 import math
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,6 +28,7 @@ from transformers import AutoModelForImageClassification, BitImageProcessor
 from . import __version__
 from .modeling_paco import PaCoForImageClassification
 from .preprocessing import build_processor
+from .run_folder import new_folder
 
 TIMM_TOLERANCE = 1e-5  # both relative to the largest logit
 ONNX_TOLERANCE = 1e-4
@@ -85,7 +85,7 @@ def export_timm(
     processor = image_processor or _default_processor(model)
     preprocessing = _preprocessing(processor)
     size = preprocessing["crop_size"]
-    with _new_folder(folder) as made:
+    with new_folder(folder) as made:
         reference = _reference(model)
         images = _random_images(2, size, size)
         expected = _logits(reference, images)
@@ -157,7 +157,7 @@ def export_onnx(
     }
     size = preprocessing["crop_size"]
     prior = 1 + torch.arange(float(config.num_labels)) if prior_input else None
-    with _new_folder(folder) as made:
+    with new_folder(folder) as made:
         file = made / "model.onnx"
         reference = _reference(model)
         weight_bytes = sum(4 * parameter.numel() for parameter in reference.paco.parameters())
@@ -339,7 +339,7 @@ def _write_onnx(
             verbose=False,
         )
     for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # stack traces, with the paths of this machine
+        node.metadata_props.clear()  # stack traces, with the paths of whoever exports
     program.model.producer_name, program.model.producer_version = "paco_hf", __version__
     program.model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items() if value})
     program.save(file, external_data=False)
@@ -398,18 +398,3 @@ def _quiet() -> Iterator[None]:
     with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-@contextlib.contextmanager
-def _new_folder(folder: str | os.PathLike) -> Iterator[Path]:
-    """A folder that takes its name when the block ends, and is gone where the block fails."""
-    target = Path(folder).resolve()
-    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ValueError(f"{os.fspath(folder)} exists and is not an empty folder: name another one, or remove it")
-    existing = next(parent for parent in target.parents if parent.is_dir())
-    with tempfile.TemporaryDirectory(dir=existing, prefix=f".{target.name}-") as scratch:
-        made = Path(scratch) / target.name
-        made.mkdir()
-        yield made
-        target.parent.mkdir(parents=True, exist_ok=True)
-        made.rename(target)

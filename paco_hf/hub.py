@@ -74,9 +74,10 @@ def hub_errors(what: str) -> Iterator[None]:
         raise
 
 
-def hub_file(repo_id: str, name: str) -> Path:
+def hub_file(repo_id: str, revision: str | None, name: str) -> Path:
     """A file of a repository, from the cache where it is there."""
-    return Path(hf_hub_download(repo_id, name))
+    with hub_errors(f"{name} of {repo_id} cannot be downloaded"):
+        return Path(hf_hub_download(repo_id, name, revision=revision))
 
 
 def push(

@@ -9,6 +9,9 @@ import os
 import platform
 import re
 import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +203,19 @@ def summary(metrics: dict[str, Any], title: str) -> str:
         why = "validated only at the end, so not selected" if metrics.get("validation") else "no validation split"
         lines.append(f"model of the last step, {metrics['last_step']}; {why}")
     return "\n".join(lines)
+
+
+@contextmanager
+def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """A folder that takes its name when the block ends, and is gone where the block fails; `ValueError` where there is
+    one already with something in it."""
+    target = Path(folder).resolve()
+    if target.exists() and not (target.is_dir() and not any(target.iterdir())):
+        raise ValueError(f"{os.fspath(folder)} exists and is not an empty folder: name another one, or remove it")
+    existing = next(parent for parent in target.parents if parent.is_dir())
+    with tempfile.TemporaryDirectory(dir=existing, prefix=f".{target.name}-") as scratch:
+        made = Path(scratch) / target.name
+        made.mkdir()
+        yield made
+        target.parent.mkdir(parents=True, exist_ok=True)
+        made.rename(target)

@@ -294,7 +294,7 @@ def test_damaged_and_foreign_files(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
     assert convert(golden_path(f"{TINY}.pth"), tmp_path / "full") == 2
-    assert "is not empty" in capsys.readouterr().err
+    assert "is not an empty folder" in capsys.readouterr().err
     assert "names no file" in refused(capsys, tmp_path / "out", "hf://user/name")
     assert "go with --dataset" in refused(
         capsys, tmp_path / "out", golden_path(f"{TINY}.pth"), "--dataset_path", tmp_path

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import timm
 import torch
@@ -16,6 +17,7 @@ from timm.data import create_transform, resolve_data_config
 from torch import nn
 
 from paco_hf import PaCoForContrastiveTraining, PaCoForImageClassification, export
+from paco_hf.cli import main
 from paco_hf.export import export_onnx, export_timm
 from paco_hf.preprocessing import build_processor
 
@@ -333,3 +335,26 @@ def test_full_width(tmp_path, backbone):
     assert result.dynamic_size
     assert result.difference < 1e-5
     assert distance(model, images, run_onnx(result.file, images)) < 1e-5
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = PaCoForImageClassification.from_timm("resnet18", num_labels=3, image_size=64)
+    model.save_pretrained(tmp_path / "run")
+    build_processor(64, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)).save_pretrained(tmp_path / "run")
+    capsys.readouterr()
+    run, out = str(tmp_path / "run"), tmp_path / "out"
+    assert main(["export", run, str(out / "timm"), "--to", "timm"]) == 0
+    assert f"local-dir:{out / 'timm'}" in capsys.readouterr().out
+    assert timm.create_model(f"local-dir:{out / 'timm'}", pretrained=True).num_classes == 3
+    assert main(["export", run, str(out / "onnx"), "--to", "onnx", "--prior_input"]) == 0
+    assert "batch dynamic, image size dynamic" in capsys.readouterr().out
+    session = onnxruntime.InferenceSession(out / "onnx" / "model.onnx")
+    assert [given.name for given in session.get_inputs()] == ["pixel_values", "prior"]
+    for arguments, message in (
+        ([run, str(out / "onnx"), "--to", "onnx"], "not an empty folder"),
+        ([run, str(out / "new"), "--to", "timm", "--prior_input"], "goes with --to onnx"),
+        ([run, str(out / "new"), "--to", "tensorrt"], "invalid choice"),
+        ([str(tmp_path / "none"), str(out / "new"), "--to", "timm"], "is no local folder"),
+    ):
+        assert main(["export", *arguments]) == 2
+        assert message in capsys.readouterr().err
