@@ -1,6 +1,7 @@
 """The text of a model card, part by part: from the evidence to Markdown."""
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,10 +94,12 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
 
 
-def about(subject: Subject, loss: str) -> str:
+def about(subject: Subject, loss: str | None) -> str:
     if subject.book and subject.config is None:
         return str(subject.book.about or "").strip()
     what = f"An image classifier with {subject.config.num_labels} classes" if subject.config else "Image classifiers"
+    if loss is None:
+        return f"{what}. How it was trained is not known."
     how = {
         "ce": "trained with cross-entropy, the baseline",
         "balanced_softmax": "trained with balanced softmax, the baseline with the class frequencies in the softmax",
@@ -108,9 +111,12 @@ def about(subject: Subject, loss: str) -> str:
     return f"{what}, {how}."
 
 
-def facts(subject: Subject, loss: str, backbone: str) -> list[tuple[str, str]]:
+def facts(subject: Subject, loss: str | None, backbone: str) -> list[tuple[str, str]]:
     config, settings, benchmark = subject.config, subject.settings, subject.benchmark
-    facts = [("method", METHODS[loss]), ("data set", f"`{settings.get('dataset', 'not known')}`")]
+    facts = [
+        ("method", METHODS[loss] if loss else "not known"),
+        ("data set", f"`{settings.get('dataset', 'not known')}`"),
+    ]
     if subject.book and subject.book.ensemble:
         facts.append(("ensemble of", ", ".join(f"`{name}`" for name in subject.book.ensemble)))
     if backbone:
@@ -126,19 +132,36 @@ def facts(subject: Subject, loss: str, backbone: str) -> list[tuple[str, str]]:
     return facts
 
 
-def result_rows(subject: Subject, loss: str) -> list[list[str]]:
+def result_rows(subject: Subject, loss: str | None) -> list[list[str]]:
     if not subject.scores:
         return []
-    named = {f"**{METHODS[loss]}**": subject.scores, **subject.baselines}
+    named = {f"**{METHODS[loss] if loss else subject.title}**": subject.scores, **subject.baselines}
     return [[name, *(_percent(scores[key]) for key in SCORES)] for name, scores in named.items()]
 
 
-def scored_images(subject: Subject) -> str:
+def _scored(subject: Subject) -> dict[str, Any]:
+    """Name and number of the images of the scores: of the run's split, or what a conversion or push recorded."""
     split = "test" if subject.metrics.get("test") else "validation"
-    images = subject.run.get("data", {}).get(split) or {"name": subject.metrics.get("split")}
-    count = images.get("images") or subject.metrics.get("images")
-    name = images.get("name") or f"the {split} split"
-    return f"{name} ({count} images)" if count else name
+    recorded = subject.metrics.get("scored", {})
+    of_run = {} if recorded else subject.run.get("data", {}).get(split, {})
+    name = recorded.get("split") or of_run.get("name") or f"the {split} split"
+    return {"name": name, "images": recorded.get("images") or of_run.get("images")}
+
+
+def images_scored(subject: Subject) -> int | None:
+    return _scored(subject)["images"]
+
+
+def scored_images(subject: Subject) -> str:
+    scored = _scored(subject)
+    return f"{scored['name']} ({scored['images']} images)" if scored["images"] else str(scored["name"])
+
+
+def scored_dataset(subject: Subject) -> str | None:
+    """Public name of the data set of the scores: a conversion may be scored on another one than its recipe's."""
+    if "scored" in subject.metrics:
+        return subject.metrics["scored"].get("dataset")
+    return subject.settings.get("dataset")
 
 
 def selection(subject: Subject) -> str:
@@ -150,18 +173,22 @@ def selection(subject: Subject) -> str:
         how = f"The model is that of step {metrics['selected_step']}, selected on a validation split"
     else:
         how = f"The model is that of the last step, {metrics['last_step']}; nothing was selected"
+    if not metrics.get("test"):
+        return f"{how}. There was no test split: these are the figures of the validation split, and so optimistic."
     return f"{how}; the test split was scored once, at the end."
 
 
-def guessing(scores: dict[str, Any]) -> str | None:
-    """A warning where scores are not clearly above chance, as they are when a checkpoint is read wrongly."""
+def guessing(scores: dict[str, Any], images: int | None) -> str | None:
+    """A warning where scores are within two standard errors of chance, as when a checkpoint is read wrongly."""
     classes = len(scores.get("per_class") or [])
-    if classes <= 1 or scores["balanced_accuracy"] > 1.5 / classes:
+    if classes <= 1 or not images:
+        return None
+    chance = 1 / classes
+    if scores["balanced_accuracy"] > chance + 2 * math.sqrt(chance * (1 - chance) / images):
         return None
     return (
-        f"{100 * scores['balanced_accuracy']:.1f}% is no better than guessing among {classes} classes: their "
-        "order, or the preparation of the images, may "
-        "not be that of the training."
+        f"{100 * scores['balanced_accuracy']:.1f}% is no better than guessing among {classes} classes. Of a model "
+        "that should be good, the order of the classes or the preparation of the images is not that of its training."
     )
 
 
@@ -173,6 +200,8 @@ def group_counts(config: PaCoConfig | None) -> list[int] | None:
 def training_data(subject: Subject) -> str:
     config, benchmark, dataset = subject.config, subject.benchmark, subject.settings.get("dataset")
     counts = group_counts(config)
+    if subject.conversion and counts:
+        dataset = scored_dataset(subject)
     if not counts and benchmark and benchmark.n_max and not config:
         factor = float(subject.settings.get("imbalance_factor", 100))
         counts = long_tailed_counts(benchmark.n_max, benchmark.num_classes, factor)
@@ -208,11 +237,15 @@ def command(subject: Subject) -> str | None:
     if subject.conversion:
         return None
     recipe = book.name if book else RECIPE_NAME
-    own = subject.settings.get("dataset") not in (*BENCHMARKS, "builtin")
-    where = (
-        " --dataset FOLDER" if own else "" if subject.settings.get("dataset") == "builtin" else " --dataset_path ROOT"
-    )
-    return f"paco-hf train --recipe {recipe}{where} --output_dir OUT"
+    return f"paco-hf train --recipe {recipe}{path_flag(subject.settings)} --output_dir OUT"
+
+
+def path_flag(settings: dict[str, Any]) -> str:
+    """What a command must say besides the recipe of where the images are."""
+    dataset = settings.get("dataset")
+    if dataset in BENCHMARKS:
+        return "" if BENCHMARKS[dataset].n_max or dataset == "cifar100" else " --dataset_path ROOT"
+    return "" if dataset == "builtin" or (dataset and "/" in dataset) else " --dataset FOLDER"
 
 
 def changes(subject: Subject) -> str:
@@ -230,7 +263,7 @@ def changes(subject: Subject) -> str:
     )
 
 
-def shown_settings(settings: dict[str, Any], loss: str) -> list[tuple[str, Any]]:
+def shown_settings(settings: dict[str, Any], loss: str | None) -> list[tuple[str, Any]]:
     """What a reader wants to know of how it was trained; what is off or follows from another setting is left out."""
     idle: dict[str, Any] = {"pretrained": False, "label_smoothing_factor": 0, "gradient_accumulation_steps": 1}
     if loss in ("ce", "balanced_softmax"):
@@ -264,7 +297,10 @@ def cost(subject: Subject) -> str:
 
 def limits(subject: Subject, license: str) -> list[str]:
     config, scores = subject.config, subject.scores
-    limits = ["It knows its classes alone: any image gets one of them, with a probability that is not calibrated."]
+    calibrated = config is not None and config.temperature is not None
+    limits = ["It knows its classes alone: any image gets one of them, however little it looks like it."]
+    if not calibrated:
+        limits.append("Its probabilities are not calibrated.")
     if config and scores and "worst_class" in scores:
         worst = scores["worst_class"]
         name = config.id2label[worst["class"]]
@@ -278,7 +314,9 @@ def limits(subject: Subject, license: str) -> list[str]:
     if subject.conversion:
         limits.append("The reference selected its weights on the evaluation set; its figures are optimistic.")
     if not scores:
-        limits.append("No accuracy of weights of this recipe has been measured here.")
+        limits.append(
+            f"No accuracy of {'these weights' if config else 'weights of this recipe'} has been measured here."
+        )
     if license == "unknown":
         limits.append("Nobody has stated a licence for these weights; that of the training images may bind them.")
     limits.append("What is rare or absent in the training images (places, people, cameras) will be recognised badly.")

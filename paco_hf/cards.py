@@ -4,6 +4,7 @@ Figures come from `metrics.json`, which only an evaluation writes; those of othe
 """
 
 import csv
+import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -16,6 +17,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from . import card_text as text
 from .backbones import timm_defaults
 from .configuration_paco import PaCoConfig
+from .data.benchmarks import BENCHMARKS
 from .recipe_book import read_recipe, recipe_names
 from .run_args import resolved_recipe
 from .run_folder import (
@@ -42,6 +44,7 @@ def write_card(
     recipe: str | None = None,
     baselines: Sequence[str | Path] = (),
     license: str = "unknown",
+    into: str | Path | None = None,
 ) -> Path:
     """Write `README.md` for a run folder or a converted checkpoint, with a plot of its class counts and its results in
     the Hub's format.
@@ -53,60 +56,78 @@ def write_card(
         recipe (`str`, *optional*): the package's recipe that the run follows, where it does not say so itself.
         baselines (sequence of paths, *optional*): run folders whose test scores are shown beside.
         license (`str`, *optional*, defaults to `"unknown"`): the Hub's identifier of the weights' licence.
+        into (path, *optional*): where to write it, instead of `folder`.
 
     Returns:
         path of the card.
 
     Raises:
-        ValueError: a folder without a model, or a baseline without test scores.
+        ValueError: a folder without a model, a recipe that it does not follow, a baseline without test scores or with
+            those of other images.
     """
-    folder = Path(folder)
+    folder, into = Path(folder), Path(into or folder)
     subject = read_subject(folder, recipe, baselines)
     subject.title = title or (repo_id or folder.resolve().name).split("/")[-1]
     subject.repo = repo_id or f"USER/{subject.title}"
     counts = text.group_counts(subject.config)
-    plot = counts is not None and _plot({"training images": counts}, folder / PLOT_NAME)
+    plot = counts is not None and _plot({"training images": counts}, into / PLOT_NAME)
     results = eval_results(subject)
     if results:
-        (folder / RESULTS_NAME).parent.mkdir(exist_ok=True)
-        write_text(folder / RESULTS_NAME, results)
-    write_text(folder / CARD_NAME, str(render(subject, license, PLOT_NAME if plot else None)))
-    return folder / CARD_NAME
+        (into / RESULTS_NAME).parent.mkdir(exist_ok=True)
+        write_text(into / RESULTS_NAME, results)
+    write_text(into / CARD_NAME, str(render(subject, license, PLOT_NAME if plot else None)))
+    return into / CARD_NAME
 
 
 def read_subject(folder: Path, recipe: str | None = None, baselines: Sequence[str | Path] = ()) -> text.Subject:
     """What a folder holds."""
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
         raise ValueError(f"{folder} holds no finished model (config.json and model.safetensors): is it a run folder?")
-    run, conversion = read_json(folder / RUN_NAME), read_json(folder / CONVERSION_NAME)
-    name = recipe or (run or {}).get("recipe") or (conversion or {}).get("recipe")
-    book = read_recipe(name) if name else None
-    if (folder / RECIPE_NAME).is_file():
-        settings = yaml.safe_load((folder / RECIPE_NAME).read_text(encoding="utf-8"))
+    home = _run_of(folder)
+    run, conversion = read_json(home / RUN_NAME) or {}, read_json(folder / CONVERSION_NAME)
+    config, metrics = PaCoConfig.from_pretrained(folder), read_json(folder / METRICS_NAME) or {}
+    book = read_recipe(name) if (name := recipe or run.get("recipe") or (conversion or {}).get("recipe")) else None
+    if (home / RECIPE_NAME).is_file():
+        settings = yaml.safe_load((home / RECIPE_NAME).read_text(encoding="utf-8"))
     else:
         settings = dict(book.settings) if book else {}
+    settings = public_settings(settings, run.get("dataset"))
+    if recipe and book:
+        for key in ("dataset", "loss", "imbalance_factor"):
+            if key in settings and settings[key] != book.settings.get(key, settings[key]):
+                raise ValueError(f"{folder} does not follow {recipe}: its {key} is {settings[key]}")
+        if config.backbone.split(".")[0] != str(book.settings.get("backbone")).split(".")[0]:
+            raise ValueError(f"{folder} does not follow {recipe}: its backbone is {config.backbone}")
     emissions = None
-    if (folder / "emissions.csv").is_file():  # what `--report_to codecarbon` writes, kilograms
-        with (folder / "emissions.csv").open(encoding="utf-8") as file:
+    if (home / "emissions.csv").is_file():  # what `--report_to codecarbon` writes, kilograms
+        with (home / "emissions.csv").open(encoding="utf-8") as file:
             emissions = sum(float(row["emissions"]) for row in csv.DictReader(file))
     others = {}
     for other in map(Path, baselines):
-        scores = (read_json(other / METRICS_NAME) or {}).get("test")
-        if not scores:
-            raise ValueError(f"the baseline {other} has no test scores in its {METRICS_NAME}")
-        own = yaml.safe_load((other / RECIPE_NAME).read_text(encoding="utf-8"))
-        others[text.METHODS[own.get("loss", "paco")]] = scores
-    return text.Subject(
-        folder.resolve().name,
-        public_settings(settings),
-        book,
-        PaCoConfig.from_pretrained(folder),
-        read_json(folder / METRICS_NAME) or {},
-        run or {},
-        conversion,
-        others,
-        emissions,
-    )
+        scores, own = _baseline(other, settings.get("dataset"), run)
+        method = text.METHODS[own]
+        others[f"{method} ({other.name})" if method in others else method] = scores
+    return text.Subject(folder.resolve().name, settings, book, config, metrics, run, conversion, others, emissions)
+
+
+def _run_of(folder: Path) -> Path:
+    """The run folder that a checkpoint lies in, where it does."""
+    run = folder.resolve().parent
+    return run if re.fullmatch(r"checkpoint-\d+", folder.resolve().name) and (run / RECIPE_NAME).is_file() else folder
+
+
+def _baseline(folder: Path, dataset: str | None, run: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """Test scores and loss of a run, which must be of the same images."""
+    scores = (read_json(folder / METRICS_NAME) or {}).get("test")
+    if not scores:
+        raise ValueError(f"the baseline {folder} has no test scores in its {METRICS_NAME}")
+    own = read_json(folder / RUN_NAME) or {}
+    settings = yaml.safe_load((folder / RECIPE_NAME).read_text(encoding="utf-8"))
+    name = public_settings(settings, own.get("dataset")).get("dataset")
+    tested = [record.get("data", {}).get("test") for record in (run, own)]
+    if name != dataset or (all(tested) and tested[0] != tested[1]):
+        raise ValueError(f"the baseline {folder} was scored on other images ({name}): its scores cannot stand beside")
+    return scores, settings.get("loss", "paco")
 
 
 def recipe_card(name: str) -> ModelCard:
@@ -139,13 +160,13 @@ def render(subject: text.Subject, license: str = "unknown", plot: str | None = N
     """The card, its metadata included."""
     book, conversion = subject.book, subject.conversion
     reported = book.reported if book else None
-    loss = (conversion or {}).get("method") or subject.settings.get("loss", "paco")
+    loss = (conversion or {}).get("method") or subject.settings.get("loss")
     scores = subject.scores
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
         license=license,
-        datasets=_hub_dataset(subject),
+        datasets=_hub_dataset(subject.settings.get("dataset")),
         base_model=_base_model(subject.settings),
         metrics=["accuracy"],
         tags=["paco", "long-tailed", "imbalanced-data", "image-classification", "timm"],
@@ -153,7 +174,6 @@ def render(subject: text.Subject, license: str = "unknown", plot: str | None = N
         eval_results=_legacy_results(subject) or None,
     )
     backbone = subject.config.backbone if subject.config else subject.settings.get("backbone", "")
-    small = str(subject.settings.get("dataset")).startswith(("imagenet", "inat", "places"))
     return ModelCard.from_template(
         data,
         template_str=TEMPLATE.read_text(encoding="utf-8"),
@@ -164,14 +184,14 @@ def render(subject: text.Subject, license: str = "unknown", plot: str | None = N
         about=text.about(subject, loss),
         facts=text.facts(subject, loss, backbone),
         in_timm=not str(backbone).startswith("cifar_"),
-        path_flag=" --dataset_path ROOT" if small else "",
+        path_flag=text.path_flag(subject.settings),
         convertible=bool(book and book.row and not book.ensemble),
         ensemble=book.ensemble if book else None,
         results=text.result_rows(subject, loss),
         empty_groups=scores is not None and any(scores[group] is None for group in ("many", "medium", "few")),
         scored=text.scored_images(subject),
         selection=text.selection(subject),
-        warning=text.guessing(scores) if scores else None,
+        warning=text.guessing(scores, text.images_scored(subject)) if scores else None,
         reported=reported,
         data=text.training_data(subject),
         plot=plot,
@@ -181,13 +201,13 @@ def render(subject: text.Subject, license: str = "unknown", plot: str | None = N
         settings=[] if conversion or (book and book.ensemble) else text.shown_settings(subject.settings, loss),
         cost=text.cost(subject),
         limits=text.limits(subject, license),
-        generalised=loss not in ("paco", "ce", "balanced_softmax"),
+        generalised=loss in ("gpaco", "multitask", "gpaco_single"),
     )
 
 
 def eval_results(subject: text.Subject) -> str | None:
     """The Hub's `.eval_results` file: top-1 on the test split, where the data set is on the Hub; else `None`."""
-    hub_id, test = _hub_dataset(subject), subject.metrics.get("test")
+    hub_id, test = _hub_dataset(text.scored_dataset(subject)), subject.metrics.get("test")
     if not hub_id or not test:
         return None
     entry = EvalResultEntry(
@@ -195,16 +215,16 @@ def eval_results(subject: text.Subject) -> str | None:
         task_id="image-classification",
         value=round(test["accuracy"], 6),
         date=subject.run.get("finished"),
-        notes=f"top-1 on the test split, trained on {subject.settings.get('dataset')}; measured by paco_hf",
+        notes=f"top-1 on {text.scored_images(subject)}; measured by paco_hf",
     )
     return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
 
 
-def _hub_dataset(subject: text.Subject) -> str | None:
-    if subject.benchmark:
-        return subject.benchmark.hub_id
-    dataset = str(subject.settings.get("dataset") or "")
-    return dataset if dataset.count("/") == 1 else None
+def _hub_dataset(dataset: str | None) -> str | None:
+    """The Hub id of a data set by its public name, if it is on the Hub."""
+    if dataset in BENCHMARKS:
+        return BENCHMARKS[dataset].hub_id
+    return dataset if dataset and dataset.count("/") == 1 else None
 
 
 def _base_model(settings: dict[str, Any]) -> str | None:
@@ -226,12 +246,12 @@ def _base_model(settings: dict[str, Any]) -> str | None:
 
 def _legacy_results(subject: text.Subject) -> list[EvalResult]:
     """For `model-index`: what was measured, as fractions."""
-    dataset = str(subject.settings.get("dataset") or (subject.metrics.get("split") or "data"))
+    dataset = text.scored_dataset(subject) or "images"
     return [
         EvalResult(
             task_type="image-classification",
             task_name="Image classification",
-            dataset_type=_hub_dataset(subject) or dataset,
+            dataset_type=_hub_dataset(dataset) or dataset,
             dataset_name=dataset,
             dataset_split=split,
             metric_type="accuracy",

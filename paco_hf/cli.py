@@ -202,6 +202,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         if is_first_process():
-            print(f"paco-hf {argv[0]}: stopped; --resume goes on from the last checkpoint", file=sys.stderr)
+            advice = "; --resume goes on from the last checkpoint" if argv[0] == "train" else ""
+            print(f"paco-hf {argv[0]}: stopped{advice}", file=sys.stderr)
         return 130
     return 0

@@ -64,14 +64,8 @@ def convert(argv: list[str]) -> None:
         print("not scored: --dataset scores it, as a check that it works")
     else:
         print(summary({"test": record["metrics"]}, flags.out))
-        _warn_of_guessing(record["metrics"])
-
-
-def _warn_of_guessing(metrics: dict) -> None:
-    from .card_text import guessing
-
-    if guessing(metrics):
-        print(f"warning: {guessing(metrics)}", file=sys.stderr)
+    if record["warning"]:
+        print(f"warning: {record['warning']}", file=sys.stderr)
 
 
 def export(argv: list[str]) -> None:
@@ -141,7 +135,7 @@ def push(argv: list[str]) -> None:
     parser.add_argument(
         "--include_training_state", action="store_true", help="also projector, key encoder and queue, to train on"
     )
-    parser.add_argument("--license", default="unknown", help="of the weights, where there is no card yet")
+    parser.add_argument("--license", help="of the weights, as the Hub calls it (default: the card's, else unknown)")
     flags = parser.parse_args(argv)
     if not Path(flags.run).is_dir():
         raise OSError(f"{flags.run} is not a folder")

@@ -86,6 +86,10 @@ class PaCoConfig(PreTrainedConfig):
         if self.temperature is not None and not (isinstance(self.temperature, int | float) and self.temperature > 0):
             raise ValueError(f"temperature must be a positive number, got {self.temperature!r}")
 
+    def _get_generation_parameters(self) -> dict[str, Any]:
+        # transformers refuses to save what looks like a setting of text generation; this temperature is none.
+        return {key: value for key, value in super()._get_generation_parameters().items() if key != "temperature"}
+
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
         """As `PreTrainedConfig.from_dict`; counts and prior given here replace the stored ones before validation."""

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -16,6 +17,8 @@ from urllib.parse import urlsplit
 import torch
 from tqdm.auto import tqdm
 
+from .card_text import guessing
+from .cards import write_card
 from .data.benchmarks import BENCHMARKS, CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
 from .data.lists import ILSVRC, class_names
 from .export import export_onnx as export_onnx
@@ -56,7 +59,8 @@ def convert(
         batch_size (`int`, *optional*, defaults to `64`): images at a time of that evaluation.
 
     Returns:
-        what `conversion.json` in `out` holds, and `metrics`, the scores of the evaluation or `None`.
+        what `conversion.json` in `out` holds; `metrics`, the scores of the evaluation, and a `warning` where they are
+        no better than guessing, else `None`.
 
     Raises:
         ValueError: no such checkpoint, a key that is not accounted for, a recipe that does not agree.
@@ -64,9 +68,13 @@ def convert(
     """
     with new_folder(out) as folder:
         book = _book(recipe) if recipe else None
-        images = _load_images(evaluation, book) if evaluation else None
         file = _fetch(source)
-        model = load_reference_checkpoint(file, backbone=backbone, backbone_kwargs=backbone_kwargs)
+        try:
+            model = load_reference_checkpoint(file, backbone=backbone, backbone_kwargs=backbone_kwargs)
+        except (OSError, ValueError):
+            if source.startswith(("http://", "https://")):
+                file.unlink(missing_ok=True)  # what was fetched is not what the address should hold
+            raise
         if book:
             against = _disagreements(book, model)
             if against:
@@ -78,6 +86,7 @@ def convert(
         else:
             fitting = [entry for entry in map(checked_recipe, recipe_names()) if not _disagreements(entry, model)]
             book = fitting[0] if len(fitting) == 1 else None
+        images = _load_images(evaluation, fitting) if evaluation else None
         processor = _processor(fitting, model)
         _name_classes(model, fitting, images)
         dropped = {**model.dropped_keys, **model.dropped_entries}
@@ -98,20 +107,21 @@ def convert(
         (model if training_state else model.to_classifier()).save_pretrained(folder)
         processor.save_pretrained(folder)
         write_text(folder / CONVERSION_NAME, json.dumps(record, indent=2) + "\n")
-        metrics = None
+        metrics = warning = None
         if images:
             from .scoring import evaluate
 
             split, names, _ = images
             metrics = evaluate(str(folder), split, names, batch_size)
-            dataset = str((evaluation or {})["dataset"])
-            name = split.name.replace(dataset, public_name(dataset))
-            content = {"test": metrics, "validation": None, "split": name, "images": len(split.labels)}
+            given = str((evaluation or {})["dataset"])
+            dataset = public_name(given)
+            name = split.name.replace(given, dataset)
+            scored = {"dataset": dataset, "split": name, "images": len(split.labels)}
+            content = {"test": metrics, "validation": None, "scored": scored}
             write_text(folder / METRICS_NAME, json.dumps(content, indent=2) + "\n")
-        from .cards import write_card
-
+            warning = guessing(metrics, len(split.labels))
         write_card(folder, title=Path(out).resolve().name)
-    return {**record, "metrics": metrics}
+    return {**record, "metrics": metrics, "warning": warning}
 
 
 def _book(recipe: str) -> Recipe:
@@ -161,13 +171,22 @@ def _processor(fitting: list[Recipe], model: PaCoForContrastiveTraining) -> Any:
     return build_processor(size, mean, std, interpolation)
 
 
-def _load_images(evaluation: dict[str, Any], book: Recipe | None) -> tuple[Any, list[str], list[int] | None]:
-    """What is to be scored, the names of its classes and, where there is a training split, its class counts."""
+def _load_images(evaluation: dict[str, Any], fitting: list[Recipe]) -> tuple[Any, list[str], list[int] | None]:
+    """What is to be scored, the names of its classes and, where the recipes that agree leave no doubt, the training
+    images of each class."""
     from .data.loading import load_scored
 
-    settings = book.settings if book else {}
-    selection = {name: settings[name] for name in ("imbalance_factor", "imbalance_kind") if name in settings}
-    return load_scored(**evaluation, **selection)
+    names = ("imbalance_factor", "imbalance_kind")
+    selections = {tuple(book.settings.get(name) for name in names) for book in fitting}
+    sure = len(selections) == 1
+    selection = dict(zip(names, next(iter(selections)), strict=True)) if sure else {}
+    split, class_names, counts = load_scored(
+        **evaluation, **{name: value for name, value in selection.items() if value is not None}
+    )
+    benchmark = BENCHMARKS.get(str(evaluation["dataset"]))
+    selected = benchmark is not None and benchmark.n_max is not None  # by a factor that a recipe alone tells
+    other = bool(fitting) and {book.settings.get("dataset") for book in fitting} != {evaluation["dataset"]}
+    return split, class_names, None if other or (selected and not sure) else counts
 
 
 def _name_classes(model: PaCoForContrastiveTraining, fitting: list[Recipe], images: Any) -> None:
@@ -199,23 +218,28 @@ def _fetch(source: str) -> Path:
 
         return hub_file(*parts.groups())
     if not source.startswith(("http://", "https://")):
+        if "://" in source:
+            raise ValueError(f"{source!r} is of an unknown kind: give a file, or an address of http, https or hf")
         return Path(source)
     # Many checkpoints are called the same, so the address is a part of the cached file's name.
     name = f"{hashlib.sha256(source.encode()).hexdigest()[:16]}-{Path(urlsplit(source).path).name or 'checkpoint'}"
     file = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not file.is_file():
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f"{name}.partial")
-        try:
-            with urllib.request.urlopen(source, timeout=30) as answer, partial.open("wb") as target:
-                total = int(answer.headers.get("Content-Length", 0))
-                with tqdm.wrapattr(answer, "read", total or None, desc=name[17:], disable=None) as reader:
-                    shutil.copyfileobj(reader, target)
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            raise OSError(f"{source} cannot be downloaded ({error}): give a file where there is no network") from error
-        if total and partial.stat().st_size != total:
-            raise OSError(f"{source} broke off after {partial.stat().st_size} of {total} bytes: try again")
-        partial.replace(file)
+        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+            partial = Path(scratch) / name
+            try:
+                with urllib.request.urlopen(source, timeout=30) as answer, partial.open("wb") as target:
+                    total = int(answer.headers.get("Content-Length", 0))
+                    with tqdm.wrapattr(answer, "read", total or None, desc=name[17:], disable=None) as reader:
+                        shutil.copyfileobj(reader, target)
+            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+                raise OSError(
+                    f"{source} cannot be downloaded ({error}): give a file where there is no network"
+                ) from error
+            if total and partial.stat().st_size != total:
+                raise OSError(f"{source} broke off after {partial.stat().st_size} of {total} bytes: try again")
+            partial.replace(file)
     return file
 
 

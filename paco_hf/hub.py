@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,18 +10,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
-from huggingface_hub import CommitInfo, HfApi, hf_hub_download
+from huggingface_hub import CommitInfo, HfApi, ModelCard, hf_hub_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
-    HFValidationError,
     HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
 from transformers import AutoImageProcessor
 
-from .cards import write_card
+from .cards import read_subject, write_card
 from .checkpoints import list_checkpoints
 from .modeling_paco import PaCoForImageClassification
 from .modeling_training import TRAINING_STATE_NAME
@@ -52,7 +51,7 @@ def hub_errors(what: str) -> Iterator[None]:
     """Whatever the Hub or the way to it refuses is an `OSError` of one line that begins with `what`."""
     try:
         yield
-    except HFValidationError as error:
+    except ValueError as error:  # HFValidationError, and what else the client says of a name
         raise ValueError(f"{what}: {error}") from error
     except (HTTPError, OSError, RuntimeError) as error:  # the client's own, its files', and those of its uploads
         chain: list[BaseException] = [error]
@@ -87,7 +86,7 @@ def push(
     private: bool = False,
     revision: str | None = None,
     include_training_state: bool = False,
-    license: str = "unknown",
+    license: str | None = None,
     token: str | None = None,
     commit_message: str = "Upload with paco_hf",
 ) -> CommitInfo:
@@ -103,7 +102,8 @@ def push(
         revision (`str`, *optional*): branch, made where it does not exist.
         include_training_state (`bool`, *optional*, defaults to `False`): also projector, key encoder and queue, those
             of the last checkpoint.
-        license (`str`, *optional*, defaults to `"unknown"`): of the weights, where the folder has no card yet.
+        license (`str`, *optional*): the Hub's identifier of the weights' licence (default: that of the folder's card,
+            else `unknown`).
         token (`str`, *optional*): of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
         commit_message (`str`, *optional*).
 
@@ -112,21 +112,20 @@ def push(
         OSError: the Hub refuses, or cannot be reached.
     """
     run = Path(run)
+    api = HfApi(token=token, library_name="paco_hf")
     with TemporaryDirectory() as temporary:
         staged = Path(temporary)
         _stage_model(run, staged, include_training_state)
-        api = HfApi(token=token, library_name="paco_hf")
         with hub_errors(f"{repo_id} cannot be made on the Hub"):
-            repo_id = api.create_repo(repo_id, private=private or None, exist_ok=True).repo_id
+            if "/" not in repo_id:
+                repo_id = f"{api.whoami()['name']}/{repo_id}"
+            _stage_card(run, staged, repo_id, license)
+            _check_no_paths(staged)
+            api.create_repo(repo_id, private=private or None, exist_ok=True)
             if private and not api.repo_info(repo_id).private:
-                raise ValueError(
-                    f"{repo_id} exists and is public, so nothing is sent: make it private on the Hub, or leave out "
-                    "--private"
-                )
+                raise ValueError("it is public, so nothing is sent: make it private, or leave out --private")
             if revision is not None:
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
-        _stage_card(run, staged, repo_id, license)
-        _check_no_paths(staged, run)
         with hub_errors(f"{run} cannot be sent to {repo_id}"):
             return api.upload_folder(
                 repo_id=repo_id, folder_path=staged, revision=revision, commit_message=commit_message
@@ -146,7 +145,7 @@ def push_trainer(trainer: Any, commit_message: str, token: str | None, revision:
         scores = {key.removeprefix("eval_"): value for key, value in scores.items()}
         if "balanced_accuracy" in scores:
             groups = {group: scores.get(group) for group in ("many", "medium", "few")}
-            content = {"validation": {**scores, **groups}, "split": "the trainer's eval_dataset"}
+            content = {"validation": {**scores, **groups}, "scored": {"split": "the trainer's eval_dataset"}}
             write_text(folder / METRICS_NAME, json.dumps(content, indent=2) + "\n")
         write_text(folder / RECIPE_NAME, as_yaml(_method_settings(args, trainer.model.config)))
         return push(
@@ -170,44 +169,43 @@ def _stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
     if not (run / "config.json").is_file() or not (run / "model.safetensors").is_file():
         raise ValueError(f"{run} holds no finished model (config.json and model.safetensors): is it a run folder?")
     # Loaded and saved, so that what is sent loads, and has the code of this version.
-    PaCoForImageClassification.from_pretrained(run).save_pretrained(staged)
+    model = PaCoForImageClassification.from_pretrained(run)
+    model.config.backbone_kwargs = public_settings(model.config.to_dict())["backbone_kwargs"]
+    model.save_pretrained(staged)
     AutoImageProcessor.from_pretrained(run).save_pretrained(staged)
     for name in (METRICS_NAME, RUN_NAME, CONVERSION_NAME):
         if (run / name).is_file():
             shutil.copyfile(run / name, staged / name)
-    if (run / RECIPE_NAME).is_file():
-        settings = yaml.safe_load((run / RECIPE_NAME).read_text(encoding="utf-8"))
-        (staged / RECIPE_NAME).write_text(as_yaml(public_settings(settings)), encoding="utf-8")
+    settings = read_subject(run).settings
+    if settings:
+        (staged / RECIPE_NAME).write_text(as_yaml(settings), encoding="utf-8")
     if include_training_state:
         states = [folder / TRAINING_STATE_NAME for folder in (run, *list_checkpoints(run)[-1:])]
         state = next((path for path in states if path.is_file()), None)
         if state is None:
-            raise ValueError(
-                f"{run} and its checkpoints have no {TRAINING_STATE_NAME}: only contrastive runs have one"
-            )
+            raise ValueError(f"{run} and its checkpoints have no {TRAINING_STATE_NAME}, which contrastive runs have")
         shutil.copyfile(state, staged / TRAINING_STATE_NAME)
 
 
-def _stage_card(run: Path, staged: Path, repo_id: str, license: str) -> None:
+def _stage_card(run: Path, staged: Path, repo_id: str, license: str | None) -> None:
     if not (run / CARD_NAME).is_file():
-        write_card(staged, repo_id=repo_id, license=license)
+        write_card(run, into=staged, repo_id=repo_id, license=license or "unknown")
         return
     # A card that is there may have been edited.
-    text = (run / CARD_NAME).read_text(encoding="utf-8")
-    placeholder = f"USER/{run.resolve().name}"
-    (staged / CARD_NAME).write_text(text.replace(placeholder, repo_id), encoding="utf-8")
+    card: Any = ModelCard((run / CARD_NAME).read_text(encoding="utf-8").replace(f"USER/{run.resolve().name}", repo_id))
+    if license:
+        card.data.license = license
+    (staged / CARD_NAME).write_text(str(card), encoding="utf-8")
     for name in (RESULTS_NAME, PLOT_NAME):
         if (run / name).is_file():
             (staged / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(run / name, staged / name)
 
 
-def _check_no_paths(staged: Path, run: Path) -> None:
-    home = str(Path.home())
-    secrets = {str(run.resolve().parent), *([home] if len(home) > 1 else [])}
+def _check_no_paths(staged: Path) -> None:
+    """`ValueError` where a file names a file or folder of this computer."""
     for file in staged.rglob("*"):
         if file.suffix in (".json", ".yaml", ".md"):
-            text = file.read_text(encoding="utf-8")
-            found = next((path for path in secrets if len(path) > 1 and f"{path}/" in text), None)
-            if found:
-                raise ValueError(f"{file.name} would tell of the folder {found} of this computer; nothing is sent")
+            for path in re.findall(r"(?<![\w:/.])/[\w.@+-]+(?:/[\w.@+-]+)+", file.read_text(encoding="utf-8")):
+                if Path(path.rstrip(".")).exists():
+                    raise ValueError(f"{file.name} would tell of {path} on this computer, so nothing is sent")

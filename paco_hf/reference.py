@@ -152,7 +152,8 @@ def _read(path: Path) -> Any:
             f"{path} holds more than weights ({foreign[1]}), which could run code: it is not loaded, and none was run"
         ) from error
     except Exception as error:  # old and new formats fail in a dozen ways when cut
-        raise OSError(f"{path} cannot be read as a PyTorch file (truncated?): {_first_line(error)}") from error
+        reason = _first_line(error) or type(error).__name__
+        raise OSError(f"{path} cannot be read as a PyTorch file (truncated?): {reason}") from error
 
 
 def _first_line(error: Exception) -> str:
@@ -315,6 +316,8 @@ def _load(
                 f"{source}: {names[key]} has shape {tuple(tensor.shape)}, but the backbone {model.config.backbone!r} "
                 f"with {model.config.backbone_kwargs} wants {tuple(own[key].shape)}"
             )
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{source}: {names[key]} has values that are not finite: its training diverged")
         if tensor.is_floating_point() != own[key].is_floating_point() or tensor.is_complex():
             raise ValueError(f"{source}: {names[key]} has dtype {tensor.dtype}, expected one like {own[key].dtype}")
     pointer, size = int(tensors["queue.pointer"]), len(tensors["queue.labels"])

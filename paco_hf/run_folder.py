@@ -107,20 +107,23 @@ def changed_settings(folder: Path, settings: dict[str, Any], only_given: bool = 
     )
 
 
-def public_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a run without what tells of its computer: paths are left out, of a folder its name stays."""
+def public_settings(settings: dict[str, Any], dataset: str | None = None) -> dict[str, Any]:
+    """Settings of a run without what tells of its computer: paths are left out, of a folder its name stays.
+
+    `dataset` is the public name, which was known when the run was made. Without it a name with a slash may be a path.
+    """
     kept = {name: value for name, value in settings.items() if name not in _PATHS}
     if "dataset" in kept:
-        kept["dataset"] = public_name(str(kept["dataset"]))
+        kept["dataset"] = dataset or Path(str(kept["dataset"])).name
     if isinstance(kwargs := kept.get("backbone_kwargs"), dict):
         kept["backbone_kwargs"] = {key: value for key, value in kwargs.items() if key != "pretrained_cfg_overlay"}
     return kept
 
 
 def public_name(dataset: str) -> str:
-    """A data set's name or Hub id; of a folder its name alone."""
-    on_the_hub = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", dataset) and not Path(dataset).is_dir()
-    return dataset if on_the_hub else Path(dataset).resolve().name
+    """A data set's name or Hub id; of a folder its name alone. Where it is relative, it must be there."""
+    hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", dataset)
+    return dataset if hub_id and not Path(dataset).exists() else Path(dataset).resolve().name
 
 
 def run_record(
@@ -134,6 +137,7 @@ def run_record(
     cores = "" if args.device.type == "cuda" else f", {os.cpu_count()} cores"
     precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     return {
+        "dataset": public_name(run.dataset),
         "recipe": run.recipe if run.recipe in recipe_names() else None,
         "data": {
             name: {
@@ -212,7 +216,9 @@ def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
     target = Path(folder).resolve()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ValueError(f"{os.fspath(folder)} exists and is not an empty folder: name another one, or remove it")
-    existing = next(parent for parent in target.parents if parent.is_dir())
+    existing = next(parent for parent in target.parents if parent.exists())
+    if not existing.is_dir():
+        raise ValueError(f"{os.fspath(folder)} cannot be made: {existing} is a file")
     with tempfile.TemporaryDirectory(dir=existing, prefix=f".{target.name}-") as scratch:
         made = Path(scratch) / target.name
         made.mkdir()

@@ -340,6 +340,12 @@ class PaCoTrainer(Trainer):
             raise ValueError("blocking=False: a push is one commit, which is waited for")
         return push_trainer(self, commit_message or "End of training", token, revision, **kwargs)
 
+    def init_hf_repo(self, token: str | None = None) -> None:
+        from .hub import hub_errors
+
+        with hub_errors(f"{self.args.hub_model_id or self.args.output_dir} cannot be made on the Hub"):
+            super().init_hf_repo(token)
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Nothing: a run is pushed once, when it is finished (`hub_strategy="end"`)."""
 

@@ -63,6 +63,7 @@ def train(
     finished = open_folder(folder, run, args)
     if finished is not None:
         _say(main, f"{folder} is finished; nothing to resume\n{summary(finished, str(folder))}")
+        _publish(folder, args)
         return finished
     _say(main, _describe_hardware(args))
     if run.batch_note:
@@ -165,14 +166,19 @@ def train(
         write_text(folder / RUN_NAME, json.dumps(record, indent=2) + "\n")
         write_text(folder / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
     _say(main, summary(metrics, str(folder)))
-    if main and args.push_to_hub:
-        from .hub import push
-
-        private = bool(args.hub_private_repo)
-        repo_id = args.hub_model_id or folder.resolve().name
-        info = push(folder, repo_id, private=private, revision=args.hub_revision, token=args.hub_token)
-        print(f"published: {info.repo_url}")
+    _publish(folder, args)
     return metrics
+
+
+def _publish(folder: Path, args: PaCoTrainingArguments) -> None:
+    """Push a finished run where that was asked for."""
+    if not args.push_to_hub or args.process_index != 0:
+        return
+    from .hub import push
+
+    private, repo_id = bool(args.hub_private_repo), args.hub_model_id or folder.resolve().name
+    info = push(folder, repo_id, private=private, revision=args.hub_revision, token=args.hub_token)
+    print(f"published: {info.repo_url}")
 
 
 def _fill_defaults(run: RunArguments, data: ImageData) -> None:

@@ -6,6 +6,8 @@ import zlib
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Small tensors: a second thread costs more than it gives, most of all beside other processes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
 from paco_hf.callbacks import TrainingTime
+from paco_hf.card_text import guessing
 from paco_hf.cards import recipe_card, recipe_cards, write_card
 from paco_hf.cli import main
 from paco_hf.data.long_tail import long_tailed_counts
@@ -83,9 +85,13 @@ def test_results_in_the_hubs_format(runs: dict[str, Path], tmp_path: Path) -> No
     for file in runs["paco"].iterdir():
         if file.is_file():
             (folder / file.name).write_bytes(file.read_bytes())
-    recipe = yaml.safe_load((folder / "recipe.yaml").read_text())
-    (folder / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "dataset": "cifar100-lt"}))
-    write_card(folder, recipe="paco-resnet32-cifar100-lt-100")
+    row = read_recipe("paco-resnet32-cifar100-lt-100")
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(row.settings))
+    record = {**json.loads((folder / "run.json").read_text()), "dataset": "cifar100-lt"}
+    (folder / "run.json").write_text(json.dumps(record))
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "backbone": "cifar_resnet32"}))
+    write_card(folder, recipe=row.name)
     (entry,) = parse_eval_result_entries(yaml.safe_load((folder / ".eval_results" / "paco_hf.yaml").read_text()))
     metrics = json.loads((folder / "metrics.json").read_text())
     assert (entry.dataset_id, entry.value) == ("uoft-cs/cifar100", round(metrics["test"]["accuracy"], 6))
@@ -93,15 +99,58 @@ def test_results_in_the_hubs_format(runs: dict[str, Path], tmp_path: Path) -> No
     card = ModelCard.load(folder / "README.md")
     assert card.data.datasets == "uoft-cs/cifar100"
     # Both stand there, and it is said which is which.
-    reported = read_recipe("paco-resnet32-cifar100-lt-100").reported
-    assert f"Reported, not measured here: top-1 **{reported['top1']}**" in card.text
+    assert f"Reported, not measured here: top-1 **{row.reported['top1']}**" in card.text
     # What others measured on other hardware is added where it is known.
     (folder / "emissions.csv").write_text("timestamp,emissions\na,0.25\nb,0.5\n")
     (folder / "metrics.json").unlink()
-    text = write_card(folder, recipe="paco-resnet32-cifar100-lt-100").read_text()
+    text = write_card(folder, recipe=row.name).read_text()
     assert "0.75 kg CO2" in text
     assert "**Not measured.**" in text
     assert "model-index" not in text
+
+
+def test_evidence_of_something_else_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not follow paco-resnet50-imagenet-lt: its dataset is builtin"):
+        write_card(runs["paco"], recipe="paco-resnet50-imagenet-lt", into=tmp_path)
+    other = tmp_path / "other"
+    shutil.copytree(runs["ce"], other)
+    text = write_card(runs["paco"], baselines=[runs["ce"], other], into=tmp_path).read_text()
+    assert "| cross-entropy | " in text
+    assert "| cross-entropy (other) | " in text
+    record = json.loads((other / "run.json").read_text())
+    record["data"]["test"]["selection"] = "of other images"
+    (other / "run.json").write_text(json.dumps(record))
+    with pytest.raises(ValueError, match="was scored on other images"):
+        write_card(runs["paco"], baselines=[other], into=tmp_path)
+
+
+def test_a_checkpoint_is_of_its_run(runs: dict[str, Path], tmp_path: Path) -> None:
+    (checkpoint,) = runs["ce"].glob("checkpoint-*")
+    text = write_card(checkpoint, into=tmp_path).read_text()
+    assert "| method | cross-entropy |" in text
+    assert "**Not measured.**" in text
+    alone = tmp_path / "alone"
+    shutil.copytree(checkpoint, alone)
+    text = write_card(alone).read_text()
+    assert "| method | not known |" in text
+    assert "PaCo" not in text.split("## How to use it")[0]
+
+
+def test_without_a_test_split_the_card_says_so(runs: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(runs["paco"], folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps({**metrics, "test": None}))
+    text = write_card(folder).read_text()
+    assert "There was no test split" in text
+    assert "scored once, at the end" not in text
+
+
+def test_chance_depends_on_the_images() -> None:
+    scores = {"per_class": [0.7, 0.74], "balanced_accuracy": 0.72}
+    assert guessing(scores, 1000) is None
+    assert guessing({**scores, "balanced_accuracy": 0.52}, 1000) is not None
+    assert guessing({**scores, "balanced_accuracy": 0.52}, 100_000) is None
 
 
 def test_a_card_needs_a_model(tmp_path: Path, runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,13 +198,19 @@ def test_counts_of_a_recipes_data() -> None:
     assert "(published statistics)" in card
 
 
-def test_paths_are_nobodys_business(tmp_path: Path) -> None:
+def test_paths_are_nobodys_business(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert public_name(str(tmp_path / "birds")) == "birds"
     assert public_name("../data/birds") == "birds"
+    monkeypatch.chdir(tmp_path)
+    Path("data/birds").mkdir(parents=True)
+    assert public_name("data/birds") == "birds"
     assert public_name("ada/birds") == "ada/birds"
     assert public_name("cifar100-lt") == "cifar100-lt"
     settings = {"dataset": "/home/ada/birds", "train_list": "/home/ada/list", "pretrained_file": "x", "seed": 1}
     assert public_settings(settings) == {"dataset": "birds", "seed": 1}
+    # What looks like a Hub id may have been a path: the run knew.
+    assert public_settings({"dataset": "data/birds"}) == {"dataset": "birds"}
+    assert public_settings({"dataset": "ada/birds"}, "ada/birds") == {"dataset": "ada/birds"}
 
 
 def test_training_time_counts_what_came_before_a_resume() -> None:

@@ -194,11 +194,11 @@ def test_recipe_is_taken_where_one_alone_agrees(tmp_path: Path, capsys: pytest.C
 # ---- scoring
 
 
-def folder_of_images(root: Path, classes: int = 12) -> Path:
+def folder_of_images(root: Path, classes: int = 12, tail: bool = True) -> Path:
     for split, images in (("train", 3), ("test", 2)):
         for label in range(classes):
             (root / split / f"class{label:02}").mkdir(parents=True)
-            for i in range(images + (label if split == "train" else 0)):
+            for i in range(images + (label if tail and split == "train" else 0)):
                 picture(100 * label + i, (40, 32)).save(root / split / f"class{label:02}" / f"{i}.png")
     return root
 
@@ -242,6 +242,21 @@ def test_scores_at_chance_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFi
     assert convert(tmp_path / "file.pth", tmp_path / "out", "--dataset", images) == 0
     assert "8.3% is no better than guessing among 12 classes" in capsys.readouterr().err
     assert "no better than guessing" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_what_was_scored_is_not_taken_for_the_recipes_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listing = json.loads(golden_path("checkpoint_paco_cifar100_resnet32.json").read_text())
+    synthetic(listing, tmp_path / "file.pth")
+    images = folder_of_images(tmp_path / "images", classes=100, tail=False)
+    flags = ["--recipe", "paco-resnet32-cifar100-lt-100", "--dataset", images]
+    assert convert(tmp_path / "file.pth", tmp_path / "out", *flags) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "images test (200 images)" in card
+    assert "type: uoft-cs/cifar100" not in card
+    assert "training images of 100 classes" not in card  # nobody knows how many it had
+    assert not (tmp_path / "out" / ".eval_results").exists()
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["class_counts"] is None
 
 
 # ---- what is refused
@@ -288,6 +303,8 @@ def test_damaged_and_foreign_files(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "layer1.0.conv7" in message({"state_dict": renamed})
     headless = {key.replace("module.linear.", "module.fc."): tensor for key, tensor in state.items()}
     assert "fc.weight" in message({"state_dict": headless})
+    broken = {**state, "module.linear.bias": torch.full((12,), torch.nan)}
+    assert "linear.bias has values that are not finite" in message({"state_dict": broken})
     assert "not known beside its weights: ema" in message({**content, "ema": {"weight": torch.zeros(3)}})
     assert "not known beside its weights: extra" in message({**content, "extra": torch.zeros(3)})
     assert "does not exist" in refused(capsys, tmp_path / "out", tmp_path / "none.pth")
@@ -295,6 +312,9 @@ def test_damaged_and_foreign_files(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "full" / "file").touch()
     assert convert(golden_path(f"{TINY}.pth"), tmp_path / "full") == 2
     assert "is not an empty folder" in capsys.readouterr().err
+    assert convert(golden_path(f"{TINY}.pth"), tmp_path / "full" / "file" / "out") == 2
+    assert "is a file" in capsys.readouterr().err
+    assert "of an unknown kind" in refused(capsys, tmp_path / "out", "file:///x.pth")
     assert "names no file" in refused(capsys, tmp_path / "out", "hf://user/name")
     assert "go with --dataset" in refused(
         capsys, tmp_path / "out", golden_path(f"{TINY}.pth"), "--dataset_path", tmp_path
@@ -306,6 +326,9 @@ def test_damaged_and_foreign_files(tmp_path: Path, capsys: pytest.CaptureFixture
 
 class Broken(http.server.SimpleHTTPRequestHandler):
     def do_GET(self) -> None:
+        if self.path.startswith("/page"):
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n\r\n<html>choose a file</html>")
+            return None
         if not self.path.startswith("/broken"):
             return super().do_GET()
         self.send_response(200)
@@ -328,6 +351,8 @@ def test_addresses(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
         assert json.loads(capsys.readouterr().out)["source"] == f"{address}/{TINY}.pth"
         message = refused(capsys, tmp_path / "outs" / "b", f"{address}/broken.pth")
         assert "broke off after 5000 of 100000 bytes" in message
+        assert "is a web page" in refused(capsys, tmp_path / "outs" / "b", f"{address}/page")
+        assert len(list((tmp_path / "cache").rglob("*.*"))) == 1  # what was no checkpoint is not kept
         assert "404" in refused(capsys, tmp_path / "outs" / "b", f"{address}/none.pth")
         server.shutdown()
     # From the cache, where there is no server any more.

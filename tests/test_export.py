@@ -279,6 +279,7 @@ def test_onnx_takes_a_prior(tmp_path):
         export_onnx(model, tmp_path / "y", prior_input=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "dynamic_size", "reason"),
     [("mixer", True, "takes one size only (Input width (128) doesn't match model (64).)"), ("cifar", False, "asked")],
@@ -296,6 +297,7 @@ def test_onnx_says_that_the_size_is_fixed(tmp_path, kind, dynamic_size, reason):
         run_onnx(result.file, images_of(2, 3, size, 2 * size))
 
 
+@pytest.mark.slow
 def test_onnx_that_differs_is_refused(tmp_path, monkeypatch):
     pytest.importorskip("onnxscript")
     monkeypatch.setattr(export, "_difference", lambda expected, actual: math.nan)

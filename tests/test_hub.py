@@ -1,6 +1,7 @@
 """From training to the Hub and back, each step in a process of its own, on the hub of `tests/hub.py`."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,6 +27,11 @@ def hub() -> Iterator[Hub]:
         yield hub
 
 
+def train_flags(root: Path) -> list[str]:
+    flags = "--backbone cifar_resnet20 --image_size 32 --max_steps 4 --per_device_train_batch_size 4 --queue_size 8"
+    return ["train", "--dataset", f"{root}/birds", *flags.split()]
+
+
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run on a folder of one's own, whose path is nobody's business."""
@@ -36,8 +42,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder.mkdir(parents=True)
             for i in range(images - label if split == "train" else images):
                 picture(100 * label + i, (40, 32)).save(folder / f"{i}.png")
-    flags = "--backbone cifar_resnet20 --image_size 32 --max_steps 4 --per_device_train_batch_size 4 --queue_size 8"
-    assert main(["train", "--dataset", f"{root}/birds", "--output_dir", f"{root}/run", *flags.split()]) == 0
+    assert main([*train_flags(root), "--output_dir", f"{root}/run"]) == 0
     return root / "run"
 
 
@@ -146,8 +151,8 @@ def test_train_push_and_load_elsewhere(hub: Hub, run_folder: Path, tmp_path: Pat
     card = ModelCard(files["README.md"].decode())
     assert card.data.license == "cc-by-4.0"
     assert card.data.pipeline_tag == "image-classification"
-    measured = {result.metric_name: result.metric_value for result in card.data.eval_results}
-    assert measured["top-1 accuracy"] == round(metrics["accuracy"], 6)
+    measured = {(result.dataset_split, result.metric_name): result.metric_value for result in card.data.eval_results}
+    assert measured["test", "top-1 accuracy"] == round(metrics["accuracy"], 6)
     assert f'model="{REPO}"' in card.text
     assert yaml.safe_load(files["recipe.yaml"])["dataset"] == "birds"
 
@@ -193,6 +198,33 @@ def test_private_repositories_and_revisions(hub: Hub, run_folder: Path, tmp_path
         assert len(hub.commits("ada/public")) == commits
 
 
+def test_what_is_pushed_says_nothing_of_the_computer(hub: Hub, run_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "place" / "run"
+    shutil.copytree(run_folder, run)
+    (run / "emissions.csv").write_text("timestamp,emissions\nnow,0.5\n")
+    config = json.loads((run / "config.json").read_text())
+    weights = tmp_path / "place" / "weights.safetensors"
+    weights.touch()
+    config |= {"temperature": 2.0, "backbone_kwargs": {"pretrained_cfg_overlay": {"file": str(weights)}}}
+    (run / "config.json").write_text(json.dumps(config))
+    with Computer(tmp_path / "ada", hub.environment(None, tmp_path / "home")) as computer:
+        computer.paco_hf("push", run, "rare", "--license", "mit")  # the name of the token's owner is added
+        files = hub.files("ada/rare")
+        assert all(str(tmp_path).encode() not in content for content in files.values())
+        assert json.loads(files["config.json"])["temperature"] == 2.0
+        assert b"0.5 kg CO2" in files["README.md"]
+        # An edited card is kept, with the licence that is asked for; one that tells of a path is not sent.
+        computer.paco_hf("card", run)
+        card = (run / "README.md").read_text()
+        (run / "README.md").write_text(card.replace("## Limits", "## Limits\n\nMine."))
+        computer.paco_hf("push", run, "ada/rare", "--license", "cc0-1.0")
+        assert b"Mine." in hub.files("ada/rare")["README.md"]
+        assert ModelCard(hub.files("ada/rare")["README.md"].decode()).data.license == "cc0-1.0"
+        (run / "README.md").write_text(f"{card}\nSee {weights}.")
+        assert f"would tell of {weights}" in computer.refused("push", run, "ada/never")
+        assert ("model", "ada/never") not in hub.repos
+
+
 def test_refusals_of_the_hub_are_one_line(hub: Hub, run_folder: Path, tmp_path: Path) -> None:
     push = ("push", run_folder, REPO)
     with Computer(tmp_path / "ada", hub.environment(None, tmp_path / "home")) as computer:
@@ -211,6 +243,13 @@ def test_refusals_of_the_hub_are_one_line(hub: Hub, run_folder: Path, tmp_path: 
         hub.cut_next("POST", "/commit/")
         assert "cannot be reached" in computer.refused(*push)
         assert "name" in computer.refused("push", run_folder, "no/such/name")
+        # At once where a run is to be pushed at its end; and pushed later, when it could not be.
+        train = [*train_flags(run_folder.parent), "--output_dir", run_folder, "--resume"]
+        train += ["--push_to_hub", "true", "--hub_model_id", "ada/at-the-end"]
+        hub.fail_next("POST", "/commit/", 500)
+        assert "HTTP 500" in computer.refused(*train)
+        assert "published: " in computer.paco_hf(*train)
+        assert "model.safetensors" in hub.files("ada/at-the-end")
         assert "no finished model" in computer.refused("push", tmp_path, REPO)
         assert "model.safetensors" not in hub.files(REPO)
         # Repeated, it completes: the weights had arrived.
@@ -225,6 +264,7 @@ def test_refusals_of_the_hub_are_one_line(hub: Hub, run_folder: Path, tmp_path: 
         assert "paco_training_state.safetensors" in hub.files("ada/second")
 
 
+@pytest.mark.slow
 def test_conversion_from_the_hub(hub: Hub, tmp_path: Path) -> None:
     source = "hf://ada/files/lt/paco.pth.tar"
     file = File(golden_path("convert_resnet_tiny.pth").read_bytes(), lfs=True)
@@ -271,6 +311,7 @@ for options in {options}:
 """
 
 
+@pytest.mark.slow
 def test_trainer_pushes_what_it_has(hub: Hub, tmp_path: Path) -> None:
     settings = {"push_to_hub": True, "hub_model_id": "ada/trained", "hub_private_repo": True}
     code = TRAINER.format(options=[{}, settings])

@@ -256,6 +256,7 @@ def test_what_was_not_uploaded_cannot_be_committed(hub: Hub, tmp_path: Path, fol
     assert len(hub.commits("ada/repo")) == 2
 
 
+@pytest.mark.slow
 def test_datasets_loads_what_was_uploaded(hub: Hub, tmp_path: Path) -> None:
     def attempts(folder: str) -> list:
         import datasets
@@ -271,6 +272,7 @@ def test_datasets_loads_what_was_uploaded(hub: Hub, tmp_path: Path) -> None:
     assert client(hub, tmp_path / "home", attempts, str(tmp_path / "folder")) == [[1, 2, 3], [1, 2, 3]]
 
 
+@pytest.mark.slow
 def test_transformers_and_timm_load_what_they_pushed(hub: Hub, tmp_path: Path) -> None:
     def attempts() -> list[bool]:
         import timm

@@ -392,3 +392,13 @@ paco_hf.PaCoTrainer, paco_hf.metrics.long_tailed_accuracy, paco_hf.data.long_tai
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) < 0.3
+
+
+def test_calibration_and_prior_are_saved(tmp_path) -> None:
+    prior = {"temperature": 1.5, "inference_prior": [0.5, 0.3, 0.2]}
+    model = PaCoForImageClassification(PaCoConfig(backbone="cifar_resnet20", num_labels=3, image_size=32, **prior))
+    model.save_pretrained(tmp_path)
+    again = AutoModelForImageClassification.from_pretrained(tmp_path).eval()
+    assert (again.config.temperature, again.config.inference_prior) == (1.5, [0.5, 0.3, 0.2])
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again(images).logits, model.eval()(images).logits)

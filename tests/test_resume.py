@@ -1,5 +1,6 @@
 """A run killed with SIGKILL and resumed ends with the same bits as one that was left alone."""
 
+import os
 import random
 import signal
 import subprocess
@@ -35,7 +36,9 @@ SETTINGS = [
 
 def start(folder: Path, *extra: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "paco_hf", "train", *SETTINGS, "--output_dir", str(folder), *extra]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    # With as many threads as users have.
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def finish(process: subprocess.Popen) -> None:
