@@ -18,10 +18,10 @@ from paco_hf import PaCoTrainingArguments
 from paco_hf.cli import main
 
 ROOT = Path(__file__).parents[1]
-REPO = "ada/rare-things"
+REPO, HIDDEN, REFUSED = "ada/rare-things", "ada/hidden-things", "ada/refused-things"
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def hub() -> Iterator[Hub]:
     with Hub({"token-ada": "ada", "token-bob": "bob"}) as hub:
         yield hub
@@ -102,6 +102,13 @@ for line in sys.stdin:
         self.process.wait()
 
 
+@pytest.fixture(scope="module")
+def computer(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Computer]:
+    folder = tmp_path_factory.mktemp("ada")
+    with Computer(folder, hub.environment(None, folder / "home")) as computer:
+        yield computer
+
+
 CLASSIFY = """
 import sys
 remote = {remote}
@@ -123,9 +130,8 @@ print(json.dumps([first, type(classify.model).__module__]))
 """
 
 
-def test_train_push_and_load_elsewhere(hub: Hub, run_folder: Path, tmp_path: Path) -> None:
+def test_train_push_and_load_elsewhere(hub: Hub, computer: Computer, run_folder: Path, tmp_path: Path) -> None:
     push = ("push", run_folder, REPO, "--include_training_state", "--license", "cc-by-4.0")
-    computer = Computer(tmp_path / "ada", hub.environment(None, tmp_path / "home"))
     computer.paco_hf(*push)
     files = hub.files(REPO)
     assert set(files) == {
@@ -176,29 +182,29 @@ def test_train_push_and_load_elsewhere(hub: Hub, run_folder: Path, tmp_path: Pat
 
     # Once more: nothing has changed, so nothing is sent but the questions.
     sent = len(hub.seen("PUT", ""))
-    with computer:
-        computer.paco_hf(*push)
+    computer.paco_hf(*push)
     assert len(hub.seen("PUT", "")) == sent
     assert hub.files(REPO) == files
 
 
-def test_private_repositories_and_revisions(hub: Hub, run_folder: Path, tmp_path: Path) -> None:
+def test_private_repositories_and_revisions(hub: Hub, computer: Computer, run_folder: Path, tmp_path: Path) -> None:
     image = tmp_path / "bird.png"
     picture(1, (40, 32)).save(image)
-    with Computer(tmp_path / "ada", hub.environment(None, tmp_path / "home")) as computer:
-        computer.paco_hf("push", run_folder, REPO, "--private", "--revision", "v1")
-        assert "model.safetensors" in hub.files(REPO, "v1")
-        assert set(hub.files(REPO)) == {".gitattributes"}
-        computer.paco_hf("push", run_folder, REPO, "--private")
-        assert "cannot be loaded from the Hub" in computer.refused("predict", REPO, image, token="token-bob")
-        assert json.loads(computer.paco_hf("predict", REPO, image, "--json"))
-        computer.paco_hf("push", run_folder, "ada/public")
-        commits = len(hub.commits("ada/public"))
-        assert "is public, so nothing is sent" in computer.refused("push", run_folder, "ada/public", "--private")
-        assert len(hub.commits("ada/public")) == commits
+    computer.paco_hf("push", run_folder, HIDDEN, "--private", "--revision", "v1")
+    assert "model.safetensors" in hub.files(HIDDEN, "v1")
+    assert set(hub.files(HIDDEN)) == {".gitattributes"}
+    computer.paco_hf("push", run_folder, HIDDEN, "--private")
+    assert "cannot be loaded from the Hub" in computer.refused("predict", HIDDEN, image, token="token-bob")
+    assert json.loads(computer.paco_hf("predict", HIDDEN, image, "--json"))
+    computer.paco_hf("push", run_folder, "ada/public")
+    commits = len(hub.commits("ada/public"))
+    assert "is public, so nothing is sent" in computer.refused("push", run_folder, "ada/public", "--private")
+    assert len(hub.commits("ada/public")) == commits
 
 
-def test_what_is_pushed_says_nothing_of_the_computer(hub: Hub, run_folder: Path, tmp_path: Path) -> None:
+def test_what_is_pushed_says_nothing_of_the_computer(
+    hub: Hub, computer: Computer, run_folder: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "place" / "run"
     shutil.copytree(run_folder, run)
     (run / "emissions.csv").write_text("timestamp,emissions\nnow,0.5\n")
@@ -207,77 +213,73 @@ def test_what_is_pushed_says_nothing_of_the_computer(hub: Hub, run_folder: Path,
     weights.touch()
     config |= {"temperature": 2.0, "backbone_kwargs": {"pretrained_cfg_overlay": {"file": str(weights)}}}
     (run / "config.json").write_text(json.dumps(config))
-    with Computer(tmp_path / "ada", hub.environment(None, tmp_path / "home")) as computer:
-        computer.paco_hf("push", run, "rare", "--license", "mit")  # the name of the token's owner is added
-        files = hub.files("ada/rare")
-        assert all(str(tmp_path).encode() not in content for content in files.values())
-        assert json.loads(files["config.json"])["temperature"] == 2.0
-        assert b"0.5 kg CO2" in files["README.md"]
-        # An edited card is kept, with the licence that is asked for; one that tells of a path is not sent.
-        computer.paco_hf("card", run)
-        card = (run / "README.md").read_text()
-        (run / "README.md").write_text(card.replace("## Limits", "## Limits\n\nMine."))
-        computer.paco_hf("push", run, "ada/rare", "--license", "cc0-1.0")
-        assert b"Mine." in hub.files("ada/rare")["README.md"]
-        assert ModelCard(hub.files("ada/rare")["README.md"].decode()).data.license == "cc0-1.0"
-        (run / "README.md").write_text(f"{card}\nSee {weights}.")
-        assert f"would tell of {weights}" in computer.refused("push", run, "ada/never")
-        assert ("model", "ada/never") not in hub.repos
+    computer.paco_hf("push", run, "rare", "--license", "mit")  # the name of the token's owner is added
+    files = hub.files("ada/rare")
+    assert all(str(tmp_path).encode() not in content for content in files.values())
+    assert json.loads(files["config.json"])["temperature"] == 2.0
+    assert b"0.5 kg CO2" in files["README.md"]
+    # An edited card is kept, with the licence that is asked for; one that tells of a path is not sent.
+    computer.paco_hf("card", run)
+    card = (run / "README.md").read_text()
+    (run / "README.md").write_text(card.replace("## Limits", "## Limits\n\nMine."))
+    computer.paco_hf("push", run, "ada/rare", "--license", "cc0-1.0")
+    assert b"Mine." in hub.files("ada/rare")["README.md"]
+    assert ModelCard(hub.files("ada/rare")["README.md"].decode()).data.license == "cc0-1.0"
+    (run / "README.md").write_text(f"{card}\nSee {weights}.")
+    assert f"would tell of {weights}" in computer.refused("push", run, "ada/never")
+    assert ("model", "ada/never") not in hub.repos
 
 
-def test_refusals_of_the_hub_are_one_line(hub: Hub, run_folder: Path, tmp_path: Path) -> None:
-    push = ("push", run_folder, REPO)
-    with Computer(tmp_path / "ada", hub.environment(None, tmp_path / "home")) as computer:
-        assert "hf auth login" in computer.refused(*push, token=None)
-        message = computer.refused(*push, token="token-nobody's")
-        assert "HTTP 401" in message
-        assert "hf auth login" in message
-        message = computer.refused(*push, token="token-bob")
-        assert "HTTP 403" in message
-        assert "write access" in message
-        for status, hint in ((409, "try again"), (429, "too many requests"), (500, "in trouble")):
-            hub.fail_next("POST", "/commit/", status)
-            message = computer.refused(*push)
-            assert f"HTTP {status}" in message
-            assert hint in message
-        hub.cut_next("POST", "/commit/")
-        assert "cannot be reached" in computer.refused(*push)
-        assert "name" in computer.refused("push", run_folder, "no/such/name")
-        # At once where a run is to be pushed at its end; and pushed later, when it could not be.
-        train = [*train_flags(run_folder.parent), "--output_dir", run_folder, "--resume"]
-        train += ["--push_to_hub", "true", "--hub_model_id", "ada/at-the-end"]
-        hub.fail_next("POST", "/commit/", 500)
-        assert "HTTP 500" in computer.refused(*train)
-        assert "published: " in computer.paco_hf(*train)
-        assert "model.safetensors" in hub.files("ada/at-the-end")
-        assert "no finished model" in computer.refused("push", tmp_path, REPO)
-        assert "model.safetensors" not in hub.files(REPO)
-        # Repeated, it completes: the weights had arrived.
-        sent = len(hub.seen("PUT", ""))
-        computer.paco_hf(*push)
-        assert len(hub.seen("PUT", "")) == sent
-        # Weights that break off on their way: refused after the client's attempts, complete when repeated.
-        hub.cut_next("PUT", "", after_bytes=1000, times=99)
-        assert "cannot be reached" in computer.refused("push", run_folder, "ada/second", "--include_training_state")
-        hub.disarm()
-        computer.paco_hf("push", run_folder, "ada/second", "--include_training_state")
-        assert "paco_training_state.safetensors" in hub.files("ada/second")
+def test_refusals_of_the_hub_are_one_line(hub: Hub, computer: Computer, run_folder: Path, tmp_path: Path) -> None:
+    push = ("push", run_folder, REFUSED)
+    assert "hf auth login" in computer.refused(*push, token=None)
+    message = computer.refused(*push, token="token-nobody's")
+    assert "HTTP 401" in message
+    assert "hf auth login" in message
+    message = computer.refused(*push, token="token-bob")
+    assert "HTTP 403" in message
+    assert "write access" in message
+    for status, hint in ((409, "try again"), (429, "too many requests"), (500, "in trouble")):
+        hub.fail_next("POST", "/commit/", status)
+        message = computer.refused(*push)
+        assert f"HTTP {status}" in message
+        assert hint in message
+    hub.cut_next("POST", "/commit/")
+    assert "cannot be reached" in computer.refused(*push)
+    assert "name" in computer.refused("push", run_folder, "no/such/name")
+    # At once where a run is to be pushed at its end; and pushed later, when it could not be.
+    train = [*train_flags(run_folder.parent), "--output_dir", run_folder, "--resume"]
+    train += ["--push_to_hub", "true", "--hub_model_id", "ada/at-the-end"]
+    hub.fail_next("POST", "/commit/", 500)
+    assert "HTTP 500" in computer.refused(*train)
+    assert "published: " in computer.paco_hf(*train)
+    assert "model.safetensors" in hub.files("ada/at-the-end")
+    assert "no finished model" in computer.refused("push", tmp_path, REFUSED)
+    assert "model.safetensors" not in hub.files(REFUSED)
+    # Repeated, it completes: the weights had arrived.
+    sent = len(hub.seen("PUT", ""))
+    computer.paco_hf(*push)
+    assert len(hub.seen("PUT", "")) == sent
+    # Weights that break off on their way: refused after the client's attempts, complete when repeated.
+    hub.cut_next("PUT", "", after_bytes=1000, times=99)
+    assert "cannot be reached" in computer.refused("push", run_folder, "ada/second", "--include_training_state")
+    hub.disarm()
+    computer.paco_hf("push", run_folder, "ada/second", "--include_training_state")
+    assert "paco_training_state.safetensors" in hub.files("ada/second")
 
 
-@pytest.mark.slow
-def test_conversion_from_the_hub(hub: Hub, tmp_path: Path) -> None:
+def test_conversion_from_the_hub(hub: Hub, computer: Computer, tmp_path: Path) -> None:
     source = "hf://ada/files/lt/paco.pth.tar"
     file = File(golden_path("convert_resnet_tiny.pth").read_bytes(), lfs=True)
     repo = hub.repos["model", "ada/files"] = Repo("ada/files", "model", private=True)
     repo.store(file.sha256, file.data)
     repo.commit("main", {"lt/paco.pth.tar": file}, "files", "", "ada")
-    with Computer(tmp_path / "ada", hub.environment(None, tmp_path / "home")) as computer:
-        hub.cut_next("GET", "/cdn/", after_bytes=1000, times=99)
-        assert "cannot be reached" in computer.refused("convert", source, "out")
-        hub.disarm()
-        assert "HTTP 404" in computer.refused("convert", "hf://ada/files/none.pth", "out")
-        assert not (tmp_path / "ada" / "out").exists()
-        assert json.loads(computer.paco_hf("convert", source, "out", "--json"))["source"] == source
+    hub.cut_next("GET", "/cdn/", after_bytes=1000, times=99)
+    assert "cannot be reached" in computer.refused("convert", source, tmp_path / "out")
+    hub.disarm()
+    assert "HTTP 404" in computer.refused("convert", "hf://ada/files/none.pth", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert json.loads(computer.paco_hf("convert", source, tmp_path / "out", "--json"))["source"] == source
 
 
 TRAINER = """
