@@ -44,9 +44,11 @@ def _train(argv: list[str]) -> None:
     run, args = parse_run(argv)
     check_processes(args.world_size)
     quiet()
+    from .distributed import leave_together
     from .workflow import train
 
     train(run, args)
+    leave_together()
 
 
 def _add_precision(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +96,7 @@ def _evaluate(argv: list[str]) -> None:
     state = PartialState(cpu=not torch.accelerator.is_available())
     check_processes(state.num_processes)
     from .data.loading import load_test
+    from .distributed import leave_together
     from .run_folder import summary
     from .scoring import evaluate
 
@@ -106,6 +109,7 @@ def _evaluate(argv: list[str]) -> None:
         streaming=flags.streaming,
     )
     metrics = evaluate(flags.models, split, class_names, flags.batch_size, flags.precision, flags.compile)
+    leave_together()
     if state.is_main_process:
         print(json.dumps(metrics, indent=2) if flags.json else summary({"test": metrics}, " + ".join(flags.models)))
 

@@ -91,3 +91,10 @@ def broadcast_buffers(model: nn.Module) -> None:
     if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
+
+
+def leave_together() -> None:
+    """End the group of processes once all are here: one that left while another still used it would make that abort."""
+    if world_size() > 1:
+        dist.barrier()
+        dist.destroy_process_group()
