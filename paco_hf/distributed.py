@@ -94,7 +94,7 @@ def broadcast_buffers(model: nn.Module) -> None:
 
 
 def leave_together() -> None:
-    """End the group of processes once all are here: one that left while another still used it would make that abort."""
+    """End the group of processes once all are here: leaving while another still uses it makes that one abort."""
     if world_size() > 1:
         dist.barrier()
         dist.destroy_process_group()

@@ -40,3 +40,5 @@ def test_wheel_alone_trains_and_predicts(tmp_path: Path) -> None:
     assert "top-1" in run(paco_hf, "evaluate", "run")
     assert (site / "paco_hf" / "py.typed").is_file()
     assert (site / "paco_hf" / "evaluate_modules" / "long_tailed_accuracy" / "long_tailed_accuracy.py").is_file()
+    assert (site / "paco_hf" / "evaluate_modules" / "expected_calibration_error" / "README.md").is_file()
+    assert run(paco_hf, "card", "run").strip() == "run/README.md"
