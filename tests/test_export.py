@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import timm
@@ -80,7 +81,6 @@ def distance(model, images: torch.Tensor, logits) -> float:
 
 
 def run_onnx(file: Path, images: torch.Tensor, **more: torch.Tensor) -> np.ndarray:
-    onnxruntime = pytest.importorskip("onnxruntime")
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     return session.run(None, {"pixel_values": images.numpy(), **{k: v.numpy() for k, v in more.items()}})[0]
 
@@ -199,7 +199,6 @@ def test_routes_that_remain(tmp_path):
 
 @pytest.mark.parametrize("exporter", [export_timm, export_onnx])
 def test_refusals_leave_nothing(tmp_path, monkeypatch, exporter):
-    pytest.importorskip("onnxscript")
     model = build("resnet")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
@@ -228,7 +227,6 @@ def test_refusals_leave_nothing(tmp_path, monkeypatch, exporter):
 
 @pytest.mark.parametrize("kind", ["resnet", "vit", "cifar"])
 def test_onnx_gives_the_logits(tmp_path, capfd, kind):
-    onnx = pytest.importorskip("onnx")
     model = build(kind, temperature=1.7, inference_prior=[5, 4, 3, 2, 1], class_counts=[9, 7, 5, 3, 1])
     size = model.config.image_size
     processor = build_processor(size, [0.5, 0.4, 0.3], [0.2, 0.3, 0.25])
@@ -267,7 +265,6 @@ def test_onnx_gives_the_logits(tmp_path, capfd, kind):
 
 
 def test_onnx_takes_a_prior(tmp_path):
-    pytest.importorskip("onnxscript")
     model = build("resnext", temperature=0.5)
     file = export_onnx(model, tmp_path / "x", prior_input=True).file
     images, prior = images_of(3, 3, 64, 64), torch.tensor([50.0, 20, 1, 9, 0.5])
@@ -285,7 +282,6 @@ def test_onnx_takes_a_prior(tmp_path):
     [("mixer", True, "takes one size only (Input width (128) doesn't match model (64).)"), ("cifar", False, "asked")],
 )
 def test_onnx_says_that_the_size_is_fixed(tmp_path, kind, dynamic_size, reason):
-    pytest.importorskip("onnxscript")
     model = build(kind)
     size = model.config.image_size
     result = export_onnx(model, tmp_path / "x", dynamic_size=dynamic_size)
@@ -299,7 +295,6 @@ def test_onnx_says_that_the_size_is_fixed(tmp_path, kind, dynamic_size, reason):
 
 @pytest.mark.slow
 def test_onnx_that_differs_is_refused(tmp_path, monkeypatch):
-    pytest.importorskip("onnxscript")
     monkeypatch.setattr(export, "_difference", lambda expected, actual: math.nan)
     with pytest.raises(ValueError, match="onnxruntime differs from the model by nan"):
         export_onnx(build("mixer"), tmp_path / "x")
@@ -321,7 +316,6 @@ def test_onnx_limits(tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("backbone", ["resnet50", "resnext50_32x4d", "vit_base_patch16_224", "cifar_resnet32"])
 def test_full_width(tmp_path, backbone):
-    pytest.importorskip("onnxscript")
     torch.manual_seed(0)
     size = 32 if backbone == "cifar_resnet32" else 224
     kwargs = {"zero_init_last": False} if "50" in backbone else {}
