@@ -4,6 +4,8 @@ Figures come from `metrics.json`, which only an evaluation writes; those of othe
 """
 
 import csv
+import importlib.util
+import json
 import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
@@ -16,15 +18,16 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 
 from . import card_text as text
 from .backbones import timm_defaults
+from .callbacks import LOG_NAME
 from .configuration_paco import PaCoConfig
 from .data.benchmarks import BENCHMARKS
+from .plots import CAPTIONS, COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME, plot_accuracy, plot_counts, plot_training
 from .recipe_book import read_recipe, recipe_names
 from .run_args import resolved_recipe
 from .run_folder import (
     CARD_NAME,
     CONVERSION_NAME,
     METRICS_NAME,
-    PLOT_NAME,
     RECIPE_NAME,
     RESULTS_NAME,
     RUN_NAME,
@@ -46,7 +49,7 @@ def write_card(
     license: str = "unknown",
     into: str | Path | None = None,
 ) -> Path:
-    """Write `README.md` for a run folder or a converted checkpoint, with a plot of its class counts and its results in
+    """Write `README.md` for a run folder or a converted checkpoint, with its figures and its results in
     the Hub's format.
 
     Args:
@@ -69,13 +72,11 @@ def write_card(
     subject = read_subject(folder, recipe, baselines)
     subject.title = title or (repo_id or folder.resolve().name).split("/")[-1]
     subject.repo = repo_id or f"USER/{subject.title}"
-    counts = text.group_counts(subject.config)
-    plot = counts is not None and _plot({"training images": counts}, into / PLOT_NAME)
     results = eval_results(subject)
     if results:
         (into / RESULTS_NAME).parent.mkdir(exist_ok=True)
         write_text(into / RESULTS_NAME, results)
-    write_text(into / CARD_NAME, str(render(subject, license, PLOT_NAME if plot else None)))
+    write_text(into / CARD_NAME, str(render(subject, license, _draw(subject, folder, into))))
     return into / CARD_NAME
 
 
@@ -150,14 +151,14 @@ def recipe_cards(root: str | Path) -> Iterator[tuple[Path, str]]:
         if (folder / "model.safetensors").is_file():
             subject = read_subject(folder, name)
             subject.title, subject.repo = name, f"USER/{name}"
-            card = render(subject, "mit", PLOT_NAME if (folder / PLOT_NAME).is_file() else None)
+            card = render(subject, "mit", [name for name in CAPTIONS if (folder / name).is_file()])
         else:
             card = recipe_card(name)
         yield folder / CARD_NAME, str(card)
 
 
-def render(subject: text.Subject, license: str = "unknown", plot: str | None = None) -> ModelCard:
-    """The card, its metadata included."""
+def render(subject: text.Subject, license: str = "unknown", figures: Sequence[str] = ()) -> ModelCard:
+    """The card, its metadata included; `figures` are files of [`paco_hf.plots`] that lie beside it."""
     book, conversion = subject.book, subject.conversion
     reported = book.reported if book else None
     loss = (conversion or {}).get("method") or subject.settings.get("loss")
@@ -194,7 +195,7 @@ def render(subject: text.Subject, license: str = "unknown", plot: str | None = N
         warning=text.guessing(scores, text.images_scored(subject)) if scores else None,
         reported=reported,
         data=text.training_data(subject),
-        plot=plot,
+        figures={name: CAPTIONS[name] for name in figures},
         conversion=conversion,
         command=text.command(subject),
         changes=text.changes(subject),
@@ -265,12 +266,21 @@ def _legacy_results(subject: text.Subject) -> list[EvalResult]:
     ]
 
 
-def _plot(counts: dict[str, list[int]], file: Path) -> bool:
-    """Whether there is a plot: matplotlib is optional."""
-    from .data.inspection import plot_counts
-
-    try:
-        plot_counts(counts, str(file))
-    except ImportError:
-        return False
-    return True
+def _draw(subject: text.Subject, folder: Path, into: Path) -> list[str]:
+    """Draw what there are data for, and say what that was; nothing without matplotlib, which is optional."""
+    counts, log = text.group_counts(subject.config), _run_of(folder) / LOG_NAME
+    per_class = (subject.scores or {}).get("per_class")
+    if importlib.util.find_spec("matplotlib") is None:
+        return []
+    drawn = []
+    if counts:
+        plot_counts({"training images": counts}, into / COUNTS_NAME)
+        drawn.append(COUNTS_NAME)
+    if counts and per_class:
+        plot_accuracy(per_class, counts, into / FREQUENCY_NAME)
+        drawn.append(FREQUENCY_NAME)
+    if log.is_file():
+        entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        plot_training(entries, into / CURVE_NAME)
+        drawn.append(CURVE_NAME)
+    return drawn

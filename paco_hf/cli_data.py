@@ -88,9 +88,11 @@ def _verify(flags: argparse.Namespace) -> None:
 
 
 def _stats(flags: argparse.Namespace) -> None:
-    from .data.inspection import counts_of, describe_counts, plot_counts
+    from .data.inspection import counts_of, describe_counts
 
     counts = counts_of(flags.target, dataset_path=flags.dataset_path, imbalance_factor=flags.imbalance_factor)
     print(json.dumps(counts) if flags.json else "\n".join(describe_counts(*item) for item in counts.items()))
     if flags.plot:
+        from .plots import plot_counts
+
         plot_counts(counts, flags.plot)

@@ -23,12 +23,12 @@ from .cards import read_subject, write_card
 from .checkpoints import list_checkpoints
 from .modeling_paco import PaCoForImageClassification
 from .modeling_training import TRAINING_STATE_NAME
+from .plots import CAPTIONS
 from .run_args import RunArguments, resolved
 from .run_folder import (
     CARD_NAME,
     CONVERSION_NAME,
     METRICS_NAME,
-    PLOT_NAME,
     RECIPE_NAME,
     RESULTS_NAME,
     RUN_NAME,
@@ -90,7 +90,7 @@ def push(
     token: str | None = None,
     commit_message: str = "Upload with paco_hf",
 ) -> CommitInfo:
-    """Publish a run folder, a checkpoint or a converted one: weights, code, processor, card, results, plot, recipe.
+    """Publish a run folder, a checkpoint or a converted one: weights, code, processor, card, results, figures, recipe.
 
     All files are one commit, so an interrupted push changes nothing, and a repeated one sends what is missing. Neither
     the optimizer's state nor a path of this computer is sent.
@@ -196,7 +196,7 @@ def _stage_card(run: Path, staged: Path, repo_id: str, license: str | None) -> N
     if license:
         card.data.license = license
     (staged / CARD_NAME).write_text(str(card), encoding="utf-8")
-    for name in (RESULTS_NAME, PLOT_NAME):
+    for name in (RESULTS_NAME, *CAPTIONS):
         if (run / name).is_file():
             (staged / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(run / name, staged / name)

@@ -22,13 +22,14 @@ from .callbacks import LOG_NAME
 from .checkpoints import list_checkpoints
 from .data.lists import selection_hash
 from .modeling_paco import CODE_FILES
+from .plots import CAPTIONS
 from .recipe_book import recipe_names
 from .run_args import RunArguments, resolved
 from .trainer import STAGING
 from .training_args import PaCoTrainingArguments
 
 METRICS_NAME, RECIPE_NAME, RUN_NAME, CONVERSION_NAME = "metrics.json", "recipe.yaml", "run.json", "conversion.json"
-CARD_NAME, RESULTS_NAME, PLOT_NAME = "README.md", ".eval_results/paco_hf.yaml", "class_counts.png"
+CARD_NAME, RESULTS_NAME = "README.md", ".eval_results/paco_hf.yaml"
 _PATHS = ("dataset_path", "train_list", "validation_list", "test_list", "pretrained_file")
 _RUN_FILES = (
     METRICS_NAME,
@@ -36,7 +37,7 @@ _RUN_FILES = (
     RUN_NAME,
     CARD_NAME,
     RESULTS_NAME,
-    PLOT_NAME,
+    *CAPTIONS,
     LOG_NAME,
     "config.json",
     "model.safetensors",

@@ -15,6 +15,7 @@ from paco_hf.card_text import guessing
 from paco_hf.cards import recipe_card, recipe_cards, write_card
 from paco_hf.cli import main
 from paco_hf.data.long_tail import long_tailed_counts
+from paco_hf.plots import CAPTIONS
 from paco_hf.recipe_book import read_recipe, recipe_names
 from paco_hf.run_folder import public_name, public_settings
 
@@ -73,7 +74,9 @@ def test_card_of_a_run(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
         assert part in card.text, part
     assert "Reported, not measured" not in card.text
     assert "No measured" not in card.text
-    assert (runs["paco"] / "class_counts.png").read_bytes().startswith(b"\x89PNG")
+    for name in CAPTIONS:
+        assert (runs["paco"] / name).read_bytes().startswith(b"\x89PNG")
+        assert f"]({name})" in card.text
     assert str(runs["paco"].parent) not in card.content
     # The recipe that lies beside is the run's.
     assert yaml.safe_load((runs["paco"] / "recipe.yaml").read_text())["queue_size"] == 32

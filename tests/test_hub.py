@@ -137,6 +137,7 @@ def test_train_push_and_load_elsewhere(hub: Hub, computer: Computer, run_folder:
     assert set(files) == {
         ".gitattributes",
         "README.md",
+        "accuracy_by_frequency.png",
         "backbones.py",
         "class_counts.png",
         "config.json",
@@ -148,6 +149,7 @@ def test_train_push_and_load_elsewhere(hub: Hub, computer: Computer, run_folder:
         "preprocessor_config.json",
         "recipe.yaml",
         "run.json",
+        "training_curve.png",
     }
     assert len(hub.commits(REPO)) == 2  # the first is the Hub's own
     for name, content in files.items():

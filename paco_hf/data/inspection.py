@@ -131,27 +131,3 @@ def describe_counts(name: str, counts: Sequence[int], width: int = 48) -> str:
         bar = "#" * max(round(width * mean / max(ranked[0], 1)), 1 if mean else 0)
         lines.append(f"{start + 1:>6} to {start + len(part):<6}{mean:>9.1f} {bar}")
     return "\n".join(lines)
-
-
-def plot_counts(counts: dict[str, list[int]], file: str) -> None:
-    """A figure of the class counts, sorted, on a logarithmic axis, with the borders of the groups.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError("--plot needs matplotlib: pip install 'paco-hf[plots]'") from error
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for name, values in counts.items():
-        axes.step(range(1, len(values) + 1), sorted(values, reverse=True), where="mid", label=name)
-    for border in (20, 100):
-        axes.axhline(border, color="gray", linewidth=0.8, linestyle=":")
-    axes.set(yscale="log", xlabel="class, most frequent first", ylabel="images")
-    axes.legend()
-    figure.savefig(file)
-    pyplot.close(figure)
