@@ -66,7 +66,7 @@ def plot_accuracy(per_class: Sequence[float | None], counts: Sequence[int], file
             if inside:
                 ends = [max(low, min(counts)), high]
                 axes.plot(ends, [sum(inside) / len(inside)] * 2, linewidth=2, label=f"mean of {name}")
-        axes.set(xscale="log", xlabel="training images of the class", ylabel="accuracy, %", ylim=(0, 100))
+        axes.set(xscale="log", xlabel="training images of the class", ylabel="accuracy, %", ylim=(-2, 102))
         axes.legend()
 
     _figure(file, 1, draw)
