@@ -255,7 +255,7 @@ def changes(subject: Subject) -> str:
     recipe, own = public_settings(resolved_recipe(subject.book.name)), subject.settings
     if recipe.get("precision") == "auto":
         recipe.pop("precision")
-    bookkeeping = ("save_", "logging_", "report_to", "dataloader_", "augment_backend")
+    bookkeeping = ("save_", "logging_", "eval_strategy", "report_to", "dataloader_", "augment_backend")
     return ", ".join(
         f"`{name}` {value} instead of {recipe[name]}"
         for name, value in own.items()

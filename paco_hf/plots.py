@@ -8,7 +8,7 @@ COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME = "class_counts.png", "training_curve.pn
 # What each shows, in the words of a card.
 CAPTIONS = {
     COUNTS_NAME: "Images of each class, most frequent first",
-    CURVE_NAME: "Loss and validation accuracy by epoch",
+    CURVE_NAME: "Training curve: the loss, and the validation accuracy where there was a validation",
     FREQUENCY_NAME: "Accuracy of each class against its number of training images",
 }
 

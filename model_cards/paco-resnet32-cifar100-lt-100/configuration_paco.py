@@ -1,0 +1,115 @@
+"""`PaCoConfig`: what a PaCo classifier needs to be built and to be understood."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+class PaCoConfig(PreTrainedConfig):
+    """Configuration of a timm backbone with a linear classifier whose weights are PaCo's class centres.
+
+    Args:
+        backbone (`str`, *optional*, defaults to `"resnet50"`): any name that `timm.create_model` knows, the CIFAR
+            ResNets of this package (`cifar_resnet20/32/44/56`, `cifar_resnet50`) included.
+        backbone_kwargs (`dict`, *optional*): keyword arguments of `timm.create_model`, such as `{"zero_init_last":
+            False}`.
+        class_counts (sequence or tensor of `num_labels` integers, *optional*): images of each class that the model is
+            trained on: the prior of the losses. Inference does not use it.
+        selection_counts (likewise, *optional*): images of each class in the full training selection, a validation
+            carve included; they define the many/medium/few groups. `None`: as `class_counts`.
+        image_size (`int`, *optional*, defaults to `224`): side of the square input in pixels.
+        inference_prior (sequence of `num_labels` numbers, *optional*): class frequencies where the model is used.
+            PaCo's logits are balanced; where this is set, its log is added to them.
+        temperature (`float`, *optional*): divides the logits (before the prior is added), to calibrate probabilities.
+        kwargs: `num_labels` or `id2label`/`label2id`, and whatever else `PreTrainedConfig` takes.
+
+    Raises:
+        ValueError: where a value is out of range, or a length is not `num_labels`.
+    """
+
+    model_type = "paco"
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        backbone_kwargs: dict[str, Any] | None = None,
+        class_counts: Any = None,
+        selection_counts: Any = None,
+        image_size: int = 224,
+        inference_prior: Any = None,
+        temperature: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.backbone = backbone
+        self.backbone_kwargs = backbone_kwargs if backbone_kwargs is not None else {}
+        self.class_counts = _numbers("class_counts", class_counts, int)
+        self.selection_counts = _numbers("selection_counts", selection_counts, int)
+        self.image_size = image_size
+        self.inference_prior = _numbers("inference_prior", inference_prior, float)
+        self.temperature = temperature
+        super().__init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Raise `ValueError` where the fields contradict each other."""
+        if not isinstance(self.backbone, str) or not self.backbone:
+            raise ValueError(f"backbone must be the name of a timm model, got {self.backbone!r}")
+        if not isinstance(self.backbone_kwargs, dict):
+            raise ValueError(f"backbone_kwargs must be a dictionary, got {self.backbone_kwargs!r}")
+        if not isinstance(self.image_size, int) or self.image_size < 1:
+            raise ValueError(f"image_size must be a positive number of pixels, got {self.image_size!r}")
+        if self.num_labels < 1:
+            raise ValueError(f"num_labels must be at least 1, got {self.num_labels}")
+        for name in ("class_counts", "selection_counts"):
+            counts = getattr(self, name)
+            if counts is None:
+                continue
+            if len(counts) != self.num_labels:
+                raise ValueError(
+                    f"{name} has {len(counts)} entries, but the model has {self.num_labels} classes: give one count "
+                    "a class, "
+                    f"or {name}=None, when it is built or loaded"
+                )
+            if min(counts) < 0 or sum(counts) == 0:
+                raise ValueError(f"{name} must not be negative, and not all zero")
+        if self.inference_prior is not None:
+            if len(self.inference_prior) != self.num_labels:
+                raise ValueError(
+                    f"inference_prior has {len(self.inference_prior)} entries, but the model has {self.num_labels} "
+                    "classes"
+                )
+            if min(self.inference_prior) <= 0:
+                raise ValueError(
+                    "inference_prior must be positive for every class (a class that never occurs: a tiny number)"
+                )
+        if self.temperature is not None and not (isinstance(self.temperature, int | float) and self.temperature > 0):
+            raise ValueError(f"temperature must be a positive number, got {self.temperature!r}")
+
+    def _get_generation_parameters(self) -> dict[str, Any]:
+        # transformers refuses to save what looks like a setting of text generation; this temperature is none.
+        return {key: value for key, value in super()._get_generation_parameters().items() if key != "temperature"}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As `PreTrainedConfig.from_dict`; counts and prior given here replace the stored ones before validation."""
+        given: dict[str, Any] = {
+            name: kwargs.pop(name)
+            for name in ("class_counts", "selection_counts", "inference_prior")
+            if name in kwargs
+        }
+        return super().from_dict({**config_dict, **given}, **kwargs)
+
+
+def _numbers(name: str, values: Any, kind: type) -> list[Any] | None:
+    if values is None:
+        return None
+    values = values.tolist() if hasattr(values, "tolist") else values
+    message = f"{name} must be a list, an array or a tensor with one number a class, got {values!r:.80}"
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise ValueError(message)
+    if not all(isinstance(value, int | float) for value in values):
+        raise ValueError(message)
+    if kind is int and any(value != int(value) for value in values):
+        raise ValueError(f"{name} must hold whole numbers, got {values!r:.80}")
+    return [kind(value) for value in values]
