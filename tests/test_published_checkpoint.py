@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 from transformers import pipeline
 
-import paco_hf  # noqa: F401
+import paco_hf
 from paco_hf.data.loading import load_data
 from paco_hf.data.splits import Images
+from paco_hf.modeling_paco import CODE_FILES
 
 FOLDER = Path(__file__).parents[1] / "model_cards" / "paco-resnet32-cifar100-lt-100"
 
@@ -27,3 +28,9 @@ def test_it_classifies_as_its_card_says() -> None:
         # Another batch or processor may decide for another class where two are as good as equal.
         assert abs(right - metrics["per_class"][label2id[name]]) <= 0.011, name
     assert f"| **PaCo** | {100 * metrics['accuracy']:.1f} |" in (FOLDER / "README.md").read_text()
+
+
+def test_its_code_is_that_of_the_package() -> None:
+    for name in CODE_FILES:
+        own = Path(paco_hf.__file__).with_name(name).read_text()
+        assert (FOLDER / name).read_text() == own, f"copy paco_hf/{name} to {FOLDER.name}"
