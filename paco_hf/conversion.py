@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import json
 import os
 import re
 import shutil
@@ -28,7 +27,7 @@ from .preprocessing import build_processor
 from .recipe_book import Recipe, recipe_names
 from .reference import load_reference_checkpoint as load_reference_checkpoint
 from .run_args import checked_recipe
-from .run_folder import CONVERSION_NAME, METRICS_NAME, new_folder, public_name, write_text
+from .run_folder import CONVERSION_NAME, METRICS_NAME, new_folder, public_name, write_json
 
 _STATE_REASON = "of training only; --training_state keeps it"
 
@@ -106,7 +105,7 @@ def convert(
         }
         (model if training_state else model.to_classifier()).save_pretrained(folder)
         processor.save_pretrained(folder)
-        write_text(folder / CONVERSION_NAME, json.dumps(record, indent=2) + "\n")
+        write_json(folder / CONVERSION_NAME, record)
         metrics = warning = None
         if images:
             from .scoring import evaluate
@@ -118,7 +117,7 @@ def convert(
             name = split.name.replace(given, dataset)
             scored = {"dataset": dataset, "split": name, "images": len(split.labels)}
             content = {"test": metrics, "validation": None, "scored": scored}
-            write_text(folder / METRICS_NAME, json.dumps(content, indent=2) + "\n")
+            write_json(folder / METRICS_NAME, content)
             warning = guessing(metrics, len(split.labels))
         write_card(folder, title=Path(out).resolve().name)
     return {**record, "metrics": metrics, "warning": warning}

@@ -1,7 +1,6 @@
 """To the Hub: what of a run goes there, and how. Errors of the Hub in one line, with what to do."""
 
 import dataclasses
-import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ from .run_folder import (
     RUN_NAME,
     as_yaml,
     public_settings,
+    write_json,
     write_text,
 )
 
@@ -146,7 +146,7 @@ def push_trainer(trainer: Any, commit_message: str, token: str | None, revision:
         if "balanced_accuracy" in scores:
             groups = {group: scores.get(group) for group in ("many", "medium", "few")}
             content = {"validation": {**scores, **groups}, "scored": {"split": "the trainer's eval_dataset"}}
-            write_text(folder / METRICS_NAME, json.dumps(content, indent=2) + "\n")
+            write_json(folder / METRICS_NAME, content)
         write_text(folder / RECIPE_NAME, as_yaml(_method_settings(args, trainer.model.config)))
         return push(
             folder,
@@ -166,8 +166,7 @@ def _method_settings(args: Any, config: Any) -> dict[str, Any]:
 
 
 def _stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
-    if not (run / "config.json").is_file() or not (run / "model.safetensors").is_file():
-        raise ValueError(f"{run} holds no finished model (config.json and model.safetensors): is it a run folder?")
+    settings = read_subject(run).settings
     # Loaded and saved, so that what is sent loads, and has the code of this version.
     model = PaCoForImageClassification.from_pretrained(run)
     model.config.backbone_kwargs = public_settings(model.config.to_dict())["backbone_kwargs"]
@@ -176,7 +175,6 @@ def _stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
     for name in (METRICS_NAME, RUN_NAME, CONVERSION_NAME):
         if (run / name).is_file():
             shutil.copyfile(run / name, staged / name)
-    settings = read_subject(run).settings
     if settings:
         (staged / RECIPE_NAME).write_text(as_yaml(settings), encoding="utf-8")
     if include_training_state:

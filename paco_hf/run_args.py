@@ -348,7 +348,7 @@ def resolved(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any]:
     # Chosen once the images are known, as the backbone and the views are.
     settings["augment_backend"] = None if run.augment_backend == "auto" else run.augment_backend
     # bf16 and fp16 say what `precision` was resolved to.
-    settings["precision"] = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+    settings["precision"] = args.resolved_precision
     for name in ("bf16", "fp16", "use_cpu"):
         settings.pop(name, None)
     return {name: value for name, value in settings.items() if name not in _NOT_IN_RECIPE and value is not None}

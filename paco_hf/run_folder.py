@@ -136,7 +136,6 @@ def run_record(
     """
     device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else cpu_name()
     cores = "" if args.device.type == "cuda" else f", {os.cpu_count()} cores"
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     return {
         "dataset": public_name(run.dataset),
         "recipe": run.recipe if run.recipe in recipe_names() else None,
@@ -153,7 +152,7 @@ def run_record(
             "seconds": None if math.isnan(seconds) else round(seconds, 1),
             "hardware": device + cores,
             "processes": args.world_size,
-            "precision": precision,
+            "precision": args.resolved_precision,
         },
         "versions": {name: importlib.metadata.version(name) for name in ("paco-hf", "torch", "transformers", "timm")},
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -186,6 +185,10 @@ def write_text(path: Path, text: str) -> None:
     partial = path.with_suffix(f".partial{path.suffix}")
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def summary(metrics: dict[str, Any], title: str) -> str:

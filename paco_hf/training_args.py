@@ -191,6 +191,11 @@ class PaCoTrainingArguments(TrainingArguments):
         return self.loss in CONTRASTIVE
 
     @property
+    def resolved_precision(self) -> str:
+        """What `precision` came to on this hardware: `bf16`, `fp16` or `fp32`."""
+        return "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
+
+    @property
     def num_views(self) -> int:
         """Augmented views of an image that the loss needs: 1 or 2."""
         return 2 if self.loss in ("paco", "gpaco", "multitask") else 1

@@ -1,6 +1,5 @@
 """From a configuration to a finished run folder."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from .run_folder import (
     open_folder,
     run_record,
     summary,
+    write_json,
     write_text,
 )
 from .scoring import score
@@ -163,8 +163,8 @@ def train(
     if main:
         splits = {"train": trained, "validation": validation, "test": data.test}
         record = run_record(run, args, splits, seconds)
-        write_text(folder / RUN_NAME, json.dumps(record, indent=2) + "\n")
-        write_text(folder / METRICS_NAME, json.dumps(metrics, indent=2) + "\n")
+        write_json(folder / RUN_NAME, record)
+        write_json(folder / METRICS_NAME, metrics)
     _say(main, summary(metrics, str(folder)))
     _publish(folder, args)
     return metrics
@@ -261,10 +261,9 @@ def _build_trainer(*args: Any, **kwargs: Any) -> PaCoTrainer:
 
 
 def _describe_hardware(args: PaCoTrainingArguments) -> str:
-    precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
     chosen = ", chosen for this hardware" if args.precision == "auto" else ""
     processes = f", {args.world_size} processes" if args.world_size > 1 else ""
-    return f"{args.loss} on {args.device.type}{processes}, {precision}{chosen}"
+    return f"{args.loss} on {args.device.type}{processes}, {args.resolved_precision}{chosen}"
 
 
 def _describe_data(data: ImageData, trained: Any, validation: Any) -> str:
