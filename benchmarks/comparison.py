@@ -1,0 +1,212 @@
+"""Four methods on CIFAR-100-LT (imbalance factor 100), each with the wall-clock of 55 epochs of PaCo.
+
+```
+python -m benchmarks.comparison time  --dataset_path ROOT    # seconds of a step of each method: how many epochs fit
+python -m benchmarks.comparison tune  --dataset_path ROOT    # the trials of each method on a validation carve
+python -m benchmarks.comparison train --dataset_path ROOT    # the chosen settings, all training images, seeds 0 1 2
+python -m benchmarks.comparison table                        # what docs/reproducing.md shows
+```
+
+`tune` and `train` can be stopped at any time and go on with the same command. What a run said (settings, log, scores,
+time) is copied to `benchmarks/comparison/` once it is finished; checkpoints stay in `--folder`.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from transformers import TrainerCallback
+
+from paco_hf.distributed import own_cores
+from paco_hf.run_args import parse_run
+from paco_hf.run_folder import write_json
+from paco_hf.workflow import train as run
+
+RECORDS = Path(__file__).parent / "comparison"
+METHODS = ("paco", "gpaco", "balanced_softmax", "ce")
+BUDGET = 55  # epochs of PaCo
+TRIAL_BUDGET = 18
+STEPS_NAME = "step_seconds.json"
+STEPS_TIMED = 60
+ROUNDS_TIMED = 3
+LAST = 3  # validations at the end of a trial that are averaged
+COMMON = {
+    "dataset": "cifar100-lt",
+    "imbalance_factor": 100,
+    "backbone": "cifar_resnet32",
+    "query_view": "cifar_reg",
+    "key_view": "cifar_light",
+    "per_device_train_batch_size": 128,
+    "weight_decay": 5e-4,
+    "alpha": 0.01,
+    "temperature": 0.05,
+    "queue_size": 1024,
+    "projection_dim": 32,
+    "key_momentum": 0.99,
+    "precision": "bf16",
+}
+# As many trials for each method: three learning rates, then another setting beside the best of them.
+RATES = (0.05, 0.1, 0.2)
+ALTERNATIVE = {
+    "paco": {"key_view": "cifar_sim"},
+    "gpaco": {"key_view": "cifar_sim"},
+    "balanced_softmax": {"weight_decay": 1e-3},
+    "ce": {"weight_decay": 1e-3},
+}
+
+
+def train_all(jobs: dict[str, dict[str, Any]], flags: argparse.Namespace, keep: Iterable[str] = ()) -> None:
+    """Run those `{name: settings}` without a record, `flags.jobs` at a time, each with its share of the cores."""
+    missing = {name: settings for name, settings in jobs.items() if not (RECORDS / name / "run.json").is_file()}
+    threads = max(1, own_cores() // flags.jobs)
+    with ThreadPoolExecutor(flags.jobs) as pool:
+        list(pool.map(lambda name: _train(name, missing[name], flags, threads, keep), missing))
+
+
+def _train(name: str, settings: dict[str, Any], flags: argparse.Namespace, threads: int, keep: Iterable[str]) -> None:
+    folder = Path(flags.folder) / name
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "paco_hf", "train", "--output_dir", str(folder), "--resume"]
+    settings = {**COMMON, "dataset_path": flags.dataset_path, **settings}
+    command += [part for key, value in settings.items() for part in (f"--{key}", str(value))]
+    with open(folder.with_suffix(".log"), "a", encoding="utf-8") as log:
+        result = subprocess.run(
+            command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stdout=log, stderr=subprocess.STDOUT
+        )
+    if result.returncode:
+        raise SystemExit(f"{name} failed: {log.name} says why")
+    (RECORDS / name).mkdir(parents=True, exist_ok=True)
+    for file in keep:
+        shutil.copy(folder / file, RECORDS / name / file)
+    if name.startswith("tune/"):  # what the test split says of a trial must not be looked at
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        write_json(RECORDS / name / "metrics.json", {**metrics, "test": None})
+    shutil.copy(folder / "run.json", RECORDS / name / "run.json")  # the last: it tells a finished one
+    print(f"{name}: {read(name, 'run.json')['training']['seconds']:.0f} s", flush=True)
+
+
+def read(name: str, file: str) -> dict[str, Any]:
+    """A file of a record."""
+    return json.loads((RECORDS / name / file).read_text(encoding="utf-8"))
+
+
+class _StepTimes(TrainerCallback):
+    """Seconds of each optimizer step, from its begin to its end, and on to the next one: data and views included."""
+
+    def __init__(self) -> None:
+        self.stamps: list[float] = []
+
+    def on_step_end(self, *args: Any, **kwargs: Any) -> None:
+        self.stamps.append(time.perf_counter())
+
+
+def _timed(method: str, dataset_path: str | None) -> list[float]:
+    settings = {**COMMON, "loss": method, "dataset_path": dataset_path, "max_steps": STEPS_TIMED}
+    settings |= {"validation_fraction": 0, "save_strategy": "no", "learning_rate": 0.05, "disable_tqdm": True}
+    times = _StepTimes()
+    with tempfile.TemporaryDirectory() as folder:
+        flags = [part for key, value in settings.items() if value is not None for part in (f"--{key}", str(value))]
+        run(*parse_run([*flags, "--output_dir", folder]), callbacks=[times])
+    return np.diff(times.stamps).tolist()
+
+
+def time_steps(flags: argparse.Namespace) -> None:
+    """Each method in turns, `flags.jobs` at a time as in training, without validation and checkpoints."""
+    os.environ["OMP_NUM_THREADS"] = str(max(1, own_cores() // flags.jobs))
+    seconds: dict[str, list[list[float]]] = {method: [] for method in METHODS}
+    for turn in range(ROUNDS_TIMED):
+        # Neighbours change, so that none always has the heavy one beside it.
+        order = METHODS[turn % len(METHODS) :] + METHODS[: turn % len(METHODS)]
+        with ProcessPoolExecutor(flags.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+            for method, steps in zip(order, pool.map(_timed, order, [flags.dataset_path] * len(order)), strict=True):
+                seconds[method].append([round(step, 4) for step in steps])
+    RECORDS.mkdir(exist_ok=True)
+    write_json(RECORDS / STEPS_NAME, seconds)
+    print({method: round(step, 4) for method, step in step_seconds().items()}, epochs(BUDGET))
+
+
+def step_seconds() -> dict[str, float]:
+    """Seconds of a step of each method: the 10 % quantile, as what disturbs a step only makes it longer.
+
+    Cross-entropy and balanced softmax do the same work, so their times are pooled.
+    """
+    seconds = {method: np.concatenate(turns) for method, turns in read(".", STEPS_NAME).items()}
+    seconds["ce"] = seconds["balanced_softmax"] = np.concatenate([seconds["ce"], seconds["balanced_softmax"]])
+    return {method: float(np.quantile(seconds[method], 0.1)) for method in METHODS}
+
+
+def epochs(budget: int) -> dict[str, int]:
+    """Epochs of each method in the time of `budget` epochs of PaCo."""
+    step = step_seconds()
+    return {method: round(budget * step["paco"] / step[method]) for method in METHODS}
+
+
+def schedule(method: str, budget: int) -> dict[str, Any]:
+    """A complete cosine schedule with a tenth of warm-up."""
+    own = epochs(budget)[method]
+    return {"loss": method, "num_train_epochs": own, "epoch_schedule": "cosine", "warmup_epochs": round(own / 11)}
+
+
+def trials(method: str) -> dict[str, dict[str, Any]]:
+    """The trials of a method; the last one follows from the others."""
+    named = {f"tune/{method}-lr{rate}": {"learning_rate": rate} for rate in RATES}
+    if all((RECORDS / name / "run.json").is_file() for name in named):
+        best = max(named, key=trial_score)
+        named[f"{best}-alternative"] = {**named[best], **ALTERNATIVE[method]}
+    return named
+
+
+def trial_score(name: str) -> float:
+    """Balanced accuracy on the validation carve, the mean of the last epochs."""
+    scores = list(read(name, "metrics.json")["validation_balanced_accuracy_by_step"].values())
+    return statistics.fmean(scores[-LAST:])
+
+
+def tune(flags: argparse.Namespace) -> None:
+    """All trials, at `TRIAL_BUDGET`, with a fifth of the training images as validation."""
+    for _ in range(2):  # the alternative follows from the others
+        named = {
+            name: {**schedule(method, TRIAL_BUDGET), "validation_fraction": 0.2, "seed": 0, **settings}
+            for method in METHODS
+            for name, settings in trials(method).items()
+        }
+        train_all(named, flags)
+    print("\n".join(f"{name}: {100 * trial_score(name):.1f}" for method in METHODS for name in trials(method)))
+
+
+def train(flags: argparse.Namespace) -> None:
+    """The best trial's settings of each method at `BUDGET`; the last epoch is scored, once."""
+    jobs = {}
+    for seed in flags.seeds:
+        for method in METHODS:
+            named = trials(method)
+            settings = {**schedule(method, BUDGET), "validation_fraction": 0, "seed": seed}
+            jobs[f"{method}-seed{seed}"] = {**settings, **named[max(named, key=trial_score)]}
+    train_all(jobs, flags, keep=["metrics.json", "recipe.yaml", "log.jsonl"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.comparison", description=__doc__.splitlines()[0])
+    parser.add_argument("step", choices=["time", "tune", "train", "table"])
+    parser.add_argument("--dataset_path", help="folder of CIFAR-100's parquet files (default: from the Hub)")
+    parser.add_argument("--folder", default="runs/comparison", help="for run folders (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=own_cores(), help="runs at a time (default: one a core)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="for train (default: 0 1 2)")
+    flags = parser.parse_args()
+    {"time": time_steps, "tune": tune, "train": train}[flags.step](flags)
+
+
+if __name__ == "__main__":
+    main()
