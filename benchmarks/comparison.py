@@ -39,8 +39,8 @@ METHODS = ("paco", "gpaco", "balanced_softmax", "ce")
 BUDGET = 55  # epochs of PaCo
 TRIAL_BUDGET = 18
 STEPS_NAME = "step_seconds.json"
-STEPS_TIMED = 60
-ROUNDS_TIMED = 3
+STEPS_TIMED = 40
+ROUNDS_TIMED = 2
 LAST = 3  # validations at the end of a trial that are averaged
 COMMON = {
     "dataset": "cifar100-lt",
@@ -81,7 +81,7 @@ def _train(name: str, settings: dict[str, Any], flags: argparse.Namespace, threa
     command = [sys.executable, "-m", "paco_hf", "train", "--output_dir", str(folder), "--resume"]
     settings = {**COMMON, "dataset_path": flags.dataset_path, **settings}
     command += [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-    with open(folder.with_suffix(".log"), "a", encoding="utf-8") as log:
+    with open(f"{folder}.log", "a", encoding="utf-8") as log:
         result = subprocess.run(
             command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stdout=log, stderr=subprocess.STDOUT
         )

@@ -79,6 +79,7 @@ class Subject:
     conversion: dict[str, Any] | None = None
     baselines: dict[str, dict[str, Any]] = field(default_factory=dict)  # scores by name
     emissions: float | None = None  # kg of CO2 equivalent
+    evaluation: dict[str, Any] | None = None  # the `results.json` of the split that was scored
     repo: str = ""  # what the examples load
 
     @property
@@ -92,6 +93,40 @@ class Subject:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else f"{100 * value:.1f}"
+
+
+def evaluation(subject: Subject) -> list[str]:
+    """What an evaluation adds to the scores: how sure they are, and how far the probabilities can be trusted."""
+    results = subject.evaluation
+    if not results:
+        return []
+
+    def between(name: str) -> str:
+        metric = results["metrics"][name]
+        return f"{_percent(metric['value'])} ({_percent(metric['low'])} to {_percent(metric['high'])})"
+
+    names = {"accuracy": "top-1", "balanced_accuracy": "balanced", "worst_10_percent": "worst tenth of the classes"}
+    scores = ", ".join(f"{title} {between(name)}" for name, title in names.items())
+    calibration = results["calibration"]
+    lines = [
+        f"With {results['confidence']['level']:.0%} intervals ({results['confidence']['method']}): {scores}.",
+        f"Expected calibration error {between('ece')}"
+        + (
+            f", with the stored temperature of {calibration['temperature']:.3g} (without it "
+            f"{_percent(calibration['uncalibrated']['overall']['ece'])})."
+            if calibration["temperature"] is not None
+            else "; no temperature is stored."
+        ),
+    ]
+    if results["priors"]:
+        ends = [row for row in results["priors"]["rows"] if row["ratio"] == max(results["priors"]["ratios"])]
+        shifts = " and ".join(
+            f"{row['direction']} {row['ratio']}:1 {_percent(row['accuracy'])} ({_percent(row['adapted'])} with the "
+            "prior given to the model)"
+            for row in ends
+        )
+        lines.append(f"Top-1 where the classes are not equally frequent: {shifts}; `model.set_prior` gives it one.")
+    return lines
 
 
 def about(subject: Subject, loss: str | None) -> str:

@@ -21,12 +21,27 @@ from .backbones import timm_defaults
 from .callbacks import LOG_NAME
 from .configuration_paco import PaCoConfig
 from .data.benchmarks import BENCHMARKS
-from .plots import CAPTIONS, COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME, plot_accuracy, plot_counts, plot_training
+from .plots import (
+    CAPTIONS,
+    COUNTS_NAME,
+    CURVE_NAME,
+    EVALUATION_CAPTIONS,
+    FREQUENCY_NAME,
+    PRIOR_NAME,
+    RELIABILITY_NAME,
+    plot_accuracy,
+    plot_counts,
+    plot_priors,
+    plot_reliability,
+    plot_training,
+)
 from .recipe_book import read_recipe, recipe_names
 from .run_args import resolved_recipe
 from .run_folder import (
     CARD_NAME,
     CONVERSION_NAME,
+    EVALUATION_FOLDER,
+    EVALUATION_NAME,
     METRICS_NAME,
     RECIPE_NAME,
     RESULTS_NAME,
@@ -108,7 +123,13 @@ def read_subject(folder: Path, recipe: str | None = None, baselines: Sequence[st
         scores, own = _baseline(other, settings.get("dataset"), run)
         method = text.METHODS[own]
         others[f"{method} ({other.name})" if method in others else method] = scores
-    return text.Subject(folder.resolve().name, settings, book, config, metrics, run, conversion, others, emissions)
+    subject = text.Subject(folder.resolve().name, settings, book, config, metrics, run, conversion, others, emissions)
+    evaluation = read_json(folder / EVALUATION_FOLDER / EVALUATION_NAME)
+    # One of another split, or of a run before this one, is not about these scores. Another CPU may decide for another
+    # class where two are as good as equal.
+    if evaluation and subject.scores and abs(evaluation["scores"]["accuracy"] - subject.scores["accuracy"]) < 1e-3:
+        subject.evaluation = evaluation
+    return subject
 
 
 def _run_of(folder: Path) -> Path:
@@ -151,7 +172,8 @@ def recipe_cards(root: str | Path) -> Iterator[tuple[Path, str]]:
         if (folder / "model.safetensors").is_file():
             subject = read_subject(folder, name)
             subject.title, subject.repo = name, f"USER/{name}"
-            card = render(subject, "mit", [name for name in CAPTIONS if (folder / name).is_file()])
+            figures = [name for name in (*CAPTIONS, *EVALUATION_CAPTIONS) if (folder / name).is_file()]
+            card = render(subject, "mit", figures)
         else:
             card = recipe_card(name)
         yield folder / CARD_NAME, str(card)
@@ -195,7 +217,8 @@ def render(subject: text.Subject, license: str = "unknown", figures: Sequence[st
         warning=text.guessing(scores, text.images_scored(subject)) if scores else None,
         reported=reported,
         data=text.training_data(subject),
-        figures={name: CAPTIONS[name] for name in figures},
+        figures={name: {**CAPTIONS, **EVALUATION_CAPTIONS}[name] for name in figures},
+        evaluation=text.evaluation(subject),
         conversion=conversion,
         command=text.command(subject),
         changes=text.changes(subject),
@@ -283,4 +306,11 @@ def _draw(subject: text.Subject, folder: Path, into: Path) -> list[str]:
         entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
         plot_training(entries, into / CURVE_NAME)
         drawn.append(CURVE_NAME)
+    if subject.evaluation:
+        calibration, priors = subject.evaluation["calibration"], subject.evaluation["priors"]
+        plot_reliability(calibration["groups"], calibration["uncalibrated"], into / RELIABILITY_NAME)
+        drawn.append(RELIABILITY_NAME)
+        if priors:
+            plot_priors(priors["rows"], into / PRIOR_NAME)
+            drawn.append(PRIOR_NAME)
     return drawn

@@ -1,6 +1,5 @@
 """The `paco-hf` command. Each verb parses its flags and calls one function; heavy modules load late."""
 
-import argparse
 import json
 import os
 import sys
@@ -18,8 +17,11 @@ Train and use image classifiers on long-tailed data (PaCo, GPaCo).
 
 verbs:
   train      train a model, select it on a validation split, score it on the test split
-  evaluate   score a checkpoint, or the ensemble of several: top-1, many/medium/few, balanced accuracy
+  evaluate   score a checkpoint, or the ensemble of several, and write a report; calibrate it
   predict    classify image files or folders
+  report     compare runs: means over seeds, cost, training curves
+  estimate-prior
+             how frequent the classes are among unlabelled images
   recipes    list the recipes, or show one
   data       prepare, verify or describe a data set
   convert    make a checkpoint from a file of the reference implementation
@@ -49,90 +51,6 @@ def _train(argv: list[str]) -> None:
 
     train(run, args)
     leave_together()
-
-
-def _add_precision(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--precision",
-        choices=["auto", "fp32", "bf16", "fp16"],
-        default="fp32",
-        help="fp32 gives what pipeline gives; auto: bf16 where the hardware has it, which is faster",
-    )
-
-
-def _boolean(value: str) -> bool:
-    from transformers.hf_argparser import string_to_bool
-
-    return bool(string_to_bool(value))
-
-
-def _evaluate(argv: list[str]) -> None:
-    argv = in_processes("evaluate", argv)
-    parser = OneLineParser(prog="paco-hf evaluate", description="Score a checkpoint on a test split.")
-    parser.add_argument("models", nargs="+", help="run folder or checkpoint; of several the logits are averaged")
-    parser.add_argument("--dataset", default="builtin", help="as for train (default: %(default)s)")
-    parser.add_argument("--dataset_path", help="as for train")
-    parser.add_argument("--test_list", help="list of the images (default: its official name in --dataset_path)")
-    parser.add_argument(
-        "--streaming",
-        type=_boolean,
-        nargs="?",
-        const=True,
-        default=False,
-        help="read a prepared folder, or its address, shard by shard",
-    )
-    parser.add_argument("--image_column", help="column of the images (default: recognised)")
-    parser.add_argument("--label_column", help="column of the classes (default: recognised)")
-    parser.add_argument("--batch_size", type=int, default=256, help="images at a time (default: %(default)s)")
-    _add_precision(parser)
-    parser.add_argument("--compile", action="store_true", help="torch.compile: pays for thousands of large images")
-    parser.add_argument("--nproc", type=int, metavar="N", help=NPROC_HELP)
-    parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
-    flags = parser.parse_args(argv)
-    quiet()
-    import torch
-    from accelerate import PartialState
-
-    state = PartialState(cpu=not torch.accelerator.is_available())
-    check_processes(state.num_processes)
-    from .data.loading import load_test
-    from .distributed import leave_together
-    from .run_folder import summary
-    from .scoring import evaluate
-
-    split, class_names = load_test(
-        flags.dataset,
-        dataset_path=flags.dataset_path,
-        image_column=flags.image_column,
-        label_column=flags.label_column,
-        lists={"test": flags.test_list} if flags.test_list else None,
-        streaming=flags.streaming,
-    )
-    metrics = evaluate(flags.models, split, class_names, flags.batch_size, flags.precision, flags.compile)
-    leave_together()
-    if state.is_main_process:
-        print(json.dumps(metrics, indent=2) if flags.json else summary({"test": metrics}, " + ".join(flags.models)))
-
-
-def _predict(argv: list[str]) -> None:
-    parser = OneLineParser(prog="paco-hf predict", description="Classify image files, or all images in folders.")
-    parser.add_argument("model", help="run folder or checkpoint")
-    parser.add_argument("images", nargs="+", help="image files or folders")
-    parser.add_argument("--top", type=int, default=5, help="classes to list for each image (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=32, help="images at a time (default: %(default)s)")
-    _add_precision(parser)
-    parser.add_argument("--json", action="store_true", help="print a list of {file, label, score, top}")
-    flags = parser.parse_args(argv)
-    quiet()
-    from .scoring import predict
-
-    results = predict(flags.model, flags.images, flags.top, flags.batch_size, flags.precision)
-    if flags.json:
-        print(json.dumps(results, indent=2))
-        return
-    width = max(len(result["file"]) for result in results)
-    for result in results:
-        print(f"{result['file']:<{width}}  " + "  ".join(f"{t['label']} {t['score']:.3f}" for t in result["top"]))
 
 
 def _recipes(argv: list[str]) -> None:
@@ -165,8 +83,10 @@ def _elsewhere(module: str, verb: str) -> Callable[[list[str]], None]:
 
 _VERBS: dict[str, Callable[[list[str]], None]] = {
     "train": _train,
-    "evaluate": _evaluate,
-    "predict": _predict,
+    "evaluate": _elsewhere("cli_scores", "evaluate"),
+    "predict": _elsewhere("cli_scores", "predict"),
+    "report": _elsewhere("cli_scores", "report"),
+    "estimate-prior": _elsewhere("cli_scores", "estimate_prior"),
     "recipes": _recipes,
     "data": _elsewhere("cli_data", "data"),
     "convert": _elsewhere("cli_hub", "convert"),

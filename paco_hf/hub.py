@@ -22,7 +22,7 @@ from .cards import read_subject, write_card
 from .checkpoints import list_checkpoints
 from .modeling_paco import PaCoForImageClassification
 from .modeling_training import TRAINING_STATE_NAME
-from .plots import CAPTIONS
+from .plots import CAPTIONS, EVALUATION_CAPTIONS
 from .run_args import RunArguments, resolved
 from .run_folder import (
     CARD_NAME,
@@ -194,7 +194,7 @@ def _stage_card(run: Path, staged: Path, repo_id: str, license: str | None) -> N
     if license:
         card.data.license = license
     (staged / CARD_NAME).write_text(str(card), encoding="utf-8")
-    for name in (RESULTS_NAME, *CAPTIONS):
+    for name in (RESULTS_NAME, *CAPTIONS, *EVALUATION_CAPTIONS):
         if (run / name).is_file():
             (staged / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(run / name, staged / name)

@@ -9,15 +9,20 @@ SMALL_IMAGE = 64  # pixels; up to here CIFAR's backbone and views are the defaul
 
 
 def build_processor(
-    size: int, mean: Sequence[float], std: Sequence[float], interpolation: str = "bilinear"
+    size: int,
+    mean: Sequence[float],
+    std: Sequence[float],
+    interpolation: str = "bilinear",
+    crop_pct: float | None = None,
 ) -> BitImageProcessor:
     """Resize, centre crop to `size` pixels, normalise by `mean` and `std` (of values in 0..1).
 
-    Small images are used whole; larger ones are cut from 8/7 of the size (256 for 224). `interpolation` is `bilinear`
-    or `bicubic`.
+    Small images are used whole; larger ones are cut from 8/7 of the size (256 for 224), or from `size / crop_pct`,
+    rounded down as timm does. `interpolation` is `bilinear` or `bicubic`.
     """
+    whole = round(size * 8 / 7) if crop_pct is None else int(size / crop_pct)
     return BitImageProcessor(
-        size={"shortest_edge": size if size <= SMALL_IMAGE else round(size * 8 / 7)},
+        size={"shortest_edge": size if size <= SMALL_IMAGE else whole},
         crop_size={"height": size, "width": size},
         resample=Image.Resampling[interpolation.upper()],
         image_mean=list(mean),

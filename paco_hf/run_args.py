@@ -10,7 +10,9 @@ from typing import Any, Literal, NoReturn
 
 from transformers import HfArgumentParser, TrainingArguments
 
+from .data.benchmarks import BENCHMARKS
 from .recipe_book import Recipe, read_recipe, recipe_names
+from .suggestions import SUGGESTED
 from .training_args import PaCoTrainingArguments
 
 # Of transformers' own flags, those that `--help` shows; `--help_all` shows the rest.
@@ -78,8 +80,8 @@ class RunArguments:
     dataset: str = field(
         default="builtin",
         metadata={
-            "help": "builtin; imagenet, imagenet-lt, inat2018, places-lt, cifar100-lt, cifar10-lt, cifar100; a local "
-            "folder; or the id of a data set on the Hub"
+            "help": "builtin; imagenet, imagenet-lt, inat2018, places-lt, cifar100-lt, cifar10-lt, cifar100; a folder "
+            "of class folders, parquet or tables; a CSV, TSV, JSON or parquet file; or the id of a data set on the Hub"
         },
     )
     dataset_path: str | None = field(
@@ -102,6 +104,21 @@ class RunArguments:
     )
     image_column: str | None = field(default=None, metadata={"help": "column of the images (default: recognised)"})
     label_column: str | None = field(default=None, metadata={"help": "column of the classes (default: recognised)"})
+    train_split: str | None = field(
+        default=None, metadata={"help": "what your own data calls the split to train on (default: recognised)"}
+    )
+    validation_split: str | None = field(default=None, metadata={"help": "likewise the validation split"})
+    test_split: str | None = field(default=None, metadata={"help": "likewise the test split"})
+    inspect: bool | None = field(
+        default=None,
+        metadata={
+            "help": "decode every image before training, look for duplicates across splits, and remember what was "
+            "seen (default: your own data)"
+        },
+    )
+    skip_undecodable: bool = field(
+        default=False, metadata={"help": "leave out images of your own data that cannot be decoded"}
+    )
     imbalance_factor: float = field(
         default=100, metadata={"help": "images of the most : least frequent class, for cifar*-lt"}
     )
@@ -114,8 +131,18 @@ class RunArguments:
             "help": "share of the training images carved to select the model; 0: train on all, report the last epoch"
         },
     )
+    test_fraction: float | None = field(
+        default=None,
+        metadata={
+            "help": "share of each class carved for the test where your own data has none (default: 0.2; 0: none)"
+        },
+    )
     backbone: str | None = field(
-        default=None, metadata={"help": "any timm model (default: cifar_resnet32 for small images, else resnet50)"}
+        default=None,
+        metadata={
+            "help": "any timm model, a folder that timm saved, or hf://user/name (default: cifar_resnet32 for small "
+            "images, else resnet50)"
+        },
     )
     backbone_kwargs: str | None = field(
         default=None, metadata={"help": "JSON object of keyword arguments of timm.create_model"}
@@ -124,6 +151,9 @@ class RunArguments:
     pretrained_file: str | None = field(
         default=None, metadata={"help": "start from a local file of the backbone's weights: safetensors or PyTorch's"}
     )
+    freeze_backbone: bool = field(
+        default=False, metadata={"help": "train classifier and projector on the backbone as it is"}
+    )
     classifier_init_std: float | None = field(
         default=None,
         metadata={"help": "standard deviation of the new classifier's weights (default: PyTorch's uniform)"},
@@ -131,8 +161,9 @@ class RunArguments:
     image_size: int | None = field(
         default=None, metadata={"help": "side in pixels (default: the data set's or the backbone's)"}
     )
-    eval_interpolation: Literal["bilinear", "bicubic"] = field(
-        default="bilinear", metadata={"help": "how evaluation images are resized"}
+    eval_interpolation: Literal["bilinear", "bicubic"] | None = field(
+        default=None,
+        metadata={"help": "how evaluation images are resized (default: bilinear; on your own data the backbone's)"},
     )
     query_view: str | None = field(
         default=None,
@@ -180,19 +211,29 @@ class RunArguments:
             raise ValueError(f"global_batch_size must be at least 1, got {self.global_batch_size}")
         if self.classifier_init_std is not None and not self.classifier_init_std > 0:
             raise ValueError(f"classifier_init_std must be positive, got {self.classifier_init_std}")
-        if self.eval_interpolation not in ("bilinear", "bicubic"):
+        if self.test_fraction is not None and not 0 <= self.test_fraction < 1:
+            raise ValueError(f"test_fraction must be at least 0 and below 1, got {self.test_fraction}")
+        if self.eval_interpolation not in (None, "bilinear", "bicubic"):
             raise ValueError(f"eval_interpolation must be bilinear or bicubic, got {self.eval_interpolation!r}")
         if self.pretrained_file is not None and not Path(self.pretrained_file).is_file():
             raise ValueError(f"pretrained_file {self.pretrained_file!r} does not exist, or is no file")
         self.backbone_options: dict[str, Any] = json_object(self.backbone_kwargs)
         # What [`parse_run`] did to the learning rate, for the user to read.
         self.batch_note: str | None = None
+        # Settings that are to be chosen from the size of the data.
+        self.undecided: set[str] = set()
 
     @property
     def lists(self) -> dict[str, str]:
         """The list files that were given, by split."""
         given = {"train": self.train_list, "validation": self.validation_list, "test": self.test_list}
         return {split: source for split, source in given.items() if source}
+
+    @property
+    def splits(self) -> dict[str, str]:
+        """The names of splits that were given, by role."""
+        given = {"train": self.train_split, "validation": self.validation_split, "test": self.test_split}
+        return {role: name for role, name in given.items() if name}
 
 
 def json_object(value: Any) -> dict[str, Any]:
@@ -292,7 +333,29 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
         near = difflib.get_close_matches(rest[0], flags, n=1)
         raise ValueError(f"unknown argument {rest[0]!r}" + (f": did you mean {near[0]}?" if near else "; see --help"))
     _fit_batch(run, args, given, settings.get("global_batch_size"))
+    known = run.dataset == "builtin" or run.dataset in BENCHMARKS
+    if known and run.eval_interpolation is None:
+        run.eval_interpolation = "bilinear"
+    if not known and recipe is None:
+        run.undecided = _left_open(args, given)
     return run, args
+
+
+def _left_open(args: PaCoTrainingArguments, given: set[str]) -> set[str]:
+    """The settings that are to follow the size of a data set of one's own, because the user chose none."""
+    chosen = set(given)
+    if "global_batch_size" in given:
+        chosen.add("per_device_train_batch_size")
+    if given & {"lr_scheduler_type", "warmup_steps", "warmup_ratio"}:
+        chosen |= {"epoch_schedule", "warmup_epochs"}
+    if "epoch_schedule" in given:
+        chosen.add("warmup_epochs")
+    if args.max_steps > 0:
+        chosen.add("num_train_epochs")
+    if args.optim != "sgd":
+        # The rates that are known are those of SGD.
+        chosen.add("learning_rate")
+    return set(SUGGESTED) - chosen
 
 
 def _fit_batch(run: RunArguments, args: PaCoTrainingArguments, given: set[str], recipe_batch: Any) -> None:
@@ -351,4 +414,5 @@ def resolved(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any]:
     settings["precision"] = args.resolved_precision
     for name in ("bf16", "fp16", "use_cpu"):
         settings.pop(name, None)
-    return {name: value for name, value in settings.items() if name not in _NOT_IN_RECIPE and value is not None}
+    left_out = _NOT_IN_RECIPE | run.undecided
+    return {name: value for name, value in settings.items() if name not in left_out and value is not None}

@@ -10,7 +10,7 @@ import platform
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ import yaml
 
 from .callbacks import LOG_NAME
 from .checkpoints import list_checkpoints
-from .data.lists import selection_hash
+from .data.carve import SPLITS_NAME, selection_of
 from .modeling_paco import CODE_FILES
-from .plots import CAPTIONS
+from .plots import CAPTIONS, EVALUATION_CAPTIONS
 from .recipe_book import recipe_names
 from .run_args import RunArguments, resolved
 from .trainer import STAGING
@@ -30,14 +30,17 @@ from .training_args import PaCoTrainingArguments
 
 METRICS_NAME, RECIPE_NAME, RUN_NAME, CONVERSION_NAME = "metrics.json", "recipe.yaml", "run.json", "conversion.json"
 CARD_NAME, RESULTS_NAME = "README.md", ".eval_results/paco_hf.yaml"
+EVALUATION_FOLDER, EVALUATION_NAME = "evaluation", "results.json"  # of `paco-hf evaluate`
 _PATHS = ("dataset_path", "train_list", "validation_list", "test_list", "pretrained_file")
 _RUN_FILES = (
     METRICS_NAME,
     RECIPE_NAME,
     RUN_NAME,
+    SPLITS_NAME,
     CARD_NAME,
     RESULTS_NAME,
     *CAPTIONS,
+    *EVALUATION_CAPTIONS,
     LOG_NAME,
     "config.json",
     "model.safetensors",
@@ -86,6 +89,8 @@ def clear_run(folder: Path) -> None:
     """Remove what an earlier run left, and nothing else."""
     for checkpoint in (*list_checkpoints(folder), folder / STAGING):
         shutil.rmtree(checkpoint, ignore_errors=True)
+    if (folder / EVALUATION_FOLDER / EVALUATION_NAME).is_file():
+        shutil.rmtree(folder / EVALUATION_FOLDER)
     for pattern in _RUN_FILES:
         for file in folder.glob(pattern):
             file.unlink()
@@ -116,6 +121,9 @@ def public_settings(settings: dict[str, Any], dataset: str | None = None) -> dic
     kept = {name: value for name, value in settings.items() if name not in _PATHS}
     if "dataset" in kept:
         kept["dataset"] = dataset or Path(str(kept["dataset"])).name
+    if "backbone" in kept and not str(kept["backbone"]).startswith("hf"):
+        # A folder that timm saved; a name of timm's stays as it is.
+        kept["backbone"] = Path(kept["backbone"]).name
     if isinstance(kwargs := kept.get("backbone_kwargs"), dict):
         kept["backbone_kwargs"] = {key: value for key, value in kwargs.items() if key != "pretrained_cfg_overlay"}
     return kept
@@ -128,11 +136,16 @@ def public_name(dataset: str) -> str:
 
 
 def run_record(
-    run: RunArguments, args: PaCoTrainingArguments, splits: dict[str, Any], seconds: float
+    run: RunArguments,
+    args: PaCoTrainingArguments,
+    splits: dict[str, Any],
+    seconds: float,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """What `run.json` holds: the recipe, the images of each split, the time and the hardware of the training.
 
-    A split's `selection` is the SHA-256 of its `row label` lines, rows counted in its source.
+    A split's `selection` is the SHA-256 of its `row label` lines, rows counted in its source. `notes` are what the
+    user was told of the data.
     """
     device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else cpu_name()
     cores = "" if args.device.type == "cuda" else f", {os.cpu_count()} cores"
@@ -143,11 +156,12 @@ def run_record(
             name: {
                 "name": split.name.replace(run.dataset, public_name(run.dataset)),
                 "images": len(split.labels),
-                "selection": _selection(split),
+                "selection": selection_of(split),
             }
             for name, split in splits.items()
             if split
         },
+        **({"notes": [note.replace(run.dataset, public_name(run.dataset)) for note in notes]} if notes else {}),
         "training": {
             "seconds": None if math.isnan(seconds) else round(seconds, 1),
             "hardware": device + cores,
@@ -157,11 +171,6 @@ def run_record(
         "versions": {name: importlib.metadata.version(name) for name in ("paco-hf", "torch", "transformers", "timm")},
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-def _selection(split: Any) -> str:
-    rows = range(len(split.labels)) if split.rows is None else split.rows
-    return selection_hash([str(row) for row in rows], split.labels)
 
 
 def cpu_name() -> str:

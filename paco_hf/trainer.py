@@ -116,6 +116,7 @@ class PaCoTrainer(Trainer):
             )
         if args.trainable_convolutions is not None:
             freeze_convolutions(model.paco.backbone, args.trainable_convolutions)
+        self.frozen_backbone = not any(parameter.requires_grad for parameter in model.paco.backbone.parameters())
         if args.channels_last:
             model.to(memory_format=torch.channels_last)
         if kwargs.get("eval_dataset") is None:
@@ -154,6 +155,8 @@ class PaCoTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         labels = inputs["labels"]
+        if self.frozen_backbone and model.training:
+            self._keep_statistics()
         if self.args.channels_last:
             inputs = {
                 k: v.contiguous(memory_format=torch.channels_last) if k in _VIEWS else v for k, v in inputs.items()
@@ -182,6 +185,12 @@ class PaCoTrainer(Trainer):
             outputs = model(inputs["pixel_values"])
             loss = self.loss(outputs.logits, labels)
         return (loss, outputs) if return_outputs else loss
+
+    def _keep_statistics(self) -> None:
+        # The base class has just put everything into training mode: BatchNorm would move, and dropout act.
+        self.model.paco.backbone.eval()
+        if isinstance(self.model, PaCoForContrastiveTraining) and self.model.key_encoder is not None:
+            self.model.key_encoder["paco"].backbone.eval()
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)

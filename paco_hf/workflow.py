@@ -7,20 +7,32 @@ from typing import Any
 import torch
 from timm.data import resolve_data_config
 from torch.utils.data import Dataset
-from transformers import TrainerCallback, set_seed
+from transformers import BitImageProcessor, TrainerCallback, set_seed
 
 from .allocator import keep_freed_memory
-from .backbones import timm_defaults
+from .backbone_source import BackboneSource, find_backbone
 from .callbacks import OnTrainBegin
 from .checkpoints import list_checkpoints
 from .data.batched_views import BatchedView, BatchedViews, batched_obstacle
+from .data.carve import (
+    SPLITS_NAME,
+    TEST_FRACTION,
+    Division,
+    check_source,
+    divide,
+    read_manifest,
+    report,
+    source_of,
+)
 from .data.loading import load_data
-from .data.long_tail import class_counts, stratified_split
+from .data.long_tail import class_counts
 from .data.shards import LANES, StreamSampler
-from .data.splits import ImageData, Images
+from .data.splits import ImageData, Images, LabelledImages
+from .data.survey import Survey, survey
 from .data.views import EvaluationDataset, ImageCollator, ViewsDataset, WholeImages, build_view
 from .distributed import own_cores
 from .modeling_paco import PaCoForImageClassification
+from .optimizer import freeze_backbone
 from .preprocessing import SMALL_IMAGE, build_processor
 from .run_args import RunArguments, resolved
 from .run_folder import (
@@ -31,12 +43,14 @@ from .run_folder import (
     changed_settings,
     clear_run,
     open_folder,
+    public_name,
     run_record,
     summary,
     write_json,
     write_text,
 )
 from .scoring import score
+from .suggestions import suggested_settings
 from .trainer import PaCoTrainer
 from .training_args import PaCoTrainingArguments
 
@@ -65,40 +79,28 @@ def train(
         _say(main, f"{folder} is finished; nothing to resume\n{summary(finished, str(folder))}")
         _publish(folder, args)
         return finished
+    if run.freeze_backbone and args.trainable_convolutions:
+        raise ValueError("--freeze_backbone trains nothing of the backbone, --trainable_convolutions a part: give one")
     _say(main, _describe_hardware(args))
     if run.batch_note:
         _say(main, run.batch_note)
-    with args.main_process_first(local=False):
-        data = load_data(
-            run.dataset,
-            dataset_path=run.dataset_path,
-            image_column=run.image_column,
-            label_column=run.label_column,
-            imbalance_factor=run.imbalance_factor,
-            imbalance_kind=run.imbalance_kind,
-            lists=run.lists,
-            streaming=run.streaming,
-            window=max(run.shuffle_buffer, LANES * args.per_device_train_batch_size),
-        )
-    own_validation = data.validation if run.validation_fraction > 0 else None
-    carve = 0.0 if own_validation else run.validation_fraction
-    train_rows, validation_rows = stratified_split(data.train.labels, carve, args.seed)
-    trained = data.train.select(train_rows, data.train.name)
-    carved = data.train.select(validation_rows, f"{data.train.name}, carved") if validation_rows else None
-    validation = own_validation or carved
-    _fill_defaults(run, data)
+    # Before the images are looked at: a name may be mistyped.
+    backbone = find_backbone(run.backbone) if run.backbone else None
+    division = _load(run, args)
+    data, trained, validation = division.data, division.trained, division.validation
+    backbone = _fill_defaults(run, data, backbone)
+    if run.undecided:
+        _say(main, _suggest(run, args, len(trained.labels), len(data.class_names), backbone))
     view_names = [str(run.query_view), str(run.key_view)][: args.num_views]
     for name in view_names:
         build_view(name, int(run.image_size or 0))
     set_seed(args.seed)
-    model = _build_model(run, data, class_counts(trained.labels, len(data.class_names)))
-    statistics = resolve_data_config({}, model=model.paco.backbone)
-    processor = build_processor(
-        model.config.image_size, data.mean or statistics["mean"], data.std or statistics["std"], run.eval_interpolation
-    )
-    _say(main, _describe_data(data, trained, validation))
-    for note in data.notes:
-        _say(main, f"note: {note}")
+    model = _build_model(run, backbone, data, class_counts(trained.labels, len(data.class_names)))
+    processor = _build_processor(run, backbone, data, model)
+    if data.own:
+        _say(main, _describe_input(run, processor))
+    if run.freeze_backbone and not _is_pretrained(run, backbone):
+        _say(main, "note: the backbone is frozen as it was drawn: --pretrained true starts from weights that see")
     # Everything is decoded, or sampled, before training: an image that cannot be decoded should not end a finished
     # run.
     images, validation_images, test_images = (Images(s) if s else None for s in (trained, validation, data.test))
@@ -133,6 +135,7 @@ def train(
     settings = resolved(run, args)
     checkpoints = list_checkpoints(folder) if run.resume else []
     if checkpoints:
+        check_source(read_manifest(folder), division.manifest)
         changed = changed_settings(folder, settings)
         _say(main, f"resuming from {checkpoints[-1]}" + (f", with changed settings: {changed}" if changed else ""))
     elif run.resume:
@@ -140,7 +143,7 @@ def train(
     if main and not checkpoints:
         clear_run(folder)
     # Written when training really starts, so that a resume that fails leaves the recipe of the run as it was.
-    trainer.add_callback(OnTrainBegin(lambda: write_text(folder / RECIPE_NAME, as_yaml(settings))))
+    trainer.add_callback(OnTrainBegin(lambda: _write_beginning(folder, run, settings, division.manifest)))
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
 
     seconds = trainer.training_time.seconds
@@ -162,7 +165,7 @@ def train(
     }
     if main:
         splits = {"train": trained, "validation": validation, "test": data.test}
-        record = run_record(run, args, splits, seconds)
+        record = run_record(run, args, splits, seconds, [*data.warnings, *data.notes])
         write_json(folder / RUN_NAME, record)
         write_json(folder / METRICS_NAME, metrics)
     _say(main, summary(metrics, str(folder)))
@@ -181,29 +184,105 @@ def _publish(folder: Path, args: PaCoTrainingArguments) -> None:
     print(f"published: {info.repo_url}")
 
 
-def _fill_defaults(run: RunArguments, data: ImageData) -> None:
+def _load(run: RunArguments, args: PaCoTrainingArguments) -> Division:
+    """The data, looked at and divided, and what the user should know of it before training."""
+    main = args.process_index == 0
+    with args.main_process_first(local=False):
+        data = load_data(
+            run.dataset,
+            dataset_path=run.dataset_path,
+            image_column=run.image_column,
+            label_column=run.label_column,
+            imbalance_factor=run.imbalance_factor,
+            imbalance_kind=run.imbalance_kind,
+            lists=run.lists,
+            splits=run.splits,
+            streaming=run.streaming,
+            window=max(run.shuffle_buffer, LANES * args.per_device_train_batch_size),
+        )
+        if data.described:
+            _say(main, data.described)
+        # A stream is read once, in training.
+        look = (data.own if run.inspect is None else run.inspect) and isinstance(data.train, LabelledImages)
+        source = source_of(data.train) if look else None
+        seen = survey(data, run.skip_undecodable) if look else Survey()
+    if data.own and data.test is None and run.test_fraction is None:
+        run.test_fraction = TEST_FRACTION
+    test_fraction = (run.test_fraction or 0.0) if data.own else 0.0
+    division = divide(data, args.seed, run.validation_fraction, test_fraction, seen.twins, source)
+    data = division.data
+    if data.own:
+        lines = report(division, seen.lines)
+    else:
+        lines = [_describe_data(data, division.trained, division.validation), *seen.lines]
+    lines += [f"WARNING: {warning}" for warning in data.warnings] + [f"note: {note}" for note in data.notes]
+    _say(main, "\n".join(lines))
+    return division
+
+
+def _is_pretrained(run: RunArguments, backbone: BackboneSource) -> bool:
+    return run.pretrained or bool(run.pretrained_file or backbone.weights)
+
+
+def _write_beginning(folder: Path, run: RunArguments, settings: dict[str, Any], manifest: Any) -> None:
+    write_text(folder / RECIPE_NAME, as_yaml(settings))
+    if manifest:
+        for content in (manifest["source"], *filter(None, manifest["splits"].values())):
+            content["name"] = content["name"].replace(run.dataset, public_name(run.dataset))
+        write_json(folder / SPLITS_NAME, manifest)
+
+
+def _suggest(
+    run: RunArguments, args: PaCoTrainingArguments, images: int, classes: int, backbone: BackboneSource
+) -> str:
+    """Choose what the user left open from the size of the data, and say so."""
+    parts = args.world_size * args.gradient_accumulation_steps
+    chosen = suggested_settings(
+        images,
+        int(run.image_size or 0),
+        _is_pretrained(run, backbone),
+        args.loss,
+        None if "per_device_train_batch_size" in run.undecided else args.per_device_train_batch_size * parts,
+        None if "num_train_epochs" in run.undecided else args.num_train_epochs,
+        args.max_steps,
+    )
+    chosen["per_device_train_batch_size"] = max(chosen.pop("batch") // parts, 1)
+    applied = {name: value for name, value in chosen.items() if name in run.undecided}
+    for name, value in applied.items():
+        setattr(args, name, value)
+    run.undecided = set()
+    listed = ", ".join(f"{name} {value}" for name, value in applied.items())
+    return f"chosen for {images:,} training images of {classes:,} classes: {listed} (a flag changes any of them)"
+
+
+def _fill_defaults(run: RunArguments, data: ImageData, backbone: BackboneSource | None) -> BackboneSource:
     """Backbone, its input size and views that fit the size of the images, where the user named none."""
     size = run.image_size or data.image_size
     if size is None and (typical := data.native_size()) <= SMALL_IMAGE:
         size = typical
     run.backbone = run.backbone or ("cifar_resnet32" if size and size <= SMALL_IMAGE else "resnet50")
-    defaults = timm_defaults(run.backbone)
-    native = defaults.input_size[-1] if defaults else 224
-    size = size or run.backbone_options.get("img_size") or native
-    if defaults and defaults.fixed_input_size and size != native:
+    backbone = backbone or find_backbone(run.backbone)
+    config = backbone.config or {}
+    native = config.get("input_size", (3, 224, 224))[-1]
+    options = backbone.options | run.backbone_options
+    size = size or options.get("img_size") or native
+    if config.get("fixed_input_size") and size != native:
         run.backbone_options.setdefault("img_size", size)
     run.image_size = size
     run.query_view = run.query_view or ("cifar_reg" if size <= SMALL_IMAGE else "regular")
     run.key_view = run.key_view or ("cifar_sim" if size <= SMALL_IMAGE else "sim")
+    return backbone
 
 
-def _build_model(run: RunArguments, data: ImageData, counts: list[int]) -> PaCoForImageClassification:
+def _build_model(
+    run: RunArguments, backbone: BackboneSource, data: ImageData, counts: list[int]
+) -> PaCoForImageClassification:
     model = PaCoForImageClassification.from_timm(
-        str(run.backbone),
+        backbone.architecture,
         pretrained=run.pretrained,
-        pretrained_file=run.pretrained_file,
+        pretrained_file=run.pretrained_file or backbone.weights,
         classifier_init_std=run.classifier_init_std,
-        backbone_kwargs=run.backbone_options,
+        backbone_kwargs=backbone.options | run.backbone_options,
         image_size=run.image_size,
         id2label=dict(enumerate(data.class_names)),
         label2id={name: i for i, name in enumerate(data.class_names)},
@@ -219,7 +298,35 @@ def _build_model(run: RunArguments, data: ImageData, counts: list[int]) -> PaCoF
             f"the backbone {run.backbone!r} cannot take images of {size} x {size} pixels ({error}): set "
             "--image_size, or --backbone_kwargs with the size it should be built for"
         ) from error
+    if run.freeze_backbone:
+        freeze_backbone(model.paco.backbone)
     return model.train()
+
+
+def _build_processor(
+    run: RunArguments, backbone: BackboneSource, data: ImageData, model: PaCoForImageClassification
+) -> BitImageProcessor:
+    """How images are made ready for evaluation: on one's own data as the backbone's weights were, unless images are
+    small or the user says otherwise."""
+    config: dict[str, Any] = (
+        {"pretrained_cfg": backbone.config} if backbone.weights else {"model": model.paco.backbone}
+    )
+    statistics, size = resolve_data_config({}, **config), model.config.image_size
+    as_backbone = data.own and size > SMALL_IMAGE
+    if run.eval_interpolation is None:
+        smooth = as_backbone and statistics["interpolation"] != "bilinear"
+        run.eval_interpolation = "bicubic" if smooth else "bilinear"
+    mean, std = data.mean or statistics["mean"], data.std or statistics["std"]
+    return build_processor(size, mean, std, run.eval_interpolation, statistics["crop_pct"] if as_backbone else None)
+
+
+def _describe_input(run: RunArguments, processor: BitImageProcessor) -> str:
+    side, cut = processor.size["shortest_edge"], processor.crop_size["height"]
+    mean, std = (", ".join(f"{value:.3f}" for value in of) for of in (processor.image_mean, processor.image_std))
+    return (
+        f"input of {run.backbone}: {cut} x {cut} pixels, from images of a shorter side of {side} "
+        f"({run.eval_interpolation}); mean {mean}, std {std}"
+    )
 
 
 def _build_views(

@@ -208,9 +208,7 @@ def test_bad_data_is_named(tmp_path) -> None:
     good = write_parquet(tmp_path / "good", [0, 1, 2], features)
     with pytest.raises(ValueError, match=r"no column 'colour' \(columns: image, label\): set --label_column"):
         load_data(str(good), label_column="colour")
-    with pytest.raises(ValueError, match="no training image, the first being class 1"):
-        load_data(str(write_parquet(tmp_path / "gap", [0, 2, 2], features)))
-    with pytest.raises(ValueError, match="label -3 of row 1 is out of range"):
+    with pytest.raises(ValueError, match=r"label -3 of row 1 of .* is out of range: labels are not negative"):
         load_data(str(write_parquet(tmp_path / "negative", [0, -3, 1], features)))
     broken = write_parquet(
         tmp_path / "broken", [0, 1, 1], features, [encoded(), {"bytes": b"no image", "path": "b.png"}, encoded()]
@@ -228,9 +226,6 @@ def test_bad_data_is_named(tmp_path) -> None:
         load_data("cifar100-lt", dataset_path=str(tmp_path / "none"))
     with pytest.raises(ValueError, match="--dataset_path goes with"):
         load_data("builtin2", dataset_path=str(good))
-    text = Features({"image": ImageFeature(), "label": Value("string")})
-    with pytest.raises(ValueError, match="must hold integers or a ClassLabel"):
-        load_data(str(write_parquet(tmp_path / "text", ["a", "b"], text)))
 
 
 # ---- views

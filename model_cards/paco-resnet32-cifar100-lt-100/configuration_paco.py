@@ -1,5 +1,6 @@
 """`PaCoConfig`: what a PaCo classifier needs to be built and to be understood."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,10 +44,10 @@ class PaCoConfig(PreTrainedConfig):
     ) -> None:
         self.backbone = backbone
         self.backbone_kwargs = backbone_kwargs if backbone_kwargs is not None else {}
-        self.class_counts = _numbers("class_counts", class_counts, int)
-        self.selection_counts = _numbers("selection_counts", selection_counts, int)
+        self.class_counts = as_numbers("class_counts", class_counts, int)
+        self.selection_counts = as_numbers("selection_counts", selection_counts, int)
         self.image_size = image_size
-        self.inference_prior = _numbers("inference_prior", inference_prior, float)
+        self.inference_prior = as_numbers("inference_prior", inference_prior, float)
         self.temperature = temperature
         super().__init__(**kwargs)
         self.check()
@@ -79,7 +80,7 @@ class PaCoConfig(PreTrainedConfig):
                     f"inference_prior has {len(self.inference_prior)} entries, but the model has {self.num_labels} "
                     "classes"
                 )
-            if min(self.inference_prior) <= 0:
+            if not all(0 < value < math.inf for value in self.inference_prior):
                 raise ValueError(
                     "inference_prior must be positive for every class (a class that never occurs: a tiny number)"
                 )
@@ -101,7 +102,8 @@ class PaCoConfig(PreTrainedConfig):
         return super().from_dict({**config_dict, **given}, **kwargs)
 
 
-def _numbers(name: str, values: Any, kind: type) -> list[Any] | None:
+def as_numbers(name: str, values: Any, kind: type) -> list[Any] | None:
+    """A sequence, array or tensor as a list of `kind`; `ValueError`, with the `name`, where it is none."""
     if values is None:
         return None
     values = values.tolist() if hasattr(values, "tolist") else values

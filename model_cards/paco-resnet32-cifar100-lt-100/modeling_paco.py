@@ -15,7 +15,7 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
 from .backbones import create_backbone, feature_size
-from .configuration_paco import PaCoConfig
+from .configuration_paco import PaCoConfig, as_numbers
 
 
 def _pause_statistics(module: Any, inputs: Any) -> None:
@@ -205,6 +205,34 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
         if return_dict is False:
             return (logits,) if loss is None else (loss, logits)
         return ImageClassifierOutput(loss=loss, logits=logits)
+
+    def set_prior(self, prior: Any, tau: float = 1.0) -> None:
+        """Adapt the model to how frequent the classes are where it is used (Bayes' rule on balanced logits).
+
+        `logits`, `pipeline` and a saved checkpoint then follow it, until it is undone. Training refuses it.
+
+        Args:
+            prior (`C` numbers, a list, an array or a tensor, or `None`): counts or probabilities of the classes, all
+                positive; `None` undoes it, and the logits are balanced again.
+            tau (`float`, *optional*, defaults to `1.0`): how far to follow the prior: it is raised to this power. 0 is
+                balanced.
+
+        Raises:
+            ValueError: not one positive number for each class, or a `tau` that is negative or no number.
+        """
+        before = self.config.inference_prior
+        if not (isinstance(tau, int | float) and 0 <= tau < math.inf):
+            raise ValueError(f"tau must be 0 or more, got {tau!r}")
+        try:
+            self.config.inference_prior = prior if prior is None else as_numbers("prior", prior, float)
+            self.config.check()
+        except ValueError:
+            self.config.inference_prior = before
+            raise
+        if prior is not None:
+            log_prior = torch.tensor(self.config.inference_prior, dtype=torch.float64).log() * tau
+            # What float32 cannot hold would become a logit of minus infinity.
+            self.config.inference_prior = log_prior.softmax(0).clamp(min=torch.finfo(torch.float32).tiny).tolist()
 
     def adjust_logits(self, logits: Tensor) -> Tensor:
         """Balanced `(B, C)` logits, calibrated and shifted to the prior of the configuration where it has these."""

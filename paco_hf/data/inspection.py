@@ -10,6 +10,7 @@ from .lists import differences, fetch, git_blob_id, guess_dataset, parse_list, r
 from .long_tail import class_counts
 from .prepare import join_key, read_names
 from .shards import Manifest, is_prepared
+from .tables import is_table
 
 
 def verify(target: str, dataset: str | None = None) -> tuple[list[str], list[str]]:
@@ -104,13 +105,22 @@ def counts_of(target: str, **source: Any) -> dict[str, list[int]]:
     """Class counts by split of a prepared folder, a list file, or whatever [`load_data`] takes (training alone)."""
     if is_prepared(target):
         return {split: content["class_counts"] for split, content in Manifest.read(target).splits.items()}
-    if Path(target).is_file() or target.startswith(("http://", "https://")):
+    remote = target.startswith(("http://", "https://"))
+    if remote or (Path(target).is_file() and not _has_rows(target)):
         name, content = fetch(target)
         image_list = parse_list(name, content, guess_dataset(content))
         return {name: class_counts(image_list.labels, len(image_list.folders), allow_empty=True)}
     from .loading import load_data
 
     return {"train": load_data(target, **source).class_counts}
+
+
+def _has_rows(target: str) -> bool:
+    """Whether a file is a table of images, and not a published list: iNaturalist's lists are JSON too."""
+    if not is_table(target) or Path(target).suffix.lower() != ".json":
+        return is_table(target)
+    with open(target, encoding="utf-8", errors="replace") as file:
+        return '"annotations"' not in file.read(2**20)
 
 
 def describe_counts(name: str, counts: Sequence[int], width: int = 48) -> str:

@@ -1,18 +1,23 @@
 """From the name of a data set, a folder or a Hub id to its splits, with the long-tailed selection made."""
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from datasets import Dataset, DatasetDict
 
 from .benchmarks import BENCHMARKS, CIFAR_MEAN, CIFAR_STD, Benchmark
+from .carve import carved_again, read_json, read_manifest
 from .lists import ILSVRC, ImageList, check_split, class_names, differences, read_list
 from .long_tail import long_tailed_counts, long_tailed_indices
+from .own import OwnSource, open_own
 from .shards import Manifest, is_prepared
 from .sources import ShardSource, Source, class_folders, image_tables, list_files, load_folder, load_hub, test_key
 from .splits import ImageData, LabelledImages
+from .survey import decodable
 
 BUILTIN = Path(__file__).parent / "builtin"
 
@@ -26,21 +31,24 @@ def load_data(
     imbalance_factor: float = 100,
     imbalance_kind: str = "exp",
     lists: dict[str, str] | None = None,
+    splits: dict[str, str] | None = None,
     streaming: bool = False,
     window: int = 4096,
 ) -> ImageData:
-    """Load a data set by name, folder or Hub id.
+    """Load a data set by name, folder, table file or Hub id.
 
     Args:
         dataset (`str`, *optional*, defaults to `"builtin"`): `builtin`; a name of
-            [`paco_hf.data.benchmarks.BENCHMARKS`]; a folder (prepared, of parquet files named after their splits, or
-            of class folders); or the id of a data set on the Hub.
+            [`paco_hf.data.benchmarks.BENCHMARKS`]; a folder (prepared, of class folders, or of files of rows named
+            after their splits); a CSV, TSV, JSON or parquet file; or the id of a data set on the Hub.
         dataset_path (`str`, *optional*): where a named benchmark lies, instead of the Hub: a prepared folder, the
             official folder tree, or (ImageNet, CIFAR) parquet files.
         image_column, label_column (`str`, *optional*): the columns; recognised by their types where not given.
         imbalance_factor, imbalance_kind: of the long-tailed selection, for the CIFAR benchmarks.
         lists (`dict`, *optional*): list files by split, where they do not lie in `dataset_path` under their official
             names.
+        splits (`dict`, *optional*): of a data set of one's own, the names of the splits that are `train`,
+            `validation` and `test`; their usual names are recognised.
         streaming (`bool`, *optional*, defaults to `False`): read a prepared folder shard by shard; `dataset_path` may
             then also be an address of fsspec, such as `hf://datasets/user/name`.
         window (`int`, *optional*, defaults to `4096`): encoded images that a stream keeps in memory.
@@ -50,7 +58,7 @@ def load_data(
             fit.
         OSError: a path does not exist, or a Hub id cannot be reached.
     """
-    source = _open(dataset, dataset_path, image_column, label_column, lists or {}, streaming, window)
+    source = _open(dataset, dataset_path, image_column, label_column, lists or {}, streaming, window, splits=splits)
     benchmark = BENCHMARKS.get(dataset)
     if "train" not in source.splits:
         raise ValueError(f"{dataset} has no train split (found: {', '.join(source.splits)})")
@@ -59,12 +67,14 @@ def load_data(
     if benchmark and benchmark.n_max and isinstance(source, Source) and isinstance(full, LabelledImages):
         counts = long_tailed_counts(benchmark.n_max, benchmark.num_classes, imbalance_factor, imbalance_kind)
         full = full.select(_select_long_tail(source.splits["train"], full.labels, counts), full.name)
-    scored = test_key(source.splits)
+    scored = source.scored if isinstance(source, OwnSource) else test_key(source.splits)
     test, validation = (
         source.labelled(key, names) if key is not None and key in source.splits else None
-        for key in (scored, "validation" if scored == "test" else None)
+        for key in (scored, None if scored == "validation" else "validation")
     )
-    data = ImageData(full, test, validation, names)
+    data = ImageData(full, test, validation, names, own=benchmark is None and dataset != "builtin")
+    if isinstance(source, OwnSource):
+        data.described, data.notes = source.described, list(source.notes)
     if dataset == "builtin":
         data.image_size, data.mean, data.std = 32, CIFAR_MEAN, CIFAR_STD
     elif benchmark:
@@ -80,15 +90,123 @@ def load_test(
     image_column: str | None = None,
     label_column: str | None = None,
     lists: dict[str, str] | None = None,
+    splits: dict[str, str] | None = None,
     streaming: bool = False,
 ) -> tuple[Any, list[str]]:
-    """The test split alone (the validation split where there is none), and its class names. As [`load_data`]."""
-    source = _open(dataset, dataset_path, image_column, label_column, lists or {}, streaming, 256, test_only=True)
-    key = test_key(source.splits)
+    """The test split alone (the validation split where there is none; the only split of one's own data), and its class
+    names. As [`load_data`]."""
+    source = _open(dataset, dataset_path, image_column, label_column, lists or {}, streaming, 256, True, splits)
+    key = source.scored if isinstance(source, OwnSource) else test_key(source.splits)
+    if isinstance(source, OwnSource) and len(source.splits) == 1:
+        key = next(iter(source.splits))
     if key is None:
         raise ValueError(f"{dataset} has no test split (found: {', '.join(source.splits)})")
     names = source.class_names("train" if "train" in source.splits else key)
     return source.labelled(key, names), names
+
+
+def load_evaluation(
+    run_folder: str | Path,
+    dataset: str | None = None,
+    split: str = "test",
+    *,
+    dataset_path: str | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    lists: dict[str, str] | None = None,
+    splits: dict[str, str] | None = None,
+    streaming: bool = False,
+) -> tuple[Any, list[str]]:
+    """The images to score a run on, and the names of their classes.
+
+    Args:
+        run_folder (path): of the run; its `recipe.yaml` says what it was trained on, `splits.json` what was carved.
+        dataset (`str`, *optional*): as for [`load_data`]; that of the run where not given, with all that its recipe
+            says of it.
+        split (`str`, *optional*, defaults to `"test"`): `test`, or `validation`. Where the data is the run's, a split
+            that was carved is carved again.
+        dataset_path, image_column, label_column, lists, splits, streaming: as for [`load_data`]; they win over the
+            recipe's.
+
+    Raises:
+        ValueError: the run says not what it was trained on; there is no such split; data that is not what a split was
+            carved from; and what [`load_data`] raises.
+        OSError: as [`load_data`].
+    """
+    if split not in ("test", "validation"):
+        raise ValueError(f"split must be test or validation, got {split!r}")
+    folder = Path(run_folder)
+    path = folder / "recipe.yaml"
+    recipe = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
+    if dataset is None and "dataset" not in recipe:
+        raise ValueError(f"{folder} has no recipe.yaml that names its data: give --dataset")
+    where: dict[str, Any] = {
+        "dataset_path": dataset_path,
+        "image_column": image_column,
+        "label_column": label_column,
+        "lists": lists,
+        "splits": splits,
+        "streaming": streaming,
+    }
+    own = dataset is None or _same(dataset, str(recipe.get("dataset")))
+    selection: dict[str, Any] = {}
+    if own:
+        dataset = str(recipe["dataset"])
+        roles = ("train", "validation", "test")
+        for name in ("dataset_path", "image_column", "label_column", "streaming"):
+            where[name] = where[name] or recipe.get(name)
+        for name, flag in (("lists", "list"), ("splits", "split")):
+            said = {role: recipe[f"{role}_{flag}"] for role in roles if recipe.get(f"{role}_{flag}")}
+            where[name] = {**said, **(where[name] or {})}
+        selection = {key: recipe[key] for key in ("imbalance_factor", "imbalance_kind") if key in recipe}
+    assert dataset is not None
+    found, class_names = _evaluated(folder, dataset, split, own, where, selection)
+    if own and recipe.get("skip_undecodable") and isinstance(found, LabelledImages):
+        found = decodable(found)
+    return found, class_names
+
+
+def _evaluated(
+    folder: Path, dataset: str, split: str, own: bool, where: dict[str, Any], selection: dict[str, Any]
+) -> tuple[Any, list[str]]:
+    manifest = read_manifest(folder)
+    carved = bool(manifest and (manifest["splits"].get(split) or {}).get("carved"))
+    if own and carved:
+        assert manifest is not None
+        data = load_data(dataset, **where, **selection)
+        return carved_again(data.train, manifest, split), data.class_names
+    if split == "test" and not carved:
+        return _named_as_by(folder, *load_test(dataset, **where))
+    try:
+        data = load_data(dataset, **where, **selection)
+    except ValueError:
+        if split == "validation":
+            raise
+        return _named_as_by(folder, *load_test(dataset, **where))
+    found = getattr(data, split)
+    if found is None and carved:
+        # The data may have moved since.
+        found = carved_again(data.train, manifest or {}, split)
+    if found is None:
+        raise ValueError(f"{dataset} has no {split} split, and the run carved none")
+    return found, data.class_names
+
+
+def _same(one: str, other: str) -> bool:
+    """Whether two data sets are one, be it by name or by path."""
+    return one == other or (Path(one).exists() and Path(other).exists() and Path(one).samefile(other))
+
+
+def _named_as_by(folder: Path, split: Any, names: list[str]) -> tuple[Any, list[str]]:
+    """A test split without training images has the classes that it happens to have: they are the model's, by name,
+    where the model has all of them in this order."""
+    config = read_json(folder / "config.json") or {}
+    known = [name for _, name in sorted((config.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
+    ours = [name for name in known if name in set(names)]
+    if not isinstance(split, LabelledImages) or ours != names or len(known) == len(names):
+        return split, names
+    place = {name: label for label, name in enumerate(known)}
+    return replace(split, labels=[place[names[label]] for label in split.labels]), known
 
 
 def load_scored(
@@ -98,6 +216,7 @@ def load_scored(
     image_column: str | None = None,
     label_column: str | None = None,
     lists: dict[str, str] | None = None,
+    splits: dict[str, str] | None = None,
     **selection: Any,
 ) -> tuple[Any, list[str], list[int] | None]:
     """Images to score a foreign checkpoint on, the names of their classes, and the classes' training images.
@@ -111,6 +230,7 @@ def load_scored(
         "image_column": image_column,
         "label_column": label_column,
         "lists": lists,
+        "splits": splits,
     }
     benchmark = BENCHMARKS.get(dataset)
     only_test = bool(
@@ -121,7 +241,7 @@ def load_scored(
         and "train" not in (lists or {})
         and not any((Path(dataset_path) / name).is_file() for name in benchmark.lists["train"])
     )
-    source = _open(dataset, dataset_path, image_column, label_column, lists or {}, False, 256, test_only=only_test)
+    source = _open(dataset, dataset_path, image_column, label_column, lists or {}, False, 256, only_test, splits)
     if "train" not in source.splits:
         return (*load_test(dataset, **where), None)
     data = load_data(dataset, **where, **selection)
@@ -138,8 +258,12 @@ def _open(
     streaming: bool,
     window: int,
     test_only: bool = False,
-) -> Source | ShardSource:
+    splits: dict[str, str] | None = None,
+) -> Source | ShardSource | OwnSource:
     benchmark = BENCHMARKS.get(dataset)
+    given = [f"--{role}_split" for role, name in (splits or {}).items() if name]
+    if given and (benchmark or dataset == "builtin"):
+        raise ValueError(f"{given[0]} names a split of your own data; those of {dataset} are known: leave it out")
     if dataset_path and not benchmark:
         raise ValueError(
             f"--dataset_path goes with {', '.join(BENCHMARKS)}; for a folder of your own give --dataset {dataset_path}"
@@ -150,10 +274,10 @@ def _open(
     if root and (streaming or is_prepared(root)):
         if streaming and benchmark and benchmark.n_max:
             raise ValueError(f"{dataset} is selected image by image and small: leave out --streaming")
-        if lists or image_column or label_column:
+        if lists or image_column or label_column or given:
             raise ValueError(
                 f"{root} is prepared, with the lists and columns of then: leave out --train_list, --validation_list, "
-                "--test_list, --image_column and --label_column, or give the source as --dataset_path"
+                "--test_list, --image_column, --label_column and --*_split, or give the source as --dataset_path"
             )
         return _open_prepared(dataset, benchmark, root, streaming, window)
     if streaming:
@@ -164,12 +288,11 @@ def _open(
     if benchmark is None:
         if lists:
             raise ValueError(f"lists go with {', '.join(n for n, b in BENCHMARKS.items() if b.lists)}, not {dataset}")
-        if dataset == "builtin":
-            files = {split: str(BUILTIN / f"{split}.parquet") for split in ("train", "test")}
-            splits = DatasetDict({split: Dataset.from_parquet(file) for split, file in files.items()})
-        else:
-            splits = load_folder(dataset) if Path(dataset).exists() else load_hub(dataset)
-        return Source(dataset, splits, image_column, label_column)
+        if dataset != "builtin":
+            return open_own(dataset, image_column, label_column, splits, test_only)
+        files = {split: str(BUILTIN / f"{split}.parquet") for split in ("train", "test")}
+        tables = DatasetDict({split: Dataset.from_parquet(file) for split, file in files.items()})
+        return Source(dataset, tables, image_column, label_column)
     if benchmark.path and root and (benchmark.needs_list or not any(Path(root).glob("**/*.parquet"))):
         return Source(dataset, _open_tree(dataset, benchmark, Path(root), lists, test_only))
     if benchmark.needs_list:
@@ -177,13 +300,13 @@ def _open(
             f"{dataset} is a selection that its lists define: give --dataset_path with the official folder tree (and "
             "the lists in it), or a folder that `paco-hf data prepare` made"
         )
-    splits = load_folder(root) if root else load_hub(str(benchmark.hub_id))
+    tables = load_folder(root) if root else load_hub(str(benchmark.hub_id))
     image_column, label_column = image_column or benchmark.image_column, label_column or benchmark.label_column
     scored = benchmark.test_split
-    kept = {"train": "train", scored: "test"} if scored in splits else {key: key for key in splits}
-    splits = DatasetDict({new: splits[old] for old, new in kept.items() if old in splits})
+    kept = {"train": "train", scored: "test"} if scored in tables else {key: key for key in tables}
+    tables = DatasetDict({new: tables[old] for old, new in kept.items() if old in tables})
     names = class_names(dataset, ILSVRC) if dataset == "imagenet" else None
-    return Source(dataset, splits, image_column, label_column, names)
+    return Source(dataset, tables, image_column, label_column, names)
 
 
 def _open_prepared(

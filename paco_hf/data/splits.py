@@ -28,6 +28,7 @@ class LabelledImages:
     labels: list[int]
     name: str = "images"
     rows: list[int] | None = None  # of the source, where this is a selection from it
+    files: list[str] | None = None  # of the images, by row of the source, where they are files
     groups: ClassVar[None] = None  # read in any order; see `ShardedImages`
 
     def __post_init__(self) -> None:
@@ -38,7 +39,7 @@ class LabelledImages:
     def select(self, indices: list[int], name: str) -> "LabelledImages":
         rows = indices if self.rows is None else [self.rows[i] for i in indices]
         labels = [self.labels[i] for i in indices]
-        return LabelledImages(self.data.select(indices), self.image_column, labels, name, rows)
+        return LabelledImages(self.data.select(indices), self.image_column, labels, name, rows, self.files)
 
     def open(self, index: int) -> PILImage.Image:
         """Decode one image to RGB; `ValueError` where it cannot be, with its place in the source."""
@@ -65,6 +66,9 @@ class ImageData:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     notes: list[str] = field(default_factory=list)  # what the user should know before a result is called by its name
+    own: bool = False  # a user's own data, not a benchmark with published splits
+    described: str | None = None  # what was inferred of columns and splits
+    warnings: list[str] = field(default_factory=list)  # of what makes scores say too much, or labels contradict
     class_counts: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -115,11 +119,28 @@ def sample_indices(length: int) -> list[int]:
 def open_image(source: Any, name: str) -> PILImage.Image:
     """Decode a file to RGB, turned as its EXIF orientation says.
 
+    Deeper greys are brought to 8 bits, where PIL would clip them to white: 16-bit values are divided by 256; 32-bit
+    integers likewise where one is above 255; floating-point values are taken as 0 to 1 where none is above 1, as 0 to
+    255 where none is above that, else as 16 bits. Transparency is dropped without a background, as
+    `convert("RGB")` and so transformers' pipeline do.
+
     Raises:
         ValueError: it cannot be decoded; the message has the `name`.
     """
     try:
         with PILImage.open(source) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, SyntaxError, ValueError, TypeError) as error:
+            return _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, PILImage.DecompressionBombError) as error:
         raise ValueError(f"{name} cannot be decoded as an image: {error}; replace or remove it") from error
+
+
+def _eight_bits(image: PILImage.Image) -> PILImage.Image:
+    if not (image.mode in ("I", "F") or image.mode.startswith("I;16")):
+        return image
+    values = np.asarray(image)
+    most = values.max(initial=0)
+    if image.mode == "F" and most <= 1:
+        values = np.nan_to_num(values) * 255
+    elif image.mode.startswith("I;16") or most > 255:
+        values = values / 256
+    return PILImage.fromarray(np.clip(values, 0, 255).astype(np.uint8))

@@ -1,0 +1,158 @@
+"""From a run to its evaluation: scores, `results.json`, the report, and what is then stored in the checkpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from PIL.Image import Image
+
+from .calibration import fit_temperature
+from .configuration_paco import PaCoConfig
+from .data.carve import selection_of
+from .data.loading import load_evaluation
+from .data.splits import Images
+from .evaluation import evaluate_logits, headline
+from .run_folder import EVALUATION_FOLDER, EVALUATION_NAME, public_name, write_json, write_text
+from .scoring import balanced_logits, group_counts
+
+
+def evaluate_runs(
+    models: Sequence[str],
+    *,
+    dataset: str | None = None,
+    split: str = "test",
+    source: dict[str, Any] | None = None,
+    inference: dict[str, Any] | None = None,
+    calibrate: bool = False,
+    report: bool = True,
+    output_dir: str | None = None,
+) -> tuple[dict[str, Any], Path | None, list[str]]:
+    """Score a checkpoint, or the ensemble of several, and write what there is to see.
+
+    Args:
+        models (sequence of `str`): run folders or checkpoints; of several the logits are averaged.
+        dataset (`str`, *optional*): as for [`paco_hf.data.loading.load_data`]; that of the first run where not given.
+        split (`str`, *optional*, defaults to `"test"`): or `"validation"`.
+        source, inference (`dict`, *optional*): arguments of `load_data`, and of [`paco_hf.scoring.balanced_logits`].
+        calibrate (`bool`, *optional*, defaults to `False`): first fit a temperature on the validation split, and store
+            it in the checkpoint.
+        report (`bool`, *optional*, defaults to `True`): write `results.json`, `report.html` and its figures.
+        output_dir (`str`, *optional*): where to; `evaluation/` in the folder of the (only) model where not given.
+
+    Returns:
+        the scores ([`paco_hf.metrics.long_tailed_accuracy`]), the page, and lines for the user.
+
+    Raises:
+        ValueError, OSError: bad data or checkpoints, or nowhere to write to, found before anything is scored.
+    """
+    source, inference = source or {}, inference or {}
+    folder = _output_folder(models, output_dir) if report else None
+    notes: list[str] = []
+    if calibrate:
+        notes.append(store_temperature(models[0], dataset, source, inference))
+    images, class_names = load_evaluation(models[0], dataset, split, **source)
+    results, examples = examine(models, images, class_names, **inference)
+    metrics = results["metrics"]
+    notes.append(
+        "95% intervals: top-1 {accuracy}, balanced {balanced_accuracy}; calibration error {ece}".format(
+            **{key: _interval(metrics[key]) for key in ("accuracy", "balanced_accuracy", "ece")}
+        )
+    )
+    calibration = results["calibration"]
+    if calibration["temperature"] is not None:
+        notes.append(
+            f"temperature {calibration['temperature']:.3f}: calibration error "
+            f"{100 * calibration['uncalibrated']['overall']['ece']:.1f} before, "
+            f"{100 * calibration['groups']['overall']['ece']:.1f} after"
+        )
+    if results["prior_of_inference"] is not None:
+        notes.append("the checkpoint has a prior for inference, which these scores leave aside")
+    page = None
+    if folder and PartialState().is_main_process:
+        from .report import write_report
+
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / EVALUATION_NAME, results)
+        page = write_report(results, folder, examples)
+    return results["scores"], page, notes
+
+
+def _interval(metric: dict[str, float]) -> str:
+    return f"{100 * metric['value']:.1f} ({100 * metric['low']:.1f} to {100 * metric['high']:.1f})"
+
+
+def _output_folder(models: Sequence[str], output_dir: str | None) -> Path:
+    if output_dir is not None:
+        folder = Path(output_dir)
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"--output_dir {folder} is a file")
+        return folder
+    if len(models) > 1 or not Path(models[0]).is_dir():
+        raise ValueError("give --output_dir for the report on several models, or on one from the Hub, or --no_report")
+    return Path(models[0]) / EVALUATION_FOLDER
+
+
+def examine(
+    models: Sequence[str], split: Any, class_names: list[str], **inference: Any
+) -> tuple[dict[str, Any], dict[int, list[tuple[Image, str]]]]:
+    """All that a report shows of a split.
+
+    A temperature in the checkpoint's configuration is applied; of several checkpoints there is none.
+
+    Returns:
+        what [`paco_hf.evaluation.evaluate_logits`] gives, with `model`, `dataset`, `split`, `selection` (the hash that
+        `run.json` has), `scores` and `prior_of_inference` (as stored; the scores leave it aside); and for the worst
+        classes `(image, what it was taken for)`, by class id.
+    """
+    images = Images(split)
+    logits, labels, config = balanced_logits(models, images, class_names, **inference)
+    names = [config.id2label[c] for c in range(config.num_labels)]
+    counts = group_counts(config)
+    temperature, prior = (config.temperature, config.inference_prior) if len(models) == 1 else (None, None)
+    dataset = split.name.rsplit(" ", 1)[0]
+    public = public_name(dataset)  # a report may be shown to others
+    results = {
+        "model": " + ".join(Path(folder).resolve().name for folder in models),
+        "dataset": public,
+        "split": split.name.replace(dataset, public),
+        "selection": selection_of(split),
+        "scores": headline(logits, labels, counts),
+        "prior_of_inference": prior,
+        **evaluate_logits(logits, labels, class_names=names, class_counts=counts, temperature=temperature),
+    }
+    examples = {
+        worst["class"]: [
+            (images[e["row"]], f"{names[e['predicted']]} ({e['confidence']:.0%})") for e in worst["examples"]
+        ]
+        for worst in results["worst_classes"]
+    }
+    return results, examples
+
+
+def store_temperature(model: str, dataset: str | None, source: dict[str, Any], inference: dict[str, Any]) -> str:
+    """Fit a temperature on the validation split of a run, and store it in its `config.json`.
+
+    Returns:
+        a line about it.
+
+    Raises:
+        ValueError: no local folder, or no validation split.
+    """
+    if not (Path(model) / "config.json").is_file():
+        raise ValueError(f"--calibrate stores a temperature in the checkpoint, but {model} is no local folder of one")
+    split, class_names = load_evaluation(model, dataset, "validation", **source)
+    logits, labels, _ = balanced_logits([model], Images(split), class_names, **inference)
+    temperature = fit_temperature(logits, labels)
+    if PartialState().is_main_process:
+        update_config(model, temperature=temperature)
+    return f"temperature {temperature:.3f}, from {len(labels)} images of {split.name}, stored in {model}/config.json"
+
+
+def update_config(model: str, **fields: Any) -> None:
+    """Set fields of the configuration of a checkpoint in a folder."""
+    config = PaCoConfig.from_pretrained(model)
+    for name, value in fields.items():
+        setattr(config, name, value)
+    config.check()
+    write_text(Path(model) / "config.json", config.to_json_string())

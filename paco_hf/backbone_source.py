@@ -1,0 +1,93 @@
+"""Where a backbone comes from: timm's names, a folder that timm saved, or a timm model on the Hub."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import timm
+from huggingface_hub import hf_hub_download
+from timm.models import load_model_config_from_hf
+from timm.models._hub import hf_split, load_model_config_from_path
+
+from .backbones import create_backbone, timm_defaults
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+
+
+@dataclass
+class BackboneSource:
+    """What a backbone is built of: a checkpoint loads elsewhere by its architecture alone."""
+
+    architecture: str
+    options: dict[str, Any] = field(default_factory=dict)  # of `timm.create_model`
+    weights: str | None = None  # file
+    config: dict[str, Any] | None = None  # timm's configuration of the weights: input size, mean, ...
+
+
+def find_backbone(name: str) -> BackboneSource:
+    """What `--backbone` means.
+
+    Args:
+        name (`str`): a name of timm's; `hf://user/name` (timm's `hf-hub:user/name`); or a folder with `config.json`
+            and `model.safetensors` or `pytorch_model.bin`, as timm and `paco-hf export --to timm` write it.
+
+    Raises:
+        OSError: there is no such folder or model, or it lacks a file.
+        ValueError: it is another library's, or an unknown name.
+    """
+    for prefix in ("hf://", "hf-hub:", "hf_hub:"):
+        if name.startswith(prefix):
+            return _from_hub(name, name.removeprefix(prefix))
+    folder = name.removeprefix("local-dir:")
+    if folder == name and (timm.is_model(name) or not ("/" in name or Path(name).is_dir())):
+        if not timm.is_model(name):
+            create_backbone(name)  # its error names near ones
+        defaults = timm_defaults(name)
+        return BackboneSource(name, config=defaults.to_dict() if defaults else None)
+    path = Path(folder)
+    if not path.is_dir():
+        raise OSError(
+            f"backbone {name!r} is no folder, and no model of timm's: give a folder with config.json and weights, a "
+            "name of timm's, or hf://user/name"
+        )
+    if not (path / "config.json").is_file():
+        raise OSError(f"backbone {name!r} lacks config.json, which timm's save_for_hf writes beside the weights")
+    weights = next((path / file for file in _WEIGHTS if (path / file).is_file()), None)
+    if weights is None:
+        raise OSError(f"backbone {name!r} lacks weights ({' or '.join(_WEIGHTS)})")
+    return _described(name, lambda: load_model_config_from_path(path), str(weights))
+
+
+def _from_hub(name: str, repo: str) -> BackboneSource:
+    try:
+        source = _described(name, lambda: load_model_config_from_hf(repo), None)
+        repo_id, revision = hf_split(repo)
+        for file in _WEIGHTS:
+            try:
+                source.weights = hf_hub_download(repo_id, file, revision=revision)
+                return source
+            except OSError:
+                if file == _WEIGHTS[-1]:
+                    raise
+    except ValueError:
+        raise
+    except Exception as error:  # the Hub's clients raise a dozen types here, and all of them mean the same to the user
+        raise OSError(
+            f"backbone {name!r} cannot be had from the Hub ({type(error).__name__}: {str(error).splitlines()[0]}). "
+            "Without network it must be in the cache; or give a local folder"
+        ) from error
+    return source
+
+
+def _described(name: str, read: Any, weights: str | None) -> BackboneSource:
+    try:
+        config, architecture, options = read()
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"the config.json of backbone {name!r} is not timm's ({type(error).__name__}: {error}); for a checkpoint "
+            "of this package, `paco-hf export RUN OUT --to timm` writes one that is"
+        ) from error
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
+        raise ValueError(f"backbone {name!r} is of an architecture that this timm does not know, {architecture!r}")
+    kept = {key: value for key, value in (options or {}).items() if key != "num_classes"}
+    return BackboneSource(architecture, kept, weights, config)

@@ -1,0 +1,335 @@
+"""Runs beside each other: mean and standard deviation over seeds, cost, what differs, how training went."""
+
+import dataclasses
+import functools
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .callbacks import LOG_NAME
+from .page import can_draw, svg, write_page
+from .plots import plot_curves
+from .run_args import RunArguments
+from .run_folder import METRICS_NAME, RECIPE_NAME, RUN_NAME, public_settings
+from .training_args import PaCoTrainingArguments
+
+EVALUATION = Path("evaluation") / "results.json"
+# Of metrics.json, which each run has; and of an evaluation, where there is one.
+SCORES = {
+    "accuracy": "top-1",
+    "many": "many",
+    "medium": "medium",
+    "few": "few",
+    "balanced_accuracy": "balanced",
+}
+MORE_SCORES = {
+    "worst_10_percent": "worst tenth",
+    "ece": "calibration error",
+    "nll": "log loss",
+    "brier": "Brier score",
+}
+FRACTIONS = {*SCORES, "worst_10_percent", "ece"}
+PRECISION = 0.005  # how far the accuracies of one model in different precisions may be apart
+# What tells seeds of one setting apart, or only where and how a run was written down.
+_SAME = (
+    *("seed", "data_seed", "output_dir", "run_name", "recipe", "resume", "overwrite", "do_", "save_", "logging_"),
+    *("report_to", "dataloader_num_workers", "dataloader_pin", "disable_tqdm", "per_device_eval_batch_size"),
+)
+_FIRST = ("loss", "backbone", "learning_rate", "num_train_epochs")  # what a group is called by, if that tells it apart
+
+
+def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
+    """Read finished runs and put those together that differ in the seed alone.
+
+    Returns:
+        `sections`, one for each set of images that runs were scored on (`test`: `dataset`, `split`, `name`, `images`,
+        `selection`), with `groups`: `name`, `settings` (those that differ between groups), `runs`, `scores` (by name
+        `mean`, `sd` over seeds, `None` for a single one, and `values`) and `cost` (`hours` likewise, `hardware`);
+        `runs`, each with its `folder`, `seed`, `group`, `scores`, `hours`, `loss` and `accuracy` by epoch;
+        `settings`, by name the value of each group; and `notes`, what a reader must know.
+
+    Raises:
+        ValueError: no run, one given twice, a file that cannot be read or holds no scores.
+        OSError: a file is missing.
+    """
+    if not folders:
+        raise ValueError("no runs to compare")
+    paths = [Path(folder) for folder in folders]
+    for path in paths:
+        if sum(path.resolve() == other.resolve() for other in paths) > 1:
+            raise ValueError(f"{path} is given twice")
+    notes: list[str] = []
+    runs = [_read_run(path, notes) for path in paths]
+    groups: list[list[dict[str, Any]]] = []
+    for run in runs:
+        same = (group for group in groups if all(group[0][key] == run[key] for key in ("settings", "test")))
+        group = next(same, None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    settings = _differing([group[0]["settings"] for group in groups])
+    for name, group in zip(_names(groups, settings), groups, strict=True):
+        for run in group:
+            run["group"] = name
+        seeds = [run["seed"] for run in group]
+        if len(set(seeds)) < len(seeds):
+            notes.append(f"{name}: a seed appears twice, so the spread says less than that of as many seeds.")
+    tests = [group[0]["test"] for group in groups]
+    sections = [
+        {"test": test, "groups": [_summary(g, settings) for g in groups if g[0]["test"] == test]}
+        for test in _distinct(tests)
+    ]
+    if len(sections) > 1:
+        notes.insert(
+            0,
+            f"The runs were scored on {len(sections)} different sets of images: each has its own table, and "
+            "figures of different tables cannot be compared.",
+        )
+    if any(test["selection"] is None for test in tests):
+        notes.append("Which images a run was scored on is not recorded for all: data set and number were compared.")
+    if any(test["split"] == "validation" for test in tests):
+        notes.append("Runs without a test split are scored on the validation images that their model was selected on.")
+    compared = {setting: [_value(group[0], setting) for group in groups] for setting in settings}
+    for run in runs:
+        del run["settings"]
+    return {
+        "sections": sections,
+        "groups": [group[0]["group"] for group in groups],
+        "settings": compared,
+        "runs": runs,
+        "notes": notes,
+    }
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise OSError(f"{path} is missing: {path.parent} is no folder of a finished run") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_read(path)) if path.suffix == ".json" else yaml.safe_load(_read(path))
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: it holds no mapping")
+    return content
+
+
+def _read_run(folder: Path, notes: list[str]) -> dict[str, Any]:
+    metrics, record, recipe = (_mapping(folder / name) for name in (METRICS_NAME, RUN_NAME, RECIPE_NAME))
+    split = "test" if metrics.get("test") else "validation"
+    scores = metrics.get(split)
+    if not isinstance(scores, dict) or "accuracy" not in scores:
+        raise ValueError(f"{folder / METRICS_NAME} holds no scores, neither test nor validation")
+    data, training = record.get("data", {}), record.get("training", {})
+    scored = data.get(split, {})
+    test = {
+        "dataset": record.get("dataset") or public_settings(recipe).get("dataset"),
+        "split": split,
+        "name": scored.get("name") or split,
+        "images": scored.get("images"),
+        "selection": scored.get("selection"),
+    }
+    log = _read_log(folder / LOG_NAME)
+    seconds = training.get("seconds")
+    return {
+        "folder": str(folder),
+        "name": folder.resolve().name,
+        "seed": recipe.get("seed"),
+        "test": test,
+        "settings": _settings(recipe, record.get("dataset")),
+        "scores": {name: scores.get(name) for name in SCORES}
+        | _evaluation(folder / EVALUATION, test, scores["accuracy"], notes),
+        "hours": None if seconds is None else seconds / 3600,
+        "hardware": training.get("hardware"),
+        "processes": training.get("processes"),
+        "precision": training.get("precision"),
+        "train_images": data.get("train", {}).get("images"),
+        "finished": record.get("finished"),
+        "loss": [(entry["epoch"], entry["loss"]) for entry in log if {"epoch", "loss"} <= entry.keys()],
+        "accuracy": [
+            (entry["epoch"], entry["eval_accuracy"]) for entry in log if {"epoch", "eval_accuracy"} <= entry.keys()
+        ],
+    }
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    entries = []
+    for line, text in enumerate(_read(path).splitlines(), 1):
+        try:
+            entries.append(dict(json.loads(text)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged at line {line}: {error}") from error
+    return entries
+
+
+def _settings(recipe: dict[str, Any], dataset: str | None) -> dict[str, Any]:
+    """The settings that make a difference; what a recipe does not name has its default, as in one of before it was."""
+    return {
+        name: value
+        for name, value in public_settings(recipe, dataset).items()
+        if not name.startswith(_SAME) and value != _default(name)
+    }
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    kinds = (RunArguments, PaCoTrainingArguments)
+    return {field.name: field.default for kind in kinds for field in dataclasses.fields(kind)}
+
+
+def _default(setting: str) -> Any:
+    value = _defaults().get(setting)
+    return None if value is dataclasses.MISSING else value
+
+
+def _value(run: dict[str, Any], setting: str) -> Any:
+    return run["settings"].get(setting, _default(setting))
+
+
+def _evaluation(path: Path, test: dict[str, Any], accuracy: float, notes: list[str]) -> dict[str, Any]:
+    """Scores that only `paco-hf evaluate` takes, if they are of the same images and of this model."""
+    if not path.is_file():
+        return {}
+    results = _mapping(path)
+    # A folder of one's own is named by its path there, by its name here.
+    name, split = Path(str(results.get("dataset"))).name, str(results.get("split"))
+    if (name, results.get("images")) != (Path(str(test["dataset"])).name, test["images"]) or test[
+        "split"
+    ] not in split:
+        notes.append(f"{path} is of other images ({split}, {results.get('images')} images): left aside.")
+        return {}
+    metrics = results.get("metrics") or {}
+    if abs((metrics.get("accuracy") or {"value": -1})["value"] - accuracy) > PRECISION:
+        notes.append(f"{path} has another accuracy than {METRICS_NAME}, so it is of another model: left aside.")
+        return {}
+    return {name: metrics[name]["value"] for name in MORE_SCORES if metrics.get(name)}
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    kept: list[Any] = []
+    for value in values:
+        if value not in kept:
+            kept.append(value)
+    return kept
+
+
+def _differing(settings: list[dict[str, Any]]) -> list[str]:
+    """Names of the settings that are not the same for all groups, those first that a group is called by."""
+    names = dict.fromkeys((*_FIRST, *(name for one in settings for name in one)))
+    return [name for name in names if len(_distinct(one.get(name) for one in settings)) > 1]
+
+
+def _names(groups: list[list[dict[str, Any]]], differing: list[str]) -> list[str]:
+    """For each group the shortest list of settings that tells it from the others of its test images."""
+    chosen = [["loss"] for _ in groups]
+
+    def labels() -> list[str]:
+        return [
+            ", ".join(f"{'' if k in ('loss', 'backbone') else f'{k} '}{_value(run, k)}" for k in keys)
+            for (run, *_), keys in zip(groups, chosen, strict=True)
+        ]
+
+    for key in differing:
+        called = list(zip(labels(), (group[0]["test"] for group in groups), strict=True))
+        for i, own in enumerate(called):
+            rivals = [groups[j][0] for j, other in enumerate(called) if j != i and other == own]
+            if key != "loss" and any(_value(rival, key) != _value(groups[i][0], key) for rival in rivals):
+                chosen[i].append(key)
+    return labels()
+
+
+def _spread(values: list[float | None]) -> dict[str, Any] | None:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    return {
+        "mean": statistics.fmean(known),
+        "sd": statistics.stdev(known) if len(known) > 1 else None,
+        "values": known,
+    }
+
+
+def _summary(group: list[dict[str, Any]], differing: list[str]) -> dict[str, Any]:
+    scores = {name: _spread([run["scores"].get(name) for run in group]) for name in (*SCORES, *MORE_SCORES)}
+    return {
+        "name": group[0]["group"],
+        "settings": {name: _value(group[0], name) for name in differing},
+        "runs": [run["folder"] for run in group],
+        "seeds": [run["seed"] for run in group],
+        "scores": scores,
+        "cost": {
+            "hours": _spread([run["hours"] for run in group]),
+            "train_images": _distinct(run["train_images"] for run in group),
+            **{key: _distinct(run[key] for run in group) for key in ("hardware", "processes", "precision")},
+        },
+    }
+
+
+def _written(spread: dict[str, Any] | None, name: str) -> str:
+    if spread is None:
+        return "-"
+    factor, digits = (100, 1) if name in FRACTIONS else (1, 3)
+    mean, sd = spread["mean"], spread["sd"]
+    return f"{factor * mean:.{digits}f} ± " + ("-" if sd is None else f"{factor * sd:.{digits}f}")
+
+
+def _time(spread: dict[str, Any] | None) -> str:
+    if spread is None:
+        return "not recorded"
+    unit, factor = ("h", 1) if spread["mean"] >= 1 else ("min", 60)
+    return f"{factor * spread['mean']:.1f} {unit}" + (f" ± {factor * spread['sd']:.1f}" if spread["sd"] else "")
+
+
+def comparison_text(comparison: dict[str, Any]) -> str:
+    """[`compare_runs`] for a terminal: a table for each set of test images, in percent."""
+    lines = []
+    for section in comparison["sections"]:
+        test = section["test"]
+        lines += [f"{test['name']}, {test['images']} images; mean ± standard deviation over seeds, in percent"]
+        rows = [["", "runs", *SCORES.values(), "time a run"]]
+        for group in section["groups"]:
+            scores = [_written(group["scores"][name], name) for name in SCORES]
+            rows.append([group["name"], str(len(group["runs"])), *scores, _time(group["cost"]["hours"])])
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines += [
+            "  ".join(
+                cell.ljust(width) if i == 0 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        lines.append("")
+    return "\n".join([*lines, *(f"note: {note}" for note in comparison["notes"])]).rstrip()
+
+
+def write_comparison(comparison: dict[str, Any], file: str | Path) -> Path:
+    """Write [`compare_runs`] as one HTML page that needs nothing but itself."""
+    curves = None
+    if can_draw() and any(run["loss"] for run in comparison["runs"]):
+        label = "Training loss by epoch, and validation accuracy where there was one, of " + ", ".join(
+            comparison["groups"]
+        )
+        curves = svg("curves", label, plot_curves, comparison["runs"])
+    return write_page(
+        "comparison.html",
+        Path(file),
+        **comparison,
+        score_names=SCORES,
+        more_names=MORE_SCORES,
+        fractions=FRACTIONS,
+        written=_written,
+        time=_time,
+        curves=curves,
+        drawable=can_draw(),
+    )

@@ -1,0 +1,314 @@
+"""A user's own data set: which columns hold images and classes, which splits there are, and the classes' names."""
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets.table import InMemoryTable
+
+from .splits import IMAGE_SUFFIXES, LabelledImages
+from .tables import SPLIT_NAMES, Rows, clean, read_rows
+
+_IMAGE_COLUMNS = ("image", "img", "file_name", "filename", "file", "image_path", "path", "filepath")
+_LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "species")
+_WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0*)?")
+
+
+@dataclass
+class OwnSource:
+    """The splits of a user's data set by role; the interface of [`paco_hf.data.sources.Source`]."""
+
+    name: str
+    splits: dict[str, LabelledImages]  # their labels are indices of `names`
+    names: list[str]
+    scored: str | None  # the role of the split that is scored
+    described: str
+    notes: list[str]
+
+    def class_names(self, key: str) -> list[str]:
+        return self.names
+
+    def labelled(self, key: str, class_names: list[str]) -> LabelledImages:
+        return self.splits[key]
+
+
+def open_own(
+    dataset: str,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    splits: Mapping[str, str] | None = None,
+    test_only: bool = False,
+) -> OwnSource:
+    """Open a folder, a table file or a Hub id, and infer what is not given.
+
+    Args:
+        dataset (`str`): as [`paco_hf.data.tables.read_rows`] takes it.
+        image_column, label_column (`str`, *optional*): the columns.
+        splits (`dict`, *optional*): names of splits in the source for `train`, `validation`, `test`.
+        test_only (`bool`, *optional*, defaults to `False`): there need be no split to train on.
+
+    Raises:
+        ValueError: columns or splits that cannot be told or do not exist, labels that name no class, fewer than two
+            classes, files that do not exist.
+        OSError: what [`paco_hf.data.tables.read_rows`] raises.
+    """
+    found, notes = read_rows(dataset)
+    given = {role: name for role, name in (splits or {}).items() if name}
+    roles = _roles(dataset, list(found), given)
+    if "train" not in roles and not test_only:
+        raise ValueError(
+            f"{dataset} has no train split (found: {', '.join(found)}): name the one to train on with --train_split"
+        )
+    if "train" not in roles and not roles:
+        raise ValueError(f"{dataset} has no test split (found: {', '.join(found)}): name one with --test_split")
+    first = found[roles.get("train") or next(iter(roles.values()))]
+    image = _image_column(first, dataset, image_column)
+    label = _label_column(first, dataset, image, label_column)
+    values: dict[str, list[Any]] = {}
+    for role, split in list(roles.items()):
+        rows = found[split]
+        if label not in rows.data.features and role != "train" and role not in given:
+            notes.append(f"the split {split!r} has no column {label!r}, so it is left out")
+            del roles[role]
+            continue
+        for name, flag in ((image, "image"), (label, "label")):
+            if name not in rows.data.features:
+                raise ValueError(
+                    f"the split {split!r} of {dataset} has no column {name!r} (columns: "
+                    f"{', '.join(rows.data.features)}): set --{flag}_column"
+                )
+        # Whether the labels of a text file are numbers is seen in those to train on.
+        numbers = isinstance(values["train"][0], int) if "train" in values else None
+        values[role] = _read_labels(rows, label, f"{dataset} {split}", numbers)
+        missing = [row for row, value in enumerate(values[role]) if value is None]
+        if missing and len(missing) == len(values[role]) and role != "train":
+            notes.append(f"the split {split!r} has no labels, so it is left out")
+            del values[role], roles[role]
+        elif missing:
+            raise ValueError(
+                f"{len(missing)} of the {len(values[role])} rows of {dataset} {split} have no label in {label!r}, the "
+                f"first being row {missing[0]}: label or remove them"
+            )
+    base = "train" if "train" in roles else next(iter(roles))
+    names, keys = _classes(first, label, values[base], dataset, notes)
+    if len(names) < 2 and not test_only:
+        raise ValueError(
+            f"{dataset} has one class only ({', '.join(map(repr, names))}): a classifier needs at least two"
+        )
+    labelled = {}
+    for role, split in roles.items():
+        strange = Counter(value for value in values[role] if value not in keys)
+        if strange:
+            value, count = next(iter(strange.items()))
+            raise ValueError(
+                f"the split {split!r} of {dataset} has a class {value!r} that its train split has not ({count} images)"
+            )
+        labels = [keys[value] for value in values[role]]
+        # The names of the roles are what messages and records call them by.
+        labelled[role] = _images(found[split], image, labels, f"{dataset} {split}")
+    explicit = "validation" in given
+    scored = "test" if "test" in labelled else "validation" if "validation" in labelled and not explicit else None
+    columns = "classes: the folders" if first.files else f"columns: image {image!r}, label {label!r}"
+    uses = ", ".join(f"{'test' if role == scored else role} {split!r}" for role, split in roles.items())
+    unused = [split for split in found if split not in roles.values()]
+    rest = f"; not used: {', '.join(map(repr, unused))}" if unused else ""
+    return OwnSource(dataset, labelled, names, scored, f"{columns}; splits: {uses}{rest}", notes)
+
+
+def _roles(dataset: str, found: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
+    """Which split of the source is for what: as given, else by their usual names; a single one is to train on."""
+    for role, name in given.items():
+        if name not in found:
+            raise ValueError(
+                f"{dataset} has no split {name!r} for --{role}_split: choose one of {', '.join(map(repr, found))}"
+            )
+    roles = {}
+    for role, usual in SPLIT_NAMES.items():
+        free = {name.lower(): name for name in found if name not in given.values()}
+        chosen = given.get(role) or next((free[one] for one in usual if one in free), None)
+        if chosen:
+            roles[role] = chosen
+    if not roles and len(found) == 1:
+        roles["train"] = found[0]
+    if len(set(roles.values())) < len(roles):
+        raise ValueError(f"--train_split, --validation_split and --test_split of {dataset} name the same split twice")
+    return roles
+
+
+def _sample(rows: Rows, column: str, count: int = 200) -> list[Any]:
+    return [value for value in rows.data.select_columns([column])[:count][column] if value]
+
+
+def _image_column(rows: Rows, dataset: str, given: str | None) -> str:
+    features = rows.data.features
+    if given is not None:
+        if given not in features:
+            raise ValueError(f"{dataset} has no column {given!r} (columns: {', '.join(features)}): set --image_column")
+        if not _holds_images(features[given]) and not _is_text(features[given]):
+            raise ValueError(
+                f"column {given!r} of {dataset} holds no images and no file names, but {features[given]}: set "
+                "--image_column"
+            )
+        return given
+    found = [name for name, feature in features.items() if _holds_images(feature)]
+    if not found:
+        found = [
+            name
+            for name, feature in features.items()
+            if _is_text(feature)
+            and (sample := _sample(rows, name))
+            and all(os.path.splitext(value)[1].lower() in IMAGE_SUFFIXES for value in sample)
+        ]
+    return _one_of(found, _IMAGE_COLUMNS, rows, dataset, "image")
+
+
+def _label_column(rows: Rows, dataset: str, image: str, given: str | None) -> str:
+    features = rows.data.features
+    if given is not None:
+        if given not in features:
+            raise ValueError(f"{dataset} has no column {given!r} (columns: {', '.join(features)}): set --label_column")
+        return given
+    found = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+    if not found:
+        found = [name for name in features if name.lower() in _LABEL_COLUMNS and name != image]
+    if not found:
+        others = [name for name, feature in features.items() if name != image and isinstance(feature, Value)]
+        found = [name for name in others if len(set(rows.data[name][:])) < len(rows.data)]
+    return _one_of(found, _LABEL_COLUMNS, rows, dataset, "label")
+
+
+def _one_of(found: list[str], usual: Sequence[str], rows: Rows, dataset: str, role: str) -> str:
+    best = min(
+        found, key=lambda name: usual.index(name.lower()) if name.lower() in usual else len(usual), default=None
+    )
+    if best is None or (len(found) > 1 and best.lower() not in usual):
+        raise ValueError(
+            f"cannot tell the {role} column of {dataset} (columns: {', '.join(rows.data.features)}): set "
+            f"--{role}_column"
+        )
+    return best
+
+
+def _holds_images(feature: Any) -> bool:
+    encoded = isinstance(feature, dict) and {"bytes", "path"} <= feature.keys()
+    return encoded or isinstance(feature, Image) or (isinstance(feature, Value) and feature.dtype.endswith("binary"))
+
+
+def _is_text(feature: Any) -> bool:
+    return isinstance(feature, Value) and feature.dtype.endswith("string")
+
+
+def _read_labels(rows: Rows, column: str, name: str, numbers: bool | None = None) -> list[Any]:
+    """The label of each row as text or as a whole number, `None` where there is none.
+
+    `numbers`: whether text that is a whole number is read as one; `None`: where all of it is.
+    """
+    feature = rows.data.features[column]
+    values = rows.data[column][:]
+    if isinstance(feature, ClassLabel):
+        names = [clean(one) for one in feature.names]
+        twice = [one for one, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(
+                f"the column {column!r} of {name} has the class {twice[0]!r} twice: rename one of the two"
+            )
+        return [None if value is None or value < 0 else names[value] for value in values]
+    if not isinstance(feature, Value):
+        raise ValueError(f"label column {column!r} of {name} must hold one class an image, got {feature}")
+    if feature.dtype == "bool":
+        return [None if value is None else str(value) for value in values]
+    if feature.dtype.startswith("float"):
+        broken = next((v for v in values if v is not None and not math.isnan(v) and v != int(v)), None)
+        if broken is not None:
+            raise ValueError(
+                f"label column {column!r} of {name} holds {broken}, which is no class: give text or whole numbers"
+            )
+        return [None if value is None or math.isnan(value) else int(value) for value in values]
+    if "int" in feature.dtype:
+        return list(values)
+    if not _is_text(feature):
+        raise ValueError(f"label column {column!r} of {name} must hold text or whole numbers, got {feature.dtype}")
+    values = [clean(value) if value is not None else "" for value in values]
+    filled = [value for value in values if value]
+    if numbers is None:
+        numbers = rows.text and bool(filled) and all(map(_WHOLE.fullmatch, filled))
+    if numbers:
+        return [int(float(value)) if _WHOLE.fullmatch(value) else value or None for value in values]
+    if rows.text and filled and all(re.fullmatch(r"-?\d+\.\d+", value) for value in filled):
+        raise ValueError(
+            f"label column {column!r} of {name} holds {filled[0]}, which is no class: give text or whole numbers"
+        )
+    return [value or None for value in values]
+
+
+def _classes(
+    rows: Rows, column: str, values: Sequence[Any], dataset: str, notes: list[str]
+) -> tuple[list[str], dict[Any, int]]:
+    """Names of the classes, and the index of each label."""
+    counts = Counter(values)
+    feature = rows.data.features[column]
+    if isinstance(feature, ClassLabel):
+        names = [clean(name) for name in feature.names]
+        empty = [name for name in names if not counts[name]]
+        if empty:
+            notes.append(
+                f"{len(empty)} of the {len(names)} classes have no training image and are left out, such as "
+                f"{empty[0]!r}"
+            )
+        ordered: list[Any] = [name for name in names if counts[name]]
+    elif any(isinstance(value, int) for value in counts):
+        ordered = sorted(counts)
+        if ordered[0] < 0:
+            raise ValueError(
+                f"label {ordered[0]} of row {list(values).index(ordered[0])} of {dataset} is out of range: labels are "
+                "not negative; label or remove the image"
+            )
+        if ordered != list(range(len(ordered))):
+            notes.append(
+                f"the labels are {len(ordered)} whole numbers from {ordered[0]} to {ordered[-1]}, not 0 to "
+                f"{len(ordered) - 1}: they are taken as names of classes"
+            )
+    else:
+        ordered = sorted(counts)
+    alike: dict[str, list[str]] = {}
+    for value in map(str, ordered):
+        alike.setdefault(value.casefold(), []).append(value)
+    same = [names for names in alike.values() if len(names) > 1]
+    if same:
+        notes.append(
+            f"{len(same)} names of classes differ in case only, such as {' and '.join(map(repr, same[0]))}: they are "
+            "kept apart"
+        )
+    return [str(value) for value in ordered], {value: label for label, value in enumerate(ordered)}
+
+
+def _images(rows: Rows, column: str, labels: list[int], name: str) -> LabelledImages:
+    feature = rows.data.features[column]
+    if not _is_text(feature):
+        data = rows.data if isinstance(feature, Image) else rows.data.cast_column(column, Image())
+        return LabelledImages(data, column, labels, name, files=rows.files)
+    paths = [value or "" for value in rows.data[column][:]]
+    remote = next((path for path in paths if "://" in path), None)
+    if remote:
+        raise ValueError(f"{name} has addresses of images, such as {remote}: download them, and give their file names")
+    root = str(rows.root or "")
+    files = [os.path.join(root, path) for path in paths]
+    present = {file for file in set(files) if os.path.isfile(file)}
+    missing = [path for file, path in zip(files, paths, strict=True) if file not in present]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of the {len(files)} images of {name} are not in {root or '.'}: "
+            f"{', '.join(map(repr, missing[:3]))}{', ...' if len(missing) > 3 else ''}; column {column!r} should hold "
+            "paths below that folder, or absolute ones"
+        )
+    array = pa.StructArray.from_arrays([pa.nulls(len(files), pa.binary()), pa.array(files)], names=["bytes", "path"])
+    schema = Features({column: Image()}).arrow_schema
+    return LabelledImages(
+        Dataset(InMemoryTable(pa.Table.from_arrays([array], schema=schema))), column, labels, name, files=files
+    )

@@ -1,0 +1,345 @@
+"""From the logits of a labelled split to everything that a report shows: scores with intervals, calibration,
+confusions, accuracy under other class priors. Numpy only; [`paco_hf.report`] draws it."""
+
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+from .metrics import expected_calibration_error, long_tailed_accuracy
+
+GROUPS = ("many", "medium", "few")
+RATIOS = (50, 25, 10, 5, 2)
+BINS = 15
+WORST_SHARE = 0.1
+_LISTED = 20
+_WORST_CLASSES = 10
+_EXAMPLES = 4
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Rows of probabilities, in float64 where the logits are."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shifted / shifted.sum(axis=1, keepdims=True)
+
+
+def evaluate_logits(
+    logits: np.ndarray,
+    labels: Any,
+    *,
+    class_names: Sequence[str],
+    class_counts: Sequence[int] | None,
+    temperature: float | None = None,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """What `results.json` says of a split.
+
+    Args:
+        logits (`(N, C)`): balanced, neither divided by a temperature nor shifted by a prior.
+        labels (`(N,)`): true class ids.
+        class_names (`(C,)`): of the classes.
+        class_counts (`(C,)`, *optional*): training images of each class, for the groups many, medium and few (more
+            than 100, 20 to 100, fewer than 20) and for the priors; without it these are `None`.
+        temperature (`float`, *optional*): divides the logits wherever probabilities are meant.
+        resamples (`int`, *optional*, defaults to `1000`): of the bootstrap, see [`bootstrap`].
+        level (`float`, *optional*, defaults to `0.95`): of the intervals.
+        seed (`int`, *optional*, defaults to `0`): of the bootstrap.
+
+    Returns:
+        `dict` of plain numbers and lists, fractions in 0..1, `None` where something is not defined: `metrics` (each
+        `{"value", "low", "high"}`), `per_class`, `calibration`, `confusion_groups`, `confusions`, `tail_to_head`,
+        `worst_classes` and `priors`.
+
+    Raises:
+        ValueError: shapes that do not fit, logits that are not finite, or no images.
+    """
+    logits, true = np.asarray(logits, dtype=np.float32), np.asarray(labels)
+    classes = len(class_names)
+    if logits.shape != (len(true), classes) or len(true) == 0:
+        raise ValueError(f"logits must be (N, C) = ({len(true)}, {classes}) with N of 1 or more, got {logits.shape}")
+    if not np.isfinite(logits).all():
+        row = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
+        raise ValueError(
+            f"the logits of image {row} are not finite: the weights are damaged, or overflow in --precision"
+        )
+    counts = None if class_counts is None else np.asarray(class_counts)
+    predicted = logits.argmax(axis=1)
+    images = np.bincount(true, minlength=classes)
+    probabilities = softmax(logits / (temperature or 1.0))
+    scores = _Scores(probabilities, true, predicted, counts)
+    accuracy = scores.per_class(np.arange(len(true)))
+    metrics = bootstrap(scores, true, resamples=resamples, level=level, seed=seed)
+    group = None if counts is None else group_of(counts)
+    times_predicted = np.bincount(predicted, minlength=classes)
+    return {
+        "images": len(true),
+        "class_names": list(class_names),
+        "class_counts": None if counts is None else counts.tolist(),
+        "confidence": {
+            "level": level,
+            "method": f"bias-corrected percentile bootstrap, {resamples} resamples of the test images of each class",
+        },
+        "metrics": metrics,
+        "per_class": [
+            {
+                "class": c,
+                "train_images": None if counts is None else int(counts[c]),
+                "test_images": int(images[c]),
+                "accuracy": None if images[c] == 0 else float(accuracy[c]),
+                "predicted": int(times_predicted[c]),
+            }
+            for c in range(classes)
+        ],
+        "calibration": {
+            "temperature": temperature,
+            "groups": _reliability(probabilities, true, group),
+            "uncalibrated": _reliability(softmax(logits), true, group) if temperature is not None else None,
+        },
+        "confusion_groups": None if group is None else _group_confusions(true, predicted, group),
+        "confusions": _confusions(true, predicted, images),
+        "tail_to_head": None if counts is None else _confusions(true, predicted, images, counts),
+        "worst_classes": _worst_classes(probabilities, true, predicted, accuracy, images, counts),
+        "priors": None if counts is None else _under_priors(logits / (temperature or 1.0), true, predicted, counts),
+    }
+
+
+def group_of(counts: np.ndarray, many: int = 100, few: int = 20) -> np.ndarray:
+    """The group of each class as an index into [`GROUPS`]."""
+    return np.where(counts > many, 0, np.where(counts >= few, 1, 2))
+
+
+class _Scores:
+    """The headline numbers as a function of the images (with repetitions) that they are computed on."""
+
+    def __init__(
+        self, probabilities: np.ndarray, true: np.ndarray, predicted: np.ndarray, counts: np.ndarray | None
+    ) -> None:
+        rows = np.arange(len(true))
+        self.true, self.classes = true, probabilities.shape[1]
+        self.right = (predicted == true).astype(np.float64)
+        of_true = probabilities[rows, true].astype(np.float64)
+        self.nll = -np.log(np.maximum(of_true, np.finfo(np.float32).tiny))
+        # sum_c (p_c - y_c)^2 without the one-hot matrix.
+        self.brier = np.einsum("nc,nc->n", probabilities, probabilities, dtype=np.float64) - 2 * of_true + 1
+        confidence = probabilities.max(axis=1)
+        self.bins = np.searchsorted((np.arange(1, BINS) / BINS).astype(confidence.dtype), confidence)
+        self.gap = self.right - confidence
+        self.images = np.bincount(true, minlength=self.classes)
+        self.present = self.images > 0
+        self.group = None if counts is None else group_of(counts)
+
+    def per_class(self, rows: np.ndarray) -> np.ndarray:
+        """Accuracy of each class; every class keeps its number of images in a resample."""
+        right = np.bincount(self.true[rows], weights=self.right[rows], minlength=self.classes)
+        return right / np.maximum(self.images, 1)
+
+    def __call__(self, rows: np.ndarray) -> dict[str, float | None]:
+        accuracy = self.per_class(rows)[self.present]
+        means: dict[str, float | None] = dict.fromkeys(GROUPS)
+        if self.group is not None:
+            group = self.group[self.present]
+            means = {
+                name: float(accuracy[group == i].mean()) if (group == i).any() else None
+                for i, name in enumerate(GROUPS)
+            }
+        lowest = np.sort(accuracy)[: max(1, round(WORST_SHARE * len(accuracy)))]
+        never = bool((accuracy == 0).any())
+        ends = means["many"], means["few"]
+        return {
+            "accuracy": float(self.right[rows].mean()),
+            "balanced_accuracy": float(accuracy.mean()),
+            **means,
+            "worst_10_percent": float(lowest.mean()),
+            "head_tail_gap": None if ends[0] is None or ends[1] is None else ends[0] - ends[1],
+            "harmonic_mean": 0.0 if never else float(1 / np.mean(1 / accuracy)),
+            "geometric_mean": 0.0 if never else float(np.exp(np.log(accuracy).mean())),
+            "nll": float(self.nll[rows].mean()),
+            "brier": float(self.brier[rows].mean()),
+            "ece": float(np.abs(np.bincount(self.bins[rows], weights=self.gap[rows])).sum() / len(rows)),
+        }
+
+
+def bootstrap(
+    statistics: Callable[[np.ndarray], dict[str, float | None]],
+    labels: np.ndarray,
+    *,
+    resamples: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> dict[str, dict[str, float] | None]:
+    """Confidence intervals of statistics of labelled images.
+
+    Images are drawn with replacement within their class, so that each class keeps its number: what varies is which
+    images were tested, not which classes. The interval is the bias-corrected percentile one (Efron & Tibshirani, An
+    Introduction to the Bootstrap, 14.3 with zero acceleration): the plain one is off for statistics that a resample
+    shifts, such as the calibration error or the worst classes' accuracy.
+
+    Args:
+        statistics (callable): maps row indices `(N,)` to `{name: value}`, `None` for what is not defined.
+        labels (`(N,)`): class of each row.
+
+    Returns:
+        `{name: {"value", "low", "high"}}`, `None` where the statistic is.
+    """
+    order = np.argsort(labels, kind="stable")
+    sizes = np.bincount(labels)
+    start, size = (np.repeat(values, sizes) for values in (np.cumsum(sizes) - sizes, sizes))
+    generator = np.random.default_rng(seed)
+    value = statistics(np.arange(len(labels)))
+    drawn: dict[str, list[float]] = {name: [] for name, x in value.items() if x is not None}
+    for _ in range(resamples):
+        result = statistics(order[start + (generator.random(len(labels)) * size).astype(np.int64)])
+        for name, values in drawn.items():
+            values.append(float(result[name]))  # type: ignore[arg-type]
+    return {
+        name: None if x is None else {"value": x, **_bias_corrected(x, np.asarray(drawn[name]), level)}
+        for name, x in value.items()
+    }
+
+
+def _bias_corrected(value: float, drawn: np.ndarray, level: float) -> dict[str, float]:
+    normal = NormalDist()
+    # Ties count half; the ends are kept off 0 and 1, where the correction is infinite.
+    below = ((drawn < value).mean() + (drawn <= value).mean()) / 2
+    shift = 2 * normal.inv_cdf(float(np.clip(below, 1 / len(drawn), 1 - 1 / len(drawn))))
+    ends = (normal.cdf(shift + normal.inv_cdf(p)) for p in ((1 - level) / 2, (1 + level) / 2))
+    low, high = (float(np.quantile(drawn, end)) for end in ends)
+    return {"low": low, "high": high}
+
+
+def _reliability(probabilities: np.ndarray, true: np.ndarray, group: np.ndarray | None) -> dict[str, Any]:
+    """Confidence against accuracy in 15 bins of equal width, overall and for the images of each group."""
+    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    right = predicted == true
+    bins = np.searchsorted((np.arange(1, BINS) / BINS).astype(confidence.dtype), confidence)
+
+    def of(rows: np.ndarray) -> dict[str, Any] | None:
+        if not rows.any():
+            return None
+        error = expected_calibration_error(probabilities[rows], true[rows], n_bins=BINS)
+        entries = []
+        for b in range(BINS):
+            inside = rows & (bins == b)
+            n = int(inside.sum())
+            entries.append(
+                {
+                    "low": b / BINS,
+                    "high": (b + 1) / BINS,
+                    "images": n,
+                    "confidence": float(confidence[inside].mean(dtype=np.float64)) if n else None,
+                    "accuracy": float(right[inside].mean()) if n else None,
+                }
+            )
+        return {
+            "images": int(rows.sum()),
+            "ece": error["expected_calibration_error"],
+            "confidence": float(confidence[rows].mean(dtype=np.float64)),
+            "accuracy": float(right[rows].mean()),
+            "bins": entries,
+        }
+
+    everywhere = {"overall": of(np.ones(len(true), dtype=bool))}
+    return everywhere | {name: None if group is None else of(group[true] == i) for i, name in enumerate(GROUPS)}
+
+
+def _group_confusions(true: np.ndarray, predicted: np.ndarray, group: np.ndarray) -> dict[str, Any]:
+    """Of each true group's images: the share predicted as a class of each group, and the share predicted right."""
+    rows = [group[true] == i for i in range(len(GROUPS))]
+    return {
+        "names": list(GROUPS),
+        "share": [
+            [float((group[predicted[r]] == j).mean()) for j in range(len(GROUPS))] if r.any() else None for r in rows
+        ],
+        "right": [float((predicted[r] == true[r]).mean()) if r.any() else None for r in rows],
+    }
+
+
+def _confusions(
+    true: np.ndarray, predicted: np.ndarray, images: np.ndarray, counts: np.ndarray | None = None
+) -> list[dict[str, Any]]:
+    """The most frequent mistakes, as a share of the true class's images; with `counts` those towards a class that has
+    at least ten times as many training images."""
+    wrong = predicted != true
+    if counts is not None:
+        wrong &= counts[predicted] >= 10 * np.maximum(counts[true], 1)
+    pairs, times = np.unique(np.stack([true[wrong], predicted[wrong]]), axis=1, return_counts=True)
+    # The larger share first, among equals the lower classes.
+    order = np.lexsort((pairs[1], pairs[0], -times / images[pairs[0]]))[:_LISTED]
+    return [
+        {
+            "true": int(pairs[0, k]),
+            "predicted": int(pairs[1, k]),
+            "images": int(times[k]),
+            "share": float(times[k] / images[pairs[0, k]]),
+        }
+        for k in order
+    ]
+
+
+def _worst_classes(
+    probabilities: np.ndarray,
+    true: np.ndarray,
+    predicted: np.ndarray,
+    accuracy: np.ndarray,
+    images: np.ndarray,
+    counts: np.ndarray | None,
+) -> list[dict[str, Any]]:
+    """The classes of lowest accuracy, each with the mistakes that the model is surest of."""
+    confidence = probabilities.max(axis=1)
+    present = np.flatnonzero(images)
+    result = []
+    for c in present[np.argsort(accuracy[present], kind="stable")][:_WORST_CLASSES]:
+        mistakes = np.flatnonzero((true == c) & (predicted != c))
+        shown = mistakes[np.argsort(-confidence[mistakes], kind="stable")][:_EXAMPLES]
+        result.append(
+            {
+                "class": int(c),
+                "accuracy": float(accuracy[c]),
+                "train_images": None if counts is None else int(counts[c]),
+                "test_images": int(images[c]),
+                "examples": [
+                    {"row": int(row), "predicted": int(predicted[row]), "confidence": float(confidence[row])}
+                    for row in shown
+                ],
+            }
+        )
+    return result
+
+
+def shifted_prior(counts: np.ndarray, ratio: float, direction: str) -> np.ndarray:
+    """Class frequencies that fall geometrically by `ratio` from first to last class: `forward` in the order of the
+    training counts, `backward` in the reverse order, `uniform` not at all (Hong et al., CVPR 2021). `(C,)`, sum 1."""
+    rank = np.empty(len(counts))
+    rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts)) / max(len(counts) - 1, 1)
+    exponent = {"forward": rank, "uniform": np.zeros(len(counts)), "backward": 1 - rank}[direction]
+    weight = float(ratio) ** -exponent
+    return weight / weight.sum()
+
+
+def _under_priors(logits: np.ndarray, true: np.ndarray, predicted: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
+    """Accuracy where classes are as frequent as a prior says, from the accuracy of each class: of the predictions as
+    they are, and with the log of the prior added to the logits."""
+    images = np.bincount(true, minlength=len(counts))
+    shifts = [("forward", r) for r in RATIOS] + [("uniform", 1)] + [("backward", r) for r in reversed(RATIOS)]
+    rows = []
+    for direction, ratio in shifts:
+        prior = shifted_prior(counts, ratio, direction)
+        weight = np.where(images > 0, prior, 0)
+        weight = weight / weight.sum()
+        adapted = (logits + np.log(prior).astype(logits.dtype)).argmax(axis=1)
+        as_is, better = (
+            float(weight @ (np.bincount(true[p == true], minlength=len(counts)) / np.maximum(images, 1)))
+            for p in (predicted, adapted)
+        )
+        rows.append({"direction": direction, "ratio": ratio, "accuracy": as_is, "adapted": better})
+    return {"ratios": list(RATIOS), "rows": rows}
+
+
+def headline(logits: np.ndarray, labels: Any, class_counts: Sequence[int] | None) -> dict[str, Any]:
+    """[`paco_hf.metrics.long_tailed_accuracy`] of logits `(N, C)`; without counts the groups are `None`."""
+    counts = class_counts or [0] * logits.shape[1]
+    result = long_tailed_accuracy(logits.argmax(axis=1), np.asarray(labels), counts)
+    return result if class_counts else {**result, "many": None, "medium": None, "few": None}

@@ -1,0 +1,58 @@
+"""What tests ask of a page: its tables, that it needs nothing but itself, and what a browser says."""
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+
+def browse(file: Path, scratch: Path, *flags: str) -> tuple[str, list[str], list[str]]:
+    """The page as the browser has it, what it said on the console, and what it asked the network for."""
+    log = scratch / "net.json"
+    command = [str(CHROMIUM), "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={scratch}/profile"]
+    command += ["--enable-logging=stderr", "--v=0", "--host-resolver-rules=MAP * ~NOTFOUND", f"--log-net-log={log}"]
+    done = subprocess.run(
+        [*command, *(flags or ["--dump-dom"]), file.as_uri()], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    console = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    # What the browser fetches for itself (updates and the like) has no origin.
+    asked = re.findall(r'"initiator":"(?!not an origin).*"url":"([^"]*)"', log.read_text(encoding="utf-8"))
+    return done.stdout, console, asked
+
+
+def rows_of(html: str) -> list[list[str]]:
+    """The text of the cells of each table row."""
+    unescaped = {"&lt;": "<", "&gt;": ">", "&#34;": '"', "&#39;": "'", "&amp;": "&"}
+    rows = []
+    for row in re.findall(r"<tr[^>]*>(.*?)</tr>", html, re.DOTALL):
+        cells = re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.DOTALL)
+        texts = [re.sub(r"<[^>]*>", "", cell).strip() for cell in cells]
+        for escaped, character in unescaped.items():
+            texts = [text.replace(escaped, character) for text in texts]
+        rows.append(texts)
+    return rows
+
+
+def assert_self_contained(html: str) -> None:
+    assert not re.search(r"https?:|@import|<script|<iframe|<object|<link (?!rel=\"icon\" href=\"data:,\")", html)
+    for reference in re.findall(r"(?:src|href)=\"([^\"]*)\"|url\(([^)]*)\)", html):
+        assert "".join(reference).startswith(("#", "data:")), reference
+
+
+def assert_well_formed(html: str) -> None:
+    """Each id once, each reference to one that is there, no colour but the page's in a figure, no name left out."""
+    ids = re.findall(r' id="([^"]*)"', html)
+    assert len(ids) == len(set(ids))
+    for figure in re.findall(r"<svg.*?</svg>", html, re.DOTALL):
+        assert set(re.findall(r'(?:href="#|url\(#)([^")]*)', figure)) <= set(ids)
+        assert not re.search(r"(?:fill|stroke): #", figure)
+        assert re.match(r'<svg role="img" aria-label="[^"]+" viewBox=', figure)
+    assert all('alt="' in image for image in re.findall(r"<img[^>]*>", html))
+    assert html.count("<table") == html.count("<caption") == html.count("</table>")
+    assert all("scope=" in cell for cell in re.findall(r"<th\b[^>]*>", html))

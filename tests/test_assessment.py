@@ -1,0 +1,131 @@
+"""`paco-hf evaluate` and `report` on runs: what they write, and what they store in a checkpoint."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import pipeline
+
+from paco_hf import PaCoConfig
+from paco_hf.cards import write_card
+from paco_hf.cli import main
+from paco_hf.data.loading import load_data, load_evaluation
+from paco_hf.data.splits import Images
+from paco_hf.evaluation import softmax
+from paco_hf.metrics import expected_calibration_error
+from paco_hf.scoring import balanced_logits
+
+FAST = ["--max_steps", "40", "--backbone", "cifar_resnet20", "--eval_strategy", "no", "--save_strategy", "no"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> dict[int, Path]:
+    root = tmp_path_factory.mktemp("runs")
+    for seed in (0, 1):
+        assert main(["train", *FAST, "--seed", str(seed), "--output_dir", str(root / f"seed{seed}")]) == 0
+    return {seed: root / f"seed{seed}" for seed in (0, 1)}
+
+
+@pytest.fixture
+def run(trained: dict[int, Path], tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained[0], tmp_path / "run"))
+
+
+def test_evaluate_writes_results_and_report_beside_the_run(run: Path, capsys) -> None:
+    assert main(["evaluate", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "95% intervals: top-1" in said
+    assert f"report: {run / 'evaluation' / 'report.html'}" in said
+    results = json.loads((run / "evaluation" / "results.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text())["test"]
+    assert results["scores"] == metrics
+    assert results["metrics"]["accuracy"]["value"] == pytest.approx(metrics["accuracy"])
+    assert results["selection"] == json.loads((run / "run.json").read_text())["data"]["test"]["selection"]
+    page = (run / "evaluation" / "report.html").read_text()
+    assert f"{100 * metrics['accuracy']:.1f}" in page
+    assert "data:image/" in page  # the worst classes' images
+    card = write_card(run).read_text()
+    assert "Expected calibration error" in card
+    assert "](reliability.png)" in card
+    assert (run / "reliability.png").is_file()
+    # A new run in the folder takes the old evaluation away.
+    assert main(["train", *FAST, "--max_steps", "1", "--overwrite", "--output_dir", str(run)]) == 0
+    assert not (run / "evaluation").exists()
+
+
+def test_no_report_writes_nothing(run: Path, capsys) -> None:
+    assert main(["evaluate", str(run), "--no_report", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out).keys() == json.loads((run / "metrics.json").read_text())["test"].keys()
+    assert not (run / "evaluation").exists()
+
+
+def test_calibrate_uses_the_validation_split_and_is_stored(run: Path, capsys) -> None:
+    assert main(["evaluate", str(run), "--calibrate"]) == 0
+    said = capsys.readouterr().out
+    temperature = PaCoConfig.from_pretrained(run).temperature
+    assert temperature is not None
+    assert f"temperature {temperature:.3f}" in said
+    results = json.loads((run / "evaluation" / "results.json").read_text())
+    assert results["calibration"]["temperature"] == temperature
+    # The split that it was fitted on is the run's own carve, not the test split.
+    split, names = load_evaluation(run, None, "validation")
+    assert len(split.labels) == json.loads((run / "run.json").read_text())["data"]["validation"]["images"]
+    logits, labels, _ = balanced_logits([run], Images(split), names)
+    frequencies = np.log(np.bincount(labels, minlength=20) / len(labels))
+    loss = {
+        t: -np.log(softmax(logits.astype(float) / t + frequencies)[np.arange(len(labels)), labels]).mean()
+        for t in (0.9 * temperature, temperature, 1.1 * temperature)
+    }
+    assert min(loss, key=loss.get) == temperature
+    # What the report says of the test split is what `pipeline` gives.
+    data = load_data("builtin")
+    images = Images(data.test)
+    rows = range(0, 2000, 40)
+    classify = pipeline("image-classification", model=str(run), top_k=20)
+    probabilities = np.zeros((len(rows), 20))
+    for i, row in enumerate(rows):
+        for entry in classify(images[row]):
+            probabilities[i, data.class_names.index(entry["label"])] = entry["score"]
+    logits, labels, _ = balanced_logits([run], Images(data.test), data.class_names)
+    assert probabilities == pytest.approx(softmax(logits[rows] / temperature), abs=1e-4)
+    ece = expected_calibration_error(softmax(logits / temperature), labels)["expected_calibration_error"]
+    assert results["metrics"]["ece"]["value"] == pytest.approx(ece, abs=1e-5)
+
+
+def test_ensembles_need_a_place_and_have_no_temperature(trained: dict[int, Path], tmp_path: Path, capsys) -> None:
+    both = [str(folder) for folder in trained.values()]
+    assert main(["evaluate", *both]) == 2
+    assert "give --output_dir" in capsys.readouterr().err
+    assert main(["evaluate", *both, "--output_dir", str(tmp_path / "out")]) == 0
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["model"] == "seed0 + seed1"
+    assert main(["evaluate", *both, "--calibrate"]) == 2
+    assert "give one checkpoint" in capsys.readouterr().err
+
+
+def test_report_has_mean_and_deviation_over_seeds(trained: dict[int, Path], tmp_path: Path, capsys) -> None:
+    runs, page = [str(folder) for folder in trained.values()], tmp_path / "comparison.html"
+    assert main(["report", *runs, "--output", str(page)]) == 0
+    accuracies = [
+        100 * json.loads((folder / "metrics.json").read_text())["test"]["accuracy"] for folder in trained.values()
+    ]
+    said = capsys.readouterr().out
+    assert f"{np.mean(accuracies):.1f} ± {np.std(accuracies, ddof=1):.1f}" in said
+    assert f"{np.mean(accuracies):.1f}" in page.read_text()
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--calibrate", "--split", "validation"], "would flatter"),
+        (["--output_dir", "{file}"], "is a file"),
+    ],
+)
+def test_bad_flags_are_refused_before_scoring(run: Path, flags: list[str], message: str, capsys) -> None:
+    flags = [flag.format(file=run / "config.json") for flag in flags]
+    assert main(["evaluate", str(run), *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert PaCoConfig.from_pretrained(run).temperature is None

@@ -1,0 +1,175 @@
+"""Runs beside each other: right means, other images kept apart, unreadable files named, a page that is whole."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from pages import assert_self_contained, assert_well_formed, browse, in_chromium, rows_of
+
+from paco_hf.comparison import EVALUATION
+from paco_hf.report import compare_runs, comparison_text, write_comparison
+
+
+def make_run(
+    folder: Path,
+    seed: int,
+    accuracy: float,
+    *,
+    hours: float | None = 1.5,
+    selection: str | None = "a" * 64,
+    validated: bool = True,
+    **settings: Any,
+) -> Path:
+    folder.mkdir(parents=True)
+    scores = {"accuracy": accuracy, "balanced_accuracy": accuracy - 0.01, "many": accuracy + 0.2, "medium": accuracy}
+    scores |= {"few": accuracy - 0.2, "per_class": [accuracy] * 3}
+    (folder / "metrics.json").write_text(json.dumps({"test": scores}))
+    record = {
+        "dataset": "builtin",
+        "data": {
+            "train": {"name": "builtin train", "images": 1000},
+            "test": {"name": "builtin test", "images": 2000, "selection": selection},
+        },
+        "training": {
+            "seconds": hours and 3600 * hours,
+            "hardware": "a <fast> CPU, 2 cores",
+            "processes": 1,
+            "precision": "bf16",
+        },
+        "finished": "2026-11-26T19:43:28+00:00",
+    }
+    (folder / "run.json").write_text(json.dumps(record))
+    recipe = {"dataset": "builtin", "loss": "paco", "backbone": "cifar_resnet32", "learning_rate": 0.1, "seed": seed}
+    recipe["dataset_path"] = str(folder)
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**recipe, **settings}))
+    entries: list[dict[str, float]] = []
+    for epoch in range(1, 21):
+        entries.append({"epoch": epoch, "step": 10 * epoch, "loss": 5 / epoch**0.5 + 0.03 * seed})
+        if validated:
+            entries.append({"epoch": epoch, "step": 10 * epoch, "eval_accuracy": accuracy * (1 - 0.8**epoch)})
+    (folder / "log.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return folder
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Path]:
+    """Three seeds of a method, two of another, one of a third."""
+    made = [make_run(tmp_path / f"paco-{seed}", seed, a) for seed, a in enumerate((0.337, 0.304, 0.345))]
+    made += [make_run(tmp_path / f"ce-{seed}", seed, a, loss="ce") for seed, a in enumerate((0.262, 0.244))]
+    return [*made, make_run(tmp_path / "slow", 0, 0.3, learning_rate=0.05, hours=None)]
+
+
+def test_comparison_is_mean_and_deviation_over_seeds(runs: list[Path]) -> None:
+    comparison = compare_runs(runs)
+    json.dumps(comparison)
+    (section,) = comparison["sections"]
+    names = ["paco, learning_rate 0.1", "ce", "paco, learning_rate 0.05"]
+    assert [group["name"] for group in section["groups"]] == names
+    paco, ce, slow = section["groups"]
+    values = [0.337, 0.304, 0.345]
+    assert paco["scores"]["accuracy"]["values"] == values
+    assert paco["scores"]["accuracy"]["mean"] == pytest.approx(np.mean(values))
+    assert paco["scores"]["accuracy"]["sd"] == pytest.approx(np.std(values, ddof=1))
+    assert paco["cost"]["hours"]["mean"] == 1.5
+    assert ce["scores"]["few"]["sd"] == pytest.approx(np.std([0.062, 0.044], ddof=1))
+    assert slow["scores"]["accuracy"]["sd"] is None
+    assert slow["cost"]["hours"] is None
+    assert comparison["settings"] == {"loss": ["paco", "ce", "paco"], "learning_rate": [0.1, 0.1, 0.05]}
+    assert comparison["notes"] == []
+    text = comparison_text(comparison)
+    assert re.search(r"paco, learning_rate 0.1 +3 +32.9 ± 2.2 ", text)
+    assert re.search(r"paco, learning_rate 0.05 +1 +30.0 ± - .* not recorded", text)
+
+
+def test_comparison_page(runs: list[Path], tmp_path: Path) -> None:
+    runs.append(make_run(tmp_path / "x", 0, 0.2, backbone="<img src=x onerror=alert(1)>"))
+    runs.append(make_run(tmp_path / "y", 0, 0.2, learning_rate=0.00123))
+    html = write_comparison(compare_runs(runs), tmp_path / "out" / "comparison.html").read_text(encoding="utf-8")
+    assert html.count("&lt;img src=x onerror=alert(1)&gt;") > 5
+    figure = html[html.index("<svg") : html.index("</svg>")]
+    assert ">paco, cifar_resnet32, learning_rate 0.00123</text>" in figure
+    assert_self_contained(html)
+    assert_well_formed(html)
+    row = next(row for row in rows_of(html) if row[0] == "paco, cifar_resnet32, learning_rate 0.1")
+    assert row[1:3] == ["3", "32.9 ± 2.233.7, 30.4, 34.5"]
+    assert "a &lt;fast&gt; CPU" in html
+    assert html.count("<svg") == 1
+
+
+def test_runs_of_other_test_images_are_kept_apart(runs: list[Path], tmp_path: Path) -> None:
+    other = make_run(tmp_path / "other", 3, 0.5, selection="b" * 64)
+    comparison = compare_runs([*runs, other])
+    first, second = comparison["sections"]
+    assert [run for group in second["groups"] for run in group["runs"]] == [str(other)]
+    assert str(other) not in [run for group in first["groups"] for run in group["runs"]]
+    assert first["groups"][0]["scores"]["accuracy"]["mean"] == pytest.approx(np.mean([0.337, 0.304, 0.345]))
+    assert "2 different sets of images" in comparison["notes"][0]
+    assert "2 different sets of images" in comparison_text(comparison)
+    html = write_comparison(comparison, tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert "2 different sets of images" in html
+    assert html.count("Scores on builtin test") == 2
+
+
+def test_notes_of_a_comparison(tmp_path: Path) -> None:
+    twice = [make_run(tmp_path / name, 0, 0.3, selection=None) for name in "ab"]
+    notes = "\n".join(compare_runs(twice)["notes"])
+    assert "a seed appears twice" in notes
+    assert "not recorded" in notes
+
+
+def test_scores_of_an_evaluation_count_where_the_images_are_the_same(runs: list[Path]) -> None:
+    metrics: dict[str, Any] = {
+        "ece": {"value": 0.1, "low": 0.09, "high": 0.11},
+        "nll": {"value": 2.0, "low": 1.9, "high": 2.1},
+    }
+    results = {"dataset": "some/where/builtin", "split": "builtin test", "images": 2000, "metrics": metrics}
+    for run, accuracy in zip(runs[:3], (0.337, 0.304, 0.345), strict=True):
+        (run / EVALUATION).parent.mkdir()
+        metrics["accuracy"] = {"value": accuracy}
+        (run / EVALUATION).write_text(json.dumps(results))
+    comparison = compare_runs(runs)
+    assert comparison["sections"][0]["groups"][0]["scores"]["ece"]["mean"] == pytest.approx(0.1)
+    assert comparison["sections"][0]["groups"][1]["scores"]["ece"] is None
+    (runs[1] / EVALUATION).write_text(json.dumps(results | {"split": "builtin validation"}))
+    comparison = compare_runs(runs)
+    assert comparison["sections"][0]["groups"][0]["scores"]["ece"] is None
+    assert "of other images" in comparison["notes"][0]
+    (runs[1] / EVALUATION).write_text(json.dumps(results))
+    assert "of another model" in compare_runs(runs)["notes"][0]
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "run.json", "recipe.yaml", "log.jsonl"])
+def test_unreadable_files_are_named(runs: list[Path], name: str) -> None:
+    file = runs[1] / name
+    for content, error in (("{", ValueError), ("[1]\n", ValueError), (b"\xff\xfe", ValueError), (None, OSError)):
+        file.unlink()
+        if content is not None:
+            file.write_bytes(content.encode() if isinstance(content, str) else content)
+        with pytest.raises(error, match=re.escape(str(file))):
+            compare_runs(runs)
+        if content is None:
+            break
+
+
+def test_bad_requests(runs: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no runs"):
+        compare_runs([])
+    with pytest.raises(ValueError, match="given twice"):
+        compare_runs([runs[0], runs[0].parent / "." / runs[0].name])
+    (runs[0] / "metrics.json").write_text('{"selected_step": 3}')
+    with pytest.raises(ValueError, match="holds no scores"):
+        compare_runs(runs)
+    with pytest.raises(OSError, match="nowhere"):
+        compare_runs([tmp_path / "nowhere"])
+
+
+@in_chromium
+def test_in_chromium(runs: list[Path], tmp_path: Path) -> None:
+    dom, console, asked = browse(write_comparison(compare_runs(runs), tmp_path / "comparison.html"), tmp_path)
+    assert console == asked == []
+    assert "paco, learning_rate 0.05" in [row[0] for row in rows_of(dom)]
+    assert "<script" not in dom
