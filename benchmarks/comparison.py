@@ -4,6 +4,7 @@
 python -m benchmarks.comparison time  --dataset_path ROOT    # seconds of a step of each method: how many epochs fit
 python -m benchmarks.comparison tune  --dataset_path ROOT    # the trials of each method on a validation carve
 python -m benchmarks.comparison train --dataset_path ROOT    # the chosen settings, all training images, seeds 0 1 2
+python -m benchmarks.comparison precision --dataset_path ROOT    # PaCo in bf16 and in fp32, short, seeds 0 1 2
 python -m benchmarks.comparison table                        # what docs/reproducing.md shows
 ```
 
@@ -27,11 +28,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy.stats
+import yaml
 from transformers import TrainerCallback
 
 from paco_hf.distributed import own_cores
 from paco_hf.run_args import parse_run
-from paco_hf.run_folder import write_json
+from paco_hf.run_folder import as_yaml, public_settings, write_json, write_text
 from paco_hf.workflow import train as run
 
 RECORDS = Path(__file__).parent / "comparison"
@@ -90,6 +93,9 @@ def _train(name: str, settings: dict[str, Any], flags: argparse.Namespace, threa
     (RECORDS / name).mkdir(parents=True, exist_ok=True)
     for file in keep:
         shutil.copy(folder / file, RECORDS / name / file)
+    if "recipe.yaml" in keep:
+        settings = public_settings(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
+        write_text(RECORDS / name / "recipe.yaml", as_yaml(settings))
     if name.startswith("tune/"):  # what the test split says of a trial must not be looked at
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         write_json(RECORDS / name / "metrics.json", {**metrics, "test": None})
@@ -197,15 +203,84 @@ def train(flags: argparse.Namespace) -> None:
     train_all(jobs, flags, keep=["metrics.json", "recipe.yaml", "log.jsonl"])
 
 
+def precision(flags: argparse.Namespace) -> None:
+    """PaCo's chosen settings at `TRIAL_BUDGET` on all training images, in bf16 and in float32."""
+    named = trials("paco")
+    settings = {**schedule("paco", TRIAL_BUDGET), "validation_fraction": 0, **named[max(named, key=trial_score)]}
+    jobs = {
+        f"precision/{kind}-seed{seed}": {**settings, "precision": kind, "seed": seed}
+        for seed in flags.seeds
+        for kind in ("bf16", "fp32")
+    }
+    train_all(jobs, flags, keep=["metrics.json"])
+
+
+SCORES = {"accuracy": "top-1", "many": "many", "medium": "medium", "few": "few", "worst": "worst tenth"}
+
+
+def scores(names: list[str]) -> dict[str, np.ndarray]:
+    """Test scores in percent of the runs, by score."""
+    found: dict[str, list[float]] = {key: [] for key in SCORES}
+    for name in names:
+        test = read(name, "metrics.json")["test"]
+        per_class = sorted(test["per_class"])
+        test["worst"] = statistics.fmean(per_class[: len(per_class) // 10])
+        for key, values in found.items():
+            values.append(100 * test[key])
+    return {key: np.asarray(values) for key, values in found.items()}
+
+
+def table(flags: argparse.Namespace) -> None:
+    """The trials, the runs, and the differences to PaCo with 95 % intervals (Welch)."""
+    print("| trial | validation, balanced |\n|---|---|")
+    for method in METHODS:
+        for name in trials(method):
+            print(f"| {name.removeprefix('tune/')} | {100 * trial_score(name):.1f} |")
+    done = {
+        method: [f"{method}-seed{seed}" for seed in flags.seeds if (RECORDS / f"{method}-seed{seed}").is_dir()]
+        for method in METHODS
+    }
+    all_scores = {method: scores(names) for method, names in done.items() if names}
+    print(f"\n| method | epochs | minutes | runs | {' | '.join(SCORES.values())} |\n|---|{'---|' * (len(SCORES) + 3)}")
+    for method, found in all_scores.items():
+        minutes = statistics.fmean(read(name, "run.json")["training"]["seconds"] for name in done[method]) / 60
+        cells = [_spread(values) for values in found.values()]
+        print(f"| {method} | {epochs(BUDGET)[method]} | {minutes:.0f} | {len(done[method])} | {' | '.join(cells)} |")
+    print(f"\n| PaCo minus | {' | '.join(SCORES.values())} |\n|---|{'---|' * len(SCORES)}")
+    for method in [method for method in all_scores if method != "paco"]:
+        cells = [_difference(all_scores["paco"][key], all_scores[method][key]) for key in SCORES]
+        print(f"| {method} | {' | '.join(cells)} |")
+    kinds = {
+        kind: [n for seed in flags.seeds if (RECORDS / (n := f"precision/{kind}-seed{seed}")).is_dir()]
+        for kind in ("bf16", "fp32")
+    }
+    if all(len(names) > 1 for names in kinds.values()):
+        bf16, fp32 = (scores(names)["accuracy"] for names in kinds.values())
+        print(f"\nbf16 {_spread(bf16)}, fp32 {_spread(fp32)}, bf16 minus fp32 {_difference(bf16, fp32)}")
+
+
+def _spread(values: np.ndarray) -> str:
+    return f"{values.mean():.1f}" + (f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else "")
+
+
+def _difference(ours: np.ndarray, theirs: np.ndarray) -> str:
+    difference = ours.mean() - theirs.mean()
+    if min(len(ours), len(theirs)) < 2:
+        return f"{difference:+.1f}"
+    interval = scipy.stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
+    return f"{difference:+.1f} ({interval.low:+.1f} to {interval.high:+.1f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.comparison", description=__doc__.splitlines()[0])
-    parser.add_argument("step", choices=["time", "tune", "train", "table"])
+    parser.add_argument("step", choices=["time", "tune", "train", "precision", "table"])
     parser.add_argument("--dataset_path", help="folder of CIFAR-100's parquet files (default: from the Hub)")
     parser.add_argument("--folder", default="runs/comparison", help="for run folders (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=own_cores(), help="runs at a time (default: one a core)")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="for train (default: 0 1 2)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     flags = parser.parse_args()
-    {"time": time_steps, "tune": tune, "train": train}[flags.step](flags)
+    steps = {"time": time_steps, "tune": tune, "train": train, "precision": precision, "table": table}
+    steps[flags.step](flags)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,55 @@
+"""What it is worth to know, or to estimate, how frequent the classes are: the table of `docs/evaluation.md`.
+
+```
+python -m benchmarks.priors model_cards/paco-resnet32-cifar100-lt-100 --dataset cifar100-lt [--dataset_path ROOT]
+```
+
+Test images are drawn so that the most frequent training class is 50 times the least frequent one, or the reverse.
+"""
+
+import argparse
+
+import numpy as np
+
+from paco_hf.calibration import estimate_prior
+from paco_hf.data.loading import load_evaluation
+from paco_hf.data.splits import Images
+from paco_hf.evaluation import shifted_prior, softmax
+from paco_hf.scoring import balanced_logits, group_counts
+
+RATIO = 50
+DRAWS = 3
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.priors", description=__doc__.splitlines()[0])
+    parser.add_argument("model")
+    parser.add_argument("--dataset", help="as for paco-hf evaluate")
+    parser.add_argument("--dataset_path")
+    flags = parser.parse_args()
+    split, names = load_evaluation(flags.model, flags.dataset, dataset_path=flags.dataset_path)
+    logits, labels, config = balanced_logits([flags.model], Images(split), names)
+    counts = np.asarray(group_counts(config))
+    probabilities = softmax(logits / (config.temperature or 1.0))
+    size = len(labels) // 2
+    print(f"{'test images':<14}{'as it is':>10}{'known':>10}{'estimated':>11}{'distance':>10}{'of equal':>10}")
+    for direction in ("forward", "backward"):
+        prior = shifted_prior(counts, RATIO, direction)
+        weights = prior[labels] / np.bincount(labels, minlength=len(counts))[labels]
+        rows = []
+        for seed in range(DRAWS):
+            drawn = np.random.default_rng(seed).choice(len(labels), size, p=weights / weights.sum())
+            truth = np.bincount(labels[drawn], minlength=len(counts)) / size
+            estimate = estimate_prior(probabilities[drawn], resamples=0)["prior"]
+            equal = np.full(len(counts), 1 / len(counts))
+            rows.append(
+                [((probabilities[drawn] * p).argmax(1) == labels[drawn]).mean() for p in (equal, prior, estimate)]
+                + [np.abs(p - truth).sum() / 2 for p in (estimate, equal)]
+            )
+        *accuracies, distance, of_equal = np.mean(rows, axis=0)
+        shown = "".join(f"{100 * a:>10.1f}" for a in accuracies)
+        print(f"{direction + f' {RATIO}:1':<14}{shown}{distance:>11.2f}{of_equal:>10.2f}")
+
+
+if __name__ == "__main__":
+    main()
