@@ -50,7 +50,12 @@ def evaluate_runs(
     folder = _output_folder(models, output_dir) if report else None
     notes: list[str] = []
     if calibrate:
-        notes.append(store_temperature(models[0], dataset, source, inference))
+        if not (Path(models[0]) / "config.json").is_file():
+            raise ValueError(
+                f"--calibrate changes a checkpoint's config.json, but {models[0]} is no local folder of one"
+            )
+        held_out, class_names = load_evaluation(models[0], dataset, "validation", **source)
+        notes.append(store_temperature(models[0], Images(held_out), class_names, **inference))
     images, class_names = load_evaluation(models[0], dataset, split, **source)
     results, examples = examine(models, images, class_names, **inference)
     metrics = results["metrics"]
@@ -130,23 +135,20 @@ def examine(
     return results, examples
 
 
-def store_temperature(model: str, dataset: str | None, source: dict[str, Any], inference: dict[str, Any]) -> str:
-    """Fit a temperature on the validation split of a run, and store it in its `config.json`.
+def store_temperature(model: str, images: Images, class_names: list[str], **inference: Any) -> str:
+    """Fit a temperature on images that a checkpoint was not trained on, and store it in its `config.json`.
 
     Returns:
         a line about it.
 
     Raises:
-        ValueError: no local folder, or no validation split.
+        ValueError: as [`paco_hf.calibration.fit_temperature`] and [`paco_hf.scoring.balanced_logits`].
     """
-    if not (Path(model) / "config.json").is_file():
-        raise ValueError(f"--calibrate stores a temperature in the checkpoint, but {model} is no local folder of one")
-    split, class_names = load_evaluation(model, dataset, "validation", **source)
-    logits, labels, _ = balanced_logits([model], Images(split), class_names, **inference)
+    logits, labels, _ = balanced_logits([model], images, class_names, **inference)
     temperature = fit_temperature(logits, labels)
     if PartialState().is_main_process:
         update_config(model, temperature=temperature)
-    return f"temperature {temperature:.3f}, from {len(labels)} images of {split.name}, stored in {model}/config.json"
+    return f"temperature {temperature:.3f}, from {len(labels)} images of {images.split.name}, stored in {model}"
 
 
 def update_config(model: str, **fields: Any) -> None:

@@ -33,6 +33,9 @@ def data(argv: list[str]) -> None:
     stats = actions.add_parser("stats", help="class counts, shots, imbalance factor")
     stats.add_argument("target", help="prepared folder, list, or a data set as for train --dataset")
     stats.add_argument("--dataset_path", help="as for train")
+    stats.add_argument("--image_column", help="as for train")
+    stats.add_argument("--label_column", help="as for train")
+    stats.add_argument("--train_split", metavar="NAME", help="as for train")
     stats.add_argument("--imbalance_factor", type=float, default=100, help="as for train (default: %(default)s)")
     stats.add_argument("--plot", metavar="FILE", help="also write a figure (png, svg, pdf)")
     stats.add_argument("--json", action="store_true", help="print the counts as JSON")
@@ -90,7 +93,14 @@ def _verify(flags: argparse.Namespace) -> None:
 def _stats(flags: argparse.Namespace) -> None:
     from .data.inspection import counts_of, describe_counts
 
-    counts = counts_of(flags.target, dataset_path=flags.dataset_path, imbalance_factor=flags.imbalance_factor)
+    counts = counts_of(
+        flags.target,
+        dataset_path=flags.dataset_path,
+        image_column=flags.image_column,
+        label_column=flags.label_column,
+        splits={"train": flags.train_split} if flags.train_split else None,
+        imbalance_factor=flags.imbalance_factor,
+    )
     print(json.dumps(counts) if flags.json else "\n".join(describe_counts(*item) for item in counts.items()))
     if flags.plot:
         from .plots import plot_counts

@@ -49,6 +49,8 @@ def evaluate(argv: list[str]) -> None:
     )
     parser.add_argument("--image_column", help="column of the images (default: recognised)")
     parser.add_argument("--label_column", help="column of the classes (default: recognised)")
+    for role in ("train", "validation", "test"):
+        parser.add_argument(f"--{role}_split", metavar="NAME", help="as for train")
     parser.add_argument("--batch_size", type=int, default=256, help="images at a time (default: %(default)s)")
     _add_precision(parser)
     parser.add_argument("--compile", action="store_true", help="torch.compile: pays for thousands of large images")
@@ -85,6 +87,7 @@ def evaluate(argv: list[str]) -> None:
             "image_column": flags.image_column,
             "label_column": flags.label_column,
             "lists": {"test": flags.test_list} if flags.test_list else None,
+            "splits": {r: n for r in ("train", "validation", "test") if (n := getattr(flags, f"{r}_split"))} or None,
             "streaming": flags.streaming,
         },
         inference={"batch_size": flags.batch_size, "precision": flags.precision, "compile": flags.compile},

@@ -190,6 +190,10 @@ class RunArguments:
         default=True,
         metadata={"help": "where the batch is not the recipe's, scale the recipe's learning rate in proportion"},
     )
+    calibrate: bool = field(
+        default=False,
+        metadata={"help": "in the end fit a temperature on the validation split, and store it in the model"},
+    )
     resume: bool = field(
         default=False, metadata={"help": "go on from the last complete checkpoint in --output_dir (or start, if none)"}
     )

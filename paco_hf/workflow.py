@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 from transformers import BitImageProcessor, TrainerCallback, set_seed
 
 from .allocator import keep_freed_memory
+from .assessment import store_temperature
 from .backbone_source import BackboneSource, find_backbone
 from .callbacks import OnTrainBegin
 from .checkpoints import list_checkpoints
@@ -88,6 +89,8 @@ def train(
     backbone = find_backbone(run.backbone) if run.backbone else None
     division = _load(run, args)
     data, trained, validation = division.data, division.trained, division.validation
+    if run.calibrate and validation is None:
+        raise ValueError("--calibrate fits on the validation split, but there is none: give --validation_fraction")
     backbone = _fill_defaults(run, data, backbone)
     if run.undecided:
         _say(main, _suggest(run, args, len(trained.labels), len(data.class_names), backbone))
@@ -155,6 +158,10 @@ def train(
         trainer.classifier.save_pretrained(folder)
         processor.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
+    if run.calibrate:
+        assert validation_images is not None
+        _say(main, store_temperature(str(folder), validation_images, data.class_names))
+        trainer.accelerator.wait_for_everyone()
     # What is scored is the saved folder, in full precision: what `pipeline` will give.
     metrics: dict[str, Any] = {
         "test": score(folder, test_images) if test_images else None,

@@ -94,6 +94,19 @@ def test_calibrate_uses_the_validation_split_and_is_stored(run: Path, capsys) ->
     assert results["metrics"]["ece"]["value"] == pytest.approx(ece, abs=1e-5)
 
 
+def test_train_calibrates(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "run"
+    assert main(["train", *FAST, "--calibrate", "true", "--output_dir", str(folder)]) == 0
+    temperature = PaCoConfig.from_pretrained(folder).temperature
+    assert f"temperature {temperature:.3f}, from" in capsys.readouterr().out
+    assert main(["evaluate", str(folder), "--calibrate"]) == 0
+    assert PaCoConfig.from_pretrained(folder).temperature == pytest.approx(temperature, rel=1e-4)
+    flags = ["--calibrate", "true", "--validation_fraction", "0", "--output_dir", str(tmp_path / "other")]
+    assert main(["train", *FAST, *flags]) == 2
+    assert "--validation_fraction" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
 def test_ensembles_need_a_place_and_have_no_temperature(trained: dict[int, Path], tmp_path: Path, capsys) -> None:
     both = [str(folder) for folder in trained.values()]
     assert main(["evaluate", *both]) == 2

@@ -320,7 +320,7 @@ def test_help_is_readable(capsys) -> None:
         (["--help"], "verbs:", 30),
         (["train", "--help"], "--loss {paco,gpaco", 245),
         (["predict", "--help"], "--json", 30),
-        (["evaluate", "--help"], "--dataset_path", 40),
+        (["evaluate", "--help"], "--dataset_path", 64),
     ):
         with contextlib.suppress(SystemExit):  # argparse's
             main(arguments)

@@ -128,8 +128,8 @@ def _duplicates(
     for pair, found in leaks.items():
         if found:
             data.warnings.append(
-                f"the {pair[1]} split has {_images(len(found))} exactly as in {pair[0]}, so scores on it say too much; "
-                f"such as {named(found[0][1])}, which is {named(found[0][0])}"
+                f"the {pair[1]} split has {_images(len(found))} exactly as in {pair[0]}, so scores on it say too "
+                f"much; such as {named(found[0][1])}, which is {named(found[0][0])}"
             )
     if mislabelled:
         (first, a), (second, b) = list(mislabelled[0].items())[:2]
