@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import PartialState
 from PIL.Image import Image
 
@@ -56,8 +57,10 @@ def evaluate_runs(
             )
         held_out, class_names = load_evaluation(models[0], dataset, "validation", **source)
         notes.append(store_temperature(models[0], Images(held_out), class_names, **inference))
-    images, class_names = load_evaluation(models[0], dataset, split, **source)
-    results, examples = examine(models, images, class_names, **inference)
+    found, class_names = load_evaluation(models[0], dataset, split, **source)
+    images = Images(found)
+    logits, labels, config = balanced_logits(models, images, class_names, **inference)
+    results, examples = examine(models, images, logits, labels, config)
     metrics = results["metrics"]
     notes.append(
         "95% intervals: top-1 {accuracy}, balanced {balanced_accuracy}; calibration error {ece}".format(
@@ -73,14 +76,17 @@ def evaluate_runs(
         )
     if results["prior_of_inference"] is not None:
         notes.append("the checkpoint has a prior for inference, which these scores leave aside")
-    page = None
-    if folder and PartialState().is_main_process:
-        from .report import write_report
-
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / EVALUATION_NAME, results)
-        page = write_report(results, folder, examples)
+    page = write_evaluation(folder, results, examples) if folder and PartialState().is_main_process else None
     return results["scores"], page, notes
+
+
+def write_evaluation(folder: Path, results: dict[str, Any], examples: dict[int, list[tuple[Image, str]]]) -> Path:
+    """Write what [`examine`] found: `results.json`, the page and its figures. Returns the path of the page."""
+    from .report import write_report  # its plots take a second to import
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / EVALUATION_NAME, results)
+    return write_report(results, folder, examples)
 
 
 def _interval(metric: dict[str, float]) -> str:
@@ -99,9 +105,9 @@ def _output_folder(models: Sequence[str], output_dir: str | None) -> Path:
 
 
 def examine(
-    models: Sequence[str], split: Any, class_names: list[str], **inference: Any
+    models: Sequence[str], images: Images, logits: np.ndarray, labels: np.ndarray, config: PaCoConfig
 ) -> tuple[dict[str, Any], dict[int, list[tuple[Image, str]]]]:
-    """All that a report shows of a split.
+    """All that a report shows of images whose [`paco_hf.scoring.balanced_logits`] are known.
 
     A temperature in the checkpoint's configuration is applied; of several checkpoints there is none.
 
@@ -110,8 +116,7 @@ def examine(
         `run.json` has), `scores` and `prior_of_inference` (as stored; the scores leave it aside); and for the worst
         classes `(image, what it was taken for)`, by class id.
     """
-    images = Images(split)
-    logits, labels, config = balanced_logits(models, images, class_names, **inference)
+    split = images.split
     names = [config.id2label[c] for c in range(config.num_labels)]
     counts = group_counts(config)
     temperature, prior = (config.temperature, config.inference_prior) if len(models) == 1 else (None, None)

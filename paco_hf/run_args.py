@@ -51,6 +51,7 @@ _NOT_IN_RECIPE = {
     "resume",
     "overwrite",
     "dry_run",
+    "report",
     "output_dir",
     "logging_dir",
     "run_name",
@@ -193,6 +194,9 @@ class RunArguments:
     calibrate: bool = field(
         default=False,
         metadata={"help": "in the end fit a temperature on the validation split, and store it in the model"},
+    )
+    report: bool = field(
+        default=True, metadata={"help": "in the end write evaluation/report.html on the test split, to look at"}
     )
     resume: bool = field(
         default=False, metadata={"help": "go on from the last complete checkpoint in --output_dir (or start, if none)"}

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from transformers import BitImageProcessor, TrainerCallback, set_seed
 
 from .allocator import keep_freed_memory
-from .assessment import store_temperature
+from .assessment import examine, store_temperature, write_evaluation
 from .backbone_source import BackboneSource, find_backbone
 from .callbacks import OnTrainBegin
 from .checkpoints import list_checkpoints
@@ -32,11 +32,13 @@ from .data.splits import ImageData, Images, LabelledImages
 from .data.survey import Survey, survey
 from .data.views import EvaluationDataset, ImageCollator, ViewsDataset, WholeImages, build_view
 from .distributed import own_cores
+from .evaluation import headline
 from .modeling_paco import PaCoForImageClassification
 from .optimizer import freeze_backbone
 from .preprocessing import SMALL_IMAGE, build_processor
 from .run_args import RunArguments, resolved
 from .run_folder import (
+    EVALUATION_FOLDER,
     METRICS_NAME,
     RECIPE_NAME,
     RUN_NAME,
@@ -50,7 +52,7 @@ from .run_folder import (
     write_json,
     write_text,
 )
-from .scoring import score
+from .scoring import balanced_logits, group_counts, score
 from .suggestions import suggested_settings
 from .trainer import PaCoTrainer
 from .training_args import PaCoTrainingArguments
@@ -163,8 +165,9 @@ def train(
         _say(main, store_temperature(str(folder), validation_images, data.class_names))
         trainer.accelerator.wait_for_everyone()
     # What is scored is the saved folder, in full precision: what `pipeline` will give.
+    tested = balanced_logits(str(folder), test_images, data.class_names) if test_images else None
     metrics: dict[str, Any] = {
-        "test": score(folder, test_images) if test_images else None,
+        "test": headline(tested[0], tested[1], group_counts(tested[2])) if tested else None,
         "validation": score(folder, validation_images) if validation_images else None,
         "selected_step": selected_step,
         "last_step": last_step,
@@ -176,6 +179,9 @@ def train(
         write_json(folder / RUN_NAME, record)
         write_json(folder / METRICS_NAME, metrics)
     _say(main, summary(metrics, str(folder)))
+    if main and run.report and test_images and tested:
+        page = write_evaluation(folder / EVALUATION_FOLDER, *examine([str(folder)], test_images, *tested))
+        _say(main, f"report: {page}")
     _publish(folder, args)
     return metrics
 

@@ -16,6 +16,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from paco_hf.run_args import RunArguments
+
+# The report of each of a hundred short runs would cost minutes; those that are about it ask for it.
+RunArguments.__dataclass_fields__["report"].default = False
+
 HERE = Path(__file__).parent
 FULL_GOLDENS = Path(os.environ.get("PACO_HF_GOLDENS", HERE.parents[1] / "shared" / "golden"))
 

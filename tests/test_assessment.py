@@ -96,9 +96,15 @@ def test_calibrate_uses_the_validation_split_and_is_stored(run: Path, capsys) ->
 
 def test_train_calibrates(tmp_path: Path, capsys) -> None:
     folder = tmp_path / "run"
-    assert main(["train", *FAST, "--calibrate", "true", "--output_dir", str(folder)]) == 0
+    assert main(["train", *FAST, "--calibrate", "true", "--report", "true", "--output_dir", str(folder)]) == 0
     temperature = PaCoConfig.from_pretrained(folder).temperature
-    assert f"temperature {temperature:.3f}, from" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"temperature {temperature:.3f}, from" in said
+    # One command, from nothing to a report.
+    assert f"report: {folder / 'evaluation' / 'report.html'}" in said
+    results = json.loads((folder / "evaluation" / "results.json").read_text())
+    assert results["scores"] == json.loads((folder / "metrics.json").read_text())["test"]
+    assert results["calibration"]["temperature"] == temperature
     assert main(["evaluate", str(folder), "--calibrate"]) == 0
     assert PaCoConfig.from_pretrained(folder).temperature == pytest.approx(temperature, rel=1e-4)
     flags = ["--calibrate", "true", "--validation_fraction", "0", "--output_dir", str(tmp_path / "other")]
