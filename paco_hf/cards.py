@@ -4,7 +4,6 @@ Figures come from `metrics.json`, which only an evaluation writes; those of othe
 """
 
 import csv
-import importlib.util
 import json
 import re
 from collections.abc import Iterator, Sequence
@@ -290,11 +289,9 @@ def _legacy_results(subject: text.Subject) -> list[EvalResult]:
 
 
 def _draw(subject: text.Subject, folder: Path, into: Path) -> list[str]:
-    """Draw what there are data for, and say what that was; nothing without matplotlib, which is optional."""
+    """Draw what there are data for, and say what that was."""
     counts, log = text.group_counts(subject.config), _run_of(folder) / LOG_NAME
     per_class = (subject.scores or {}).get("per_class")
-    if importlib.util.find_spec("matplotlib") is None:
-        return []
     drawn = []
     if counts:
         plot_counts({"training images": counts}, into / COUNTS_NAME)

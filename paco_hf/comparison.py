@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from .callbacks import LOG_NAME
-from .page import can_draw, svg, write_page
+from .page import svg, write_page
 from .plots import plot_curves
 from .run_args import RunArguments
 from .run_folder import METRICS_NAME, RECIPE_NAME, RUN_NAME, public_settings
@@ -316,7 +316,7 @@ def comparison_text(comparison: dict[str, Any]) -> str:
 def write_comparison(comparison: dict[str, Any], file: str | Path) -> Path:
     """Write [`compare_runs`] as one HTML page that needs nothing but itself."""
     curves = None
-    if can_draw() and any(run["loss"] for run in comparison["runs"]):
+    if any(run["loss"] for run in comparison["runs"]):
         label = "Training loss by epoch, and validation accuracy where there was one, of " + ", ".join(
             comparison["groups"]
         )
@@ -331,5 +331,4 @@ def write_comparison(comparison: dict[str, Any], file: str | Path) -> Path:
         written=_written,
         time=_time,
         curves=curves,
-        drawable=can_draw(),
     )

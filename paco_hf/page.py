@@ -3,7 +3,6 @@
 import base64
 import datetime
 import importlib.metadata
-import importlib.util
 import io
 import re
 from collections.abc import Callable
@@ -59,10 +58,6 @@ def span(interval: dict[str, float] | None, write: Callable[[float], str] = perc
         return ""
     low, high = write(interval["low"]), write(interval["high"])
     return f"{low.split()[0]} to {high}"
-
-
-def can_draw() -> bool:
-    return importlib.util.find_spec("matplotlib") is not None
 
 
 def svg(name: str, label: str, plot: Callable[..., None], *data: Any) -> Markup:

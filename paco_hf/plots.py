@@ -1,4 +1,4 @@
-"""The figures of a run and of an evaluation, as files or as SVG. matplotlib is an extra."""
+"""The figures of a run and of an evaluation, as files or as SVG."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -50,10 +50,7 @@ def _figure(
     height: float = 3,
 ) -> None:
     """Draws on the axes and writes the figure: to a file, or as SVG to an open one."""
-    try:
-        import matplotlib
-    except ImportError as error:
-        raise ImportError("figures need matplotlib: pip install 'paco-hf[plots]'") from error
+    import matplotlib  # takes a second, which only what draws should wait for
     from cycler import cycler
     from matplotlib.figure import Figure
 
@@ -96,11 +93,7 @@ def _whole_numbers(axes: Any) -> None:
 
 
 def plot_counts(counts: dict[str, list[int]], file: str | Path | TextIO) -> None:
-    """A figure of the class counts, sorted, on a logarithmic axis, with the borders of the groups.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
+    """A figure of the class counts, sorted, on a logarithmic axis, with the borders of the groups."""
 
     def draw(axes: Any) -> None:
         for name, values in counts.items():
@@ -123,9 +116,6 @@ def plot_accuracy(per_class: Sequence[float | None], counts: Sequence[int], file
     Args:
         per_class (`(C,)`): fractions, `None` where a class was not scored.
         counts (`(C,)`): training images.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     pairs = [(n, 100 * a) for n, a in zip(counts, per_class, strict=True) if a is not None]
     groups = {"many": (101, max(counts)), "medium": (20, 100), "few": (0, 19)}
@@ -154,11 +144,7 @@ def plot_accuracy(per_class: Sequence[float | None], counts: Sequence[int], file
 
 
 def plot_training(log: Sequence[dict[str, Any]], file: str | Path | TextIO) -> None:
-    """A figure of a run's `log.jsonl`: the loss and its parts and, where there was a validation, its accuracy.
-
-    Raises:
-        ImportError: matplotlib is not installed.
-    """
+    """A figure of a run's `log.jsonl`: the loss and its parts and, where there was a validation, its accuracy."""
     losses = [entry for entry in log if "loss" in entry]
     scores = [entry for entry in log if "eval_accuracy" in entry]
 
@@ -189,9 +175,6 @@ def plot_curves(runs: Sequence[Mapping[str, Any]], file: str | Path | TextIO) ->
     Args:
         runs: mappings with `group` (its runs have one colour), `loss` and `accuracy`: lists of `(epoch, value)`,
             accuracies as fractions.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     groups = list(dict.fromkeys(run["group"] for run in runs))
     columns = 2 if max(map(len, groups)) < 36 else 1
@@ -231,9 +214,6 @@ def plot_reliability(
         groups: `images`, `ece` and `bins` (each with `images`, `confidence`, `accuracy`) of `overall`, `many`,
             `medium`, `few`; `None` where a group is empty.
         uncalibrated: the same without the stored temperature, drawn beside; `None` where there is none.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     shown = {name: group for name in GROUPS if (group := groups.get(name))}
     columns = min(2, len(shown))
@@ -277,9 +257,6 @@ def plot_priors(rows: Sequence[Mapping[str, Any]], file: str | Path | TextIO) ->
     Args:
         rows: mappings with `direction`, `ratio` (most to least frequent class), `accuracy` and `adapted` (with the
             logits adjusted to that distribution), fractions or `None`.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     order = prior_order(rows)
 

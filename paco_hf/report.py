@@ -8,7 +8,7 @@ from PIL import Image
 
 from .comparison import compare_runs, comparison_text, write_comparison
 from .data.lists import shots
-from .page import can_draw, number, percent, picture, points, span, svg, write_page
+from .page import number, percent, picture, points, span, svg, write_page
 from .plots import (
     CAPTIONS,
     COUNTS_NAME,
@@ -32,7 +32,6 @@ NO_COUNTS = (
     "Left out: the model does not say how many training images each class had (class_counts in its configuration), "
     "so its classes have no order from frequent to rare."
 )
-NO_FIGURES = "The figure is left out, since matplotlib is not installed: pip install 'paco-hf[plots]'."
 # How each score of the first table is called and written, and what it is.
 _HEADLINE: dict[str, tuple[str, Callable[[float | None], str], str]] = {
     "accuracy": ("top-1 accuracy", percent, "share of the test images that are classified right"),
@@ -53,7 +52,7 @@ _HEADLINE: dict[str, tuple[str, Callable[[float | None], str], str]] = {
 def write_report(
     results: Mapping[str, Any], folder: str | Path, examples: Mapping[int, Sequence[tuple[Image.Image, str]]]
 ) -> Path:
-    """Write `report.html` and, where matplotlib is installed, its figures as PNGs, into a folder.
+    """Write `report.html` and its figures as PNGs into a folder.
 
     Args:
         results (mapping): what `results.json` holds.
@@ -88,7 +87,6 @@ def write_report(
         per_class=_lowest(results["per_class"]),
         figures=_figures(results, folder),
         no_counts=NO_COUNTS,
-        no_figures=NO_FIGURES,
     )
 
 
@@ -159,8 +157,6 @@ def _lowest(per_class: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 def _figures(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The figures there are data for, as SVG for the page; each is also written as PNG."""
     figures: dict[str, Any] = dict.fromkeys(("frequency", "counts", "reliability", "priors"))
-    if not can_draw():
-        return figures
     counts, calibration, priors = (results[key] for key in ("class_counts", "calibration", "priors"))
     drawn: dict[str, tuple[str, str, Callable[..., None], tuple[Any, ...]]] = {}
     if counts:

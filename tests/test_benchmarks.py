@@ -74,7 +74,6 @@ def test_peak_memory_is_that_of_a_known_sequence() -> None:
 
 
 def test_growth(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    pytest.importorskip("matplotlib")
     output = tmp_path / "growth.json"
     assert growth.main(["--quick", "--axes", "queue", "--output", str(output)]) == 0
     points = json.loads(output.read_text())["curves"]["queue"]

@@ -292,14 +292,6 @@ def test_without_class_counts_the_page_says_what_is_left_out(tmp_path: Path) -> 
     assert_well_formed(html)
 
 
-def test_without_matplotlib_only_the_figures_are_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("paco_hf.report.can_draw", lambda: False)
-    html = write_report(make_results(), tmp_path, {}).read_text(encoding="utf-8")
-    assert "<svg" not in html
-    assert html.count("pip install") == 3
-    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
-
-
 def test_same_results_make_the_same_files(page: Path, tmp_path: Path) -> None:
     results = make_results(temperature=1.31)
     again = write_report(results, tmp_path, make_examples(results))
