@@ -36,6 +36,10 @@ def demo() -> None:
         scores = json.loads((FOLDER / loss / "metrics.json").read_text())["test"]
         print(f"{name:<18}" + "".join(f"{100 * scores[column]:>9.1f}" for column in COLUMNS))
 
+    print()
+    runs = [str(FOLDER / loss) for loss in METHODS]
+    main(["report", *runs, "--output", str(FOLDER / "comparison.html")])
+
     model = str(FOLDER / "paco")
     print(f'\npipeline("image-classification", model="{model}"):')
     test = load_data().test
@@ -50,6 +54,7 @@ def demo() -> None:
         guesses = ", ".join(f"{guess['label']} {guess['score']:.2f}" for guess in classify(str(file), top_k=3))
         print(f"  {names[test.labels[i]]:<9} {guesses}")
     print(f"\nThe same from the shell: paco-hf predict {model} {folder}")
+    print(f"To look at in a browser: {model}/evaluation/report.html and {FOLDER}/comparison.html")
 
 
 if __name__ == "__main__":
