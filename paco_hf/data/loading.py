@@ -160,7 +160,15 @@ def load_evaluation(
             where[name] = {**said, **(where[name] or {})}
         selection = {key: recipe[key] for key in ("imbalance_factor", "imbalance_kind") if key in recipe}
     assert dataset is not None
-    found, class_names = _evaluated(folder, dataset, split, own, where, selection)
+    try:
+        found, class_names = _evaluated(folder, dataset, split, own, where, selection)
+    except OSError as error:
+        if not own:
+            raise
+        raise OSError(
+            f"{error} (it is what {folder} was trained on; where it lies elsewhere now, or the path is relative to "
+            "another folder, give --dataset)"
+        ) from error
     if own and recipe.get("skip_undecodable") and isinstance(found, LabelledImages):
         found = decodable(found)
     return found, class_names
