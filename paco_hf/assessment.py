@@ -1,5 +1,6 @@
 """From a run to its evaluation: scores, `results.json`, the report, and what is then stored in the checkpoint."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 from accelerate import PartialState
 from PIL.Image import Image
 
-from .calibration import fit_temperature
+from .calibration import TEMPERATURE_RANGE, fit_temperature
 from .configuration_paco import PaCoConfig
 from .data.carve import selection_of
 from .data.loading import load_evaluation
@@ -16,6 +17,8 @@ from .data.splits import Images
 from .evaluation import evaluate_logits, headline
 from .run_folder import EVALUATION_FOLDER, EVALUATION_NAME, public_name, write_json, write_text
 from .scoring import balanced_logits, group_counts
+
+FEW_IMAGES = 100  # to fit a temperature on
 
 
 def evaluate_runs(
@@ -48,7 +51,7 @@ def evaluate_runs(
         ValueError, OSError: bad data or checkpoints, or nowhere to write to, found before anything is scored.
     """
     source, inference = source or {}, inference or {}
-    folder = _output_folder(models, output_dir) if report else None
+    folder = _output_folder(models, output_dir, split) if report else None
     notes: list[str] = []
     if calibrate:
         if not (Path(models[0]) / "config.json").is_file():
@@ -93,7 +96,7 @@ def _interval(metric: dict[str, float]) -> str:
     return f"{100 * metric['value']:.1f} ({100 * metric['low']:.1f} to {100 * metric['high']:.1f})"
 
 
-def _output_folder(models: Sequence[str], output_dir: str | None) -> Path:
+def _output_folder(models: Sequence[str], output_dir: str | None, split: str) -> Path:
     if output_dir is not None:
         folder = Path(output_dir)
         if folder.exists() and not folder.is_dir():
@@ -101,7 +104,8 @@ def _output_folder(models: Sequence[str], output_dir: str | None) -> Path:
         return folder
     if len(models) > 1 or not Path(models[0]).is_dir():
         raise ValueError("give --output_dir for the report on several models, or on one from the Hub, or --no_report")
-    return Path(models[0]) / EVALUATION_FOLDER
+    # What was found on the validation split must not replace what was on the test split.
+    return Path(models[0]) / (EVALUATION_FOLDER if split == "test" else f"{EVALUATION_FOLDER}-{split}")
 
 
 def examine(
@@ -120,7 +124,7 @@ def examine(
     names = [config.id2label[c] for c in range(config.num_labels)]
     counts = group_counts(config)
     temperature, prior = (config.temperature, config.inference_prior) if len(models) == 1 else (None, None)
-    dataset = split.name.rsplit(" ", 1)[0]
+    dataset = re.sub(r"( (train|validation|test))?(, (carved|all images).*)?$", "", split.name)
     public = public_name(dataset)  # a report may be shown to others
     results = {
         "model": " + ".join(Path(folder).resolve().name for folder in models),
@@ -153,7 +157,12 @@ def store_temperature(model: str, images: Images, class_names: list[str], **infe
     temperature = fit_temperature(logits, labels)
     if PartialState().is_main_process:
         update_config(model, temperature=temperature)
-    return f"temperature {temperature:.3f}, from {len(labels)} images of {images.split.name}, stored in {model}"
+    line = f"temperature {temperature:.3f}, from {len(labels)} images of {images.split.name}, stored in {model}"
+    if temperature in TEMPERATURE_RANGE:
+        line += "; WARNING: that is the limit: the logits say almost nothing of these images' classes"
+    elif len(labels) < FEW_IMAGES:
+        line += f"; WARNING: with fewer than {FEW_IMAGES} images it may be far off"
+    return line
 
 
 def update_config(model: str, **fields: Any) -> None:

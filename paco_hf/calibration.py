@@ -8,7 +8,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 MIN_FREQUENCY = 1e-6  # an estimate of 0 would rule a class out for good
-_RANGE = (0.02, 50.0)  # of a temperature; beyond, logits say nothing or everything
+TEMPERATURE_RANGE = (0.02, 50.0)  # beyond, logits say nothing or everything
 
 
 def fit_temperature(logits: Any, labels: Any) -> float:
@@ -50,7 +50,7 @@ def fit_temperature(logits: Any, labels: Any) -> float:
         return loss
 
     optimizer.step(closure)
-    return float(np.clip(float((-log_scale.detach()).exp()), *_RANGE))
+    return float(np.clip(float((-log_scale.detach()).exp()), *TEMPERATURE_RANGE))
 
 
 def estimate_prior(

@@ -218,6 +218,7 @@ def render(subject: text.Subject, license: str = "unknown", figures: Sequence[st
         data=text.training_data(subject),
         figures={name: {**CAPTIONS, **EVALUATION_CAPTIONS}[name] for name in figures},
         evaluation=text.evaluation(subject),
+        prior=subject.config is not None and subject.config.inference_prior is not None,
         conversion=conversion,
         command=text.command(subject),
         changes=text.changes(subject),

@@ -28,6 +28,17 @@ def _boolean(value: str) -> bool:
     return bool(string_to_bool(value))
 
 
+def _check_output(file: str | None) -> None:
+    """`ValueError` where a file cannot be written there, before there is work that would be lost."""
+    if file is None:
+        return
+    path = Path(file)
+    if path.is_dir():
+        raise ValueError(f"--output {file} is a folder: give the name of a file in it")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"--output {file} cannot be written: there is no folder {path.parent}")
+
+
 def evaluate(argv: list[str]) -> None:
     argv = in_processes("evaluate", argv)
     parser = OneLineParser(
@@ -137,6 +148,7 @@ def report(argv: list[str]) -> None:
     parser.add_argument("--output", default="comparison.html", help="the page to write (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON, write nothing")
     flags = parser.parse_args(argv)
+    _check_output(flags.output)
     from .report import compare_runs, comparison_text, write_comparison
 
     comparison = compare_runs(flags.runs)
@@ -164,6 +176,7 @@ def estimate_prior(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print a list of {label, frequency, low, high}")
     flags = parser.parse_args(argv)
     quiet()
+    _check_output(flags.output)
     if flags.store and not (Path(flags.model) / "config.json").is_file():
         raise ValueError(f"--store changes a checkpoint's config.json, but {flags.model} is no local folder of one")
     from .assessment import update_config

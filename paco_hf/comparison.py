@@ -202,12 +202,10 @@ def _evaluation(path: Path, test: dict[str, Any], accuracy: float, notes: list[s
     if not path.is_file():
         return {}
     results = _mapping(path)
-    # A folder of one's own is named by its path there, by its name here.
-    name, split = Path(str(results.get("dataset"))).name, str(results.get("split"))
-    if (name, results.get("images")) != (Path(str(test["dataset"])).name, test["images"]) or test[
-        "split"
-    ] not in split:
-        notes.append(f"{path} is of other images ({split}, {results.get('images')} images): left aside.")
+    if results.get("selection") != test["selection"]:
+        notes.append(
+            f"{path} is of other images ({results.get('split')}, {results.get('images')} images): left aside."
+        )
         return {}
     metrics = results.get("metrics") or {}
     if abs((metrics.get("accuracy") or {"value": -1})["value"] - accuracy) > PRECISION:

@@ -71,8 +71,9 @@ def evaluate_logits(
     probabilities = softmax(logits / (temperature or 1.0))
     scores = _Scores(probabilities, true, predicted, counts)
     accuracy = scores.per_class(np.arange(len(true)))
-    metrics = bootstrap(scores, true, resamples=resamples, level=level, seed=seed)
+    metrics = bootstrap(scores, len(true), resamples=resamples, level=level, seed=seed)
     group = None if counts is None else group_of(counts)
+    _widen_ends(metrics, images, group, level)
     times_predicted = np.bincount(predicted, minlength=classes)
     return {
         "images": len(true),
@@ -80,7 +81,7 @@ def evaluate_logits(
         "class_counts": None if counts is None else counts.tolist(),
         "confidence": {
             "level": level,
-            "method": f"bias-corrected percentile bootstrap, {resamples} resamples of the test images of each class",
+            "method": f"bias-corrected percentile bootstrap, {resamples} resamples of the test images",
         },
         "metrics": metrics,
         "per_class": [
@@ -127,20 +128,21 @@ class _Scores:
         confidence = probabilities.max(axis=1)
         self.bins = np.searchsorted((np.arange(1, BINS) / BINS).astype(confidence.dtype), confidence)
         self.gap = self.right - confidence
-        self.images = np.bincount(true, minlength=self.classes)
-        self.present = self.images > 0
         self.group = None if counts is None else group_of(counts)
 
     def per_class(self, rows: np.ndarray) -> np.ndarray:
-        """Accuracy of each class; every class keeps its number of images in a resample."""
+        """Accuracy of each class, NaN where it has no row."""
         right = np.bincount(self.true[rows], weights=self.right[rows], minlength=self.classes)
-        return right / np.maximum(self.images, 1)
+        images = np.bincount(self.true[rows], minlength=self.classes)
+        return np.where(images > 0, right / np.maximum(images, 1), np.nan)
 
     def __call__(self, rows: np.ndarray) -> dict[str, float | None]:
-        accuracy = self.per_class(rows)[self.present]
+        accuracy = self.per_class(rows)
+        present = ~np.isnan(accuracy)
+        accuracy = accuracy[present]
         means: dict[str, float | None] = dict.fromkeys(GROUPS)
         if self.group is not None:
-            group = self.group[self.present]
+            group = self.group[present]
             means = {
                 name: float(accuracy[group == i].mean()) if (group == i).any() else None
                 for i, name in enumerate(GROUPS)
@@ -164,40 +166,57 @@ class _Scores:
 
 def bootstrap(
     statistics: Callable[[np.ndarray], dict[str, float | None]],
-    labels: np.ndarray,
+    rows: int,
     *,
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
 ) -> dict[str, dict[str, float] | None]:
-    """Confidence intervals of statistics of labelled images.
+    """Confidence intervals of statistics of images.
 
-    Images are drawn with replacement within their class, so that each class keeps its number: what varies is which
-    images were tested, not which classes. The interval is the bias-corrected percentile one (Efron & Tibshirani, An
-    Introduction to the Bootstrap, 14.3 with zero acceleration): the plain one is off for statistics that a resample
-    shifts, such as the calibration error or the worst classes' accuracy.
+    Images are drawn with replacement; a class that a draw lacks is in none of its means. What varies is which images
+    were tested. The interval is the bias-corrected percentile one (Efron & Tibshirani, An Introduction to the
+    Bootstrap, 14.3 with zero acceleration): the plain one is off for statistics that a resample shifts, such as the
+    calibration error or the worst classes' accuracy.
 
     Args:
         statistics (callable): maps row indices `(N,)` to `{name: value}`, `None` for what is not defined.
-        labels (`(N,)`): class of each row.
+        rows (`int`): `N`.
 
     Returns:
         `{name: {"value", "low", "high"}}`, `None` where the statistic is.
     """
-    order = np.argsort(labels, kind="stable")
-    sizes = np.bincount(labels)
-    start, size = (np.repeat(values, sizes) for values in (np.cumsum(sizes) - sizes, sizes))
     generator = np.random.default_rng(seed)
-    value = statistics(np.arange(len(labels)))
+    value = statistics(np.arange(rows))
     drawn: dict[str, list[float]] = {name: [] for name, x in value.items() if x is not None}
     for _ in range(resamples):
-        result = statistics(order[start + (generator.random(len(labels)) * size).astype(np.int64)])
+        result = statistics(generator.integers(rows, size=rows))
         for name, values in drawn.items():
-            values.append(float(result[name]))  # type: ignore[arg-type]
+            if (x := result[name]) is not None:
+                values.append(x)
     return {
         name: None if x is None else {"value": x, **_bias_corrected(x, np.asarray(drawn[name]), level)}
         for name, x in value.items()
     }
+
+
+def _widen_ends(
+    metrics: dict[str, dict[str, float] | None], images: np.ndarray, group: np.ndarray | None, level: float
+) -> None:
+    """Where all images were right, or none, no draw differs: the interval is then the exact one of so many images
+    (Clopper and Pearson)."""
+    sizes = {"accuracy": images.sum(), "balanced_accuracy": images.sum()}
+    if group is not None:
+        sizes |= {name: images[group == i].sum() for i, name in enumerate(GROUPS)}
+    for name, size in sizes.items():
+        metric = metrics[name]
+        if metric is None:
+            continue
+        bound = 1 - ((1 - level) / 2) ** (1 / int(size))
+        if metric["value"] == 0:
+            metric["high"] = max(metric["high"], bound)
+        elif metric["value"] == 1:
+            metric["low"] = min(metric["low"], 1 - bound)
 
 
 def _bias_corrected(value: float, drawn: np.ndarray, level: float) -> dict[str, float]:

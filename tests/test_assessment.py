@@ -132,6 +132,10 @@ def test_report_has_mean_and_deviation_over_seeds(trained: dict[int, Path], tmp_
     said = capsys.readouterr().out
     assert f"{np.mean(accuracies):.1f} ± {np.std(accuracies, ddof=1):.1f}" in said
     assert f"{np.mean(accuracies):.1f}" in page.read_text()
+    assert main(["report", *runs, "--output", str(tmp_path)]) == 2
+    assert "is a folder" in capsys.readouterr().err
+    assert main(["report", *runs, "--output", str(tmp_path / "no" / "page.html")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "nowhere")]) == 2
     assert "nowhere" in capsys.readouterr().err
 

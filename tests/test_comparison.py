@@ -130,11 +130,12 @@ def test_scores_of_an_evaluation_count_where_the_images_are_the_same(runs: list[
     for run, accuracy in zip(runs[:3], (0.337, 0.304, 0.345), strict=True):
         (run / EVALUATION).parent.mkdir()
         metrics["accuracy"] = {"value": accuracy}
+        results["selection"] = json.loads((run / "run.json").read_text())["data"]["test"]["selection"]
         (run / EVALUATION).write_text(json.dumps(results))
     comparison = compare_runs(runs)
     assert comparison["sections"][0]["groups"][0]["scores"]["ece"]["mean"] == pytest.approx(0.1)
     assert comparison["sections"][0]["groups"][1]["scores"]["ece"] is None
-    (runs[1] / EVALUATION).write_text(json.dumps(results | {"split": "builtin validation"}))
+    (runs[1] / EVALUATION).write_text(json.dumps(results | {"selection": "another"}))
     comparison = compare_runs(runs)
     assert comparison["sections"][0]["groups"][0]["scores"]["ece"] is None
     assert "of other images" in comparison["notes"][0]

@@ -58,27 +58,39 @@ def test_intervals_contain_the_truth_as_often_as_they_say() -> None:
     bootstrap is too large."""
     generator = np.random.default_rng(1)
     truth, inside = 0.7, {"accuracy": 0, "ece": 0}
-    labels = np.repeat(np.arange(4), 60)
+    images = 240
     for _ in range(200):
-        right = generator.random(len(labels)) < truth
-        confidence = np.where(np.arange(len(labels)) % 2 == 0, 0.9, 0.75)  # gaps of 0.2 and 0.05
+        right = generator.random(images) < truth
+        confidence = np.where(np.arange(images) % 2 == 0, 0.9, 0.75)  # gaps of 0.2 and 0.05
 
         def statistics(rows: np.ndarray, right: np.ndarray = right, confidence: np.ndarray = confidence) -> dict:
             gaps = [abs((right[rows] - confidence[rows])[confidence[rows] == c].sum()) for c in (0.9, 0.75)]
             return {"accuracy": float(right[rows].mean()), "ece": float(sum(gaps) / len(rows))}
 
-        for name, metric in bootstrap(statistics, labels, resamples=200).items():
+        for name, metric in bootstrap(statistics, images, resamples=200).items():
             expected = truth if name == "accuracy" else 0.125
             inside[name] += metric["low"] <= expected <= metric["high"]
-    # 95 % of 200 is 190, with a standard deviation of 3; a bootstrap of 60 images a class covers a little less.
+    # 95 % of 200 is 190, with a standard deviation of 3; a bootstrap of 240 images covers a little less.
     assert 178 <= inside["accuracy"] <= 199
     assert 170 <= inside["ece"] <= 199
+
+
+def test_small_test_sets_have_wide_intervals() -> None:
+    """A class that is never right, or one image of a class, is no certainty about the next test set."""
+    labels = np.repeat(np.arange(6), 8)
+    logits = np.eye(6, dtype=np.float32)[np.where(labels == 2, labels, 0)]
+    metrics = evaluate_logits(logits, labels, class_names="abcdef", class_counts=[150, 50, 30, 9, 9, 9])["metrics"]
+    exact = scipy.stats.binomtest(16, 48).proportion_ci(0.95)
+    found = metrics["accuracy"]
+    assert (found["low"], found["high"]) == pytest.approx((exact.low, exact.high), abs=0.04)
+    assert metrics["few"]["value"] == 0
+    assert metrics["few"]["high"] == pytest.approx(scipy.stats.binomtest(0, 24).proportion_ci(0.95).high)
 
 
 def test_intervals_agree_with_scipy() -> None:
     generator = np.random.default_rng(2)
     right = (generator.random(400) < 0.6).astype(float)
-    own = bootstrap(lambda rows: {"mean": float(right[rows].mean())}, np.zeros(400, int), resamples=4000)["mean"]
+    own = bootstrap(lambda rows: {"mean": float(right[rows].mean())}, 400, resamples=4000)["mean"]
     other = scipy.stats.bootstrap((right,), np.mean, n_resamples=4000, method="BCa", rng=3).confidence_interval
     assert (own["low"], own["high"]) == pytest.approx((other.low, other.high), abs=0.006)
 
@@ -183,7 +195,9 @@ def test_empty_groups_are_none(counts: list[int] | None, empty: tuple[str, ...])
 
 def test_two_classes_one_of_them_untested() -> None:
     results = evaluate_logits([[1.0, 0.0]], [0], class_names=["a", "b"], class_counts=[5, 3], resamples=10)
-    assert results["metrics"]["accuracy"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    # One image that is right says little: Clopper and Pearson's interval.
+    low = scipy.stats.binomtest(1, 1).proportion_ci(0.95).low
+    assert results["metrics"]["accuracy"] == {"value": 1.0, "low": pytest.approx(low), "high": 1.0}
     assert results["per_class"][1]["accuracy"] is None
     assert results["priors"]["rows"][0]["accuracy"] == 1
 
