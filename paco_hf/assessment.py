@@ -12,7 +12,7 @@ from PIL.Image import Image
 from .calibration import TEMPERATURE_RANGE, fit_temperature
 from .configuration_paco import PaCoConfig
 from .data.carve import selection_of
-from .data.loading import load_evaluation
+from .data.loading import check_same_test, load_evaluation
 from .data.splits import Images
 from .evaluation import evaluate_logits, headline
 from .run_folder import EVALUATION_FOLDER, EVALUATION_NAME, public_name, write_json, write_text
@@ -61,6 +61,10 @@ def evaluate_runs(
         held_out, class_names = load_evaluation(models[0], dataset, "validation", **source)
         notes.append(store_temperature(models[0], Images(held_out), class_names, **inference))
     found, class_names = load_evaluation(models[0], dataset, split, **source)
+    if len(models) > 1:
+        check_same_test(models, split, found)
+    if note := getattr(found, "note", ""):
+        notes.append(note)
     images = Images(found)
     logits, labels, config = balanced_logits(models, images, class_names, **inference)
     results, examples = examine(models, images, logits, labels, config)

@@ -5,7 +5,6 @@ Figures come from `metrics.json`, which only an evaluation writes; those of othe
 
 import csv
 import json
-import re
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -18,6 +17,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from . import card_text as text
 from .backbones import timm_defaults
 from .callbacks import LOG_NAME
+from .checkpoints import run_of
 from .configuration_paco import PaCoConfig
 from .data.benchmarks import BENCHMARKS
 from .plots import (
@@ -98,7 +98,7 @@ def read_subject(folder: Path, recipe: str | None = None, baselines: Sequence[st
     """What a folder holds."""
     if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
         raise ValueError(f"{folder} holds no finished model (config.json and model.safetensors): is it a run folder?")
-    home = _run_of(folder)
+    home = run_of(folder)
     run, conversion = read_json(home / RUN_NAME) or {}, read_json(folder / CONVERSION_NAME)
     config, metrics = PaCoConfig.from_pretrained(folder), read_json(folder / METRICS_NAME) or {}
     book = read_recipe(name) if (name := recipe or run.get("recipe") or (conversion or {}).get("recipe")) else None
@@ -129,12 +129,6 @@ def read_subject(folder: Path, recipe: str | None = None, baselines: Sequence[st
     if evaluation and subject.scores and abs(evaluation["scores"]["accuracy"] - subject.scores["accuracy"]) < 1e-3:
         subject.evaluation = evaluation
     return subject
-
-
-def _run_of(folder: Path) -> Path:
-    """The run folder that a checkpoint lies in, where it does."""
-    run = folder.resolve().parent
-    return run if re.fullmatch(r"checkpoint-\d+", folder.resolve().name) and (run / RECIPE_NAME).is_file() else folder
 
 
 def _baseline(folder: Path, dataset: str | None, run: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -291,7 +285,7 @@ def _legacy_results(subject: text.Subject) -> list[EvalResult]:
 
 def _draw(subject: text.Subject, folder: Path, into: Path) -> list[str]:
     """Draw what there are data for, and say what that was."""
-    counts, log = text.group_counts(subject.config), _run_of(folder) / LOG_NAME
+    counts, log = text.group_counts(subject.config), run_of(folder) / LOG_NAME
     per_class = (subject.scores or {}).get("per_class")
     drawn = []
     if counts:

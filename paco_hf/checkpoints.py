@@ -15,6 +15,14 @@ def list_checkpoints(folder: str | Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
 
+def run_of(folder: Path) -> Path:
+    """The run folder that a checkpoint lies in, where it does, else the folder itself."""
+    run = folder.resolve().parent
+    return (
+        run if re.fullmatch(r"checkpoint-\d+", folder.resolve().name) and (run / "recipe.yaml").is_file() else folder
+    )
+
+
 @contextmanager
 def readable(what: str | Path) -> Iterator[None]:
     """Turn whatever an unreadable file raises into an `OSError` that names it."""

@@ -19,7 +19,8 @@ from huggingface_hub.errors import (
 from transformers import AutoImageProcessor
 
 from .cards import read_subject, write_card
-from .checkpoints import list_checkpoints
+from .checkpoints import list_checkpoints, run_of
+from .data.carve import SPLITS_NAME, public_manifest, read_manifest
 from .modeling_paco import PaCoForImageClassification
 from .modeling_training import TRAINING_STATE_NAME
 from .plots import CAPTIONS, EVALUATION_CAPTIONS
@@ -177,6 +178,8 @@ def _stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
             shutil.copyfile(run / name, staged / name)
     if settings:
         (staged / RECIPE_NAME).write_text(as_yaml(settings), encoding="utf-8")
+    if manifest := read_manifest(run_of(run)):
+        write_json(staged / SPLITS_NAME, public_manifest(manifest))
     if include_training_state:
         states = [folder / TRAINING_STATE_NAME for folder in (run, *list_checkpoints(run)[-1:])]
         state = next((path for path in states if path.is_file()), None)

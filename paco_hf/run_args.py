@@ -112,10 +112,7 @@ class RunArguments:
     test_split: str | None = field(default=None, metadata={"help": "likewise the test split"})
     inspect: bool | None = field(
         default=None,
-        metadata={
-            "help": "decode every image before training, look for duplicates across splits, and remember what was "
-            "seen (default: your own data)"
-        },
+        metadata={"help": "decode every image before training and look for duplicates, once (default: your own data)"},
     )
     skip_undecodable: bool = field(
         default=False, metadata={"help": "leave out images of your own data that cannot be decoded"}
@@ -137,6 +134,10 @@ class RunArguments:
         metadata={
             "help": "share of each class carved for the test where your own data has none (default: 0.2; 0: none)"
         },
+    )
+    split_seed: int = field(
+        default=0,
+        metadata={"help": "of the test carve, which does not follow --seed"},
     )
     backbone: str | None = field(
         default=None,
@@ -191,9 +192,12 @@ class RunArguments:
         default=True,
         metadata={"help": "where the batch is not the recipe's, scale the recipe's learning rate in proportion"},
     )
-    calibrate: bool = field(
-        default=False,
-        metadata={"help": "in the end fit a temperature on the validation split, and store it in the model"},
+    calibrate: bool | None = field(
+        default=None,
+        metadata={
+            "help": "in the end fit a temperature on the validation split, and store it in the model (default: for "
+            "your own data, if that split has 100 images or more)"
+        },
     )
     report: bool = field(
         default=True, metadata={"help": "in the end write evaluation/report.html on the test split, to look at"}

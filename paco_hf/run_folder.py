@@ -89,8 +89,8 @@ def clear_run(folder: Path) -> None:
     """Remove what an earlier run left, and nothing else."""
     for checkpoint in (*list_checkpoints(folder), folder / STAGING):
         shutil.rmtree(checkpoint, ignore_errors=True)
-    if (folder / EVALUATION_FOLDER / EVALUATION_NAME).is_file():
-        shutil.rmtree(folder / EVALUATION_FOLDER)
+    for evaluated in folder.glob(f"{EVALUATION_FOLDER}*/{EVALUATION_NAME}"):
+        shutil.rmtree(evaluated.parent)
     for pattern in _RUN_FILES:
         for file in folder.glob(pattern):
             file.unlink()
@@ -135,6 +135,15 @@ def public_name(dataset: str) -> str:
     return dataset if hub_id and not Path(dataset).exists() else Path(dataset).resolve().name
 
 
+def public_text(text: str, run: RunArguments) -> str:
+    """A text without the path of the data: of a folder its name stays."""
+    for path in filter(None, (run.dataset, run.dataset_path)):
+        if (name := public_name(path)) != path:
+            escaped = name.replace("\\", r"\\")
+            text = re.sub(rf"(?<![\w/.-]){re.escape(path)}(?![\w-]|\.\.)", escaped, text)
+    return text
+
+
 def run_record(
     run: RunArguments,
     args: PaCoTrainingArguments,
@@ -154,14 +163,14 @@ def run_record(
         "recipe": run.recipe if run.recipe in recipe_names() else None,
         "data": {
             name: {
-                "name": split.name.replace(run.dataset, public_name(run.dataset)),
+                "name": public_text(split.name, run),
                 "images": len(split.labels),
                 "selection": selection_of(split),
             }
             for name, split in splits.items()
             if split
         },
-        **({"notes": [note.replace(run.dataset, public_name(run.dataset)) for note in notes]} if notes else {}),
+        **({"notes": [public_text(note, run) for note in notes]} if notes else {}),
         "training": {
             "seconds": None if math.isnan(seconds) else round(seconds, 1),
             "hardware": device + cores,

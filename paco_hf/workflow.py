@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from transformers import BitImageProcessor, TrainerCallback, set_seed
 
 from .allocator import keep_freed_memory
-from .assessment import examine, store_temperature, write_evaluation
+from .assessment import FEW_IMAGES, examine, store_temperature, write_evaluation
 from .backbone_source import BackboneSource, find_backbone
 from .callbacks import OnTrainBegin
 from .checkpoints import list_checkpoints
@@ -46,7 +46,7 @@ from .run_folder import (
     changed_settings,
     clear_run,
     open_folder,
-    public_name,
+    public_text,
     run_record,
     summary,
     write_json,
@@ -91,6 +91,8 @@ def train(
     backbone = find_backbone(run.backbone) if run.backbone else None
     division = _load(run, args)
     data, trained, validation = division.data, division.trained, division.validation
+    if run.calibrate is None:
+        run.calibrate = data.own and validation is not None and len(validation.labels) >= FEW_IMAGES
     if run.calibrate and validation is None:
         raise ValueError("--calibrate fits on the validation split, but there is none: give --validation_fraction")
     backbone = _fill_defaults(run, data, backbone)
@@ -217,12 +219,14 @@ def _load(run: RunArguments, args: PaCoTrainingArguments) -> Division:
             _say(main, data.described)
         # A stream is read once, in training.
         look = (data.own if run.inspect is None else run.inspect) and isinstance(data.train, LabelledImages)
-        source = source_of(data.train) if look else None
+        source = source_of(data.train, data.own) if look else None
         seen = survey(data, run.skip_undecodable) if look else Survey()
     if data.own and data.test is None and run.test_fraction is None:
         run.test_fraction = TEST_FRACTION
     test_fraction = (run.test_fraction or 0.0) if data.own else 0.0
-    division = divide(data, args.seed, run.validation_fraction, test_fraction, seen.twins, source)
+    division = divide(
+        data, args.seed, run.validation_fraction, test_fraction, seen.twins, source, split_seed=run.split_seed
+    )
     data = division.data
     if data.own:
         lines = report(division, seen.lines)
@@ -233,15 +237,15 @@ def _load(run: RunArguments, args: PaCoTrainingArguments) -> Division:
     return division
 
 
-def _is_pretrained(run: RunArguments, backbone: BackboneSource) -> bool:
-    return run.pretrained or bool(run.pretrained_file or backbone.weights)
+def _is_pretrained(run: RunArguments, backbone: BackboneSource | None) -> bool:
+    return run.pretrained or bool(run.pretrained_file or (backbone and backbone.weights))
 
 
 def _write_beginning(folder: Path, run: RunArguments, settings: dict[str, Any], manifest: Any) -> None:
     write_text(folder / RECIPE_NAME, as_yaml(settings))
     if manifest:
         for content in (manifest["source"], *filter(None, manifest["splits"].values())):
-            content["name"] = content["name"].replace(run.dataset, public_name(run.dataset))
+            content["name"] = public_text(content["name"], run)
         write_json(folder / SPLITS_NAME, manifest)
 
 
@@ -271,7 +275,9 @@ def _suggest(
 def _fill_defaults(run: RunArguments, data: ImageData, backbone: BackboneSource | None) -> BackboneSource:
     """Backbone, its input size and views that fit the size of the images, where the user named none."""
     size = run.image_size or data.image_size
-    if size is None and (typical := data.native_size()) <= SMALL_IMAGE:
+    # Weights see what they were trained on: images of their own size.
+    pretrained = _is_pretrained(run, backbone) and (backbone is None or "input_size" in (backbone.config or {}))
+    if size is None and not pretrained and (typical := data.native_size()) <= SMALL_IMAGE:
         size = typical
     run.backbone = run.backbone or ("cifar_resnet32" if size and size <= SMALL_IMAGE else "resnet50")
     backbone = backbone or find_backbone(run.backbone)

@@ -113,6 +113,45 @@ def test_train_calibrates(tmp_path: Path, capsys) -> None:
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.parametrize(("images", "expected"), [(60, False), (110, True)])
+def test_own_data_is_calibrated_where_there_is_enough(images: int, expected: bool, tmp_path: Path) -> None:
+    source = Images(load_data("builtin").test)
+    for i in range(2 * images):
+        file = tmp_path / "photos" / "train" / "ab"[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        source[i].save(file)
+    flags = [
+        "--max_steps",
+        "2",
+        "--backbone",
+        "cifar_resnet20",
+        "--validation_fraction",
+        "0.5",
+        "--test_fraction",
+        "0",
+    ]
+    command = ["train", "--dataset", str(tmp_path / "photos"), *flags, "--output_dir", str(tmp_path / "run")]
+    assert main(command) == 0
+    assert (PaCoConfig.from_pretrained(tmp_path / "run").temperature is not None) == expected
+
+
+def test_ensembles_of_other_carves_are_refused(tmp_path: Path, capsys) -> None:
+    source = Images(load_data("builtin").test)
+    for i in range(40):
+        file = tmp_path / "photos" / "ab"[i % 2] / f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        source[i].save(file)
+    runs = [str(tmp_path / f"run{seed}") for seed in range(3)]
+    flags = ["--dataset", str(tmp_path / "photos"), "--max_steps", "1", "--backbone", "cifar_resnet20"]
+    for run, seeds in zip(runs, (("0", "0"), ("1", "0"), ("1", "1")), strict=True):
+        assert main(["train", *flags, "--seed", seeds[0], "--split_seed", seeds[1], "--output_dir", run]) == 0
+    assert main(["evaluate", *runs[:2], "--no_report"]) == 0
+    assert main(["report", *runs[:2], "--json"]) == 0
+    assert main(["evaluate", *runs[1:], "--no_report"]) == 2
+    assert "run1" in (said := capsys.readouterr().err)
+    assert "run2" in said
+
+
 def test_ensembles_need_a_place_and_have_no_temperature(trained: dict[int, Path], tmp_path: Path, capsys) -> None:
     both = [str(folder) for folder in trained.values()]
     assert main(["evaluate", *both]) == 2

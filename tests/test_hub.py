@@ -148,6 +148,7 @@ def test_train_push_and_load_elsewhere(hub: Hub, computer: Computer, run_folder:
         "paco_training_state.safetensors",
         "preprocessor_config.json",
         "recipe.yaml",
+        "splits.json",
         "run.json",
         "training_curve.png",
     }

@@ -26,8 +26,8 @@ from timm.models import save_for_hf
 
 from paco_hf.cli import main
 from paco_hf.data import survey as survey_module
-from paco_hf.data.carve import carved_again, divide, report, source_of
-from paco_hf.data.loading import load_data, load_evaluation
+from paco_hf.data.carve import carved_again, check_source, divide, public_manifest, report, source_of
+from paco_hf.data.loading import check_same_test, load_data, load_evaluation
 from paco_hf.data.splits import Images, open_image
 from paco_hf.data.survey import survey
 from paco_hf.modeling_paco import PaCoForImageClassification
@@ -113,7 +113,7 @@ def test_from_nothing_to_a_scored_model(form: str, tmp_path, capsys) -> None:
     out = printed(capsys, "--dataset", str(source), *SHORT, "--output_dir", str(run))
     names = sorted(name.replace("/", "-") if form == "folder" else name for name in SPECIES)
     assert "21 images of 4 classes: 13 to train on, 3 for validation (carved), 5 for the test (carved)" in out
-    assert "imbalance factor 7 (7 to 1 images a class)" in out
+    assert "imbalance factor 4.5 (9 to 2 images a class, of which 6 to 1 to train on)" in out
     assert "1 class has no image to validate with" in out
     config = json.loads((run / "config.json").read_text())
     assert [config["id2label"][str(c)] for c in range(4)] == names
@@ -147,6 +147,10 @@ from paco_hf.cli import main
 command = ["train", "--dataset", "ada/flowers", "--max_steps", "2", "--backbone"]
 assert main([*command, "cifar_resnet20", "--output_dir", {str(tmp_path / "run")!r}]) == 0
 assert main([*command, "hf://ada/mine", "--freeze_backbone", "true", "--output_dir", {str(tmp_path / "hub")!r}]) == 0
+from paco_hf.data.loading import load_evaluation
+from paco_hf.hub import push
+push({str(tmp_path / "run")!r}, "ada/model")
+print("scored", load_evaluation("ada/model")[0].rows, load_evaluation("ada/model", {str(tmp_path / "data")!r})[0].rows)
 """
     with Hub({"token-ada": "ada"}) as hub:
         environment = hub.environment("token-ada", tmp_path / "home") | {"OMP_NUM_THREADS": "1"}
@@ -155,6 +159,8 @@ assert main([*command, "hf://ada/mine", "--freeze_backbone", "true", "--output_d
         )
     assert done.returncode == 0, done.stderr
     assert "columns: image 'image', label 'label'; splits: train 'train'" in done.stdout
+    rows = json.loads((tmp_path / "run" / "splits.json").read_text())["splits"]["test"]["rows"]
+    assert f"scored {rows} {rows}" in done.stdout
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["test"]["accuracy"] is not None
     assert json.loads((tmp_path / "run" / "run.json").read_text())["dataset"] == "ada/flowers"
@@ -198,7 +204,7 @@ def test_columns_and_splits_are_inferred(tmp_path) -> None:
     lines = [{"pic": f"images/train{i}.png", "id": i, "kind": "ab"[i % 2]} for i in range(3)]
     (tmp_path / "tables" / "x.jsonl").write_text("\n".join(map(json.dumps, lines)))
     data = load_data(str(tmp_path / "tables" / "x.jsonl"))
-    assert data.described == "columns: image 'pic', label 'kind'; splits: train 'train'"
+    assert data.described == "columns: image 'pic', label 'kind' (not used: 'id'); splits: train 'train'"
     lines = [line | {"who": "me"} for line in lines]
     (tmp_path / "tables" / "y.json").write_text(json.dumps(lines))
     with pytest.raises(ValueError, match=r"cannot tell the label column .*pic, id, kind, who\): set --label_column"):
@@ -426,7 +432,7 @@ def test_exact_duplicates_across_splits_are_a_leak(tmp_path, capsys) -> None:
     assert "WARNING: the test split has 1 image exactly as in train, so scores on it say too much; such as " in out
     assert "WARNING: there is 1 image with more than one label, such as " in out
     notes = json.loads((tmp_path / "run" / "run.json").read_text())["notes"]
-    assert "photos/test/cat/0.png" in notes[0]
+    assert "such as test/cat/0.png, which is train/cat/0.png" in notes[0]
     assert str(tmp_path) not in notes[0]
 
 
@@ -448,7 +454,9 @@ def test_carve(tmp_path) -> None:
     assert [
         part.rows for part in (lambda d: (d.trained, d.validation, d.data.test))(divide(data, 0, 0.1, 0.2))
     ] == rows
-    assert divide(data, 1, 0.1, 0.2).data.test.rows != rows[2]
+    other = divide(data, 1, 0.1, 0.2)
+    assert (other.data.test.rows, other.validation.rows != rows[1]) == (rows[2], True)
+    assert divide(data, 0, 0.1, 0.2, split_seed=1).data.test.rows != rows[2]
     again = carved_again(data.train, division.manifest, "test")
     assert (again.rows, again.labels) == (rows[2], parts[2].labels)
     assert divide(data, 0, 0.1, 0.0).data.test is None
@@ -498,10 +506,174 @@ def test_evaluation_takes_the_carve_of_the_run(tmp_path) -> None:
     noise(0).save(tmp_path / "moved" / "b" / "new.png")
     with pytest.raises(ValueError, match="it has other labels, or another order"):
         load_evaluation(run, str(tmp_path / "moved"))
+    checkpoint = next(run.glob("checkpoint-*"))
+    moved = folders(tmp_path / "again", {"a": 9, "b": 6})
+    assert load_evaluation(checkpoint, str(moved))[0].rows == carved["test"]["rows"]
+    assert load_evaluation(checkpoint, str(moved), "validation")[0].rows == carved["validation"]["rows"]
+    assert "files" not in json.dumps(public_manifest(json.loads((run / "splits.json").read_text())))
+    # A renamed file may be an image to train on.
+    (moved / "a" / "0.png").rename(moved / "a" / "zero.png")
+    with pytest.raises(ValueError, match="it has other or renamed images, or another order"):
+        load_evaluation(run, str(moved))
+    # Other images without splits are a test.
+    (tmp_path / "new" / "b").mkdir(parents=True)
+    for i in range(3):
+        noise(500 + i).save(tmp_path / "new" / "b" / f"new{i}.png")
+    split, names = load_evaluation(run, str(tmp_path / "new"))
+    assert (split.labels, names, split.name, split.note) == (
+        [1] * 3,
+        ["a", "b"],
+        f"{tmp_path / 'new'}, all images",
+        "",
+    )
     with pytest.raises(ValueError, match=r"has no recipe\.yaml that names its data: give --dataset"):
         load_evaluation(tmp_path)
     with pytest.raises(ValueError, match="split must be test or validation"):
         load_evaluation(run, split="train")
+
+
+def test_images_of_the_training_are_no_test(tmp_path) -> None:
+    root = folders(tmp_path / "photos", {"a": 9, "b": 6})
+    argv = ["train", "--dataset", str(root), *SHORT, "--test_fraction", "0"]
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    assert main([*argv, "--output_dir", str(run)]) == 0
+    assert main([*argv, "--validation_fraction", "0", "--output_dir", str(whole)]) == 0
+    assert not (whole / "splits.json").exists()
+    root.rename(tmp_path / "moved")
+    for folder in (run, whole, next(whole.glob("checkpoint-*"))):
+        with pytest.raises(
+            ValueError, match="has no test split, and the run carved none: all its images were trained"
+        ):
+            load_evaluation(folder, str(tmp_path / "moved"))
+    (tmp_path / "moved").rename(root)
+    (whole / "run.json").unlink()
+    with pytest.raises(ValueError, match="has no test split, and the run carved none"):
+        load_evaluation(whole)
+    # Nothing is known of a lone checkpoint.
+    shutil.copytree(next(whole.glob("checkpoint-*")), tmp_path / "lone")
+    split, _ = load_evaluation(tmp_path / "lone", str(root))
+    assert (len(split.labels), split.name) == (15, f"{root}, all images")
+    assert "does not say what it was trained on" in split.note
+
+
+def test_runs_that_carved_other_images_are_no_ensemble(tmp_path) -> None:
+    data = load_data(str(folders(tmp_path / "photos", {"a": 20, "b": 10})))
+    for name, seeds in {"one": (0, 0), "two": (1, 0), "three": (0, 5), "none": None}.items():
+        run = tmp_path / name
+        run.mkdir()
+        (run / "recipe.yaml").write_text(yaml.safe_dump({"dataset": str(tmp_path / "photos")}))
+        if seeds:
+            manifest = divide(data, seeds[0], 0.1, 0.2, split_seed=seeds[1]).manifest
+            (run / "splits.json").write_text(json.dumps(manifest))
+    one, two, three, none = (tmp_path / name for name in ("one", "two", "three", "none"))
+    check_same_test([one, two])
+    for pair, split in (([one, three], "test"), ([one, none], "test"), ([one, two], "validation")):
+        with pytest.raises(ValueError, match=f"{pair[0]} and {pair[1]} carved different images for their {split}"):
+            check_same_test(pair, split)
+    check_same_test([one, three], scored=data.train)
+    with pytest.raises(ValueError, match="carved different images"):
+        check_same_test([one, three], scored=load_evaluation(one)[0])
+
+
+def test_resume_notices_renamed_files_and_another_carve(tmp_path) -> None:
+    root = folders(tmp_path / "photos", {"a": 8, "b": 8})
+    before = divide(load_data(str(root)), 0, 0.1, 0.2).manifest
+    check_source(before, divide(load_data(str(root)), 0, 0.1, 0.2).manifest)
+    with pytest.raises(ValueError, match="other images would be carved for the test"):
+        check_source(before, divide(load_data(str(root)), 0, 0.1, 0.2, split_seed=1).manifest)
+    (root / "a" / "0.png").rename(root / "a" / "zero.png")
+    with pytest.raises(ValueError, match=r"has changed since .* other or renamed images"):
+        check_source(before, divide(load_data(str(root)), 0, 0.1, 0.2).manifest)
+
+
+def test_images_without_files_are_known_by_their_sizes(tmp_path) -> None:
+    images = [{"bytes": png(i), "path": None} for i in range(6)]
+    data = load_data(str(parquet(tmp_path / "a.parquet", list("xyxyxy"), Value("string"), images)))
+    images[2] = {"bytes": png(2) + b"more", "path": None}
+    other = load_data(str(parquet(tmp_path / "b.parquet", list("xyxyxy"), Value("string"), images)))
+    one, two = source_of(data.train), source_of(other.train)
+    assert one["selection"] == two["selection"]
+    assert one["content"] != two["content"]
+    assert source_of(load_data(str(tmp_path / "a.parquet")).train) == one
+
+
+def test_carves_that_find_no_image_are_a_warning(tmp_path) -> None:
+    data = load_data(str(folders(tmp_path / "photos", {"a": 1, "b": 1})))
+    divide(data, 0, 0.1, 0.2)
+    assert data.notes == []
+    assert [warning[:34] for warning in data.warnings] == [
+        "no test split can be carved, so no",
+        "no validation split can be carved,",
+    ]
+
+
+def test_classes_without_test_images_are_named(tmp_path) -> None:
+    folders(tmp_path / "train", {"a": 5, "b": 5, "c": 5})
+    folders(tmp_path / "test", {"a": 1, "c": 1}, start=50)
+    division = divide(load_data(str(tmp_path)), 0, 0.1)
+    assert report(division, [])[2:] == ["1 class has no image to test with: 'b'"]
+    assert "imbalance factor 1 (5 to 5 images a class, of which 4 to 4 to train on)" in report(division, [])[1]
+
+
+def test_what_is_kept_of_a_run_names_no_folder_of_the_computer(tmp_path) -> None:
+    root = folders(tmp_path / "photos", {"a": 8, "b": 8})
+    (root / "a" / "0.png").write_bytes(b"no image")
+    (root / "a" / "notes.txt").write_text("x")
+    lines = ["file,label", *(f"{file},{file.parent.name}" for file in sorted(root.glob("*/*.png")))]
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "all.csv").write_text("\n".join(lines))
+    for name, dataset, shown in (
+        ("x", f"{root}{os.sep}", "(a/0.png)"),
+        ("y", tmp_path / "table" / "all.csv", "(0.png)"),
+    ):
+        run = tmp_path / name
+        argv = ["train", "--dataset", str(dataset), *SHORT, "--skip_undecodable", "true", "--output_dir", str(run)]
+        assert main(argv) == 0
+        for file in ("run.json", "splits.json"):
+            assert str(tmp_path) not in (run / file).read_text()
+        assert shown in (run / "run.json").read_text()
+
+
+# ---- tables
+
+
+def test_a_table_beside_folders_of_images(tmp_path) -> None:
+    table(tmp_path / "a", ["x", "y", "x"], "labels.csv")
+    data = load_data(str(tmp_path / "a"))
+    assert (data.class_names, data.notes) == (["x", "y"], [])
+    content = (tmp_path / "a" / "labels.csv").read_text().replace("images/", "")
+    (tmp_path / "a" / "labels.csv").write_text(content)
+    assert load_data(str(tmp_path / "a")).class_names == ["x", "y"]
+    folders(tmp_path / "b", {"cat": 2, "dog": 2})
+    (tmp_path / "b" / "labels.csv").write_text("file,label\nelsewhere.png,x\n")
+    data = load_data(str(tmp_path / "b"))
+    assert data.class_names == ["cat", "dog"]
+    assert data.notes == [
+        "the classes are those of the folders, not those of labels.csv beside them: no column of labels.csv names "
+        "images in the folder"
+    ]
+
+
+def test_a_column_names_the_splits(tmp_path) -> None:
+    file = table(tmp_path, ["x", "y", "x", "y", "x", "y"])
+    names = ["train", "train", "Val", "val", "test", "test"]
+    lines = [
+        f"{line},{name},{i},n" for i, (line, name) in enumerate(zip(file.read_text().split()[1:], names, strict=True))
+    ]
+    file.write_text("\n".join(["file,species,split,id,by", *lines]))
+    data = load_data(str(file))
+    assert data.described == (
+        "columns: image 'file', label 'species', split 'split' (not used: 'id', 'by'); splits: train 'train', "
+        "validation 'validation', test 'test'"
+    )
+    assert [split.files[0][-8:] for split in (data.train, data.validation, data.test)] == [
+        "all0.png",
+        "all2.png",
+        "all4.png",
+    ]
+    assert Images(data.test)[0].size == (16, 16)
+    file.write_text(file.read_text().replace(",test,", ",other,"))
+    assert len(load_data(str(file)).train.labels) == 6
 
 
 def test_validation_of_a_run_on_the_builtin_images(tmp_path) -> None:
@@ -532,7 +704,7 @@ def test_resume_gives_the_same_splits(tmp_path, capsys) -> None:
     noise(4000).save(root / "b" / "new.png")
     (whole / "metrics.json").rename(tmp_path / "aside.json")
     line = complaint(capsys, "train", *argv, "--output_dir", str(whole), "--resume")
-    assert "the data has changed since the run was started (25 images, then 24)" in line
+    assert "the data has changed since the run was started (it has 25 images instead of 24)" in line
     (tmp_path / "aside.json").rename(whole / "metrics.json")
     (root / "b" / "new.png").unlink()
     # Settings that were chosen for the data are no change of settings.
@@ -778,3 +950,11 @@ def test_manifest_knows_the_source(tmp_path) -> None:
     data.train = data.train.select(list(range(1, 10)), data.train.name)
     manifest = divide(data, 0, 0.1, 0.2, source=source).manifest
     assert (manifest["source"]["images"], manifest["splits"]["train"]["images"]) == (10, 5)
+
+
+def test_pretrained_backbones_see_images_of_their_own_size(saved: Path, tmp_path, capsys) -> None:
+    argv = ["--dataset", str(folders(tmp_path / "photos", {"a": 4, "b": 4})), "--dry_run"]
+    assert "input of test_resnet: 16 x 16" in printed(capsys, *argv, "--backbone", "test_resnet")
+    out = printed(capsys, *argv, "--backbone", str(saved))
+    assert "96 x 96 pixels" in out
+    assert "views: regular, sim" in out

@@ -1,6 +1,8 @@
 """From the name of a data set, a folder or a Hub id to its splits, with the long-tailed selection made."""
 
-from dataclasses import replace
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -8,9 +10,11 @@ from typing import Any
 import numpy as np
 import yaml
 from datasets import Dataset, DatasetDict
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 
 from .benchmarks import BENCHMARKS, CIFAR_MEAN, CIFAR_STD, Benchmark
-from .carve import carved_again, read_json, read_manifest
+from .carve import SPLITS_NAME, carved_again, read_json, relative_names, same_labels
 from .lists import ILSVRC, ImageList, check_split, class_names, differences, read_list
 from .long_tail import long_tailed_counts, long_tailed_indices
 from .own import OwnSource, open_own
@@ -95,6 +99,20 @@ def load_test(
 ) -> tuple[Any, list[str]]:
     """The test split alone (the validation split where there is none; the only split of one's own data), and its class
     names. As [`load_data`]."""
+    where = (dataset_path, image_column, label_column, lists, splits, streaming)
+    return _load_test(dataset, *where)[:2]
+
+
+def _load_test(
+    dataset: str,
+    dataset_path: str | None,
+    image_column: str | None,
+    label_column: str | None,
+    lists: dict[str, str] | None,
+    splits: dict[str, str] | None,
+    streaming: bool,
+) -> tuple[Any, list[str], bool]:
+    """Also whether it is the only split, and one that is not called a test."""
     source = _open(dataset, dataset_path, image_column, label_column, lists or {}, streaming, 256, True, splits)
     key = source.scored if isinstance(source, OwnSource) else test_key(source.splits)
     if isinstance(source, OwnSource) and len(source.splits) == 1:
@@ -102,7 +120,7 @@ def load_test(
     if key is None:
         raise ValueError(f"{dataset} has no test split (found: {', '.join(source.splits)})")
     names = source.class_names("train" if "train" in source.splits else key)
-    return source.labelled(key, names), names
+    return source.labelled(key, names), names, key == "train"
 
 
 def load_evaluation(
@@ -120,26 +138,27 @@ def load_evaluation(
     """The images to score a run on, and the names of their classes.
 
     Args:
-        run_folder (path): of the run; its `recipe.yaml` says what it was trained on, `splits.json` what was carved.
+        run_folder (path): of the run, a checkpoint in it, or `user/name` on the Hub; its `recipe.yaml` says what it
+            was trained on, `splits.json` what was carved.
         dataset (`str`, *optional*): as for [`load_data`]; that of the run where not given, with all that its recipe
             says of it.
         split (`str`, *optional*, defaults to `"test"`): `test`, or `validation`. Where the data is the run's, a split
-            that was carved is carved again.
+            that was carved is carved again; of other data without splits all images are the test. Its `note` says
+            where these may have been trained on.
         dataset_path, image_column, label_column, lists, splits, streaming: as for [`load_data`]; they win over the
             recipe's.
 
     Raises:
-        ValueError: the run says not what it was trained on; there is no such split; data that is not what a split was
-            carved from; and what [`load_data`] raises.
+        ValueError: the run says not what it was trained on; there is no such split, or only images that the run was
+            trained on; data that is not what a split was carved from; and what [`load_data`] raises.
         OSError: as [`load_data`].
     """
     if split not in ("test", "validation"):
         raise ValueError(f"split must be test or validation, got {split!r}")
-    folder = Path(run_folder)
-    path = folder / "recipe.yaml"
-    recipe = (yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None) or {}
+    run = Origin.read(run_folder)
+    recipe = run.recipe
     if dataset is None and "dataset" not in recipe:
-        raise ValueError(f"{folder} has no recipe.yaml that names its data: give --dataset")
+        raise ValueError(f"{run.name} has no recipe.yaml that names its data: give --dataset")
     where: dict[str, Any] = {
         "dataset_path": dataset_path,
         "image_column": image_column,
@@ -161,12 +180,12 @@ def load_evaluation(
         selection = {key: recipe[key] for key in ("imbalance_factor", "imbalance_kind") if key in recipe}
     assert dataset is not None
     try:
-        found, class_names = _evaluated(folder, dataset, split, own, where, selection)
+        found, class_names = _evaluated(run, dataset, split, own, where, selection)
     except OSError as error:
         if not own:
             raise
         raise OSError(
-            f"{error} (it is what {folder} was trained on; where it lies elsewhere now, or the path is relative to "
+            f"{error} (it is what {run.name} was trained on; where it lies elsewhere now, or the path is relative to "
             "another folder, give --dataset)"
         ) from error
     if own and recipe.get("skip_undecodable") and isinstance(found, LabelledImages):
@@ -174,30 +193,133 @@ def load_evaluation(
     return found, class_names
 
 
+@dataclass
+class Origin:
+    """What a run says of its data, be it a folder, a checkpoint in one, or on the Hub."""
+
+    name: str
+    recipe: dict[str, Any]
+    manifest: dict[str, Any] | None
+    record: dict[str, Any]  # `run.json`
+    config: dict[str, Any]
+
+    @classmethod
+    def read(cls, run_folder: str | Path) -> "Origin":
+        """Raises `ValueError` where a file is damaged, `OSError` where the Hub refuses."""
+        from ..checkpoints import run_of  # it imports transformers
+
+        folder = Path(run_folder)
+        files: dict[str, Path | None]
+        if not folder.exists() and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(run_folder)):
+            files = {name: _of_hub(str(run_folder), name) for name in ("config.json", *_ORIGIN)}
+        else:
+            files = {"config.json": folder / "config.json", **{name: run_of(folder) / name for name in _ORIGIN}}
+        recipe, manifest, record, config = (files[name] for name in (*_ORIGIN, "config.json"))
+        settings = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe and recipe.is_file() else None
+        contents = [read_json(file) if file else None for file in (manifest, record, config)]
+        return cls(str(run_folder), settings or {}, contents[0], contents[1] or {}, contents[2] or {})
+
+    def carved(self, split: str) -> dict[str, Any] | None:
+        """What the manifest says of a split that was carved, `None` where it was not."""
+        content = (self.manifest or {"splits": {}})["splits"].get(split) or {}
+        return content if content.get("carved") else None
+
+    def trained_on(self, images: LabelledImages) -> bool:
+        """Whether these are the images that the run had for training, as far as labels tell."""
+        known = [self.manifest["source"]] if self.manifest else []
+        known += [(self.record.get("data") or {}).get("train")]
+        return any(same_labels(images, source) for source in known if source)
+
+    def shares_files(self, images: LabelledImages) -> bool:
+        """Whether most files have the names of files that the run had."""
+        if not images.files or not self.manifest:
+            return False
+        splits = filter(None, self.manifest["splits"].values())
+        known = {name for content in splits for name in content.get("files", ())}
+        return 2 * sum(name in known for name in relative_names(images.files)) > len(images.files)
+
+
+_ORIGIN = ("recipe.yaml", SPLITS_NAME, "run.json")
+
+
+def _of_hub(repo_id: str, name: str) -> Path | None:
+    from ..hub import hub_errors
+
+    with hub_errors(f"{name} of {repo_id} cannot be downloaded"):
+        try:
+            return Path(hf_hub_download(repo_id, name))
+        except EntryNotFoundError:  # also where the Hub cannot be reached
+            return None
+
+
+def check_same_test(run_folders: Sequence[str | Path], split: str = "test", scored: Any = None) -> None:
+    """That runs carved the same images, so that what one is scored on the others have not been trained on.
+
+    Args:
+        run_folders (sequence of path): run folders, checkpoints or models on the Hub.
+        split (`str`, *optional*, defaults to `"test"`): or `"validation"`, which follows `--seed`.
+        scored (split, *optional*): what [`load_evaluation`] gave for the first; where it is no carve all is well.
+
+    Raises:
+        ValueError: two runs carved different images, or one carved what the other was trained on; names them.
+    """
+    if scored is not None and ", carved" not in scored.name:
+        return
+    runs = [Origin.read(folder) for folder in run_folders]
+    carves = [run.carved(split) for run in runs]
+    for (one, first), (other, second) in combinations(zip(runs, carves, strict=True), 2):
+        if not first and not second:
+            continue
+        if first and second:
+            differ = first["selection"] != second["selection"]
+        else:
+            names = [str(run.recipe.get("dataset")) for run in (one, other)]
+            differ = "dataset" in one.recipe and "dataset" in other.recipe and _same(*names)
+        if differ:
+            raise ValueError(
+                f"{one.name} and {other.name} carved different images for their {split} split, so what one is scored "
+                "on the other may have been trained on: score them one by one, or on data that neither has seen"
+            )
+
+
 def _evaluated(
-    folder: Path, dataset: str, split: str, own: bool, where: dict[str, Any], selection: dict[str, Any]
+    run: Origin, dataset: str, split: str, own: bool, where: dict[str, Any], selection: dict[str, Any]
 ) -> tuple[Any, list[str]]:
-    manifest = read_manifest(folder)
-    carved = bool(manifest and (manifest["splits"].get(split) or {}).get("carved"))
+    manifest, carved = run.manifest or {}, run.carved(split) is not None
     if own and carved:
-        assert manifest is not None
         data = load_data(dataset, **where, **selection)
         return carved_again(data.train, manifest, split), data.class_names
-    if split == "test" and not carved:
-        return _named_as_by(folder, *load_test(dataset, **where))
-    try:
+    if split == "validation":
         data = load_data(dataset, **where, **selection)
-    except ValueError:
-        if split == "validation":
-            raise
-        return _named_as_by(folder, *load_test(dataset, **where))
-    found = getattr(data, split)
-    if found is None and carved:
+        if data.validation is None and not carved:
+            raise ValueError(f"{dataset} has no validation split, and the run carved none")
         # The data may have moved since.
-        found = carved_again(data.train, manifest or {}, split)
-    if found is None:
-        raise ValueError(f"{dataset} has no {split} split, and the run carved none")
-    return found, data.class_names
+        return data.validation or carved_again(data.train, manifest, split), data.class_names
+    try:
+        found, names, only = _load_test(dataset, **where)
+    except ValueError:
+        if not carved:
+            raise
+        data = load_data(dataset, **where, **selection)
+        if data.test is not None:
+            raise
+        return carved_again(data.train, manifest, split), data.class_names
+    if only:
+        known = run.trained_on(found)
+        if carved and (known or run.shares_files(found)):
+            return carved_again(found, manifest, split), names
+        if own or known:
+            raise ValueError(
+                f"{dataset} has no test split, and the run carved none: all its images were trained or validated on. "
+                "Give data with other images, or --split validation"
+            )
+        found = replace(found, name=f"{dataset}, all images")
+        if not run.manifest and not run.recipe:
+            found.note = (
+                f"{dataset} has no test split and {run.name} does not say what it was trained on: all images are "
+                "scored, and where the model was trained on them the scores say nothing"
+            )
+    return _named_as_by(run, found, names)
 
 
 def _same(one: str, other: str) -> bool:
@@ -205,11 +327,10 @@ def _same(one: str, other: str) -> bool:
     return one == other or (Path(one).exists() and Path(other).exists() and Path(one).samefile(other))
 
 
-def _named_as_by(folder: Path, split: Any, names: list[str]) -> tuple[Any, list[str]]:
+def _named_as_by(run: Origin, split: Any, names: list[str]) -> tuple[Any, list[str]]:
     """A test split without training images has the classes that it happens to have: they are the model's, by name,
     where the model has all of them in this order."""
-    config = read_json(folder / "config.json") or {}
-    known = [name for _, name in sorted((config.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
+    known = [name for _, name in sorted((run.config.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
     ours = [name for name in known if name in set(names)]
     if not isinstance(split, LabelledImages) or ours != names or len(known) == len(names):
         return split, names
@@ -302,7 +423,7 @@ def _open(
         tables = DatasetDict({split: Dataset.from_parquet(file) for split, file in files.items()})
         return Source(dataset, tables, image_column, label_column)
     if benchmark.path and root and (benchmark.needs_list or not any(Path(root).glob("**/*.parquet"))):
-        return Source(dataset, _open_tree(dataset, benchmark, Path(root), lists, test_only))
+        return Source(dataset, _open_tree(dataset, benchmark, Path(root), lists, test_only), root=root)
     if benchmark.needs_list:
         raise ValueError(
             f"{dataset} is a selection that its lists define: give --dataset_path with the official folder tree (and "

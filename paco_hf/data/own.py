@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from datasets.table import InMemoryTable
 
 from .splits import IMAGE_SUFFIXES, LabelledImages
-from .tables import SPLIT_NAMES, Rows, clean, read_rows
+from .tables import SPLIT_NAMES, Rows, clean, read_rows, split_column
 
 _IMAGE_COLUMNS = ("image", "img", "file_name", "filename", "file", "image_path", "path", "filepath")
 _LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "species")
@@ -59,6 +59,8 @@ def open_own(
         OSError: what [`paco_hf.data.tables.read_rows`] raises.
     """
     found, notes = read_rows(dataset)
+    found, by = split_column(found, (image_column, label_column))
+    root = dataset if os.path.isdir(dataset) else os.path.dirname(dataset) or "." if os.path.isfile(dataset) else None
     given = {role: name for role, name in (splits or {}).items() if name}
     roles = _roles(dataset, list(found), given)
     if "train" not in roles and not test_only:
@@ -111,14 +113,24 @@ def open_own(
             )
         labels = [keys[value] for value in values[role]]
         # The names of the roles are what messages and records call them by.
-        labelled[role] = _images(found[split], image, labels, f"{dataset} {split}")
+        labelled[role] = _images(found[split], image, labels, f"{dataset} {split}", root)
     explicit = "validation" in given
     scored = "test" if "test" in labelled else "validation" if "validation" in labelled and not explicit else None
-    columns = "classes: the folders" if first.files else f"columns: image {image!r}, label {label!r}"
+    columns = "classes: the folders" if first.files else _describe_columns(first, image, label, by)
     uses = ", ".join(f"{'test' if role == scored else role} {split!r}" for role, split in roles.items())
     unused = [split for split in found if split not in roles.values()]
     rest = f"; not used: {', '.join(map(repr, unused))}" if unused else ""
     return OwnSource(dataset, labelled, names, scored, f"{columns}; splits: {uses}{rest}", notes)
+
+
+def _describe_columns(rows: Rows, image: str, label: str, split: str | None) -> str:
+    unused = [name for name in rows.data.features if name not in (image, label)]
+    more = ", ..." if len(unused) > 5 else ""
+    return (
+        f"columns: image {image!r}, label {label!r}"
+        + (f", split {split!r}" if split else "")
+        + (f" (not used: {', '.join(map(repr, unused[:5]))}{more})" if unused else "")
+    )
 
 
 def _roles(dataset: str, found: Sequence[str], given: Mapping[str, str]) -> dict[str, str]:
@@ -288,11 +300,11 @@ def _classes(
     return [str(value) for value in ordered], {value: label for label, value in enumerate(ordered)}
 
 
-def _images(rows: Rows, column: str, labels: list[int], name: str) -> LabelledImages:
+def _images(rows: Rows, column: str, labels: list[int], name: str, shown_from: str | None) -> LabelledImages:
     feature = rows.data.features[column]
     if not _is_text(feature):
         data = rows.data if isinstance(feature, Image) else rows.data.cast_column(column, Image())
-        return LabelledImages(data, column, labels, name, files=rows.files)
+        return LabelledImages(data, column, labels, name, files=rows.files, root=shown_from)
     paths = [value or "" for value in rows.data[column][:]]
     remote = next((path for path in paths if "://" in path), None)
     if remote:
@@ -309,6 +321,5 @@ def _images(rows: Rows, column: str, labels: list[int], name: str) -> LabelledIm
         )
     array = pa.StructArray.from_arrays([pa.nulls(len(files), pa.binary()), pa.array(files)], names=["bytes", "path"])
     schema = Features({column: Image()}).arrow_schema
-    return LabelledImages(
-        Dataset(InMemoryTable(pa.Table.from_arrays([array], schema=schema))), column, labels, name, files=files
-    )
+    data = Dataset(InMemoryTable(pa.Table.from_arrays([array], schema=schema)))
+    return LabelledImages(data, column, labels, name, files=files, root=shown_from)

@@ -28,6 +28,7 @@ class Source:
     image_column: str | None = None
     label_column: str | None = None
     names: list[str] | None = None  # of the classes, by id, where they are to be other ones than the column's
+    root: str | None = None  # that files are named from
 
     def __post_init__(self) -> None:
         first = next(iter(self.splits.values()))
@@ -66,7 +67,7 @@ class Source:
                 )
             labels = [class_names.index(feature.names[label]) if label >= 0 else label for label in labels]
         class_counts(labels, len(class_names), allow_empty=True)
-        return LabelledImages(rows, str(self.image_column), labels, f"{self.name} {key}")
+        return LabelledImages(rows, str(self.image_column), labels, f"{self.name} {key}", root=self.root)
 
 
 @dataclass

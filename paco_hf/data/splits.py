@@ -1,6 +1,7 @@
 """Labelled images: a split, still encoded, decoded image by image or once and for all."""
 
 import io
+import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -29,6 +30,8 @@ class LabelledImages:
     name: str = "images"
     rows: list[int] | None = None  # of the source, where this is a selection from it
     files: list[str] | None = None  # of the images, by row of the source, where they are files
+    root: str | None = None  # the data set's folder: what lies below it is named from there
+    note: str = ""  # what the user should know before scores on it are believed
     groups: ClassVar[None] = None  # read in any order; see `ShardedImages`
 
     def __post_init__(self) -> None:
@@ -39,7 +42,12 @@ class LabelledImages:
     def select(self, indices: list[int], name: str) -> "LabelledImages":
         rows = indices if self.rows is None else [self.rows[i] for i in indices]
         labels = [self.labels[i] for i in indices]
-        return LabelledImages(self.data.select(indices), self.image_column, labels, name, rows, self.files)
+        return LabelledImages(self.data.select(indices), self.image_column, labels, name, rows, self.files, self.root)
+
+    def shown(self, path: str) -> str:
+        """A file's name from the data set's folder on, or its base name where it lies elsewhere."""
+        below = os.path.relpath(path, self.root) if self.root else ".."
+        return os.path.basename(path) if below.startswith("..") else below
 
     def open(self, index: int) -> PILImage.Image:
         """Decode one image to RGB; `ValueError` where it cannot be, with its place in the source."""
@@ -47,7 +55,7 @@ class LabelledImages:
         row = self.encoded[index][self.image_column] or {}
         source = row.get("bytes") or row.get("path")
         place = index if self.rows is None else self.rows[index]
-        where = f" ({row['path']})" if row.get("path") else ""
+        where = f" ({self.shown(row['path'])})" if row.get("path") else ""
         name = f"image {place} of {self.name}{where}"
         if source is None:
             raise ValueError(f"{name} is empty; replace or remove it")
@@ -131,7 +139,10 @@ def open_image(source: Any, name: str) -> PILImage.Image:
         with PILImage.open(source) as image:
             return _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
     except (OSError, SyntaxError, ValueError, TypeError, EOFError, PILImage.DecompressionBombError) as error:
-        raise ValueError(f"{name} cannot be decoded as an image: {error}; replace or remove it") from error
+        reason = str(error)
+        if isinstance(source, str | os.PathLike):  # `name` says as much of its place as may be known
+            reason = reason.replace(os.fspath(source), os.path.basename(source))
+        raise ValueError(f"{name} cannot be decoded as an image: {reason}; replace or remove it") from error
 
 
 def _eight_bits(image: PILImage.Image) -> PILImage.Image:

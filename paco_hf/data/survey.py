@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from ..distributed import own_cores
 from .splits import ImageData, LabelledImages
 
-_VERSION = 1  # of what is kept; another one is not read
+_VERSION = 2  # of what is kept; another one is not read
 
 
 @dataclass
@@ -153,7 +153,7 @@ def _images(count: int) -> str:
 
 def _name(split: LabelledImages, index: int) -> str:
     row = index if split.rows is None else split.rows[index]
-    return split.files[row] if split.files else f"image {row} of {split.name}"
+    return split.shown(split.files[row]) if split.files else f"image {row} of {split.name}"
 
 
 def _look(split: LabelledImages) -> Seen:

@@ -3,18 +3,19 @@
 import csv
 import io
 import json
+import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 
 from .sources import class_folders, image_tables, load_hub
 from .splits import IMAGE_SUFFIXES
@@ -57,7 +58,8 @@ def read_rows(dataset: str) -> tuple[dict[str, Rows], list[str]]:
     """The splits of a table file, a folder or a Hub id by their names in it, and what the user should know of it.
 
     A folder holds files of rows (`train.csv`, `metadata.jsonl`, parquet, ...), or class folders with or without the
-    splits' folders above them. What names no split is `train`.
+    splits' folders above them; beside folders of images, a table is read where it names those. What names no split is
+    `train`; in a single table a column may name the splits.
 
     Raises:
         ValueError: there are no images, or no classes; a file that cannot be read as what its name says.
@@ -85,14 +87,17 @@ def read_rows(dataset: str) -> tuple[dict[str, Rows], list[str]]:
 
 def _read_folder(folder: Path) -> tuple[dict[str, Rows], list[str]]:
     parquet = [file for file in sorted(folder.glob("**/*.parquet")) if not _hidden(file, folder)]
-    tables = parquet or _table_files(folder)
+    tables, notes = (parquet, []) if parquet else _table_files(folder)
     if tables:
         files: dict[str, list[Path]] = {}
         for file in tables:
             files.setdefault(_split_of(str(file.relative_to(folder))) or _stem(file), []).append(file)
         if not any(map(usual_split, files)) and len(files) == 1:
             files = {"train": tables}
-        return {split: _read_files(paths) for split, paths in files.items()}, []
+        rows = {split: _read_files(paths) for split, paths in files.items()}
+        for split, content in rows.items():
+            content.root = _image_root(content, folder, split) or content.root
+        return rows, notes
     inside = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
     folders = [entry for entry in inside if entry.is_dir()]
     splits = {entry.name: entry for entry in folders if usual_split(entry.name) and _subfolders(entry)}
@@ -106,10 +111,9 @@ def _read_folder(folder: Path) -> tuple[dict[str, Rows], list[str]]:
                 "folder of its own, or their names and classes in a metadata.csv beside them"
             )
         splits = {"train": folder}
-    result, notes = {}, []
+    result: dict[str, Rows] = {}
     for split, root in splits.items():
-        rows, found = _read_class_folders(root)
-        result[split] = rows
+        result[split], found = _read_class_folders(root)
         notes += found
     if not any(len(rows.data) for rows in result.values()):
         raise ValueError(
@@ -121,14 +125,81 @@ def _read_folder(folder: Path) -> tuple[dict[str, Rows], list[str]]:
     return result, notes
 
 
-def _table_files(folder: Path) -> list[Path]:
-    """Files of rows right in a folder, or as `metadata` in the folders of its splits. Class folders win over a table
-    that is not named after a split."""
+def _table_files(folder: Path) -> tuple[list[Path], list[str]]:
+    """Files of rows right in a folder, or as `metadata` in the folders of its splits, and what the user should know.
+
+    Beside folders of images a table counts where it names a split or is the only one, and names images."""
     own = [file for file in sorted(folder.iterdir()) if is_table(file) and not file.name.startswith(".")]
     named = [file for file in own if file.stem.lower() == "metadata" or _split_of(file.name)]
     splits = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and usual_split(entry.name)]
     below = [file for entry in splits for file in sorted(entry.glob("metadata.*")) if is_table(file)]
-    return named or below or (own if not any(map(_images_within, _subfolders(folder))) or not own else [])
+    tables = named or below or own
+    if not tables or not any(map(_images_within, _subfolders(folder))):
+        return tables, []
+    if not named and not below and len(own) > 1:
+        reason = "there is more than one, and none names a split"
+    else:
+        reasons = [_unreadable(file, folder, len(tables) == 1) for file in tables]
+        reason = reasons[0] if all(reasons) else ""
+    if not reason:
+        return tables, []
+    beside = ", ".join(file.name for file in tables[:3])
+    return [], [f"the classes are those of the folders, not those of {beside} beside them: {reason}"]
+
+
+def _unreadable(file: Path, folder: Path, alone: bool) -> str:
+    """Why a table cannot be the one of the images below a folder; empty where it can."""
+    try:
+        rows = _read_files([file])
+    except (ValueError, OSError) as error:
+        return str(error).replace(f"{folder}{os.sep}", "")
+    if alone and len(rows.data.features) < 2:
+        return f"{file.name} has one column only"
+    if _image_root(rows, folder, _split_of(file.name)) is None:
+        return f"no column of {file.name} names images in the folder"
+    return ""
+
+
+def _image_root(rows: Rows, folder: Path, split: str | None) -> Path | None:
+    """The folder that most file names in some column of a table are below: its own, that of the data set, or one of
+    images in it."""
+    inside = _subfolders(folder)
+    likely = [entry for entry in inside if len(inside) == 1 or entry.name.lower() in ("images", split)]
+    texts = [name for name, feature in rows.data.features.items() if getattr(feature, "dtype", "").endswith("string")]
+    first = rows.data.select_columns(texts)[:100]
+    for root in dict.fromkeys((rows.root or folder, folder, *likely)):
+        for values in first.values():
+            # Text that is no file name may be longer than a path can be.
+            names = [value for value in values if value and Path(value).suffix.lower() in IMAGE_SUFFIXES]
+            if 2 * sum(os.path.isfile(root / name) for name in names) > len(values):
+                return root
+    return None
+
+
+def split_column(found: dict[str, Rows], taken: Sequence[str | None]) -> tuple[dict[str, Rows], str | None]:
+    """The splits that a column of the only table names by their usual names, and the column."""
+    if len(found) != 1:
+        return found, None
+    ((_, rows),) = found.items()
+    for column in rows.data.column_names:
+        if column.lower() not in ("split", "subset", "partition") or column in taken:
+            continue
+        feature, values = rows.data.features[column], rows.data[column][:]
+        if isinstance(feature, ClassLabel):
+            values = [None if value is None or value < 0 else feature.names[value] for value in values]
+        if not all(isinstance(value, str) and usual_split(value.strip()) for value in values):
+            continue
+        places: dict[str, list[int]] = {}
+        for row, value in enumerate(values):
+            places.setdefault(value.strip(), []).append(row)
+        if len({usual_split(name) for name in places}) < len(places):
+            merged: dict[str, list[int]] = {}
+            for name, own in places.items():
+                merged.setdefault(str(usual_split(name)), []).extend(own)
+            places = merged
+        data = rows.data.remove_columns(column)
+        return {name: replace(rows, data=data.select(sorted(own))) for name, own in places.items()}, column
+    return found, None
 
 
 def _images_within(folder: Path) -> bool:
@@ -162,11 +233,11 @@ def _read_class_folders(root: Path) -> tuple[Rows, list[str]]:
     files, labels, folders = class_folders(root)
     names = [clean(folder) for folder in folders]
     classes = sorted(set(names))
-    notes = []
-    twice = [name for name, count in Counter(names).items() if count > 1]
+    name, notes = root.resolve().name, []
+    twice = [one for one, count in Counter(names).items() if count > 1]
     if twice:
-        notes.append(f"{root} has more than one folder for the class {twice[0]!r}: they are read as one class")
-    known = {name: label for label, name in enumerate(classes)}
+        notes.append(f"{name} has more than one folder for the class {twice[0]!r}: they are read as one class")
+    known = {one: label for label, one in enumerate(classes)}
     data = image_tables({"train": (files, [known[names[label]] for label in labels])}, classes)["train"]
     strange = Counter(
         entry.suffix.lower() or entry.name
@@ -176,11 +247,11 @@ def _read_class_folders(root: Path) -> tuple[Rows, list[str]]:
     )
     if strange:
         kinds = ", ".join(sorted(strange)[:4])
-        notes.append(f"{sum(strange.values())} files in the class folders of {root} are no images ({kinds})")
+        notes.append(f"{sum(strange.values())} files in the class folders of {name} are no images ({kinds})")
     loose = [entry.name for entry in root.iterdir() if entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES]
     if loose:
         notes.append(
-            f"{len(loose)} images of {root} lie outside of class folders and are left out, such as {loose[0]}"
+            f"{len(loose)} images of {name} lie outside of class folders and are left out, such as {loose[0]}"
         )
     return Rows(data, root, files=files), notes
 
