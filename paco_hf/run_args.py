@@ -195,8 +195,7 @@ class RunArguments:
     calibrate: bool | None = field(
         default=None,
         metadata={
-            "help": "in the end fit a temperature on the validation split, and store it in the model (default: for "
-            "your own data, if that split has 100 images or more)"
+            "help": "store a temperature fitted on the validation split (default: for own data with 100 images there)"
         },
     )
     report: bool = field(
