@@ -12,9 +12,9 @@ import argparse
 import numpy as np
 
 from paco_hf.calibration import estimate_prior
-from paco_hf.data.loading import load_evaluation
 from paco_hf.data.splits import Images
 from paco_hf.evaluation import shifted_prior, softmax
+from paco_hf.origin import load_evaluation
 from paco_hf.scoring import balanced_logits, group_counts
 
 RATIO = 50

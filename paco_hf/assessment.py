@@ -12,9 +12,9 @@ from PIL.Image import Image
 from .calibration import TEMPERATURE_RANGE, fit_temperature
 from .configuration_paco import PaCoConfig
 from .data.carve import selection_of
-from .data.loading import check_same_test, load_evaluation
 from .data.splits import Images
 from .evaluation import evaluate_logits, headline
+from .origin import check_same_test, load_evaluation
 from .run_folder import EVALUATION_FOLDER, EVALUATION_NAME, public_name, write_json, write_text
 from .scoring import balanced_logits, group_counts
 

@@ -11,10 +11,11 @@ from transformers import pipeline
 from paco_hf import PaCoConfig
 from paco_hf.cards import write_card
 from paco_hf.cli import main
-from paco_hf.data.loading import load_data, load_evaluation
+from paco_hf.data.loading import load_data
 from paco_hf.data.splits import Images
 from paco_hf.evaluation import softmax
 from paco_hf.metrics import expected_calibration_error
+from paco_hf.origin import load_evaluation
 from paco_hf.scoring import balanced_logits
 
 FAST = ["--max_steps", "40", "--backbone", "cifar_resnet20", "--eval_strategy", "no", "--save_strategy", "no"]

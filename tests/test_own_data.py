@@ -27,10 +27,11 @@ from timm.models import save_for_hf
 from paco_hf.cli import main
 from paco_hf.data import survey as survey_module
 from paco_hf.data.carve import carved_again, check_source, divide, public_manifest, report, source_of
-from paco_hf.data.loading import check_same_test, load_data, load_evaluation
+from paco_hf.data.loading import load_data
 from paco_hf.data.splits import Images, open_image
 from paco_hf.data.survey import survey
 from paco_hf.modeling_paco import PaCoForImageClassification
+from paco_hf.origin import check_same_test, load_evaluation
 from paco_hf.run_args import parse_run
 from paco_hf.scoring import score
 from paco_hf.suggestions import suggested_settings
@@ -147,7 +148,7 @@ from paco_hf.cli import main
 command = ["train", "--dataset", "ada/flowers", "--max_steps", "2", "--backbone"]
 assert main([*command, "cifar_resnet20", "--output_dir", {str(tmp_path / "run")!r}]) == 0
 assert main([*command, "hf://ada/mine", "--freeze_backbone", "true", "--output_dir", {str(tmp_path / "hub")!r}]) == 0
-from paco_hf.data.loading import load_evaluation
+from paco_hf.origin import load_evaluation
 from paco_hf.hub import push
 push({str(tmp_path / "run")!r}, "ada/model")
 print("scored", load_evaluation("ada/model")[0].rows, load_evaluation("ada/model", {str(tmp_path / "data")!r})[0].rows)
