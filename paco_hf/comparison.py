@@ -14,10 +14,10 @@ from .callbacks import LOG_NAME
 from .page import svg, write_page
 from .plots import plot_curves
 from .run_args import RunArguments
-from .run_folder import METRICS_NAME, RECIPE_NAME, RUN_NAME, public_settings
+from .run_folder import EVALUATION_FOLDER, EVALUATION_NAME, METRICS_NAME, RECIPE_NAME, RUN_NAME, public_settings
 from .training_args import PaCoTrainingArguments
 
-EVALUATION = Path("evaluation") / "results.json"
+EVALUATION = Path(EVALUATION_FOLDER) / EVALUATION_NAME
 # Of metrics.json, which each run has; and of an evaluation, where there is one.
 SCORES = {
     "accuracy": "top-1",

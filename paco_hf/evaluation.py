@@ -72,7 +72,7 @@ def evaluate_logits(
     scores = _Scores(probabilities, true, predicted, counts)
     accuracy = scores.per_class(np.arange(len(true)))
     metrics = bootstrap(scores, len(true), resamples=resamples, level=level, seed=seed)
-    group = None if counts is None else group_of(counts)
+    group = scores.group
     _widen_ends(metrics, images, group, level)
     times_predicted = np.bincount(predicted, minlength=classes)
     return {
@@ -112,6 +112,11 @@ def group_of(counts: np.ndarray, many: int = 100, few: int = 20) -> np.ndarray:
     return np.where(counts > many, 0, np.where(counts >= few, 1, 2))
 
 
+def _bins(confidence: np.ndarray) -> np.ndarray:
+    """The bin of each confidence, of [`BINS`] of equal width, as the calibration error has them."""
+    return np.searchsorted((np.arange(1, BINS) / BINS).astype(confidence.dtype), confidence)
+
+
 class _Scores:
     """The headline numbers as a function of the images (with repetitions) that they are computed on."""
 
@@ -126,7 +131,7 @@ class _Scores:
         # sum_c (p_c - y_c)^2 without the one-hot matrix.
         self.brier = np.einsum("nc,nc->n", probabilities, probabilities, dtype=np.float64) - 2 * of_true + 1
         confidence = probabilities.max(axis=1)
-        self.bins = np.searchsorted((np.arange(1, BINS) / BINS).astype(confidence.dtype), confidence)
+        self.bins = _bins(confidence)
         self.gap = self.right - confidence
         self.group = None if counts is None else group_of(counts)
 
@@ -233,7 +238,7 @@ def _reliability(probabilities: np.ndarray, true: np.ndarray, group: np.ndarray 
     """Confidence against accuracy in 15 bins of equal width, overall and for the images of each group."""
     predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
     right = predicted == true
-    bins = np.searchsorted((np.arange(1, BINS) / BINS).astype(confidence.dtype), confidence)
+    bins = _bins(confidence)
 
     def of(rows: np.ndarray) -> dict[str, Any] | None:
         if not rows.any():
