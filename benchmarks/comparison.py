@@ -60,8 +60,8 @@ COMMON = {
     "key_momentum": 0.99,
     "precision": "bf16",
 }
-# As many trials for each method: three learning rates, then another setting beside the best of them.
-RATES = (0.05, 0.1, 0.2)
+# As many trials for each method: four learning rates, then another setting beside the best of them.
+RATES = (0.05, 0.1, 0.2, 0.4)
 ALTERNATIVE = {
     "paco": {"key_view": "cifar_sim"},
     "gpaco": {"key_view": "cifar_sim"},
