@@ -9,8 +9,8 @@ READY = $(VENV)/.installed
 demo: $(READY)  ## train PaCo and two baselines on the built-in images, compare them, classify a few images
 	$(BIN)/python training/demo.py
 
-test: $(READY)  ## the quick tests
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+test: $(READY)  ## the quick tests, a process for each core
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 test-slow: $(READY)  ## the tests that take minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow

@@ -15,7 +15,7 @@ from .data.carve import selection_of
 from .data.splits import Images
 from .evaluation import evaluate_logits, headline
 from .origin import check_same_test, load_evaluation
-from .run_folder import EVALUATION_FOLDER, EVALUATION_NAME, public_name, write_json, write_text
+from .run_folder import CARD_NAME, EVALUATION_FOLDER, EVALUATION_NAME, public_name, write_json, write_text
 from .scoring import balanced_logits, group_counts
 
 FEW_IMAGES = 100  # to fit a temperature on
@@ -84,6 +84,8 @@ def evaluate_runs(
     if results["prior_of_inference"] is not None:
         notes.append("the checkpoint has a prior for inference, which these scores leave aside")
     page = write_evaluation(folder, results, examples) if folder and PartialState().is_main_process else None
+    if page and (card := page.parents[1] / CARD_NAME).is_file() and page.parent.name == EVALUATION_FOLDER:
+        notes.append(f"{card} is as it was: paco-hf card {card.parent} writes it anew, with these figures")
     return results["scores"], page, notes
 
 

@@ -199,7 +199,7 @@ class RunArguments:
         },
     )
     report: bool = field(
-        default=True, metadata={"help": "in the end write evaluation/report.html on the test split, to look at"}
+        default=True, metadata={"help": "in the end write the model card and, on the test split, evaluation/report.html"}
     )
     resume: bool = field(
         default=False, metadata={"help": "go on from the last complete checkpoint in --output_dir (or start, if none)"}

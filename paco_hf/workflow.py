@@ -13,6 +13,7 @@ from .allocator import keep_freed_memory
 from .assessment import FEW_IMAGES, examine, store_temperature, write_evaluation
 from .backbone_source import BackboneSource, find_backbone
 from .callbacks import OnTrainBegin
+from .cards import write_card
 from .checkpoints import list_checkpoints
 from .data.batched_views import BatchedView, BatchedViews, batched_obstacle
 from .data.carve import (
@@ -184,6 +185,8 @@ def train(
     if main and run.report and test_images and tested:
         page = write_evaluation(folder / EVALUATION_FOLDER, *examine([str(folder)], test_images, *tested))
         _say(main, f"report: {page}")
+    if main and run.report:
+        _say(main, f"model card: {write_card(folder)}")
     _publish(folder, args)
     return metrics
 

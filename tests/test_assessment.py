@@ -51,6 +51,11 @@ def test_evaluate_writes_results_and_report_beside_the_run(run: Path, capsys) ->
     assert "Expected calibration error" in card
     assert "](reliability.png)" in card
     assert (run / "reliability.png").is_file()
+    # It may have been edited since, so it is left alone, which is said.
+    (run / "README.md").write_text("Mine.")
+    assert main(["evaluate", str(run)]) == 0
+    assert f"paco-hf card {run} writes it anew" in capsys.readouterr().out
+    assert (run / "README.md").read_text() == "Mine."
     # A new run in the folder takes the old evaluation away.
     assert main(["train", *FAST, "--max_steps", "1", "--overwrite", "--output_dir", str(run)]) == 0
     assert not (run / "evaluation").exists()
@@ -101,7 +106,10 @@ def test_train_calibrates(tmp_path: Path, capsys) -> None:
     temperature = PaCoConfig.from_pretrained(folder).temperature
     said = capsys.readouterr().out
     assert f"temperature {temperature:.3f}, from" in said
-    # One command, from nothing to a report.
+    # One command, from nothing to a report and a card.
+    card = (folder / "README.md").read_text()
+    assert "Expected calibration error" in card
+    assert "](reliability.png)" in card
     assert f"report: {folder / 'evaluation' / 'report.html'}" in said
     results = json.loads((folder / "evaluation" / "results.json").read_text())
     assert results["scores"] == json.loads((folder / "metrics.json").read_text())["test"]
