@@ -90,4 +90,18 @@ def _described(name: str, read: Any, weights: str | None) -> BackboneSource:
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ValueError(f"backbone {name!r} is of an architecture that this timm does not know, {architecture!r}")
     kept = {key: value for key, value in (options or {}).items() if key != "num_classes"}
+    if "img_size" in kept:
+        kept["img_size"] = one_side(kept["img_size"], name)
     return BackboneSource(architecture, kept, weights, config)
+
+
+def one_side(size: Any, name: str) -> int:
+    """An input size of timm's, a number or one for each side, as the side of a square.
+
+    Raises:
+        ValueError: the sides differ, or are no whole numbers.
+    """
+    sides = set(size) if isinstance(size, list | tuple) else {size}
+    if len(sides) != 1 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"img_size of the backbone {name!r} must be the side of a square in pixels, got {size!r}")
+    return int(sides.pop())

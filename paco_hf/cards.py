@@ -242,7 +242,7 @@ def _hub_dataset(dataset: str | None) -> str | None:
     """The Hub id of a data set by its public name, if it is on the Hub."""
     if dataset in BENCHMARKS:
         return BENCHMARKS[dataset].hub_id
-    return dataset if dataset and dataset.count("/") == 1 else None
+    return dataset.partition(":")[0] if dataset and dataset.count("/") == 1 else None
 
 
 def _base_model(settings: dict[str, Any]) -> str | None:

@@ -88,7 +88,7 @@ def load_evaluation(
         ) from error
     if own and recipe.get("skip_undecodable") and isinstance(found, LabelledImages):
         found = decodable(found)
-    return found, class_names
+    return _named_as_by(run, found, class_names)
 
 
 @dataclass
@@ -202,7 +202,7 @@ def _evaluated(
         if own or known:
             raise ValueError(
                 f"{dataset} has no test split, and the run carved none: all its images were trained or validated on. "
-                "Give data with other images, or --split validation"
+                "Give data with other images" + (", or --split validation" if run.carved("validation") else "")
             )
         found = replace(found, name=f"{dataset}, all images")
         if not run.manifest and not run.recipe:
@@ -210,7 +210,7 @@ def _evaluated(
                 f"{dataset} has no test split and {run.name} does not say what it was trained on: all images are "
                 "scored, and where the model was trained on them the scores say nothing"
             )
-    return _named_as_by(run, found, names)
+    return found, names
 
 
 def _same(one: str, other: str) -> bool:
@@ -219,11 +219,22 @@ def _same(one: str, other: str) -> bool:
 
 
 def _named_as_by(run: Origin, split: Any, names: list[str]) -> tuple[Any, list[str]]:
-    """A test split without training images has the classes that it happens to have: they are the model's, by name,
-    where the model has all of them in this order."""
+    """The classes of a user's data are the model's by name, whichever of them it has and in whatever order.
+
+    Raises:
+        ValueError: a class that the model does not know.
+    """
     known = [name for _, name in sorted((run.config.get("id2label") or {}).items(), key=lambda item: int(item[0]))]
-    ours = [name for name in known if name in set(names)]
-    if not isinstance(split, LabelledImages) or ours != names or len(known) == len(names):
+    placeholders = [f"LABEL_{label}" for label in range(len(known))]
+    if not isinstance(split, LabelledImages) or names == known or known in ([], placeholders):
         return split, names
+    strange = [name for name in names if name not in known]
+    if strange and names == [str(label) for label in range(len(names))] and not any(map(str.isdigit, known)):
+        return split, names  # numbered, not named
+    if strange:
+        raise ValueError(
+            f"{split.name} has a class {strange[0]!r} that {run.name} does not know (it knows "
+            f"{', '.join(map(repr, known[:5]))}{', ...' if len(known) > 5 else ''}): not the classes it was trained on"
+        )
     place = {name: label for label, name in enumerate(known)}
     return replace(split, labels=[place[names[label]] for label in split.labels]), known

@@ -195,11 +195,13 @@ class RunArguments:
     calibrate: bool | None = field(
         default=None,
         metadata={
-            "help": "store a temperature fitted on the validation split (default: for own data with 100 images there)"
+            "help": "store a temperature fitted on the validation split (default: for own data with at least 100 "
+            "images there)"
         },
     )
     report: bool = field(
-        default=True, metadata={"help": "in the end write the model card and, on the test split, evaluation/report.html"}
+        default=True,
+        metadata={"help": "in the end write the model card and, on the test split, evaluation/report.html"},
     )
     resume: bool = field(
         default=False, metadata={"help": "go on from the last complete checkpoint in --output_dir (or start, if none)"}
@@ -222,6 +224,10 @@ class RunArguments:
             raise ValueError(f"global_batch_size must be at least 1, got {self.global_batch_size}")
         if self.classifier_init_std is not None and not self.classifier_init_std > 0:
             raise ValueError(f"classifier_init_std must be positive, got {self.classifier_init_std}")
+        if self.split_seed < 0:
+            raise ValueError(f"split_seed must not be negative, got {self.split_seed}")
+        if self.skip_undecodable and self.inspect is False:
+            raise ValueError("--skip_undecodable leaves out what --inspect finds: leave out --inspect false")
         if self.test_fraction is not None and not 0 <= self.test_fraction < 1:
             raise ValueError(f"test_fraction must be at least 0 and below 1, got {self.test_fraction}")
         if self.eval_interpolation not in (None, "bilinear", "bicubic"):
@@ -339,12 +345,21 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
         if f"{event}_steps" in given and f"{event}_strategy" not in given:
             parser.set_defaults(**{f"{event}_strategy": "steps"})
     run, args, rest = parser.parse_args_into_dataclasses(argv, return_remaining_strings=True, look_for_args_file=False)
+    if args.seed < 0:
+        raise ValueError(f"seed must not be negative, got {args.seed}")
     if rest:
         flags = [option for action in parser._actions for option in action.option_strings]
         near = difflib.get_close_matches(rest[0], flags, n=1)
         raise ValueError(f"unknown argument {rest[0]!r}" + (f": did you mean {near[0]}?" if near else "; see --help"))
     _fit_batch(run, args, given, settings.get("global_batch_size"))
     known = run.dataset == "builtin" or run.dataset in BENCHMARKS
+    if known and run.test_fraction is not None:
+        raise ValueError(f"--test_fraction carves from your own data; {run.dataset} has a test split: leave it out")
+    selected = run.dataset in BENCHMARKS and BENCHMARKS[run.dataset].n_max
+    if not selected and (of_selection := sorted(given & {"imbalance_factor", "imbalance_kind"})):
+        raise ValueError(
+            f"--{of_selection[0]} makes the long tail of cifar*-lt; {run.dataset} has its own: leave it out"
+        )
     if known and run.eval_interpolation is None:
         run.eval_interpolation = "bilinear"
     if not known and recipe is None:

@@ -131,7 +131,7 @@ def public_settings(settings: dict[str, Any], dataset: str | None = None) -> dic
 
 def public_name(dataset: str) -> str:
     """A data set's name or Hub id; of a folder its name alone. Where it is relative, it must be there."""
-    hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", dataset)
+    hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?", dataset)
     return dataset if hub_id and not Path(dataset).exists() else Path(dataset).resolve().name
 
 

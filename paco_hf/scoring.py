@@ -89,7 +89,8 @@ def balanced_logits(
     stored = copy.deepcopy(model.config)
     own = model.config.id2label
     for label, name in enumerate(class_names):
-        named = not name.isdigit() and not str(own.get(label, name)).startswith("LABEL_")
+        # A class whose name is its number, in the data or as transformers puts it, has none.
+        named = name != str(label) and own.get(label) != f"LABEL_{label}"
         if named and label in own and own[label] != name:
             raise ValueError(
                 f"class {label} is {name!r} in {split.name}, but {own[label]!r} in {folder}: not the classes "

@@ -11,7 +11,7 @@ from transformers import BitImageProcessor, TrainerCallback, set_seed
 
 from .allocator import keep_freed_memory
 from .assessment import FEW_IMAGES, examine, store_temperature, write_evaluation
-from .backbone_source import BackboneSource, find_backbone
+from .backbone_source import BackboneSource, find_backbone, one_side
 from .callbacks import OnTrainBegin
 from .cards import write_card
 from .checkpoints import list_checkpoints
@@ -90,10 +90,16 @@ def train(
         _say(main, run.batch_note)
     # Before the images are looked at: a name may be mistyped.
     backbone = find_backbone(run.backbone) if run.backbone else None
+    if backbone and _is_pretrained(run, backbone):
+        # And its weights may be missing, or another's.
+        _new_model(run, backbone, num_labels=2)
     division = _load(run, args)
     data, trained, validation = division.data, division.trained, division.validation
     if run.calibrate is None:
         run.calibrate = data.own and validation is not None and len(validation.labels) >= FEW_IMAGES
+        if data.own and not run.calibrate:
+            held_out = len(validation.labels) if validation else 0
+            _say(main, f"not calibrated in the end: {held_out} validation images, fewer than {FEW_IMAGES}")
     if run.calibrate and validation is None:
         raise ValueError("--calibrate fits on the validation split, but there is none: give --validation_fraction")
     backbone = _fill_defaults(run, data, backbone)
@@ -106,7 +112,7 @@ def train(
     model = _build_model(run, backbone, data, class_counts(trained.labels, len(data.class_names)))
     processor = _build_processor(run, backbone, data, model)
     if data.own:
-        _say(main, _describe_input(run, processor))
+        _say(main, _describe_input(run, backbone, processor))
     if run.freeze_backbone and not _is_pretrained(run, backbone):
         _say(main, "note: the backbone is frozen as it was drawn: --pretrained true starts from weights that see")
     # Everything is decoded, or sampled, before training: an image that cannot be decoded should not end a finished
@@ -224,8 +230,12 @@ def _load(run: RunArguments, args: PaCoTrainingArguments) -> Division:
         look = (data.own if run.inspect is None else run.inspect) and isinstance(data.train, LabelledImages)
         source = source_of(data.train, data.own) if look else None
         seen = survey(data, run.skip_undecodable) if look else Survey()
+    if run.skip_undecodable and not look:
+        raise ValueError("--skip_undecodable leaves out what --inspect finds: give --inspect true, or leave it out")
     if data.own and data.test is None and run.test_fraction is None:
         run.test_fraction = TEST_FRACTION
+    if data.test is not None and run.test_fraction:
+        data.notes.append("there is a test split, so --test_fraction carves none")
     test_fraction = (run.test_fraction or 0.0) if data.own else 0.0
     division = divide(
         data, args.seed, run.validation_fraction, test_fraction, seen.twins, source, split_seed=run.split_seed
@@ -286,6 +296,8 @@ def _fill_defaults(run: RunArguments, data: ImageData, backbone: BackboneSource 
     backbone = backbone or find_backbone(run.backbone)
     config = backbone.config or {}
     native = config.get("input_size", (3, 224, 224))[-1]
+    if "img_size" in run.backbone_options:
+        run.backbone_options["img_size"] = one_side(run.backbone_options["img_size"], str(run.backbone))
     options = backbone.options | run.backbone_options
     size = size or options.get("img_size") or native
     if config.get("fixed_input_size") and size != native:
@@ -296,15 +308,23 @@ def _fill_defaults(run: RunArguments, data: ImageData, backbone: BackboneSource 
     return backbone
 
 
-def _build_model(
-    run: RunArguments, backbone: BackboneSource, data: ImageData, counts: list[int]
-) -> PaCoForImageClassification:
-    model = PaCoForImageClassification.from_timm(
+def _new_model(run: RunArguments, backbone: BackboneSource, **config: Any) -> PaCoForImageClassification:
+    return PaCoForImageClassification.from_timm(
         backbone.architecture,
         pretrained=run.pretrained,
         pretrained_file=run.pretrained_file or backbone.weights,
         classifier_init_std=run.classifier_init_std,
         backbone_kwargs=backbone.options | run.backbone_options,
+        **config,
+    )
+
+
+def _build_model(
+    run: RunArguments, backbone: BackboneSource, data: ImageData, counts: list[int]
+) -> PaCoForImageClassification:
+    model = _new_model(
+        run,
+        backbone,
         image_size=run.image_size,
         id2label=dict(enumerate(data.class_names)),
         label2id={name: i for i, name in enumerate(data.class_names)},
@@ -342,11 +362,16 @@ def _build_processor(
     return build_processor(size, mean, std, run.eval_interpolation, statistics["crop_pct"] if as_backbone else None)
 
 
-def _describe_input(run: RunArguments, processor: BitImageProcessor) -> str:
+def _describe_input(run: RunArguments, backbone: BackboneSource, processor: BitImageProcessor) -> str:
+    weights = "weights drawn at random"
+    if file := run.pretrained_file or backbone.weights:
+        weights = f"weights of {Path(file).name}"
+    elif run.pretrained:
+        weights = "timm's pretrained weights"
     side, cut = processor.size["shortest_edge"], processor.crop_size["height"]
     mean, std = (", ".join(f"{value:.3f}" for value in of) for of in (processor.image_mean, processor.image_std))
     return (
-        f"input of {run.backbone}: {cut} x {cut} pixels, from images of a shorter side of {side} "
+        f"backbone {run.backbone}, {weights}; input {cut} x {cut} pixels, from images of a shorter side of {side} "
         f"({run.eval_interpolation}); mean {mean}, std {std}"
     )
 

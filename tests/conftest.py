@@ -16,6 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from paco_hf.data import survey
 from paco_hf.run_args import RunArguments
 
 # The report of each of a hundred short runs would cost minutes; those that are about it ask for it.
@@ -77,3 +78,11 @@ def weight_by_rule(key: str, shape: tuple[int, ...], num_classes: int) -> torch.
 
 def seeded_images(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape)).float()
+
+
+@pytest.fixture(autouse=True)
+def surveys(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a test finds no survey of another."""
+    folder = tmp_path_factory.mktemp("surveys")
+    monkeypatch.setattr(survey, "_folder", lambda: folder)
+    return folder

@@ -270,6 +270,11 @@ def _load_pretrained(target: nn.Module, name: str, kwargs: dict[str, Any], file:
             raise ValueError(
                 f"{source} does not fit the backbone {name!r}: {reason[reason.index('size mism') :]:.300}"
             ) from error
+        if "No pretrained weights exist" in reason:
+            raise ValueError(
+                f"timm has no pretrained weights of {name!r}: choose another backbone, give pretrained_file, or start "
+                "from scratch"
+            ) from error
         advice = "" if "file" in overlay else " Without network they must be in the cache; or give pretrained_file."
         raise OSError(f"cannot load {source} ({type(error).__name__}: {reason:.300}).{advice}") from error
     finally:

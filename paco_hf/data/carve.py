@@ -62,7 +62,8 @@ def divide(
     full = data.train
     carve = 0.0 if data.test else test_fraction
     rest, tested = stratified_split(full.labels, carve, split_seed, twins, "test_fraction")
-    lacking = "no class has two images" + ("" if twins is None else " without an exact copy")
+    alone = twins is None or not np.any(twins)
+    lacking = "no class has two images" + ("" if alone else " without an exact copy")
     if carve and not tested:
         data.warnings.append(f"no test split can be carved, so no score will be measured: {lacking}")
     if tested:
@@ -150,7 +151,7 @@ def check_source(before: dict[str, Any] | None, now: dict[str, Any] | None) -> N
 
 def source_of(full: Any, own: bool = True) -> dict[str, Any]:
     """What tells whether a training split is the one that was carved; of a data set of one's `own` with a hash of the
-    files' names, or of the encoded images' sizes."""
+    files' names and sizes, or of the encoded images' sizes."""
     source = {"name": full.name, "images": len(full.labels), "selection": selection_of(full)}
     content = _content(full) if own and isinstance(full, LabelledImages) else None
     return source | ({"content": content} if content else {})
@@ -160,7 +161,8 @@ def _content(full: LabelledImages) -> str | None:
     digest = hashlib.sha256()
     if full.files:
         names = relative_names(full.files)
-        digest.update("\n".join(names if full.rows is None else [names[row] for row in full.rows]).encode())
+        for row in range(len(names)) if full.rows is None else full.rows:
+            digest.update(f"{names[row]} {os.path.getsize(full.files[row])}\n".encode())
         return digest.hexdigest()
     column = full.encoded.data.column(full.image_column)
     if not pa.types.is_struct(column.type):
@@ -185,7 +187,7 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
         return "other labels, or another order"
     # Runs of before contents were recorded have labels only.
     contents = before.get("content"), now.get("content")
-    return "other or renamed images, or another order" if all(contents) and contents[0] != contents[1] else ""
+    return "other, changed or renamed images, or another order" if all(contents) and contents[0] != contents[1] else ""
 
 
 def selection_of(split: Any) -> str:
@@ -241,12 +243,13 @@ def report(division: Division, lines: list[str]) -> list[str]:
     parts = [f"{len(split.labels)} {what}{_origin(split)}" if split else f"none {what}" for split, what in splits]
     total = sum(len(split.labels) for split, _ in splits if split)
     many, medium, few = shots(data.class_counts)
+    untested = "" if data.class_counts == counts else " without the test's"
     left = class_counts(division.trained.labels, len(counts), allow_empty=True)
     rest = "" if left == counts else f", of which {max(left)} to {min(left)} to train on"
     head = [
         f"{total} images of {len(counts)} classes: {', '.join(parts)}",
         f"imbalance factor {max(counts) / min(counts):.4g} ({max(counts)} to {min(counts)} images a class{rest}); "
-        f"classes with many (> 100), medium (20 to 100), few (< 20): {many}, {medium}, {few}",
+        f"classes with many (> 100), medium (20 to 100), few (< 20){untested}: {many}, {medium}, {few}",
     ]
     for split, what in ((division.validation, "validate"), (data.test, "test")):
         absent = sorted(set(range(len(counts))) - set(split.labels)) if split else []

@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from datasets.table import InMemoryTable
 
 from .splits import IMAGE_SUFFIXES, LabelledImages
-from .tables import SPLIT_NAMES, Rows, clean, read_rows, split_column
+from .tables import SPLIT_NAMES, Rows, clean, holds_images, read_rows, split_column
 
 _IMAGE_COLUMNS = ("image", "img", "file_name", "filename", "file", "image_path", "path", "filepath")
 _LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "species")
@@ -59,13 +59,15 @@ def open_own(
         OSError: what [`paco_hf.data.tables.read_rows`] raises.
     """
     found, notes = read_rows(dataset)
-    found, by = split_column(found, (image_column, label_column))
     root = dataset if os.path.isdir(dataset) else os.path.dirname(dataset) or "." if os.path.isfile(dataset) else None
     given = {role: name for role, name in (splits or {}).items() if name}
+    found, by = split_column(found, (image_column, label_column), given.values())
     roles = _roles(dataset, list(found), given)
     if "train" not in roles and not test_only:
         raise ValueError(
-            f"{dataset} has no train split (found: {', '.join(found)}): name the one to train on with --train_split"
+            f"{dataset} has no train split (found: {', '.join(found)}"
+            + "".join(f", {name} being the {role} split" for role, name in given.items())
+            + "): name the one to train on with --train_split"
         )
     if "train" not in roles and not roles:
         raise ValueError(f"{dataset} has no test split (found: {', '.join(found)}): name one with --test_split")
@@ -102,6 +104,7 @@ def open_own(
     if len(names) < 2 and not test_only:
         raise ValueError(
             f"{dataset} has one class only ({', '.join(map(repr, names))}): a classifier needs at least two"
+            + "".join(f"; {note}" for note in notes)
         )
     labelled = {}
     for role, split in roles.items():
@@ -162,13 +165,13 @@ def _image_column(rows: Rows, dataset: str, given: str | None) -> str:
     if given is not None:
         if given not in features:
             raise ValueError(f"{dataset} has no column {given!r} (columns: {', '.join(features)}): set --image_column")
-        if not _holds_images(features[given]) and not _is_text(features[given]):
+        if not holds_images(features[given]) and not _is_text(features[given]):
             raise ValueError(
                 f"column {given!r} of {dataset} holds no images and no file names, but {features[given]}: set "
                 "--image_column"
             )
         return given
-    found = [name for name, feature in features.items() if _holds_images(feature)]
+    found = [name for name, feature in features.items() if holds_images(feature)]
     if not found:
         found = [
             name
@@ -207,11 +210,6 @@ def _one_of(found: list[str], usual: Sequence[str], rows: Rows, dataset: str, ro
     return best
 
 
-def _holds_images(feature: Any) -> bool:
-    encoded = isinstance(feature, dict) and {"bytes", "path"} <= feature.keys()
-    return encoded or isinstance(feature, Image) or (isinstance(feature, Value) and feature.dtype.endswith("binary"))
-
-
 def _is_text(feature: Any) -> bool:
     return isinstance(feature, Value) and feature.dtype.endswith("string")
 
@@ -236,7 +234,8 @@ def _read_labels(rows: Rows, column: str, name: str, numbers: bool | None = None
     if feature.dtype == "bool":
         return [None if value is None else str(value) for value in values]
     if feature.dtype.startswith("float"):
-        broken = next((v for v in values if v is not None and not math.isnan(v) and v != int(v)), None)
+        filled = [value for value in values if value is not None and not math.isnan(value)]
+        broken = next((value for value in filled if not value.is_integer()), None)
         if broken is not None:
             raise ValueError(
                 f"label column {column!r} of {name} holds {broken}, which is no class: give text or whole numbers"
@@ -248,6 +247,11 @@ def _read_labels(rows: Rows, column: str, name: str, numbers: bool | None = None
         raise ValueError(f"label column {column!r} of {name} must hold text or whole numbers, got {feature.dtype}")
     values = [clean(value) if value is not None else "" for value in values]
     filled = [value for value in values if value]
+    if broken := next((value for value in filled if re.search(r"[\t\r\n]", value)), None):
+        raise ValueError(
+            f"row {values.index(broken)} of {name} has a label of more than one line or column, {broken[:60]!r}: a "
+            "quotation mark in the file may be left open"
+        )
     if numbers is None:
         numbers = rows.text and bool(filled) and all(map(_WHOLE.fullmatch, filled))
     if numbers:
@@ -294,8 +298,8 @@ def _classes(
     same = [names for names in alike.values() if len(names) > 1]
     if same:
         notes.append(
-            f"{len(same)} names of classes differ in case only, such as {' and '.join(map(repr, same[0]))}: they are "
-            "kept apart"
+            f"classes whose names differ in case only are kept apart: {' and '.join(map(repr, same[0]))}"
+            + (f", and {len(same) - 1} more" if len(same) > 1 else "")
         )
     return [str(value) for value in ordered], {value: label for label, value in enumerate(ordered)}
 
@@ -317,7 +321,7 @@ def _images(rows: Rows, column: str, labels: list[int], name: str, shown_from: s
         raise ValueError(
             f"{len(missing)} of the {len(files)} images of {name} are not in {root or '.'}: "
             f"{', '.join(map(repr, missing[:3]))}{', ...' if len(missing) > 3 else ''}; column {column!r} should hold "
-            "paths below that folder, or absolute ones"
+            "paths below that folder, or absolute ones; where images are lost, remove their rows"
         )
     array = pa.StructArray.from_arrays([pa.nulls(len(files), pa.binary()), pa.array(files)], names=["bytes", "path"])
     schema = Features({column: Image()}).arrow_schema

@@ -10,7 +10,7 @@ from typing import Any
 import datasets
 import huggingface_hub
 import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, get_dataset_config_names, load_dataset
 from datasets.table import InMemoryTable
 
 from .lists import ImageList
@@ -172,9 +172,21 @@ def parquet_files(folder: Path) -> dict[str, list[str]]:
     return files
 
 
-def load_hub(hub_id: str) -> DatasetDict:
+def load_hub(hub_id: str, config: str | None = None) -> DatasetDict:
+    """Raises `ValueError` where the data set has several configurations and none, or another one, is named; `OSError`
+    where it cannot be had."""
+    configs: list[str] = []
     with connected(hub_id):
-        return load_dataset(hub_id)
+        try:
+            return load_dataset(hub_id, config)
+        except ValueError:
+            configs = get_dataset_config_names(hub_id)
+            if config in configs or (config is None and len(configs) < 2):
+                raise
+    raise ValueError(
+        f"{hub_id} has {f'no configuration {config!r}' if config else 'several configurations'}: choose one, as in "
+        f"--dataset {hub_id}:{configs[0]} (there are {', '.join(configs[:10])}{', ...' if len(configs) > 10 else ''})"
+    )
 
 
 @contextmanager
@@ -186,7 +198,7 @@ def connected(hub_id: str) -> Iterator[None]:
     except Exception as error:  # datasets raises a dozen types here, and all of them mean the same to the user
         raise OSError(
             f"{hub_id!r} is no local folder, and cannot be loaded from the Hub ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}). Without network give a local folder: --dataset FOLDER, or for a "
+            f"{' '.join(str(error).split())[:300]}). Without network give a local folder: --dataset FOLDER, or for a "
             "benchmark --dataset_path FOLDER"
         ) from error
 

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -16,7 +17,12 @@ from .long_tail import class_counts
 if TYPE_CHECKING:
     from .shards import ShardedImages
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = {
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
+    *(".tga", ".tif", ".tiff", ".webp"),
+}
+# Of cameras and drawing programs: what has nothing else is no folder of something else.
+UNREAD_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".psd", ".raw", ".svg"}
 _DECODED_LIMIT = 2**30
 
 
@@ -142,6 +148,7 @@ def open_image(source: Any, name: str) -> PILImage.Image:
         reason = str(error)
         if isinstance(source, str | os.PathLike):  # `name` says as much of its place as may be known
             reason = reason.replace(os.fspath(source), os.path.basename(source))
+        reason = re.sub(r" ?<_io\.BytesIO object at \w+>", "", reason)
         raise ValueError(f"{name} cannot be decoded as an image: {reason}; replace or remove it") from error
 
 

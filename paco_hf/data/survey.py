@@ -34,7 +34,7 @@ class Seen:
 
 @dataclass
 class Survey:
-    """What was seen, in words, and which training images have an exact twin among the training images."""
+    """What was seen, in words, and which training images have an exact twin in any split."""
 
     lines: list[str] = field(default_factory=list)
     twins: np.ndarray | None = None  # bool `(N,)`
@@ -111,9 +111,8 @@ def _duplicates(
     leaks: dict[tuple[str, str], list[tuple[tuple[str, int], tuple[str, int]]]] = defaultdict(list)
     mislabelled = []
     for group in groups:
-        in_train = [index for name, index in group if name == "train"]
-        if len(in_train) > 1:
-            twins[in_train] = True
+        # Those with a twin in a given split too: what is carved would have it.
+        twins[[index for name, index in group if name == "train"]] = True
         labels = {splits[name].labels[index]: (name, index) for name, index in group}
         if len(labels) > 1:
             mislabelled.append(labels)

@@ -7,7 +7,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, Image, Value
 
 from .sources import class_folders, image_tables, load_hub
-from .splits import IMAGE_SUFFIXES
+from .splits import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -55,7 +55,8 @@ def clean(name: str) -> str:
 
 
 def read_rows(dataset: str) -> tuple[dict[str, Rows], list[str]]:
-    """The splits of a table file, a folder or a Hub id by their names in it, and what the user should know of it.
+    """The splits of a table file, a folder or a Hub id (`user/name`, or `user/name:configuration`) by their names in
+    it, and what the user should know of it.
 
     A folder holds files of rows (`train.csv`, `metadata.jsonl`, parquet, ...), or class folders with or without the
     splits' folders above them; beside folders of images, a table is read where it names those. What names no split is
@@ -66,6 +67,8 @@ def read_rows(dataset: str) -> tuple[dict[str, Rows], list[str]]:
         OSError: no such file or folder, and no such data set on the Hub.
     """
     path = Path(dataset)
+    if not dataset.strip():
+        raise ValueError("--dataset is empty: give a folder, a table file, or the id of a data set on the Hub")
     if path.is_dir():
         return _read_folder(path)
     if path.exists():
@@ -82,12 +85,13 @@ def read_rows(dataset: str) -> tuple[dict[str, Rows], list[str]]:
         or dataset.count("/") > 1
     ):
         raise OSError(f"{dataset} does not exist: --dataset takes a folder, a table file, or the id of a Hub data set")
-    return {name: Rows(data) for name, data in load_hub(dataset).items()}, []
+    hub_id, _, config = dataset.partition(":")
+    return {name: Rows(data) for name, data in load_hub(hub_id, config or None).items()}, []
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Rows], list[str]]:
     parquet = [file for file in sorted(folder.glob("**/*.parquet")) if not _hidden(file, folder)]
-    tables, notes = (parquet, []) if parquet else _table_files(folder)
+    tables, notes = _table_files(folder, parquet)
     if tables:
         files: dict[str, list[Path]] = {}
         for file in tables:
@@ -125,26 +129,33 @@ def _read_folder(folder: Path) -> tuple[dict[str, Rows], list[str]]:
     return result, notes
 
 
-def _table_files(folder: Path) -> tuple[list[Path], list[str]]:
-    """Files of rows right in a folder, or as `metadata` in the folders of its splits, and what the user should know.
+def _table_files(folder: Path, parquet: list[Path]) -> tuple[list[Path], list[str]]:
+    """Parquet files anywhere in a folder, else files of rows right in it or as `metadata` in the folders of its
+    splits, and what the user should know.
 
     Beside folders of images a table counts where it names a split or is the only one, and names images."""
+    if parquet and not (_images_below(folder) and all(_unreadable(file, folder, False) for file in parquet)):
+        return parquet, []
+    notes = [f"{parquet[0].name} has no images, so it is left out"] if parquet else []
     own = [file for file in sorted(folder.iterdir()) if is_table(file) and not file.name.startswith(".")]
+    own = [file for file in own if file not in parquet]
     named = [file for file in own if file.stem.lower() == "metadata" or _split_of(file.name)]
     splits = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and usual_split(entry.name)]
     below = [file for entry in splits for file in sorted(entry.glob("metadata.*")) if is_table(file)]
     tables = named or below or own
-    if not tables or not any(map(_images_within, _subfolders(folder))):
-        return tables, []
+    if beside := [file.name for file in own if tables is not own and file not in tables]:
+        notes.append(f"left out, as its name says no split: {', '.join(beside[:3])}")
+    if not tables or not _images_below(folder):
+        return tables, notes
     if not named and not below and len(own) > 1:
         reason = "there is more than one, and none names a split"
     else:
         reasons = [_unreadable(file, folder, len(tables) == 1) for file in tables]
         reason = reasons[0] if all(reasons) else ""
     if not reason:
-        return tables, []
-    beside = ", ".join(file.name for file in tables[:3])
-    return [], [f"the classes are those of the folders, not those of {beside} beside them: {reason}"]
+        return tables, notes
+    passed = ", ".join(file.name for file in tables[:3])
+    return [], [*notes, f"the classes are those of the folders, not those of {passed} beside them: {reason}"]
 
 
 def _unreadable(file: Path, folder: Path, alone: bool) -> str:
@@ -155,7 +166,8 @@ def _unreadable(file: Path, folder: Path, alone: bool) -> str:
         return str(error).replace(f"{folder}{os.sep}", "")
     if alone and len(rows.data.features) < 2:
         return f"{file.name} has one column only"
-    if _image_root(rows, folder, _split_of(file.name)) is None:
+    holds = any(map(holds_images, rows.data.features.values()))
+    if not holds and _image_root(rows, folder, _split_of(file.name)) is None:
         return f"no column of {file.name} names images in the folder"
     return ""
 
@@ -176,8 +188,14 @@ def _image_root(rows: Rows, folder: Path, split: str | None) -> Path | None:
     return None
 
 
-def split_column(found: dict[str, Rows], taken: Sequence[str | None]) -> tuple[dict[str, Rows], str | None]:
-    """The splits that a column of the only table names by their usual names, and the column."""
+def split_column(
+    found: dict[str, Rows], taken: Sequence[str | None], given: Collection[str] = ()
+) -> tuple[dict[str, Rows], str | None]:
+    """The splits that a column of the only table names, by a usual or a `given` name at least, and the column.
+
+    Raises:
+        ValueError: a row without a split.
+    """
     if len(found) != 1:
         return found, None
     ((_, rows),) = found.items()
@@ -187,19 +205,36 @@ def split_column(found: dict[str, Rows], taken: Sequence[str | None]) -> tuple[d
         feature, values = rows.data.features[column], rows.data[column][:]
         if isinstance(feature, ClassLabel):
             values = [None if value is None or value < 0 else feature.names[value] for value in values]
-        if not all(isinstance(value, str) and usual_split(value.strip()) for value in values):
+        values = [str(value).strip() if value is not None else "" for value in values]
+        if not any(usual_split(value) or value in given for value in values):
             continue
+        if "" in values:
+            raise ValueError(
+                f"{values.count('')} of the {len(values)} rows have no split in the column {column!r}, the first "
+                f"being row {values.index('')}: fill it in, or remove them"
+            )
         places: dict[str, list[int]] = {}
         for row, value in enumerate(values):
-            places.setdefault(value.strip(), []).append(row)
-        if len({usual_split(name) for name in places}) < len(places):
+            places.setdefault(value, []).append(row)
+        usual = [name for name in places if usual_split(name)]
+        if len({usual_split(name) for name in usual}) < len(usual):
             merged: dict[str, list[int]] = {}
             for name, own in places.items():
-                merged.setdefault(str(usual_split(name)), []).extend(own)
+                merged.setdefault(usual_split(name) or name, []).extend(own)
             places = merged
         data = rows.data.remove_columns(column)
         return {name: replace(rows, data=data.select(sorted(own))) for name, own in places.items()}, column
     return found, None
+
+
+def holds_images(feature: Any) -> bool:
+    """Whether a column's values are encoded images."""
+    encoded = isinstance(feature, dict) and {"bytes", "path"} <= feature.keys()
+    return encoded or isinstance(feature, Image) or (isinstance(feature, Value) and feature.dtype.endswith("binary"))
+
+
+def _images_below(folder: Path) -> bool:
+    return any(map(_images_within, _subfolders(folder)))
 
 
 def _images_within(folder: Path) -> bool:
@@ -222,9 +257,8 @@ def _split_of(path: str) -> str | None:
     """The split that a file's path names, the file itself before its folders."""
     for part in reversed(Path(path).parts):
         words = re.split(r"[^a-z]+", part.lower().removesuffix(Path(path).suffix.lower()))
-        found = next((word for word in words if word in _USUAL), None)
-        found = found or next((role for role in SPLIT_NAMES if role in part.lower()), None)
-        if found:
+        words += [re.sub("(set|data|split)$", "", word) for word in words]
+        if found := next((word for word in words if word in _USUAL), None):
             return found
     return None
 
@@ -238,6 +272,14 @@ def _read_class_folders(root: Path) -> tuple[Rows, list[str]]:
     if twice:
         notes.append(f"{name} has more than one folder for the class {twice[0]!r}: they are read as one class")
     known = {one: label for label, one in enumerate(classes)}
+    held = {names[label] for label in labels}
+    for folder, own in zip(folders, names, strict=True):
+        suffixes = {entry.suffix.lower() for entry in (root / folder).iterdir() if entry.is_file()}
+        if own not in held and (lost := sorted(suffixes & UNREAD_SUFFIXES)):
+            raise ValueError(
+                f"the images of the class {own!r} of {name} are of a kind that is not read ({', '.join(lost)}): save "
+                "them as JPEG or PNG"
+            )
     data = image_tables({"train": (files, [known[names[label]] for label in labels])}, classes)["train"]
     strange = Counter(
         entry.suffix.lower() or entry.name
@@ -247,7 +289,8 @@ def _read_class_folders(root: Path) -> tuple[Rows, list[str]]:
     )
     if strange:
         kinds = ", ".join(sorted(strange)[:4])
-        notes.append(f"{sum(strange.values())} files in the class folders of {name} are no images ({kinds})")
+        count = strange.total()
+        notes.append(f"{count} file{'s' * (count > 1)} in the class folders of {name} not read as images ({kinds})")
     loose = [entry.name for entry in root.iterdir() if entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES]
     if loose:
         notes.append(
@@ -308,7 +351,16 @@ def _parse_csv(path: Path, text: str) -> dict[str, list[Any]]:
         raise ValueError(f"{path} cannot be read as a table ({' '.join(str(error).split())})") from error
     if not isinstance(frame.index, pd.RangeIndex):
         raise ValueError(f"{path} has more values in a row than names in its first line: quote values with commas")
-    return {str(name): frame[name].tolist() for name in frame}
+    names = [str(name).strip() for name in frame]
+    if first := next((name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES), None):
+        raise ValueError(
+            f"the first line of {path} should name its columns, but has the image {first!r}: put a line such as "
+            f"file{separator}label above it"
+        )
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise ValueError(f"{path} has two columns {twice[0]!r}: rename one of them")
+    return {name: frame[column].tolist() for name, column in zip(names, frame, strict=True)}
 
 
 def _parse_json(path: Path, text: str) -> dict[str, list[Any]]:
