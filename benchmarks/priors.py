@@ -13,7 +13,7 @@ import numpy as np
 
 from paco_hf.calibration import estimate_prior
 from paco_hf.data.splits import Images
-from paco_hf.evaluation import shifted_prior, softmax
+from paco_hf.evaluation import log_frequencies, shifted_prior, softmax
 from paco_hf.origin import load_evaluation
 from paco_hf.scoring import balanced_logits, group_counts
 
@@ -30,7 +30,8 @@ def main() -> None:
     split, names = load_evaluation(flags.model, flags.dataset, dataset_path=flags.dataset_path)
     logits, labels, config = balanced_logits([flags.model], Images(split), names)
     counts = np.asarray(group_counts(config))
-    probabilities = softmax(logits / (config.temperature or 1.0))
+    logits = logits / (config.temperature or 1.0)
+    probabilities = softmax(logits if config.logit_counts is None else logits - log_frequencies(config.logit_counts))
     size = len(labels) // 2
     print(f"{'test images':<14}{'as it is':>10}{'known':>10}{'estimated':>11}{'distance':>10}{'of equal':>10}")
     for direction in ("forward", "backward"):

@@ -45,12 +45,14 @@ def evaluate_runs(
         output_dir (`str`, *optional*): where to; `evaluation/` in the folder of the (only) model where not given.
 
     Returns:
-        the scores ([`paco_hf.metrics.long_tailed_accuracy`]), the page, and lines for the user.
+        what `results.json` holds (see [`examine`]), the page, and lines for the user.
 
     Raises:
         ValueError, OSError: bad data or checkpoints, or nowhere to write to, found before anything is scored.
     """
     source, inference = source or {}, inference or {}
+    if output_dir is not None and not report:
+        raise ValueError("--no_report writes nothing into --output_dir: leave out one of them")
     folder = _output_folder(models, output_dir, split) if report else None
     notes: list[str] = []
     if calibrate:
@@ -76,17 +78,21 @@ def evaluate_runs(
     )
     calibration = results["calibration"]
     if calibration["temperature"] is not None:
+        pairs = [(name, calibration["uncalibrated"][name], group) for name, group in calibration["groups"].items()]
+        shown = (f"{name} {100 * old['ece']:.1f} -> {100 * new['ece']:.1f}" for name, old, new in pairs if new)
+        notes.append(f"temperature {calibration['temperature']:.3f}: calibration error {', '.join(shown)}")
+        if split == "validation":
+            notes.append("the temperature was fitted on these images: calibration is better here than elsewhere")
+    if calibration["weighted"]:
         notes.append(
-            f"temperature {calibration['temperature']:.3f}: calibration error "
-            f"{100 * calibration['uncalibrated']['overall']['ece']:.1f} before, "
-            f"{100 * calibration['groups']['overall']['ece']:.1f} after"
+            "calibration error, log loss and Brier score: each class counts alike, as the logits are balanced"
         )
-    if results["prior_of_inference"] is not None:
-        notes.append("the checkpoint has a prior for inference, which these scores leave aside")
+    if results["left_aside"]:
+        notes.append(f"these scores leave aside {results['left_aside']}")
     page = write_evaluation(folder, results, examples) if folder and PartialState().is_main_process else None
     if page and (card := page.parents[1] / CARD_NAME).is_file() and page.parent.name == EVALUATION_FOLDER:
         notes.append(f"{card} is as it was: paco-hf card {card.parent} writes it anew, with these figures")
-    return results["scores"], page, notes
+    return results, page, notes
 
 
 def write_evaluation(folder: Path, results: dict[str, Any], examples: dict[int, list[tuple[Image, str]]]) -> Path:
@@ -119,17 +125,23 @@ def examine(
 ) -> tuple[dict[str, Any], dict[int, list[tuple[Image, str]]]]:
     """All that a report shows of images whose [`paco_hf.scoring.balanced_logits`] are known.
 
-    A temperature in the checkpoint's configuration is applied; of several checkpoints there is none.
+    A temperature in the checkpoint's configuration is applied, a prior is not; of several checkpoints neither.
 
     Returns:
         what [`paco_hf.evaluation.evaluate_logits`] gives, with `model`, `dataset`, `split`, `selection` (the hash that
-        `run.json` has), `scores` and `prior_of_inference` (as stored; the scores leave it aside); and for the worst
+        `run.json` has), `scores` and `left_aside` (what is stored and not applied, in words); and for the worst
         classes `(image, what it was taken for)`, by class id.
     """
     split = images.split
     names = [config.id2label[c] for c in range(config.num_labels)]
     counts = group_counts(config)
-    temperature, prior = (config.temperature, config.inference_prior) if len(models) == 1 else (None, None)
+    temperature = config.temperature if len(models) == 1 else None
+    configs = [config] if len(models) == 1 else [PaCoConfig.from_pretrained(model) for model in models]
+    stored = {
+        "temperature": len(models) > 1 and any(one.temperature is not None for one in configs),
+        "class frequencies (inference_prior)": any(one.inference_prior is not None for one in configs),
+    }
+    whose = "the checkpoint" if len(models) == 1 else "a checkpoint"
     dataset = re.sub(r"( (train|validation|test))?(, (carved|all images).*)?$", "", split.name)
     public = public_name(dataset)  # a report may be shown to others
     results = {
@@ -138,8 +150,15 @@ def examine(
         "split": split.name.replace(dataset, public),
         "selection": selection_of(split),
         "scores": headline(logits, labels, counts),
-        "prior_of_inference": prior,
-        **evaluate_logits(logits, labels, class_names=names, class_counts=counts, temperature=temperature),
+        "left_aside": " and ".join(f"the {name} stored in {whose}" for name, found in stored.items() if found),
+        **evaluate_logits(
+            logits,
+            labels,
+            class_names=names,
+            class_counts=counts,
+            temperature=temperature,
+            logit_counts=config.logit_counts,
+        ),
     }
     examples = {
         worst["class"]: [
@@ -159,8 +178,8 @@ def store_temperature(model: str, images: Images, class_names: list[str], **infe
     Raises:
         ValueError: as [`paco_hf.calibration.fit_temperature`] and [`paco_hf.scoring.balanced_logits`].
     """
-    logits, labels, _ = balanced_logits([model], images, class_names, **inference)
-    temperature = fit_temperature(logits, labels)
+    logits, labels, config = balanced_logits([model], images, class_names, **inference)
+    temperature = fit_temperature(logits, labels, config.logit_counts)
     if PartialState().is_main_process:
         update_config(model, temperature=temperature)
     line = f"temperature {temperature:.3f}, from {len(labels)} images of {images.split.name}, stored in {model}"

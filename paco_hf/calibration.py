@@ -7,19 +7,23 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from .evaluation import log_frequencies
+
 MIN_FREQUENCY = 1e-6  # an estimate of 0 would rule a class out for good
 TEMPERATURE_RANGE = (0.02, 50.0)  # beyond, logits say nothing or everything
 
 
-def fit_temperature(logits: Any, labels: Any) -> float:
-    """Temperature scaling (Guo et al., ICML 2017) of balanced logits on a labelled split of any class frequencies.
+def fit_temperature(logits: Any, labels: Any, logit_counts: Any = None) -> float:
+    """Temperature scaling (Guo et al., ICML 2017) on a labelled split of any class frequencies.
 
-    The labels' likelihood is that of `softmax(logits / T + log(frequencies of the labels))`: the logits are for a
-    world where classes are equally frequent, the split mostly is not.
+    The labels' likelihood is that of `softmax(logits / T + log(frequencies of the labels))`: balanced logits are for a
+    world where classes are equally frequent, the split mostly is not. Of logits that are for other frequencies the log
+    of these is taken off.
 
     Args:
-        logits (`(N, C)`): balanced, of images that were not trained on.
+        logits (`(N, C)`): of images that were not trained on.
         labels (`(N,)`): their classes.
+        logit_counts (`(C,)`, *optional*): what the logits are for (`PaCoConfig.logit_counts`); `None`: balanced.
 
     Returns:
         `T`, within 0.02 and 50.
@@ -40,6 +44,8 @@ def fit_temperature(logits: Any, labels: Any) -> float:
     scores = scores[:, present]
     true = (present.cumsum(0) - 1)[true]
     prior = (frequencies[present] / frequencies.sum()).log()
+    if logit_counts is not None:
+        prior = prior - torch.as_tensor(log_frequencies(logit_counts))[present].double()
     log_scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_scale], max_iter=200, tolerance_grad=1e-10, line_search_fn="strong_wolfe")
 

@@ -63,7 +63,16 @@ _SHOWN = [
     "seed",
 ]
 # What only a contrastive loss has.
-_CONTRASTIVE = ["key_view", "alpha", "beta", "gamma", "temperature", "queue_size", "projection_dim", "key_momentum"]
+CONTRASTIVE_SETTINGS = [
+    "key_view",
+    "alpha",
+    "beta",
+    "gamma",
+    "temperature",
+    "queue_size",
+    "projection_dim",
+    "key_momentum",
+]
 
 
 @dataclass
@@ -302,7 +311,7 @@ def shown_settings(settings: dict[str, Any], loss: str | None) -> list[tuple[str
     """What a reader wants to know of how it was trained; what is off or follows from another setting is left out."""
     idle: dict[str, Any] = {"pretrained": False, "label_smoothing_factor": 0, "gradient_accumulation_steps": 1}
     if loss in ("ce", "balanced_softmax"):
-        idle |= {name: settings.get(name) for name in _CONTRASTIVE}
+        idle |= {name: settings.get(name) for name in CONTRASTIVE_SETTINGS}
     if "global_batch_size" in settings:
         idle["per_device_train_batch_size"] = settings.get("per_device_train_batch_size")
     values = {name: settings[name] for name in _SHOWN if settings.get(name) is not None}

@@ -213,6 +213,7 @@ def render(subject: text.Subject, license: str = "unknown", figures: Sequence[st
         figures={name: {**CAPTIONS, **EVALUATION_CAPTIONS}[name] for name in figures},
         evaluation=text.evaluation(subject),
         prior=subject.config is not None and subject.config.inference_prior is not None,
+        balanced=subject.config is None or subject.config.balanced_logits,
         conversion=conversion,
         command=text.command(subject),
         changes=text.changes(subject),

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from .cli_common import OneLineParser, quiet
@@ -73,7 +74,7 @@ def evaluate(argv: list[str]) -> None:
     )
     parser.add_argument("--output_dir", help="for results and report (default: evaluation/ in the model's folder)")
     parser.add_argument("--no_report", action="store_true", help="print the scores, write nothing")
-    parser.add_argument("--json", action="store_true", help="print the scores as JSON")
+    parser.add_argument("--json", action="store_true", help="print scores and intervals as JSON")
     flags = parser.parse_args(argv)
     if flags.calibrate and len(flags.models) > 1:
         raise ValueError("--calibrate stores a temperature in a checkpoint: give one checkpoint, not several")
@@ -89,7 +90,7 @@ def evaluate(argv: list[str]) -> None:
     from .distributed import leave_together
     from .run_folder import summary
 
-    scores, written, notes = evaluate_runs(
+    results, written, notes = evaluate_runs(
         flags.models,
         dataset=flags.dataset,
         split=flags.split,
@@ -109,8 +110,11 @@ def evaluate(argv: list[str]) -> None:
     leave_together()
     if not state.is_main_process:
         return
+    scores = results["scores"]
     if flags.json:
-        print(json.dumps(scores, indent=2))
+        more = {"intervals": results["metrics"], "temperature": results["calibration"]["temperature"]}
+        print(json.dumps({**scores, **more, "report": written and str(written)}, indent=2))
+        print("\n".join(notes), file=sys.stderr)
         return
     print("\n".join([summary({flags.split: scores}, " + ".join(flags.models)), *notes]))
     if written:

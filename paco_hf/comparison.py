@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from .callbacks import LOG_NAME
+from .card_text import CONTRASTIVE_SETTINGS
 from .page import svg, write_page
 from .plots import plot_curves
 from .run_args import RunArguments
@@ -39,6 +40,15 @@ _SAME = (
     *("seed", "data_seed", "output_dir", "run_name", "recipe", "resume", "overwrite", "do_", "save_", "logging_"),
     *("report_to", "dataloader_num_workers", "dataloader_pin", "disable_tqdm", "per_device_eval_batch_size"),
 )
+# What a recipe names though its loss does not use it.
+_PART_CONTRASTIVE = {*CONTRASTIVE_SETTINGS, "supervised_temperature", "projector", "gather_batch"}
+_UNUSED = {
+    "ce": {*_PART_CONTRASTIVE, "class_prior"},
+    "balanced_softmax": _PART_CONTRASTIVE,
+    "gpaco": {"key_momentum"},
+    "gpaco_single": {"key_momentum", "key_view"},
+    "multitask": {"key_momentum", "beta", "gamma", "supervised_temperature"},
+}
 _FIRST = ("loss", "backbone", "learning_rate", "num_train_epochs")  # what a group is called by, if that tells it apart
 
 
@@ -49,8 +59,9 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
         `sections`, one for each set of images that runs were scored on (`test`: `dataset`, `split`, `name`, `images`,
         `selection`), with `groups`: `name`, `settings` (those that differ between groups), `runs`, `scores` (by name
         `mean`, `sd` over seeds, `None` for a single one, and `values`) and `cost` (`hours` likewise, `hardware`);
-        `runs`, each with its `folder`, `seed`, `group`, `scores`, `hours`, `loss` and `accuracy` by epoch;
-        `settings`, by name the value of each group; and `notes`, what a reader must know.
+        `runs`, each with its `folder`, `seed`, `group`, `scores`, `calibrated` (whether its evaluation divides by a
+        stored temperature, `None` without one), `hours`, `loss` and `accuracy` by epoch; `settings`, by name the
+        value of each group, `None` where its loss has no such setting; and `notes`, what a reader must know.
 
     Raises:
         ValueError: no run, one given twice, a file that cannot be read or holds no scores.
@@ -72,13 +83,18 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
             groups.append([run])
         else:
             group.append(run)
-    settings = _differing([group[0]["settings"] for group in groups])
+    settings = _differing([group[0] for group in groups])
     for name, group in zip(_names(groups, settings), groups, strict=True):
         for run in group:
             run["group"] = name
         seeds = [run["seed"] for run in group]
         if len(set(seeds)) < len(seeds):
             notes.append(f"{name}: a seed appears twice, so the spread says less than that of as many seeds.")
+        if {True, False} <= {run["calibrated"] for run in group}:
+            notes.append(
+                f"{name}: some of its runs have a stored temperature and some have none, so its calibration error, "
+                "log loss and Brier score are of two kinds."
+            )
     tests = [group[0]["test"] for group in groups]
     sections = [
         {"test": test, "groups": [_summary(g, settings) for g in groups if g[0]["test"] == test]}
@@ -140,6 +156,7 @@ def _read_run(folder: Path, notes: list[str]) -> dict[str, Any]:
         "images": scored.get("images"),
         "selection": scored.get("selection"),
     }
+    evaluation, calibrated = _evaluation(folder / EVALUATION, test, scores["accuracy"], notes)
     log = _read_log(folder / LOG_NAME)
     seconds = training.get("seconds")
     return {
@@ -148,8 +165,8 @@ def _read_run(folder: Path, notes: list[str]) -> dict[str, Any]:
         "seed": recipe.get("seed"),
         "test": test,
         "settings": _settings(recipe, record.get("dataset")),
-        "scores": {name: scores.get(name) for name in SCORES}
-        | _evaluation(folder / EVALUATION, test, scores["accuracy"], notes),
+        "scores": {name: scores.get(name) for name in SCORES} | evaluation,
+        "calibrated": calibrated,
         "hours": None if seconds is None else seconds / 3600,
         "hardware": training.get("hardware"),
         "processes": training.get("processes"),
@@ -175,11 +192,16 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
 
 def _settings(recipe: dict[str, Any], dataset: str | None) -> dict[str, Any]:
     """The settings that make a difference; what a recipe does not name has its default, as in one of before it was."""
+    unused = _unused(recipe)
     return {
         name: value
         for name, value in public_settings(recipe, dataset).items()
-        if not name.startswith(_SAME) and value != _default(name)
+        if not name.startswith(_SAME) and name not in unused and value != _default(name)
     }
+
+
+def _unused(settings: dict[str, Any]) -> set[str]:
+    return _UNUSED.get(str(settings.get("loss", _default("loss"))), set())
 
 
 @functools.cache
@@ -194,24 +216,31 @@ def _default(setting: str) -> Any:
 
 
 def _value(run: dict[str, Any], setting: str) -> Any:
-    return run["settings"].get(setting, _default(setting))
+    settings = run["settings"]
+    return None if setting in _unused(settings) else settings.get(setting, _default(setting))
 
 
-def _evaluation(path: Path, test: dict[str, Any], accuracy: float, notes: list[str]) -> dict[str, Any]:
-    """Scores that only `paco-hf evaluate` takes, if they are of the same images and of this model."""
+def _evaluation(
+    path: Path, test: dict[str, Any], accuracy: float, notes: list[str]
+) -> tuple[dict[str, Any], bool | None]:
+    """Scores that only `paco-hf evaluate` takes, if they are of the same images and of this model.
+
+    And whether a stored temperature was applied, `None` where there are no such scores.
+    """
     if not path.is_file():
-        return {}
+        return {}, None
     results = _mapping(path)
     if results.get("selection") != test["selection"]:
         notes.append(
             f"{path} is of other images ({results.get('split')}, {results.get('images')} images): left aside."
         )
-        return {}
+        return {}, None
     metrics = results.get("metrics") or {}
     if abs((metrics.get("accuracy") or {"value": -1})["value"] - accuracy) > PRECISION:
         notes.append(f"{path} has another accuracy than {METRICS_NAME}, so it is of another model: left aside.")
-        return {}
-    return {name: metrics[name]["value"] for name in MORE_SCORES if metrics.get(name)}
+        return {}, None
+    calibrated = (results.get("calibration") or {}).get("temperature") is not None
+    return {name: metrics[name]["value"] for name in MORE_SCORES if metrics.get(name)}, calibrated
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
@@ -222,10 +251,11 @@ def _distinct(values: Iterable[Any]) -> list[Any]:
     return kept
 
 
-def _differing(settings: list[dict[str, Any]]) -> list[str]:
-    """Names of the settings that are not the same for all groups, those first that a group is called by."""
-    names = dict.fromkeys((*_FIRST, *(name for one in settings for name in one)))
-    return [name for name in names if len(_distinct(one.get(name) for one in settings)) > 1]
+def _differing(runs: list[dict[str, Any]]) -> list[str]:
+    """Names of the settings that are not the same for all that have them, those first that a group is called by."""
+    names = dict.fromkeys((*_FIRST, *(name for run in runs for name in run["settings"])))
+    users = {name: [run for run in runs if name not in _unused(run["settings"])] for name in names}
+    return [name for name in names if len(_distinct(_value(run, name) for run in users[name])) > 1]
 
 
 def _names(groups: list[list[dict[str, Any]]], differing: list[str]) -> list[str]:

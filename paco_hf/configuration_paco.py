@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -22,6 +23,8 @@ class PaCoConfig(PreTrainedConfig):
         image_size (`int`, *optional*, defaults to `224`): side of the square input in pixels.
         inference_prior (sequence of `num_labels` numbers, *optional*): class frequencies where the model is used.
             PaCo's logits are balanced; where this is set, its log is added to them.
+        balanced_logits (`bool`, *optional*, defaults to `True`): whether the logits are for equally frequent classes.
+            Those of a training without class prior (cross-entropy) are not: they carry the log of `class_counts`.
         temperature (`float`, *optional*): divides the logits (before the prior is added), to calibrate probabilities.
         kwargs: `num_labels` or `id2label`/`label2id`, and whatever else `PreTrainedConfig` takes.
 
@@ -40,6 +43,7 @@ class PaCoConfig(PreTrainedConfig):
         image_size: int = 224,
         inference_prior: Any = None,
         temperature: float | None = None,
+        balanced_logits: bool = True,
         **kwargs: Any,
     ) -> None:
         self.backbone = backbone
@@ -49,6 +53,7 @@ class PaCoConfig(PreTrainedConfig):
         self.image_size = image_size
         self.inference_prior = as_numbers("inference_prior", inference_prior, float)
         self.temperature = temperature
+        self.balanced_logits = balanced_logits
         super().__init__(**kwargs)
         self.check()
 
@@ -84,8 +89,20 @@ class PaCoConfig(PreTrainedConfig):
                 raise ValueError(
                     "inference_prior must be positive for every class (a class that never occurs: a tiny number)"
                 )
-        if self.temperature is not None and not (isinstance(self.temperature, int | float) and self.temperature > 0):
+            if not self.balanced_logits and self.class_counts is None:
+                raise ValueError(
+                    "inference_prior needs class_counts: the logits carry the class frequencies of training, which "
+                    "are to be replaced"
+                )
+        if self.temperature is not None and not (
+            isinstance(self.temperature, Real) and 0 < self.temperature < math.inf
+        ):
             raise ValueError(f"temperature must be a positive number, got {self.temperature!r}")
+
+    @property
+    def logit_counts(self) -> list[int] | None:
+        """The class frequencies that the logits are for; `None`: equal ones. Where they are not known, all 1."""
+        return None if self.balanced_logits else self.class_counts or [1] * self.num_labels
 
     def _get_generation_parameters(self) -> dict[str, Any]:
         # transformers refuses to save what looks like a setting of text generation; this temperature is none.
@@ -93,10 +110,10 @@ class PaCoConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As `PreTrainedConfig.from_dict`; counts and prior given here replace the stored ones before validation."""
+        """As `PreTrainedConfig.from_dict`; what is given here replaces what is stored before validation."""
         given: dict[str, Any] = {
             name: kwargs.pop(name)
-            for name in ("class_counts", "selection_counts", "inference_prior")
+            for name in ("class_counts", "selection_counts", "inference_prior", "temperature", "balanced_logits")
             if name in kwargs
         }
         return super().from_dict({**config_dict, **given}, **kwargs)
@@ -110,7 +127,8 @@ def as_numbers(name: str, values: Any, kind: type) -> list[Any] | None:
     message = f"{name} must be a list, an array or a tensor with one number a class, got {values!r:.80}"
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
         raise ValueError(message)
-    if not all(isinstance(value, int | float) for value in values):
+    values = [value.item() if hasattr(value, "item") else value for value in values]
+    if not all(isinstance(value, Real) for value in values):
         raise ValueError(message)
     if kind is int and any(value != int(value) for value in values):
         raise ValueError(f"{name} must hold whole numbers, got {values!r:.80}")

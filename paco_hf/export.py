@@ -147,6 +147,11 @@ def export_onnx(
             "the logits carry the configuration's inference_prior already: set it to None, or export without an "
             "input for the prior"
         )
+    if prior_input and not config.balanced_logits:
+        raise ValueError(
+            "an input for the prior needs balanced logits, and those of a training without class prior are not: "
+            "`model.set_prior` before exporting"
+        )
     processor = image_processor or _default_processor(model)
     preprocessing = _preprocessing(processor)
     metadata = {

@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import shutil
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -197,8 +198,8 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
             return_dict (`bool`, *optional*): a tuple instead of an output object where `False`.
 
         Returns:
-            `ImageClassifierOutput` with `logits` `(B, C)`: balanced, no prior added, unless the configuration has a
-            `temperature` or an `inference_prior`.
+            `ImageClassifierOutput` with `logits` `(B, C)`: balanced (of cross-entropy: as in training), no prior
+            added, unless the configuration has a `temperature` or an `inference_prior`.
         """
         logits = self.adjust_logits(self.classifier(self.paco(pixel_values).pooler_output))
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
@@ -207,13 +208,14 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
         return ImageClassifierOutput(loss=loss, logits=logits)
 
     def set_prior(self, prior: Any, tau: float = 1.0) -> None:
-        """Adapt the model to how frequent the classes are where it is used (Bayes' rule on balanced logits).
+        """Adapt the model to how frequent the classes are where it is used (Bayes' rule).
 
         `logits`, `pipeline` and a saved checkpoint then follow it, until it is undone. Training refuses it.
 
         Args:
             prior (`C` numbers, a list, an array or a tensor, or `None`): counts or probabilities of the classes, all
-                positive; `None` undoes it, and the logits are balanced again.
+                positive; `None` undoes it, and the logits are again as trained: balanced, or of cross-entropy for
+                classes as frequent as in training.
             tau (`float`, *optional*, defaults to `1.0`): how far to follow the prior: it is raised to this power. 0 is
                 balanced.
 
@@ -221,7 +223,7 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
             ValueError: not one positive number for each class, or a `tau` that is negative or no number.
         """
         before = self.config.inference_prior
-        if not (isinstance(tau, int | float) and 0 <= tau < math.inf):
+        if not (isinstance(tau, Real) and 0 <= tau < math.inf):
             raise ValueError(f"tau must be 0 or more, got {tau!r}")
         try:
             self.config.inference_prior = prior if prior is None else as_numbers("prior", prior, float)
@@ -235,12 +237,17 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
             self.config.inference_prior = log_prior.softmax(0).clamp(min=torch.finfo(torch.float32).tiny).tolist()
 
     def adjust_logits(self, logits: Tensor) -> Tensor:
-        """Balanced `(B, C)` logits, calibrated and shifted to the prior of the configuration where it has these."""
+        """The classifier's `(B, C)` logits, calibrated and shifted to the prior of the configuration where it has
+        these."""
         if self.config.temperature is not None:
             logits = logits / self.config.temperature
         if self.config.inference_prior is not None:
-            prior = torch.tensor(self.config.inference_prior, device=logits.device, dtype=torch.float32)
-            logits = logits + (prior / prior.sum()).log().to(logits.dtype)
+            # In double precision on the CPU: a rare class's share may be less than float32 holds.
+            prior = torch.tensor(self.config.inference_prior, dtype=torch.float64)
+            shift = (prior / prior.sum()).clamp(min=torch.finfo(torch.float32).tiny).log()
+            if self.config.logit_counts is not None:
+                shift = shift - torch.tensor(self.config.logit_counts, dtype=torch.float64).clamp(min=1).log()
+            logits = logits + shift.to(logits)
         return logits
 
 

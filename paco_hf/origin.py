@@ -183,7 +183,10 @@ def _evaluated(
     if split == "validation":
         data = load_data(dataset, **where, **selection)
         if data.validation is None and not carved:
-            raise ValueError(f"{dataset} has no validation split, and the run carved none")
+            raise ValueError(
+                f"{dataset} has no validation split, and the run carved none: give --dataset with images that it was "
+                "not trained on and --validation_split, or train with --validation_fraction above 0"
+            )
         # The data may have moved since.
         return data.validation or carved_again(data.train, manifest, split), data.class_names
     try:

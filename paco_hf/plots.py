@@ -1,5 +1,6 @@
 """The figures of a run and of an evaluation, as files or as SVG."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -143,6 +144,22 @@ def plot_accuracy(per_class: Sequence[float | None], counts: Sequence[int], file
     _figure(file, draw, height=3.4)
 
 
+def _epoch_line(axes: Any, points: Sequence[tuple[float, float]], **style: Any) -> None:
+    """A line over epochs; of a single epoch a dot, where a line has no length."""
+    epochs, values = zip(*points, strict=True)
+    axes.plot(epochs, values, marker="o" if len(set(epochs)) == 1 else None, **style)
+
+
+def _epoch_axis(axes: Any) -> None:
+    axes.set_xlabel("epoch")
+    _whole_numbers(axes)
+    epochs = {epoch for line in axes.lines for epoch in line.get_xdata()}
+    if len(epochs) == 1:
+        # The whole numbers on either side: by itself the axis shows hundredths of an epoch.
+        (epoch,) = epochs
+        axes.set_xlim(math.ceil(epoch) - 1, math.floor(epoch) + 1)
+
+
 def plot_training(log: Sequence[dict[str, Any]], file: str | Path | TextIO) -> None:
     """A figure of a run's `log.jsonl`: the loss and its parts and, where there was a validation, its accuracy."""
     losses = [entry for entry in log if "loss" in entry]
@@ -152,18 +169,18 @@ def plot_training(log: Sequence[dict[str, Any]], file: str | Path | TextIO) -> N
         for key, label in (("loss", "loss"), ("class_loss", "class part"), ("contrast_loss", "contrast part")):
             points = [(entry["epoch"], entry[key]) for entry in losses if key in entry]
             if points:
-                axes.plot(*zip(*points, strict=True), label=label)
-        axes.set(xlabel="epoch", ylabel="training loss")
-        _whole_numbers(axes)
+                _epoch_line(axes, points, label=label)
+        axes.set_ylabel("training loss")
+        _epoch_axis(axes)
         _legend(axes)
         for group in ("accuracy", "many", "medium", "few"):
             points = [(entry["epoch"], 100 * entry[f"eval_{group}"]) for entry in scores if f"eval_{group}" in entry]
             if points:
                 name, colour = {"accuracy": ("top-1", INK)}.get(group, (group, GROUPS.get(group)))
-                below.plot(*zip(*points, strict=True), label=name, color=colour)
+                _epoch_line(below, points, label=name, color=colour)
         if scores:
-            below.set(xlabel="epoch", ylabel="validation accuracy, %")
-            _whole_numbers(below)
+            below.set_ylabel("validation accuracy, %")
+            _epoch_axis(below)
             _legend(below)
 
     _figure(file, draw, 2 if scores else 1)
@@ -187,20 +204,21 @@ def plot_curves(runs: Sequence[Mapping[str, Any]], file: str | Path | TextIO) ->
                 if not run[key]:
                     continue
                 index = groups.index(run["group"])
-                axes.plot(
-                    [epoch for epoch, _ in run[key]],
-                    [value * (100 if key == "accuracy" else 1) for _, value in run[key]],
+                _epoch_line(
+                    axes,
+                    [(epoch, value * (100 if key == "accuracy" else 1)) for epoch, value in run[key]],
                     color=SERIES[index % len(SERIES)],
                     linestyle=("-", "--", ":", "-.")[index // len(SERIES) % 4],
                     linewidth=1.2,
                     label=None if index in labelled else run["group"],
                 )
                 labelled.add(index)
-            axes.set(xlabel="epoch", ylabel="training loss" if key == "loss" else "validation accuracy, %")
-            _whole_numbers(axes)
+            axes.set_ylabel("training loss" if key == "loss" else "validation accuracy, %")
+            _epoch_axis(axes)
         _legend(panels[0], columns)
 
-    _figure(file, draw, 2 if validated else 1, height=3 + 0.2 * len(groups) / columns)
+    rows = 2 if validated else 1
+    _figure(file, draw, rows, height=3 + 0.2 * len(groups) / columns / rows)
 
 
 def plot_reliability(
@@ -237,7 +255,8 @@ def plot_reliability(
             axes.plot(*dots, color=GROUPS[name], linewidth=1.5, label="with temperature" if before else None)
             sizes = [8 + 150 * one["images"] / group["images"] for one in filled]
             axes.scatter(*dots, s=sizes, color=GROUPS[name], linewidth=0)
-            axes.set_title(f"{name}, {group['images']:,} images\ncalibration error {100 * group['ece']:.1f} %")
+            old = f"{100 * before['ece']:.1f} → " if before else ""
+            axes.set_title(f"{name}, {group['images']:,} images\ncalibration error {old}{100 * group['ece']:.1f} %")
             axes.set(xlim=(-2, 102), ylim=(-4, 104))
             if place % columns == 0:
                 axes.set_ylabel("accuracy, %")

@@ -96,10 +96,12 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
     if unscored:
         classes = "1 class has" if unscored == 1 else f"{unscored:,} classes have"
         notes.append(f"{classes} no test image: no accuracy, and not counted in any mean.")
-    if results["prior_of_inference"]:
+    if results["left_aside"]:
+        notes.append(f"These scores leave aside {results['left_aside']}.")
+    if not results["calibration"]["balanced"]:
         notes.append(
-            "The model's configuration has class frequencies for where it is used (inference_prior); these scores "
-            "leave them aside."
+            "The model was trained without class prior: its logits are for classes as frequent as in training, and "
+            "its confidences too."
         )
     return notes
 
@@ -114,9 +116,9 @@ def _headline(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def _groups(results: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = []
+    rows, calibration = [], results["calibration"]
     for (name, size), classes in zip(SIZES.items(), shots(results["class_counts"]), strict=True):
-        score, group = results["metrics"].get(name), results["calibration"]["groups"].get(name) or {}
+        score, group = results["metrics"].get(name), calibration["groups"].get(name) or {}
         accuracy = score["value"] if score else None
         rows.append(
             {
@@ -129,6 +131,7 @@ def _groups(results: Mapping[str, Any]) -> list[dict[str, Any]]:
                 "between": span(score),
                 "confidence": group.get("confidence"),
                 "ece": group.get("ece"),
+                "before": ((calibration["uncalibrated"] or {}).get(name) or {}).get("ece"),
             }
         )
     return rows
@@ -166,7 +169,10 @@ def _figures(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         ends = f"from {max(counts):,} to {min(counts):,}"
         drawn["counts"] = COUNTS_NAME, ends, plot_counts, ({"training images": counts},)
     groups = calibration["groups"]
-    error = f"calibration error {percent(groups['overall']['ece'])}"
+    before = calibration["uncalibrated"]
+    error = f"calibration error {percent(groups['overall']['ece'])}" + (
+        f" (without temperature {percent(before['overall']['ece'])})" if before else ""
+    )
     drawn["reliability"] = RELIABILITY_NAME, error, plot_reliability, (groups, calibration["uncalibrated"])
     if priors:
         drawn["priors"] = PRIOR_NAME, "the table below has the figures", plot_priors, (priors["rows"],)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -107,7 +108,12 @@ def _load(model_folders: str | Path | Sequence[str | Path]) -> dict[str, PaCoFor
         raise ValueError(f"a checkpoint is given twice: {', '.join(map(str, folders))}")
     first, *others = models
     for other in others:
-        for name, of in (("classes", lambda c: c.id2label), ("class counts", group_counts)):
+        compared = (
+            ("classes", lambda c: c.id2label),
+            ("class counts", group_counts),
+            ("balanced_logits", lambda c: c.balanced_logits),
+        )
+        for name, of in compared:
             if of(models[first].config) != of(models[other].config):
                 raise ValueError(f"{first} and {other} have other {name}, so their logits cannot be averaged")
     return models
@@ -210,6 +216,10 @@ def _read_prior(prior: str, model_folder: str, config: PaCoConfig) -> list[float
     try:
         stored = json.loads(Path(prior).read_text(encoding="utf-8"))
         found = {entry["label"]: float(entry["frequency"]) for entry in stored["classes"]}
+        wrong = next((label for label, value in found.items() if not 0 <= value < math.inf), None)
+        if wrong is not None or sum(found.values()) <= 0:
+            said = "all frequencies are 0" if wrong is None else f"the frequency of {wrong!r} is {found[wrong]}"
+            raise ValueError(f"{said}, which is no share of images")
     except OSError as error:
         raise OSError(f"--prior must be training, none or a file, got {prior!r} ({error})") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -277,7 +287,8 @@ def estimate_prior_of_files(
     keep_freed_memory()
     files = image_files(paths)
     model = load_classifier(model_folder).to(inference_device())
-    model.set_prior(None)
+    # EM starts from probabilities for equally frequent classes, whatever the logits are for.
+    model.set_prior([1] * model.config.num_labels)
     processor = AutoImageProcessor.from_pretrained(model_folder)
     forward = fast_forward(model, precision)
     rows = [logits.double().softmax(-1).cpu() for _, logits in _file_logits(forward, processor, files, batch_size)]

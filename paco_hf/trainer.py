@@ -69,6 +69,7 @@ class PaCoTrainer(Trainer):
                 "training works on balanced logits: set the config's temperature and inference_prior to None"
             )
         counts = config.class_counts if args.class_prior and args.loss != "ce" else None
+        config.balanced_logits = counts is not None
         if counts is None and (args.loss == "balanced_softmax" or (args.is_contrastive and args.class_prior)):
             raise ValueError(
                 f"loss {args.loss!r} needs the training images of each class: set class_counts in the model's config "

@@ -9,6 +9,9 @@ import pytest
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+on_paper = pytest.mark.skipif(
+    CHROMIUM is None or shutil.which("pdftotext") is None, reason="Chromium or pdftotext is not installed"
+)
 
 
 def browse(file: Path, scratch: Path, *flags: str) -> tuple[str, list[str], list[str]]:
@@ -24,6 +27,37 @@ def browse(file: Path, scratch: Path, *flags: str) -> tuple[str, list[str], list
     # What the browser fetches for itself (updates and the like) has no origin.
     asked = re.findall(r'"initiator":"(?!not an origin).*"url":"([^"]*)"', log.read_text(encoding="utf-8"))
     return done.stdout, console, asked
+
+
+def printed(file: Path, scratch: Path) -> str:
+    """The text of the page on paper, cell by cell and without white space, all of it within the sheets."""
+    paper = scratch / "page.pdf"
+    browse(file, scratch, f"--print-to-pdf={paper}")
+
+    def text(how: str) -> str:
+        return subprocess.run(["pdftotext", how, paper, "-"], capture_output=True, text=True, check=True).stdout
+
+    for sheet in re.findall(r"<page .*?</page>", text("-bbox"), re.DOTALL):
+        width = float(re.findall(r'<page width="([\d.]+)"', sheet)[0])
+        for left, right in re.findall(r'<word xMin="([-\d.]+)".*? xMax="([-\d.]+)"', sheet):
+            assert 0 <= float(left) <= float(right) <= width
+    return re.sub(r"\s", "", text("-raw"))
+
+
+def narrow(file: Path, scratch: Path, width: int = 400) -> tuple[int, int, list[int]]:
+    """On a screen of this width: that of the page, that which it needs, and by how much each box is too narrow."""
+    frame = scratch / "frame.html"
+    inside = file.read_text(encoding="utf-8").replace("&", "&amp;").replace('"', "&quot;")
+    look = """
+        const page = contentDocument.documentElement, boxes = [...page.querySelectorAll('.scroll')];
+        const over = boxes.map(box => box.scrollWidth - box.clientWidth);
+        document.title = [page.clientWidth, page.scrollWidth, ...over].join(' ');
+    """
+    frame.write_text(f'<iframe style="width: {width}px" srcdoc="{inside}" onload="{look}"></iframe>', encoding="utf-8")
+    dom, console, _ = browse(frame, scratch)
+    assert console == []
+    own, needed, *over = map(int, re.findall("<title>(.*?)</title>", dom)[0].split())
+    return own, needed, over
 
 
 def rows_of(html: str) -> list[list[str]]:

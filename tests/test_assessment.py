@@ -9,6 +9,7 @@ import pytest
 from transformers import pipeline
 
 from paco_hf import PaCoConfig
+from paco_hf.assessment import update_config
 from paco_hf.cards import write_card
 from paco_hf.cli import main
 from paco_hf.data.loading import load_data
@@ -63,7 +64,12 @@ def test_evaluate_writes_results_and_report_beside_the_run(run: Path, capsys) ->
 
 def test_no_report_writes_nothing(run: Path, capsys) -> None:
     assert main(["evaluate", str(run), "--no_report", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out).keys() == json.loads((run / "metrics.json").read_text())["test"].keys()
+    said = capsys.readouterr()
+    found, metrics = json.loads(said.out), json.loads((run / "metrics.json").read_text())["test"]
+    assert {name: found[name] for name in metrics} == metrics
+    assert found["intervals"]["ece"]["low"] <= found["intervals"]["ece"]["value"]
+    assert (found["temperature"], found["report"]) == (None, None)
+    assert "95% intervals: top-1" in said.err
     assert not (run / "evaluation").exists()
 
 
@@ -167,6 +173,15 @@ def test_ensembles_need_a_place_and_have_no_temperature(trained: dict[int, Path]
     assert "give --output_dir" in capsys.readouterr().err
     assert main(["evaluate", *both, "--output_dir", str(tmp_path / "out")]) == 0
     assert json.loads((tmp_path / "out" / "results.json").read_text())["model"] == "seed0 + seed1"
+    assert "leave aside" not in capsys.readouterr().out
+    calibrated = Path(shutil.copytree(trained[1], tmp_path / "calibrated"))
+    update_config(str(calibrated), temperature=2.0, inference_prior=[1.0] * 20)
+    assert main(["evaluate", both[0], str(calibrated), "--output_dir", str(tmp_path / "out")]) == 0
+    said = "leave aside the temperature stored in a checkpoint and the class frequencies (inference_prior) stored in a"
+    assert said in capsys.readouterr().out
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert said in page
+    assert "No temperature is applied" in page
     assert main(["evaluate", *both, "--calibrate"]) == 2
     assert "give one checkpoint" in capsys.readouterr().err
 

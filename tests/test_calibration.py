@@ -72,6 +72,39 @@ def test_prior_is_stored_undone_and_tempered(tmp_path: Path) -> None:
         torch.testing.assert_close(model(images).logits, balanced)
         model.set_prior([1, 1e-300, 1], tau=4)
         assert model(images).logits.isfinite().all()
+    # As they come, too.
+    model.set_prior(list(np.asarray([8.0, 1.0, 1.0])), tau=np.float32(1))
+    assert model.config.inference_prior == pytest.approx([0.8, 0.1, 0.1])
+    model.set_prior([torch.tensor(8), torch.tensor(1), 1])
+    assert model.config.inference_prior == pytest.approx([0.8, 0.1, 0.1])
+
+
+def test_a_model_without_class_prior_in_training_is_told_another_one() -> None:
+    model = tiny(3)
+    model.config.class_counts, model.config.balanced_logits = [80, 10, 10], False
+    logits = torch.randn(4, 3)
+    model.config.temperature = 2.0
+    torch.testing.assert_close(model.adjust_logits(logits), logits / 2)
+    model.set_prior([80, 10, 10])  # as in training
+    torch.testing.assert_close(model.adjust_logits(logits).softmax(1), (logits / 2).softmax(1))
+    model.set_prior([1, 1, 1])
+    expected = logits / 2 - torch.tensor([0.8, 0.1, 0.1]).log()
+    torch.testing.assert_close(model.adjust_logits(logits).softmax(1), expected.softmax(1))
+    model.set_prior(None)
+    model.config.class_counts = None
+    with pytest.raises(ValueError, match="inference_prior needs class_counts"):
+        model.set_prior([1, 1, 1])
+
+
+def test_what_a_loaded_configuration_says_is_checked(tmp_path: Path) -> None:
+    tiny(3).save_pretrained(tmp_path)
+    for value in (-1.0, 0, "2", float("inf")):
+        with pytest.raises(ValueError, match="temperature must be a positive number"):
+            PaCoForImageClassification.from_pretrained(tmp_path, temperature=value)
+    images = torch.randn(2, 3, 32, 32)
+    for size in (1e-60, 1e39):
+        model = PaCoForImageClassification.from_pretrained(tmp_path, inference_prior=[size, 2 * size, size])
+        assert model(images).logits.isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -125,6 +158,10 @@ def test_temperature_is_found_whatever_the_split(true_temperature: float) -> Non
     prior = np.asarray([0.5, 0.25, 0.15, 0.06, 0.03, 0.01])
     logits, labels = mixture(prior, 20000, 2)
     assert fit_temperature(logits * true_temperature, labels) == pytest.approx(true_temperature, rel=0.04)
+    # Logits of a training without class prior, on a split of the training's frequencies: the usual scaling.
+    carrying = (logits + np.log(prior)) * true_temperature
+    found = fit_temperature(carrying, labels, prior * 1e6)
+    assert found == pytest.approx(true_temperature, rel=0.04)
 
 
 def test_temperature_is_the_likeliest_by_another_search() -> None:
@@ -245,6 +282,8 @@ def test_pipeline_takes_a_prior(tmp_path: Path) -> None:
         (["--prior", "nowhere.json"], "training, none or a file"),
         (["--prior", "{other}"], "of other classes"),
         (["--prior", "{broken}"], "is not what `paco-hf estimate-prior --output` writes"),
+        (["--prior", "{negative}"], "the frequency of 'apple' is -1.0, which is no share"),
+        (["--prior", "{nothing}"], "all frequencies are 0"),
     ],
 )
 def test_bad_priors_of_predict(flags: list[str], message: str, tmp_path: Path, capsys) -> None:
@@ -253,6 +292,11 @@ def test_bad_priors_of_predict(flags: list[str], message: str, tmp_path: Path, c
     broken.write_text("[]")
     image = tmp_path / "image.png"
     Images(load_data("builtin").test)[0].save(image)
-    flags = [flag.format(other=other, broken=broken) for flag in flags]
+    negative, nothing = tmp_path / "negative.json", tmp_path / "nothing.json"
+    names = PaCoConfig.from_pretrained(PUBLISHED).id2label.values()
+    for file, first in ((negative, -1.0), (nothing, 0.0)):
+        rows = [{"label": name, "frequency": first if name == "apple" else 0.0} for name in names]
+        file.write_text(json.dumps({"classes": rows}))
+    flags = [flag.format(other=other, broken=broken, negative=negative, nothing=nothing) for flag in flags]
     assert main(["predict", str(PUBLISHED), str(image), *flags]) == 2
     assert message in capsys.readouterr().err

@@ -59,6 +59,9 @@ def test_card_of_a_run(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
     for name, loss in (("**PaCo**", "paco"), ("cross-entropy", "ce")):
         cells = [f"{100 * metrics[loss]['test'][k]:.1f}" for k in ("accuracy", "many", "medium", "few")]
         assert f"| {name} | {' | '.join(cells)} |" in card.text
+    assert "The logits are *balanced*" in card.text
+    plain = " ".join(write_card(runs["ce"], into=path.parent.parent).read_text().split())
+    assert "The logits are those of a training without class prior" in plain
     for part in (
         'pipeline("image-classification", model="ada/rare")',
         "trust_remote_code=True",

@@ -1,16 +1,29 @@
 """Runs beside each other: right means, other images kept apart, unreadable files named, a page that is whole."""
 
+import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
-from pages import assert_self_contained, assert_well_formed, browse, in_chromium, rows_of
+from pages import (
+    assert_self_contained,
+    assert_well_formed,
+    browse,
+    in_chromium,
+    narrow,
+    on_paper,
+    printed,
+    rows_of,
+)
+from PIL import Image
 
 from paco_hf.comparison import EVALUATION
+from paco_hf.plots import SERIES, plot_curves, plot_training
 from paco_hf.report import compare_runs, comparison_text, write_comparison
 
 
@@ -121,6 +134,69 @@ def test_notes_of_a_comparison(tmp_path: Path) -> None:
     assert "not recorded" in notes
 
 
+def test_seeds_with_and_without_a_temperature_are_named(runs: list[Path]) -> None:
+    temperatures = [1.3, None, 1.2, None, None]
+    for run, accuracy, temperature in zip(runs, (0.337, 0.304, 0.345, 0.262, 0.244), temperatures, strict=False):
+        (run / EVALUATION).parent.mkdir()
+        metrics = {"accuracy": {"value": accuracy}, "ece": {"value": 0.1}}
+        results = {"selection": "a" * 64, "metrics": metrics, "calibration": {"temperature": temperature}}
+        (run / EVALUATION).write_text(json.dumps(results))
+    comparison = compare_runs(runs)
+    assert [run["calibrated"] for run in comparison["runs"]] == [True, False, True, False, False, None]
+    (note,) = comparison["notes"]
+    assert note.startswith("paco, learning_rate 0.1: some of its runs have a stored temperature and some have none")
+    assert "calibration error, log loss and Brier score are of two kinds" in comparison_text(comparison)
+    # Neither a group of one kind, nor an evaluation that is left aside.
+    assert compare_runs([runs[0], *runs[2:]])["notes"] == []
+    results = json.loads((runs[1] / EVALUATION).read_text())
+    (runs[1] / EVALUATION).write_text(json.dumps(results | {"selection": "another"}))
+    assert not any("stored temperature" in note for note in compare_runs(runs)["notes"])
+
+
+def test_settings_count_where_the_loss_uses_them(tmp_path: Path) -> None:
+    contrastive = {"temperature": 0.07, "queue_size": 1024, "projector": "mlp3-relu"}
+    made = [
+        make_run(tmp_path / "a", 0, 0.3, **contrastive),
+        make_run(tmp_path / "b", 0, 0.3, temperature=0.1, gamma=0.5, key_momentum=0.99),
+        # Of one setting, whatever the recipes say of a contrast that there is not.
+        make_run(tmp_path / "c", 0, 0.3, loss="ce", key_view="cifar_sim", **contrastive),
+        make_run(tmp_path / "d", 1, 0.3, loss="ce", alpha=0.1, class_prior=False),
+        make_run(tmp_path / "e", 0, 0.3, loss="balanced_softmax", learning_rate=0.2, beta=2.0),
+        make_run(tmp_path / "f", 0, 0.3, loss="multitask", temperature=0.1, gamma=0.5, key_momentum=0.9),
+    ]
+    comparison = compare_runs(made)
+    assert comparison["groups"] == [
+        "paco, projector mlp3-relu",
+        "paco, projector auto",
+        "ce",
+        "balanced_softmax",
+        "multitask",
+    ]
+    settings = comparison["settings"]
+    assert settings["temperature"] == [0.07, 0.1, None, None, 0.1]
+    assert settings["learning_rate"] == [0.1, 0.1, 0.1, 0.2, 0.1]
+    assert settings["gamma"] == [1.0, 0.5, None, None, None]
+    assert settings["key_momentum"] == [0.999, 0.99, None, None, None]
+    assert settings["projector"] == ["mlp3-relu", "auto", None, None, "auto"]
+    assert not {"alpha", "beta", "class_prior", "key_view"} & settings.keys()
+    # What all that have it have alike follows from the loss.
+    assert compare_runs([made[0], made[2]])["settings"] == {"loss": ["paco", "ce"]}
+
+    html = write_comparison(comparison, tmp_path / "comparison.html").read_text(encoding="utf-8")
+    rows = rows_of(html[html.index("What differs") :])
+    assert rows[1][0] == "paco, projector mlp3-relu"
+    assert "temperature 0.07" in rows[1][1]
+    assert rows[3] == ["ce", "loss ce learning_rate 0.1"]
+    few = compare_runs([make_run(tmp_path / "g", 0, 0.3), made[2], make_run(tmp_path / "h", 0, 0.3, temperature=0.1)])
+    html = write_comparison(few, tmp_path / "comparison.html").read_text(encoding="utf-8")
+    assert rows_of(html[html.index("What differs") :])[:4] == [
+        ["runs", "loss", "temperature"],
+        ["paco, temperature 0.2", "paco", "0.2"],
+        ["ce", "ce", "-"],
+        ["paco, temperature 0.1", "paco", "0.1"],
+    ]
+
+
 def test_scores_of_an_evaluation_count_where_the_images_are_the_same(runs: list[Path]) -> None:
     metrics: dict[str, Any] = {
         "ece": {"value": 0.1, "low": 0.09, "high": 0.11},
@@ -174,3 +250,85 @@ def test_in_chromium(runs: list[Path], tmp_path: Path) -> None:
     assert console == asked == []
     assert "paco, learning_rate 0.05" in [row[0] for row in rows_of(dom)]
     assert "<script" not in dom
+
+
+@pytest.fixture(params=["few settings", "many settings"])
+def crowd(tmp_path: Path, request: pytest.FixtureRequest) -> tuple[Path, dict[str, Any]]:
+    """Of ten groups, in either form of what differs: the page, and the comparison."""
+    made = []
+    for i, loss in enumerate(("paco", "gpaco", "multitask", "ce", "balanced_softmax")):
+        for backbone in ("vit_base_patch16_clip_224.openai_ft_in12k_in1k", "cifar_resnet32"):
+            settings = {"loss": loss, "backbone": backbone, "per_device_train_batch_size": 32 + i}
+            if request.param == "many settings":
+                settings |= {"learning_rate": (i + 1) / 100, "weight_decay": (i + 1) / 1000, "temperature": 0.07 + i}
+                settings |= {"backbone_kwargs": {"drop_path_rate": i / 10}, "gradient_accumulation_steps": i + 1}
+            made += [
+                make_run(tmp_path / f"{i}-{backbone}-{seed}", seed, 0.3 + seed / 100, **settings) for seed in range(6)
+            ]
+    comparison = compare_runs(made)
+    return write_comparison(comparison, tmp_path / "comparison.html"), comparison
+
+
+@on_paper
+def test_many_groups_on_paper(crowd: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    page, comparison = crowd
+    text = printed(page, tmp_path)
+    settings = comparison["settings"]
+    differs = text[text.index("Whatdiffers") : text.index("Onelinearun")]
+    assert len(comparison["groups"]) == 10
+    for place, group in enumerate(comparison["groups"]):
+        values = {name: values[place] for name, values in settings.items()}
+        if len(settings) <= 4:
+            row = [group, *("-" if value is None else value for value in values.values())]
+        else:
+            row = [group, *(f"{name}{value}" for name, value in values.items() if value is not None)]
+        assert "".join(map(str, row)).replace(" ", "") in differs
+        assert group.replace(" ", "") in text[: text.index("Cost")]
+    assert all(name in differs for name in settings)
+    # The values of all seeds, in the last column, too.
+    assert text.count("29.0,30.0,31.0,32.0,33.0,34.0") == 10
+
+
+@in_chromium
+def test_many_groups_on_a_narrow_screen(crowd: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
+    page, comparison = crowd
+    width, needed, over = narrow(page, tmp_path)
+    assert needed == width <= 400
+    _, _, what_differs, _, _ = over
+    if len(comparison["settings"]) > 4:
+        assert what_differs == 0
+
+
+def epoch_ticks(svg: str) -> list[str]:
+    return re.findall(r'<g id="xtick_\d+">.*?<text[^>]*>(.*?)</text>', svg, re.DOTALL)
+
+
+def one_run(epoch: float) -> list[dict[str, Any]]:
+    return [{"group": "paco", "loss": [(epoch, 3.0)], "accuracy": [(epoch, 0.3)]}]
+
+
+def one_log(epoch: float) -> list[dict[str, Any]]:
+    return [{"epoch": epoch, "loss": 3.0}, {"epoch": epoch, "eval_accuracy": 0.3, "eval_many": 0.4}]
+
+
+@pytest.mark.parametrize(("plot", "data"), [(plot_curves, one_run), (plot_training, one_log)])
+def test_a_single_epoch_is_a_dot(plot: Callable[..., None], data: Callable[[float], Any], tmp_path: Path) -> None:
+    for epoch, ticks in ((1.0, ["0", "1", "2"]), (0.3, ["0", "1"])):
+        svg = io.StringIO()
+        plot(data(epoch), svg)
+        assert epoch_ticks(svg.getvalue()) == 2 * ticks
+    plot(data(1.0), tmp_path / "plot.png")
+    pixels = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB"))
+    colour = [int(SERIES[0][i : i + 2], 16) for i in (1, 3, 5)]
+    middle = pixels.shape[1] // 2
+    # In the middle of both panels; the legend is on the left.
+    for panel in np.array_split(pixels[:, middle - 100 : middle + 200], 2):
+        assert (panel == colour).all(-1).sum() > 30
+
+
+def test_several_epochs_are_a_line(tmp_path: Path) -> None:
+    svg = io.StringIO()
+    plot_curves([{"group": "paco", "loss": [(1.0, 3.0), (2.0, 2.0), (3.0, 1.5)], "accuracy": []}], svg)
+    assert epoch_ticks(svg.getvalue()) == ["1", "2", "3"]
+    style = re.findall(r'<use [^>]*style="[^"]*"', svg.getvalue())
+    assert not any(SERIES[0] in use for use in style)

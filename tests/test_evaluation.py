@@ -1,5 +1,7 @@
 """Scores with intervals, calibration, confusions and priors of a labelled split, against independent computations."""
 
+from statistics import fmean
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -12,7 +14,7 @@ from paco_hf.metrics import expected_calibration_error, long_tailed_accuracy
 def problem(n: int = 3000, classes: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[int]]:
     """Logits that are right more often for the frequent classes, which come first."""
     generator = np.random.default_rng(seed)
-    labels = generator.integers(classes, size=n)
+    labels = generator.permutation(np.arange(n) % classes)
     logits = generator.standard_normal((n, classes)).astype(np.float32)
     logits[np.arange(n), labels] += np.linspace(3, 0.5, classes)[labels]
     counts = [400, 300, 200, 150, 101, 100, 60, 30, 20, 19, 8, 5][:classes]
@@ -73,6 +75,77 @@ def test_intervals_contain_the_truth_as_often_as_they_say() -> None:
     # 95 % of 200 is 190, with a standard deviation of 3; a bootstrap of 240 images covers a little less.
     assert 178 <= inside["accuracy"] <= 199
     assert 170 <= inside["ece"] <= 199
+
+
+@pytest.mark.parametrize("truths", ["alike", "apart"])
+def test_intervals_of_the_worst_classes_contain_the_truth(truths: str) -> None:
+    """Which the images drawn anew do not: of few images a class, the worst classes were mostly unlucky."""
+    generator = np.random.default_rng(3)
+    names = ("worst_10_percent", "harmonic_mean", "geometric_mean")
+    inside = dict.fromkeys(names, 0)
+    for _ in range(40):
+        accuracy = np.full(30, 0.7) if truths == "alike" else generator.beta(3, 2, 30)
+        labels = np.repeat(np.arange(30), 10)
+        right = generator.random(300) < accuracy[labels]
+        logits = 3 * np.eye(30, dtype=np.float32)[np.where(right, labels, (labels + 1) % 30)]
+        metrics = evaluate_logits(
+            logits, labels, class_names=list(map(str, range(30))), class_counts=None, resamples=100
+        )["metrics"]
+        assert all(m is None or m["low"] <= m["value"] <= m["high"] for m in metrics.values())
+        expected = (fmean(sorted(accuracy)[:3]), scipy.stats.hmean(accuracy), scipy.stats.gmean(accuracy))
+        for name, truth in zip(names, expected, strict=True):
+            inside[name] += metrics[name]["low"] <= truth <= metrics[name]["high"]
+    assert min(inside.values()) >= 32
+
+
+def test_calibrated_models_may_have_no_calibration_error() -> None:
+    generator = np.random.default_rng(4)
+    inside = 0
+    for _ in range(30):
+        logits = generator.standard_normal((600, 10))
+        labels = (softmax(logits).cumsum(1) > generator.random((600, 1))).argmax(1)
+        metrics = evaluate_logits(
+            logits, labels, class_names="abcdefghij", class_counts=None, logit_counts=[1] * 10, resamples=100
+        )["metrics"]
+        inside += metrics["ece"]["low"] == 0 < metrics["ece"]["high"]
+    assert inside >= 26
+
+
+def test_classes_count_alike_where_the_test_is_skewed() -> None:
+    """Balanced logits are for equally frequent classes: on a skewed test they are scored as if it was not."""
+    logits, labels, counts = problem(1200)
+    names = list(map(str, range(12)))
+    kept = np.concatenate([np.flatnonzero(labels == c)[: (10, 20, 50, 100)[c % 4]] for c in range(12)])
+    repeated = np.concatenate([np.repeat(kept[labels[kept] == c], 100 // (10, 20, 50, 100)[c % 4]) for c in range(12)])
+    skewed, balanced, as_is = (
+        evaluate_logits(logits[rows], labels[rows], class_names=names, class_counts=counts, resamples=5, **settings)
+        for rows, settings in ((kept, {}), (repeated, {}), (kept, {"logit_counts": counts}))
+    )
+    assert (skewed["calibration"]["weighted"], balanced["calibration"]["weighted"]) == (True, False)
+    for name in ("ece", "nll", "brier"):
+        assert skewed["metrics"][name]["value"] == pytest.approx(balanced["metrics"][name]["value"], rel=1e-6)
+    for name in ("overall", *GROUPS):
+        one, other = (of["calibration"]["groups"][name] for of in (skewed, balanced))
+        assert one["ece"] == pytest.approx(other["ece"], rel=1e-6)
+        assert one["accuracy"] == pytest.approx(other["accuracy"], rel=1e-6)
+    # Logits that are for other frequencies are scored on the images as they are.
+    probabilities = softmax(logits[kept].astype(float))
+    assert as_is["metrics"]["nll"]["value"] == pytest.approx(log_loss(labels[kept], probabilities), rel=1e-5)
+    ece = expected_calibration_error(probabilities, labels[kept])["expected_calibration_error"]
+    assert as_is["metrics"]["ece"]["value"] == pytest.approx(ece, abs=1e-6) != skewed["metrics"]["ece"]["value"]
+
+
+def test_logits_that_carry_the_training_prior_are_told_another_one() -> None:
+    logits, labels, counts = problem()
+    names = list(map(str, range(12)))
+    carrying = logits + np.log(np.asarray(counts, np.float32))
+    plain, theirs = (
+        evaluate_logits(z, labels, class_names=names, class_counts=counts, resamples=5, logit_counts=given)
+        for z, given in ((logits, None), (carrying, counts))
+    )
+    for one, other in zip(plain["priors"]["rows"], theirs["priors"]["rows"], strict=True):
+        assert one["adapted"] == pytest.approx(other["adapted"])
+    assert plain["metrics"]["accuracy"]["value"] > theirs["metrics"]["accuracy"]["value"]
 
 
 def test_small_test_sets_have_wide_intervals() -> None:

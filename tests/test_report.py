@@ -117,6 +117,8 @@ def make_results(
             "temperature": temperature,
             "groups": by_group,
             "uncalibrated": cooler if temperature else None,
+            "balanced": True,
+            "weighted": False,
         },
         "confusion_groups": {
             "names": list(GROUPS),
@@ -155,7 +157,7 @@ def make_results(
         }
         if counts
         else None,
-        "prior_of_inference": None,
+        "left_aside": "",
     }
 
 
@@ -205,7 +207,8 @@ def test_numbers_are_those_of_the_results(page: Path) -> None:
     assert group[0] == str(sum(n < 20 for n in results["class_counts"]))
     assert group[1] == f"{few['images']:,}"
     assert group[2].startswith(percent(scores["few"]["value"]))
-    assert group[3:] == [percent(few["confidence"]), percent(few["ece"])]
+    before = results["calibration"]["uncalibrated"]["few"]["ece"]
+    assert group[3:] == [percent(few["confidence"]), f"{percent(few['ece'])}{percent(before)} without"]
     shares = results["confusion_groups"]
     assert ["few", *map(percent, shares["share"][2]), percent(shares["right"][2])] in rows
 

@@ -246,6 +246,18 @@ def test_the_selected_weights_are_those_of_the_best_score(tmp_path) -> None:
     assert [p.name for p in tmp_path.glob("selected-*")] == ["selected-4.safetensors"]
 
 
+@pytest.mark.parametrize(
+    ("settings", "balanced"),
+    [({"loss": "paco"}, True), ({"loss": "ce"}, False), ({"loss": "gpaco", "class_prior": False}, False)],
+)
+def test_a_checkpoint_says_what_its_logits_are_for(tmp_path, settings: dict, balanced: bool) -> None:
+    trainer = make_trainer(tmp_path / "run", **settings)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "model"))
+    config = PaCoConfig.from_pretrained(tmp_path / "model")
+    assert (config.balanced_logits, config.logit_counts) == (balanced, None if balanced else COUNTS)
+
+
 def test_log_file_holds_the_history(tmp_path) -> None:
     trainer = make_trainer(tmp_path, max_steps=3)
     trainer.train()
