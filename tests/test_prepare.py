@@ -191,7 +191,8 @@ def run(arguments: list[str], **kwargs) -> subprocess.Popen:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
-@pytest.mark.parametrize("source", ["tree", pytest.param("hub", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["tree", "hub"])
 def test_killed_and_started_again_it_is_the_same(source: str, tmp_path: Path) -> None:
     tree = miniature.imagenet_lt(tmp_path / "tree")
     hub = miniature.imagenet_hub(tmp_path / "hub", shards=12)
@@ -220,6 +221,7 @@ def test_killed_and_started_again_it_is_the_same(source: str, tmp_path: Path) ->
     assert not list(killed.glob("**/*.partial"))
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing_that_looks_complete(tmp_path: Path) -> None:
     # A limit on the size of files stands in for a full disk: writing fails in the middle of a shard.
     root = miniature.imagenet_lt(tmp_path / "source")
