@@ -19,7 +19,18 @@ from paco_hf.metrics import expected_calibration_error
 from paco_hf.origin import load_evaluation
 from paco_hf.scoring import balanced_logits
 
-FAST = ["--max_steps", "40", "--backbone", "cifar_resnet20", "--eval_strategy", "no", "--save_strategy", "no"]
+FAST = [
+    "--max_steps",
+    "40",
+    "--per_device_train_batch_size",
+    "32",
+    "--backbone",
+    "cifar_resnet20",
+    "--eval_strategy",
+    "no",
+    "--save_strategy",
+    "no",
+]
 
 
 @pytest.fixture(scope="module")

@@ -265,6 +265,7 @@ def test_scaled_run_says_so_once_and_resumes_without_a_change(tmp_path, capsys) 
     assert "changed settings" not in out
 
 
+@pytest.mark.slow
 def test_the_documented_table_is_that_of_the_recipes() -> None:
     from benchmarks.rows import DOCUMENT, document_table, table
 
