@@ -42,19 +42,22 @@ def evaluate_runs(
         calibrate (`bool`, *optional*, defaults to `False`): first fit a temperature on the validation split, and store
             it in the checkpoint.
         report (`bool`, *optional*, defaults to `True`): write `results.json`, `report.html` and its figures.
-        output_dir (`str`, *optional*): where to; `evaluation/` in the folder of the (only) model where not given.
+        output_dir (`str`, *optional*): where to; where not given, `evaluation/` in the folder of the model, and
+            nothing is written of several models, or of one from the Hub.
 
     Returns:
-        what `results.json` holds (see [`examine`]), the page, and lines for the user.
+        what `results.json` holds (see [`examine`]), the page (`None`: not written), and lines for the user.
 
     Raises:
-        ValueError, OSError: bad data or checkpoints, or nowhere to write to, found before anything is scored.
+        ValueError, OSError: bad data or checkpoints, or no folder to write to, found before anything is scored.
     """
     source, inference = source or {}, inference or {}
     if output_dir is not None and not report:
         raise ValueError("--no_report writes nothing into --output_dir: leave out one of them")
     folder = _output_folder(models, output_dir, split) if report else None
     notes: list[str] = []
+    if report and folder is None:
+        notes.append("no report of several models, or of one from the Hub, without a place for it: --output_dir DIR")
     if calibrate:
         if not (Path(models[0]) / "config.json").is_file():
             raise ValueError(
@@ -108,14 +111,14 @@ def _interval(metric: dict[str, float]) -> str:
     return f"{100 * metric['value']:.1f} ({100 * metric['low']:.1f} to {100 * metric['high']:.1f})"
 
 
-def _output_folder(models: Sequence[str], output_dir: str | None, split: str) -> Path:
+def _output_folder(models: Sequence[str], output_dir: str | None, split: str) -> Path | None:
     if output_dir is not None:
         folder = Path(output_dir)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"--output_dir {folder} is a file")
         return folder
     if len(models) > 1 or not Path(models[0]).is_dir():
-        raise ValueError("give --output_dir for the report on several models, or on one from the Hub, or --no_report")
+        return None
     # What was found on the validation split must not replace what was on the test split.
     return Path(models[0]) / (EVALUATION_FOLDER if split == "test" else f"{EVALUATION_FOLDER}-{split}")
 

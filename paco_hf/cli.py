@@ -113,6 +113,10 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         verb(argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
+        return 141
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("PACO_HF_DEBUG"):
             raise

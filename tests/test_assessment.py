@@ -178,10 +178,12 @@ def test_ensembles_of_other_carves_are_refused(tmp_path: Path, capsys) -> None:
     assert "run2" in said
 
 
-def test_ensembles_need_a_place_and_have_no_temperature(trained: dict[int, Path], tmp_path: Path, capsys) -> None:
+def test_ensembles_have_a_report_where_there_is_a_place_and_no_temperature(
+    trained: dict[int, Path], tmp_path: Path, capsys
+) -> None:
     both = [str(folder) for folder in trained.values()]
-    assert main(["evaluate", *both]) == 2
-    assert "give --output_dir" in capsys.readouterr().err
+    assert main(["evaluate", *both]) == 0
+    assert "without a place for it: --output_dir DIR" in capsys.readouterr().out
     assert main(["evaluate", *both, "--output_dir", str(tmp_path / "out")]) == 0
     assert json.loads((tmp_path / "out" / "results.json").read_text())["model"] == "seed0 + seed1"
     assert "leave aside" not in capsys.readouterr().out

@@ -316,6 +316,12 @@ def test_loss_that_explodes_ends_with_one_line(tmp_path, capsys) -> None:
     assert "learning_rate" in line
 
 
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    command = f"{sys.executable} -m paco_hf recipes | true; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ("141", "")
+
+
 def test_help_is_readable(capsys) -> None:
     for arguments, expected, length in (
         (["--help"], "verbs:", 30),

@@ -132,7 +132,7 @@ def check_source(before: dict[str, Any] | None, now: dict[str, Any] | None) -> N
     """That a run that is resumed would carve the same splits; otherwise it would train on images that it is tested on.
 
     Raises:
-        ValueError: the data has changed, or what the test is carved by.
+        ValueError: the data has changed, or what test or validation are carved by.
     """
     if not before or not now:
         return
@@ -141,12 +141,14 @@ def check_source(before: dict[str, Any] | None, now: dict[str, Any] | None) -> N
             f"the data has changed since the run was started (it has {changed}), so its splits would not be the same: "
             "restore it, or start anew with --overwrite"
         )
-    tests = [manifest["splits"]["test"] or {} for manifest in (before, now)]
-    if any(test.get("carved") for test in tests) and tests[0].get("selection") != tests[1].get("selection"):
-        raise ValueError(
-            "other images would be carved for the test than when the run was started, and it has trained on some of "
-            "them: give the --test_fraction, --split_seed and --inspect of then, or start anew with --overwrite"
-        )
+    flags = {"test": "--test_fraction, --split_seed and --inspect", "validation": "--validation_fraction and --seed"}
+    for role, given in flags.items():
+        parts = [manifest["splits"][role] or {} for manifest in (before, now)]
+        if any(part.get("carved") for part in parts) and parts[0].get("selection") != parts[1].get("selection"):
+            raise ValueError(
+                f"other images would be carved for the {role} than when the run was started, and it has trained on "
+                f"some of them: give the {given} of then, or start anew with --overwrite"
+            )
 
 
 def source_of(full: Any, own: bool = True) -> dict[str, Any]:
