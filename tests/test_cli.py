@@ -183,6 +183,7 @@ def test_finished_run_can_be_lengthened(tmp_path) -> None:
     assert yaml.safe_load((tmp_path / "recipe.yaml").read_text())["max_steps"] == 6
 
 
+@pytest.mark.slow
 def test_truncated_checkpoint_is_named(tmp_path, capsys) -> None:
     command = ["train", *SHORT, "--output_dir", str(tmp_path), "--save_steps", "2"]
     assert main(command) == 0

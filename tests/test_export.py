@@ -225,7 +225,7 @@ def test_refusals_leave_nothing(tmp_path, monkeypatch, exporter):
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("kind", ["resnet", "vit", "cifar"])
+@pytest.mark.parametrize("kind", [pytest.param("resnet", marks=pytest.mark.slow), "vit", "cifar"])
 def test_onnx_gives_the_logits(tmp_path, capfd, kind):
     model = build(kind, temperature=1.7, inference_prior=[5, 4, 3, 2, 1], class_counts=[9, 7, 5, 3, 1])
     size = model.config.image_size

@@ -233,6 +233,7 @@ def test_what_is_pushed_says_nothing_of_the_computer(
     assert ("model", "ada/never") not in hub.repos
 
 
+@pytest.mark.slow
 def test_refusals_of_the_hub_are_one_line(hub: Hub, computer: Computer, run_folder: Path, tmp_path: Path) -> None:
     push = ("push", run_folder, REFUSED)
     assert "hf auth login" in computer.refused(*push, token=None)

@@ -245,6 +245,7 @@ def test_least_rate_and_users_batches_are_left_alone() -> None:
         parse_run(["--global_batch_size", "0"])
 
 
+@pytest.mark.slow
 def test_scaled_run_says_so_once_and_resumes_without_a_change(tmp_path, capsys) -> None:
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text("{loss: ce, backbone: cifar_resnet20, max_steps: 1, global_batch_size: 64, learning_rate: 0.1}")
