@@ -1,14 +1,13 @@
 """The HTML reports: right numbers, nothing loaded from elsewhere, nothing executed, a browser without complaint."""
 
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from pages import assert_self_contained, assert_well_formed, browse, in_chromium, rows_of
+from pages import assert_self_contained, assert_well_formed, browse, in_chromium, on_paper, rows_of
 from PIL import Image
 
 from paco_hf.plots import COUNTS_NAME, FREQUENCY_NAME, PRIOR_NAME, RELIABILITY_NAME
@@ -337,8 +336,7 @@ def test_narrow_screens_scroll_inside_the_boxes_only(page: Path, tmp_path: Path)
     assert wider > 5
 
 
-@in_chromium
-@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext is not installed")
+@on_paper
 def test_prints_what_is_folded_away(page: Path, tmp_path: Path) -> None:
     browse(page, tmp_path, f"--print-to-pdf={tmp_path / 'page.pdf'}")
     text = subprocess.run(["pdftotext", "-layout", tmp_path / "page.pdf", "-"], capture_output=True, text=True).stdout
