@@ -6,6 +6,9 @@ import sys
 from functools import cache
 from typing import Any
 
+import psutil
+import torch
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 _MAPPED = 2**20  # bytes from which a forked process has a block from the system, and gives it back
 
@@ -49,3 +52,15 @@ def _give_back_in_forks() -> None:
         mallopt(_TRIM_THRESHOLD, _MAPPED)
 
     os.register_at_fork(after_in_child=give_back)
+
+
+def peak_memory(device_type: str) -> str:
+    """The most memory that was in use so far: of the GPU, else of this process. For the user to read."""
+    if device_type == "cuda":
+        return f"{torch.cuda.max_memory_allocated() / 2**20:,.0f} MB of the GPU"
+    if sys.platform == "win32":
+        return f"{psutil.Process().memory_info().peak_wset / 2**20:,.0f} MB of the process"
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:,.0f} MB of the process"

@@ -34,6 +34,10 @@ _SHOWN = [
     "backbone",
     "backbone_kwargs",
     "pretrained",
+    "lora_rank",
+    "lora_alpha",
+    "lora_targets",
+    "class_centers",
     "image_size",
     "query_view",
     "key_view",
@@ -309,7 +313,12 @@ def changes(subject: Subject) -> str:
 
 def shown_settings(settings: dict[str, Any], loss: str | None) -> list[tuple[str, Any]]:
     """What a reader wants to know of how it was trained; what is off or follows from another setting is left out."""
-    idle: dict[str, Any] = {"pretrained": False, "label_smoothing_factor": 0, "gradient_accumulation_steps": 1}
+    idle: dict[str, Any] = {
+        "class_centers": "random",
+        "pretrained": False,
+        "label_smoothing_factor": 0,
+        "gradient_accumulation_steps": 1,
+    }
     if loss in ("ce", "balanced_softmax"):
         idle |= {name: settings.get(name) for name in CONTRASTIVE_SETTINGS}
     if "global_batch_size" in settings:

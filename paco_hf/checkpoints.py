@@ -34,10 +34,12 @@ def readable(what: str | Path) -> Iterator[None]:
         ) from error
 
 
-def check_checkpoint(folder: Path, process_index: int = 0, world_size: int = 1) -> None:
+def check_checkpoint(
+    folder: Path, weights: str = "model.safetensors", process_index: int = 0, world_size: int = 1
+) -> None:
     """Raise `OSError` where a checkpoint lacks a file that resuming exactly needs, or its state is no JSON."""
     suffix = f"_{process_index}" if world_size > 1 else ""
-    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", f"rng_state{suffix}.pth", TRAINER_STATE_NAME):
+    for name in (weights, "optimizer.pt", "scheduler.pt", f"rng_state{suffix}.pth", TRAINER_STATE_NAME):
         made_with = len(list(folder.glob("rng_state*.pth")))
         if name.startswith("rng_state") and not (folder / name).is_file() and made_with:
             raise OSError(

@@ -21,6 +21,7 @@ from transformers import AutoImageProcessor
 from .cards import read_subject, write_card
 from .checkpoints import list_checkpoints, run_of
 from .data.carve import SPLITS_NAME, public_manifest, read_manifest
+from .lora import ADAPTER_FOLDER
 from .modeling_paco import PaCoForImageClassification
 from .modeling_training import TRAINING_STATE_NAME
 from .plots import CAPTIONS, EVALUATION_CAPTIONS
@@ -173,6 +174,8 @@ def _stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
     model.config.backbone_kwargs = public_settings(model.config.to_dict())["backbone_kwargs"]
     model.save_pretrained(staged)
     AutoImageProcessor.from_pretrained(run).save_pretrained(staged)
+    if (run / ADAPTER_FOLDER).is_dir():
+        shutil.copytree(run / ADAPTER_FOLDER, staged / ADAPTER_FOLDER)
     for name in (METRICS_NAME, RUN_NAME, CONVERSION_NAME):
         if (run / name).is_file():
             shutil.copyfile(run / name, staged / name)

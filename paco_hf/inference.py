@@ -10,10 +10,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .modeling_paco import PaCoForImageClassification
+from .modeling_paco import PaCoForImageClassification, PaCoModel
 from .training_args import hardware_precision
 
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("auto", *_DTYPES)
 
 
 def inference_device() -> torch.device:
@@ -64,7 +65,7 @@ def fast_forward(
     device = model.device
     precision = resolve_precision(precision, device)
     model.eval().to(memory_format=torch.channels_last)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    dtype = _DTYPES[precision]
 
     def logits(images: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=precision != "fp32"):
@@ -85,6 +86,21 @@ def fast_forward(
             images = torch.cat([images, images.new_zeros(longest - rows, *images.shape[1:])])
             images = images.contiguous(memory_format=torch.channels_last)
         return compiled(images)[:rows].float()
+
+    return forward
+
+
+def fast_features(model: PaCoModel, precision: str = "fp32") -> Callable[[Tensor], Tensor]:
+    """As [`fast_forward`], from normalised images `(B, 3, H, W)` to features `(B, F)` in float32."""
+    device = model.device
+    precision = resolve_precision(precision, device)
+    model.eval().to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def forward(images: Tensor) -> Tensor:
+        images = images.to(device, model.dtype).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32"):
+            return model(images).pooler_output.float()
 
     return forward
 

@@ -129,8 +129,10 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         self.queue.to(device=reference.device, dtype=reference.dtype)
         self.key_encoder: Any = None
         if variant == "paco":
+            # What is frozen never differs: it is kept once, and is no part of the training state.
+            frozen = {id(p): p for p in self.paco.parameters() if not p.requires_grad}
             self.key_encoder = nn.ModuleDict(
-                {"paco": copy.deepcopy(self.paco), "projector": copy.deepcopy(self.projector)}
+                {"paco": copy.deepcopy(self.paco, frozen), "projector": copy.deepcopy(self.projector)}
             )
             self.key_encoder.requires_grad_(False)
         self.post_init()
@@ -264,7 +266,9 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         """The key encoder's parameters, and those that they follow, in the same order; empty without key encoder."""
         if self.key_encoder is None:
             return [], []
-        return list(self.key_encoder.parameters()), [*self.paco.parameters(), *self.projector.parameters()]
+        queries = [*self.paco.parameters(), *self.projector.parameters()]
+        pairs = [(k, q) for k, q in zip(self.key_encoder.parameters(), queries, strict=True) if k is not q]
+        return [key for key, _ in pairs], [query for _, query in pairs]
 
     @torch.no_grad()
     def update_key_encoder(self, parameters: tuple[list[Tensor], list[Tensor]] | None = None) -> None:
@@ -290,7 +294,10 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
 
     def _training_tensors(self) -> dict[str, Tensor]:
         prefixes = ("projector.", "key_encoder.", "queue.")
-        return {key: tensor for key, tensor in self.state_dict().items() if key.startswith(prefixes)}
+        own = {id(parameter) for parameter in self.paco.parameters()}
+        shared = {n for n, p in self.named_parameters(remove_duplicate=False) if id(p) in own}
+        state = self.state_dict().items()
+        return {key: tensor for key, tensor in state if key.startswith(prefixes) and key not in shared}
 
     def save_training_state(self, folder: str | os.PathLike) -> None:
         """Write projector, key encoder and queue to `paco_training_state.safetensors` in `folder`."""

@@ -156,6 +156,26 @@ class RunArguments:
     freeze_backbone: bool = field(
         default=False, metadata={"help": "train classifier and projector on the backbone as it is"}
     )
+    lora_rank: int | None = field(
+        default=None,
+        metadata={
+            "help": "train low-rank adapters of this rank beside the backbone's linear layers, not its weights (peft)"
+        },
+    )
+    lora_alpha: float | None = field(
+        default=None, metadata={"help": "scale of the adapters, times 1 / rank (default: twice the rank)"}
+    )
+    lora_targets: str | None = field(
+        default=None,
+        metadata={"help": "linear layers to adapt, such as qkv,proj (default: all; they are printed)"},
+    )
+    class_centers: str = field(
+        default="random",
+        metadata={
+            "help": "what the class centres start as: random; means: of the training images' features; or a file of "
+            "`paco-hf embed`, whose class means, or rows (one a class), are taken"
+        },
+    )
     classifier_init_std: float | None = field(
         default=None,
         metadata={"help": "standard deviation of the new classifier's weights (default: PyTorch's uniform)"},
@@ -224,6 +244,20 @@ class RunArguments:
             raise ValueError(f"global_batch_size must be at least 1, got {self.global_batch_size}")
         if self.classifier_init_std is not None and not self.classifier_init_std > 0:
             raise ValueError(f"classifier_init_std must be positive, got {self.classifier_init_std}")
+        if self.lora_rank is None and (self.lora_alpha is not None or self.lora_targets):
+            raise ValueError("--lora_alpha and --lora_targets are of adapters: give --lora_rank too, such as 8")
+        if self.lora_rank is not None and (self.lora_rank < 1 or not (self.lora_alpha or 1) > 0):
+            raise ValueError(
+                f"lora_rank must be at least 1 and lora_alpha positive, got {self.lora_rank} and {self.lora_alpha}"
+            )
+        if self.lora_rank is not None and self.freeze_backbone:
+            raise ValueError("--lora_rank trains adapters of the backbone, --freeze_backbone nothing of it: give one")
+        if self.class_centers != "random" and self.classifier_init_std is not None:
+            raise ValueError("--class_centers and --classifier_init_std both set the classifier: give one")
+        if self.class_centers not in ("random", "means") and not Path(self.class_centers).is_file():
+            raise ValueError(
+                f"class_centers must be random, means or a file of embeddings, got {self.class_centers!r}, no file"
+            )
         if self.split_seed < 0:
             raise ValueError(f"split_seed must not be negative, got {self.split_seed}")
         if self.skip_undecodable and self.inspect is False:

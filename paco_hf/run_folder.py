@@ -21,6 +21,7 @@ import yaml
 from .callbacks import LOG_NAME
 from .checkpoints import list_checkpoints
 from .data.carve import SPLITS_NAME, selection_of
+from .lora import ADAPTER_FOLDER
 from .modeling_paco import CODE_FILES
 from .plots import CAPTIONS, EVALUATION_CAPTIONS
 from .recipe_book import recipe_names
@@ -89,6 +90,7 @@ def clear_run(folder: Path) -> None:
     """Remove what an earlier run left, and nothing else."""
     for checkpoint in (*list_checkpoints(folder), folder / STAGING):
         shutil.rmtree(checkpoint, ignore_errors=True)
+    shutil.rmtree(folder / ADAPTER_FOLDER, ignore_errors=True)
     for evaluated in folder.glob(f"{EVALUATION_FOLDER}*/{EVALUATION_NAME}"):
         shutil.rmtree(evaluated.parent)
     for pattern in _RUN_FILES:
@@ -121,6 +123,8 @@ def public_settings(settings: dict[str, Any], dataset: str | None = None) -> dic
     kept = {name: value for name, value in settings.items() if name not in _PATHS}
     if "dataset" in kept:
         kept["dataset"] = dataset or Path(str(kept["dataset"])).name
+    if kept.get("class_centers") not in (None, "random", "means"):
+        kept["class_centers"] = Path(kept["class_centers"]).name
     if "backbone" in kept and not str(kept["backbone"]).startswith("hf"):
         # A folder that timm saved; a name of timm's stays as it is.
         kept["backbone"] = Path(kept["backbone"]).name

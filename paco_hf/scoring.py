@@ -24,6 +24,7 @@ from .data.views import EvaluationDataset, ImageCollator
 from .distributed import gather_rows, own_cores
 from .evaluation import headline
 from .inference import check_inference, fast_forward, inference_device
+from .lora import ADAPTER_NAME
 from .modeling_paco import PaCoForImageClassification
 
 
@@ -253,13 +254,21 @@ def _file_logits(
     forward: Callable[[Tensor], Tensor], processor: Any, files: list[Path], batch_size: int
 ) -> Iterator[tuple[list[Path], Tensor]]:
     """The files in batches, with their logits `(B, C)`."""
+    for batch, pixels in open_files(processor, files, batch_size, "classifying"):
+        yield batch, forward(pixels)
+
+
+def open_files(processor: Any, files: list[Path], batch_size: int, doing: str) -> Iterator[tuple[list[Path], Tensor]]:
+    """The files in batches, with their images `(B, 3, H, W)` made ready by the image processor."""
     with tqdm(
-        total=len(files), desc="classifying", unit=" images", disable=None if len(files) > batch_size else True
+        total=len(files), desc=doing, unit=" images", disable=None if len(files) > batch_size else True
     ) as progress:
         for start in range(0, len(files), batch_size):
             batch = files[start : start + batch_size]
-            pixels = processor([open_image(file, str(file)) for file in batch], return_tensors="pt")["pixel_values"]
-            yield batch, forward(pixels)
+            yield (
+                batch,
+                processor([open_image(file, str(file)) for file in batch], return_tensors="pt")["pixel_values"],
+            )
             progress.update(len(batch))
 
 
@@ -305,6 +314,11 @@ def load_classifier(model: str | Path) -> PaCoForImageClassification:
     try:
         return PaCoForImageClassification.from_pretrained(model)
     except OSError as error:
+        if (Path(model) / ADAPTER_NAME).is_file():
+            raise OSError(
+                f"{model} has adapters without the weights that they adapt, to resume training from: the run's folder "
+                "has the merged model"
+            ) from error
         if Path(model).is_dir():
             raise
         raise OSError(

@@ -18,6 +18,16 @@ from .callbacks import LogFileCallback, MethodCallback, ReadableLines, ReadableP
 from .checkpoints import check_checkpoint, list_checkpoints, readable
 from .data.views import EpochSampler, WholeImages
 from .distributed import broadcast_buffers
+from .lora import (
+    ADAPTER_NAME,
+    adapter_tensors,
+    has_adapter,
+    keep_statistics,
+    load_adapter,
+    load_adapter_tensors,
+    save_adapter,
+    save_merged,
+)
 from .losses import ClassificationLoss, ContrastiveLoss
 from .metrics import long_tailed_accuracy
 from .modeling_paco import PaCoForImageClassification
@@ -118,6 +128,7 @@ class PaCoTrainer(Trainer):
         if args.trainable_convolutions is not None:
             freeze_convolutions(model.paco.backbone, args.trainable_convolutions)
         self.frozen_backbone = not any(parameter.requires_grad for parameter in model.paco.backbone.parameters())
+        self.adapted = has_adapter(model)
         if args.channels_last:
             model.to(memory_format=torch.channels_last)
         if kwargs.get("eval_dataset") is None:
@@ -156,7 +167,7 @@ class PaCoTrainer(Trainer):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         labels = inputs["labels"]
-        if self.frozen_backbone and model.training:
+        if (self.frozen_backbone or self.adapted) and model.training:
             self._keep_statistics()
         if self.args.channels_last:
             inputs = {
@@ -189,9 +200,14 @@ class PaCoTrainer(Trainer):
 
     def _keep_statistics(self) -> None:
         # The base class has just put everything into training mode: BatchNorm would move, and dropout act.
-        self.model.paco.backbone.eval()
+        backbones = [self.model.paco.backbone]
         if isinstance(self.model, PaCoForContrastiveTraining) and self.model.key_encoder is not None:
-            self.model.key_encoder["paco"].backbone.eval()
+            backbones.append(self.model.key_encoder["paco"].backbone)
+        for backbone in backbones:
+            if self.adapted:
+                keep_statistics(backbone)
+            else:
+                backbone.eval()
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         loss = super().training_step(*args, **kwargs)
@@ -321,9 +337,13 @@ class PaCoTrainer(Trainer):
             return
         output_dir = output_dir or self.args.output_dir
         classifier = self.classifier
-        if state_dict is not None:
-            state_dict = {key: state_dict[key] for key in classifier.state_dict()}
-        classifier.save_pretrained(output_dir, state_dict=state_dict)
+        if self.adapted:
+            # A checkpoint has what is trained; the base it is put on again when training goes on.
+            (save_merged if self._staging is None else save_adapter)(classifier, output_dir)
+        else:
+            if state_dict is not None:
+                state_dict = {key: state_dict[key] for key in classifier.state_dict()}
+            classifier.save_pretrained(output_dir, state_dict=state_dict)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(output_dir)
         torch.save(self.args, os.path.join(output_dir, "training_args.bin"))
@@ -367,7 +387,8 @@ class PaCoTrainer(Trainer):
                 raise OSError(f"{self.args.output_dir} has no complete checkpoint to resume from")
             resume_from_checkpoint = str(checkpoints[-1])
         if resume_from_checkpoint:
-            check_checkpoint(Path(resume_from_checkpoint), self.args.process_index, self.args.world_size)
+            weights = ADAPTER_NAME if self.adapted else "model.safetensors"
+            check_checkpoint(Path(resume_from_checkpoint), weights, self.args.process_index, self.args.world_size)
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.args.load_best_model_at_end:
             self.load_selected()
@@ -379,13 +400,17 @@ class PaCoTrainer(Trainer):
         return (self.state.num_train_epochs, 0) if self.state.global_step >= max_steps else (epochs, steps)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        weights = Path(resume_from_checkpoint) / "model.safetensors"
-        with readable(weights):
-            tensors = load_file(weights)
-        try:
-            self.classifier.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise ValueError(f"{weights} does not fit the model: {str(error).splitlines()[-1].strip()}") from error
+        if self.adapted:
+            load_adapter(self.classifier, resume_from_checkpoint)
+        else:
+            weights = Path(resume_from_checkpoint) / "model.safetensors"
+            with readable(weights):
+                tensors = load_file(weights)
+            try:
+                self.classifier.load_state_dict(tensors)
+            except RuntimeError as error:
+                reason = str(error).splitlines()[-1].strip()
+                raise ValueError(f"{weights} does not fit the model: {reason}") from error
         if isinstance(self.model, PaCoForContrastiveTraining):
             self.model.load_training_state(resume_from_checkpoint)
 
@@ -409,7 +434,10 @@ class PaCoTrainer(Trainer):
             if self.args.should_save:
                 # Earlier selections stay until the next checkpoint is complete, so that a run killed between the two
                 # resumes with the weights that its checkpoint speaks of.
-                save_tensors(self.classifier.state_dict(), self._selected_path())
+                classifier = self.classifier
+                save_tensors(
+                    adapter_tensors(classifier) if self.adapted else classifier.state_dict(), self._selected_path()
+                )
         return is_best
 
     def load_selected(self) -> int:
@@ -421,7 +449,11 @@ class PaCoTrainer(Trainer):
         if not self.state.best_global_step:
             return self.state.global_step
         self.accelerator.wait_for_everyone()
-        self.classifier.load_state_dict(load_file(self._selected_path()))
+        tensors = load_file(self._selected_path())
+        if self.adapted:
+            load_adapter_tensors(self.classifier, tensors, str(self._selected_path()))
+        else:
+            self.classifier.load_state_dict(tensors)
         return int(self.state.best_global_step)
 
 

@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from timm.data import resolve_data_config
 from torch.utils.data import Dataset
 from transformers import BitImageProcessor, TrainerCallback, set_seed
 
-from .allocator import keep_freed_memory
+from .allocator import keep_freed_memory, peak_memory
 from .assessment import FEW_IMAGES, examine, store_temperature, write_evaluation
 from .backbone_source import BackboneSource, find_backbone, one_side
 from .callbacks import OnTrainBegin
@@ -33,7 +34,9 @@ from .data.splits import ImageData, Images, LabelledImages
 from .data.survey import Survey, survey
 from .data.views import EvaluationDataset, ImageCollator, ViewsDataset, WholeImages, build_view
 from .distributed import own_cores
+from .embedding import Embeddings, features_of, start_from_centers
 from .evaluation import headline
+from .lora import add_adapter, describe_training, save_merged
 from .modeling_paco import PaCoForImageClassification
 from .optimizer import freeze_backbone
 from .preprocessing import SMALL_IMAGE, build_processor
@@ -83,8 +86,11 @@ def train(
         _say(main, f"{folder} is finished; nothing to resume\n{summary(finished, str(folder))}")
         _publish(folder, args)
         return finished
-    if run.freeze_backbone and args.trainable_convolutions:
-        raise ValueError("--freeze_backbone trains nothing of the backbone, --trainable_convolutions a part: give one")
+    if (run.freeze_backbone or run.lora_rank) and args.trainable_convolutions:
+        kept = "--freeze_backbone" if run.freeze_backbone else "--lora_rank"
+        raise ValueError(f"{kept} trains no weight of the backbone, --trainable_convolutions a part: give one")
+    if run.streaming and run.class_centers == "means":
+        raise ValueError("--class_centers means reads all images first, --streaming once: give a file of embeddings")
     _say(main, _describe_hardware(args))
     if run.batch_note:
         _say(main, run.batch_note)
@@ -113,7 +119,7 @@ def train(
     processor = _build_processor(run, backbone, data, model)
     if data.own:
         _say(main, _describe_input(run, backbone, processor))
-    if run.freeze_backbone and not _is_pretrained(run, backbone):
+    if (run.freeze_backbone or run.lora_rank) and not _is_pretrained(run, backbone):
         _say(main, "note: the backbone is frozen as it was drawn: --pretrained true starts from weights that see")
     # Everything is decoded, or sampled, before training: an image that cannot be decoded should not end a finished
     # run.
@@ -135,6 +141,9 @@ def train(
 
     if args.device.type == "cpu":
         keep_freed_memory()
+    checkpoints = list_checkpoints(folder) if run.resume else []
+    if run.class_centers != "random" and not checkpoints:
+        _say(main, _start_centers(run, args, model, processor, images))
     trainer = _build_trainer(
         model,
         args,
@@ -147,7 +156,8 @@ def train(
         callbacks=list(callbacks),
     )
     settings = resolved(run, args)
-    checkpoints = list_checkpoints(folder) if run.resume else []
+    if run.lora_rank:
+        _say(main, describe_training(trainer.model, 2 if "adam" in str(args.optim) else 1))
     if checkpoints:
         check_source(read_manifest(folder), division.manifest)
         changed = changed_settings(folder, settings)
@@ -160,13 +170,18 @@ def train(
     trainer.add_callback(OnTrainBegin(lambda: _write_beginning(folder, run, settings, division.manifest)))
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
 
+    if run.lora_rank:
+        _say(main, f"peak memory of training: {peak_memory(args.device.type)}")
     seconds = trainer.training_time.seconds
     last_step, selected_step = trainer.state.global_step, trainer.load_selected()
     history = {
         e["step"]: e["eval_balanced_accuracy"] for e in trainer.state.log_history if "eval_balanced_accuracy" in e
     }
     if main:
-        trainer.classifier.save_pretrained(folder)
+        if run.lora_rank:
+            save_merged(trainer.classifier, folder)
+        else:
+            trainer.classifier.save_pretrained(folder)
         processor.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
     if run.calibrate:
@@ -342,7 +357,23 @@ def _build_model(
         ) from error
     if run.freeze_backbone:
         freeze_backbone(model.paco.backbone)
+    if run.lora_rank:
+        targets = run.lora_targets.split(",") if run.lora_targets else None
+        add_adapter(model, run.lora_rank, run.lora_alpha, targets)
     return model.train()
+
+
+def _start_centers(
+    run: RunArguments, args: PaCoTrainingArguments, model: PaCoForImageClassification, processor: Any, images: Images
+) -> str:
+    """Set the classifier to class centres of the user's choice; returns what was done."""
+    if run.class_centers == "means":
+        labels, names = np.asarray(images.split.labels), list(model.config.id2label.values())
+        model.to(args.device)
+        features = features_of(model.paco, processor, images, images.split.name, args.per_device_eval_batch_size)
+        model.train()
+        return start_from_centers(model, Embeddings(features, labels, None, names), images.split.name)
+    return start_from_centers(model, Embeddings.load(run.class_centers), Path(run.class_centers).name)
 
 
 def _build_processor(
