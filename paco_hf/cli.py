@@ -25,6 +25,9 @@ verbs:
   recipes    list the recipes, or show one
   data       prepare, verify or describe a data set
   convert    make a checkpoint from a file of the reference implementation
+  embed      write the features of images
+  index      index the training images by their features, for demo
+  demo       try a model on a page in the browser
   export     write a checkpoint for timm, or as ONNX
   card       write the model card of a run
   push       publish a run on the Hub
@@ -90,6 +93,9 @@ _VERBS: dict[str, Callable[[list[str]], None]] = {
     "recipes": _recipes,
     "data": _elsewhere("cli_data", "data"),
     "convert": _elsewhere("cli_hub", "convert"),
+    "embed": _elsewhere("cli_features", "embed"),
+    "index": _elsewhere("cli_features", "index"),
+    "demo": _elsewhere("cli_features", "demo"),
     "export": _elsewhere("cli_hub", "export"),
     "card": _elsewhere("cli_hub", "card"),
     "push": _elsewhere("cli_hub", "push"),

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor
@@ -21,7 +20,7 @@ from .distributed import own_cores
 from .inference import check_inference, fast_features, inference_device
 from .modeling_paco import PaCoForImageClassification, PaCoModel
 from .modeling_training import save_tensors
-from .scoring import image_files, load_classifier, open_files
+from .scoring import group_counts, image_files, load_classifier, open_files
 
 
 @dataclass
@@ -89,12 +88,25 @@ def features_of(
     return torch.cat([forward(batch["pixel_values"]).cpu() for batch in progress]).numpy()
 
 
-def embed_split(model_folder: str, split: Any, batch_size: int = 256, precision: str = "fp32") -> np.ndarray:
-    """[`features_of`] the images of a split, of a checkpoint or Hub id; the images are those that `predict` sees."""
+def embed_split(
+    model_folder: str, split: Any, class_names: list[str], batch_size: int = 256, precision: str = "fp32"
+) -> tuple[Embeddings, list[int] | None]:
+    """Features of a labelled split, made by a checkpoint or a model of the Hub of the images as `predict` sees them.
+
+    Returns:
+        the features with labels and names of the classes; the training images of each class, where the model says so.
+
+    Raises:
+        ValueError: the split has more classes than the model.
+    """
     check_inference(precision, batch_size)
-    model = load_classifier(model_folder).paco.to(inference_device())
+    model = load_classifier(model_folder).to(inference_device())
+    if len(class_names) > model.config.num_labels:
+        raise ValueError(f"{split.name} has {len(class_names)} classes, the model {model.config.num_labels}")
     processor = AutoImageProcessor.from_pretrained(model_folder)
-    return features_of(model, processor, Images(split), split.name, batch_size, precision)
+    features = features_of(model.paco, processor, Images(split), split.name, batch_size, precision)
+    labelled = Embeddings(features, np.asarray(split.labels), None, class_names)
+    return labelled, group_counts(model.config)
 
 
 def embed_files(
@@ -179,18 +191,8 @@ def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings
     return f"class centres: {means} ({source}), divided by {temperature:.3g}"
 
 
-def write_embeddings(embeddings: Embeddings, file: str | Path) -> None:
-    """[`Embeddings.save`], refusing a place where it cannot be written.
-
-    Raises:
-        ValueError: it is a folder, or lies in none, or is not named `.safetensors`.
-    """
+def check_output(file: str | Path) -> None:
+    """`ValueError` where [`Embeddings.save`] could not write, before there is work that would be lost."""
     path = Path(file)
     if path.suffix != ".safetensors" or path.is_dir() or not path.absolute().parent.is_dir():
-        raise ValueError(f"--output must be a new file ending in .safetensors in a folder that exists, got {file}")
-    embeddings.save(path)
-
-
-def as_tensor(embeddings: Embeddings) -> Tensor:
-    """The features at unit length, `(N, F)`."""
-    return torch.nn.functional.normalize(torch.from_numpy(embeddings.features), dim=1)
+        raise ValueError(f"--output must be a file ending in .safetensors in a folder that exists, got {file}")

@@ -168,3 +168,85 @@ def _check_probabilities(rows: np.ndarray) -> None:
         f"probabilities must be in 0..1 and sum to 1 in each row, got values from {lowest[row]:.4g} to "
         f"{rows[row].max():.4g} that sum to {total[row]:.4g} in row {row}: logits need a softmax first"
     )
+
+
+def retrieval_precision(
+    embeddings: Any,
+    labels: Any,
+    class_counts: Any,
+    *,
+    k: int = 10,
+    gallery: Any = None,
+    gallery_labels: Any = None,
+    many: int = 100,
+    few: int = 20,
+) -> dict[str, Any]:
+    """How many of an image's nearest neighbours, by the cosine of their embeddings, are of its class.
+
+    An image's precision is the share of its class among its `min(k, R)` nearest, `R` being how many others there are
+    of its class: 1 can be reached by a class of few images too, which plain precision at `k` makes impossible. Images
+    without another of their class count nowhere.
+
+    Args:
+        embeddings (`(N, F)`): of the images that are asked about.
+        labels (`(N,)`): their classes.
+        class_counts (`(C,)`): images of each class in the full training selection, for the groups.
+        k (`int`, *optional*, defaults to `10`): how many neighbours are looked at.
+        gallery (`(M, F)`, *optional*), gallery_labels (`(M,)`): the images that are found (default: the other ones of
+            those that are asked about).
+        many, few: as in [`long_tailed_accuracy`].
+
+    Returns:
+        `dict` of fractions in 0..1: `precision` (mean over the images); `balanced_precision` (mean over the classes of
+        the mean over their images); `many`, `medium`, `few` (the same over each group, `None` where it is empty);
+        `per_class` (length `C`, `None` where a class has no image that counts); and `images` (`int`), how many count.
+
+    Raises:
+        ValueError: shapes that do not fit, a `k` below 1, an id that is not in `0..C-1`, or no image that counts.
+    """
+    queries, true, counts = np.asarray(embeddings), np.asarray(labels), np.asarray(class_counts)
+    if (gallery is None) != (gallery_labels is None):
+        raise ValueError("gallery and gallery_labels go together: give both, or neither")
+    found, found_true = (queries, true) if gallery is None else (np.asarray(gallery), np.asarray(gallery_labels))
+    for name, rows, ids in (("embeddings", queries, true), ("gallery", found, found_true)):
+        if rows.ndim != 2 or ids.shape != rows.shape[:1] or rows.shape[1] != queries.shape[1] or not ids.size:
+            raise ValueError(f"{name} must be (N, F) with as many labels, got {rows.shape} and {ids.shape}")
+        if ids.min() < 0 or ids.max() >= counts.size:
+            raise ValueError(f"labels of {name} must be in 0..{counts.size - 1}, got {ids.min()} to {ids.max()}")
+    if k < 1:
+        raise ValueError(f"k must be at least 1, got {k}")
+    own = int(gallery is None)
+    available = np.bincount(found_true, minlength=counts.size)[true] - own
+    wanted = np.minimum(k, available)
+    if not (wanted > 0).any():
+        raise ValueError("no image has another one of its class to be found")
+
+    def unit(rows: np.ndarray) -> np.ndarray:
+        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(rows.dtype).tiny)
+
+    targets, chunk = unit(found.astype(np.float32)).T, 1024
+    precision = np.zeros(len(true))
+    for start in range(0, len(true), chunk):
+        part = slice(start, start + chunk)
+        similarity = unit(queries[part].astype(np.float32)) @ targets
+        if own:
+            similarity[np.arange(len(similarity)), np.arange(start, start + len(similarity))] = -np.inf
+        # Stable, so that ties do not depend on the machine.
+        nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
+        right = np.cumsum(found_true[nearest] == true[part, None], axis=1)
+        n = wanted[part]
+        precision[part] = np.where(n > 0, right[np.arange(len(n)), np.maximum(n, 1) - 1] / np.maximum(n, 1), 0)
+
+    counted = wanted > 0
+    total = np.bincount(true[counted], minlength=counts.size)
+    summed = np.bincount(true[counted], precision[counted], minlength=counts.size)
+    present = total > 0
+    of_class, seen = summed[present] / total[present], counts[present]
+    groups = {"many": seen > many, "medium": (seen <= many) & (seen >= few), "few": seen < few}
+    return {
+        "precision": float(precision[counted].mean()),
+        "balanced_precision": float(of_class.mean()),
+        **{name: float(of_class[group].mean()) if group.any() else None for name, group in groups.items()},
+        "per_class": [float(s / t) if t else None for s, t in zip(summed, total, strict=True)],
+        "images": int(counted.sum()),
+    }

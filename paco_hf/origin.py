@@ -33,15 +33,15 @@ def load_evaluation(
     splits: dict[str, str] | None = None,
     streaming: bool = False,
 ) -> tuple[Any, list[str]]:
-    """The images to score a run on, and the names of their classes.
+    """The images to score a run on, or those that it was trained on, and the names of their classes.
 
     Args:
         run_folder (path): of the run, a checkpoint in it, or `user/name` on the Hub; its `recipe.yaml` says what it
             was trained on, `splits.json` what was carved.
         dataset (`str`, *optional*): as for `load_data`; that of the run where not given, with all that its recipe
             says of it.
-        split (`str`, *optional*, defaults to `"test"`): `test`, or `validation`. Where the data is the run's, a split
-            that was carved is carved again; of other data without splits all images are the test. Its `note` says
+        split (`str`, *optional*, defaults to `"test"`): `test`, `validation` or `train`. Where the data is the run's,
+            a split that was carved is carved again; of other data without splits all images are the test. Its `note` says
             where these may have been trained on.
         dataset_path, image_column, label_column, lists, splits, streaming: as for `load_data`; they win over the
             recipe's.
@@ -51,8 +51,8 @@ def load_evaluation(
             trained on; data that is not what a split was carved from; and what `load_data` raises.
         OSError: as `load_data`.
     """
-    if split not in ("test", "validation"):
-        raise ValueError(f"split must be test or validation, got {split!r}")
+    if split not in ("train", "test", "validation"):
+        raise ValueError(f"split must be train, validation or test, got {split!r}")
     run = Origin.read(run_folder)
     recipe = run.recipe
     if dataset is None and "dataset" not in recipe:
@@ -180,6 +180,9 @@ def _evaluated(
     if own and carved:
         data = load_data(dataset, **where, **selection)
         return carved_again(data.train, manifest, split), data.class_names
+    if split == "train":
+        data = load_data(dataset, **where, **selection)
+        return data.train, data.class_names
     if split == "validation":
         data = load_data(dataset, **where, **selection)
         if data.validation is None and not carved:

@@ -202,12 +202,12 @@ def predict(
     files = image_files(paths)
     model = load_classifier(model_folder).to(inference_device())
     if prior is not None:
-        model.set_prior(_read_prior(prior, model_folder, model.config))
+        model.set_prior(read_prior(prior, model_folder, model.config))
     processor = AutoImageProcessor.from_pretrained(model_folder)
     return classify(fast_forward(model, precision), model.config, processor, files, top, batch_size)
 
 
-def _read_prior(prior: str, model_folder: str, config: PaCoConfig) -> list[float] | None:
+def read_prior(prior: str, model_folder: str, config: PaCoConfig) -> list[float] | None:
     if prior == "none":
         return None
     if prior == "training":

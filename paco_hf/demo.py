@@ -1,0 +1,353 @@
+"""The page in the browser that shows what a model makes of an image. Needs `gradio`."""
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import numpy as np
+import torch
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from transformers import AutoImageProcessor
+
+from .card_text import limits
+from .cards import read_subject
+from .data.splits import open_image
+from .evaluation import GROUPS, group_of
+from .inference import inference_device
+from .nearest import INDEX_FOLDER, NearestImages
+from .scoring import group_counts, image_files, load_classifier, read_prior
+
+AS_TRAINED, ALL_EQUAL, OWN = 0.0, 1.0, 2.0  # places on the slider
+SHOWN = 10  # classes in the table
+NEIGHBOURS = 6
+EXAMPLES = 8
+EDITABLE = 1000  # classes; of more, one's own frequencies come from a file
+_COLUMNS = ["class", "frequency"]
+
+
+def prior_at(place: float, training: Sequence[float] | None, own: Sequence[float] | None) -> np.ndarray | None:
+    """The class frequencies at a place of the slider.
+
+    From 0, as in training, to 1, all equal, the logarithms go to 0 in proportion; from 1 to 2 those of one's own come
+    in: `p ~ training ** (1 - place)`, then `p ~ own ** (place - 1)`.
+
+    Args:
+        place (`float`): 0 to 2.
+        training (`C` numbers, *optional*): frequencies in training; a class without images counts half a one.
+        own (`C` positive numbers, *optional*): one's own frequencies; `None`: all equal.
+
+    Returns:
+        `(C,)`, summing to 1; `None` where all are equal.
+
+    Raises:
+        ValueError: the place is not on the slider, or there are no frequencies of training to go by.
+    """
+    if not AS_TRAINED <= place <= OWN:
+        raise ValueError(f"the slider goes from 0 to 2, got {place}")
+    if place < ALL_EQUAL:
+        if training is None:
+            raise ValueError("this model does not say how frequent its classes were in training")
+        logs = (ALL_EQUAL - place) * np.log(np.maximum(np.asarray(training, dtype=np.float64), 0.5))
+    elif place == ALL_EQUAL or own is None:
+        return None
+    else:
+        logs = (place - ALL_EQUAL) * np.log(np.asarray(own, dtype=np.float64))
+    shares = np.exp(logs - logs.max())
+    return shares / shares.sum()
+
+
+class Classifier:
+    """A model that is loaded once and asked image by image; its answers may be asked for by several threads.
+
+    Args:
+        model (path or `str`): run folder, checkpoint or Hub id.
+    """
+
+    def __init__(self, model: str | Path) -> None:
+        self.folder = str(model)
+        self.model = load_classifier(model).eval().to(inference_device())
+        self.processor = AutoImageProcessor.from_pretrained(model)
+        config = self.model.config
+        self.names = [config.id2label[c] for c in range(config.num_labels)]
+        self.counts = group_counts(config)
+        # The slider goes by the images that were trained on, which the loss knew.
+        self.training = config.class_counts
+        self.own: list[float] | None = config.inference_prior
+        # Where `pipeline` answers from.
+        self.start = OWN if self.own else ALL_EQUAL if config.balanced_logits else AS_TRAINED
+        # Logits that carry frequencies of training that nobody knows are shown as they are.
+        self.adjustable = config.balanced_logits or self.training is not None
+        if self.adjustable:
+            self.model.set_prior([1] * config.num_labels)
+
+    @torch.no_grad()
+    def look(self, image: Any) -> tuple[np.ndarray, np.ndarray]:
+        """The logits `(C,)` of a PIL image where all classes are alike, and its features `(F,)`."""
+        pixels = self.processor(image, return_tensors="pt")["pixel_values"].to(self.model.device)
+        features = self.model.paco(pixels).pooler_output
+        logits = self.model.adjust_logits(self.model.classifier(features))
+        return logits[0].double().cpu().numpy(), features[0].float().cpu().numpy()
+
+    def probabilities(self, logits: np.ndarray, place: float, own: Sequence[float] | None = None) -> np.ndarray:
+        """`(C,)` probabilities, of the logits of [`look`], at a place of the slider ([`prior_at`])."""
+        prior = prior_at(place, self.training, own) if self.adjustable else None
+        with np.errstate(divide="ignore"):  # a share that no number holds leaves no probability
+            scores = logits if prior is None else logits + np.log(prior)
+        shares = np.exp(scores - scores.max())
+        return shares / shares.sum()
+
+    def described(self) -> str:
+        """What it is and what it cannot do, as Markdown."""
+        config = self.model.config
+        rare = sum(group == 2 for group in group_of(np.asarray(self.counts))) if self.counts else None
+        about = f"{len(self.names):,} classes, images of {config.image_size} x {config.image_size} pixels, "
+        about += f"`{config.backbone}`."
+        if rare:
+            about += f" {rare:,} of the classes had fewer than 20 training images."
+        if not Path(self.folder).is_dir():
+            return about
+        return about + "\n\n**What it cannot do.** " + " ".join(limits(read_subject(Path(self.folder)), "given"))
+
+
+def _own_frequencies(rows: Sequence[Sequence[Any]], names: Sequence[str]) -> list[float]:
+    """The frequencies in the table; `ValueError` names the class whose entry is none."""
+    found = dict(zip(names, [1.0] * len(names), strict=True))
+    for name, value in rows:
+        try:
+            found[name] = float(value)
+        except (TypeError, ValueError):
+            found[name] = -1.0
+        if not 0 < found[name] < float("inf"):
+            raise ValueError(
+                f"the frequency of {name!r} must be a positive number, got {value!r}; of a class that does not occur, "
+                "a tiny one"
+            )
+    return [found[name] for name in names]
+
+
+def build_demo(
+    model: str | Path, index: str | Path | None = None, examples: Sequence[str | Path] | None = None
+) -> Any:
+    """The page, as `gradio.Blocks`; [`launch`] serves it.
+
+    Args:
+        model (path or `str`): run folder, checkpoint or Hub id.
+        index (path, *optional*): folder of `paco-hf index` (default: `index/` in the model's folder, if there is one).
+        examples (sequence of paths, *optional*): image files or folders to offer (default: some of the index).
+
+    Raises:
+        ImportError: `gradio` is not installed.
+        OSError, ValueError: a model, index or example that cannot be had.
+    """
+    # Nothing that is done here is told to anybody.
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    try:
+        import gradio as gr
+    except ImportError as error:
+        raise ImportError("the page needs gradio, which is not installed: pip install 'paco-hf[demo]'") from error
+
+    classifier = Classifier(model)
+    names, counts = classifier.names, classifier.counts
+    where = Path(index) if index is not None else Path(model) / INDEX_FOLDER
+    nearest = NearestImages.load(where, classifier.model) if index is not None or where.is_dir() else None
+    offered = [str(file) for file in image_files(examples)] if examples else _from_index(nearest)
+    templates = Environment(loader=PackageLoader("paco_hf"), autoescape=True, undefined=StrictUndefined)
+    table = templates.get_template("demo_classes.html")
+    editable = classifier.adjustable and len(names) <= EDITABLE
+    least = ALL_EQUAL if classifier.training is None else AS_TRAINED
+
+    class Picture(gr.Image):
+        """Hands the file on as it is, so that the page decodes as `predict` does and says what is wrong."""
+
+        is_template = True
+
+        def preprocess(self, payload: Any) -> str | None:
+            return None if payload is None else payload.path
+
+    def shown(seen: Any, place: float, own: list[float] | None) -> str:
+        if seen is None:
+            return ""
+        probabilities = classifier.probabilities(np.asarray(seen), place, own)
+        best = np.argsort(-probabilities, kind="stable")[:SHOWN]
+        groups = group_of(np.asarray(counts)) if counts else None
+        rows = [
+            {
+                "name": names[c],
+                "probability": probabilities[c],
+                "images": counts[c] if counts else None,
+                "group": GROUPS[groups[c]] if groups is not None else "",
+            }
+            for c in best.tolist()
+        ]
+        rest = len(names) - len(rows)
+        return table.render(
+            rows=rows,
+            counts=bool(counts),
+            caption=f"{rows[0]['name']}, where {_place_in_words(place, own)}",
+            rest=rest,
+            rest_probability=max(1 - float(probabilities[best].sum()), 0.0),
+        )
+
+    def told(function: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*values: Any) -> Any:
+            try:
+                return function(*values)
+            except (ValueError, OSError) as error:
+                raise gr.Error(str(error), duration=None, print_exception=False) from error
+
+        run.__name__ = function.__name__
+        return run
+
+    @told
+    def classify(file: str | None, place: float, own: list[float] | None) -> tuple[Any, str, Any]:
+        if file is None:
+            return None, "", []
+        logits, features = classifier.look(open_image(file, "this file"))
+        return logits.tolist(), shown(logits, place, own), neighbours(features)
+
+    def neighbours(features: np.ndarray) -> list[tuple[Any, str]]:
+        if nearest is None:
+            return []
+        return [
+            (found.picture, f"{names[found.label]}{_images(counts, found.label)}; {found.similarity:.2f}")
+            for found in nearest.search(features, NEIGHBOURS)
+        ]
+
+    @told
+    def rank(seen: Any, place: float, own: list[float] | None) -> str:
+        return shown(seen, place, own)
+
+    @told
+    def take_table(rows: Any, seen: Any, place: float) -> tuple[list[float], str]:
+        own = _own_frequencies(rows, names)
+        return own, shown(seen, place, own)
+
+    @told
+    def take_file(file: str | None, seen: Any, place: float) -> tuple[Any, Any, str]:
+        own = classifier.own if file is None else read_prior(file, classifier.folder, classifier.model.config)
+        return own, _rows(names, own), shown(seen, place, own)
+
+    with gr.Blocks(title=f"paco_hf: {Path(model).resolve().name}", analytics_enabled=False) as page:
+        gr.Markdown(f"# {Path(model).resolve().name if Path(model).is_dir() else model}\n\n{classifier.described()}")
+        seen, own = gr.State(None), gr.State(classifier.own)
+        with gr.Row():
+            with gr.Column(scale=1, min_width=300):
+                image = Picture(
+                    type="filepath",
+                    image_mode=None,
+                    sources=["upload", "clipboard"],
+                    label="Image",
+                    elem_id="image",
+                    height=300,
+                )
+                if offered:
+                    gr.Examples([[file] for file in offered], [image], label="Examples")
+                place = gr.Slider(
+                    least,
+                    OWN,
+                    classifier.start,
+                    step=0.05,
+                    label="How frequent the classes are where you use it",
+                    visible=classifier.adjustable,
+                    interactive=True,
+                    elem_id="place",
+                )
+                if classifier.adjustable:
+                    stops = ["as in training"] * (least == AS_TRAINED) + ["all equal", "your own"]
+                    gr.HTML(f'<p class="places">{"".join(f"<span>{stop}</span>" for stop in stops)}</p>')
+                with gr.Accordion("Your own frequencies", open=False, visible=classifier.adjustable):
+                    gr.Markdown(
+                        "Of each class, in any unit: counts, shares. Or the file that `paco-hf estimate-prior --output` "
+                        "writes. They count on the right half of the slider."
+                    )
+                    file = gr.File(label="Estimated frequencies", file_types=[".json"], height=110, elem_id="file")
+                    frequencies = gr.Dataframe(
+                        _rows(names, classifier.own) if editable else None,
+                        headers=_COLUMNS,
+                        datatype=["str", "number"],
+                        type="array",
+                        interactive=True,
+                        visible=editable,
+                        static_columns=[0],
+                        column_count=2,
+                        max_height=300,
+                        label="Frequencies",
+                        elem_id="frequencies",
+                    )
+            with gr.Column(scale=2, min_width=320):
+                result = gr.HTML(label="Classes", elem_id="classes")
+                found = gr.Gallery(
+                    label="Nearest training images (class, its training images; cosine)",
+                    columns=3,
+                    object_fit="contain",
+                    visible=nearest is not None,
+                    interactive=False,
+                    elem_id="nearest",
+                )
+                if nearest is None:
+                    gr.Markdown(
+                        "Nearest training images are not shown: `paco-hf index` makes an index of them for this page."
+                    )
+        image.change(
+            classify, [image, place, own], [seen, result, found], api_name="classify", show_progress="minimal"
+        )
+        place.change(rank, [seen, place, own], result, api_name=False, show_progress="hidden")
+        file.change(take_file, [file, seen, place], [own, frequencies, result], api_name=False)
+        frequencies.input(
+            take_table, [frequencies, seen, place], [own, result], api_name=False, show_progress="hidden"
+        )
+    page.queue(default_concurrency_limit=2)
+    return page
+
+
+def _place_in_words(place: float, own: Sequence[float] | None) -> str:
+    if place == ALL_EQUAL or (place > ALL_EQUAL and own is None):
+        return "all classes are equally frequent"
+    if place in (AS_TRAINED, OWN):
+        return "classes are as frequent as " + ("in training" if place == AS_TRAINED else "you say")
+    towards = "in training" if place < ALL_EQUAL else "you say"
+    share = abs(ALL_EQUAL - place)
+    return f"classes are between equally frequent and as {towards} (by {share:.0%} of the logarithm)"
+
+
+def _images(counts: Sequence[int] | None, label: int) -> str:
+    return f" ({counts[label]:,})" if counts else ""
+
+
+def _rows(names: Sequence[str], own: Sequence[float] | None) -> list[list[Any]]:
+    return [[name, value] for name, value in zip(names, own or [1.0] * len(names), strict=True)]
+
+
+def _from_index(nearest: NearestImages | None) -> list[str]:
+    """Some pictures of the index as files, evenly spread over the classes."""
+    if nearest is None:
+        return []
+    order = sorted(range(len(nearest.labels)), key=lambda row: (nearest.labels[row], row))
+    folder, files = Path(mkdtemp(prefix="paco-hf-examples-")), []
+    for i, place in enumerate(np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).astype(int)):
+        file = folder / f"example-{i + 1}.png"
+        nearest.picture(order[place]).save(file)
+        files.append(str(file))
+    return files
+
+
+def launch(page: Any, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> None:
+    """Serve the page of [`build_demo`] until it is stopped.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    import gradio as gr
+
+    css = Path(__file__).with_name("templates") / "demo.css"
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+        css_paths=[css],
+        footer_links=[],
+        quiet=False,
+    )

@@ -1,0 +1,173 @@
+"""An index of the training images by their features, to show what a model has seen that is like an image. Needs
+`faiss`."""
+
+import hashlib
+import io
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from tqdm.auto import tqdm
+from transformers import AutoImageProcessor
+
+from .data.splits import Images, LabelledImages
+from .embedding import features_of
+from .inference import check_inference, inference_device
+from .modeling_paco import PaCoForImageClassification
+from .run_folder import new_folder, read_json, write_json
+from .scoring import load_classifier
+
+INDEX_FOLDER = "index"
+_VECTORS, _PICTURES, _ABOUT = "vectors.faiss", "pictures.parquet", "index.json"
+THUMBNAIL = 128  # pixels of the longer side
+
+
+def weights_digest(model: PaCoForImageClassification) -> str:
+    """SHA-256 of the backbone's weights, by which an index knows the model it was made with."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.paco.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
+    return digest.hexdigest()
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(
+            "an index of images needs faiss, which is not installed: pip install 'paco-hf[demo]'"
+        ) from error
+    return faiss
+
+
+def _unit(features: np.ndarray) -> np.ndarray:
+    rows = np.ascontiguousarray(features, dtype=np.float32)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+@dataclass
+class Neighbour:
+    """An image of the index that is like another.
+
+    Args:
+        picture (`PIL.Image.Image`): small, at most 128 pixels a side.
+        label (`int`): its class.
+        similarity (`float`): cosine of the features, -1..1.
+    """
+
+    picture: Image.Image
+    label: int
+    similarity: float
+
+
+class NearestImages:
+    """The images of an index, by the cosine of their features; exact.
+
+    Args:
+        vectors: the faiss index of unit features.
+        pictures (list of `bytes`): encoded.
+        labels (list of `int`): classes.
+        about (`dict`): what `index.json` says.
+    """
+
+    def __init__(self, vectors: Any, pictures: list[bytes], labels: list[int], about: dict[str, Any]) -> None:
+        self.vectors, self.pictures, self.labels, self.about = vectors, pictures, labels, about
+
+    @classmethod
+    def load(cls, folder: str | Path, model: PaCoForImageClassification) -> "NearestImages":
+        """Read what [`build_index`] wrote.
+
+        Raises:
+            OSError: a file is missing or damaged.
+            ValueError: it was made with other weights.
+            ImportError: `faiss` is not installed.
+        """
+        folder, faiss = Path(folder), _faiss()
+        if not (folder / _ABOUT).is_file():
+            raise OSError(f"{folder} is no index of images: `paco-hf index` makes one")
+        about = read_json(folder / _ABOUT)
+        if about["weights"] != weights_digest(model):
+            raise ValueError(f"the index {folder} was made with other weights: make it anew with `paco-hf index`")
+        try:
+            vectors = faiss.read_index(str(folder / _VECTORS))
+            table = pq.read_table(folder / _PICTURES)
+        except (RuntimeError, OSError, pa.ArrowException) as error:
+            raise OSError(f"the index {folder} cannot be read ({str(error).splitlines()[0]}): make it anew") from error
+        return cls(vectors, table["picture"].to_pylist(), table["label"].to_pylist(), about)
+
+    def picture(self, row: int) -> Image.Image:
+        """The small copy of an image."""
+        return Image.open(io.BytesIO(self.pictures[row]))
+
+    def search(self, features: np.ndarray, k: int = 6) -> list[Neighbour]:
+        """The `k` images that are most like the one of these features `(F,)`, nearest first."""
+        similarity, rows = self.vectors.search(_unit(features[None]), min(k, len(self.labels)))
+        return [
+            Neighbour(self.picture(row), self.labels[row], float(value))
+            for row, value in zip(rows[0], similarity[0], strict=True)
+        ]
+
+
+def index_split(
+    model_folder: str,
+    load: Callable[[], tuple[LabelledImages, list[str]]],
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    batch_size: int = 256,
+    precision: str = "fp32",
+) -> int:
+    """Write the index of a labelled split, complete or not at all.
+
+    Args:
+        model_folder (`str`): run folder, checkpoint or Hub id.
+        load (callable): gives the split and the names of its classes, which are the model's.
+        folder (path): new, or with `overwrite` an index, which is replaced.
+        overwrite, batch_size, precision (*optional*): whether to replace; of the features.
+
+    Returns:
+        how many images are in it.
+
+    Raises:
+        ValueError: there is something in the folder.
+        ImportError: `faiss` is not installed.
+    """
+    faiss = _faiss()
+    replaced = overwrite and (folder / _ABOUT).is_file()
+    if folder.exists() and any(folder.iterdir()) and not replaced:
+        raise ValueError(f"{folder} is not empty: --overwrite replaces an index, and nothing else; or give --output")
+    check_inference(precision, batch_size)
+    model = load_classifier(model_folder)
+    split, _ = load()
+    if not isinstance(split, LabelledImages):
+        raise ValueError("a stream of images cannot be indexed: leave out --streaming")
+    if max(split.labels) >= model.config.num_labels:
+        raise ValueError(f"{split.name} has label {max(split.labels)}, the model {model.config.num_labels} classes")
+    images, digest = Images(split), weights_digest(model)
+    processor = AutoImageProcessor.from_pretrained(model_folder)
+    features = features_of(model.paco.to(inference_device()), processor, images, split.name, batch_size, precision)
+    vectors = faiss.IndexFlatIP(features.shape[1])
+    vectors.add(_unit(features))
+    pictures = []
+    for i in tqdm(range(len(images)), desc="small copies", unit=" images", disable=None):
+        small, buffer = images[i].copy(), io.BytesIO()
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
+        # Tiny ones as they are; of photographs JPEG is a tenth.
+        small.save(buffer, "PNG" if max(small.size) <= THUMBNAIL // 2 else "JPEG", quality=85)
+        pictures.append(buffer.getvalue())
+    made = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(made, ignore_errors=True)
+    with new_folder(made) as partial:
+        faiss.write_index(vectors, str(partial / _VECTORS))
+        pq.write_table(pa.table({"picture": pictures, "label": split.labels}), partial / _PICTURES)
+        write_json(partial / _ABOUT, {"data": split.name, "images": len(pictures), "weights": digest})
+    shutil.rmtree(folder, ignore_errors=True)
+    made.rename(folder)
+    return len(pictures)
