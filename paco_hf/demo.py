@@ -17,6 +17,7 @@ from .data.splits import open_image
 from .evaluation import GROUPS, group_of
 from .inference import inference_device
 from .nearest import INDEX_FOLDER, NearestImages
+from .page import picture
 from .scoring import group_counts, image_files, load_classifier, read_prior
 
 AS_TRAINED, ALL_EQUAL, OWN = 0.0, 1.0, 2.0  # places on the slider
@@ -158,14 +159,6 @@ def build_demo(
     editable = classifier.adjustable and len(names) <= EDITABLE
     least = ALL_EQUAL if classifier.training is None else AS_TRAINED
 
-    class Picture(gr.Image):
-        """Hands the file on as it is, so that the page decodes as `predict` does and says what is wrong."""
-
-        is_template = True
-
-        def preprocess(self, payload: Any) -> str | None:
-            return None if payload is None else payload.path
-
     def shown(seen: Any, place: float, own: list[float] | None) -> str:
         if seen is None:
             return ""
@@ -201,19 +194,25 @@ def build_demo(
         return run
 
     @told
-    def classify(file: str | None, place: float, own: list[float] | None) -> tuple[Any, str, Any]:
+    def classify(file: str | None, place: float, own: list[float] | None) -> tuple[Any, str, str]:
         if file is None:
-            return None, "", []
+            return None, "", ""
         logits, features = classifier.look(open_image(file, "this file"))
         return logits.tolist(), shown(logits, place, own), neighbours(features)
 
-    def neighbours(features: np.ndarray) -> list[tuple[Any, str]]:
+    def neighbours(features: np.ndarray) -> str:
         if nearest is None:
-            return []
-        return [
-            (found.picture, f"{names[found.label]}{_images(counts, found.label)}; {found.similarity:.2f}")
-            for found in nearest.search(features, NEIGHBOURS)
+            return ""
+        found = [
+            {
+                "source": picture(neighbour.picture),
+                "name": names[neighbour.label],
+                "images": counts[neighbour.label] if counts else None,
+                "similarity": neighbour.similarity,
+            }
+            for neighbour in nearest.search(features, NEIGHBOURS)
         ]
+        return templates.get_template("demo_nearest.html").render(neighbours=found, data=nearest.about["data"])
 
     @told
     def rank(seen: Any, place: float, own: list[float] | None) -> str:
@@ -234,7 +233,7 @@ def build_demo(
         seen, own = gr.State(None), gr.State(classifier.own)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                image = Picture(
+                image = gr.Image(
                     type="filepath",
                     image_mode=None,
                     sources=["upload", "clipboard"],
@@ -242,6 +241,9 @@ def build_demo(
                     elem_id="image",
                     height=300,
                 )
+                # The file as it is: the page decodes it as `predict` does, and says what is wrong with it. (Gradio
+                # writes a stub beside the source of a subclass.)
+                image.preprocess = _file_of  # type: ignore[method-assign]
                 if offered:
                     gr.Examples([[file] for file in offered], [image], label="Examples")
                 place = gr.Slider(
@@ -259,8 +261,8 @@ def build_demo(
                     gr.HTML(f'<p class="places">{"".join(f"<span>{stop}</span>" for stop in stops)}</p>')
                 with gr.Accordion("Your own frequencies", open=False, visible=classifier.adjustable):
                     gr.Markdown(
-                        "Of each class, in any unit: counts, shares. Or the file that `paco-hf estimate-prior --output` "
-                        "writes. They count on the right half of the slider."
+                        "Of each class, in any unit: counts, shares. Or the file that "
+                        "`paco-hf estimate-prior --output` writes. They count on the right half of the slider."
                     )
                     file = gr.File(label="Estimated frequencies", file_types=[".json"], height=110, elem_id="file")
                     frequencies = gr.Dataframe(
@@ -278,14 +280,7 @@ def build_demo(
                     )
             with gr.Column(scale=2, min_width=320):
                 result = gr.HTML(label="Classes", elem_id="classes")
-                found = gr.Gallery(
-                    label="Nearest training images (class, its training images; cosine)",
-                    columns=3,
-                    object_fit="contain",
-                    visible=nearest is not None,
-                    interactive=False,
-                    elem_id="nearest",
-                )
+                found = gr.HTML(elem_id="nearest")
                 if nearest is None:
                     gr.Markdown(
                         "Nearest training images are not shown: `paco-hf index` makes an index of them for this page."
@@ -293,13 +288,17 @@ def build_demo(
         image.change(
             classify, [image, place, own], [seen, result, found], api_name="classify", show_progress="minimal"
         )
-        place.change(rank, [seen, place, own], result, api_name=False, show_progress="hidden")
-        file.change(take_file, [file, seen, place], [own, frequencies, result], api_name=False)
+        place.change(rank, [seen, place, own], result, api_visibility="private", show_progress="hidden")
+        file.change(take_file, [file, seen, place], [own, frequencies, result], api_visibility="private")
         frequencies.input(
-            take_table, [frequencies, seen, place], [own, result], api_name=False, show_progress="hidden"
+            take_table, [frequencies, seen, place], [own, result], api_visibility="private", show_progress="hidden"
         )
     page.queue(default_concurrency_limit=2)
     return page
+
+
+def _file_of(payload: Any) -> str | None:
+    return None if payload is None else payload.path
 
 
 def _place_in_words(place: float, own: Sequence[float] | None) -> str:
@@ -310,10 +309,6 @@ def _place_in_words(place: float, own: Sequence[float] | None) -> str:
     towards = "in training" if place < ALL_EQUAL else "you say"
     share = abs(ALL_EQUAL - place)
     return f"classes are between equally frequent and as {towards} (by {share:.0%} of the logarithm)"
-
-
-def _images(counts: Sequence[int] | None, label: int) -> str:
-    return f" ({counts[label]:,})" if counts else ""
 
 
 def _rows(names: Sequence[str], own: Sequence[float] | None) -> list[list[Any]]:

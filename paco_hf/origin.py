@@ -41,8 +41,8 @@ def load_evaluation(
         dataset (`str`, *optional*): as for `load_data`; that of the run where not given, with all that its recipe
             says of it.
         split (`str`, *optional*, defaults to `"test"`): `test`, `validation` or `train`. Where the data is the run's,
-            a split that was carved is carved again; of other data without splits all images are the test. Its `note` says
-            where these may have been trained on.
+            a split that was carved is carved again; of other data without splits all images are the test. Its `note`
+            says where these may have been trained on.
         dataset_path, image_column, label_column, lists, splits, streaming: as for `load_data`; they win over the
             recipe's.
 
