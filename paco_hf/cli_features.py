@@ -132,7 +132,7 @@ def demo(argv: list[str]) -> None:
         "--examples", nargs="+", metavar="IMAGE", help="image files or folders to offer (default: some of the index)"
     )
     parser.add_argument("--index", metavar="DIR", help="of `paco-hf index` (default: index/ in the model's folder)")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: %(default)s: only here)")
+    parser.add_argument("--host", help="address to listen at; 0.0.0.0: any (default: only this computer)")
     parser.add_argument("--port", type=int, help="(default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="also a public address, through a tunnel of Gradio's")
     flags = parser.parse_args(argv)

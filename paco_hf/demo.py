@@ -328,8 +328,9 @@ def _from_index(nearest: NearestImages | None) -> list[str]:
     return files
 
 
-def launch(page: Any, host: str = "127.0.0.1", port: int | None = None, share: bool = False) -> None:
-    """Serve the page of [`build_demo`] until it is stopped.
+def launch(page: Any, host: str | None = None, port: int | None = None, share: bool = False) -> None:
+    """Serve the page of [`build_demo`] until it is stopped; without a `host` for this computer alone, or where
+    GRADIO_SERVER_NAME says, as Spaces do.
 
     Raises:
         OSError: the port is taken.

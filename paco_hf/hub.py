@@ -117,12 +117,12 @@ def push(
     api = HfApi(token=token, library_name="paco_hf")
     with TemporaryDirectory() as temporary:
         staged = Path(temporary)
-        _stage_model(run, staged, include_training_state)
+        stage_model(run, staged, include_training_state)
         with hub_errors(f"{repo_id} cannot be made on the Hub"):
             if "/" not in repo_id:
                 repo_id = f"{api.whoami()['name']}/{repo_id}"
             _stage_card(run, staged, repo_id, license)
-            _check_no_paths(staged)
+            check_no_paths(staged)
             api.create_repo(repo_id, private=private or None, exist_ok=True)
             if private and not api.repo_info(repo_id).private:
                 raise ValueError("it is public, so nothing is sent: make it private, or leave out --private")
@@ -167,7 +167,8 @@ def _method_settings(args: Any, config: Any) -> dict[str, Any]:
     return {**settings, **{name: getattr(config, name) for name in ("backbone", "backbone_kwargs", "image_size")}}
 
 
-def _stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
+def stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
+    """Put what of a run makes a model on the Hub into a folder."""
     settings = read_subject(run).settings
     # Loaded and saved, so that what is sent loads, and has the code of this version.
     model = PaCoForImageClassification.from_pretrained(run)
@@ -206,7 +207,7 @@ def _stage_card(run: Path, staged: Path, repo_id: str, license: str | None) -> N
             shutil.copyfile(run / name, staged / name)
 
 
-def _check_no_paths(staged: Path) -> None:
+def check_no_paths(staged: Path) -> None:
     """`ValueError` where a file names a file or folder of this computer."""
     for file in staged.rglob("*"):
         if file.suffix in (".json", ".yaml", ".md"):
