@@ -338,3 +338,40 @@ def test_trainer_pushes_what_it_has(hub: Hub, tmp_path: Path) -> None:
 def test_a_run_is_pushed_once_or_not() -> None:
     with pytest.raises(ValueError, match="hub_strategy must be one of end"):
         PaCoTrainingArguments(output_dir="out", hub_strategy="every_save")
+
+
+def test_space_is_one_commit_and_complete(hub: Hub, computer: Computer, run_folder: Path) -> None:
+    out = computer.paco_hf("push", run_folder, "rare-page", "--space", "--private")
+    assert "spaces/ada/rare-page" in out
+    files = hub.files("ada/rare-page", repo_type="space")
+    assert {"app.py", "requirements.txt", "README.md", "model/model.safetensors", "paco_hf/demo.py"} <= files.keys()
+    assert b"secret-place" not in b"".join(content for name, content in files.items() if name.startswith("model/"))
+    before = len(hub.commits("ada/rare-page", repo_type="space"))
+    computer.paco_hf("push", run_folder, "ada/rare-page", "--space")
+    assert len(hub.commits("ada/rare-page", repo_type="space")) <= before + 1
+    assert "HTTP 401" in computer.refused("push", run_folder, "ada/another", "--space", token=None)
+    assert "HTTP 403" in computer.refused("push", run_folder, "ada/rare-page", "--space", token="token-bob")
+
+
+def test_adapters_are_pushed_beside_the_merged_model(hub: Hub, computer: Computer, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    kwargs = json.dumps({"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 48, "num_heads": 3})
+    flags = ["--backbone", "vit_tiny_patch16_224", "--backbone_kwargs", kwargs, "--lora_rank", "2", "--loss", "gpaco"]
+    assert main(["train", *flags, "--max_steps", "2", "--queue_size", "8", "--output_dir", str(tmp_path / "run")]) == 0
+    computer.paco_hf("push", tmp_path / "run", "ada/adapted")
+    files = hub.files("ada/adapted")
+    assert {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "model.safetensors"} <= files.keys()
+    assert "lora_rank" in files["README.md"].decode()
+    picture(1).save(tmp_path / "a.png")
+    script = """
+import sys
+from transformers import pipeline
+sys.modules["peft"] = None
+import paco_hf
+print([answer["label"] for answer in pipeline("image-classification", model=sys.argv[1])("a.png")])
+"""
+    environment = hub.environment("token-ada", tmp_path / "home")
+    done = python("-c", script, "ada/adapted", cwd=tmp_path, environment=environment)
+    assert done.returncode == 0, done.stderr
+    local = python("-c", script, tmp_path / "run", cwd=tmp_path, environment=environment)
+    assert done.stdout == local.stdout != ""
