@@ -106,6 +106,11 @@ def adapter_config(model: PaCoForImageClassification) -> Any:
     return model.paco.backbone.peft_config[_ADAPTER]
 
 
+def adapted_layers(model: nn.Module) -> list[str]:
+    """Names of the layers that are adapted. peft's configuration shortens them where there are many."""
+    return [n for n, m in model.named_modules() if hasattr(m, "lora_A") and not n.startswith("key_encoder.")]
+
+
 def keep_statistics(backbone: nn.Module) -> None:
     """Put the backbone's BatchNorm in evaluation mode: its running statistics are weights of the base."""
     for module in backbone.modules():
@@ -157,7 +162,7 @@ def save_adapter(model: PaCoForImageClassification, folder: str | Path) -> None:
     stored = {_PREFIX + k.replace(f".{_ADAPTER}.", "."): t for k, t in adapter_tensors(model).items()}
     save_tensors(stored, folder / ADAPTER_NAME, {"backbone": model.config.backbone, "base": base_digest(model)})
     config: Any = copy.copy(adapter_config(model))
-    config.target_modules = sorted(f"paco.backbone.{name}" for name in config.target_modules)
+    config.target_modules = adapted_layers(model)
     config.inference_mode, config.modules_to_save = True, ["classifier"]
     config.base_model_name_or_path = model.config.backbone
     config.save_pretrained(folder)
@@ -225,7 +230,7 @@ def describe_training(model: PaCoForImageClassification, optimizer_slots: int = 
             sizes[part] += parameter.numel()
     trained = sum(sizes.values())
     parts = ", ".join(f"{part} {count:,}" for part, count in sizes.items() if count)
-    layers = sorted(config.target_modules)
+    layers = adapted_layers(model)
     kinds = ", ".join(dict.fromkeys(name.rpartition(".")[-1] for name in layers))
     slots = [4 * count * (1 + optimizer_slots) / 2**20 for count in (trained, everything)]
     return (

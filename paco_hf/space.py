@@ -87,7 +87,8 @@ def write_space(
             copies of the training images: they become public with the Space.
 
     Raises:
-        ValueError: no finished model, no index to include, a folder with something in it, or an example that cannot be decoded.
+        ValueError: no finished model, no index to include, a folder with something in it, or an example that cannot
+            be decoded.
         OSError: an example does not exist.
         ImportError: `gradio` is not installed, whose version the card names.
     """

@@ -95,18 +95,30 @@ def test_outputs_start_where_they_were_and_merge(tmp_path: Path) -> None:
     assert set(merged_tensors(model)) == set(make_model().state_dict())
 
 
-def test_peft_loads_the_adapter(tmp_path: Path) -> None:
+@pytest.mark.parametrize("depth", [2, 12])  # of many layers peft shortens the names
+def test_peft_loads_the_adapter(tmp_path: Path, depth: int) -> None:
     from peft import PeftModel
 
-    model = adapted().eval()
+    def deep() -> PaCoForImageClassification:
+        torch.manual_seed(0)
+        kwargs = {**TINY, "depth": depth}
+        config = PaCoConfig(backbone="vit_tiny_patch16_224", backbone_kwargs=kwargs, num_labels=5, image_size=32)
+        return PaCoForImageClassification(config)
+
+    model = deep().eval()
+    add_adapter(model, 2)
     disturb(model)
     with torch.no_grad():
         model.classifier.weight.mul_(1.5)
     save_adapter(model, tmp_path)
+    names = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
+    assert len(names) == 4 * depth
+    assert f"on {4 * depth} linear layers (qkv, proj, fc1, fc2)" in describe_training(model)
     images = torch.randn(2, 3, 32, 32)
-    loaded = PeftModel.from_pretrained(make_model(), tmp_path).eval()
+    loaded = PeftModel.from_pretrained(deep(), tmp_path).eval()
     assert torch.allclose(loaded(images).logits, model(images).logits, atol=1e-6)
-    again = adapted()
+    again = deep()
+    add_adapter(again, 2)
     load_adapter(again, tmp_path)
     assert torch.equal(again.eval()(images).logits, model(images).logits)
 

@@ -41,7 +41,7 @@ def commands(path: Path) -> Iterator[list[str]]:
         blocks = re.findall(r"^```\w*\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
     for block in blocks:
         for line in block.replace("\\\n", " ").splitlines():
-            if re.match(r"([A-Z_]+=\S+ )*paco-hf ", line):
+            if re.match(r"\s*([A-Z_]+=\S+ )*paco-hf ", line):
                 words = shlex.split(line, comments=True)
                 words = words[words.index("paco-hf") + 1 :]
                 yield words[: words.index("|")] if "|" in words else words
