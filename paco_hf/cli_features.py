@@ -31,6 +31,10 @@ def _add_data(parser: argparse.ArgumentParser, default_split: str) -> None:
     )
 
 
+# Flags of `embed` that mean something for image files.
+_OF_FILES = ("model", "images", "output", "batch_size", "precision")
+
+
 def _load_split(model: str, flags: argparse.Namespace) -> tuple[Any, list[str]]:
     from .origin import load_evaluation
 
@@ -60,8 +64,14 @@ def embed(argv: list[str]) -> None:
     parser.add_argument("--neighbours", type=int, default=10, help="to judge retrieval by (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the retrieval precision as JSON")
     flags = parser.parse_args(argv)
-    if flags.images and (flags.dataset or flags.gallery):
-        raise ValueError("image files have no labels to judge retrieval by: give files, or --dataset")
+    if flags.neighbours < 1:
+        raise ValueError(f"--neighbours must be at least 1, got {flags.neighbours}")
+    of_labelled = {name: value for name, value in vars(flags).items() if name not in _OF_FILES}
+    if flags.images and (given := [name for name, value in of_labelled.items() if value != parser.get_default(name)]):
+        raise ValueError(
+            f"--{given[0]} is of labelled data, and image files have no labels to judge retrieval by: give files, or "
+            "--dataset"
+        )
     quiet()
     from .embedding import Embeddings, check_output, embed_files, embed_split
     from .metrics import retrieval_precision
@@ -79,8 +89,15 @@ def embed(argv: list[str]) -> None:
             raise ValueError(f"{flags.gallery} has no labels: make it with --dataset, or of the run's own data")
         searched = {"gallery": gallery.features, "gallery_labels": gallery.labels}
     split, names = _load_split(flags.model, flags)
+    if flags.gallery and gallery.class_names and gallery.class_names != names:
+        raise ValueError(f"{flags.gallery} is of other classes than {split.name}")
     embeddings, counts = embed_split(flags.model, split, names, flags.batch_size, flags.precision)
     embeddings.save(flags.output)
+    if flags.gallery and gallery.features.shape[1] != embeddings.features.shape[1]:
+        raise ValueError(
+            f"{flags.gallery} has features of width {gallery.features.shape[1]}, this model of "
+            f"{embeddings.features.shape[1]}: make it with the same model ({flags.output} is written)"
+        )
     scores = retrieval_precision(
         embeddings.features, embeddings.labels, counts or [0] * len(names), k=flags.neighbours, **searched
     )
@@ -112,11 +129,19 @@ def index(argv: list[str]) -> None:
         raise ValueError(f"{flags.model} is no folder to put the index into: give --output")
     quiet()
     from .nearest import INDEX_FOLDER, index_split
+    from .origin import Origin
+    from .run_folder import public_name
 
     folder = Path(flags.output or Path(flags.model) / INDEX_FOLDER)
+
+    def load() -> tuple[Any, str]:
+        split, _ = _load_split(flags.model, flags)
+        dataset = str(flags.dataset or Origin.read(flags.model).recipe.get("dataset"))
+        return split, split.name.replace(dataset, public_name(dataset))
+
     count = index_split(
         flags.model,
-        lambda: _load_split(flags.model, flags),
+        load,
         folder,
         overwrite=flags.overwrite,
         batch_size=flags.batch_size,

@@ -1,6 +1,10 @@
 """The page in the browser that shows what a model makes of an image. Needs `gradio`."""
 
+import atexit
+import html
 import os
+import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
@@ -11,7 +15,7 @@ import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from transformers import AutoImageProcessor
 
-from .card_text import limits
+from .card_text import Subject, limits
 from .cards import read_subject
 from .data.splits import open_image
 from .evaluation import GROUPS, group_of
@@ -71,6 +75,8 @@ class Classifier:
         self.model = load_classifier(model).eval().to(inference_device())
         self.processor = AutoImageProcessor.from_pretrained(model)
         config = self.model.config
+        if config.num_labels < 2:
+            raise ValueError(f"{model} has one class, which every image is of: there is nothing to show")
         self.names = [config.id2label[c] for c in range(config.num_labels)]
         self.counts = group_counts(config)
         # The slider goes by the images that were trained on, which the loss knew.
@@ -86,7 +92,7 @@ class Classifier:
     @torch.no_grad()
     def look(self, image: Any) -> tuple[np.ndarray, np.ndarray]:
         """The logits `(C,)` of a PIL image where all classes are alike, and its features `(F,)`."""
-        pixels = self.processor(image, return_tensors="pt")["pixel_values"].to(self.model.device)
+        pixels = self.processor(image, return_tensors="pt")["pixel_values"].to(self.model.device, self.model.dtype)
         features = self.model.paco(pixels).pooler_output
         logits = self.model.adjust_logits(self.model.classifier(features))
         return logits[0].double().cpu().numpy(), features[0].float().cpu().numpy()
@@ -99,17 +105,17 @@ class Classifier:
         shares = np.exp(scores - scores.max())
         return shares / shares.sum()
 
-    def described(self) -> str:
-        """What it is and what it cannot do, as Markdown."""
-        config = self.model.config
-        rare = sum(group == 2 for group in group_of(np.asarray(self.counts))) if self.counts else None
-        about = f"{len(self.names):,} classes, images of {config.image_size} x {config.image_size} pixels, "
-        about += f"`{config.backbone}`."
-        if rare:
-            about += f" {rare:,} of the classes had fewer than 20 training images."
-        if not Path(self.folder).is_dir():
-            return about
-        return about + "\n\n**What it cannot do.** " + " ".join(limits(read_subject(Path(self.folder)), "given"))
+    def described(self) -> dict[str, Any]:
+        """What it is, and in `limits` what it cannot do."""
+        config, folder = self.model.config, Path(self.folder)
+        subject = read_subject(folder) if folder.is_dir() else Subject(self.folder, config=config)
+        return {
+            "classes": len(self.names),
+            "size": config.image_size,
+            "backbone": config.backbone,
+            "rare": sum(group == 2 for group in group_of(np.asarray(self.counts))) if self.counts else 0,
+            "limits": limits(subject, license="given"),
+        }
 
 
 def _own_frequencies(rows: Sequence[Sequence[Any]], names: Sequence[str]) -> list[float]:
@@ -129,7 +135,10 @@ def _own_frequencies(rows: Sequence[Sequence[Any]], names: Sequence[str]) -> lis
 
 
 def build_demo(
-    model: str | Path, index: str | Path | None = None, examples: Sequence[str | Path] | None = None
+    model: str | Path,
+    index: str | Path | None = None,
+    examples: Sequence[str | Path] | None = None,
+    title: str | None = None,
 ) -> Any:
     """The page, as `gradio.Blocks`; [`launch`] serves it.
 
@@ -137,6 +146,7 @@ def build_demo(
         model (path or `str`): run folder, checkpoint or Hub id.
         index (path, *optional*): folder of `paco-hf index` (default: `index/` in the model's folder, if there is one).
         examples (sequence of paths, *optional*): image files or folders to offer (default: some of the index).
+        title (`str`, *optional*): of the page (default: the model's name).
 
     Raises:
         ImportError: `gradio` is not installed.
@@ -154,10 +164,11 @@ def build_demo(
     where = Path(index) if index is not None else Path(model) / INDEX_FOLDER
     nearest = NearestImages.load(where, classifier.model) if index is not None or where.is_dir() else None
     offered = [str(file) for file in image_files(examples)] if examples else _from_index(nearest)
+    title = title or (Path(model).resolve().name if Path(model).is_dir() else str(model))
     templates = Environment(loader=PackageLoader("paco_hf"), autoescape=True, undefined=StrictUndefined)
     table = templates.get_template("demo_classes.html")
     editable = classifier.adjustable and len(names) <= EDITABLE
-    least = ALL_EQUAL if classifier.training is None else AS_TRAINED
+    least = ALL_EQUAL if classifier.adjustable and classifier.training is None else AS_TRAINED
 
     def shown(seen: Any, place: float, own: list[float] | None) -> str:
         if seen is None:
@@ -188,7 +199,9 @@ def build_demo(
             try:
                 return function(*values)
             except (ValueError, OSError) as error:
-                raise gr.Error(str(error), duration=None, print_exception=False) from error
+                # Where things lie on this computer is nobody's business.
+                said = re.sub(r"(?:/[^/\s'\"]+)+/([^/\s'\"]+)", r"\1", str(error))
+                raise gr.Error(html.escape(said), duration=None, print_exception=False) from error
 
         run.__name__ = function.__name__
         return run
@@ -228,8 +241,8 @@ def build_demo(
         own = classifier.own if file is None else read_prior(file, classifier.folder, classifier.model.config)
         return own, _rows(names, own), shown(seen, place, own)
 
-    with gr.Blocks(title=f"paco_hf: {Path(model).resolve().name}", analytics_enabled=False) as page:
-        gr.Markdown(f"# {Path(model).resolve().name if Path(model).is_dir() else model}\n\n{classifier.described()}")
+    with gr.Blocks(title=f"paco_hf: {title}", analytics_enabled=False) as page:
+        gr.HTML(templates.get_template("demo_about.html").render(title=title, **classifier.described()))
         seen, own = gr.State(None), gr.State(classifier.own)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
@@ -321,6 +334,7 @@ def _from_index(nearest: NearestImages | None) -> list[str]:
         return []
     order = sorted(range(len(nearest.labels)), key=lambda row: (nearest.labels[row], row))
     folder, files = Path(mkdtemp(prefix="paco-hf-examples-")), []
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     for i, place in enumerate(np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).astype(int)):
         file = folder / f"example-{i + 1}.png"
         nearest.picture(order[place]).save(file)

@@ -58,18 +58,24 @@ class Embeddings:
         if not Path(file).is_file():
             raise OSError(f"there is no file {str(file)!r} of embeddings: `paco-hf embed` writes one")
         try:
-            with safe_open(file, framework="np") as stored:
+            with safe_open(file, framework="pt") as stored:
                 metadata = stored.metadata() or {}
                 tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
-        except SafetensorError as error:
+            names = {name: json.loads(metadata[name]) for name in ("files", "class_names") if name in metadata}
+        except (SafetensorError, ValueError) as error:
             raise OSError(f"{file} cannot be read ({error}): truncated, or not safetensors?") from error
         features, labels = tensors.get("features"), tensors.get("labels")
-        if features is None or features.ndim != 2 or not np.isfinite(features).all():
-            raise ValueError(f"{file} has no `features` of finite numbers (N, F): it has {', '.join(tensors)}")
-        if labels is not None and labels.shape != features.shape[:1]:
-            raise ValueError(f"{file} has {len(features)} features, but labels of shape {labels.shape}")
-        names = {name: json.loads(metadata[name]) for name in ("files", "class_names") if name in metadata}
-        return cls(features.astype(np.float32), None if labels is None else labels.astype(np.int64), **names)
+        if features is None or features.ndim != 2 or not len(features) or not features.float().isfinite().all():
+            raise ValueError(
+                f"{file} needs `features` of finite numbers (N, F), as `paco-hf embed` writes: it has "
+                f"{', '.join(f'{key} {tuple(tensor.shape)}' for key, tensor in tensors.items()) or 'nothing'}"
+            )
+        if labels is not None and (labels.shape != features.shape[:1] or labels.is_floating_point()):
+            raise ValueError(
+                f"{file} has {len(features)} features, but labels of shape {tuple(labels.shape)} and {labels.dtype}: "
+                "give a whole number for each"
+            )
+        return cls(features.float().numpy(), None if labels is None else labels.long().numpy(), **names)
 
 
 def features_of(
@@ -153,6 +159,10 @@ def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings
             f"{source} has embeddings of width {features.shape[1]}, but {model.config.backbone!r} gives {width}: "
             "make them with this backbone"
         )
+    names, own = embeddings.class_names, [model.config.id2label[label] for label in range(classes)]
+    if names is not None and names != own:
+        odd = next(filter(lambda pair: pair[0] != pair[1], zip(names, own, strict=False)), (len(names), classes))
+        raise ValueError(f"{source} is of other classes than the data, first {odd[0]!r}, here {odd[1]!r}")
     if labels is None:
         if len(features) != classes:
             raise ValueError(
@@ -161,11 +171,6 @@ def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings
             )
         centers = features
     else:
-        names = embeddings.class_names
-        own = [model.config.id2label[label] for label in range(classes)]
-        if names is not None and names != own:
-            odd = next(filter(lambda pair: pair[0] != pair[1], zip(names, own, strict=False)), (len(names), classes))
-            raise ValueError(f"{source} is of other classes than the data, first {odd[0]!r}, here {odd[1]!r}")
         present = np.bincount(labels[(labels >= 0) & (labels < classes)], minlength=classes)
         if labels.min() < 0 or labels.max() >= classes or present.min() == 0:
             raise ValueError(

@@ -176,7 +176,13 @@ def stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
     model.save_pretrained(staged)
     AutoImageProcessor.from_pretrained(run).save_pretrained(staged)
     if (run / ADAPTER_FOLDER).is_dir():
+        if include_training_state:
+            raise ValueError(
+                f"{run} has adapters, whose training state goes with the weights that they adapt and not with the "
+                "merged model: leave out --include_training_state"
+            )
         shutil.copytree(run / ADAPTER_FOLDER, staged / ADAPTER_FOLDER)
+        model.config.save_pretrained(staged / ADAPTER_FOLDER)
     for name in (METRICS_NAME, RUN_NAME, CONVERSION_NAME):
         if (run / name).is_file():
             shutil.copyfile(run / name, staged / name)

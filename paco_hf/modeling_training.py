@@ -294,10 +294,14 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
 
     def _training_tensors(self) -> dict[str, Tensor]:
         prefixes = ("projector.", "key_encoder.", "queue.")
-        own = {id(parameter) for parameter in self.paco.parameters()}
-        shared = {n for n, p in self.named_parameters(remove_duplicate=False) if id(p) in own}
-        state = self.state_dict().items()
+        state, shared = self.state_dict().items(), self._shared_names()
         return {key: tensor for key, tensor in state if key.startswith(prefixes) and key not in shared}
+
+    def _shared_names(self) -> set[str]:
+        """Names in the key encoder of what it shares with the model, frozen."""
+        own = {id(parameter) for parameter in self.paco.parameters()}
+        named = self.named_parameters(remove_duplicate=False)
+        return {name for name, parameter in named if name.startswith("key_encoder.") and id(parameter) in own}
 
     def save_training_state(self, folder: str | os.PathLike) -> None:
         """Write projector, key encoder and queue to `paco_training_state.safetensors` in `folder`."""
@@ -307,6 +311,7 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
             "queue_size": str(self.queue.features.shape[0]),
             "key_momentum": repr(self.key_momentum),
             "projector": self.projector_type,
+            "shared": str(len(self._shared_names())),
         }
         save_tensors(self._training_tensors(), Path(folder) / TRAINING_STATE_NAME, settings)
 
@@ -320,7 +325,14 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         path = Path(folder) / TRAINING_STATE_NAME
         with _open_training_state(path) as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            shared = int((file.metadata() or {}).get("shared", 0))
         own = self._training_tensors()
+        lacking = [key for key in own if key.startswith("key_encoder.paco.") and key not in tensors]
+        if shared and len(lacking) == shared:
+            # It was frozen, so the key encoder's is the model's, which it is a copy of.
+            own = {key: tensor for key, tensor in own.items() if key not in lacking}
+        # Files of before what is frozen was shared have it twice.
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in self._shared_names()}
         different = sorted(own.keys() ^ tensors.keys()) or [k for k in own if own[k].shape != tensors[k].shape]
         if different:
             raise ValueError(

@@ -3,10 +3,11 @@
 
 import hashlib
 import io
-import shutil
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -16,11 +17,12 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor
 
+from .data.shards import ShardedImages
 from .data.splits import Images, LabelledImages
 from .embedding import features_of
 from .inference import check_inference, inference_device
 from .modeling_paco import PaCoForImageClassification
-from .run_folder import new_folder, read_json, write_json
+from .run_folder import write_json
 from .scoring import load_classifier
 
 INDEX_FOLDER = "index"
@@ -86,20 +88,26 @@ class NearestImages:
 
         Raises:
             OSError: a file is missing or damaged.
-            ValueError: it was made with other weights.
+            ValueError: it was made with other weights or classes.
             ImportError: `faiss` is not installed.
         """
         folder, faiss = Path(folder), _faiss()
         if not (folder / _ABOUT).is_file():
             raise OSError(f"{folder} is no index of images: `paco-hf index` makes one")
-        about = read_json(folder / _ABOUT)
-        if about["weights"] != weights_digest(model):
-            raise ValueError(f"the index {folder} was made with other weights: make it anew with `paco-hf index`")
         try:
+            about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+            made_with = about["weights"], about["class_names"]
             vectors = faiss.read_index(str(folder / _VECTORS))
             table = pq.read_table(folder / _PICTURES)
-        except (RuntimeError, OSError, pa.ArrowException) as error:
-            raise OSError(f"the index {folder} cannot be read ({str(error).splitlines()[0]}): make it anew") from error
+        except (RuntimeError, OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise OSError(
+                f"the index {folder} cannot be read ({reason}): make it anew with `paco-hf index`"
+            ) from error
+        if made_with != (weights_digest(model), list(model.config.id2label.values())):
+            raise ValueError(
+                f"the index {folder} was made with other weights or classes: make it anew with `paco-hf index`"
+            )
         return cls(vectors, table["picture"].to_pylist(), table["label"].to_pylist(), about)
 
     def picture(self, row: int) -> Image.Image:
@@ -117,7 +125,7 @@ class NearestImages:
 
 def index_split(
     model_folder: str,
-    load: Callable[[], tuple[LabelledImages, list[str]]],
+    load: Callable[[], tuple[LabelledImages | ShardedImages, str]],
     folder: Path,
     *,
     overwrite: bool = False,
@@ -128,7 +136,7 @@ def index_split(
 
     Args:
         model_folder (`str`): run folder, checkpoint or Hub id.
-        load (callable): gives the split and the names of its classes, which are the model's.
+        load (callable): gives the split, whose classes are the model's, and what it is called.
         folder (path): new, or with `overwrite` an index, which is replaced.
         overwrite, batch_size, precision (*optional*): whether to replace; of the features.
 
@@ -140,14 +148,12 @@ def index_split(
         ImportError: `faiss` is not installed.
     """
     faiss = _faiss()
-    replaced = overwrite and (folder / _ABOUT).is_file()
-    if folder.exists() and any(folder.iterdir()) and not replaced:
+    inside = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    if folder.is_file() or (inside and not (overwrite and inside == {_VECTORS, _PICTURES, _ABOUT})):
         raise ValueError(f"{folder} is not empty: --overwrite replaces an index, and nothing else; or give --output")
     check_inference(precision, batch_size)
     model = load_classifier(model_folder)
-    split, _ = load()
-    if not isinstance(split, LabelledImages):
-        raise ValueError("a stream of images cannot be indexed: leave out --streaming")
+    split, name = load()
     if max(split.labels) >= model.config.num_labels:
         raise ValueError(f"{split.name} has label {max(split.labels)}, the model {model.config.num_labels} classes")
     images, digest = Images(split), weights_digest(model)
@@ -162,12 +168,15 @@ def index_split(
         # Tiny ones as they are; of photographs JPEG is a tenth.
         small.save(buffer, "PNG" if max(small.size) <= THUMBNAIL // 2 else "JPEG", quality=85)
         pictures.append(buffer.getvalue())
-    made = folder.with_name(f"{folder.name}.new")
-    shutil.rmtree(made, ignore_errors=True)
-    with new_folder(made) as partial:
-        faiss.write_index(vectors, str(partial / _VECTORS))
-        pq.write_table(pa.table({"picture": pictures, "label": split.labels}), partial / _PICTURES)
-        write_json(partial / _ABOUT, {"data": split.name, "images": len(pictures), "weights": digest})
-    shutil.rmtree(folder, ignore_errors=True)
-    made.rename(folder)
+    about = {"data": name, "images": len(pictures), "class_names": list(model.config.id2label.values())}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        made = Path(scratch) / "new"
+        made.mkdir()
+        faiss.write_index(vectors, str(made / _VECTORS))
+        pq.write_table(pa.table({"picture": pictures, "label": split.labels}), made / _PICTURES)
+        write_json(made / _ABOUT, {**about, "weights": digest})
+        if folder.exists():
+            folder.rename(Path(scratch) / "old")
+        made.rename(folder)
     return len(pictures)

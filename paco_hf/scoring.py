@@ -227,7 +227,7 @@ def read_prior(prior: str, model_folder: str, config: PaCoConfig) -> list[float]
         raise ValueError(f"{prior} is not what `paco-hf estimate-prior --output` writes ({error})") from error
     names = [config.id2label[c] for c in range(config.num_labels)]
     if set(found) != set(names):
-        odd = sorted(set(found) ^ set(names))[0]
+        odd = sorted(set(found) ^ set(names), key=str)[0]
         raise ValueError(f"{prior} is of other classes than {model_folder}: {odd!r} is in one of the two only")
     return [max(found[name], MIN_FREQUENCY) for name in names]
 

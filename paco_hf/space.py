@@ -1,6 +1,7 @@
 """A folder that runs as a Space: the model, the page of [`paco_hf.demo`], and what they need."""
 
 import importlib.metadata
+import json
 import re
 import shutil
 import sys
@@ -27,10 +28,10 @@ from paco_hf.demo import build_demo, launch
 
 HERE = Path(__file__).parent
 examples = HERE / "examples"
-launch(build_demo(HERE / "model", examples=[examples] if examples.is_dir() else None))
+launch(build_demo(HERE / "model", examples=[examples] if examples.is_dir() else None, title={title!r}))
 '''
 _CARD = """---
-title: {title}
+title: {quoted}
 emoji: 🖼️
 colorFrom: blue
 colorTo: gray
@@ -110,14 +111,14 @@ def write_space(
         for i, file in enumerate(pictures):
             (made / "examples").mkdir(exist_ok=True)
             shutil.copyfile(file, made / "examples" / f"{i + 1:02d}-{file.name}")
-        write_text(made / "app.py", _APP)
+        write_text(made / "app.py", _APP.format(title=title))
         write_text(made / "requirements.txt", "\n".join(requirements()) + "\n")
         subject = read_subject(run)
         about = f"a classifier of {subject.config.num_labels:,} classes" if subject.config else "a classifier"
         nearest = ", and the nearest training images" if include_index else ""
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
-        text = _CARD.format(title=title, gradio=gradio, python=python, about=about, nearest=nearest)
-        write_text(made / CARD_NAME, text)
+        filled = {"title": title, "quoted": json.dumps(title), "gradio": gradio, "python": python}
+        write_text(made / CARD_NAME, _CARD.format(about=about, nearest=nearest, **filled))
         check_no_paths(made / "model")
     return Path(folder)
 

@@ -135,6 +135,9 @@ def train(
         )
     workers = f" in {args.dataloader_num_workers} worker processes" if args.dataloader_num_workers else ""
     _say(main, f"views: {', '.join(view_names)}, made by {run.augment_backend}{workers}")
+    if run.class_centers not in ("random", "means"):
+        stored = Embeddings.load(run.class_centers)
+        _say(main, start_from_centers(model, stored, Path(run.class_centers).name))
     if run.dry_run:
         _say(main, as_yaml(resolved(run, args)))
         return None
@@ -142,8 +145,8 @@ def train(
     if args.device.type == "cpu":
         keep_freed_memory()
     checkpoints = list_checkpoints(folder) if run.resume else []
-    if run.class_centers != "random" and not checkpoints:
-        _say(main, _start_centers(run, args, model, processor, images))
+    if run.class_centers == "means" and not checkpoints:
+        _say(main, _start_from_means(args, model, processor, images))
     trainer = _build_trainer(
         model,
         args,
@@ -157,7 +160,8 @@ def train(
     )
     settings = resolved(run, args)
     if run.lora_rank:
-        _say(main, describe_training(trainer.model, 2 if "adam" in str(args.optim) else 1))
+        moments = 2 if "adam" in str(getattr(args.optim, "value", args.optim)) else 1
+        _say(main, describe_training(trainer.model, moments))
     if checkpoints:
         check_source(read_manifest(folder), division.manifest)
         changed = changed_settings(folder, settings)
@@ -363,17 +367,15 @@ def _build_model(
     return model.train()
 
 
-def _start_centers(
-    run: RunArguments, args: PaCoTrainingArguments, model: PaCoForImageClassification, processor: Any, images: Images
+def _start_from_means(
+    args: PaCoTrainingArguments, model: PaCoForImageClassification, processor: Any, images: Images
 ) -> str:
-    """Set the classifier to class centres of the user's choice; returns what was done."""
-    if run.class_centers == "means":
-        labels, names = np.asarray(images.split.labels), list(model.config.id2label.values())
-        model.to(args.device)
-        features = features_of(model.paco, processor, images, images.split.name, args.per_device_eval_batch_size)
-        model.train()
-        return start_from_centers(model, Embeddings(features, labels, None, names), images.split.name)
-    return start_from_centers(model, Embeddings.load(run.class_centers), Path(run.class_centers).name)
+    """Set the classifier to the class means of the training images' features; returns what was done."""
+    names, labels = list(model.config.id2label.values()), np.asarray(images.split.labels)
+    model.to(args.device)
+    features = features_of(model.paco, processor, images, images.split.name, args.per_device_eval_batch_size)
+    model.train()
+    return start_from_centers(model, Embeddings(features, labels, None, names), images.split.name)
 
 
 def _build_processor(

@@ -86,6 +86,8 @@ def test_split_and_gallery(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         (["--output", "features.pt"], "must be a file ending in .safetensors"),
         (["--output", "no/where.safetensors"], "in a folder that exists"),
         (["x.png", "--dataset", "builtin", "--output", "a.safetensors"], "give files, or --dataset"),
+        (["x.png", "--json", "--output", "a.safetensors"], "--json is of labelled data"),
+        (["--neighbours", "0", "--output", "a.safetensors"], "--neighbours must be at least 1"),
         (["--gallery", "nothing.safetensors", "--output", "a.safetensors"], "there is no file 'nothing.safetensors'"),
     ],
 )
@@ -103,6 +105,15 @@ def test_damaged_files(tmp_path: Path) -> None:
     file.write_bytes(b"nothing")
     with pytest.raises(OSError, match="cannot be read"):
         Embeddings.load(file)
+    save_file({"features": torch.ones(3, 2, dtype=torch.bfloat16)}, file)
+    assert Embeddings.load(file).features.dtype == np.float32
+    save_file({"features": torch.ones(3, 2)}, file, {"class_names": "[1"})
+    with pytest.raises(OSError, match="cannot be read"):
+        Embeddings.load(file)
+    for features, labels in ((torch.ones(0, 2), None), (torch.ones(3), None), (torch.ones(3, 2), torch.ones(3) / 2)):
+        save_file({"features": features} | ({} if labels is None else {"labels": labels}), file)
+        with pytest.raises(ValueError, match=r"x\.safetensors (needs|has)"):
+            Embeddings.load(file)
     save_file({"features": torch.ones(3, 2), "labels": torch.zeros(2, dtype=torch.long)}, file)
     with pytest.raises(ValueError, match="3 features, but labels of shape"):
         Embeddings.load(file)
@@ -213,6 +224,7 @@ def test_centers_may_be_given() -> None:
         ({"labels": None}, "26 rows without labels, but there are 5 classes"),
         ({"labels": np.zeros(26, np.int64)}, "none of class 1"),
         ({"class_names": ["a", "b", "c", "d", "e"]}, "other classes than the data, first 'a'"),
+        ({"class_names": ["a"] * 5, "labels": None}, "other classes than the data, first 'a'"),
     ],
 )
 def test_centers_refuse(change: dict, message: str) -> None:
@@ -250,6 +262,10 @@ def test_training_starts_from_centers(tmp_path: Path, capsys: pytest.CaptureFixt
     assert main([*argv, "--class_centers", file, "--output_dir", str(tmp_path / "file")]) == 0
     out = capsys.readouterr().out
     assert "(train.safetensors)" in out
+    save_file({"features": torch.ones(2, 7)}, tmp_path / "narrow.safetensors")
+    flags = [*argv, "--class_centers", str(tmp_path / "narrow.safetensors"), "--dry_run", "true"]
+    assert main([*flags, "--output_dir", str(tmp_path / "dry")]) == 2
+    assert "width 7" in capsys.readouterr().err
     assert "class_centers: train.safetensors" not in (tmp_path / "file" / "recipe.yaml").read_text()
     for name in ("means", "file"):
         assert json.loads((tmp_path / name / "metrics.json").read_text())["test"]["accuracy"] == 1.0

@@ -1,6 +1,7 @@
 """Low-rank adapters: what moves and what does not, merging, checkpoints without the base, resuming, refusals."""
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -160,6 +161,8 @@ def test_batch_norm_of_the_base_does_not_move(tmp_path: Path) -> None:
     digest = base_digest(model)
     make_trainer(tmp_path, model, loss="gpaco", max_steps=2).train()
     assert base_digest(model) == digest
+    make_trainer(tmp_path, model, loss="ce", max_steps=2, gradient_checkpointing=True).train()
+    assert base_digest(model) == digest
 
 
 def test_description_counts_parameters() -> None:
@@ -188,6 +191,17 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("weights") / "vit.safetensors"
     save_file(PaCoForImageClassification(config).paco.backbone.state_dict(), file)
     return file
+
+
+def test_memory_is_of_the_optimizer(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    said = []
+    for optim in ("sgd", "adamw_torch"):
+        more = ["--optim", optim, "--max_steps", "1", "--save_strategy", "no"]
+        assert main(flags(tmp_path / optim, *more)) == 0
+        out = capsys.readouterr().out
+        assert "peak memory of training" in out
+        said.append(float(re.search(r"take [\d.]+ MB, ([\d.]+) MB if all", out)[1]))
+    assert said[1] == pytest.approx(1.5 * said[0], abs=0.1)
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +252,31 @@ def test_run_folder_loads_without_peft(run: Path, monkeypatch: pytest.MonkeyPatc
     model = AutoModelForImageClassification.from_pretrained(run)
     assert not has_adapter(model)
     assert [answer["label"] in model.config.label2id for answer in answers] == [True] * 5
+
+
+def test_training_state_stays_with_the_base(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["push", str(run), "ada/x", "--include_training_state"]) == 2
+    assert "leave out --include_training_state" in capsys.readouterr().err
+
+
+def test_frozen_training_state_loads(tmp_path: Path) -> None:
+    model = make_model()
+    model.paco.requires_grad_(False)
+    trainer = make_trainer(tmp_path, model, loss="paco", max_steps=2, save_strategy="steps", save_steps=2)
+    trainer.train()
+    checkpoint = tmp_path / "checkpoint-2"
+    stored = load_file(checkpoint / "paco_training_state.safetensors")
+    assert not any(name.startswith("key_encoder.paco.backbone.blocks") for name in stored)
+    loaded = PaCoForContrastiveTraining.from_pretrained(checkpoint)
+    wanted, found = trainer.model.state_dict(), loaded.state_dict()
+    assert [name for name in wanted if not torch.equal(wanted[name], found[name])] == []
+    # One that has everything twice, as before frozen weights were shared, is read as well.
+    save_file(
+        {k: v.contiguous() for k, v in wanted.items() if k.startswith(("projector.", "key_", "queue."))},
+        checkpoint / "paco_training_state.safetensors",
+        metadata={"format": "pt"},
+    )
+    trainer.model.load_training_state(checkpoint)
 
 
 def test_other_base_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -302,8 +302,8 @@ def test_evaluation_takes_the_carve_of_the_run(tmp_path) -> None:
     )
     with pytest.raises(ValueError, match=r"has no recipe\.yaml that names its data: give --dataset"):
         load_evaluation(tmp_path)
-    with pytest.raises(ValueError, match="split must be test or validation"):
-        load_evaluation(run, split="train")
+    with pytest.raises(ValueError, match="split must be train, validation or test"):
+        load_evaluation(run, split="all")
 
 
 def test_classes_of_other_data_are_the_models_by_name(tmp_path) -> None:

@@ -21,7 +21,7 @@ from .configuration_paco import PaCoConfig, as_numbers
 
 def _pause_statistics(module: Any, inputs: Any) -> None:
     # Gradient checkpointing computes a layer once more in the backward pass: its batch has been counted already.
-    if torch._C._current_graph_task_id() != -1:
+    if module.training and torch._C._current_graph_task_id() != -1:
         module.paused_momentum, module.momentum = module.momentum, 0.0
         module.num_batches_tracked.sub_(1)
 
