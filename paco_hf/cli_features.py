@@ -136,8 +136,11 @@ def index(argv: list[str]) -> None:
 
     def load() -> tuple[Any, str]:
         split, _ = _load_split(flags.model, flags)
-        dataset = str(flags.dataset or Origin.read(flags.model).recipe.get("dataset"))
-        return split, split.name.replace(dataset, public_name(dataset))
+        recipe, name = Origin.read(flags.model).recipe, split.name
+        # What it is called is shown on pages: of a folder its own name stays.
+        for path in (flags.dataset_path or recipe.get("dataset_path"), flags.dataset or recipe.get("dataset")):
+            name = name.replace(str(path), public_name(str(path))) if path else name
+        return split, name
 
     count = index_split(
         flags.model,

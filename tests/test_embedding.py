@@ -256,6 +256,9 @@ def test_training_starts_from_centers(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "class centres: the means of " in capsys.readouterr().out
     test = json.loads((tmp_path / "means" / "metrics.json").read_text())["test"]
     assert test["accuracy"] == 1.0
+    pytest.importorskip("faiss")
+    assert main(["index", str(tmp_path / "means")]) == 0
+    assert json.loads((tmp_path / "means" / "index" / "index.json").read_text())["data"] == "data train"
     # From a file the same.
     file = str(tmp_path / "train.safetensors")
     assert main(["embed", str(tmp_path / "means"), "--split", "train", "--output", file]) == 0
