@@ -12,6 +12,16 @@ class OneLineParser(argparse.ArgumentParser):
         raise ValueError(f"{message} (--help lists the arguments)")
 
 
+def add_precision(parser: argparse.ArgumentParser) -> None:
+    """The flag for the precision of inference."""
+    parser.add_argument(
+        "--precision",
+        choices=["auto", "fp32", "bf16", "fp16"],
+        default="fp32",
+        help="fp32 gives what pipeline gives; auto: bf16 where the hardware has it, which is faster",
+    )
+
+
 def quiet() -> None:
     """Progress bars only on a terminal, and no chatter of the libraries about what the user did not ask for."""
     import datasets

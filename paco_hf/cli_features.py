@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .cli_common import OneLineParser, quiet
+from .cli_common import OneLineParser, add_precision, quiet
 
 
 def _add_data(parser: argparse.ArgumentParser, default_split: str) -> None:
@@ -23,12 +23,7 @@ def _add_data(parser: argparse.ArgumentParser, default_split: str) -> None:
         parser.add_argument(f"--{split}_list", metavar="FILE", help="as for train")
         parser.add_argument(f"--{split}_split", metavar="NAME", help="as for train")
     parser.add_argument("--batch_size", type=int, default=256, help="images at a time (default: %(default)s)")
-    parser.add_argument(
-        "--precision",
-        choices=["auto", "fp32", "bf16", "fp16"],
-        default="fp32",
-        help="auto: bf16 where the hardware has it, which is faster (default: %(default)s)",
-    )
+    add_precision(parser)
 
 
 # Flags of `embed` that mean something for image files.
@@ -74,6 +69,7 @@ def embed(argv: list[str]) -> None:
         )
     quiet()
     from .embedding import Embeddings, check_output, embed_files, embed_split
+    from .evaluation import GROUPS
     from .metrics import retrieval_precision
 
     check_output(flags.output)
@@ -101,13 +97,13 @@ def embed(argv: list[str]) -> None:
     scores = retrieval_precision(
         embeddings.features, embeddings.labels, counts or [0] * len(names), k=flags.neighbours, **searched
     )
-    groups = ("many", "medium", "few") if counts else ()
+    if not counts:
+        scores = {key: value for key, value in scores.items() if key not in GROUPS}
     if flags.json:
-        left_out = ("many", "medium", "few") if not counts else ()
-        print(json.dumps({key: value for key, value in scores.items() if key not in left_out}, indent=2))
+        print(json.dumps(scores, indent=2))
         return
     print(f"features of {len(embeddings.features):,} images of {split.name}, width {embeddings.features.shape[1]}")
-    shown = {name: scores[name] for name in ("precision", "balanced_precision", *groups)}
+    shown = {name: scores[name] for name in ("precision", "balanced_precision", *GROUPS) if name in scores}
     cells = ", ".join(
         f"{name.replace('_', ' ')} {'-' if value is None else f'{100 * value:.1f}'}" for name, value in shown.items()
     )

@@ -1,26 +1,16 @@
 """`paco-hf evaluate`, `predict`, `report` and `estimate-prior`."""
 
-import argparse
 import json
 import sys
 from pathlib import Path
 
-from .cli_common import OneLineParser, quiet
+from .cli_common import OneLineParser, add_precision, quiet
 from .launch import NPROC_HELP, check_processes, in_processes
 
 _PRIOR_HELP = (
     "how frequent the classes are among these images: a file of estimate-prior; training: as there; none: all alike "
     "(default: what is stored in the model)"
 )
-
-
-def _add_precision(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--precision",
-        choices=["auto", "fp32", "bf16", "fp16"],
-        default="fp32",
-        help="fp32 gives what pipeline gives; auto: bf16 where the hardware has it, which is faster",
-    )
 
 
 def _boolean(value: str) -> bool:
@@ -64,7 +54,7 @@ def evaluate(argv: list[str]) -> None:
     for role in ("train", "validation", "test"):
         parser.add_argument(f"--{role}_split", metavar="NAME", help="as for train")
     parser.add_argument("--batch_size", type=int, default=256, help="images at a time (default: %(default)s)")
-    _add_precision(parser)
+    add_precision(parser)
     parser.add_argument("--compile", action="store_true", help="torch.compile: pays for thousands of large images")
     parser.add_argument("--nproc", type=int, metavar="N", help=NPROC_HELP)
     parser.add_argument(
@@ -127,7 +117,7 @@ def predict(argv: list[str]) -> None:
     parser.add_argument("images", nargs="+", help="image files or folders")
     parser.add_argument("--top", type=int, default=5, help="classes to list for each image (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=32, help="images at a time (default: %(default)s)")
-    _add_precision(parser)
+    add_precision(parser)
     parser.add_argument("--prior", metavar="FILE|training|none", help=_PRIOR_HELP)
     parser.add_argument("--json", action="store_true", help="print a list of {file, label, score, top}")
     flags = parser.parse_args(argv)
@@ -176,7 +166,7 @@ def estimate_prior(argv: list[str]) -> None:
     )
     parser.add_argument("--resamples", type=int, default=200, help="for the ranges (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=32, help="images at a time (default: %(default)s)")
-    _add_precision(parser)
+    add_precision(parser)
     parser.add_argument("--json", action="store_true", help="print a list of {label, frequency, low, high}")
     flags = parser.parse_args(argv)
     quiet()

@@ -12,16 +12,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from transformers import AutoImageProcessor
 
 from .card_text import Subject, limits
 from .cards import read_subject
 from .data.splits import open_image
-from .evaluation import GROUPS, group_of
+from .evaluation import GROUPS, group_of, softmax
 from .inference import inference_device
 from .nearest import INDEX_FOLDER, NearestImages
-from .page import picture
+from .page import picture, templates
 from .scoring import group_counts, image_files, load_classifier, read_prior
 
 AS_TRAINED, ALL_EQUAL, OWN = 0.0, 1.0, 2.0  # places on the slider
@@ -59,8 +58,7 @@ def prior_at(place: float, training: Sequence[float] | None, own: Sequence[float
         return None
     else:
         logs = (place - ALL_EQUAL) * np.log(np.asarray(own, dtype=np.float64))
-    shares = np.exp(logs - logs.max())
-    return shares / shares.sum()
+    return softmax(logs)
 
 
 class Classifier:
@@ -79,6 +77,7 @@ class Classifier:
             raise ValueError(f"{model} has one class, which every image is of: there is nothing to show")
         self.names = [config.id2label[c] for c in range(config.num_labels)]
         self.counts = group_counts(config)
+        self.groups = group_of(np.asarray(self.counts)).tolist() if self.counts else None
         # The slider goes by the images that were trained on, which the loss knew.
         self.training = config.class_counts
         self.own: list[float] | None = config.inference_prior
@@ -102,8 +101,7 @@ class Classifier:
         prior = prior_at(place, self.training, own) if self.adjustable else None
         with np.errstate(divide="ignore"):  # a share that no number holds leaves no probability
             scores = logits if prior is None else logits + np.log(prior)
-        shares = np.exp(scores - scores.max())
-        return shares / shares.sum()
+        return softmax(scores)
 
     def described(self) -> dict[str, Any]:
         """What it is, and in `limits` what it cannot do."""
@@ -113,7 +111,7 @@ class Classifier:
             "classes": len(self.names),
             "size": config.image_size,
             "backbone": config.backbone,
-            "rare": sum(group == 2 for group in group_of(np.asarray(self.counts))) if self.counts else 0,
+            "rare": self.groups.count(GROUPS.index("few")) if self.groups else 0,
             "limits": limits(subject, license="given"),
         }
 
@@ -160,13 +158,13 @@ def build_demo(
         raise ImportError("the page needs gradio, which is not installed: pip install 'paco-hf[demo]'") from error
 
     classifier = Classifier(model)
-    names, counts = classifier.names, classifier.counts
+    names, counts, groups = classifier.names, classifier.counts, classifier.groups
     where = Path(index) if index is not None else Path(model) / INDEX_FOLDER
     nearest = NearestImages.load(where, classifier.model) if index is not None or where.is_dir() else None
     offered = [str(file) for file in image_files(examples)] if examples else _from_index(nearest)
     title = title or (Path(model).resolve().name if Path(model).is_dir() else str(model))
-    templates = Environment(loader=PackageLoader("paco_hf"), autoescape=True, undefined=StrictUndefined)
-    table = templates.get_template("demo_classes.html")
+    environment = templates()
+    table = environment.get_template("demo_classes.html")
     editable = classifier.adjustable and len(names) <= EDITABLE
     least = ALL_EQUAL if classifier.adjustable and classifier.training is None else AS_TRAINED
 
@@ -175,7 +173,6 @@ def build_demo(
             return ""
         probabilities = classifier.probabilities(np.asarray(seen), place, own)
         best = np.argsort(-probabilities, kind="stable")[:SHOWN]
-        groups = group_of(np.asarray(counts)) if counts else None
         rows = [
             {
                 "name": names[c],
@@ -225,7 +222,7 @@ def build_demo(
             }
             for neighbour in nearest.search(features, NEIGHBOURS)
         ]
-        return templates.get_template("demo_nearest.html").render(neighbours=found, data=nearest.about["data"])
+        return environment.get_template("demo_nearest.html").render(neighbours=found, data=nearest.about["data"])
 
     @told
     def rank(seen: Any, place: float, own: list[float] | None) -> str:
@@ -242,7 +239,7 @@ def build_demo(
         return own, _rows(names, own), shown(seen, place, own)
 
     with gr.Blocks(title=f"paco_hf: {title}", analytics_enabled=False) as page:
-        gr.HTML(templates.get_template("demo_about.html").render(title=title, **classifier.described()))
+        gr.HTML(environment.get_template("demo_about.html").render(title=title, **classifier.described()))
         seen, own = gr.State(None), gr.State(classifier.own)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):

@@ -20,8 +20,8 @@ _EXAMPLES = 4
 
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Rows of probabilities, in float64 where the logits are."""
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return shifted / shifted.sum(axis=1, keepdims=True)
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
 
 
 def evaluate_logits(

@@ -119,19 +119,28 @@ def push(
         staged = Path(temporary)
         stage_model(run, staged, include_training_state)
         with hub_errors(f"{repo_id} cannot be made on the Hub"):
-            if "/" not in repo_id:
-                repo_id = f"{api.whoami()['name']}/{repo_id}"
+            repo_id = full_name(api, repo_id)
             _stage_card(run, staged, repo_id, license)
             check_no_paths(staged)
-            api.create_repo(repo_id, private=private or None, exist_ok=True)
-            if private and not api.repo_info(repo_id).private:
-                raise ValueError("it is public, so nothing is sent: make it private, or leave out --private")
+            make_repo(api, repo_id, private)
             if revision is not None:
                 api.create_branch(repo_id, branch=revision, exist_ok=True)
         with hub_errors(f"{run} cannot be sent to {repo_id}"):
             return api.upload_folder(
                 repo_id=repo_id, folder_path=staged, revision=revision, commit_message=commit_message
             )
+
+
+def full_name(api: HfApi, repo_id: str) -> str:
+    """`user/name`, the user being the one who is logged in where only a name is given."""
+    return repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
+
+
+def make_repo(api: HfApi, repo_id: str, private: bool, repo_type: str = "model", **settings: Any) -> None:
+    """Make a repository where there is none; `ValueError` where a public one was to be private."""
+    api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True, **settings)
+    if private and not api.repo_info(repo_id, repo_type=repo_type).private:
+        raise ValueError("it is public, so nothing is sent: make it private, or leave out --private")
 
 
 def push_trainer(trainer: Any, commit_message: str, token: str | None, revision: str | None, **kwargs: Any) -> Any:

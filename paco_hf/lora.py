@@ -125,7 +125,7 @@ def _base(model: PaCoForImageClassification) -> Iterator[tuple[str, Tensor]]:
 
 
 def base_digest(model: PaCoForImageClassification) -> str:
-    """SHA-256 of the weights that are adapted: of names, shapes and values of the backbone's tensors."""
+    """SHA-256 of the backbone's weights, adapters left out: of names, shapes and values of its tensors."""
     digest = hashlib.sha256()
     for name, tensor in sorted(_base(model)):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
@@ -196,10 +196,10 @@ def load_adapter(model: PaCoForImageClassification, folder: str | Path) -> None:
 def merged_tensors(model: PaCoForImageClassification) -> dict[str, Tensor]:
     """The state of an ordinary classifier with the factors multiplied into its weights; the model stays as it is."""
     merged = {k.replace(".base_layer.", "."): t for k, t in model.state_dict().items() if ".lora_" not in k}
-    for name, module in model.named_modules():
-        if hasattr(module, "base_layer") and hasattr(module, "get_delta_weight"):
-            key = f"{name}.weight"
-            merged[key] = merged[key] + module.get_delta_weight(_ADAPTER).to(merged[key].dtype)
+    for name in adapted_layers(model):
+        layer: Any = model.get_submodule(name)
+        key = f"{name}.weight"
+        merged[key] = merged[key] + layer.get_delta_weight(_ADAPTER).to(merged[key].dtype)
     return merged
 
 

@@ -170,6 +170,12 @@ def _check_probabilities(rows: np.ndarray) -> None:
     )
 
 
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """`(N, F)` rows at unit length, in float32; a row of zeros stays one."""
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
 def retrieval_precision(
     embeddings: Any,
     labels: Any,
@@ -221,14 +227,11 @@ def retrieval_precision(
     if not (wanted > 0).any():
         raise ValueError("no image has another one of its class to be found")
 
-    def unit(rows: np.ndarray) -> np.ndarray:
-        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(rows.dtype).tiny)
-
-    targets, chunk = unit(found.astype(np.float32)).T, 1024
+    targets, chunk = unit_rows(found).T, 1024
     precision = np.zeros(len(true))
     for start in range(0, len(true), chunk):
         part = slice(start, start + chunk)
-        similarity = unit(queries[part].astype(np.float32)) @ targets
+        similarity = unit_rows(queries[part]) @ targets
         if own:
             similarity[np.arange(len(similarity)), np.arange(start, start + len(similarity))] = -np.inf
         # Stable, so that ties do not depend on the machine.

@@ -332,7 +332,8 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
             # It was frozen, so the key encoder's is the model's, which it is a copy of.
             own = {key: tensor for key, tensor in own.items() if key not in lacking}
         # Files of before what is frozen was shared have it twice.
-        tensors = {key: tensor for key, tensor in tensors.items() if key not in self._shared_names()}
+        twice = self._shared_names()
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in twice}
         different = sorted(own.keys() ^ tensors.keys()) or [k for k in own if own[k].shape != tensors[k].shape]
         if different:
             raise ValueError(

@@ -1,9 +1,7 @@
 """An index of the training images by their features, to show what a model has seen that is like an image. Needs
 `faiss`."""
 
-import hashlib
 import io
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,22 +19,16 @@ from .data.shards import ShardedImages
 from .data.splits import Images, LabelledImages
 from .embedding import features_of
 from .inference import check_inference, inference_device
+from .lora import base_digest
+from .metrics import unit_rows
 from .modeling_paco import PaCoForImageClassification
-from .run_folder import write_json
+from .page import small_copy
+from .run_folder import read_json, write_json
 from .scoring import load_classifier
 
 INDEX_FOLDER = "index"
 _VECTORS, _PICTURES, _ABOUT = "vectors.faiss", "pictures.parquet", "index.json"
 THUMBNAIL = 128  # pixels of the longer side
-
-
-def weights_digest(model: PaCoForImageClassification) -> str:
-    """SHA-256 of the backbone's weights, by which an index knows the model it was made with."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.paco.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().data)
-    return digest.hexdigest()
 
 
 def _faiss() -> Any:
@@ -47,11 +39,6 @@ def _faiss() -> Any:
             "an index of images needs faiss, which is not installed: pip install 'paco-hf[demo]'"
         ) from error
     return faiss
-
-
-def _unit(features: np.ndarray) -> np.ndarray:
-    rows = np.ascontiguousarray(features, dtype=np.float32)
-    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
 @dataclass
@@ -84,7 +71,7 @@ class NearestImages:
 
     @classmethod
     def load(cls, folder: str | Path, model: PaCoForImageClassification) -> "NearestImages":
-        """Read what [`build_index`] wrote.
+        """Read what [`index_split`] wrote.
 
         Raises:
             OSError: a file is missing or damaged.
@@ -95,7 +82,7 @@ class NearestImages:
         if not (folder / _ABOUT).is_file():
             raise OSError(f"{folder} is no index of images: `paco-hf index` makes one")
         try:
-            about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
+            about = read_json(folder / _ABOUT)
             made_with = about["weights"], about["class_names"]
             vectors = faiss.read_index(str(folder / _VECTORS))
             table = pq.read_table(folder / _PICTURES)
@@ -104,7 +91,7 @@ class NearestImages:
             raise OSError(
                 f"the index {folder} cannot be read ({reason}): make it anew with `paco-hf index`"
             ) from error
-        if made_with != (weights_digest(model), list(model.config.id2label.values())):
+        if made_with != (base_digest(model), list(model.config.id2label.values())):
             raise ValueError(
                 f"the index {folder} was made with other weights or classes: make it anew with `paco-hf index`"
             )
@@ -116,7 +103,7 @@ class NearestImages:
 
     def search(self, features: np.ndarray, k: int = 6) -> list[Neighbour]:
         """The `k` images that are most like the one of these features `(F,)`, nearest first."""
-        similarity, rows = self.vectors.search(_unit(features[None]), min(k, len(self.labels)))
+        similarity, rows = self.vectors.search(unit_rows(features[None]), min(k, len(self.labels)))
         return [
             Neighbour(self.picture(row), self.labels[row], float(value))
             for row, value in zip(rows[0], similarity[0], strict=True)
@@ -156,18 +143,14 @@ def index_split(
     split, name = load()
     if max(split.labels) >= model.config.num_labels:
         raise ValueError(f"{split.name} has label {max(split.labels)}, the model {model.config.num_labels} classes")
-    images, digest = Images(split), weights_digest(model)
+    images, digest = Images(split), base_digest(model)
     processor = AutoImageProcessor.from_pretrained(model_folder)
     features = features_of(model.paco.to(inference_device()), processor, images, split.name, batch_size, precision)
     vectors = faiss.IndexFlatIP(features.shape[1])
-    vectors.add(_unit(features))
+    vectors.add(unit_rows(features))
     pictures = []
     for i in tqdm(range(len(images)), desc="small copies", unit=" images", disable=None):
-        small, buffer = images[i].copy(), io.BytesIO()
-        small.thumbnail((THUMBNAIL, THUMBNAIL))
-        # Tiny ones as they are; of photographs JPEG is a tenth.
-        small.save(buffer, "PNG" if max(small.size) <= THUMBNAIL // 2 else "JPEG", quality=85)
-        pictures.append(buffer.getvalue())
+        pictures.append(small_copy(images[i], THUMBNAIL)[1])
     about = {"data": name, "images": len(pictures), "class_names": list(model.config.id2label.values())}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:

@@ -20,8 +20,8 @@ THUMBNAIL = 160  # pixels of the longer side
 _VARIABLES = {INK: "ink", RULE: "rule", **{colour: f"series-{i}" for i, colour in enumerate(SERIES, 1)}}
 
 
-def write_page(template: str, file: Path, **content: Any) -> Path:
-    """Render a template of the package into one HTML file that refers to nothing else; everything in it is escaped."""
+def templates() -> Environment:
+    """The package's templates; everything that is put into them is escaped."""
     environment = Environment(
         loader=PackageLoader("paco_hf"),
         autoescape=True,
@@ -30,10 +30,15 @@ def write_page(template: str, file: Path, **content: Any) -> Path:
         lstrip_blocks=True,
     )
     environment.filters.update(percent=percent, points=points, number=number, span=span)
+    return environment
+
+
+def write_page(template: str, file: Path, **content: Any) -> Path:
+    """Render a template of the package into one HTML file that refers to nothing else."""
     version = importlib.metadata.version("paco-hf")
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, environment.get_template(template).render(version=version, today=today, **content))
+    write_text(file, templates().get_template(template).render(version=version, today=today, **content))
     return file
 
 
@@ -94,11 +99,17 @@ def svg(name: str, label: str, plot: Callable[..., None], *data: Any) -> Markup:
     return Markup(re.sub(r"\s*\n\s*", "\n", re.sub(r"<[^>]*>", edited, text)))
 
 
-def picture(image: Image.Image) -> str:
-    """The address of a small copy of an image, which has the image in it."""
+def small_copy(image: Image.Image, side: int) -> tuple[str, bytes]:
+    """An image of at most `side` pixels a side, encoded: `PNG` where it is tiny, else `JPEG`, a tenth of that."""
     small = image.convert("RGB")
-    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.thumbnail((side, side))
     kind = "PNG" if max(small.size) <= 64 else "JPEG"
     content = io.BytesIO()
     small.save(content, kind, quality=85)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(content.getvalue()).decode()}"
+    return kind, content.getvalue()
+
+
+def picture(image: Image.Image) -> str:
+    """The address of a small copy of an image, which has the image in it."""
+    kind, content = small_copy(image, THUMBNAIL)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode()}"

@@ -265,10 +265,8 @@ def open_files(processor: Any, files: list[Path], batch_size: int, doing: str) -
     ) as progress:
         for start in range(0, len(files), batch_size):
             batch = files[start : start + batch_size]
-            yield (
-                batch,
-                processor([open_image(file, str(file)) for file in batch], return_tensors="pt")["pixel_values"],
-            )
+            images = [open_image(file, str(file)) for file in batch]
+            yield batch, processor(images, return_tensors="pt")["pixel_values"]
             progress.update(len(batch))
 
 

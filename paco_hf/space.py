@@ -12,7 +12,7 @@ from huggingface_hub import CommitInfo, HfApi
 
 from .cards import read_subject
 from .data.splits import open_image
-from .hub import check_no_paths, hub_errors, stage_model
+from .hub import check_no_paths, full_name, hub_errors, make_repo, stage_model
 from .nearest import INDEX_FOLDER
 from .run_folder import CARD_NAME, new_folder, write_text
 from .scoring import image_files
@@ -134,11 +134,8 @@ def push_space(
     """
     api = HfApi(token=token, library_name="paco_hf")
     with hub_errors(f"the Space {repo_id} cannot be made on the Hub"):
-        if "/" not in repo_id:
-            repo_id = f"{api.whoami()['name']}/{repo_id}"
-        api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private or None, exist_ok=True)
-        if private and not api.repo_info(repo_id, repo_type="space").private:
-            raise ValueError("it is public, so nothing is sent: make it private, or leave out --private")
+        repo_id = full_name(api, repo_id)
+        make_repo(api, repo_id, private, "space", space_sdk="gradio")
     with hub_errors(f"{folder} cannot be sent to the Space {repo_id}"):
         return api.upload_folder(
             repo_id=repo_id, repo_type="space", folder_path=folder, commit_message="Upload with paco_hf"

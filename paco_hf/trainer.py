@@ -332,18 +332,25 @@ class PaCoTrainer(Trainer):
             if weights != self._selected_path():
                 weights.unlink()
 
+    def save_classifier(self, folder: str | os.PathLike, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write the inference model as it is now, adapters merged into it and beside it in `adapter/`."""
+        classifier = self.classifier
+        if self.adapted:
+            save_merged(classifier, Path(folder))
+            return
+        if state_dict is not None:
+            state_dict = {key: state_dict[key] for key in classifier.state_dict()}
+        classifier.save_pretrained(folder, state_dict=state_dict)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         if not self.args.should_save:
             return
         output_dir = output_dir or self.args.output_dir
-        classifier = self.classifier
-        if self.adapted:
+        if self.adapted and self._staging is not None:
             # A checkpoint has what is trained; the base it is put on again when training goes on.
-            (save_merged if self._staging is None else save_adapter)(classifier, output_dir)
+            save_adapter(self.classifier, output_dir)
         else:
-            if state_dict is not None:
-                state_dict = {key: state_dict[key] for key in classifier.state_dict()}
-            classifier.save_pretrained(output_dir, state_dict=state_dict)
+            self.save_classifier(output_dir, state_dict)
         if self.processing_class is not None:
             self.processing_class.save_pretrained(output_dir)
         torch.save(self.args, os.path.join(output_dir, "training_args.bin"))

@@ -36,7 +36,7 @@ from .data.views import EvaluationDataset, ImageCollator, ViewsDataset, WholeIma
 from .distributed import own_cores
 from .embedding import Embeddings, features_of, start_from_centers
 from .evaluation import headline
-from .lora import add_adapter, describe_training, save_merged
+from .lora import add_adapter, describe_training
 from .modeling_paco import PaCoForImageClassification
 from .optimizer import freeze_backbone
 from .preprocessing import SMALL_IMAGE, build_processor
@@ -182,10 +182,7 @@ def train(
         e["step"]: e["eval_balanced_accuracy"] for e in trainer.state.log_history if "eval_balanced_accuracy" in e
     }
     if main:
-        if run.lora_rank:
-            save_merged(trainer.classifier, folder)
-        else:
-            trainer.classifier.save_pretrained(folder)
+        trainer.save_classifier(folder)
         processor.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
     if run.calibrate:

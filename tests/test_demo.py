@@ -87,12 +87,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_start_is_what_pipeline_says(tmp_path: Path, picture: Path, kind: str) -> None:
-    model = PaCoForImageClassification.from_pretrained(PUBLISHED)
-    for name, value in KINDS[kind].items():
-        setattr(model.config, name, value)
-    model.save_pretrained(tmp_path)
-    shutil.copy(PUBLISHED / "preprocessor_config.json", tmp_path)
-    classifier = Classifier(tmp_path)
+    classifier = Classifier(altered(tmp_path, **KINDS[kind]))
     logits, _ = classifier.look(open_image(picture, "it"))
     ours = classifier.probabilities(logits, classifier.start, classifier.own)
     wanted = {a["label"]: a["score"] for a in pipeline("image-classification", str(tmp_path), top_k=100)(str(picture))}
