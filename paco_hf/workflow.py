@@ -147,6 +147,8 @@ def train(
     checkpoints = list_checkpoints(folder) if run.resume else []
     if run.class_centers == "means" and not checkpoints:
         _say(main, _start_from_means(args, model, processor, images))
+    # As asked for: without a validation split the trainer turns `eval_strategy` off.
+    settings = resolved(run, args)
     trainer = _build_trainer(
         model,
         args,
@@ -158,7 +160,6 @@ def train(
         processing_class=processor,
         callbacks=list(callbacks),
     )
-    settings = resolved(run, args)
     if run.lora_rank:
         moments = 2 if "adam" in str(getattr(args.optim, "value", args.optim)) else 1
         _say(main, describe_training(trainer.model, moments))

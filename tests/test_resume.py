@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from paco_hf.cli import main
+
 SETTINGS = [
     "--dataset",
     "builtin",
@@ -104,3 +106,13 @@ def test_killed_and_resumed_is_bit_identical(tmp_path: Path, workers: int, backe
     logs = [(f / "log.jsonl").read_text().splitlines() for f in (tmp_path / "whole", folder)]
     assert len(logs[0]) == len(logs[1])
     assert not staging.exists()
+
+
+def test_finished_run_without_validation_is_left_as_it_is(tmp_path: Path, capsys) -> None:
+    command = ["train", *SETTINGS, "--validation_fraction", "0", "--max_steps", "1", "--output_dir", str(tmp_path)]
+    assert main(command) == 0
+    scores = (tmp_path / "metrics.json").stat()
+    capsys.readouterr()
+    assert main([*command, "--resume"]) == 0
+    assert "is finished; nothing to resume" in capsys.readouterr().out
+    assert (tmp_path / "metrics.json").stat() == scores
