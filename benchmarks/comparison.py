@@ -241,14 +241,15 @@ def table(flags: argparse.Namespace) -> None:
         for method in METHODS
     }
     all_scores = {method: scores(names) for method, names in done.items() if names}
-    print(f"\n| method | epochs | minutes | runs | {' | '.join(SCORES.values())} |\n|---|{'---|' * (len(SCORES) + 3)}")
+    head = " | ".join(["method", "epochs", "minutes", *SCORES.values(), "top-1 of each seed"])
+    print(f"\n| {head} |\n|{'---|' * (len(SCORES) + 4)}")
     for method, found in all_scores.items():
         own = read(done[method][0], "run.json")
         steps = epochs(BUDGET)[method] * (own["data"]["train"]["images"] // COMMON["per_device_train_batch_size"])
         # What the runs recorded has in it whatever else the machine did.
         minutes = steps * step_seconds()[method] / 60
-        cells = [_spread(values) for values in found.values()]
-        print(f"| {method} | {epochs(BUDGET)[method]} | {minutes:.0f} | {len(done[method])} | {' | '.join(cells)} |")
+        cells = [*(_spread(values) for values in found.values()), ", ".join(f"{v:.2f}" for v in found["accuracy"])]
+        print(f"| {method} | {epochs(BUDGET)[method]} | {minutes:.0f} | {' | '.join(cells)} |")
     print(f"\n| PaCo minus | {' | '.join(SCORES.values())} |\n|---|{'---|' * len(SCORES)}")
     for method in [method for method in all_scores if method != "paco"]:
         cells = [_difference(all_scores["paco"][key], all_scores[method][key]) for key in SCORES]
