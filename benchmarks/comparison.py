@@ -21,7 +21,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -70,15 +69,15 @@ ALTERNATIVE = {
 }
 
 
-def train_all(jobs: dict[str, dict[str, Any]], flags: argparse.Namespace, keep: Iterable[str] = ()) -> None:
+def train_all(jobs: dict[str, dict[str, Any]], flags: argparse.Namespace) -> None:
     """Run those `{name: settings}` without a record, `flags.jobs` at a time, each with its share of the cores."""
     missing = {name: settings for name, settings in jobs.items() if not (RECORDS / name / "run.json").is_file()}
     threads = max(1, own_cores() // flags.jobs)
     with ThreadPoolExecutor(flags.jobs) as pool:
-        list(pool.map(lambda name: _train(name, missing[name], flags, threads, keep), missing))
+        list(pool.map(lambda name: _train(name, missing[name], flags, threads), missing))
 
 
-def _train(name: str, settings: dict[str, Any], flags: argparse.Namespace, threads: int, keep: Iterable[str]) -> None:
+def _train(name: str, settings: dict[str, Any], flags: argparse.Namespace, threads: int) -> None:
     folder = Path(flags.folder) / name
     folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "paco_hf", "train", "--output_dir", str(folder), "--resume"]
@@ -91,14 +90,13 @@ def _train(name: str, settings: dict[str, Any], flags: argparse.Namespace, threa
     if result.returncode:
         raise SystemExit(f"{name} failed: {log.name} says why")
     (RECORDS / name).mkdir(parents=True, exist_ok=True)
-    for file in keep:
-        shutil.copy(folder / file, RECORDS / name / file)
-    if "recipe.yaml" in keep:
-        settings = public_settings(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
-        write_text(RECORDS / name / "recipe.yaml", as_yaml(settings))
+    settings = public_settings(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
+    write_text(RECORDS / name / "recipe.yaml", as_yaml(settings))
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     if name.startswith("tune/"):  # what the test split says of a trial must not be looked at
-        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        write_json(RECORDS / name / "metrics.json", {**metrics, "test": None})
+        metrics["test"] = None
+    write_json(RECORDS / name / "metrics.json", metrics)
+    shutil.copy(folder / "log.jsonl", RECORDS / name / "log.jsonl")
     shutil.copy(folder / "run.json", RECORDS / name / "run.json")  # the last: it tells a finished one
     print(f"{name}: {read(name, 'run.json')['training']['seconds']:.0f} s", flush=True)
 
@@ -200,7 +198,7 @@ def train(flags: argparse.Namespace) -> None:
             named = trials(method)
             settings = {**schedule(method, BUDGET), "validation_fraction": 0, "seed": seed}
             jobs[f"{method}-seed{seed}"] = {**settings, **named[max(named, key=trial_score)]}
-    train_all(jobs, flags, keep=["metrics.json", "recipe.yaml", "log.jsonl"])
+    train_all(jobs, flags)
 
 
 def precision(flags: argparse.Namespace) -> None:
@@ -212,7 +210,7 @@ def precision(flags: argparse.Namespace) -> None:
         for seed in flags.seeds
         for kind in ("bf16", "fp32")
     }
-    train_all(jobs, flags, keep=["metrics.json"])
+    train_all(jobs, flags)
 
 
 SCORES = {"accuracy": "top-1", "many": "many", "medium": "medium", "few": "few", "worst": "worst tenth"}

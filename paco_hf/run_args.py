@@ -268,7 +268,8 @@ class RunArguments:
             raise ValueError(f"eval_interpolation must be bilinear or bicubic, got {self.eval_interpolation!r}")
         if self.pretrained_file is not None and not Path(self.pretrained_file).is_file():
             raise ValueError(f"pretrained_file {self.pretrained_file!r} does not exist, or is no file")
-        self.backbone_options: dict[str, Any] = json_object(self.backbone_kwargs)
+        # Filled up once the images are known; `backbone_kwargs` stays as it was given.
+        self.backbone_options: dict[str, Any] = dict(json_object(self.backbone_kwargs))
         # What [`parse_run`] did to the learning rate, for the user to read.
         self.batch_note: str | None = None
         # Settings that are to be chosen from the size of the data.
@@ -467,7 +468,7 @@ def resolved(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any]:
         changed = f.name in _COMMON or f.name not in inherited or value != inherited[f.name].default
         if f.init and changed and isinstance(value, bool | int | float | str | None):
             settings[f.name] = value
-    settings["backbone_kwargs"] = run.backbone_options or None
+    settings["backbone_kwargs"] = json_object(run.backbone_kwargs) or None
     # Chosen once the images are known, as the backbone and the views are.
     settings["augment_backend"] = None if run.augment_backend == "auto" else run.augment_backend
     # bf16 and fp16 say what `precision` was resolved to.

@@ -108,11 +108,21 @@ def test_killed_and_resumed_is_bit_identical(tmp_path: Path, workers: int, backe
     assert not staging.exists()
 
 
-def test_finished_run_without_validation_is_left_as_it_is(tmp_path: Path, capsys) -> None:
-    command = ["train", *SETTINGS, "--validation_fraction", "0", "--max_steps", "1", "--output_dir", str(tmp_path)]
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("--validation_fraction", "0"),
+        # The size of the images is added to what is given.
+        ("--backbone", "vit_tiny_patch16_224", "--backbone_kwargs", '{"depth": 1}'),
+    ],
+    ids=["no validation", "keyword arguments"],
+)
+def test_finished_run_is_left_as_it_is(tmp_path: Path, capsys, settings: tuple[str, ...]) -> None:
+    command = ["train", *SETTINGS, *settings, "--max_steps", "1", "--output_dir", str(tmp_path)]
     assert main(command) == 0
     scores = (tmp_path / "metrics.json").stat()
-    capsys.readouterr()
-    assert main([*command, "--resume"]) == 0
-    assert "is finished; nothing to resume" in capsys.readouterr().out
+    for again in (command, [*command, "--recipe", str(tmp_path / "recipe.yaml")]):
+        capsys.readouterr()
+        assert main([*again, "--resume"]) == 0
+        assert "is finished; nothing to resume" in capsys.readouterr().out
     assert (tmp_path / "metrics.json").stat() == scores
