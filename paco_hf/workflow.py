@@ -138,8 +138,10 @@ def train(
     if run.class_centers not in ("random", "means"):
         stored = Embeddings.load(run.class_centers)
         _say(main, start_from_centers(model, stored, Path(run.class_centers).name))
+    # As asked for: without a validation split the trainer turns `eval_strategy` off.
+    settings = resolved(run, args)
     if run.dry_run:
-        _say(main, as_yaml(resolved(run, args)))
+        _say(main, as_yaml(settings))
         return None
 
     if args.device.type == "cpu":
@@ -147,8 +149,6 @@ def train(
     checkpoints = list_checkpoints(folder) if run.resume else []
     if run.class_centers == "means" and not checkpoints:
         _say(main, _start_from_means(args, model, processor, images))
-    # As asked for: without a validation split the trainer turns `eval_strategy` off.
-    settings = resolved(run, args)
     trainer = _build_trainer(
         model,
         args,
