@@ -24,7 +24,7 @@ import transformers
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from paco_hf.allocator import keep_freed_memory
+from paco_hf.utils.memory import keep_freed_memory
 
 from . import ours, plain
 from .machine import BUSY, ceilings, default_allocator, describe, peak_memory

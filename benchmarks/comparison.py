@@ -31,10 +31,11 @@ import scipy.stats
 import yaml
 from transformers import TrainerCallback
 
-from paco_hf.distributed import own_cores
-from paco_hf.run_args import parse_run
-from paco_hf.run_folder import as_yaml, public_settings, write_json, write_text
-from paco_hf.workflow import train as run
+from paco_hf.arguments.parser import parse_run
+from paco_hf.runs.redaction import public_settings
+from paco_hf.utils.files import as_yaml, write_json, write_text
+from paco_hf.utils.hardware import own_cores
+from paco_hf.workflows.train import train as run
 
 RECORDS = Path(__file__).parent / "comparison"
 METHODS = ("paco", "gpaco", "balanced_softmax", "ce")

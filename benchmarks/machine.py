@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from paco_hf.run_folder import cpu_name
+from paco_hf.utils.hardware import cpu_name
 
 LIBRARIES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate", "numpy", "pillow")
 BUSY = 0.5  # load average over a minute, above which timings mean little

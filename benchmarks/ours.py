@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 from transformers import AutoImageProcessor, TrainerCallback
 
-from paco_hf import PaCoForContrastiveTraining, PaCoForImageClassification, scoring, workflow
+from paco_hf import PaCoForContrastiveTraining, PaCoForImageClassification
 from paco_hf import paco_loss as package_loss
-from paco_hf.data.batched_views import BatchedView
-from paco_hf.data.benchmarks import CIFAR_MEAN, CIFAR_STD
-from paco_hf.data.splits import Images
-from paco_hf.inference import fast_forward
-from paco_hf.run_args import parse_run
+from paco_hf.arguments.parser import parse_run
+from paco_hf.data.augmentation.batched_transforms import BatchedView
+from paco_hf.data.images import Images
+from paco_hf.data.published import CIFAR_MEAN, CIFAR_STD
+from paco_hf.inference import logits as scoring
+from paco_hf.inference.forward import fast_forward
+from paco_hf.workflows import train as workflow
 
 from .plain import classify_photographs
 from .setup import Setup, builtin, classifier_folder, image_files, resnet50, training_images, training_rows

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from transformers import ResNetConfig, ResNetForImageClassification, pipeline
 
 import paco_hf  # noqa: F401  registers cifar_resnet32 in timm
-from paco_hf.data.benchmarks import CIFAR_MEAN, CIFAR_STD
+from paco_hf.data.published import CIFAR_MEAN, CIFAR_STD
 
 from .setup import (
     Setup,

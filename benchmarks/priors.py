@@ -11,11 +11,11 @@ import argparse
 
 import numpy as np
 
-from paco_hf.calibration import estimate_prior
-from paco_hf.data.splits import Images
-from paco_hf.evaluation import log_frequencies, shifted_prior, softmax
-from paco_hf.origin import load_evaluation
-from paco_hf.scoring import balanced_logits, group_counts
+from paco_hf.data.images import Images
+from paco_hf.evaluation.prior_estimation import estimate_prior
+from paco_hf.evaluation.priors import log_frequencies, shifted_prior, softmax
+from paco_hf.inference.logits import balanced_logits
+from paco_hf.workflows.evaluation_data import load_evaluation
 
 RATIO = 50
 DRAWS = 3
@@ -29,7 +29,7 @@ def main() -> None:
     flags = parser.parse_args()
     split, names = load_evaluation(flags.model, flags.dataset, dataset_path=flags.dataset_path)
     logits, labels, config = balanced_logits([flags.model], Images(split), names)
-    counts = np.asarray(group_counts(config))
+    counts = np.asarray(config.group_counts)
     logits = logits / (config.temperature or 1.0)
     probabilities = softmax(logits if config.logit_counts is None else logits - log_frequencies(config.logit_counts))
     size = len(labels) // 2

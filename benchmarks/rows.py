@@ -13,9 +13,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import paco_hf  # noqa: F401
-from paco_hf.data.benchmarks import BENCHMARKS
+from paco_hf.arguments.recipes import overview, read_recipe
 from paco_hf.data.long_tail import long_tailed_counts
-from paco_hf.recipe_book import overview, read_recipe
+from paco_hf.data.published import BENCHMARKS
 
 RATE = 25e12  # operations a second and GPU: what convolutions reach on a data-centre GPU in TF32 or half precision
 GPUS = {"imagenet": 8}  # the reference's README: 8 for ImageNet and ViTs, 4 for the long-tailed sets, 1 for CIFAR

@@ -13,9 +13,9 @@ from torch import Tensor
 from transformers import BitImageProcessor
 
 from paco_hf import PaCoForImageClassification
-from paco_hf.data.benchmarks import CIFAR_MEAN, CIFAR_STD
+from paco_hf.data.images import ImageData, Images
 from paco_hf.data.loading import load_data
-from paco_hf.data.splits import ImageData, Images
+from paco_hf.data.published import CIFAR_MEAN, CIFAR_STD
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -34,15 +34,19 @@ from torchvision.transforms import v2
 from tqdm.auto import tqdm
 from transformers import BitImageProcessor
 
-from paco_hf.allocator import keep_freed_memory
-from paco_hf.data import shards
+from paco_hf.data.augmentation.transforms import build_view
+from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
 from paco_hf.data.long_tail import long_tailed_counts, stratified_split
-from paco_hf.data.prepare import prepare
-from paco_hf.data.shards import LANES, ROWS_PER_GROUP, Manifest, ShardedImages, StreamSampler, labels_name
-from paco_hf.data.sources import Source, class_folders, image_tables
-from paco_hf.data.splits import Images
-from paco_hf.data.views import EpochSampler, ImageCollator, ViewsDataset, build_view
+from paco_hf.data.samplers import LANES, EpochSampler, StreamSampler
+from paco_hf.data.sources.folders import class_folders, image_tables
+from paco_hf.data.sources.source import Source
+from paco_hf.data.streaming import sharded_images as shards
+from paco_hf.data.streaming.manifest import ROWS_PER_GROUP, Manifest, labels_name
+from paco_hf.data.streaming.prepare import prepare
+from paco_hf.data.streaming.sharded_images import ShardedImages
+from paco_hf.data.torch_datasets import ImageCollator, ViewsDataset
+from paco_hf.utils.memory import keep_freed_memory
 
 from .bench import write_json
 from .machine import BUSY, describe

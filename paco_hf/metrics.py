@@ -1,5 +1,6 @@
 """Evaluation for long-tailed data: plain numpy functions of class ids and probabilities."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -253,3 +254,32 @@ def retrieval_precision(
         "per_class": [float(s / t) if t else None for s, t in zip(summed, total, strict=True)],
         "images": int(counted.sum()),
     }
+
+
+def shots(counts: Sequence[int]) -> tuple[int, int, int]:
+    """Classes with many (more than 100), medium (20 to 100) and few images."""
+    many, few = sum(n > 100 for n in counts), sum(n < 20 for n in counts)
+    return many, len(counts) - many - few, few
+
+
+GROUPS = ("many", "medium", "few")
+
+
+def group_of(counts: np.ndarray, many: int = 100, few: int = 20) -> np.ndarray:
+    """The group of each class as an index into [`GROUPS`]."""
+    return np.where(counts > many, 0, np.where(counts >= few, 1, 2))
+
+
+def headline(logits: np.ndarray, labels: Any, class_counts: Sequence[int] | None) -> dict[str, Any]:
+    """[`paco_hf.metrics.long_tailed_accuracy`] of logits `(N, C)`; without counts the groups are `None`."""
+    counts = class_counts or [0] * logits.shape[1]
+    result = long_tailed_accuracy(logits.argmax(axis=1), np.asarray(labels), counts)
+    return result if class_counts else {**result, "many": None, "medium": None, "few": None}
+
+
+def score_fields(predictions: Any, references: Any, config: Any) -> dict[str, float]:
+    """The numbers of [`long_tailed_accuracy`]; without class counts those that need no groups."""
+    counts = config.selection_counts or config.class_counts
+    result = long_tailed_accuracy(predictions, references, counts or [0] * config.num_labels)
+    groups = () if counts else ("many", "medium", "few")
+    return {name: value for name, value in result.items() if isinstance(value, float) and name not in groups}

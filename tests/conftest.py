@@ -16,8 +16,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from paco_hf.data import survey
-from paco_hf.run_args import RunArguments
+from paco_hf.arguments.arguments import RunArguments
+from paco_hf.data import image_checks as survey
 
 # The report of each of a hundred short runs would cost minutes; those that are about it ask for it.
 RunArguments.__dataclass_fields__["report"].default = False

@@ -12,7 +12,7 @@ import torch
 from transformers import TrainerCallback
 
 from paco_hf import PaCoConfig, PaCoForImageClassification, PaCoTrainer, PaCoTrainingArguments
-from paco_hf.distributed import exchange_rows, gather_rows, restore_rows, world_size
+from paco_hf.utils.distributed import exchange_rows, gather_rows, restore_rows, world_size
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 CASES = {

@@ -11,8 +11,7 @@ from accelerate import skip_first_batches
 
 from paco_hf import PaCoConfig, PaCoForImageClassification, PaCoTrainer, PaCoTrainingArguments
 from paco_hf.data.loading import load_data
-from paco_hf.data.shards import LANES, StreamSampler
-from paco_hf.data.views import EpochIndex
+from paco_hf.data.samplers import LANES, EpochIndex, StreamSampler
 
 BATCH, BUFFER, EPOCHS = 4, 128, 2
 

@@ -9,15 +9,15 @@ import pytest
 from transformers import pipeline
 
 from paco_hf import PaCoConfig
-from paco_hf.assessment import update_config
-from paco_hf.cards import write_card
 from paco_hf.cli import main
+from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
-from paco_hf.data.splits import Images
-from paco_hf.evaluation import softmax
+from paco_hf.evaluation.priors import softmax
+from paco_hf.inference.logits import balanced_logits
 from paco_hf.metrics import expected_calibration_error
-from paco_hf.origin import load_evaluation
-from paco_hf.scoring import balanced_logits
+from paco_hf.reports.model_card import write_card
+from paco_hf.workflows.calibrate import update_config
+from paco_hf.workflows.evaluation_data import load_evaluation
 
 FAST = [
     "--max_steps",

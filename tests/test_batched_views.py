@@ -11,13 +11,13 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from paco_hf.data import batched_ops as batched
-from paco_hf.data import batched_views
-from paco_hf.data.batched_ops import OPERATIONS
-from paco_hf.data.batched_views import BATCHED_VIEWS, BatchedView, BatchedViews, batched_obstacle
+from paco_hf.data.augmentation import batched_functional as batched
+from paco_hf.data.augmentation import batched_transforms as batched_views
+from paco_hf.data.augmentation.batched_functional import OPERATIONS
+from paco_hf.data.augmentation.batched_transforms import BATCHED_VIEWS, BatchedView, BatchedViews, batched_obstacle
+from paco_hf.data.augmentation.transforms import VIEWS, build_view
+from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
-from paco_hf.data.splits import Images
-from paco_hf.data.views import VIEWS, build_view
 
 AUTO = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10, fill=[128, 128, 128])
 KIND = {name: kind for kind, name in enumerate(OPERATIONS)}

@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import bench, growth
 from benchmarks.machine import peak_memory
-from paco_hf.allocator import keep_freed_memory
+from paco_hf.utils.memory import keep_freed_memory
 
 
 def test_rows_are_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

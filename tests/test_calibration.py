@@ -11,13 +11,14 @@ from sklearn.metrics import log_loss
 from transformers import pipeline
 
 from paco_hf import PaCoConfig, PaCoForImageClassification
-from paco_hf.calibration import estimate_prior, fit_temperature
 from paco_hf.cli import main
+from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
-from paco_hf.data.splits import Images
-from paco_hf.evaluation import shifted_prior, softmax
+from paco_hf.evaluation.prior_estimation import estimate_prior
+from paco_hf.evaluation.priors import shifted_prior, softmax
+from paco_hf.evaluation.temperature import fit_temperature
+from paco_hf.inference.logits import balanced_logits
 from paco_hf.metrics import expected_calibration_error
-from paco_hf.scoring import balanced_logits
 
 PUBLISHED = Path(__file__).parents[1] / "model_cards" / "paco-resnet32-cifar100-lt-100"
 

@@ -10,14 +10,14 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
-from paco_hf.callbacks import TrainingTime
-from paco_hf.card_text import guessing
-from paco_hf.cards import recipe_card, recipe_cards, write_card
+from paco_hf.arguments.recipes import read_recipe, recipe_names
 from paco_hf.cli import main
 from paco_hf.data.long_tail import long_tailed_counts
-from paco_hf.plots import CAPTIONS
-from paco_hf.recipe_book import read_recipe, recipe_names
-from paco_hf.run_folder import public_name, public_settings
+from paco_hf.reports.model_card import recipe_card, recipe_cards, write_card
+from paco_hf.reports.model_card_text import guessing
+from paco_hf.reports.plots import CAPTIONS
+from paco_hf.runs.redaction import public_name, public_settings
+from paco_hf.trainer.callbacks import TrainingTime
 
 MODEL_CARDS = Path(__file__).parents[1] / "model_cards"
 SHORT = [

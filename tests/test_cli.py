@@ -16,8 +16,8 @@ from transformers import pipeline
 
 import paco_hf
 from paco_hf.cli import main
+from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
-from paco_hf.data.splits import Images
 
 SHORT = [
     "--backbone",
@@ -97,7 +97,7 @@ def test_resolved_recipe_reproduces_the_run(run: Path, tmp_path) -> None:
 
 
 def test_flags_win_over_the_recipe() -> None:
-    from paco_hf.run_args import parse_run
+    from paco_hf.arguments.parser import parse_run
 
     run, args = parse_run(["--recipe", "paco-resnet32-cifar100-lt-100", "--queue_size", "77", "--output_dir", "x"])
     assert (run.dataset, run.imbalance_factor, run.validation_fraction) == ("cifar100-lt", 100, 0)

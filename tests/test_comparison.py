@@ -22,9 +22,9 @@ from pages import (
 )
 from PIL import Image
 
-from paco_hf.comparison import EVALUATION
-from paco_hf.plots import SERIES, plot_curves, plot_training
-from paco_hf.report import compare_runs, comparison_text, write_comparison
+from paco_hf.reports.comparison_report import comparison_text, write_comparison
+from paco_hf.reports.plots import SERIES, plot_curves, plot_training
+from paco_hf.reports.run_comparison import EVALUATION, compare_runs
 
 
 def make_run(

@@ -18,8 +18,8 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, pi
 
 from paco_hf import PaCoForContrastiveTraining
 from paco_hf.cli import main
-from paco_hf.data.benchmarks import INAT_MEAN, INAT_STD
-from paco_hf.reference import load_reference_checkpoint
+from paco_hf.conversion.reference_checkpoint import load_reference_checkpoint
+from paco_hf.data.published import INAT_MEAN, INAT_STD
 
 TINY = "convert_resnet_tiny"  # 12 classes
 # Of each listing, a recipe that it is of.

@@ -16,18 +16,11 @@ from PIL import Image
 from transformers import BitImageProcessor
 
 from paco_hf.data import class_counts, long_tailed_counts, long_tailed_indices, stratified_split
+from paco_hf.data.augmentation.transforms import VIEWS, Cutout, build_view
+from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
-from paco_hf.data.splits import Images
-from paco_hf.data.views import (
-    VIEWS,
-    Cutout,
-    EpochIndex,
-    EpochSampler,
-    ImageCollator,
-    ViewsDataset,
-    WholeImages,
-    build_view,
-)
+from paco_hf.data.samplers import EpochIndex, EpochSampler
+from paco_hf.data.torch_datasets import ImageCollator, ViewsDataset, WholeImages
 
 CIFAR_FOLDER = Path(__file__).parents[2] / "shared" / "data" / "cifar100_lt"
 
@@ -134,7 +127,7 @@ def write_parquet(folder: Path, labels: list, features: Features, images: list |
 
 
 def test_full_cifar_columns_give_the_references_selection(tmp_path, monkeypatch) -> None:
-    from paco_hf.data import benchmarks
+    from paco_hf.data import published as benchmarks
 
     small = benchmarks.Benchmark("nobody/none", "img", "fine_label", n_max=10, num_classes=3)
     monkeypatch.setitem(benchmarks.BENCHMARKS, "cifar100-lt", small)

@@ -21,11 +21,12 @@ from transformers import pipeline
 
 from paco_hf import PaCoForImageClassification
 from paco_hf.cli import main
-from paco_hf.data.splits import open_image
-from paco_hf.demo import ALL_EQUAL, AS_TRAINED, OWN, Classifier, build_demo, prior_at
-from paco_hf.embedding import Embeddings
-from paco_hf.nearest import NearestImages
-from paco_hf.scoring import load_classifier
+from paco_hf.inference.features import Embeddings
+from paco_hf.inference.image_index import NearestImages
+from paco_hf.inference.load_model import load_classifier
+from paco_hf.utils.images import open_image
+from paco_hf.webapp.app import build_demo
+from paco_hf.webapp.classifier import ALL_EQUAL, AS_TRAINED, OWN, Classifier, prior_at
 
 PUBLISHED = Path(__file__).parents[1] / "model_cards" / "paco-resnet32-cifar100-lt-100"
 pytest.importorskip("gradio")

@@ -10,9 +10,9 @@ import pytest
 import torch
 import yaml
 
+from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
-from paco_hf.data.splits import Images
-from paco_hf.scoring import score
+from paco_hf.inference.logits import score
 
 WORKER = str(Path(__file__).parent / "distributed_worker.py")
 GATHERED = ["gpaco_gathered", "multitask_gathered", "ce", "balanced_softmax"]

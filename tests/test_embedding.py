@@ -13,8 +13,9 @@ from test_trainer import make_model
 from transformers import AutoImageProcessor, AutoModel, pipeline
 
 from paco_hf.cli import main
-from paco_hf.embedding import Embeddings, embed_files, start_from_centers
+from paco_hf.inference.features import Embeddings, embed_files
 from paco_hf.metrics import retrieval_precision
+from paco_hf.trainer.class_centers import start_from_centers
 
 PUBLISHED = Path(__file__).parents[1] / "model_cards" / "paco-resnet32-cifar100-lt-100"
 

@@ -7,8 +7,10 @@ import pytest
 import scipy.stats
 from sklearn.metrics import brier_score_loss, log_loss
 
-from paco_hf.evaluation import GROUPS, bootstrap, evaluate_logits, shifted_prior, softmax
-from paco_hf.metrics import expected_calibration_error, long_tailed_accuracy
+from paco_hf.evaluation.analysis import evaluate_logits
+from paco_hf.evaluation.intervals import bootstrap
+from paco_hf.evaluation.priors import shifted_prior, softmax
+from paco_hf.metrics import GROUPS, expected_calibration_error, long_tailed_accuracy
 
 
 def problem(n: int = 3000, classes: int = 12, seed: int = 0) -> tuple[np.ndarray, np.ndarray, list[int]]:

@@ -17,10 +17,12 @@ from PIL import Image
 from timm.data import create_transform, resolve_data_config
 from torch import nn
 
-from paco_hf import PaCoForContrastiveTraining, PaCoForImageClassification, export
+from paco_hf import PaCoForContrastiveTraining, PaCoForImageClassification
 from paco_hf.cli import main
-from paco_hf.export import export_onnx, export_timm
-from paco_hf.preprocessing import build_processor
+from paco_hf.conversion import to_onnx as export
+from paco_hf.conversion.to_onnx import export_onnx
+from paco_hf.conversion.to_timm import export_timm
+from paco_hf.models.image_processing import build_processor
 
 NAMES = ["newt", "auk", "ibis", "yak", "eel"]
 NARROW = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16], "zero_init_last": False}
@@ -295,7 +297,7 @@ def test_onnx_says_that_the_size_is_fixed(tmp_path, kind, dynamic_size, reason):
 
 @pytest.mark.slow
 def test_onnx_that_differs_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "_difference", lambda expected, actual: math.nan)
+    monkeypatch.setattr(export, "largest_difference", lambda expected, actual: math.nan)
     with pytest.raises(ValueError, match="onnxruntime differs from the model by nan"):
         export_onnx(build("mixer"), tmp_path / "x")
     assert not list(tmp_path.iterdir())

@@ -178,7 +178,7 @@ def test_train_push_and_load_elsewhere(hub: Hub, computer: Computer, run_folder:
         answers.append(json.loads(done.stdout))
     assert answers[0][0] == answers[1][0]
     assert answers[0][0][0]["label"].startswith("bird ")
-    assert answers[0][1] == "paco_hf.modeling_paco"
+    assert answers[0][1] == "paco_hf.models.modeling_paco"
     assert answers[1][1].startswith("transformers_modules.ada.")
     (predicted,) = json.loads(computer.paco_hf("predict", REPO, image, "--json", token=None))
     assert predicted["label"] == answers[0][0][0]["label"]

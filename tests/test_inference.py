@@ -9,13 +9,13 @@ import torch
 from transformers import AutoImageProcessor, pipeline
 
 from paco_hf import PaCoConfig, PaCoForImageClassification
-from paco_hf.data.benchmarks import CIFAR_MEAN, CIFAR_STD
+from paco_hf.data.images import Images, LabelledImages
 from paco_hf.data.loading import load_data
-from paco_hf.data.splits import Images, LabelledImages
-from paco_hf.inference import fast_forward
-from paco_hf.preprocessing import build_processor
-from paco_hf.scoring import score
-from paco_hf.training_args import hardware_precision
+from paco_hf.data.published import CIFAR_MEAN, CIFAR_STD
+from paco_hf.inference.forward import fast_forward
+from paco_hf.inference.logits import score
+from paco_hf.models.image_processing import build_processor
+from paco_hf.utils.hardware import hardware_precision
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from paco_hf import launch
+from paco_hf.cli import launcher as launch
 from paco_hf.cli import main
-from paco_hf.launch import check_processes, in_processes
+from paco_hf.cli.launcher import check_processes, in_processes
 
 TRAINING = Path(__file__).parents[1] / "training"
 CONFIGS = TRAINING / "accelerate_configs"

@@ -5,9 +5,11 @@ import json
 import miniature
 import pytest
 
-from paco_hf.data import benchmarks, inspection, lists
-from paco_hf.data.benchmarks import BENCHMARKS, Canonical
-from paco_hf.data.lists import differences, git_blob_id, parse_list, read_list, recognise
+from paco_hf.data import image_lists as lists
+from paco_hf.data import published as benchmarks
+from paco_hf.data import verification as inspection
+from paco_hf.data.image_lists import differences, git_blob_id, parse_list, read_list, recognise
+from paco_hf.data.published import BENCHMARKS, Canonical
 
 
 def test_blob_id_is_gits() -> None:

@@ -14,7 +14,7 @@ from transformers import AutoModelForImageClassification, pipeline
 
 from paco_hf import PaCoConfig, PaCoForContrastiveTraining, PaCoForImageClassification
 from paco_hf.cli import main
-from paco_hf.lora import (
+from paco_hf.models.lora import (
     ADAPTER_NAME,
     add_adapter,
     base_digest,

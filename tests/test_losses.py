@@ -9,8 +9,10 @@ import torch
 import torch.nn.functional as F
 from conftest import FULL_GOLDENS, HERE, golden
 
-from paco_hf import anchor_terms, balanced_softmax_loss, multitask_loss, paco_loss
-from paco_hf.losses import ClassificationLoss, ContrastiveLoss, log_class_prior
+from paco_hf import balanced_softmax_loss, multitask_loss, paco_loss
+from paco_hf.losses import contrastive_terms as anchor_terms
+from paco_hf.losses.functional import log_class_prior
+from paco_hf.losses.modules import ClassificationLoss, ContrastiveLoss
 
 GOLDENS = sorted({p.name for folder in (HERE / "goldens", FULL_GOLDENS) for p in folder.glob("loss_*.safetensors")})
 

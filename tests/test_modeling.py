@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, BitImageProcessor
 
 from paco_hf import PaCoConfig, PaCoForContrastiveTraining, PaCoForImageClassification, PaCoModel
-from paco_hf.modeling_training import FeatureQueue
+from paco_hf.models.feature_queue import FeatureQueue
 
 BACKBONES = [
     ("resnet18", {}, 64),
@@ -383,11 +383,12 @@ loaded, before = set(sys.modules), time.perf_counter()
 import paco_hf
 took = time.perf_counter() - before
 new = set(sys.modules) - loaded
-heavy = ("transformers.trainer", "datasets", "evaluate", "matplotlib", "torchvision.transforms.v2", "paco_hf.trainer")
-heavy += ("paco_hf.data",)
+heavy = ("transformers.trainer", "datasets", "evaluate", "matplotlib", "torchvision.transforms.v2")
+heavy += ("paco_hf.trainer.paco_trainer", "paco_hf.data.loading")
 assert not new.intersection(heavy), new.intersection(heavy)
 print(took)
-paco_hf.PaCoTrainer, paco_hf.metrics.long_tailed_accuracy, paco_hf.data.long_tailed_counts, paco_hf.conversion
+paco_hf.PaCoTrainer, paco_hf.metrics.long_tailed_accuracy, paco_hf.data.long_tailed_counts
+paco_hf.conversion.load_reference_checkpoint
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -6,8 +6,8 @@ from test_trainer import make_model, make_trainer, weights
 from transformers import TrainerCallback
 
 from paco_hf import PaCoConfig, PaCoForContrastiveTraining, PaCoForImageClassification
-from paco_hf.optimizer import freeze_convolutions
-from paco_hf.schedules import mae
+from paco_hf.trainer.optimizer import freeze_convolutions
+from paco_hf.trainer.schedules import mae
 
 BLOCKS, DECAY, RATE = 2, 0.65, 0.1
 VIT = {"embed_dim": 32, "depth": BLOCKS, "num_heads": 2, "img_size": 32, "global_pool": "avg"}

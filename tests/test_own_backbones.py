@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from test_cli import complaint
 from timm.models import save_for_hf
 
-from paco_hf.modeling_paco import PaCoForImageClassification
-from paco_hf.run_args import parse_run
-from paco_hf.suggestions import suggested_settings
+from paco_hf.arguments.auto_settings import suggested_settings
+from paco_hf.arguments.parser import parse_run
+from paco_hf.models.modeling_paco import PaCoForImageClassification
 
 # ---- backbones
 

@@ -21,13 +21,14 @@ from safetensors.torch import load
 from test_cli import complaint
 
 from paco_hf.cli import main
-from paco_hf.data.carve import carved_again, check_source, divide, public_manifest, report, source_of
+from paco_hf.data.image_checks import survey
+from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
-from paco_hf.data.splits import Images
-from paco_hf.data.survey import survey
-from paco_hf.modeling_paco import PaCoForImageClassification
-from paco_hf.origin import check_same_test, load_evaluation
-from paco_hf.scoring import score
+from paco_hf.data.split_manifest import carved_again, check_source, public_manifest, source_of
+from paco_hf.data.splitting import divide, report
+from paco_hf.inference.logits import score
+from paco_hf.models.modeling_paco import PaCoForImageClassification
+from paco_hf.workflows.evaluation_data import check_same_test, load_evaluation
 
 # ---- one command
 
@@ -83,8 +84,8 @@ from paco_hf.cli import main
 command = ["train", "--dataset", "ada/flowers", "--max_steps", "2", "--backbone"]
 assert main([*command, "cifar_resnet20", "--report", "true", "--output_dir", {str(tmp_path / "run")!r}]) == 0
 assert main([*command, "hf://ada/mine", "--freeze_backbone", "true", "--output_dir", {str(tmp_path / "hub")!r}]) == 0
-from paco_hf.origin import load_evaluation
-from paco_hf.hub import push
+from paco_hf.workflows.evaluation_data import load_evaluation
+from paco_hf.hub.upload import push
 push({str(tmp_path / "run")!r}, "ada/model")
 HfApi().create_repo("ada/several", repo_type="dataset")
 several = [{{"config_name": name, "data_files": name + "/*.parquet"}} for name in ("small", "large")]

@@ -15,10 +15,11 @@ from PIL import Image
 from test_cli import complaint
 
 from paco_hf.cli import main
-from paco_hf.data.carve import divide, report
+from paco_hf.data.image_checks import survey
+from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
-from paco_hf.data.splits import Images, open_image
-from paco_hf.data.survey import survey
+from paco_hf.data.splitting import divide, report
+from paco_hf.utils.images import open_image
 
 # ---- columns, splits, labels
 

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from paco_hf.data import prepare as module
-from paco_hf.data.inspection import counts_of, describe_counts, verify
 from paco_hf.data.loading import load_data
-from paco_hf.data.prepare import prepare
-from paco_hf.data.shards import Manifest
+from paco_hf.data.streaming import prepare as module
+from paco_hf.data.streaming.manifest import Manifest
+from paco_hf.data.streaming.prepare import prepare
+from paco_hf.data.verification import counts_of, describe_counts, verify
 
 SMALL = 20_000  # bytes of a shard: several shards of a miniature
 

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from paco_hf import PaCoForImageClassification
-from paco_hf.run_args import parse_run
+from paco_hf.arguments.parser import parse_run
 
 TINY = {"embed_dim": 32, "depth": 2, "num_heads": 2}
 

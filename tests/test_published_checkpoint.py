@@ -7,9 +7,9 @@ import numpy as np
 from transformers import pipeline
 
 import paco_hf
+from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
-from paco_hf.data.splits import Images
-from paco_hf.modeling_paco import CODE_FILES
+from paco_hf.models.modeling_paco import CODE_FILES
 
 FOLDER = Path(__file__).parents[1] / "model_cards" / "paco-resnet32-cifar100-lt-100"
 
@@ -32,5 +32,5 @@ def test_it_classifies_as_its_card_says() -> None:
 
 def test_its_code_is_that_of_the_package() -> None:
     for name in CODE_FILES:
-        own = Path(paco_hf.__file__).with_name(name).read_text()
-        assert (FOLDER / name).read_text() == own, f"copy paco_hf/{name} to {FOLDER.name}"
+        own = (Path(paco_hf.__file__).parent / "models" / name).read_text()
+        assert (FOLDER / name).read_text() == own, f"copy paco_hf/models/{name} to {FOLDER.name}"

@@ -16,8 +16,8 @@ from safetensors.torch import save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 import paco_hf  # noqa: F401
-from paco_hf.data.benchmarks import BENCHMARKS
-from paco_hf.recipe_book import read_recipe, recipe_names
+from paco_hf.arguments.recipes import read_recipe, recipe_names
+from paco_hf.data.published import BENCHMARKS
 
 TRAINING = Path(__file__).parents[1] / "training"
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch"]

@@ -7,9 +7,10 @@ import yaml
 from test_cli import complaint
 
 from paco_hf import PaCoTrainingArguments
+from paco_hf.arguments.parser import parse_run, resolved_recipe
+from paco_hf.arguments.recipes import overview, read_recipe, recipe_names
+from paco_hf.arguments.resolve import resolved
 from paco_hf.cli import main
-from paco_hf.recipe_book import overview, read_recipe, recipe_names
-from paco_hf.run_args import parse_run, resolved, resolved_recipe
 
 # By row: the recipe, the figure reported, prior, views and precision.
 WHAT = """

@@ -10,7 +10,11 @@ import torch
 from conftest import doubled, golden, golden_path, seeded_images, weight_by_rule
 
 from paco_hf import PaCoForContrastiveTraining, paco_loss
-from paco_hf.reference import _RESNET_PREFIXES, _translate, load_reference_checkpoint
+from paco_hf.conversion.reference_checkpoint import (
+    _RESNET_PREFIXES,
+    _translate,
+    load_reference_checkpoint,
+)
 
 TINY_VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 64, "depth": 3, "num_heads": 4}
 FULL_SIZE = {

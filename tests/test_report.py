@@ -10,8 +10,8 @@ import pytest
 from pages import assert_self_contained, assert_well_formed, browse, in_chromium, on_paper, rows_of
 from PIL import Image
 
-from paco_hf.plots import COUNTS_NAME, FREQUENCY_NAME, PRIOR_NAME, RELIABILITY_NAME
-from paco_hf.report import write_report
+from paco_hf.reports.evaluation_report import write_report
+from paco_hf.reports.plots import COUNTS_NAME, FREQUENCY_NAME, PRIOR_NAME, RELIABILITY_NAME
 
 GROUPS = ("many", "medium", "few")
 NASTY = ["<script>alert(1)</script>", "mouse, house", "Ærø & Ørsted", "\"quoted\" 'name'", "山猫", "{{ 7 * 7 }}"]

@@ -7,7 +7,7 @@ import pytest
 from conftest import golden_path
 
 from paco_hf import PaCoTrainingArguments
-from paco_hf.schedules import EPOCH_SCHEDULES, mae, step_factor
+from paco_hf.trainer.schedules import EPOCH_SCHEDULES, mae, step_factor
 
 ENTRIES = json.loads(golden_path("lr_schedules.json").read_text())
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from benchmarks import streaming
 from paco_hf.data.loading import load_data
-from paco_hf.data.prepare import prepare
-from paco_hf.data.shards import ShardedImages
+from paco_hf.data.streaming.prepare import prepare
+from paco_hf.data.streaming.sharded_images import ShardedImages
 
 
 def test_its_tables_have_their_rows(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

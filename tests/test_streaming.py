@@ -13,8 +13,10 @@ import pytest
 import torch
 
 from paco_hf.data.loading import load_data
-from paco_hf.data.prepare import prepare
-from paco_hf.data.shards import LANES, ROWS_PER_GROUP, ShardedImages, StreamSampler
+from paco_hf.data.samplers import LANES, StreamSampler
+from paco_hf.data.streaming.manifest import ROWS_PER_GROUP
+from paco_hf.data.streaming.prepare import prepare
+from paco_hf.data.streaming.sharded_images import ShardedImages
 
 WORKER = Path(__file__).parent / "stream_worker.py"
 IMAGES = 330

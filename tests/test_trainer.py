@@ -18,8 +18,8 @@ from paco_hf import (
     PaCoTrainingArguments,
     paco_loss,
 )
-from paco_hf.data.views import WholeImages
-from paco_hf.schedules import EPOCH_SCHEDULES
+from paco_hf.data.torch_datasets import WholeImages
+from paco_hf.trainer.schedules import EPOCH_SCHEDULES
 
 COUNTS = [9, 7, 5, 3, 2]
 

@@ -13,17 +13,10 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from torchvision.transforms import v2
 from transformers import BitImageProcessor
 
-from paco_hf.data.batched_views import batched_obstacle
-from paco_hf.data.views import (
-    VIEWS,
-    EpochIndex,
-    GaussianBlur,
-    ImageCollator,
-    ViewsDataset,
-    build_view,
-    rand_augment,
-    view_operations,
-)
+from paco_hf.data.augmentation.batched_transforms import batched_obstacle
+from paco_hf.data.augmentation.transforms import VIEWS, GaussianBlur, build_view, rand_augment, view_operations
+from paco_hf.data.samplers import EpochIndex
+from paco_hf.data.torch_datasets import ImageCollator, ViewsDataset
 
 FILL = (124, 116, 104)
 INTERPOLATIONS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)

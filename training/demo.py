@@ -12,8 +12,8 @@ from transformers import pipeline
 
 import paco_hf  # noqa: F401  registers the models for `pipeline`
 from paco_hf.cli import main
+from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
-from paco_hf.data.splits import Images
 
 FOLDER = Path("runs/demo")
 METHODS = {"paco": "PaCo", "balanced_softmax": "balanced softmax", "ce": "cross-entropy"}

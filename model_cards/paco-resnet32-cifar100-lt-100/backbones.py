@@ -103,6 +103,7 @@ _DEFAULT_CFG = {
     "first_conv": "conv1",
     "classifier": "fc",
 }
+
 default_cfgs = generate_default_cfgs(
     {f"cifar_resnet{depth}.untrained": dict(_DEFAULT_CFG) for depth in (20, 32, 44, 50, 56)}
 )

@@ -57,6 +57,11 @@ class PaCoConfig(PreTrainedConfig):
         super().__init__(**kwargs)
         self.check()
 
+    @property
+    def group_counts(self) -> list[int] | None:
+        """Training images of each class, by which the groups many, medium and few are formed."""
+        return self.selection_counts or self.class_counts
+
     def check(self) -> None:
         """Raise `ValueError` where the fields contradict each other."""
         if not isinstance(self.backbone, str) or not self.backbone:

@@ -34,6 +34,7 @@ def _resume_statistics(module: Any, inputs: Any, output: Any) -> None:
 
 # What lies beside the weights, so that `trust_remote_code=True` loads them where this package is not installed.
 CODE_FILES = ("configuration_paco.py", "modeling_paco.py", "backbones.py")
+
 _AUTO_MAP = {
     "AutoConfig": "configuration_paco.PaCoConfig",
     "AutoModel": "modeling_paco.PaCoModel",

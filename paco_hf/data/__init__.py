@@ -1,5 +1,5 @@
-"""Data: long-tailed selections, the data sets, and the augmented views."""
+"""Long-tailed image data: where it comes from, its splits, and augmented views of it."""
 
-from .long_tail import class_counts, long_tailed_counts, long_tailed_indices, stratified_split
+import lazy_loader
 
-__all__ = ["class_counts", "long_tailed_counts", "long_tailed_indices", "stratified_split"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,19 +1,21 @@
 """From the name of a data set, a folder or a Hub id to its splits, with the long-tailed selection made."""
 
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from .benchmarks import BENCHMARKS, CIFAR_MEAN, CIFAR_STD, Benchmark
-from .lists import ILSVRC, ImageList, check_split, class_names, differences, read_list
+from .image_lists import ILSVRC, class_names, differences, tree_lists
+from .images import ImageData, LabelledImages
 from .long_tail import long_tailed_counts, long_tailed_indices
-from .own import OwnSource, open_own
-from .shards import Manifest, is_prepared
-from .sources import ShardSource, Source, class_folders, image_tables, list_files, load_folder, load_hub, test_key
-from .splits import ImageData, LabelledImages
+from .published import BENCHMARKS, CIFAR_MEAN, CIFAR_STD, Benchmark
+from .sources.folders import class_folders, image_tables, list_files, load_folder
+from .sources.hub_dataset import load_hub
+from .sources.source import Source, test_key
+from .sources.user_dataset import OwnSource, open_own
+from .streaming.manifest import Manifest, is_prepared
+from .streaming.shard_source import ShardSource
 
 BUILTIN = Path(__file__).parent / "builtin"
 
@@ -35,7 +37,7 @@ def load_data(
 
     Args:
         dataset (`str`, *optional*, defaults to `"builtin"`): `builtin`; a name of
-            [`paco_hf.data.benchmarks.BENCHMARKS`]; a folder (prepared, of class folders, or of files of rows named
+            [`paco_hf.data.published.BENCHMARKS`]; a folder (prepared, of class folders, or of files of rows named
             after their splits); a CSV, TSV, JSON or parquet file; or the id of a data set on the Hub.
         dataset_path (`str`, *optional*): where a named benchmark lies, instead of the Hub: a prepared folder, the
             official folder tree, or (ImageNet, CIFAR) parquet files.
@@ -229,47 +231,6 @@ def _open_prepared(
         for split, content in manifest.splits.items()
     }
     return Source(dataset, DatasetDict(splits), "image", "label")
-
-
-def tree_lists(
-    dataset: str, benchmark: Benchmark, root: Path, given: dict[str, str], needs_train: bool = True
-) -> dict[str, ImageList]:
-    """The lists of a benchmark by split: those given, and those that lie in `root` under their official names.
-
-    Raises:
-        ValueError: there is no training list, or one that is another split's or contradicts it.
-    """
-    found = dict(given)
-    for split, candidates in benchmark.lists.items():
-        lying = [root / name for name in candidates if (root / name).is_file()]
-        if split not in found and lying:
-            found[split] = str(lying[0])
-    if benchmark.needs_list and needs_train and "train" not in found:
-        raise ValueError(
-            f"{root} has no list of {dataset}'s training images ({' or '.join(benchmark.lists['train'])}): put it "
-            "there, or give it (--train_list, in `data prepare` --list)"
-        )
-    result = {}
-    for split, source in found.items():
-        result[split] = read_list(source, dataset)
-        check_split(result[split], dataset, split)
-    for one, other in combinations(result.values(), 2):
-        both = set(one.paths) & set(other.paths)
-        if both:
-            raise ValueError(
-                f"{len(both)} images are in {one.name} as well as in {other.name}, such as {min(both)}: images to "
-                "train on cannot be scored"
-            )
-    if "train" in result:
-        folders = result["train"].folders
-        for image_list in result.values():
-            for label, folder in enumerate(image_list.folders):
-                if folder and (label >= len(folders) or folders[label] != folder):
-                    raise ValueError(
-                        f"{image_list.name} has {folder!r} as class {label}, which is "
-                        f"{folders[label] if label < len(folders) else 'no class'!r} in {result['train'].name}"
-                    )
-    return result
 
 
 def _open_tree(dataset: str, benchmark: Benchmark, root: Path, given: dict[str, str], test_only: bool) -> DatasetDict:

@@ -1,0 +1,91 @@
+"""Settings that fit a data set of one's own, where the user and no recipe chose any."""
+
+import math
+from typing import Any
+
+from ..models.image_processing import SMALL_IMAGE
+
+# What `suggested_settings` may choose, and so what a finished run may differ in from the defaults.
+SUGGESTED = (
+    "num_train_epochs",
+    "per_device_train_batch_size",
+    "learning_rate",
+    "epoch_schedule",
+    "warmup_epochs",
+    "queue_size",
+    "projection_dim",
+    "key_momentum",
+    "temperature",
+    "alpha",
+)
+
+_FEW, _SOME, _MANY = 2000, 5000, 50_000  # training images
+
+
+def suggested_settings(
+    images: int,
+    image_size: int,
+    pretrained: bool,
+    loss: str = "paco",
+    batch: int | None = None,
+    epochs: float | None = None,
+    max_steps: int = 0,
+) -> dict[str, Any]:
+    """Settings for a data set of its size.
+
+    What is known are the recipes of the papers: CIFAR-100-LT (10,847 images of 32 pixels: queue 1024, projection 32,
+    alpha 0.01, temperature 0.05, learning rate 0.05 to 0.1 at a batch of 128) and ImageNet-LT (115,846 images: queue
+    8192, projection 128, alpha 0.05, temperature 0.2). Between and below them this package interpolates:
+
+    * The queue holds about a tenth of the images, as in both recipes; a longer one would hold an image's old features
+      beside its new ones.
+    * The batch shrinks with the data, so that an epoch keeps its steps, and is a quarter of the images at most.
+    * alpha and temperature are CIFAR's for less than 50,000 images, the temperature also for small images.
+    * The key encoder's momentum of 0.999 averages over a thousand steps, too slow for trainings of less than 10,000.
+    * From scratch the images are seen as often as the steps need; pretrained weights need fewer passes, at a fifth of
+      the rate, or they are lost. The rate is proportional to the batch and follows a cosine after a warm-up over a
+      tenth of the epochs.
+
+    Args:
+        images (`int`): to train on.
+        image_size (`int`): side of the input in pixels.
+        pretrained (`bool`): whether the backbone starts from pretrained weights.
+        loss (`str`, *optional*, defaults to `"paco"`): the baselines have no queue.
+        batch, epochs, max_steps (*optional*): what the user chose; the rest follows it. `batch` is the global one.
+
+    Returns:
+        settings by name; the batch as `batch`, over all processes.
+    """
+    small = image_size <= SMALL_IMAGE
+    if batch is None:
+        usual = 128 if images >= _SOME else 64 if images >= 1000 else 32
+        batch = min(max(min(usual, images // 4), 8), images)
+    if epochs is None:
+        epochs = (60 if images < _FEW else 30) if pretrained else (200 if images < _FEW else 100)
+        if not pretrained and _FEW <= images < _SOME:
+            epochs = 150
+    per_epoch = max(images // batch, 1)
+    steps = max_steps if max_steps > 0 else epochs * per_epoch
+    settings: dict[str, Any] = {
+        "num_train_epochs": epochs,
+        "batch": batch,
+        "learning_rate": _round((0.02 if pretrained else 0.1) * batch / 128),
+        "epoch_schedule": "cosine",
+        "warmup_epochs": int(steps // per_epoch // 10),
+    }
+    if loss in ("ce", "balanced_softmax"):
+        return settings
+    settings |= {
+        "queue_size": 2 ** min(max(round(math.log2(images / 10)), 8), 13),
+        "projection_dim": 32 if small else 128,
+        "temperature": 0.05 if small or images < _MANY else 0.2,
+    }
+    if loss == "paco":
+        settings["key_momentum"] = 0.99 if steps < 10_000 else 0.999
+    if loss != "multitask":
+        settings["alpha"] = 0.01 if images < _MANY else 0.05
+    return settings
+
+
+def _round(value: float) -> float:
+    return float(f"{value:.3g}")

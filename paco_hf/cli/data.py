@@ -1,0 +1,109 @@
+"""`paco-hf data`: prepare, verify and describe data sets."""
+
+import argparse
+import json
+from pathlib import Path
+
+from ..utils.console import quiet
+from .common import OneLineParser
+
+
+def run(argv: list[str]) -> None:
+    parser = OneLineParser(prog="paco-hf data", description="Prepare, verify or describe a data set.")
+    actions = parser.add_subparsers(dest="action", required=True, parser_class=OneLineParser, metavar="ACTION")
+    prepare = actions.add_parser("prepare", help="write a data set as parquet shards with a manifest, for streaming")
+    prepare.add_argument("dataset", help="imagenet, imagenet-lt, inat2018, places-lt; or a folder or Hub id")
+    prepare.add_argument(
+        "--source", help="folder of images, folder of parquet, or Hub id (default: the data set's own)"
+    )
+    prepare.add_argument(
+        "--list",
+        nargs="+",
+        default=[],
+        metavar="[SPLIT=]FILE",
+        help="lists, files or addresses; the split is train where none is given (default: those that lie in --source)",
+    )
+    prepare.add_argument("--out", required=True, help="new folder; the same command again goes on from a stop")
+    prepare.add_argument("--image_column", help="column of the images, for parquet (default: recognised)")
+    prepare.add_argument("--label_column", help="column of the classes, for parquet (default: recognised)")
+    prepare.add_argument("--threads", type=int, help="shards to work on at a time (default: the cores, up to 4)")
+    prepare.add_argument("--shard_mib", type=float, default=400, help="images in a shard (default: %(default)s MiB)")
+    verify = actions.add_parser("verify", help="is this the published selection, and is it all there?")
+    verify.add_argument("target", help="prepared folder, or list")
+    verify.add_argument("--dataset", help="whose list it is (default: recognised)")
+    stats = actions.add_parser("stats", help="class counts, shots, imbalance factor")
+    stats.add_argument("target", help="prepared folder, list, or a data set as for train --dataset")
+    stats.add_argument("--dataset_path", help="as for train")
+    stats.add_argument("--image_column", help="as for train")
+    stats.add_argument("--label_column", help="as for train")
+    stats.add_argument("--train_split", metavar="NAME", help="as for train")
+    stats.add_argument("--imbalance_factor", type=float, default=100, help="as for train (default: %(default)s)")
+    stats.add_argument("--plot", metavar="FILE", help="also write a figure (png, svg, pdf)")
+    stats.add_argument("--json", action="store_true", help="print the counts as JSON")
+    flags = parser.parse_args(argv)
+    quiet()
+    {"prepare": _prepare, "verify": _verify, "stats": _stats}[flags.action](flags)
+
+
+def _prepare(flags: argparse.Namespace) -> None:
+    from ..data.published import BENCHMARKS
+    from ..data.streaming.prepare import prepare
+    from ..data.verification import describe_counts
+
+    if flags.shard_mib <= 0 or (flags.threads is not None and flags.threads < 1):
+        raise ValueError(f"--shard_mib and --threads must be positive, got {flags.shard_mib} and {flags.threads}")
+    lists: dict[str, str] = {}
+    for entry in flags.list:
+        split, _, source = entry.partition("=")
+        if split not in ("train", "validation", "test"):
+            split, source = "train", entry
+        if split in lists:
+            raise ValueError(f"--list has two lists for {split}: write SPLIT=FILE, such as test={source}")
+        lists[split] = source
+    own = flags.dataset not in BENCHMARKS
+    if own and flags.source:
+        raise ValueError(
+            f"unknown data set {flags.dataset!r}: {', '.join(BENCHMARKS)} take --source; for others give it alone"
+        )
+    name, source = (Path(flags.dataset).name, flags.dataset) if own else (flags.dataset, flags.source)
+    manifest = prepare(
+        name,
+        source,
+        flags.out,
+        lists,
+        flags.image_column,
+        flags.label_column,
+        flags.threads,
+        int(flags.shard_mib * 2**20),
+    )
+    for split, content in manifest.splits.items():
+        print(describe_counts(split, content["class_counts"]))
+    print(f"{flags.out} is complete: --dataset_path {flags.out} --streaming true trains on it")
+
+
+def _verify(flags: argparse.Namespace) -> None:
+    from ..data.verification import verify
+
+    right, wrong = verify(flags.target, flags.dataset)
+    for line in right:
+        print(line)
+    if wrong:
+        raise ValueError(f"{flags.target} differs: " + "; ".join(wrong))
+
+
+def _stats(flags: argparse.Namespace) -> None:
+    from ..data.verification import counts_of, describe_counts
+
+    counts = counts_of(
+        flags.target,
+        dataset_path=flags.dataset_path,
+        image_column=flags.image_column,
+        label_column=flags.label_column,
+        splits={"train": flags.train_split} if flags.train_split else None,
+        imbalance_factor=flags.imbalance_factor,
+    )
+    print(json.dumps(counts) if flags.json else "\n".join(describe_counts(*item) for item in counts.items()))
+    if flags.plot:
+        from ..reports.plots import plot_counts
+
+        plot_counts(counts, flags.plot)

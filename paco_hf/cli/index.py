@@ -1,0 +1,45 @@
+"""`paco-hf index`."""
+
+from pathlib import Path
+from typing import Any
+
+from ..utils.console import quiet
+from .common import OneLineParser, add_data_flags, load_split
+
+
+def run(argv: list[str]) -> None:
+    parser = OneLineParser(
+        prog="paco-hf index",
+        description="Index the training images by their features, for `paco-hf demo` to show the nearest ones.",
+    )
+    parser.add_argument("model", help="run folder, checkpoint or Hub id")
+    add_data_flags(parser, "train")
+    parser.add_argument("--output", metavar="DIR", help="folder of the index (default: index/ in the model's folder)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an index that is there")
+    flags = parser.parse_args(argv)
+    if flags.output is None and not Path(flags.model).is_dir():
+        raise ValueError(f"{flags.model} is no folder to put the index into: give --output")
+    quiet()
+    from ..inference.image_index import INDEX_FOLDER, index_split
+    from ..runs.redaction import public_name
+    from ..workflows.evaluation_data import Origin
+
+    folder = Path(flags.output or Path(flags.model) / INDEX_FOLDER)
+
+    def load() -> tuple[Any, str]:
+        split, _ = load_split(flags.model, flags)
+        recipe, name = Origin.read(flags.model).recipe, split.name
+        # What it is called is shown on pages: of a folder its own name stays.
+        for path in (flags.dataset_path or recipe.get("dataset_path"), flags.dataset or recipe.get("dataset")):
+            name = name.replace(str(path), public_name(str(path))) if path else name
+        return split, name
+
+    count = index_split(
+        flags.model,
+        load,
+        folder,
+        overwrite=flags.overwrite,
+        batch_size=flags.batch_size,
+        precision=flags.precision,
+    )
+    print(f"{count:,} images: {folder}")

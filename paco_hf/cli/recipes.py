@@ -1,0 +1,26 @@
+"""`paco-hf recipes`."""
+
+import json
+
+from .common import OneLineParser
+
+
+def run(argv: list[str]) -> None:
+    parser = OneLineParser(prog="paco-hf recipes", description="List the recipes, or show one with all its settings.")
+    parser.add_argument("action", nargs="?", choices=["list", "show"], default="list")
+    parser.add_argument("name", nargs="?", help="of the recipe to show, or a YAML file; `train --recipe` takes both")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    flags = parser.parse_args(argv)
+    if flags.action == "list":
+        from ..arguments.recipes import overview, table
+
+        entries = overview()
+        print(json.dumps(entries, indent=2) if flags.json else table(entries))
+        return
+    if flags.name is None:
+        raise ValueError("paco-hf recipes show NAME: which one? `paco-hf recipes` lists the names")
+    from ..arguments.parser import resolved_recipe
+    from ..arguments.recipes import as_text
+
+    content = resolved_recipe(flags.name)
+    print(json.dumps(content, indent=2) if flags.json else as_text(content).rstrip())

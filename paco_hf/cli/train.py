@@ -1,0 +1,24 @@
+"""`paco-hf train`."""
+
+from ..utils.console import quiet
+from .launcher import HELP_FLAGS, NPROC_HELP, check_processes, in_processes
+
+
+def run(argv: list[str]) -> None:
+    argv = in_processes("train", argv)
+    from ..arguments.parser import build_parser, parse_run
+
+    if HELP_FLAGS & set(argv):
+        parser = build_parser("paco-hf train", show_all="--help_all" in argv)
+        # For the help alone: it is no setting of the run, so the run's parser does not have it.
+        parser.add_argument("--nproc", type=int, metavar="N", help=NPROC_HELP)
+        parser.print_help()
+        return
+    run, args = parse_run(argv)
+    check_processes(args.world_size)
+    quiet()
+    from ..utils.distributed import leave_together
+    from ..workflows.train import train
+
+    train(run, args)
+    leave_together()

@@ -1,0 +1,4 @@
+from .from_reference import convert as convert
+from .reference_checkpoint import load_reference_checkpoint as load_reference_checkpoint
+from .to_onnx import export_onnx as export_onnx
+from .to_timm import export_timm as export_timm

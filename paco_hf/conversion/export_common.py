@@ -1,0 +1,103 @@
+"""What exports to timm and to ONNX share."""
+
+import contextlib
+import copy
+import io
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from PIL import Image
+from timm.data import resolve_data_config
+from torch import Tensor, nn
+from transformers import BitImageProcessor
+
+from ..models.image_processing import build_processor
+from ..models.modeling_paco import PaCoForImageClassification
+
+OTHER_ROUTES = (
+    "The checkpoint itself loads where this package is installed (`import paco_hf`) or with `trust_remote_code=True`, "
+    "and `paco-hf export --to onnx` needs neither"
+)
+
+
+def default_processor(model: PaCoForImageClassification) -> BitImageProcessor:
+    statistics = resolve_data_config({}, model=model.paco.backbone)
+    return build_processor(model.config.image_size, statistics["mean"], statistics["std"])
+
+
+def preprocessing_settings(processor: BitImageProcessor) -> dict[str, Any]:
+    """An image processor in words that need no transformers."""
+    fields = processor.to_dict()
+    crop = fields["crop_size"]
+    steps = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
+    if "shortest_edge" not in fields["size"] or crop["height"] != crop["width"] or not all(map(fields.get, steps)):
+        raise ValueError(
+            "to be exported, the image processor must resize the shortest edge, cut a square from the centre and "
+            f"normalise: got {fields}"
+        )
+    return {
+        "shortest_edge": fields["size"]["shortest_edge"],
+        "resample": Image.Resampling(fields["resample"]).name.lower(),
+        "crop_size": crop["height"],
+        "rescale_factor": fields["rescale_factor"],
+        "mean": list(fields["image_mean"]),
+        "std": list(fields["image_std"]),
+    }
+
+
+def label_names(model: PaCoForImageClassification) -> list[str]:
+    return [model.config.id2label[i] for i in range(model.config.num_labels)]
+
+
+def reference_model(model: PaCoForImageClassification) -> Any:
+    """A copy to compare with and to export: float32, on the CPU, in evaluation mode."""
+    return copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
+
+
+def folded_classifier(model: PaCoForImageClassification) -> nn.Linear:
+    """The classifier, with the configuration's temperature and prior in its weights."""
+    classifier = copy.deepcopy(model.classifier)
+    with torch.no_grad():
+        classifier.weight.div_(model.config.temperature or 1)
+        classifier.bias.copy_(model.adjust_logits(classifier.bias))
+    return classifier
+
+
+def logit_shift(logits: Tensor, prior: Tensor) -> Tensor:
+    return logits + (prior / prior.sum()).log()
+
+
+def random_images(batch: int, height: int, width: int) -> Tensor:
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def backbone_logits(model: Any, images: Tensor, prior: Tensor | None = None) -> Tensor:
+    try:
+        with torch.no_grad():
+            output = model(images)
+    except Exception as error:  # timm's models assert, or fail in whatever operation comes first
+        height, width = images.shape[2:]
+        raise ValueError(f"the model cannot take images of {height} x {width} pixels ({short_text(error)})") from error
+    logits = output if isinstance(output, Tensor) else output.logits
+    if not logits.isfinite().all():
+        raise ValueError("the model's logits are not finite: is it the result of a training that diverged?")
+    return logits if prior is None else logit_shift(logits, prior)
+
+
+def largest_difference(expected: Tensor, actual: Tensor) -> float:
+    scale = expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
+    return float((actual - expected).abs().max() / scale)
+
+
+def short_text(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+@contextlib.contextmanager
+def quiet_logging() -> Iterator[None]:
+    sink = io.StringIO()
+    with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

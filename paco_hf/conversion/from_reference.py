@@ -1,0 +1,254 @@
+"""Between this package's checkpoints and those of others: the reference's files in, timm and ONNX out."""
+
+import hashlib
+import http.client
+import os
+import re
+import shutil
+import tempfile
+import urllib.request
+from collections import Counter
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from tqdm.auto import tqdm
+
+from ..arguments.parser import checked_recipe
+from ..arguments.recipes import Recipe, recipe_names
+from ..data.image_lists import ILSVRC, class_names
+from ..data.published import BENCHMARKS, CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
+from ..models.image_processing import build_processor
+from ..models.modeling_contrastive import PaCoForContrastiveTraining
+from ..reports.model_card import write_card
+from ..reports.model_card_text import guessing
+from ..runs.layout import CONVERSION_NAME, METRICS_NAME
+from ..runs.redaction import public_name
+from ..utils.files import new_folder, write_json
+from .reference_checkpoint import load_reference_checkpoint
+
+_STATE_REASON = "of training only; --training_state keeps it"
+
+
+def convert(
+    source: str,
+    out: str | os.PathLike,
+    *,
+    recipe: str | None = None,
+    training_state: bool = False,
+    backbone: str | None = None,
+    backbone_kwargs: dict[str, Any] | None = None,
+    evaluation: dict[str, Any] | None = None,
+    batch_size: int = 64,
+) -> dict[str, Any]:
+    """Make a checkpoint of this package from one of the reference: `paco-hf convert`.
+
+    Args:
+        source (`str`): a file, an `http(s)` address, or `hf://user/name[@revision]/path/in/repository`.
+        out (path): new folder. It is complete or does not exist.
+        recipe (`str`, *optional*): what the checkpoint is of: it must agree, and says how images are prepared and,
+            where they are known, what the classes are called. Where exactly one recipe of the package agrees, it is
+            taken.
+        training_state (`bool`, *optional*, defaults to `False`): keep projector, key encoder and queue.
+        backbone, backbone_kwargs (*optional*): as for [`load_reference_checkpoint`].
+        evaluation (`dict`, *optional*): arguments of [`paco_hf.data.loading.load_test`]: labelled images to score the
+            result on. Their training split, where there is one, gives the class counts.
+        batch_size (`int`, *optional*, defaults to `64`): images at a time of that evaluation.
+
+    Returns:
+        what `conversion.json` in `out` holds; `metrics`, the scores of the evaluation, and a `warning` where they are
+        no better than guessing, else `None`.
+
+    Raises:
+        ValueError: no such checkpoint, a key that is not accounted for, a recipe that does not agree.
+        OSError: the source cannot be had or read; `out` cannot be written.
+    """
+    with new_folder(out) as folder:
+        book = _book(recipe) if recipe else None
+        file = _fetch(source)
+        try:
+            model = load_reference_checkpoint(file, backbone=backbone, backbone_kwargs=backbone_kwargs)
+        except (OSError, ValueError):
+            if source.startswith(("http://", "https://")):
+                file.unlink(missing_ok=True)  # what was fetched is not what the address should hold
+            raise
+        if book:
+            against = _disagreements(book, model)
+            if against:
+                raise ValueError(f"{source} does not agree with the recipe {recipe!r}: {'; '.join(against)}")
+            fitting = [book]
+            if book.settings.get("loss") != "paco":
+                # GPaCo's files do not say which of its variants they are of.
+                model.variant = book.settings["loss"]
+        else:
+            fitting = [entry for entry in map(checked_recipe, recipe_names()) if not _disagreements(entry, model)]
+            book = fitting[0] if len(fitting) == 1 else None
+        images = _load_images(evaluation, fitting) if evaluation else None
+        processor = _processor(fitting, model)
+        _name_classes(model, fitting, images)
+        dropped = {**model.dropped_keys, **model.dropped_entries}
+        if not training_state:
+            kinds = Counter(key.split(".")[0] for key in model._training_tensors())
+            dropped |= {f"{kind}.* ({count} tensors)": _STATE_REASON for kind, count in kinds.items()}
+        record = {
+            "source": _public(source),
+            "sha256": _sha256(file),
+            "method": "paco" if model.variant == "paco" else "gpaco",
+            "backbone": model.config.backbone,
+            "num_labels": model.config.num_labels,
+            "recipe": book.name if book else None,
+            "agrees_with": [entry.name for entry in fitting],
+            "training_state": training_state,
+            "dropped": dropped,
+        }
+        (model if training_state else model.to_classifier()).save_pretrained(folder)
+        processor.save_pretrained(folder)
+        write_json(folder / CONVERSION_NAME, record)
+        metrics = warning = None
+        if images:
+            from ..inference.logits import evaluate
+
+            split, names, _ = images
+            metrics = evaluate(str(folder), split, names, batch_size)
+            given = str((evaluation or {})["dataset"])
+            dataset = public_name(given)
+            name = split.name.replace(given, dataset)
+            scored = {"dataset": dataset, "split": name, "images": len(split.labels)}
+            content = {"test": metrics, "validation": None, "scored": scored}
+            write_json(folder / METRICS_NAME, content)
+            warning = guessing(metrics, len(split.labels))
+        write_card(folder, title=Path(out).resolve().name)
+    return {**record, "metrics": metrics, "warning": warning}
+
+
+def _book(recipe: str) -> Recipe:
+    book = checked_recipe(recipe)
+    if book.ensemble:
+        raise ValueError(
+            f"recipe {recipe!r} is an ensemble of {' and '.join(book.ensemble)}: convert these one by one"
+        )
+    return book
+
+
+def _disagreements(book: Recipe, model: PaCoForContrastiveTraining) -> list[str]:
+    """Where a checkpoint is not what a recipe makes, as text; empty where it may be."""
+    wanted, config = book.settings, model.config
+    if book.ensemble or wanted.get("loss") in ("ce", "balanced_softmax"):
+        return ["the recipe is not of a single contrastive model"]
+    benchmark = BENCHMARKS.get(str(wanted.get("dataset")))
+    pairs = {
+        "method": (model.variant, "paco" if wanted.get("loss", "paco") == "paco" else "gpaco"),
+        "backbone": (config.backbone, str(wanted.get("backbone")).split(".")[0]),
+        "image size": (config.image_size, wanted.get("image_size", config.image_size)),
+        "classes": (config.num_labels, benchmark.num_classes if benchmark else config.num_labels),
+        "queue length": (len(model.queue.labels), wanted.get("queue_size", 8192)),
+        "projection": (model.queue.features.shape[1], wanted.get("projection_dim", 128)),
+    }
+    if wanted.get("dataset") == "builtin":
+        pairs["classes"] = (config.num_labels, 20)
+    return [f"{name} {own}, the recipe has {other}" for name, (own, other) in pairs.items() if own != other]
+
+
+def _processor(fitting: list[Recipe], model: PaCoForContrastiveTraining) -> Any:
+    """How the recipes that agree prepare images; where they differ or there is none, as their kind of image is."""
+    size = model.config.image_size
+    small = model.config.backbone.startswith("cifar_")
+    ways = set()
+    for book in fitting:
+        benchmark = BENCHMARKS.get(str(book.settings.get("dataset")))
+        if benchmark:
+            ways.add((benchmark.mean, benchmark.std, book.settings.get("eval_interpolation", "bilinear")))
+    mean, std, interpolation = (
+        ways.pop()
+        if len(ways) == 1
+        else (CIFAR_MEAN, CIFAR_STD, "bilinear")
+        if small
+        else (IMAGENET_MEAN, IMAGENET_STD, "bilinear")
+    )
+    return build_processor(size, mean, std, interpolation)
+
+
+def _load_images(evaluation: dict[str, Any], fitting: list[Recipe]) -> tuple[Any, list[str], list[int] | None]:
+    """What is to be scored, the names of its classes and, where the recipes that agree leave no doubt, the training
+    images of each class."""
+    from ..data.loading import load_scored
+
+    names = ("imbalance_factor", "imbalance_kind")
+    selections = {tuple(book.settings.get(name) for name in names) for book in fitting}
+    sure = len(selections) == 1
+    selection = dict(zip(names, next(iter(selections)), strict=True)) if sure else {}
+    split, class_names, counts = load_scored(
+        **evaluation, **{name: value for name, value in selection.items() if value is not None}
+    )
+    benchmark = BENCHMARKS.get(str(evaluation["dataset"]))
+    selected = benchmark is not None and benchmark.n_max is not None  # by a factor that a recipe alone tells
+    other = bool(fitting) and {book.settings.get("dataset") for book in fitting} != {evaluation["dataset"]}
+    return split, class_names, None if other or (selected and not sure) else counts
+
+
+def _name_classes(model: PaCoForContrastiveTraining, fitting: list[Recipe], images: Any) -> None:
+    """Names and counts of the classes: the data's, else ImageNet's names where all recipes that agree are of it."""
+    config = model.config
+    names, counts = None, None
+    if images:
+        _, names, counts = images
+        if len(names) != config.num_labels:
+            raise ValueError(
+                f"the checkpoint has {config.num_labels} classes, but the images to score have {len(names)}: their "
+                "classes must be those it was trained on, in the same order"
+            )
+    elif fitting and all(str(book.settings.get("dataset")).startswith("imagenet") for book in fitting):
+        names = class_names("imagenet", ILSVRC)
+    if names and not all(name.isdigit() for name in names):
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: label for label, name in enumerate(names)}
+    config.class_counts = config.selection_counts = counts
+
+
+def _fetch(source: str) -> Path:
+    """The local file of a source, downloaded into the libraries' caches where it is elsewhere."""
+    if source.startswith("hf://"):
+        parts = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", source)
+        if parts is None:
+            raise ValueError(f"{source!r} names no file: expected hf://user/name/path/in/repository")
+        from ..hub.errors import hub_file
+
+        return hub_file(*parts.groups())
+    if not source.startswith(("http://", "https://")):
+        if "://" in source:
+            raise ValueError(f"{source!r} is of an unknown kind: give a file, or an address of http, https or hf")
+        return Path(source)
+    # Many checkpoints are called the same, so the address is a part of the cached file's name.
+    name = f"{hashlib.sha256(source.encode()).hexdigest()[:16]}-{Path(urlsplit(source).path).name or 'checkpoint'}"
+    file = Path(torch.hub.get_dir()) / "checkpoints" / name
+    if not file.is_file():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+            partial = Path(scratch) / name
+            try:
+                with urllib.request.urlopen(source, timeout=30) as answer, partial.open("wb") as target:
+                    total = int(answer.headers.get("Content-Length", 0))
+                    with tqdm.wrapattr(answer, "read", total or None, desc=name[17:], disable=None) as reader:
+                        shutil.copyfileobj(reader, target)
+            except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
+                raise OSError(
+                    f"{source} cannot be downloaded ({error}): give a file where there is no network"
+                ) from error
+            if total and partial.stat().st_size != total:
+                raise OSError(f"{source} broke off after {partial.stat().st_size} of {total} bytes: try again")
+            partial.replace(file)
+    return file
+
+
+def _public(source: str) -> str:
+    """A source as it may be told: without a folder of this computer, or a password or token of an address."""
+    if "://" not in source:
+        return Path(source).name
+    parts = urlsplit(source)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,0 +1,335 @@
+"""Checkpoints of the reference implementation -> paco_hf models. No key is passed over in silence."""
+
+import argparse
+import logging
+import math
+import os
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.configuration_paco import PaCoConfig
+from ..models.modeling_contrastive import PaCoForContrastiveTraining
+from ..models.modeling_paco import PaCoForImageClassification
+
+logger = logging.getLogger(__name__)
+
+_RESNETS = {
+    ((3, 4, 6, 3), 1, 64): "resnet50",
+    ((3, 4, 23, 3), 1, 64): "resnet101",
+    ((3, 8, 36, 3), 1, 64): "resnet152",
+    ((3, 24, 36, 3), 1, 64): "resnet200",
+    ((3, 4, 6, 3), 32, 4): "resnext50_32x4d",
+    ((3, 4, 23, 3), 32, 4): "resnext101_32x4d",
+}
+
+# (embed_dim, depth, patch size): shapes cannot tell the number of heads, so the standard sizes stand for theirs.
+_VITS = {
+    (192, 12, 16): "vit_tiny_patch16_224",
+    (384, 12, 16): "vit_small_patch16_224",
+    (768, 12, 16): "vit_base_patch16_224",
+    (1024, 24, 16): "vit_large_patch16_224",
+    (1280, 32, 14): "vit_huge_patch14_224",
+}
+
+# Names of the reference and of this package: prefixes that end in a dot, and whole names. The first that fits holds.
+_QUEUE = [("queue_l", "queue.labels"), ("queue_ptr", "queue.pointer"), ("queue", "queue.features")]
+
+_RESNET_PREFIXES = [
+    *_QUEUE,
+    ("encoder_q.fc.", "projector."),
+    ("encoder_q.", "paco.backbone."),
+    ("encoder_k.fc.", "key_encoder.projector."),
+    ("encoder_k.", "key_encoder.paco.backbone."),
+    ("linear.", "classifier."),
+]
+
+_VIT_PREFIXES = [*_QUEUE, ("head.", "classifier."), ("mlp.", "projector."), ("", "paco.backbone.")]
+_DROPPED = {"linear_k.": "the reference moves it along but never uses it"}
+
+_BESIDE = {
+    "optimizer": "the optimizer's state, which fits the reference's parameters only",
+    "scaler": "the state of mixed precision",
+    "args": "the command line of the reference",
+}
+
+
+def load_reference_checkpoint(
+    path_or_state_dict: str | os.PathLike | Mapping[str, Any],
+    *,
+    backbone: str | None = None,
+    backbone_kwargs: dict[str, Any] | None = None,
+) -> PaCoForContrastiveTraining:
+    """Load a PaCo or GPaCo checkpoint of the reference implementation, its training state included.
+
+    The architecture, the number of classes, the projector and the queue are recognised from keys and shapes. GPaCo and
+    multi-task files look alike and load as `gpaco`. A file without any key encoder (stripped for inference) loads
+    with a copy of the model as its key encoder, and says so.
+
+    Args:
+        path_or_state_dict: a `.pth`/`.pth.tar` file, read weights-only, or the dictionary that it holds (or its state
+            dict).
+        backbone (`str`, *optional*): timm name; must agree with the file. For a ViT of unusual size it is needed,
+            since shapes do not tell the number of heads.
+        backbone_kwargs (`dict`, *optional*): timm's keyword arguments for custom widths: `layers`, `channels`,
+            `cardinality`, `base_width`; `img_size`, `patch_size`, `embed_dim`, `depth`, `num_heads`.
+
+    Returns:
+        [`PaCoForContrastiveTraining`] in float32 (float64 where a state dict in float64 was given), on the CPU, in
+        train mode; its `dropped_keys` maps each key that was left out to the reason, `dropped_entries` likewise what
+        lies beside the state dict.
+
+    Raises:
+        OSError: the file does not exist or cannot be read.
+        ValueError: it is no such checkpoint, lacks a key, has one that is not known, or a shape does not fit; the
+            message names the key.
+    """
+    given_as_file = not isinstance(path_or_state_dict, Mapping)
+    if given_as_file and not isinstance(path_or_state_dict, str | os.PathLike):
+        raise ValueError(f"expected a path or a state dict, got {type(path_or_state_dict).__name__}")
+    if backbone is not None and not isinstance(backbone, str):
+        raise ValueError(f"backbone must be the name of a timm model, got {backbone!r}")
+    if backbone_kwargs is not None and not isinstance(backbone_kwargs, Mapping):
+        raise ValueError(f"backbone_kwargs must be a dictionary, got {backbone_kwargs!r}")
+    source = str(path_or_state_dict) if given_as_file else "the state dict"
+    content = _read(Path(path_or_state_dict)) if given_as_file else path_or_state_dict  # type: ignore[arg-type]
+    reference, beside = _state_dict(content, source)
+
+    given = dict(backbone_kwargs or {})
+    if "patch_embed.proj.weight" in reference:
+        name, kwargs = _recognise_vit(reference, source, backbone, given)
+        prefixes, head, variant = _VIT_PREFIXES, "head.weight", "gpaco"
+    elif any(key.startswith("encoder_q.") for key in reference):
+        name, kwargs = _recognise_resnet(reference, source, backbone, given)
+        paco = any(key.startswith(("encoder_q.fc.1.", "encoder_k.")) for key in reference)
+        prefixes, head, variant = _RESNET_PREFIXES, "linear.weight", "paco" if paco else "gpaco"
+    else:
+        raise ValueError(
+            f"{source} is no checkpoint of the reference: it has neither encoder_q.* nor patch_embed.* keys"
+        )
+
+    tensors, names, dropped = _rename(reference, prefixes, source)
+    num_classes = _shape(reference, head, source, 2)[0]
+    queue_size, projection_dim = _shape(reference, "queue", source, 2)
+    if num_classes < 1 or projection_dim < 1:
+        raise ValueError(f"{source}: {head} or queue is empty")
+    config = PaCoConfig(
+        backbone=name,
+        backbone_kwargs=kwargs,
+        num_labels=num_classes,
+        image_size=kwargs.get("img_size", 32 if name.startswith("cifar_") else 224),
+    )
+    model = PaCoForContrastiveTraining.from_classifier(
+        PaCoForImageClassification(config), variant=variant, projection_dim=projection_dim, queue_size=queue_size
+    )
+    if not given_as_file and any(tensor.dtype == torch.float64 for tensor in tensors.values()):
+        model.double()
+    _load(model, tensors, names, prefixes, source)
+    if dropped:
+        logger.info(f"{source}: dropped {', '.join(f'{key} ({why})' for key, why in dropped.items())}")
+    model.dropped_keys, model.dropped_entries = dropped, beside
+    return model
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise OSError(f"{path} does not exist, or is not a file")
+    with path.open("rb") as file:
+        if file.read(256).lstrip().lower().startswith((b"<!doctype html", b"<html")):
+            raise ValueError(
+                f"{path} is a web page, not a checkpoint (Google Drive gives one for large files): download it with a "
+                "browser"
+            )
+    try:
+        # The ViT files keep their command line beside the weights.
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        foreign = re.search(r"(?i)unsupported (?:global:? (?:GLOBAL )?|class )(\S+)", str(error))
+        if foreign is None:
+            raise ValueError(f"{path} is damaged, or no PyTorch file of weights; it is not loaded") from error
+        raise ValueError(
+            f"{path} holds more than weights ({foreign[1]}), which could run code: it is not loaded, and none was run"
+        ) from error
+    except Exception as error:  # old and new formats fail in a dozen ways when cut
+        reason = _first_line(error) or type(error).__name__
+        raise OSError(f"{path} cannot be read as a PyTorch file (truncated?): {reason}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def _state_dict(content: Any, source: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The flat state dict inside a checkpoint, without the `module.` of DistributedDataParallel, and what lies beside
+    it, with the reason to leave it out."""
+    beside = {}
+    if isinstance(content, Mapping):
+        for name in ("state_dict", "model"):
+            if isinstance(content.get(name), Mapping):
+                beside = {str(key): _reason(str(key), content[key], source) for key in content if key != name}
+                content = content[name]
+                break
+    if not isinstance(content, Mapping) or not content:
+        raise ValueError(f"{source} holds no state dict (expected a dictionary, or one under 'state_dict' or 'model')")
+    flat: dict[str, Tensor] = {}
+    for key, value in content.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{source} holds something else than a tensor under {key!r}: {type(value).__name__}")
+        if value.layout != torch.strided or value.is_meta:
+            raise ValueError(f"{source}: {key} is no plain tensor, but {value.layout} on {value.device}")
+        plain = key.removeprefix("module.")
+        if plain in flat:
+            raise ValueError(f"{source} has {plain} twice, with and without the prefix module.")
+        flat[plain] = value
+    return flat, beside
+
+
+def _reason(key: str, value: Any, source: str) -> str:
+    if key in _BESIDE:
+        return _BESIDE[key]
+    number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    if not isinstance(number, str | int | float | None):
+        raise ValueError(
+            f"{source} has something that is not known beside its weights: {key}, a {type(value).__name__}"
+        )
+    return f"a record ({number!r:.40}), no weight"
+
+
+def _shape(reference: dict[str, Tensor], key: str, source: str, ndim: int) -> tuple[int, ...]:
+    if key not in reference:
+        raise ValueError(f"{source} lacks the key {key}")
+    shape = tuple(reference[key].shape)
+    if len(shape) != ndim:
+        raise ValueError(f"{source}: {key} should have {ndim} dimensions, but has shape {shape}")
+    return shape
+
+
+def _blocks(reference: dict[str, Tensor], pattern: str) -> int:
+    return len({match.group(1) for key in reference if (match := re.match(pattern, key))})
+
+
+def _recognise_resnet(
+    reference: dict[str, Tensor], source: str, backbone: str | None, given: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    if backbone is not None:
+        return backbone, given
+    stem = _shape(reference, "encoder_q.conv1.weight", source, 4)
+    layers = tuple(n for stage in range(1, 5) if (n := _blocks(reference, rf"encoder_q\.layer{stage}\.(\d+)\.")))
+    if stem[0] == 16 and len(layers) == 3 and len(set(layers)) == 1:
+        return f"cifar_resnet{6 * layers[0] + 2}", given
+    if stem[2:] == (3, 3) and layers == (3, 4, 6, 3):
+        return "cifar_resnet50", given
+    if stem[2:] != (7, 7) or len(layers) != 4:
+        raise ValueError(
+            f"{source}: no known ResNet has an encoder_q.conv1.weight of {stem} and stages of {layers} blocks"
+        )
+    inner = [_shape(reference, f"encoder_q.layer{s}.0.conv2.weight", source, 4) for s in range(1, 5)]
+    outer = [_shape(reference, f"encoder_q.layer{s}.0.conv3.weight", source, 4)[0] for s in range(1, 5)]
+    planes = tuple(width // 4 for width in outer)
+    groups = inner[0][0] // max(inner[0][1], 1)
+    if min(planes) < 1 or groups < 1:
+        raise ValueError(f"{source}: encoder_q.layer1.0.conv2.weight of {inner[0]} is of no bottleneck ResNet")
+    # Inner width = int(planes * base_width / 64) * groups.
+    base_width = max(round(inner[0][0] / groups * 64 / planes[0]), 1)
+    name = _RESNETS.get((layers, groups, base_width)) if planes == (64, 128, 256, 512) else None
+    if name is not None:
+        return name, given
+    recognised = {"layers": list(layers), "channels": list(planes), "cardinality": groups, "base_width": base_width}
+    return "resnet50", {**recognised, **given}
+
+
+def _recognise_vit(
+    reference: dict[str, Tensor], source: str, backbone: str | None, given: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    embed_dim, _, patch, _ = _shape(reference, "patch_embed.proj.weight", source, 4)
+    tokens = _shape(reference, "pos_embed", source, 3)[1]
+    depth = _blocks(reference, r"blocks\.(\d+)\.")
+    size = math.isqrt(max(tokens - 1, 0)) * patch
+    if backbone is None:
+        backbone = _VITS.get((embed_dim, depth, patch))
+        if backbone is None:
+            raise ValueError(
+                f"{source}: a ViT of width {embed_dim}, depth {depth} and patch {patch} is no standard one, and "
+                "shapes do not "
+                "tell its number of heads: give backbone='vit_base_patch16_224' and backbone_kwargs with img_size, "
+                "patch_size, embed_dim, depth and num_heads"
+            )
+    recognised: dict[str, Any] = {"global_pool": "avg"} if "fc_norm.weight" in reference else {}
+    if size != 224:
+        recognised["img_size"] = size
+    return backbone, {**recognised, **given}
+
+
+def _rename(
+    reference: dict[str, Tensor], prefixes: list[tuple[str, str]], source: str
+) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
+    """Tensors under this package's names, the reference's name of each, and the dropped keys with their reasons."""
+    tensors: dict[str, Tensor] = {}
+    names: dict[str, str] = {}
+    dropped: dict[str, str] = {}
+    for key, tensor in reference.items():
+        reason = next((why for prefix, why in _DROPPED.items() if key.startswith(prefix)), None)
+        if reason is not None:
+            dropped[key] = reason
+            continue
+        target = _translate(key.replace(".shortcut.", ".downsample."), prefixes)
+        if target is None:
+            raise ValueError(f"{source} has a key that is not known: {key}")
+        if target in tensors:
+            raise ValueError(f"{source} has two keys for one weight: {names[target]} and {key}")
+        tensors[target], names[target] = tensor, key
+    return tensors, names, dropped
+
+
+def _translate(key: str, prefixes: list[tuple[str, str]]) -> str | None:
+    for before, after in prefixes:
+        whole = bool(before) and not before.endswith(".")
+        if key == before if whole else key.startswith(before):
+            return after + key[len(before) :]
+    return None
+
+
+def _load(
+    model: PaCoForContrastiveTraining,
+    tensors: dict[str, Tensor],
+    names: dict[str, str],
+    prefixes: list[tuple[str, str]],
+    source: str,
+) -> None:
+    own = model.state_dict()
+    unknown = next((key for key in tensors if key not in own), None)
+    if unknown is not None:
+        which = f"the backbone {model.config.backbone!r} with {model.config.backbone_kwargs}"
+        which = which if "backbone." in unknown else f"a {model.variant} model"
+        raise ValueError(f"{source} has a key that {which} does not have: {names[unknown]}")
+    stripped = not any(key.startswith("key_encoder.") for key in tensors)
+    missing = [key for key in own if key not in tensors and not (stripped and key.startswith("key_encoder."))]
+    if missing:
+        first = _translate(missing[0], [(after, before) for before, after in prefixes])
+        if model.config.backbone == "cifar_resnet50":
+            first = str(first).replace(".downsample.", ".shortcut.")
+        raise ValueError(f"{source} lacks {len(missing)} keys, the first being {first}")
+    for key, tensor in tensors.items():
+        if tensor.shape != own[key].shape:
+            raise ValueError(
+                f"{source}: {names[key]} has shape {tuple(tensor.shape)}, but the backbone {model.config.backbone!r} "
+                f"with {model.config.backbone_kwargs} wants {tuple(own[key].shape)}"
+            )
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(f"{source}: {names[key]} has values that are not finite: its training diverged")
+        if tensor.is_floating_point() != own[key].is_floating_point() or tensor.is_complex():
+            raise ValueError(f"{source}: {names[key]} has dtype {tensor.dtype}, expected one like {own[key].dtype}")
+    pointer, size = int(tensors["queue.pointer"]), len(tensors["queue.labels"])
+    if not 0 <= pointer < max(size, 1):
+        raise ValueError(f"{source}: queue_ptr is {pointer}, outside the queue of {size} rows")
+    model.load_state_dict(tensors, strict=False)
+    if stripped and model.key_encoder is not None:
+        model.key_encoder["paco"].load_state_dict(model.paco.state_dict())
+        model.key_encoder["projector"].load_state_dict(model.projector.state_dict())
+        logger.warning(f"{source} has no key encoder: it starts as a copy of the model")

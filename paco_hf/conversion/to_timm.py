@@ -1,0 +1,132 @@
+"""A checkpoint as timm has them."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import get_model_args, model_entrypoint, save_for_hf
+from torch import nn
+from transformers import AutoModelForImageClassification, BitImageProcessor
+
+from ..models.modeling_paco import PaCoForImageClassification
+from ..utils.files import new_folder
+from .export_common import (
+    OTHER_ROUTES,
+    backbone_logits,
+    default_processor,
+    folded_classifier,
+    label_names,
+    largest_difference,
+    preprocessing_settings,
+    quiet_logging,
+    random_images,
+    reference_model,
+    short_text,
+)
+
+TIMM_TOLERANCE = 1e-5  # both relative to the largest logit
+
+
+def export_timm(
+    model: PaCoForImageClassification, folder: str | os.PathLike, *, image_processor: BitImageProcessor | None = None
+) -> Path:
+    """Write a checkpoint that plain timm and plain transformers load: `timm.create_model("local-dir:FOLDER",
+    pretrained=True)`, the Auto classes, `pipeline("image-classification", model=FOLDER)`.
+
+    Weights are float32. A `temperature` and an `inference_prior` of the configuration are folded into the classifier,
+    so the logits are the model's. transformers loads this image processor. timm's transform has other roundings: PIL's
+    resizing differs by one of 255 levels in a few values of a hundred, and where the margins of the crop are odd,
+    the crop may lie one pixel further to the right or down.
+
+    Args:
+        model ([`PaCoForImageClassification`]): left as it is.
+        folder (path): does not exist, or is empty.
+        image_processor (`BitImageProcessor`, *optional*): the checkpoint's. `None`: as a training run would make it
+            for `config.image_size`, with the mean and standard deviation of the backbone in timm.
+
+    Returns:
+        `Path` of the folder.
+
+    Raises:
+        ValueError: a backbone that timm lacks, or whose classifier is not one linear layer; logits that are not
+            finite, or differ by more than 1e-5 of the largest; a folder with something in it; an image processor
+            that timm has no words for. Nothing is written then.
+    """
+    processor = image_processor or default_processor(model)
+    preprocessing = preprocessing_settings(processor)
+    size = preprocessing["crop_size"]
+    with new_folder(folder) as made:
+        reference = reference_model(model)
+        images = random_images(2, size, size)
+        expected = backbone_logits(reference, images)
+        _save_native(_native(reference), made, label_names(model), preprocessing)
+        processor.save_pretrained(made)
+        with quiet_logging():
+            loaded = {
+                "timm": timm.create_model(f"local-dir:{made}", pretrained=True).eval(),
+                "transformers": AutoModelForImageClassification.from_pretrained(made),
+            }
+        for loader, other in loaded.items():
+            difference = largest_difference(expected, backbone_logits(other, images))
+            if not difference <= TIMM_TOLERANCE:
+                raise ValueError(
+                    f"what {loader} loads differs from the model by {difference:.1e} of the largest logit. "
+                    f"{OTHER_ROUTES}"
+                )
+    return Path(folder)
+
+
+def _native(model: PaCoForImageClassification) -> nn.Module:
+    """The timm model with the weights of backbone and classifier."""
+    backbone = model.paco.backbone
+    architecture = backbone.pretrained_cfg["architecture"]
+    if not model_entrypoint(architecture).__module__.startswith("timm."):
+        raise ValueError(f"timm itself has no {architecture!r}. {OTHER_ROUTES}")
+    try:
+        native = timm.create_model(
+            architecture, **{**get_model_args(backbone), "num_classes": model.config.num_labels}
+        ).eval()
+        head = native.get_classifier()
+        if not isinstance(head, nn.Linear):
+            raise TypeError(f"its classifier is a {type(head).__name__}")
+        (name,) = (name for name, module in native.named_modules() if module is head)
+        weights = {f"{name}.{key}": tensor for key, tensor in folded_classifier(model).state_dict().items()}
+        native.load_state_dict({**backbone.state_dict(), **weights})
+    except Exception as error:  # timm's models raise whatever they run into
+        raise ValueError(
+            f"timm's {architecture!r} cannot hold the model: it would need one linear layer on the pooled features "
+            f"({short_text(error)}). {OTHER_ROUTES}"
+        ) from error
+    return native
+
+
+def _save_native(native: nn.Module, folder: Path, label_names: list[str], preprocessing: dict[str, Any]) -> None:
+    size = preprocessing["crop_size"]
+    try:
+        save_for_hf(
+            native,
+            str(folder),
+            safe_serialization=True,
+            # The second entry sends AutoImageProcessor to preprocessor_config.json, past timm's transform.
+            model_config={"label_names": label_names, "image_processor_type": "BitImageProcessor"},
+            data_config={
+                "input_size": (3, size, size),
+                "interpolation": preprocessing["resample"],
+                "mean": preprocessing["mean"],
+                "std": preprocessing["std"],
+                # timm resizes to floor(size / crop_pct): the quotient must not fall short of the shortest edge.
+                "crop_pct": math.nextafter(size / preprocessing["shortest_edge"], 0),
+                "crop_mode": "center",
+            },
+        )
+    except RuntimeError as error:  # safetensors takes no weights that two layers share
+        raise ValueError(f"timm cannot save this model ({short_text(error)}). {OTHER_ROUTES}") from error
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    del config["model_args"]["num_classes"]  # it is at the top as well, and transformers would pass both on
+    for key in ("tag", "license", "origin_url", "paper_name", "paper_ids"):
+        config["pretrained_cfg"].pop(key, None)  # what timm knows of its own weights
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

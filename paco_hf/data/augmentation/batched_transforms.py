@@ -1,0 +1,176 @@
+"""The views of [`paco_hf.data.augmentation.transforms`] made a batch at a time, on the batch's device."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from .batched_functional import (
+    apply_to,
+    augment,
+    color_jitter,
+    cutout,
+    draw_auto_augment,
+    draw_boxes,
+    draw_jitter,
+    draw_rand_augment,
+    flip,
+    gaussian_blur,
+    grayscale,
+    happens,
+    resized_crop,
+    shifted_crop,
+    uniform,
+)
+
+_BLUR_RADIUS = (0.1, 2.0)
+
+
+def _random_crop(images: Tensor, generator: Generator, size: int) -> Tensor:
+    if images.shape[-2:] != (size, size):
+        raise ValueError(f"this view takes images of {size}x{size} pixels, got {tuple(images.shape)}")
+    padding = size // 8
+    top, left = torch.randint(2 * padding + 1, (2, len(images)), generator=generator)
+    return shifted_crop(images, top, left, padding)
+
+
+def _random_resized_crop(images: Tensor, generator: Generator, size: int, scale: tuple[float, float]) -> Tensor:
+    height, width = images.shape[-2:]
+    return resized_crop(images, draw_boxes(len(images), height, width, scale, generator), size)
+
+
+def _random_flip(images: Tensor, generator: Generator) -> Tensor:
+    return flip(images, happens(generator, 0.5, len(images)))
+
+
+def _jitter(images: Tensor, generator: Generator, p: float, hue: float) -> Tensor:
+    return color_jitter(images, *draw_jitter(len(images), p, hue, generator))
+
+
+def _random_grayscale(images: Tensor, generator: Generator) -> Tensor:
+    apply_to(images, happens(generator, 0.2, len(images)), grayscale)
+    return images
+
+
+def _random_blur(images: Tensor, generator: Generator) -> Tensor:
+    radius = uniform(generator, *_BLUR_RADIUS, len(images))
+    apply_to(images, happens(generator, 0.5, len(images)), gaussian_blur, radius)
+    return images
+
+
+def _auto_augment(images: Tensor, generator: Generator) -> Tensor:
+    return augment(images, *draw_auto_augment(len(images), images.shape[-1], generator))
+
+
+def _rand_augment(images: Tensor, generator: Generator) -> Tensor:
+    return augment(images, *draw_rand_augment(len(images), images.shape[-1], generator))
+
+
+def _random_cutout(images: Tensor, generator: Generator) -> Tensor:
+    height, width = images.shape[-2:]
+    y, x = (torch.randint(extent, (len(images),), generator=generator) for extent in (height, width))
+    return cutout(images, y, x, width // 2)
+
+
+def _cifar(size: int, *color: Any) -> list[Any]:
+    return [partial(_random_crop, size=size), _random_flip, *color, _random_cutout]
+
+
+def _crop(size: int, low: float) -> Any:
+    return partial(_random_resized_crop, size=size, scale=(low, 1.0))
+
+
+_FULL_JITTER = partial(_jitter, p=1.0, hue=0.0)
+
+# As `VIEWS`: the side in pixels to the steps, in order, the first of them the crop.
+BATCHED_VIEWS: dict[str, Callable[[int], list[Any]]] = {
+    "cifar_reg": lambda size: _cifar(size, _auto_augment),
+    "cifar_rand": lambda size: _cifar(size, _rand_augment),
+    "cifar_light": lambda size: _cifar(size),
+    "cifar_sim": lambda size: [
+        _crop(size, 0.2),
+        _random_flip,
+        partial(_jitter, p=0.8, hue=0.1),
+        _random_grayscale,
+        _random_blur,
+    ],
+    "sim": lambda size: [_crop(size, 0.08), _FULL_JITTER, _random_grayscale, _random_blur, _random_flip],
+    "regular": lambda size: [_crop(size, 0.08), _random_flip, _FULL_JITTER],
+}
+
+
+class BatchedView:
+    """The named view on a batch: `uint8` `(B, 3, H, W)` to `uint8` `(B, 3, size, size)`, on the batch's device.
+
+    It is the view of the same name in [`paco_hf.data.augmentation.transforms`]: the same operations with the same
+    probabilities, with results that equal PIL's for the same parameters. What it draws differs: for the whole batch
+    at once.
+
+    Args:
+        name (`str`): of [`BATCHED_VIEWS`].
+        size (`int`): the side of the result in pixels.
+
+    Raises:
+        ValueError: unknown name; on call, images that are no such batch, or of another size where it must be `size`.
+    """
+
+    def __init__(self, name: str, size: int) -> None:
+        if name not in BATCHED_VIEWS:
+            raise ValueError(f"unknown view {name!r}: choose one of {', '.join(sorted(BATCHED_VIEWS))}")
+        self.steps = BATCHED_VIEWS[name](size)
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        """`generator` is a CPU generator and the only source of randomness; `images` are left as they are."""
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+        for step in self.steps:
+            images = step(images, generator).float()
+        return images.to(torch.uint8)
+
+
+class BatchedViews:
+    """The normalised views of a batch of [`paco_hf.data.torch_datasets.WholeImages`], made on the batch's device.
+
+    Args:
+        views (sequence of [`BatchedView`], one or two): the query view, then the key view.
+        mean, std (sequences of 3 `float`): of the images scaled to 0..1.
+
+    A batch's `pixel_values` `(B, 3, H, W)` `uint8` become `pixel_values` and, with two views, `key_pixel_values`,
+    `float32` `(B, 3, size, size)` in channels-last memory; its `view_seed` is used up.
+    """
+
+    def __init__(self, views: Sequence[BatchedView], mean: Sequence[float], std: Sequence[float]) -> None:
+        if len(views) not in (1, 2):
+            raise ValueError(f"there can be one view or two, got {len(views)}")
+        self.views = views
+        self.mean, self.std = (torch.tensor(list(values)).view(1, 3, 1, 1) * 255 for values in (mean, std))
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        images = batch["pixel_values"]
+        mean, std = self.mean.to(images.device), self.std.to(images.device)
+        generator = torch.Generator().manual_seed(batch["view_seed"])
+        result = {key: value for key, value in batch.items() if key not in ("pixel_values", "view_seed")}
+        for name, view in zip(("pixel_values", "key_pixel_values"), self.views, strict=False):
+            drawn = view(images, generator).to(torch.float32, memory_format=torch.channels_last)
+            result[name] = drawn.sub_(mean).div_(std)
+        return result
+
+
+def batched_obstacle(names: Sequence[str], size: int, pixels: Any) -> str | None:
+    """Why the named views of `size` pixels cannot be made a batch at a time, `None` where they can.
+
+    `pixels` `(N, H, W, 3)` are the images, `None` where they are not kept in memory or differ in size.
+    """
+    alone = [name for name in names if name not in BATCHED_VIEWS]
+    if alone:
+        return f"{alone[0]!r} is made by PIL alone (a batch at a time: {', '.join(sorted(BATCHED_VIEWS))})"
+    if torch.backends.mps.is_available():
+        return "Apple's GPUs have no float64, which PIL's results need"
+    if pixels is None:
+        return "the images differ in size, or are too many to be kept in memory"
+    padded = [name for name in names if name.startswith("cifar_") and name != "cifar_sim"]
+    if padded and pixels.shape[1:3] != (size, size):
+        return f"{padded[0]!r} needs images of {size} x {size} pixels, not {pixels.shape[2]} x {pixels.shape[1]}"
+    return None

@@ -1,0 +1,255 @@
+"""The published lists of images (`path label` lines, or iNaturalist's JSON): reading and recognising them."""
+
+import hashlib
+import http.client
+import json
+import re
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from timm.data import ImageNetInfo
+
+from ..metrics import shots
+from .long_tail import class_counts
+from .published import BENCHMARKS, Benchmark, Canonical
+
+_IMAGENET = ImageNetInfo("imagenet-1k")
+ILSVRC: list[str] = _IMAGENET.label_names()  # the synsets of ImageNet's 1000 classes, by id
+
+
+@dataclass
+class ImageList:
+    """A split as its list gives it: paths below the data set's root, with their class ids `0..C-1`."""
+
+    name: str
+    paths: list[str]
+    labels: list[int]
+    folders: list[str]  # of each class, by id
+    content: bytes
+
+
+def selection_hash(keys: Sequence[str], labels: Sequence[int]) -> str:
+    """SHA-256 of the sorted `key label` lines: what is selected, whatever the order and wherever it comes from."""
+    lines = sorted(f"{key} {label}\n" for key, label in zip(keys, labels, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def git_blob_id(content: bytes) -> str:
+    """The id by which git knows a file of this content."""
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def fetch(source: str) -> tuple[str, bytes]:
+    """Name and content of a local file or an `http(s)` address.
+
+    Raises:
+        OSError: it does not exist or cannot be reached.
+    """
+    if not source.startswith(("http://", "https://")):
+        path = Path(source)
+        if not path.is_file():
+            raise OSError(f"the list {source} does not exist: give a file or an address (http, https)")
+        return path.name, path.read_bytes()
+    try:
+        with urllib.request.urlopen(source, timeout=20) as answer:
+            return Path(urlsplit(source).path).name, answer.read()
+    except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
+        raise OSError(
+            f"the list {source} cannot be fetched ({error}): download it where there is a network and give the file"
+        ) from error
+
+
+def read_list(source: str, dataset: str) -> ImageList:
+    """Read a list of a data set of [`BENCHMARKS`], and check every line.
+
+    Args:
+        source (`str`): file or address.
+        dataset (`str`): whose list it should be.
+
+    Raises:
+        ValueError: a malformed line (with its number), a path or label that cannot be the data set's, a path twice.
+        OSError: it does not exist or cannot be reached.
+    """
+    name, content = fetch(source)
+    return parse_list(name, content, dataset)
+
+
+def parse_list(name: str, content: bytes, dataset: str) -> ImageList:
+    """[`read_list`] on what was read already."""
+    benchmark = known_benchmark(dataset)
+    if benchmark.path is None:
+        with_lists = [n for n, b in BENCHMARKS.items() if b.path]
+        raise ValueError(f"{dataset} has no lists of images ({', '.join(with_lists)} have)")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name} is no text ({error}): give the list, not an archive") from error
+    entries = _json_entries(name, text) if text.lstrip().startswith("{") else _text_entries(name, text)
+    pattern = re.compile(benchmark.path, re.IGNORECASE)
+    paths, labels = [], []
+    folder_of: dict[int, str] = {}
+    label_of: dict[str, int] = {}
+    seen: dict[str, str] = {}
+    for where, path, label in entries:
+        match = pattern.fullmatch(path)
+        if match is None:
+            other = next((n for n, b in BENCHMARKS.items() if b.path and re.fullmatch(b.path, path, re.I)), None)
+            hint = f": is this a list of {other}?" if other else ""
+            raise ValueError(f"{where}: {path!r} is no path of {dataset}, such as {benchmark.example}{hint}")
+        if not 0 <= label < benchmark.num_classes:
+            raise ValueError(
+                f"{where}: label {label} is out of range: {dataset} has {benchmark.num_classes} classes, 0 to "
+                f"{benchmark.num_classes - 1}"
+            )
+        folder = match["cls"]
+        if folder_of.setdefault(label, folder) != folder or label_of.setdefault(folder, label) != label:
+            raise ValueError(
+                f"{where}: {path!r} has label {label}, but before this line label {label} was "
+                f"{folder_of.get(label)!r} and {folder!r} had label {label_of.get(folder, label)}"
+            )
+        if path in seen:
+            raise ValueError(f"{where}: {path!r} is there twice (first in {seen[path]})")
+        seen[path] = where
+        paths.append(path)
+        labels.append(label)
+    if not paths:
+        raise ValueError(f"{name} is empty")
+    folders = [folder_of.get(label, "") for label in range(max(labels) + 1)]
+    return ImageList(name, paths, labels, folders, content)
+
+
+def _text_entries(name: str, text: str) -> list[tuple[str, str, int]]:
+    entries = []
+    for number, line in enumerate(text.splitlines(), 1):
+        path, _, label = line.rpartition(" ")
+        if not path or not re.fullmatch(r"-?\d+", label):
+            raise ValueError(f"{name}, line {number}: {line!r} is not of the form 'path label'")
+        entries.append((f"{name}, line {number}", path, int(label)))
+    return entries
+
+
+def _json_entries(name: str, text: str) -> list[tuple[str, str, int]]:
+    try:
+        content = json.loads(text)
+        files = {image["id"]: image["file_name"] for image in content["images"]}
+        entries = []
+        for number, annotation in enumerate(content["annotations"], 1):
+            path, label = files[annotation["image_id"]], annotation["category_id"]
+            if not isinstance(path, str) or type(label) is not int:
+                raise TypeError(f"annotation {number} has file_name {path!r} and category_id {label!r}")
+            entries.append((f"{name}, annotation {number}", path, label))
+        return entries
+    except (json.JSONDecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{name} is not iNaturalist's JSON of images, annotations and categories ({type(error).__name__}: {error})"
+        ) from error
+
+
+def class_names(dataset: str, folders: Sequence[str]) -> list[str]:
+    """Readable names of the classes of these folders; ImageNet's synsets by their description, as timm has it."""
+    if not dataset.startswith("imagenet"):
+        return list(folders)
+    known = set(ILSVRC)
+    names = [_IMAGENET.label_name_to_description(synset) if synset in known else synset for synset in folders]
+    return [f"{n} ({s})" if names.count(n) > 1 else n for n, s in zip(names, folders, strict=True)]
+
+
+def recognise(content: bytes) -> tuple[str, str] | None:
+    """Data set and split of which this is the published list: byte by byte, or by its length in lines and bytes where
+    only that is known."""
+    blob, size, lines = git_blob_id(content), len(content), content.count(b"\n")
+    for dataset, benchmark in BENCHMARKS.items():
+        for split, canonical in benchmark.canonical.items():
+            if not benchmark.needs_list:
+                continue
+            if blob == canonical.blob or (
+                canonical.blob is None and (size, lines) == (canonical.size, canonical.images)
+            ):
+                return dataset, split
+    return None
+
+
+def check_split(image_list: ImageList, dataset: str, split: str) -> None:
+    """`ValueError` where a list is the published one of another split."""
+    known = recognise(image_list.content)
+    if known is not None and known != (dataset, split):
+        raise ValueError(
+            f"{image_list.name} is the {known[1]} list of {known[0]}, given as the {split} list of {dataset}"
+        )
+
+
+def differences(canonical: Canonical, labels: Sequence[int], num_classes: int) -> list[str]:
+    """In which statistics labels differ from those of a published split; empty where in none."""
+    counts = class_counts(labels, num_classes, allow_empty=True)
+    found = {
+        "images": (len(labels), canonical.images),
+        "images of the most frequent class": (max(counts), canonical.most),
+        "images of the rarest class": (min(counts), canonical.fewest),
+        "classes with many, medium, few images": (shots(counts), canonical.shots or shots(counts)),
+    }
+    return [f"{what}: {own}, published {published}" for what, (own, published) in found.items() if own != published]
+
+
+def guess_dataset(content: bytes) -> str:
+    """The data set whose paths a list's first line has; `ValueError` where it fits none."""
+    text = content.decode("utf-8-sig", errors="replace")
+    path = text.split("\n", 1)[0].rpartition(" ")[0]
+    if text.lstrip().startswith("{"):
+        return "inat2018"
+    fitting = [n for n, b in BENCHMARKS.items() if b.needs_list and b.path and re.fullmatch(b.path, path, re.I)]
+    if not fitting:
+        wanted = ", ".join(b.example for b in BENCHMARKS.values() if b.needs_list)
+        raise ValueError(f"its first line, {path[:80]!r}, is no path of a known data set, such as {wanted}")
+    return fitting[0]
+
+
+def known_benchmark(dataset: str) -> Benchmark:
+    """`BENCHMARKS[dataset]`; `ValueError` for another name."""
+    if dataset not in BENCHMARKS:
+        raise ValueError(f"unknown data set {dataset!r}: choose one of {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[dataset]
+
+
+def tree_lists(
+    dataset: str, benchmark: Benchmark, root: Path, given: dict[str, str], needs_train: bool = True
+) -> dict[str, ImageList]:
+    """The lists of a benchmark by split: those given, and those that lie in `root` under their official names.
+
+    Raises:
+        ValueError: there is no training list, or one that is another split's or contradicts it.
+    """
+    found = dict(given)
+    for split, candidates in benchmark.lists.items():
+        lying = [root / name for name in candidates if (root / name).is_file()]
+        if split not in found and lying:
+            found[split] = str(lying[0])
+    if benchmark.needs_list and needs_train and "train" not in found:
+        raise ValueError(
+            f"{root} has no list of {dataset}'s training images ({' or '.join(benchmark.lists['train'])}): put it "
+            "there, or give it (--train_list, in `data prepare` --list)"
+        )
+    result = {}
+    for split, source in found.items():
+        result[split] = read_list(source, dataset)
+        check_split(result[split], dataset, split)
+    for one, other in combinations(result.values(), 2):
+        both = set(one.paths) & set(other.paths)
+        if both:
+            raise ValueError(
+                f"{len(both)} images are in {one.name} as well as in {other.name}, such as {min(both)}: images to "
+                "train on cannot be scored"
+            )
+    if "train" in result:
+        folders = result["train"].folders
+        for image_list in result.values():
+            for label, folder in enumerate(image_list.folders):
+                if folder and (label >= len(folders) or folders[label] != folder):
+                    raise ValueError(
+                        f"{image_list.name} has {folder!r} as class {label}, which is "
+                        f"{folders[label] if label < len(folders) else 'no class'!r} in {result['train'].name}"
+                    )
+    return result

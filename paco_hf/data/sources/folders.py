@@ -1,0 +1,89 @@
+"""Folders of images and of parquet files."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
+from datasets.table import InMemoryTable
+
+from ...utils.images import IMAGE_SUFFIXES
+from ..image_lists import ImageList
+
+
+def image_tables(files: Mapping[str, tuple[Sequence[str], Sequence[int]]], class_names: list[str]) -> DatasetDict:
+    """Image files and class ids of each split as a data set that opens a file when it is asked for."""
+    features = Features({"image": Image(), "label": ClassLabel(names=class_names)})
+    splits = {}
+    for split, (paths, labels) in files.items():
+        path = pa.array(paths, pa.string())
+        image = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), path], names=["bytes", "path"])
+        table = pa.Table.from_arrays([image, pa.array(labels, pa.int64())], schema=features.arrow_schema)
+        splits[split] = Dataset(InMemoryTable(table))
+    return DatasetDict(splits)
+
+
+def list_files(root: Path, image_list: ImageList) -> list[str]:
+    """The files of a list below `root`.
+
+    Raises:
+        ValueError: some do not exist; says how many, and names the first.
+    """
+    files = [str(root / path) for path in image_list.paths]
+    present: set[str] = set()
+    for folder in {os.path.dirname(file) for file in files}:
+        if os.path.isdir(folder):
+            present.update(entry.path for entry in os.scandir(folder))
+    missing = [path for file, path in zip(files, image_list.paths, strict=True) if file not in present]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of the {len(files)} images of {image_list.name} are not in {root}: "
+            f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+        )
+    return files
+
+
+def class_folders(root: Path) -> tuple[list[str], list[int], list[str]]:
+    """Files and class ids of `root/<class>/<image>`, and the class folders, sorted as their ids are."""
+    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+    if not folders:
+        raise ValueError(
+            f"{root} has no class folders: ILSVRC's validation images, which come in one folder, must be sorted into "
+            "folders of their synsets first"
+        )
+    files, labels = [], []
+    for label, folder in enumerate(folders):
+        found = list(os.scandir(root / folder))
+        deeper = [entry.path for entry in found if entry.is_dir() and not entry.name.startswith(".")]
+        if deeper:
+            raise ValueError(f"{deeper[0]} is a folder in the folder of a class, where images should lie")
+        entries = [entry for entry in found if entry.is_file()]
+        names = sorted(e.path for e in entries if Path(e.name).suffix.lower() in IMAGE_SUFFIXES and e.name[0] != ".")
+        files += names
+        labels += [label] * len(names)
+    return files, labels, folders
+
+
+def load_folder(folder: str) -> DatasetDict:
+    path = Path(folder)
+    if not path.is_dir():
+        raise OSError(f"{folder} is not a folder")
+    files = parquet_files(path)
+    if not files:
+        return load_dataset("imagefolder", data_dir=str(path))
+    # One by one: splits may differ in columns that do not matter here.
+    return DatasetDict({split: Dataset.from_parquet(names) for split, names in files.items()})
+
+
+def parquet_files(folder: Path) -> dict[str, list[str]]:
+    """The parquet files below a folder by split, which their names say; empty where there are none."""
+    files: dict[str, list[str]] = {}
+    for file in sorted(folder.glob("**/*.parquet")):
+        split = next((s for s in ("train", "test", "validation") if s in str(file.relative_to(folder)).lower()), None)
+        if split is None:
+            raise ValueError(
+                f"{file.name} names no split: a parquet file's name should contain train, validation or test"
+            )
+        files.setdefault(split, []).append(str(file))
+    return files

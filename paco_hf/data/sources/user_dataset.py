@@ -1,0 +1,250 @@
+"""A user's own data set: which columns hold images and classes, which splits there are, and the classes' names."""
+
+import math
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from datasets.table import InMemoryTable
+
+from ..images import LabelledImages
+from .columns import find_image_column, find_label_column, is_text, split_roles
+from .tables import Rows, clean, read_rows, split_column
+
+_WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0*)?")
+
+
+@dataclass
+class OwnSource:
+    """The splits of a user's data set by role; the interface of [`paco_hf.data.sources.source.Source`]."""
+
+    name: str
+    splits: dict[str, LabelledImages]  # their labels are indices of `names`
+    names: list[str]
+    scored: str | None  # the role of the split that is scored
+    described: str
+    notes: list[str]
+
+    def class_names(self, key: str) -> list[str]:
+        return self.names
+
+    def labelled(self, key: str, class_names: list[str]) -> LabelledImages:
+        return self.splits[key]
+
+
+def open_own(
+    dataset: str,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    splits: Mapping[str, str] | None = None,
+    test_only: bool = False,
+) -> OwnSource:
+    """Open a folder, a table file or a Hub id, and infer what is not given.
+
+    Args:
+        dataset (`str`): as [`paco_hf.data.sources.tables.read_rows`] takes it.
+        image_column, label_column (`str`, *optional*): the columns.
+        splits (`dict`, *optional*): names of splits in the source for `train`, `validation`, `test`.
+        test_only (`bool`, *optional*, defaults to `False`): there need be no split to train on.
+
+    Raises:
+        ValueError: columns or splits that cannot be told or do not exist, labels that name no class, fewer than two
+            classes, files that do not exist.
+        OSError: what [`paco_hf.data.sources.tables.read_rows`] raises.
+    """
+    found, notes = read_rows(dataset)
+    root = dataset if os.path.isdir(dataset) else os.path.dirname(dataset) or "." if os.path.isfile(dataset) else None
+    given = {role: name for role, name in (splits or {}).items() if name}
+    found, by = split_column(found, (image_column, label_column), given.values())
+    roles = split_roles(dataset, list(found), given)
+    if "train" not in roles and not test_only:
+        raise ValueError(
+            f"{dataset} has no train split (found: {', '.join(found)}"
+            + "".join(f", {name} being the {role} split" for role, name in given.items())
+            + "): name the one to train on with --train_split"
+        )
+    if "train" not in roles and not roles:
+        raise ValueError(f"{dataset} has no test split (found: {', '.join(found)}): name one with --test_split")
+    first = found[roles.get("train") or next(iter(roles.values()))]
+    image = find_image_column(first, dataset, image_column)
+    label = find_label_column(first, dataset, image, label_column)
+    values: dict[str, list[Any]] = {}
+    for role, split in list(roles.items()):
+        rows = found[split]
+        if label not in rows.data.features and role != "train" and role not in given:
+            notes.append(f"the split {split!r} has no column {label!r}, so it is left out")
+            del roles[role]
+            continue
+        for name, flag in ((image, "image"), (label, "label")):
+            if name not in rows.data.features:
+                raise ValueError(
+                    f"the split {split!r} of {dataset} has no column {name!r} (columns: "
+                    f"{', '.join(rows.data.features)}): set --{flag}_column"
+                )
+        # Whether the labels of a text file are numbers is seen in those to train on.
+        numbers = isinstance(values["train"][0], int) if "train" in values else None
+        values[role] = _read_labels(rows, label, f"{dataset} {split}", numbers)
+        missing = [row for row, value in enumerate(values[role]) if value is None]
+        if missing and len(missing) == len(values[role]) and role != "train":
+            notes.append(f"the split {split!r} has no labels, so it is left out")
+            del values[role], roles[role]
+        elif missing:
+            raise ValueError(
+                f"{len(missing)} of the {len(values[role])} rows of {dataset} {split} have no label in {label!r}, the "
+                f"first being row {missing[0]}: label or remove them"
+            )
+    base = "train" if "train" in roles else next(iter(roles))
+    names, keys = _classes(first, label, values[base], dataset, notes)
+    if len(names) < 2 and not test_only:
+        raise ValueError(
+            f"{dataset} has one class only ({', '.join(map(repr, names))}): a classifier needs at least two"
+            + "".join(f"; {note}" for note in notes)
+        )
+    labelled = {}
+    for role, split in roles.items():
+        strange = Counter(value for value in values[role] if value not in keys)
+        if strange:
+            value, count = next(iter(strange.items()))
+            raise ValueError(
+                f"the split {split!r} of {dataset} has a class {value!r} that its train split has not ({count} images)"
+            )
+        labels = [keys[value] for value in values[role]]
+        # The names of the roles are what messages and records call them by.
+        labelled[role] = _images(found[split], image, labels, f"{dataset} {split}", root)
+    explicit = "validation" in given
+    scored = "test" if "test" in labelled else "validation" if "validation" in labelled and not explicit else None
+    columns = "classes: the folders" if first.files else _describe_columns(first, image, label, by)
+    uses = ", ".join(f"{'test' if role == scored else role} {split!r}" for role, split in roles.items())
+    unused = [split for split in found if split not in roles.values()]
+    rest = f"; not used: {', '.join(map(repr, unused))}" if unused else ""
+    return OwnSource(dataset, labelled, names, scored, f"{columns}; splits: {uses}{rest}", notes)
+
+
+def _describe_columns(rows: Rows, image: str, label: str, split: str | None) -> str:
+    unused = [name for name in rows.data.features if name not in (image, label)]
+    more = ", ..." if len(unused) > 5 else ""
+    return (
+        f"columns: image {image!r}, label {label!r}"
+        + (f", split {split!r}" if split else "")
+        + (f" (not used: {', '.join(map(repr, unused[:5]))}{more})" if unused else "")
+    )
+
+
+def _read_labels(rows: Rows, column: str, name: str, numbers: bool | None = None) -> list[Any]:
+    """The label of each row as text or as a whole number, `None` where there is none.
+
+    `numbers`: whether text that is a whole number is read as one; `None`: where all of it is.
+    """
+    feature = rows.data.features[column]
+    values = rows.data[column][:]
+    if isinstance(feature, ClassLabel):
+        names = [clean(one) for one in feature.names]
+        twice = [one for one, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(
+                f"the column {column!r} of {name} has the class {twice[0]!r} twice: rename one of the two"
+            )
+        return [None if value is None or value < 0 else names[value] for value in values]
+    if not isinstance(feature, Value):
+        raise ValueError(f"label column {column!r} of {name} must hold one class an image, got {feature}")
+    if feature.dtype == "bool":
+        return [None if value is None else str(value) for value in values]
+    if feature.dtype.startswith("float"):
+        filled = [value for value in values if value is not None and not math.isnan(value)]
+        broken = next((value for value in filled if not value.is_integer()), None)
+        if broken is not None:
+            raise ValueError(
+                f"label column {column!r} of {name} holds {broken}, which is no class: give text or whole numbers"
+            )
+        return [None if value is None or math.isnan(value) else int(value) for value in values]
+    if "int" in feature.dtype:
+        return list(values)
+    if not is_text(feature):
+        raise ValueError(f"label column {column!r} of {name} must hold text or whole numbers, got {feature.dtype}")
+    values = [clean(value) if value is not None else "" for value in values]
+    filled = [value for value in values if value]
+    if broken := next((value for value in filled if re.search(r"[\t\r\n]", value)), None):
+        raise ValueError(
+            f"row {values.index(broken)} of {name} has a label of more than one line or column, {broken[:60]!r}: a "
+            "quotation mark in the file may be left open"
+        )
+    if numbers is None:
+        numbers = rows.text and bool(filled) and all(map(_WHOLE.fullmatch, filled))
+    if numbers:
+        return [int(float(value)) if _WHOLE.fullmatch(value) else value or None for value in values]
+    if rows.text and filled and all(re.fullmatch(r"-?\d+\.\d+", value) for value in filled):
+        raise ValueError(
+            f"label column {column!r} of {name} holds {filled[0]}, which is no class: give text or whole numbers"
+        )
+    return [value or None for value in values]
+
+
+def _classes(
+    rows: Rows, column: str, values: Sequence[Any], dataset: str, notes: list[str]
+) -> tuple[list[str], dict[Any, int]]:
+    """Names of the classes, and the index of each label."""
+    counts = Counter(values)
+    feature = rows.data.features[column]
+    if isinstance(feature, ClassLabel):
+        names = [clean(name) for name in feature.names]
+        empty = [name for name in names if not counts[name]]
+        if empty:
+            notes.append(
+                f"{len(empty)} of the {len(names)} classes have no training image and are left out, such as "
+                f"{empty[0]!r}"
+            )
+        ordered: list[Any] = [name for name in names if counts[name]]
+    elif any(isinstance(value, int) for value in counts):
+        ordered = sorted(counts)
+        if ordered[0] < 0:
+            raise ValueError(
+                f"label {ordered[0]} of row {list(values).index(ordered[0])} of {dataset} is out of range: labels are "
+                "not negative; label or remove the image"
+            )
+        if ordered != list(range(len(ordered))):
+            notes.append(
+                f"the labels are {len(ordered)} whole numbers from {ordered[0]} to {ordered[-1]}, not 0 to "
+                f"{len(ordered) - 1}: they are taken as names of classes"
+            )
+    else:
+        ordered = sorted(counts)
+    alike: dict[str, list[str]] = {}
+    for value in map(str, ordered):
+        alike.setdefault(value.casefold(), []).append(value)
+    same = [names for names in alike.values() if len(names) > 1]
+    if same:
+        notes.append(
+            f"classes whose names differ in case only are kept apart: {' and '.join(map(repr, same[0]))}"
+            + (f", and {len(same) - 1} more" if len(same) > 1 else "")
+        )
+    return [str(value) for value in ordered], {value: label for label, value in enumerate(ordered)}
+
+
+def _images(rows: Rows, column: str, labels: list[int], name: str, shown_from: str | None) -> LabelledImages:
+    feature = rows.data.features[column]
+    if not is_text(feature):
+        data = rows.data if isinstance(feature, Image) else rows.data.cast_column(column, Image())
+        return LabelledImages(data, column, labels, name, files=rows.files, root=shown_from)
+    paths = [value or "" for value in rows.data[column][:]]
+    remote = next((path for path in paths if "://" in path), None)
+    if remote:
+        raise ValueError(f"{name} has addresses of images, such as {remote}: download them, and give their file names")
+    root = str(rows.root or "")
+    files = [os.path.join(root, path) for path in paths]
+    present = {file for file in set(files) if os.path.isfile(file)}
+    missing = [path for file, path in zip(files, paths, strict=True) if file not in present]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of the {len(files)} images of {name} are not in {root or '.'}: "
+            f"{', '.join(map(repr, missing[:3]))}{', ...' if len(missing) > 3 else ''}; column {column!r} should hold "
+            "paths below that folder, or absolute ones; where images are lost, remove their rows"
+        )
+    array = pa.StructArray.from_arrays([pa.nulls(len(files), pa.binary()), pa.array(files)], names=["bytes", "path"])
+    schema = Features({column: Image()}).arrow_schema
+    data = Dataset(InMemoryTable(pa.Table.from_arrays([array], schema=schema)))
+    return LabelledImages(data, column, labels, name, files=files, root=shown_from)

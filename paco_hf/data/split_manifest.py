@@ -1,0 +1,157 @@
+"""`splits.json`: which images each split of a run has, and whether data is still what it was made from."""
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from .image_lists import selection_hash
+from .images import LabelledImages
+from .long_tail import class_counts
+
+SPLITS_NAME = "splits.json"
+
+
+def describe_split(split: Any, class_names: list[str], carved: bool) -> dict[str, Any] | None:
+    if split is None:
+        return None
+    content: dict[str, Any] = {
+        "name": split.name,
+        "images": len(split.labels),
+        "selection": selection_of(split),
+        "class_counts": class_counts(split.labels, len(class_names), allow_empty=True),
+        "carved": carved,
+    }
+    if carved:
+        content["rows"] = _rows(split)
+        if isinstance(split, LabelledImages) and split.files:
+            names = relative_names(split.files)
+            content["files"] = [names[row] for row in content["rows"]]
+    return content
+
+
+def relative_names(files: list[str]) -> list[str]:
+    """Names of files below the deepest folder that has all of them, so that moved data keeps them."""
+    parts = [os.path.split(file) for file in files]
+    folders = {folder: os.path.abspath(folder) for folder in {folder for folder, _ in parts}}
+    root = os.path.commonpath(list(folders.values()))
+    below = {folder: os.path.relpath(path, root) for folder, path in folders.items()}
+    return [name if below[folder] == "." else f"{below[folder]}/{name}" for folder, name in parts]
+
+
+def _rows(split: Any) -> list[int]:
+    return list(range(len(split.labels))) if split.rows is None else [int(row) for row in split.rows]
+
+
+def check_source(before: dict[str, Any] | None, now: dict[str, Any] | None) -> None:
+    """That a run that is resumed would carve the same splits; otherwise it would train on images that it is tested on.
+
+    Raises:
+        ValueError: the data has changed, or what test or validation are carved by.
+    """
+    if not before or not now:
+        return
+    if changed := _changed(before["source"], now["source"]):
+        raise ValueError(
+            f"the data has changed since the run was started (it has {changed}), so its splits would not be the same: "
+            "restore it, or start anew with --overwrite"
+        )
+    flags = {"test": "--test_fraction, --split_seed and --inspect", "validation": "--validation_fraction and --seed"}
+    for role, given in flags.items():
+        parts = [manifest["splits"][role] or {} for manifest in (before, now)]
+        if any(part.get("carved") for part in parts) and parts[0].get("selection") != parts[1].get("selection"):
+            raise ValueError(
+                f"other images would be carved for the {role} than when the run was started, and it has trained on "
+                f"some of them: give the {given} of then, or start anew with --overwrite"
+            )
+
+
+def source_of(full: Any, own: bool = True) -> dict[str, Any]:
+    """What tells whether a training split is the one that was carved; of a data set of one's `own` with a hash of the
+    files' names and sizes, or of the encoded images' sizes."""
+    source = {"name": full.name, "images": len(full.labels), "selection": selection_of(full)}
+    content = _content(full) if own and isinstance(full, LabelledImages) else None
+    return source | ({"content": content} if content else {})
+
+
+def _content(full: LabelledImages) -> str | None:
+    digest = hashlib.sha256()
+    if full.files:
+        names = relative_names(full.files)
+        for row in range(len(names)) if full.rows is None else full.rows:
+            digest.update(f"{names[row]} {os.path.getsize(full.files[row])}\n".encode())
+        return digest.hexdigest()
+    column = full.encoded.data.column(full.image_column)
+    if not pa.types.is_struct(column.type):
+        return None
+    # From the offsets: no image is read.
+    sizes = pc.fill_null(pc.cast(pc.binary_length(pc.struct_field(column, "bytes")), "int64"), -1).to_numpy()
+    indices = full.encoded._indices
+    digest.update((sizes if indices is None else sizes[indices.column(0).to_numpy()]).tobytes())
+    return digest.hexdigest()
+
+
+def same_labels(full: Any, source: dict[str, Any]) -> bool:
+    """Whether images have the labels of [`source_of`], in the same order."""
+    return len(full.labels) == source["images"] and selection_of(full) == source["selection"]
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """How two of [`source_of`] differ, in words; empty where they are the same."""
+    if before["images"] != now["images"]:
+        return f"{now['images']} images instead of {before['images']}"
+    if before["selection"] != now["selection"]:
+        return "other labels, or another order"
+    # Runs of before contents were recorded have labels only.
+    contents = before.get("content"), now.get("content")
+    return "other, changed or renamed images, or another order" if all(contents) and contents[0] != contents[1] else ""
+
+
+def selection_of(split: Any) -> str:
+    """SHA-256 of the `row label` lines of a split, rows counted in its source."""
+    return selection_hash([str(row) for row in _rows(split)], split.labels)
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """What `splits.json` of a run folder says, `None` where nothing was carved.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    return read_split_json(folder / SPLITS_NAME)
+
+
+def public_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
+    """A manifest without the names of files."""
+    splits = {
+        name: content and {key: value for key, value in content.items() if key != "files"}
+        for name, content in manifest["splits"].items()
+    }
+    return manifest | {"splits": splits}
+
+
+def read_split_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is damaged ({error}): restore it, or train the run anew") from error
+
+
+def carved_again(full: Any, manifest: dict[str, Any], split: str) -> Any:
+    """The images of a carved split, from the training split that it was carved from.
+
+    Raises:
+        ValueError: it is not the training split of then.
+    """
+    content, source = manifest["splits"][split], manifest["source"]
+    if changed := _changed(source, source_of(full, "content" in source)):
+        raise ValueError(
+            f"{full.name} is not what the run's {split} split was carved from: it has {changed}. Restore the data of "
+            "then, or give data with a test split of its own (new images in a folder `test`)"
+        )
+    place = {row: index for index, row in enumerate(_rows(full))}
+    return full.select([place[row] for row in content["rows"]], content["name"])

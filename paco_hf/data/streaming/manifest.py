@@ -1,0 +1,104 @@
+"""The manifest of a folder of prepared shards."""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = "paco_hf shards 1"
+ROWS_PER_GROUP = 64
+
+
+@dataclass
+class Manifest:
+    """What a prepared folder holds. `splits` maps a split to `images`, `class_counts`, `selection` (a hash of what is
+    selected) and `shards` (`file`, `images`, `bytes`)."""
+
+    root: str
+    dataset: str
+    source: str
+    class_names: list[str]
+    splits: dict[str, dict[str, Any]]
+
+    def write(self) -> None:
+        content = {
+            "format": FORMAT,
+            "dataset": self.dataset,
+            "source": self.source,
+            "splits": self.splits,
+            "class_names": self.class_names,
+        }
+        path = Path(self.root) / MANIFEST_NAME
+        partial = path.with_suffix(".partial")
+        # Counts on one line.
+        text = re.sub(r"\[[\d,\s]+\]", lambda match: " ".join(match[0].split()), json.dumps(content, indent=1))
+        partial.write_text(text + "\n", encoding="utf-8")
+        partial.replace(path)
+
+    @classmethod
+    def read(cls, root: str) -> "Manifest":
+        """Read the manifest in a folder or below an fsspec address (such as `hf://datasets/user/name`).
+
+        Raises:
+            OSError: there is none, or it cannot be reached.
+            ValueError: it is none of this format.
+        """
+        try:
+            with fsspec.open(f"{root.rstrip('/')}/{MANIFEST_NAME}", "r", encoding="utf-8") as file:
+                content = json.load(file)
+        except FileNotFoundError as error:
+            raise OSError(
+                f"{root} has no {MANIFEST_NAME}, which says how many images of each class there are and in which "
+                "shards: make it with `paco-hf data prepare`, and start that again where it was stopped"
+            ) from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(
+                f"{root}/{MANIFEST_NAME} is damaged ({error}): run `paco-hf data prepare` again"
+            ) from error
+        except (OSError, ImportError, ValueError) as error:
+            raise OSError(f"{root}/{MANIFEST_NAME} cannot be read ({type(error).__name__}: {error})") from error
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
+            raise ValueError(
+                f"{root}/{MANIFEST_NAME} is not a manifest of the format {FORMAT!r}: prepare the data anew"
+            )
+        fields: dict[str, Any] = {name: content.get(name) for name in ("dataset", "source", "class_names", "splits")}
+        kinds = {"class_names": list, "splits": dict}
+        wrong = [name for name, value in fields.items() if not isinstance(value, kinds.get(name, str))]
+        wrong += [s for s, c in (fields["splits"] or {}).items() if not {"images", "class_counts", "shards"} <= {*c}]
+        if wrong:
+            raise ValueError(
+                f"{root}/{MANIFEST_NAME} is damaged ({', '.join(wrong)}): run `paco-hf data prepare` again"
+            )
+        return cls(root=root.rstrip("/"), **fields)
+
+    def check_files(self) -> None:
+        """`OSError` where a file is missing, or a shard has another size than when it was written."""
+        fs, root = fsspec.core.url_to_fs(self.root)
+        for split, content in self.splits.items():
+            if not fs.exists(f"{root}/{labels_name(split)}"):
+                raise OSError(
+                    f"{labels_name(split)} of {self.root} is missing; the same `paco-hf data prepare` as before "
+                    "writes it again"
+                )
+            for shard in content["shards"]:
+                path = f"{root}/{shard['file']}"
+                size = fs.size(path) if fs.exists(path) else None
+                if size != shard["bytes"]:
+                    state = "missing" if size is None else f"truncated: {size} bytes instead of {shard['bytes']}"
+                    raise OSError(
+                        f"the shard {shard['file']} of {self.root} is {state}; the same `paco-hf data prepare` as "
+                        "before writes it again"
+                    )
+
+
+def is_prepared(root: str) -> bool:
+    """Whether a folder has a manifest."""
+    return (Path(root) / MANIFEST_NAME).is_file()
+
+
+def labels_name(split: str) -> str:
+    return f"{split}-labels.npy"

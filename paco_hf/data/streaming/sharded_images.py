@@ -1,0 +1,110 @@
+"""Prepared data sets: parquet shards with a manifest, read in the order of their row groups (streaming).
+
+A folder that `paco-hf data prepare` wrote holds, for each split, `<split>-00000-of-000NN.parquet` (columns `image`, as
+encoded as it was, and `label`), `<split>-labels.npy`, and for the whole `manifest.json`, which is written last. Images
+lie in an order that is random with respect to their class, so that neighbours are a fair sample.
+"""
+
+import io
+import math
+import os
+from collections import OrderedDict
+from typing import Any
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image as PILImage
+from torch.utils.data import get_worker_info
+
+from ...utils.images import open_image
+from ..samplers import LANES
+from .manifest import ROWS_PER_GROUP, Manifest, labels_name
+
+
+class ShardedImages:
+    """A split of a prepared folder, as [`paco_hf.data.images.LabelledImages`], read a row group at a time.
+
+    Args:
+        manifest (`Manifest`): of the folder.
+        split (`str`): which of its splits.
+        window (`int`): images to keep encoded in memory, over all workers of this process.
+        rows (ascending array, *optional*): a selection of the split's rows.
+        name (`str`, *optional*): for messages.
+
+    `groups` `(N,)` is the row group of each image, ascending; reading images of few groups at a time is fast.
+    """
+
+    def __init__(self, manifest: Manifest, split: str, window: int, rows: Any = None, name: str | None = None) -> None:
+        self.manifest, self.split, self.window = manifest, split, window
+        self.name = name or f"{manifest.root} {split}"
+        shards = manifest.splits[split]["shards"]
+        counts = [-(-shard["images"] // ROWS_PER_GROUP) for shard in shards]
+        self._shard_of = np.repeat(np.arange(len(shards)), counts)
+        self._group_in_shard = np.concatenate([np.arange(n) for n in counts])
+        sizes = [min(ROWS_PER_GROUP, s["images"] - i) for s in shards for i in range(0, s["images"], ROWS_PER_GROUP)]
+        self._starts = np.concatenate([[0], np.cumsum(sizes)])
+        self.rows = np.arange(self._starts[-1]) if rows is None else np.asarray(rows)
+        self.groups = np.searchsorted(self._starts, self.rows, "right") - 1
+        self._per_group = max(len(self.rows) / max(len(np.unique(self.groups)), 1), 1.0)
+        self.labels: list[int] = self._read_labels()[self.rows].tolist()
+        self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._process = os.getpid()
+        self._cache: OrderedDict[int, pa.StructArray] = OrderedDict()
+
+    def _read_labels(self) -> np.ndarray:
+        path = f"{self.manifest.root}/{labels_name(self.split)}"
+        try:
+            with fsspec.open(path, "rb") as file:
+                labels: np.ndarray = np.load(io.BytesIO(file.read()), allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise OSError(f"{path} cannot be read ({error}): run `paco-hf data prepare` again") from error
+        if len(labels) != self._starts[-1]:
+            raise OSError(f"{path} has {len(labels)} labels for {self._starts[-1]} images: prepare the data anew")
+        return labels
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_files": OrderedDict(), "_cache": OrderedDict()}
+
+    def select(self, indices: Any, name: str) -> "ShardedImages":
+        return ShardedImages(self.manifest, self.split, self.window, self.rows[np.sort(indices)], name)
+
+    def open(self, index: int) -> PILImage.Image:
+        """Decode one image to RGB; `ValueError` where it cannot be, with its name and place."""
+        row = self.rows[int(index)]
+        group = int(self.groups[int(index)])
+        image = self._read_group(group)[int(row - self._starts[group])].as_py()
+        return open_image(io.BytesIO(image["bytes"]), f"image {row} of {self.name} ({image['path']})")
+
+    def _read_group(self, group: int) -> pa.StructArray:
+        if group in self._cache:
+            self._cache.move_to_end(group)
+            return self._cache[group]
+        shard = self.manifest.splits[self.split]["shards"][self._shard_of[group]]["file"]
+        try:
+            table = self._file(int(self._shard_of[group]), shard).read_row_group(
+                int(self._group_in_shard[group]), columns=["image"]
+            )
+        except (pa.ArrowInvalid, OSError) as error:
+            raise OSError(
+                f"the shard {shard} of {self.manifest.root} is damaged ({error}): prepare it anew"
+            ) from error
+        worker = get_worker_info()
+        workers = worker.num_workers if worker else 1
+        limit = math.ceil(self.window / (self._per_group * workers)) + 2 * max(LANES // workers, 1)
+        while len(self._cache) >= limit:
+            self._cache.popitem(last=False)
+        self._cache[group] = table["image"].combine_chunks()
+        return self._cache[group]
+
+    def _file(self, shard: int, name: str) -> pq.ParquetFile:
+        if self._process != os.getpid():
+            # A file that was open when a worker was forked would share its position with all others.
+            self._files, self._process = OrderedDict(), os.getpid()
+        if shard not in self._files:
+            while len(self._files) >= 16:
+                self._files.popitem(last=False)
+            # Buffered reads would fetch a whole column of a group ahead, which is what is read anyway.
+            self._files[shard] = pq.ParquetFile(fsspec.open(f"{self.manifest.root}/{name}", "rb").open())
+        return self._files[shard]

@@ -1,0 +1,133 @@
+"""Data sets and collators for the data loader: augmented views, whole images, evaluation images."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+
+@contextmanager
+def _own_randomness() -> Iterator[None]:
+    """Leave the global generators as they were found: torch's, `random`'s and numpy's."""
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        torch.set_rng_state(states[0])
+        random.setstate(states[1])
+        np.random.set_state(states[2])
+
+
+def _seed_all(*key: int) -> None:
+    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
+    torch.random.default_generator.manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+
+
+class ViewsDataset(Dataset):
+    """Augmented views of labelled images; what is drawn is a function of `(seed, epoch, index)` alone.
+
+    Args:
+        images: PIL images in RGB by index.
+        labels (sequence of `int`): their classes.
+        views (sequence of callables, one or two): as from [`build_view`]; the query view, then the key view.
+        seed (`int`): of the augmentations.
+
+    Items are `{"pixel_values", "labels"}` and, with two views, `"key_pixel_values"`.
+    """
+
+    def __init__(self, images: Any, labels: Sequence[int], views: Sequence[Any], seed: int = 0) -> None:
+        if len(views) not in (1, 2):
+            raise ValueError(f"there can be one view or two, got {len(views)}")
+        self.images, self.labels, self.views, self.seed = images, labels, views, seed
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
+        items = []
+        with _own_randomness():
+            for index in indices:
+                image = self.images[index]
+                _seed_all(self.seed, getattr(index, "epoch", 0), int(index))
+                names = ("pixel_values", "key_pixel_values")
+                item: dict[str, Any] = {name: view(image) for name, view in zip(names, self.views, strict=False)}
+                items.append({**item, "labels": self.labels[index]})
+        return items
+
+
+class WholeImages(Dataset):
+    """Labelled images of one size as they are, a batch at a time, for `BatchedViews`.
+
+    Args:
+        pixels (`np.ndarray` of shape `(N, H, W, 3)`, `uint8`): the images.
+        labels (sequence of `int`): their classes.
+        seed (`int`): of the augmentations.
+
+    A batch is `{"labels" (B,), "pixel_values" (B, 3, H, W) uint8, "view_seed"}`; the seed is a function of `(seed,
+    epoch, indices)`, so that a resumed run draws the same views.
+    """
+
+    def __init__(self, pixels: np.ndarray, labels: Sequence[int], seed: int = 0) -> None:
+        self.pixels, self.labels, self.seed = torch.from_numpy(pixels), torch.tensor(labels), seed
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Any]:
+        rows = torch.tensor([int(index) for index in indices])
+        key = self.seed, getattr(indices[0], "epoch", 0), *rows.tolist()
+        return {
+            "labels": self.labels[rows],
+            "pixel_values": self.pixels[rows].permute(0, 3, 1, 2).contiguous(),
+            "view_seed": int(np.random.SeedSequence(key).generate_state(1)[0]),
+        }
+
+
+class EvaluationDataset(Dataset):
+    """Labelled images as they are; [`ImageCollator`] gives them to the checkpoint's own image processor."""
+
+    def __init__(self, images: Any, labels: Sequence[int]) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"image": self.images[index], "labels": self.labels[index]}
+
+
+class ImageCollator:
+    """Batch views (scaling and normalising them) or whole images (through the image processor).
+
+    A batch of [`WholeImages`] is left alone.
+
+    Args:
+        image_processor: a transformers image processor; its mean and standard deviation normalise the views too.
+    """
+
+    def __init__(self, image_processor: Any) -> None:
+        self.image_processor = image_processor
+        self.mean = torch.tensor(image_processor.image_mean).view(3, 1, 1) * 255
+        self.std = torch.tensor(image_processor.image_std).view(3, 1, 1) * 255
+
+    def __call__(self, items: list[dict[str, Any]] | dict[str, Any]) -> dict[str, Any]:
+        if isinstance(items, dict):
+            return items
+        batch = {"labels": torch.tensor([item["labels"] for item in items])}
+        if "image" in items[0]:
+            images = [item["image"] for item in items]
+            batch["pixel_values"] = self.image_processor(images, return_tensors="pt")["pixel_values"]
+            return batch
+        for name in ("pixel_values", "key_pixel_values"):
+            if name in items[0]:
+                batch[name] = (torch.stack([item[name] for item in items]).float() - self.mean) / self.std
+        return batch

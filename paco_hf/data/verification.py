@@ -1,0 +1,144 @@
+"""`paco-hf data verify` and `data stats`: is this the published selection, and what does its tail look like?"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..metrics import shots
+from .image_lists import differences, fetch, git_blob_id, guess_dataset, parse_list, recognise, selection_hash
+from .long_tail import class_counts
+from .published import BENCHMARKS
+from .sources.tables import is_table
+from .streaming.manifest import Manifest, is_prepared
+from .streaming.prepare import join_key, read_names
+
+
+def verify(target: str, dataset: str | None = None) -> tuple[list[str], list[str]]:
+    """Check a prepared folder or a list file against itself and against what was published.
+
+    Args:
+        target (`str`): folder, list file, or address of a list.
+        dataset (`str`, *optional*): whose list it is; recognised by its paths where not given.
+
+    Returns:
+        what was found to be right, and what differs (empty where nothing does), each a list of lines.
+
+    Raises:
+        ValueError, OSError: it cannot be read as what it should be.
+    """
+    return _verify_folder(target) if Path(target).is_dir() else _verify_list(target, dataset)
+
+
+def _verify_list(source: str, dataset: str | None, split: str | None = None) -> tuple[list[str], list[str]]:
+    name, content = fetch(source)
+    known = recognise(content)
+    dataset = dataset or (known[0] if known else guess_dataset(content))
+    image_list = parse_list(name, content, dataset)
+    published = BENCHMARKS[dataset].canonical
+    if known is not None and known[0] == dataset:
+        exact = published[known[1]].blob is not None
+        how = (
+            f"git blob id {git_blob_id(content)}" if exact else "by its lines and bytes; its content is not on record"
+        )
+        return [f"{name} is the published {known[1]} list of {dataset} ({how})"], []
+    # The same selection in another form: other line ends, or iNaturalist's JSON.
+    lines = "".join(f"{p} {c}\n" for p, c in zip(image_list.paths, image_list.labels, strict=True)).encode()
+    known = recognise(lines)
+    if known is not None and known[0] == dataset and published[known[1]].blob is not None:
+        return [f"{name} has the lines of the published {known[1]} list of {dataset}, in another form of file"], []
+    size = len(image_list.labels)
+    split = split or min(published, key=lambda s: abs(published[s].images - size))
+    found = differences(published[split], image_list.labels, len(image_list.folders))
+    blob = f"git blob id {git_blob_id(content)}, published {published[split].blob or 'not on record'}"
+    if not found:
+        return [f"{name}: {size} images with the class counts of {dataset}'s {split} split"], [
+            f"its lines are not, in order, those of the published list ({blob})"
+        ]
+    return [], [f"{name} is not {dataset}'s published {split} list ({blob})", *found]
+
+
+def _verify_folder(folder: str) -> tuple[list[str], list[str]]:
+    manifest = Manifest.read(folder)
+    manifest.check_files()
+    key = join_key(manifest.dataset)
+    benchmark = BENCHMARKS.get(manifest.dataset)
+    right, wrong = [], []
+    for split, content in manifest.splits.items():
+        paths, labels = read_names(Path(folder), content["shards"])
+        counts = class_counts(labels, len(manifest.class_names), allow_empty=True)
+        keys = [key(path) for path in paths]
+        problems = []
+        if len(labels) != content["images"]:
+            problems.append(f"{len(labels)} images, but {content['images']} in the manifest")
+        if counts != content["class_counts"]:
+            label = next(c for c, (a, b) in enumerate(zip(counts, content["class_counts"], strict=True)) if a != b)
+            problems.append(
+                f"class {label} has {counts[label]} images, but {content['class_counts'][label]} in the manifest"
+            )
+        if selection_hash(keys, labels) != content["selection"]:
+            problems.append("the images are not those that were prepared (the hash of the selection differs)")
+        twice = [name for name, count in Counter(keys).items() if count > 1 and name]
+        if twice:
+            problems.append(f"{len(twice)} images are there more than once, such as {twice[0]}")
+        list_file = Path(folder) / f"{split}.list"
+        if list_file.is_file():
+            image_list = parse_list(list_file.name, list_file.read_bytes(), manifest.dataset)
+            wanted = dict(zip(map(key, image_list.paths), image_list.labels, strict=True))
+            own = dict(zip(keys, labels, strict=True))
+            lacking = [name for name in wanted if name not in own]
+            more = [name for name in own if name not in wanted]
+            other = [name for name in wanted if own.get(name, wanted[name]) != wanted[name]]
+            kinds = {"of the list are lacking": lacking, "are not in the list": more, "have another label": other}
+            problems += [f"{len(found)} images {what}, such as {found[0]}" for what, found in kinds.items() if found]
+            published, different = _verify_list(str(list_file), manifest.dataset, split)
+            right += [f"{split}: {line}" for line in published]
+            wrong += [f"{split}: {line}" for line in different]
+        elif benchmark and split in benchmark.canonical:
+            wrong += [f"{split}: {line}" for line in differences(benchmark.canonical[split], labels, len(counts))]
+        wrong += [f"{split}: {problem}" for problem in problems]
+        if not problems:
+            right.append(f"{split}: {len(labels)} images in {len(content['shards'])} shards, as prepared")
+    return right, wrong
+
+
+def counts_of(target: str, **source: Any) -> dict[str, list[int]]:
+    """Class counts by split of a prepared folder, a list file, or whatever [`load_data`] takes (training alone)."""
+    if is_prepared(target):
+        return {split: content["class_counts"] for split, content in Manifest.read(target).splits.items()}
+    remote = target.startswith(("http://", "https://"))
+    if remote or (Path(target).is_file() and not _has_rows(target)):
+        name, content = fetch(target)
+        image_list = parse_list(name, content, guess_dataset(content))
+        return {name: class_counts(image_list.labels, len(image_list.folders), allow_empty=True)}
+    from .loading import load_data
+
+    return {"train": load_data(target, **source).class_counts}
+
+
+def _has_rows(target: str) -> bool:
+    """Whether a file is a table of images, and not a published list: iNaturalist's lists are JSON too."""
+    if not is_table(target) or Path(target).suffix.lower() != ".json":
+        return is_table(target)
+    with open(target, encoding="utf-8", errors="replace") as file:
+        return '"annotations"' not in file.read(2**20)
+
+
+def describe_counts(name: str, counts: Sequence[int], width: int = 48) -> str:
+    """Numbers and a chart of the class counts, most frequent class first, ten classes or tenths of them."""
+    many, medium, few = shots(counts)
+    fewest = min(counts)
+    factor = f"{max(counts) / fewest:.4g}" if fewest else "infinite: a class is empty"
+    ranked = sorted(counts, reverse=True)
+    lines = [
+        f"{name}: {sum(counts)} images, {len(counts)} classes, {max(counts)} to {fewest} a class, imbalance factor "
+        f"{factor}",
+        f"classes with many (> 100), medium (20 to 100), few (< 20) images: {many}, {medium}, {few}",
+    ]
+    step = max(-(-len(ranked) // 10), 1)
+    for start in range(0, len(ranked), step):
+        part = ranked[start : start + step]
+        mean = sum(part) / len(part)
+        bar = "#" * max(round(width * mean / max(ranked[0], 1)), 1 if mean else 0)
+        lines.append(f"{start + 1:>6} to {start + len(part):<6}{mean:>9.1f} {bar}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""From logits to numbers: scores, intervals, temperature, priors. Knows no model."""

@@ -1,0 +1,51 @@
+"""Class priors: logits adapted to them, and scores where the classes are distributed otherwise."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+RATIOS = (50, 25, 10, 5, 2)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Rows of probabilities, in float64 where the logits are."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def log_frequencies(counts: Sequence[int]) -> np.ndarray:
+    """Logarithms of the classes' shares, `(C,)`; a class that was never seen counts as seen once."""
+    seen = np.maximum(np.asarray(counts), 1)
+    return np.log(seen / seen.sum()).astype(np.float32)
+
+
+def shifted_prior(counts: np.ndarray, ratio: float, direction: str) -> np.ndarray:
+    """Class frequencies that fall geometrically by `ratio` from first to last class: `forward` in the order of the
+    training counts, `backward` in the reverse order, `uniform` not at all (Hong et al., CVPR 2021). `(C,)`, sum 1."""
+    rank = np.empty(len(counts))
+    rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts)) / max(len(counts) - 1, 1)
+    exponent = {"forward": rank, "uniform": np.zeros(len(counts)), "backward": 1 - rank}[direction]
+    weight = float(ratio) ** -exponent
+    return weight / weight.sum()
+
+
+def scores_under_priors(
+    logits: np.ndarray, true: np.ndarray, predicted: np.ndarray, counts: np.ndarray
+) -> dict[str, Any]:
+    """Accuracy where classes are as frequent as a prior says, from the accuracy of each class: of the predictions as
+    they are, and with the log of the prior added to the (balanced) logits."""
+    images = np.bincount(true, minlength=len(counts))
+    shifts = [("forward", r) for r in RATIOS] + [("uniform", 1)] + [("backward", r) for r in reversed(RATIOS)]
+    rows = []
+    for direction, ratio in shifts:
+        prior = shifted_prior(counts, ratio, direction)
+        weight = np.where(images > 0, prior, 0)
+        weight = weight / weight.sum()
+        adapted = (logits + np.log(prior).astype(logits.dtype)).argmax(axis=1)
+        as_is, better = (
+            float(weight @ (np.bincount(true[p == true], minlength=len(counts)) / np.maximum(images, 1)))
+            for p in (predicted, adapted)
+        )
+        rows.append({"direction": direction, "ratio": ratio, "accuracy": as_is, "adapted": better})
+    return {"ratios": list(RATIOS), "rows": rows}

@@ -1,0 +1,5 @@
+"""Publishing on the Hub: upload, Spaces, and what the errors of the Hub mean."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,49 @@
+"""What the errors of the Hub mean, in one line."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+_HINTS = {
+    401: "log in with `hf auth login`, or set HF_TOKEN to a token that may write",
+    403: "the token may not do this: it must be one with write access, of an account that owns the name",
+    404: "no such repository, revision or file, or a private one that the token may not see",
+    409: "it is in use, or exists otherwise: try again, or choose another name",
+    429: "too many requests: try again in some minutes",
+}
+
+
+@contextmanager
+def hub_errors(what: str) -> Iterator[None]:
+    """Whatever the Hub or the way to it refuses is an `OSError` of one line that begins with `what`."""
+    try:
+        yield
+    except ValueError as error:  # HFValidationError, and what else the client says of a name
+        raise ValueError(f"{what}: {error}") from error
+    except (HTTPError, OSError, RuntimeError) as error:  # the client's own, its files', and those of its uploads
+        chain: list[BaseException] = [error]
+        while chain[-1].__cause__ is not None:
+            chain.append(chain[-1].__cause__)
+        answer = next((cause for cause in chain if isinstance(cause, HfHubHTTPError)), None)
+        if answer is not None:
+            status = answer.response.status_code
+            hint = _HINTS.get(status, "the Hub is in trouble: try again, what has arrived there is not sent again")
+            reason = answer.server_message or answer.response.reason_phrase
+            raise OSError(f"{what} (HTTP {status}, {reason}): {hint}") from error
+        unreachable = (HTTPError, OfflineModeIsEnabled, ConnectionError, LocalEntryNotFoundError)
+        silent = next((cause for cause in chain if isinstance(cause, unreachable)), None)
+        if silent is not None:
+            raise OSError(
+                f"{what}: the Hub cannot be reached ({type(silent).__name__}: {' '.join(str(silent).split())}); try "
+                "again where there is a network, and without HF_HUB_OFFLINE"
+            ) from error
+        raise
+
+
+def hub_file(repo_id: str, revision: str | None, name: str) -> Path:
+    """A file of a repository, from the cache where it is there."""
+    with hub_errors(f"{name} of {repo_id} cannot be downloaded"):
+        return Path(hf_hub_download(repo_id, name, revision=revision))

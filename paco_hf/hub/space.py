@@ -1,0 +1,147 @@
+"""A folder that runs as a Space: the model, the page of [`paco_hf.webapp.app`], and what they need."""
+
+import importlib.metadata
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitInfo, HfApi
+
+from ..inference.image_index import INDEX_FOLDER
+from ..inference.prediction import image_files
+from ..reports.run_summary import read_subject
+from ..runs.layout import CARD_NAME
+from ..utils.files import new_folder, write_text
+from ..utils.images import open_image
+from .errors import hub_errors
+from .upload import check_no_paths, full_name, make_repo, stage_model
+
+_PACKAGE = Path(__file__).parents[1]
+
+# What a page does not show: data sets, recipes, metrics for others.
+_LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "builtin", "evaluate_modules")
+
+_APP = '''"""The page of this Space."""
+
+from pathlib import Path
+
+from paco_hf.webapp.app import build_demo, launch
+
+HERE = Path(__file__).parent
+examples = HERE / "examples"
+launch(build_demo(HERE / "model", examples=[examples] if examples.is_dir() else None, title={title!r}))
+'''
+
+_CARD = """---
+title: {quoted}
+emoji: 🖼️
+colorFrom: blue
+colorTo: gray
+sdk: gradio
+sdk_version: {gradio}
+python_version: "{python}"
+app_file: app.py
+pinned: false
+tags:
+- paco_hf
+- image-classification
+---
+
+# {title}
+
+A page to try {about} on images of one's own: the classes with how frequent each was in training, and what
+changes where classes are otherwise frequent{nearest}. It runs on the model in `model/`; start it elsewhere with
+
+```
+pip install -r requirements.txt
+python app.py
+```
+"""
+
+
+def requirements() -> list[str]:
+    """What the page needs, as this installation of the package says it, without what only tests and exports need."""
+    needed = []
+    for line in importlib.metadata.requires("paco-hf") or ():
+        requirement, _, marker = (part.strip() for part in line.partition(";"))
+        if not marker or re.fullmatch(r"extra == ['\"]demo['\"]", marker):
+            needed.append(requirement)
+    return sorted(needed)
+
+
+def write_space(
+    run: str | Path,
+    folder: str | Path,
+    title: str,
+    examples: list[str] | None = None,
+    include_index: bool = False,
+) -> Path:
+    """Write the folder of a Space: complete, or not at all.
+
+    It has the model (weights, configuration, image processor), examples, `app.py`, `requirements.txt`, the card that
+    tells the Hub how to run it, and this package's code, which no registry needs to have.
+
+    Args:
+        run (path): run folder or checkpoint.
+        folder (path): new.
+        title (`str`): of the page's card.
+        examples (list of paths, *optional*): image files or folders to offer on the page.
+        include_index (`bool`, *optional*, defaults to `False`): also the index of `paco-hf index`, which has small
+            copies of the training images: they become public with the Space.
+
+    Raises:
+        ValueError: no finished model, no index to include, a folder with something in it, or an example that cannot
+            be decoded.
+        OSError: an example does not exist.
+        ImportError: `gradio` is not installed, whose version the card names.
+    """
+    run, pictures = Path(run), image_files(examples or ())
+    if include_index and not (run / INDEX_FOLDER).is_dir():
+        raise ValueError(f"{run} has no {INDEX_FOLDER}/ to include: `paco-hf index {run}` makes one")
+    for file in pictures:
+        open_image(file, str(file))
+    try:
+        gradio = importlib.metadata.version("gradio")
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ImportError("a Space needs gradio, which is not installed: pip install 'paco-hf[demo]'") from error
+    with new_folder(folder) as made:
+        (made / "model").mkdir()
+        stage_model(run, made / "model", include_training_state=False)
+        if include_index:
+            shutil.copytree(run / INDEX_FOLDER, made / "model" / INDEX_FOLDER)
+        shutil.copytree(_PACKAGE, made / "paco_hf", ignore=_LEFT_OUT)
+        for i, file in enumerate(pictures):
+            (made / "examples").mkdir(exist_ok=True)
+            shutil.copyfile(file, made / "examples" / f"{i + 1:02d}-{file.name}")
+        write_text(made / "app.py", _APP.format(title=title))
+        write_text(made / "requirements.txt", "\n".join(requirements()) + "\n")
+        subject = read_subject(run)
+        about = f"a classifier of {subject.config.num_labels:,} classes" if subject.config else "a classifier"
+        nearest = ", and the nearest training images" if include_index else ""
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
+        filled = {"title": title, "quoted": json.dumps(title), "gradio": gradio, "python": python}
+        write_text(made / CARD_NAME, _CARD.format(about=about, nearest=nearest, **filled))
+        check_no_paths(made / "model")
+    return Path(folder)
+
+
+def push_space(
+    folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None
+) -> CommitInfo | Any:
+    """Publish what [`write_space`] wrote, as one commit.
+
+    Raises:
+        ValueError: a public Space that was to be private.
+        OSError: the Hub refuses, or cannot be reached.
+    """
+    api = HfApi(token=token, library_name="paco_hf")
+    with hub_errors(f"the Space {repo_id} cannot be made on the Hub"):
+        repo_id = full_name(api, repo_id)
+        make_repo(api, repo_id, private, "space", space_sdk="gradio")
+    with hub_errors(f"{folder} cannot be sent to the Space {repo_id}"):
+        return api.upload_folder(
+            repo_id=repo_id, repo_type="space", folder_path=folder, commit_message="Upload with paco_hf"
+        )

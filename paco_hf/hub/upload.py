@@ -1,0 +1,175 @@
+"""To the Hub: what of a run goes there, and how. Errors of the Hub in one line, with what to do."""
+
+import dataclasses
+import re
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from huggingface_hub import CommitInfo, HfApi, ModelCard
+from transformers import AutoImageProcessor
+
+from ..arguments.arguments import RunArguments
+from ..arguments.resolve import resolved
+from ..data.split_manifest import SPLITS_NAME, public_manifest, read_manifest
+from ..models.lora import ADAPTER_FOLDER
+from ..models.modeling_contrastive import TRAINING_STATE_NAME
+from ..models.modeling_paco import PaCoForImageClassification
+from ..reports.model_card import write_card
+from ..reports.run_summary import read_subject
+from ..runs.layout import CARD_NAME, CONVERSION_NAME, FIGURE_NAMES, METRICS_NAME, RECIPE_NAME, RESULTS_NAME, RUN_NAME
+from ..runs.redaction import public_settings
+from ..runs.resume_points import list_checkpoints, run_of
+from ..utils.files import as_yaml, write_json, write_text
+from .errors import hub_errors
+
+
+def push(
+    run: str | Path,
+    repo_id: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    include_training_state: bool = False,
+    license: str | None = None,
+    token: str | None = None,
+    commit_message: str = "Upload with paco_hf",
+) -> CommitInfo:
+    """Publish a run folder, a checkpoint or a converted one: weights, code, processor, card, results, figures, recipe.
+
+    All files are one commit, so an interrupted push changes nothing, and a repeated one sends what is missing. Neither
+    the optimizer's state nor a path of this computer is sent.
+
+    Args:
+        run (path): the folder.
+        repo_id (`str`): `user/name`; it is made where it does not exist.
+        private (`bool`, *optional*, defaults to `False`): only its owner sees it.
+        revision (`str`, *optional*): branch, made where it does not exist.
+        include_training_state (`bool`, *optional*, defaults to `False`): also projector, key encoder and queue, those
+            of the last checkpoint.
+        license (`str`, *optional*): the Hub's identifier of the weights' licence (default: that of the folder's card,
+            else `unknown`).
+        token (`str`, *optional*): of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
+        commit_message (`str`, *optional*).
+
+    Raises:
+        ValueError: no finished model, no training state to include, or a public repository that was to be private.
+        OSError: the Hub refuses, or cannot be reached.
+    """
+    run = Path(run)
+    api = HfApi(token=token, library_name="paco_hf")
+    with TemporaryDirectory() as temporary:
+        staged = Path(temporary)
+        stage_model(run, staged, include_training_state)
+        with hub_errors(f"{repo_id} cannot be made on the Hub"):
+            repo_id = full_name(api, repo_id)
+            _stage_card(run, staged, repo_id, license)
+            check_no_paths(staged)
+            make_repo(api, repo_id, private)
+            if revision is not None:
+                api.create_branch(repo_id, branch=revision, exist_ok=True)
+        with hub_errors(f"{run} cannot be sent to {repo_id}"):
+            return api.upload_folder(
+                repo_id=repo_id, folder_path=staged, revision=revision, commit_message=commit_message
+            )
+
+
+def full_name(api: HfApi, repo_id: str) -> str:
+    """`user/name`, the user being the one who is logged in where only a name is given."""
+    return repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
+
+
+def make_repo(api: HfApi, repo_id: str, private: bool, repo_type: str = "model", **settings: Any) -> None:
+    """Make a repository where there is none; `ValueError` where a public one was to be private."""
+    api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True, **settings)
+    if private and not api.repo_info(repo_id, repo_type=repo_type).private:
+        raise ValueError("it is public, so nothing is sent: make it private, or leave out --private")
+
+
+def push_trainer(trainer: Any, commit_message: str, token: str | None, revision: str | None, **kwargs: Any) -> Any:
+    """[`push`] the model of a [`PaCoTrainer`] as it is now, with its scores on the `eval_dataset` if it has one."""
+    args = trainer.args
+    scores = trainer.evaluate() if trainer.eval_dataset is not None else {}
+    if not trainer.is_world_process_zero():
+        return None
+    name = Path(args.output_dir).resolve().name
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary) / name
+        trainer.save_model(str(folder), _internal_call=True)
+        scores = {key.removeprefix("eval_"): value for key, value in scores.items()}
+        if "balanced_accuracy" in scores:
+            groups = {group: scores.get(group) for group in ("many", "medium", "few")}
+            content = {"validation": {**scores, **groups}, "scored": {"split": "the trainer's eval_dataset"}}
+            write_json(folder / METRICS_NAME, content)
+        write_text(folder / RECIPE_NAME, as_yaml(_method_settings(args, trainer.model.config)))
+        return push(
+            folder,
+            args.hub_model_id or name,
+            **{"private": bool(args.hub_private_repo), **kwargs},
+            revision=revision or args.hub_revision,
+            token=token or args.hub_token,
+            commit_message=commit_message,
+        )
+
+
+def _method_settings(args: Any, config: Any) -> dict[str, Any]:
+    """The settings of a trainer that no command line made: what it knows of data and views is nothing."""
+    run = {field.name for field in dataclasses.fields(RunArguments)}
+    settings = {name: value for name, value in resolved(RunArguments(), args).items() if name not in run}
+    return {**settings, **{name: getattr(config, name) for name in ("backbone", "backbone_kwargs", "image_size")}}
+
+
+def stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
+    """Put what of a run makes a model on the Hub into a folder."""
+    settings = read_subject(run).settings
+    # Loaded and saved, so that what is sent loads, and has the code of this version.
+    model = PaCoForImageClassification.from_pretrained(run)
+    model.config.backbone_kwargs = public_settings(model.config.to_dict())["backbone_kwargs"]
+    model.save_pretrained(staged)
+    AutoImageProcessor.from_pretrained(run).save_pretrained(staged)
+    if (run / ADAPTER_FOLDER).is_dir():
+        if include_training_state:
+            raise ValueError(
+                f"{run} has adapters, whose training state goes with the weights that they adapt and not with the "
+                "merged model: leave out --include_training_state"
+            )
+        shutil.copytree(run / ADAPTER_FOLDER, staged / ADAPTER_FOLDER)
+        model.config.save_pretrained(staged / ADAPTER_FOLDER)
+    for name in (METRICS_NAME, RUN_NAME, CONVERSION_NAME):
+        if (run / name).is_file():
+            shutil.copyfile(run / name, staged / name)
+    if settings:
+        (staged / RECIPE_NAME).write_text(as_yaml(settings), encoding="utf-8")
+    if manifest := read_manifest(run_of(run)):
+        write_json(staged / SPLITS_NAME, public_manifest(manifest))
+    if include_training_state:
+        states = [folder / TRAINING_STATE_NAME for folder in (run, *list_checkpoints(run)[-1:])]
+        state = next((path for path in states if path.is_file()), None)
+        if state is None:
+            raise ValueError(f"{run} and its checkpoints have no {TRAINING_STATE_NAME}, which contrastive runs have")
+        shutil.copyfile(state, staged / TRAINING_STATE_NAME)
+
+
+def _stage_card(run: Path, staged: Path, repo_id: str, license: str | None) -> None:
+    if not (run / CARD_NAME).is_file():
+        write_card(run, into=staged, repo_id=repo_id, license=license or "unknown")
+        return
+    # A card that is there may have been edited.
+    card: Any = ModelCard((run / CARD_NAME).read_text(encoding="utf-8").replace(f"USER/{run.resolve().name}", repo_id))
+    if license:
+        card.data.license = license
+    (staged / CARD_NAME).write_text(str(card), encoding="utf-8")
+    for name in (RESULTS_NAME, *FIGURE_NAMES):
+        if (run / name).is_file():
+            (staged / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(run / name, staged / name)
+
+
+def check_no_paths(staged: Path) -> None:
+    """`ValueError` where a file names a file or folder of this computer."""
+    for file in staged.rglob("*"):
+        if file.suffix in (".json", ".yaml", ".md"):
+            for path in re.findall(r"(?<![\w:/.])/[\w.@+-]+(?:/[\w.@+-]+)+", file.read_text(encoding="utf-8")):
+                if Path(path.rstrip(".")).exists():
+                    raise ValueError(f"{file.name} would tell of {path} on this computer, so nothing is sent")

@@ -1,0 +1,1 @@
+"""From a checkpoint and images to logits, predictions, features, and an index of images."""

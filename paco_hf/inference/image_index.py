@@ -1,0 +1,165 @@
+"""An index of the training images by their features, to show what a model has seen that is like an image. Needs
+`faiss`."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from tqdm.auto import tqdm
+from transformers import AutoImageProcessor
+
+from ..data.images import Images, LabelledImages
+from ..data.streaming.sharded_images import ShardedImages
+from ..metrics import unit_rows
+from ..models.lora import base_digest
+from ..models.modeling_paco import PaCoForImageClassification
+from ..utils.files import read_json, write_json
+from ..utils.images import small_copy
+from .features import features_of
+from .forward import check_inference, inference_device
+from .load_model import load_classifier
+
+INDEX_FOLDER = "index"
+_VECTORS, _PICTURES, _ABOUT = "vectors.faiss", "pictures.parquet", "index.json"
+THUMBNAIL = 128  # pixels of the longer side
+
+
+def _faiss() -> Any:
+    try:
+        import faiss
+    except ImportError as error:
+        raise ImportError(
+            "an index of images needs faiss, which is not installed: pip install 'paco-hf[demo]'"
+        ) from error
+    return faiss
+
+
+@dataclass
+class Neighbour:
+    """An image of the index that is like another.
+
+    Args:
+        picture (`PIL.Image.Image`): small, at most 128 pixels a side.
+        label (`int`): its class.
+        similarity (`float`): cosine of the features, -1..1.
+    """
+
+    picture: Image.Image
+    label: int
+    similarity: float
+
+
+class NearestImages:
+    """The images of an index, by the cosine of their features; exact.
+
+    Args:
+        vectors: the faiss index of unit features.
+        pictures (list of `bytes`): encoded.
+        labels (list of `int`): classes.
+        about (`dict`): what `index.json` says.
+    """
+
+    def __init__(self, vectors: Any, pictures: list[bytes], labels: list[int], about: dict[str, Any]) -> None:
+        self.vectors, self.pictures, self.labels, self.about = vectors, pictures, labels, about
+
+    @classmethod
+    def load(cls, folder: str | Path, model: PaCoForImageClassification) -> "NearestImages":
+        """Read what [`index_split`] wrote.
+
+        Raises:
+            OSError: a file is missing or damaged.
+            ValueError: it was made with other weights or classes.
+            ImportError: `faiss` is not installed.
+        """
+        folder, faiss = Path(folder), _faiss()
+        if not (folder / _ABOUT).is_file():
+            raise OSError(f"{folder} is no index of images: `paco-hf index` makes one")
+        try:
+            about = read_json(folder / _ABOUT)
+            made_with = about["weights"], about["class_names"]
+            vectors = faiss.read_index(str(folder / _VECTORS))
+            table = pq.read_table(folder / _PICTURES)
+        except (RuntimeError, OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise OSError(
+                f"the index {folder} cannot be read ({reason}): make it anew with `paco-hf index`"
+            ) from error
+        if made_with != (base_digest(model), list(model.config.id2label.values())):
+            raise ValueError(
+                f"the index {folder} was made with other weights or classes: make it anew with `paco-hf index`"
+            )
+        return cls(vectors, table["picture"].to_pylist(), table["label"].to_pylist(), about)
+
+    def picture(self, row: int) -> Image.Image:
+        """The small copy of an image."""
+        return Image.open(io.BytesIO(self.pictures[row]))
+
+    def search(self, features: np.ndarray, k: int = 6) -> list[Neighbour]:
+        """The `k` images that are most like the one of these features `(F,)`, nearest first."""
+        similarity, rows = self.vectors.search(unit_rows(features[None]), min(k, len(self.labels)))
+        return [
+            Neighbour(self.picture(row), self.labels[row], float(value))
+            for row, value in zip(rows[0], similarity[0], strict=True)
+        ]
+
+
+def index_split(
+    model_folder: str,
+    load: Callable[[], tuple[LabelledImages | ShardedImages, str]],
+    folder: Path,
+    *,
+    overwrite: bool = False,
+    batch_size: int = 256,
+    precision: str = "fp32",
+) -> int:
+    """Write the index of a labelled split, complete or not at all.
+
+    Args:
+        model_folder (`str`): run folder, checkpoint or Hub id.
+        load (callable): gives the split, whose classes are the model's, and what it is called.
+        folder (path): new, or with `overwrite` an index, which is replaced.
+        overwrite, batch_size, precision (*optional*): whether to replace; of the features.
+
+    Returns:
+        how many images are in it.
+
+    Raises:
+        ValueError: there is something in the folder.
+        ImportError: `faiss` is not installed.
+    """
+    faiss = _faiss()
+    inside = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    if folder.is_file() or (inside and not (overwrite and inside == {_VECTORS, _PICTURES, _ABOUT})):
+        raise ValueError(f"{folder} is not empty: --overwrite replaces an index, and nothing else; or give --output")
+    check_inference(precision, batch_size)
+    model = load_classifier(model_folder)
+    split, name = load()
+    if max(split.labels) >= model.config.num_labels:
+        raise ValueError(f"{split.name} has label {max(split.labels)}, the model {model.config.num_labels} classes")
+    images, digest = Images(split), base_digest(model)
+    processor = AutoImageProcessor.from_pretrained(model_folder)
+    features = features_of(model.paco.to(inference_device()), processor, images, split.name, batch_size, precision)
+    vectors = faiss.IndexFlatIP(features.shape[1])
+    vectors.add(unit_rows(features))
+    pictures = []
+    for i in tqdm(range(len(images)), desc="small copies", unit=" images", disable=None):
+        pictures.append(small_copy(images[i], THUMBNAIL)[1])
+    about = {"data": name, "images": len(pictures), "class_names": list(model.config.id2label.values())}
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        made = Path(scratch) / "new"
+        made.mkdir()
+        faiss.write_index(vectors, str(made / _VECTORS))
+        pq.write_table(pa.table({"picture": pictures, "label": split.labels}), made / _PICTURES)
+        write_json(made / _ABOUT, {**about, "weights": digest})
+        if folder.exists():
+            folder.rename(Path(scratch) / "old")
+        made.rename(folder)
+    return len(pictures)

@@ -1,0 +1,5 @@
+"""What is saved and loaded: configuration, models, queue, adapters, pretrained backbones, image processor."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

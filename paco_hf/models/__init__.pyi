@@ -1,0 +1,6 @@
+from .configuration_paco import PaCoConfig as PaCoConfig
+from .modeling_contrastive import ContrastiveOutput as ContrastiveOutput
+from .modeling_contrastive import PaCoForContrastiveTraining as PaCoForContrastiveTraining
+from .modeling_paco import PaCoForImageClassification as PaCoForImageClassification
+from .modeling_paco import PaCoModel as PaCoModel
+from .modeling_paco import PaCoPreTrainedModel as PaCoPreTrainedModel

@@ -1,0 +1,240 @@
+"""Low-rank adapters (LoRA, Hu et al., ICLR 2022) on a backbone whose own weights stay as they are. Needs `peft`."""
+
+import copy
+import hashlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from ..utils.files import readable, save_tensors
+from .modeling_paco import PaCoForImageClassification
+
+ADAPTER_FOLDER = "adapter"
+ADAPTER_NAME = "adapter_model.safetensors"
+
+# What peft puts before the names of a model that it wraps, and between a layer's name and its factors.
+_PREFIX, _ADAPTER = "base_model.model.", "default"
+
+
+def has_adapter(model: nn.Module) -> bool:
+    """Whether [`add_adapter`] was called on the model, or on one that it shares its backbone with."""
+    return any(".lora_A." in name for name, _ in model.named_parameters())
+
+
+@torch.no_grad()
+def choose_targets(model: PaCoForImageClassification, names: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """The linear layers of the backbone that are adapted, by the last part of their names.
+
+    Args:
+        model (`PaCoForImageClassification`): tried with one image, as some backbones (BEiT's `qkv`, PyTorch's
+            `MultiheadAttention`) read the weights of a layer without calling it, where an adapter would have no part.
+        names (sequence of `str`, *optional*): last parts of names, such as `qkv`; default: every such layer.
+
+    Raises:
+        ValueError: there is no linear layer, or none of a name.
+    """
+    backbone, size = model.paco.backbone, model.config.image_size
+    layers = {name: module for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
+    called: set[nn.Module] = set()
+    hooks = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in layers.values()]
+    training = model.training
+    model.eval()(torch.zeros(1, 3, size, size, device=model.device, dtype=model.dtype))
+    model.train(training)
+    for hook in hooks:
+        hook.remove()
+    found: dict[str, list[str]] = {}
+    for name, module in layers.items():
+        if module in called:
+            found.setdefault(name.rpartition(".")[-1], []).append(name)
+    if not found:
+        raise ValueError(
+            f"--lora_rank adapts linear layers, and {model.config.backbone!r} has none: take a ViT, or "
+            "--freeze_backbone true"
+        )
+    for name in names or ():
+        if name not in found:
+            raise ValueError(
+                f"--lora_targets: {name!r} is no linear layer that can be adapted; there are {', '.join(found)}"
+            )
+    return {name: found[name] for name in (names or found)}
+
+
+def add_adapter(
+    model: PaCoForImageClassification, rank: int, alpha: float | None = None, targets: Sequence[str] | None = None
+) -> dict[str, list[str]]:
+    """Freeze the backbone and put trainable low-rank factors beside its linear layers: `W x + alpha / rank B A x`.
+
+    `B` starts at zero, so the model's outputs are as before. The classifier stays trainable.
+
+    Args:
+        model (`PaCoForImageClassification`): changed in place.
+        rank (`int`): of the factors.
+        alpha (`float`, *optional*): their scale (default: twice the rank).
+        targets (sequence of `str`, *optional*): as `names` of [`choose_targets`].
+
+    Returns:
+        what is adapted, as [`choose_targets`].
+
+    Raises:
+        ValueError: rank below 1, an alpha that is not positive, or no such layers.
+        ImportError: `peft` is not installed.
+    """
+    if rank < 1 or (alpha is not None and not alpha > 0):
+        raise ValueError(f"lora_rank must be at least 1 and lora_alpha positive, got {rank} and {alpha}")
+    try:
+        from peft import LoraConfig, inject_adapter_in_model
+    except ImportError as error:
+        raise ImportError("--lora_rank needs peft, which is not installed: pip install 'paco-hf[lora]'") from error
+    chosen = choose_targets(model, targets)
+    model.paco.requires_grad_(False)
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank if alpha is None else alpha,  # type: ignore[arg-type]
+        target_modules=[name for names in chosen.values() for name in names],
+        lora_dropout=0.0,
+    )
+    inject_adapter_in_model(config, model.paco.backbone, adapter_name=_ADAPTER)
+    return chosen
+
+
+def adapter_config(model: PaCoForImageClassification) -> Any:
+    """peft's configuration of the adapter."""
+    return model.paco.backbone.peft_config[_ADAPTER]
+
+
+def adapted_layers(model: nn.Module) -> list[str]:
+    """Names of the layers that are adapted. peft's configuration shortens them where there are many."""
+    return [n for n, m in model.named_modules() if hasattr(m, "lora_A") and not n.startswith("key_encoder.")]
+
+
+def keep_statistics(backbone: nn.Module) -> None:
+    """Put the backbone's BatchNorm in evaluation mode: its running statistics are weights of the base."""
+    for module in backbone.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
+
+
+def _base(model: PaCoForImageClassification) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in model.paco.state_dict().items():
+        if ".lora_" not in name:
+            yield name.replace(".base_layer.", "."), tensor
+
+
+def base_digest(model: PaCoForImageClassification) -> str:
+    """SHA-256 of the backbone's weights, adapters left out: of names, shapes and values of its tensors."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_base(model)):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def adapter_tensors(model: PaCoForImageClassification) -> dict[str, Tensor]:
+    """What is trained of the inference model: the factors and the classifier, under the model's own names."""
+    return {k: t for k, t in model.state_dict().items() if ".lora_" in k or k.startswith("classifier.")}
+
+
+def load_adapter_tensors(model: PaCoForImageClassification, tensors: dict[str, Tensor], source: str) -> None:
+    """Put what [`adapter_tensors`] gave back into the model.
+
+    Raises:
+        ValueError: it is of another adapter.
+    """
+    own = adapter_tensors(model)
+    wrong = sorted(own.keys() ^ tensors.keys()) or [key for key in own if own[key].shape != tensors[key].shape]
+    if wrong:
+        raise ValueError(
+            f"{source} does not fit the model, the first difference being {wrong[0]}: give the --backbone, "
+            "--lora_rank and --lora_targets that it was trained with"
+        )
+    model.load_state_dict(tensors, strict=False)
+
+
+def save_adapter(model: PaCoForImageClassification, folder: str | Path) -> None:
+    """Write the adapter in peft's format, for `PeftModel.from_pretrained(base, folder)`, where `base` is a
+    `PaCoForImageClassification` on the base weights; the SHA-256 of these is in the file's metadata, they are not."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    stored = {_PREFIX + k.replace(f".{_ADAPTER}.", "."): t for k, t in adapter_tensors(model).items()}
+    save_tensors(stored, folder / ADAPTER_NAME, {"backbone": model.config.backbone, "base": base_digest(model)})
+    config: Any = copy.copy(adapter_config(model))
+    config.target_modules = adapted_layers(model)
+    config.inference_mode, config.modules_to_save = True, ["classifier"]
+    config.base_model_name_or_path = model.config.backbone
+    config.save_pretrained(folder)
+    model.config.save_pretrained(folder)
+
+
+def load_adapter(model: PaCoForImageClassification, folder: str | Path) -> None:
+    """Read what [`save_adapter`] wrote into a model with such an adapter.
+
+    Raises:
+        ValueError: the adapter is another one, or was trained on other base weights.
+    """
+    path, own = Path(folder) / ADAPTER_NAME, base_digest(model)
+    with readable(path), safe_open(path, "pt") as file:
+        trained_on = file.metadata()["base"]
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    if trained_on != own:
+        raise ValueError(
+            f"{path} was trained on other weights of the backbone (SHA-256 {trained_on[:12]}, here {own[:12]}): "
+            "give the --pretrained, --pretrained_file or --seed that it was started with"
+        )
+    named = {}
+    for key, tensor in tensors.items():
+        layer, factor, rest = key.removeprefix(_PREFIX).rpartition(".lora_")
+        name, _, end = rest.partition(".")
+        named[f"{layer}{factor}{name}.{_ADAPTER}.{end}" if factor else rest] = tensor
+    load_adapter_tensors(model, named, str(path))
+
+
+@torch.no_grad()
+def merged_tensors(model: PaCoForImageClassification) -> dict[str, Tensor]:
+    """The state of an ordinary classifier with the factors multiplied into its weights; the model stays as it is."""
+    merged = {k.replace(".base_layer.", "."): t for k, t in model.state_dict().items() if ".lora_" not in k}
+    for name in adapted_layers(model):
+        layer: Any = model.get_submodule(name)
+        key = f"{name}.weight"
+        merged[key] = merged[key] + layer.get_delta_weight(_ADAPTER).to(merged[key].dtype)
+    return merged
+
+
+def save_merged(model: PaCoForImageClassification, folder: str | Path) -> None:
+    """Write an ordinary checkpoint, which needs neither `peft` nor the base weights, and the adapter in `adapter/`."""
+    plain = PaCoForImageClassification(model.config)
+    plain.load_state_dict(merged_tensors(model))
+    plain.to(model.dtype).save_pretrained(folder)
+    save_adapter(model, Path(folder) / ADAPTER_FOLDER)
+
+
+def describe_training(model: PaCoForImageClassification, optimizer_slots: int = 1) -> str:
+    """What is adapted, how many parameters are trained, and what that needs in memory, for the user to read.
+
+    Args:
+        model (`PaCoForImageClassification`): the model in training.
+        optimizer_slots (`int`, *optional*, defaults to `1`): numbers that the optimizer keeps for each parameter.
+    """
+    config = adapter_config(model)
+    sizes: dict[str, int] = {"adapter": 0, "classifier": 0, "projector": 0}
+    everything = 0
+    for name, parameter in model.named_parameters():
+        if name.startswith("key_encoder."):
+            continue
+        everything += parameter.numel()
+        if parameter.requires_grad:
+            part = "adapter" if ".lora_" in name else name.split(".")[0]
+            sizes[part] += parameter.numel()
+    trained = sum(sizes.values())
+    parts = ", ".join(f"{part} {count:,}" for part, count in sizes.items() if count)
+    layers = adapted_layers(model)
+    kinds = ", ".join(dict.fromkeys(name.rpartition(".")[-1] for name in layers))
+    slots = [4 * count * (1 + optimizer_slots) / 2**20 for count in (trained, everything)]
+    return (
+        f"LoRA of rank {config.r} (alpha {config.lora_alpha:g}) on {len(layers)} linear layers ({kinds}): trains "
+        f"{trained:,} of {everything:,} parameters ({trained / everything:.1%}: {parts}); gradients and optimizer "
+        f"take {slots[0]:,.1f} MB, {slots[1]:,.1f} MB if all were trained"
+    )

@@ -1,0 +1,344 @@
+"""What training adds to a classifier: projector, key encoder, queue, and the two-view forward pass."""
+
+import copy
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from transformers.utils import ModelOutput
+
+from ..utils.distributed import (
+    exchange_rows,
+    gather_rows,
+    gather_rows_with_gradient,
+    own_start,
+    restore_rows,
+    world_size,
+)
+from ..utils.files import save_tensors
+from .feature_queue import FeatureQueue
+from .modeling_paco import PaCoForImageClassification
+
+TRAINING_STATE_NAME = "paco_training_state.safetensors"
+VARIANTS = ("paco", "gpaco", "multitask", "gpaco_single")
+PROJECTORS = ("auto", "mlp2-bn", "mlp3-relu", "mlp3-gelu")
+
+
+@dataclass
+class ContrastiveOutput(ModelOutput):
+    """Output of a two-view forward pass.
+
+    Args:
+        logits (`Tensor` of shape `(n, C)`): class logits of the anchors, no prior added; query rows, then (gpaco,
+            multitask) key rows.
+        features (`Tensor` of shape `(N, D)`): `[query; key; queue as it was before this step]`, unit length but for
+            rows of the initial queue. With `gather_batch`, the other processes' rows stand between key and queue.
+        feature_labels (`Tensor` of shape `(N,)`): class of each row of `features`.
+        batch_features (`Tensor` of shape `(N - K, D)`): the rows of `features` before the queue's. With them a loss
+            need not compute a gradient for the queue: `paco_loss((batch_features, features[N - K:].detach()), ...)`.
+    """
+
+    logits: Tensor | None = None
+    features: Tensor | None = None
+    feature_labels: Tensor | None = None
+    batch_features: Tensor | None = None
+
+
+class PaCoForContrastiveTraining(PaCoForImageClassification):
+    """A classifier with what contrastive training needs around it. Its inference keys keep their names.
+
+    Made by [`from_classifier`], whose weights it shares, or by `from_pretrained` on a training checkpoint.
+    """
+
+    def __init__(
+        self,
+        classifier: PaCoForImageClassification,
+        *,
+        variant: str = "paco",
+        projection_dim: int = 128,
+        queue_size: int = 8192,
+        key_momentum: float = 0.999,
+        queue_seed: int = 0,
+        projector: str = "auto",
+        gather_batch: bool = False,
+    ) -> None:
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
+        if projector not in PROJECTORS:
+            raise ValueError(f"projector must be one of {', '.join(PROJECTORS)}, got {projector!r}")
+        if projection_dim < 1 or queue_size < 0 or not 0 <= key_momentum <= 1:
+            raise ValueError(
+                "projection_dim must be at least 1, queue_size at least 0 and key_momentum between 0 and 1, got "
+                f"{projection_dim}, {queue_size} and {key_momentum}"
+            )
+        super().__init__(classifier.config, classifier.paco, classifier.classifier)
+        width = self.classifier.in_features
+        if projector == "auto":
+            vit = isinstance(self.paco.backbone, VisionTransformer)
+            projector = "mlp2-bn" if variant == "paco" else "mlp3-gelu" if vit else "mlp3-relu"
+        self.variant, self.projector_type, self.gather_batch = variant, projector, gather_batch
+        self.key_momentum = key_momentum
+        if projector == "mlp2-bn":
+            layers = [nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, projection_dim)]
+        else:
+            activation = nn.GELU if projector == "mlp3-gelu" else nn.ReLU
+            hidden = [nn.Linear(width, width), activation(), nn.Linear(width, width), activation()]
+            layers = [*hidden, nn.Linear(width, projection_dim)]
+        self.projector = nn.Sequential(*layers)
+        self.queue = FeatureQueue(queue_size, projection_dim, self.config.num_labels, queue_seed)
+        # The head decides where the model lives and in which precision.
+        reference = self.classifier.weight
+        self.projector.to(device=reference.device, dtype=reference.dtype)
+        self.queue.to(device=reference.device, dtype=reference.dtype)
+        self.key_encoder: Any = None
+        if variant == "paco":
+            # What is frozen never differs: it is kept once, and is no part of the training state.
+            frozen = {id(p): p for p in self.paco.parameters() if not p.requires_grad}
+            self.key_encoder = nn.ModuleDict(
+                {"paco": copy.deepcopy(self.paco, frozen), "projector": copy.deepcopy(self.projector)}
+            )
+            self.key_encoder.requires_grad_(False)
+        self.post_init()
+
+    @classmethod
+    def from_classifier(
+        cls,
+        model: PaCoForImageClassification,
+        variant: str = "paco",
+        projection_dim: int = 128,
+        queue_size: int = 8192,
+        key_momentum: float = 0.999,
+        queue_seed: int = 0,
+        projector: str = "auto",
+        gather_batch: bool = False,
+    ) -> "PaCoForContrastiveTraining":
+        """Wrap a classifier for contrastive training; the two share their weights.
+
+        Args:
+            model (`PaCoForImageClassification`): what is to be trained.
+            variant (`str`, *optional*, defaults to `"paco"`): `paco` (key encoder, anchors are the query view),
+                `gpaco` or `multitask` (both views go through the model and are anchors), `gpaco_single` (one view).
+            projection_dim (`int`, *optional*, defaults to `128`): `D`.
+            queue_size (`int`, *optional*, defaults to `8192`): `K`; 0 is no queue.
+            key_momentum (`float`, *optional*, defaults to `0.999`): of the key encoder's moving average.
+            queue_seed (`int`, *optional*, defaults to `0`): of the initial queue.
+            projector (`str`, *optional*, defaults to `"auto"`): `mlp2-bn` for paco, `mlp3-relu` for the others,
+                `mlp3-gelu` for these on a ViT, as in the reference; or one of these names.
+            gather_batch (`bool`, *optional*, defaults to `False`): contrast with all processes' batches, not only the
+                own.
+
+        Raises:
+            ValueError: where an argument is out of range.
+        """
+        return cls(
+            model,
+            variant=variant,
+            projection_dim=projection_dim,
+            queue_size=queue_size,
+            key_momentum=key_momentum,
+            queue_seed=queue_seed,
+            projector=projector,
+            gather_batch=gather_batch,
+        )
+
+    def to_classifier(self) -> PaCoForImageClassification:
+        """The inference model; it shares the weights."""
+        return PaCoForImageClassification(self.config, self.paco, self.classifier)
+
+    def forward(
+        self,
+        pixel_values: Tensor,
+        labels: Tensor | None = None,
+        return_dict: bool | None = None,
+        key_pixel_values: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, H, W)`): the query view, or the only one.
+            key_pixel_values (`Tensor` of shape `(B, 3, H, W)`, *optional*): the key view. Without it the model
+                behaves as the classifier (`gpaco_single` in train mode excepted, where one view with labels is
+                contrasted).
+            labels (`Tensor` of shape `(B,)`): class indices.
+
+        Returns:
+            [`ContrastiveOutput`] for two views. In train mode the queue then takes the key features of all processes.
+        """
+        single = self.variant == "gpaco_single"
+        if key_pixel_values is None and not (single and self.training and labels is not None):
+            return super().forward(pixel_values, labels=labels, return_dict=return_dict)
+        if labels is None:
+            raise ValueError("two views need labels: pass labels of shape (B,), or only pixel_values to classify")
+        if single and key_pixel_values is not None:
+            raise ValueError("variant 'gpaco_single' takes one view: pass pixel_values and labels only")
+
+        logits, query = self._project(pixel_values)
+        if single:
+            views, key, view_labels = [query], query, labels
+        else:
+            if self.key_encoder is None:
+                key_logits, key = self._project(key_pixel_values)
+                logits = torch.cat([logits, key_logits])
+            else:
+                key = self._encode_keys(key_pixel_values)
+            views, view_labels = [query, key], labels.repeat(2)
+
+        rows, row_labels = torch.cat(views), view_labels
+        if self.gather_batch and world_size() > 1:
+            rows, row_labels = self._with_other_ranks(rows, row_labels)
+        output = ContrastiveOutput(
+            logits=logits,
+            features=torch.cat([rows, self.queue.features]),
+            feature_labels=torch.cat([row_labels, self.queue.labels]),
+            batch_features=rows,
+        )
+        if self.training:
+            self.queue.enqueue(torch.cat(gather_rows(key)), torch.cat(gather_rows(labels)))
+        return output.to_tuple() if return_dict is False else output
+
+    def _project(self, pixel_values: Any) -> tuple[Tensor, Tensor]:
+        pooled = self.paco(pixel_values).pooler_output
+        return self.classifier(pooled), self._normalise(self.projector(pooled))
+
+    @torch.no_grad()
+    def _encode_keys(self, pixel_values: Any) -> Tensor:
+        shuffle = self.training and world_size() > 1
+        if shuffle:
+            pixel_values, order, start = exchange_rows(pixel_values)
+        pooled = self.key_encoder["paco"](pixel_values).pooler_output
+        key = self._normalise(self.key_encoder["projector"](pooled))
+        return restore_rows(key, order, start) if shuffle else key
+
+    def _normalise(self, projected: Tensor) -> Tensor:
+        # In the queue's precision: float32 under autocast, float64 in a float64 model.
+        return F.normalize(projected.to(self.queue.features.dtype), dim=1)
+
+    @staticmethod
+    def _with_other_ranks(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        everything = gather_rows_with_gradient(rows)
+        parts = gather_rows(labels)
+        start = own_start(parts)
+        stop = start + rows.shape[0]
+        all_labels = torch.cat(parts)
+        return (
+            torch.cat([everything[start:stop], everything[:start], everything[stop:]]),
+            torch.cat([labels, all_labels[:start], all_labels[stop:]]),
+        )
+
+    def key_and_query_parameters(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The key encoder's parameters, and those that they follow, in the same order; empty without key encoder."""
+        if self.key_encoder is None:
+            return [], []
+        queries = [*self.paco.parameters(), *self.projector.parameters()]
+        pairs = [(k, q) for k, q in zip(self.key_encoder.parameters(), queries, strict=True) if k is not q]
+        return [key for key, _ in pairs], [query for _, query in pairs]
+
+    @torch.no_grad()
+    def update_key_encoder(self, parameters: tuple[list[Tensor], list[Tensor]] | None = None) -> None:
+        """Move the key encoder's parameters: `k <- m k + (1 - m) q`. Call it once after each optimizer step.
+
+        At every forward pass it then holds what the reference's holds, which moves it just before the key forward
+        pass. BatchNorm statistics are the key encoder's own and are not averaged. Does nothing where there is no key
+        encoder.
+
+        Args:
+            parameters (pair of lists, *optional*): what [`key_and_query_parameters`] returns, to spare a loop the
+                search for them, which takes longer than the update.
+        """
+        keys, queries = parameters or self.key_and_query_parameters()
+        if keys:
+            torch._foreach_lerp_(keys, queries, 1 - self.key_momentum)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """Save a training checkpoint: the classifier; projector, key encoder and queue in their own file."""
+        self.to_classifier().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            self.save_training_state(save_directory)
+
+    def _training_tensors(self) -> dict[str, Tensor]:
+        prefixes = ("projector.", "key_encoder.", "queue.")
+        state, shared = self.state_dict().items(), self._shared_names()
+        return {key: tensor for key, tensor in state if key.startswith(prefixes) and key not in shared}
+
+    def _shared_names(self) -> set[str]:
+        """Names in the key encoder of what it shares with the model, frozen."""
+        own = {id(parameter) for parameter in self.paco.parameters()}
+        named = self.named_parameters(remove_duplicate=False)
+        return {name for name, parameter in named if name.startswith("key_encoder.") and id(parameter) in own}
+
+    def save_training_state(self, folder: str | os.PathLike) -> None:
+        """Write projector, key encoder and queue to `paco_training_state.safetensors` in `folder`."""
+        settings = {
+            "variant": self.variant,
+            "projection_dim": str(self.queue.features.shape[1]),
+            "queue_size": str(self.queue.features.shape[0]),
+            "key_momentum": repr(self.key_momentum),
+            "projector": self.projector_type,
+            "shared": str(len(self._shared_names())),
+        }
+        save_tensors(self._training_tensors(), Path(folder) / TRAINING_STATE_NAME, settings)
+
+    def load_training_state(self, folder: str | os.PathLike) -> None:
+        """Read what [`save_training_state`] wrote.
+
+        Raises:
+            OSError: no such file, or not a readable one.
+            ValueError: it was written by a model with other settings.
+        """
+        path = Path(folder) / TRAINING_STATE_NAME
+        with _open_training_state(path) as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            shared = int((file.metadata() or {}).get("shared", 0))
+        own = self._training_tensors()
+        lacking = [key for key in own if key.startswith("key_encoder.paco.") and key not in tensors]
+        if shared and len(lacking) == shared:
+            # It was frozen, so the key encoder's is the model's, which it is a copy of.
+            own = {key: tensor for key, tensor in own.items() if key not in lacking}
+        # Files of before what is frozen was shared have it twice.
+        twice = self._shared_names()
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in twice}
+        different = sorted(own.keys() ^ tensors.keys()) or [k for k in own if own[k].shape != tensors[k].shape]
+        if different:
+            raise ValueError(
+                f"{path} does not fit this model (variant {self.variant!r}, queue of {self.queue.labels.shape[0]}), "
+                f"the first difference being {different[0]}: train with the settings that the checkpoint was made with"
+            )
+        self.load_state_dict(tensors, strict=False)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "PaCoForContrastiveTraining":
+        """Load a training checkpoint, a local folder with `paco_training_state.safetensors`.
+
+        Raises:
+            OSError: where the folder has no training state; `from_classifier` starts a new one around a classifier.
+        """
+        path = Path(pretrained_model_name_or_path) / TRAINING_STATE_NAME
+        with _open_training_state(path) as file:
+            settings = file.metadata()
+        model = cls(
+            PaCoForImageClassification.from_pretrained(pretrained_model_name_or_path, **kwargs),
+            variant=settings["variant"],
+            projection_dim=int(settings["projection_dim"]),
+            queue_size=int(settings["queue_size"]),
+            key_momentum=float(settings["key_momentum"]),
+            projector=settings["projector"],
+        )
+        model.load_training_state(pretrained_model_name_or_path)
+        return model
+
+
+def _open_training_state(path: Path) -> Any:
+    if not path.is_file():
+        raise OSError(
+            f"{path} does not exist: the folder is no training checkpoint (a classifier has none; see from_classifier)"
+        )
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be read ({error}): the file is truncated or not safetensors") from error

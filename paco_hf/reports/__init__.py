@@ -1,0 +1,1 @@
+"""What people read: plots, HTML pages, comparisons of runs, model cards."""

@@ -1,0 +1,68 @@
+"""A comparison of runs as text and as a page."""
+
+from pathlib import Path
+from typing import Any
+
+from .html_page import svg, write_page
+from .plots import plot_curves
+from .run_comparison import MORE_SCORES, SCORES
+
+FRACTIONS = {*SCORES, "worst_10_percent", "ece"}
+
+
+def _written(spread: dict[str, Any] | None, name: str) -> str:
+    if spread is None:
+        return "-"
+    factor, digits = (100, 1) if name in FRACTIONS else (1, 3)
+    mean, sd = spread["mean"], spread["sd"]
+    return f"{factor * mean:.{digits}f} ± " + ("-" if sd is None else f"{factor * sd:.{digits}f}")
+
+
+def _time(spread: dict[str, Any] | None) -> str:
+    if spread is None:
+        return "not recorded"
+    unit, factor = ("h", 1) if spread["mean"] >= 1 else ("min", 60)
+    return f"{factor * spread['mean']:.1f} {unit}" + (f" ± {factor * spread['sd']:.1f}" if spread["sd"] else "")
+
+
+def comparison_text(comparison: dict[str, Any]) -> str:
+    """[`compare_runs`] for a terminal: a table for each set of test images, in percent."""
+    lines = []
+    for section in comparison["sections"]:
+        test = section["test"]
+        lines += [f"{test['name']}, {test['images']} images; mean ± standard deviation over seeds, in percent"]
+        rows = [["", "runs", *SCORES.values(), "time a run"]]
+        for group in section["groups"]:
+            scores = [_written(group["scores"][name], name) for name in SCORES]
+            rows.append([group["name"], str(len(group["runs"])), *scores, _time(group["cost"]["hours"])])
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+        lines += [
+            "  ".join(
+                cell.ljust(width) if i == 0 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        lines.append("")
+    return "\n".join([*lines, *(f"note: {note}" for note in comparison["notes"])]).rstrip()
+
+
+def write_comparison(comparison: dict[str, Any], file: str | Path) -> Path:
+    """Write [`compare_runs`] as one HTML page that needs nothing but itself."""
+    curves = None
+    if any(run["loss"] for run in comparison["runs"]):
+        label = "Training loss by epoch, and validation accuracy where there was one, of " + ", ".join(
+            comparison["groups"]
+        )
+        curves = svg("curves", label, plot_curves, comparison["runs"])
+    return write_page(
+        "comparison.html",
+        Path(file),
+        **comparison,
+        score_names=SCORES,
+        more_names=MORE_SCORES,
+        fractions=FRACTIONS,
+        written=_written,
+        time=_time,
+        curves=curves,
+    )

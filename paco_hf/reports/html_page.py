@@ -1,0 +1,106 @@
+"""What the HTML reports share: their template environment, how they write numbers, and pictures inside the page."""
+
+import base64
+import datetime
+import importlib.metadata
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from PIL import Image
+
+from ..utils.files import write_text
+from ..utils.images import small_copy
+from .plots import INK, RULE, SERIES
+
+THUMBNAIL = 160  # pixels of the longer side
+_VARIABLES = {INK: "ink", RULE: "rule", **{colour: f"series-{i}" for i, colour in enumerate(SERIES, 1)}}
+
+
+def templates() -> Environment:
+    """The package's templates; everything that is put into them is escaped."""
+    environment = Environment(
+        loader=PackageLoader("paco_hf"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(percent=percent, points=points, number=number, span=span)
+    return environment
+
+
+def write_page(template: str, file: Path, **content: Any) -> Path:
+    """Render a template of the package into one HTML file that refers to nothing else."""
+    version = importlib.metadata.version("paco-hf")
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, templates().get_template(template).render(version=version, today=today, **content))
+    return file
+
+
+def percent(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f} %"
+
+
+def points(fraction: float | None) -> str:
+    """A difference of two percentages."""
+    return "-" if fraction is None else f"{100 * fraction:.1f} points"
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
+
+
+def span(interval: dict[str, float] | None, write: Callable[[float], str] = percent) -> str:
+    """The bounds of an interval, the unit once."""
+    if interval is None or interval.get("low") is None:
+        return ""
+    low, high = write(interval["low"]), write(interval["high"])
+    return f"{low.split()[0]} to {high}"
+
+
+def svg(name: str, label: str, plot: Callable[..., None], *data: Any) -> Markup:
+    """A figure of [`paco_hf.reports.plots`] as inline SVG, in the colours of the page.
+
+    Args:
+        name (`str`): keeps its ids apart from those of other figures.
+        label (`str`): what it shows, for those who do not see it.
+        plot (callable): takes `data`, then the open file to draw to.
+    """
+    drawn = io.StringIO()
+    plot(*data, drawn)
+    text = drawn.getvalue()
+    text = text[text.index("<svg") :]
+    # Its style rule would hold for the whole page.
+    text = re.sub(r"<!--.*?-->|<style.*?</style>|<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    box = re.search(r'viewBox="[^"]*"', text)
+    head = f'<svg role="img" aria-label="{Markup.escape(label)}" {box[0] if box else ""}>'
+    used = set(re.findall(r"#([\w.-]+)", text))
+
+    def edited(tag: re.Match[str]) -> str:
+        if tag[0].startswith("<svg"):
+            return head
+        inside = tag[0]
+        for colour, variable in _VARIABLES.items():
+            inside = inside.replace(colour, f"var(--{variable})")
+        inside = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", inside)
+        inside = re.sub(r'xlink:href="#|url\(#', lambda m: f"{m[0].removeprefix('xlink:')}{name}-", inside)
+        # What only takes room: fonts (the page has its own), digits below a hundredth of a point.
+        inside = re.sub(r"font-family: [^;\"]*;? ?", "", inside)
+        return re.sub(r"(\d\.\d\d)\d+", r"\1", inside)
+
+    # Inside the tags, so that no text is changed.
+    return Markup(re.sub(r"\s*\n\s*", "\n", re.sub(r"<[^>]*>", edited, text)))
+
+
+def picture(image: Image.Image) -> str:
+    """The address of a small copy of an image, which has the image in it."""
+    kind, content = small_copy(image, THUMBNAIL)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode()}"

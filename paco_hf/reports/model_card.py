@@ -1,0 +1,246 @@
+"""Model cards: rendered from what a folder holds (a run, a converted checkpoint) or from a recipe, never hand-written.
+
+Figures come from `metrics.json`, which only an evaluation writes; those of others stand apart, with their source.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import timm
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
+
+from ..arguments.parser import resolved_recipe
+from ..arguments.recipes import read_recipe, recipe_names
+from ..data.published import BENCHMARKS
+from ..models.backbones import timm_defaults
+from ..runs.layout import CARD_NAME, FIGURE_NAMES, LOG_NAME, RESULTS_NAME
+from ..runs.redaction import public_settings
+from ..runs.resume_points import run_of
+from ..utils.files import write_text
+from . import model_card_text as text
+from .plots import (
+    CAPTIONS,
+    COUNTS_NAME,
+    CURVE_NAME,
+    EVALUATION_CAPTIONS,
+    FREQUENCY_NAME,
+    PRIOR_NAME,
+    RELIABILITY_NAME,
+    plot_accuracy,
+    plot_counts,
+    plot_priors,
+    plot_reliability,
+    plot_training,
+)
+from .run_summary import Subject, read_subject
+
+TEMPLATE = resources.files("paco_hf") / "templates" / "model_card.md"
+
+
+def write_card(
+    folder: str | Path,
+    *,
+    title: str | None = None,
+    repo_id: str | None = None,
+    recipe: str | None = None,
+    baselines: Sequence[str | Path] = (),
+    license: str = "unknown",
+    into: str | Path | None = None,
+) -> Path:
+    """Write `README.md` for a run folder or a converted checkpoint, with its figures and its results in
+    the Hub's format.
+
+    Args:
+        folder (path): what `paco-hf train` or `convert` made.
+        title (`str`, *optional*): heading (default: the name of `repo_id`, else of the folder).
+        repo_id (`str`, *optional*): where it will be on the Hub, for the examples.
+        recipe (`str`, *optional*): the package's recipe that the run follows, where it does not say so itself.
+        baselines (sequence of paths, *optional*): run folders whose test scores are shown beside.
+        license (`str`, *optional*, defaults to `"unknown"`): the Hub's identifier of the weights' licence.
+        into (path, *optional*): where to write it, instead of `folder`.
+
+    Returns:
+        path of the card.
+
+    Raises:
+        ValueError: a folder without a model, a recipe that it does not follow, a baseline without test scores or with
+            those of other images.
+    """
+    folder, into = Path(folder), Path(into or folder)
+    subject = read_subject(folder, recipe, baselines)
+    subject.title = title or (repo_id or folder.resolve().name).split("/")[-1]
+    subject.repo = repo_id or f"USER/{subject.title}"
+    results = eval_results(subject)
+    if results:
+        (into / RESULTS_NAME).parent.mkdir(exist_ok=True)
+        write_text(into / RESULTS_NAME, results)
+    write_text(into / CARD_NAME, str(render(subject, license, _draw(subject, folder, into))))
+    return into / CARD_NAME
+
+
+def recipe_card(name: str) -> ModelCard:
+    """The card of a recipe that no measured weights go with."""
+    content = resolved_recipe(name)
+    book = read_recipe(name)
+    settings = {key: value for key, value in content.items() if key not in book.metadata}
+    if book.ensemble:
+        settings = {"dataset": read_recipe(book.ensemble[0]).settings["dataset"], "loss": "gpaco"}
+    return render(Subject(name, public_settings(settings), book), license="mit")
+
+
+def recipe_cards(root: str | Path) -> Iterator[tuple[Path, str]]:
+    """Path and text of the card of every recipe, `<recipe>/README.md` below `root`.
+
+    A folder that holds measured weights of a recipe, as a run leaves them, has them on its card.
+    """
+    for name in recipe_names():
+        folder = Path(root) / name
+        if (folder / "model.safetensors").is_file():
+            subject = read_subject(folder, name)
+            subject.title, subject.repo = name, f"USER/{name}"
+            figures = [name for name in FIGURE_NAMES if (folder / name).is_file()]
+            card = render(subject, "mit", figures)
+        else:
+            card = recipe_card(name)
+        yield folder / CARD_NAME, str(card)
+
+
+def render(subject: Subject, license: str = "unknown", figures: Sequence[str] = ()) -> ModelCard:
+    """The card, its metadata included; `figures` are files of [`paco_hf.reports.plots`] that lie beside it."""
+    book, conversion = subject.book, subject.conversion
+    reported = book.reported if book else None
+    loss = (conversion or {}).get("method") or subject.settings.get("loss")
+    scores = subject.scores
+    data = ModelCardData(
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        license=license,
+        datasets=_hub_dataset(subject.settings.get("dataset")),
+        base_model=_base_model(subject.settings),
+        metrics=["accuracy"],
+        tags=["paco", "long-tailed", "imbalanced-data", "image-classification", "timm"],
+        model_name=subject.title,
+        eval_results=_legacy_results(subject) or None,
+    )
+    backbone = subject.config.backbone if subject.config else subject.settings.get("backbone", "")
+    return ModelCard.from_template(
+        data,
+        template_str=TEMPLATE.read_text(encoding="utf-8"),
+        title=subject.title,
+        has_weights=subject.config is not None,
+        recipe=book.name if book else None,
+        repo=subject.repo,
+        about=text.about(subject, loss),
+        facts=text.facts(subject, loss, backbone),
+        in_timm=not str(backbone).startswith("cifar_"),
+        path_flag=text.path_flag(subject.settings),
+        convertible=bool(book and book.row and not book.ensemble),
+        ensemble=book.ensemble if book else None,
+        results=text.result_rows(subject, loss),
+        empty_groups=scores is not None and any(scores[group] is None for group in ("many", "medium", "few")),
+        scored=text.scored_images(subject),
+        selection=text.selection(subject),
+        warning=text.guessing(scores, text.images_scored(subject)) if scores else None,
+        reported=reported,
+        data=text.training_data(subject),
+        figures={name: {**CAPTIONS, **EVALUATION_CAPTIONS}[name] for name in figures},
+        evaluation=text.evaluation(subject),
+        prior=subject.config is not None and subject.config.inference_prior is not None,
+        balanced=subject.config is None or subject.config.balanced_logits,
+        conversion=conversion,
+        command=text.command(subject),
+        changes=text.changes(subject),
+        settings=[] if conversion or (book and book.ensemble) else text.shown_settings(subject.settings, loss),
+        cost=text.cost(subject),
+        limits=text.limits(subject, license),
+        generalised=loss in ("gpaco", "multitask", "gpaco_single"),
+    )
+
+
+def eval_results(subject: Subject) -> str | None:
+    """The Hub's `.eval_results` file: top-1 on the test split, where the data set is on the Hub; else `None`."""
+    hub_id, test = _hub_dataset(text.scored_dataset(subject)), subject.metrics.get("test")
+    if not hub_id or not test:
+        return None
+    entry = EvalResultEntry(
+        dataset_id=hub_id,
+        task_id="image-classification",
+        value=round(test["accuracy"], 6),
+        date=subject.run.get("finished"),
+        notes=f"top-1 on {text.scored_images(subject)}; measured by paco_hf",
+    )
+    return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
+
+
+def _hub_dataset(dataset: str | None) -> str | None:
+    """The Hub id of a data set by its public name, if it is on the Hub."""
+    if dataset in BENCHMARKS:
+        return BENCHMARKS[dataset].hub_id
+    return dataset.partition(":")[0] if dataset and dataset.count("/") == 1 else None
+
+
+def _base_model(settings: dict[str, Any]) -> str | None:
+    """The Hub id of the pretrained weights that training started from."""
+    name = str(settings.get("backbone") or "")
+    if not settings.get("pretrained") or not name:
+        return None
+    if name.startswith(("hf-hub:", "hf_hub:")):
+        return name.split(":", 1)[1]
+    defaults = timm_defaults(name)
+    if defaults is None or not defaults.hf_hub_id:
+        return None
+    return (
+        f"{defaults.hf_hub_id}{timm.get_arch_name(name)}.{defaults.tag}"
+        if defaults.hf_hub_id.endswith("/")
+        else (str(defaults.hf_hub_id))
+    )
+
+
+def _legacy_results(subject: Subject) -> list[EvalResult]:
+    """For `model-index`: what was measured, as fractions."""
+    dataset = text.scored_dataset(subject) or "images"
+    return [
+        EvalResult(
+            task_type="image-classification",
+            task_name="Image classification",
+            dataset_type=_hub_dataset(dataset) or dataset,
+            dataset_name=dataset,
+            dataset_split=split,
+            metric_type="accuracy",
+            metric_name=name,
+            metric_value=round(scores[key], 6),
+        )
+        for split in ("test", "validation")
+        if (scores := subject.metrics.get(split))
+        for key, name in text.SCORES.items()
+        if scores[key] is not None
+    ]
+
+
+def _draw(subject: Subject, folder: Path, into: Path) -> list[str]:
+    """Draw what there are data for, and say what that was."""
+    counts, log = subject.config.group_counts if subject.config else None, run_of(folder) / LOG_NAME
+    per_class = (subject.scores or {}).get("per_class")
+    drawn = []
+    if counts:
+        plot_counts({"training images": counts}, into / COUNTS_NAME)
+        drawn.append(COUNTS_NAME)
+    if counts and per_class:
+        plot_accuracy(per_class, counts, into / FREQUENCY_NAME)
+        drawn.append(FREQUENCY_NAME)
+    if log.is_file():
+        entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        plot_training(entries, into / CURVE_NAME)
+        drawn.append(CURVE_NAME)
+    if subject.evaluation:
+        calibration, priors = subject.evaluation["calibration"], subject.evaluation["priors"]
+        plot_reliability(calibration["groups"], calibration["uncalibrated"], into / RELIABILITY_NAME)
+        drawn.append(RELIABILITY_NAME)
+        if priors:
+            plot_priors(priors["rows"], into / PRIOR_NAME)
+            drawn.append(PRIOR_NAME)
+    return drawn

@@ -1,0 +1,305 @@
+"""The figures of a run and of an evaluation, as files or as SVG."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from ..runs.layout import COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME, PRIOR_NAME, RELIABILITY_NAME
+
+# What each shows, in the words of a card.
+CAPTIONS = {
+    COUNTS_NAME: "Images of each class, most frequent first",
+    CURVE_NAME: "Training curve: the loss, and the validation accuracy where there was a validation",
+    FREQUENCY_NAME: "Accuracy of each class against its number of training images",
+}
+
+# Those that only an evaluation has the data for; they lie beside its report.
+EVALUATION_CAPTIONS = {
+    RELIABILITY_NAME: "Reliability: the accuracy of predictions against their confidence, overall and by group",
+    PRIOR_NAME: "Accuracy where the test images are distributed like the training images, evenly, or inversely",
+}
+
+# Of a light page. An HTML report replaces them by its own, which follow the reader's theme: no colour but these.
+INK, RULE = "#1c2127", "#8a919c"
+SERIES = ("#1f6aa5", "#b4531a", "#2f7d4f", "#7a4fa3", "#a8325a", "#0f7c82", "#77660f", "#5a6472")
+GROUPS = {"overall": INK, "many": SERIES[0], "medium": SERIES[2], "few": SERIES[1]}
+SIZES = {"many": "more than 100 images", "medium": "20 to 100", "few": "fewer than 20"}
+
+_STYLE: dict[Any, Any] = {
+    "text.color": INK,
+    "text.parse_math": False,
+    "axes.edgecolor": RULE,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+    "xtick.color": RULE,
+    "ytick.color": RULE,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "legend.frameon": False,
+    "legend.fontsize": 9,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "paco_hf",
+}
+
+
+def _figure(
+    file: str | Path | TextIO,
+    draw: Callable[..., None],
+    rows: int = 1,
+    columns: int = 1,
+    height: float = 3,
+) -> None:
+    """Draws on the axes and writes the figure: to a file, or as SVG to an open one."""
+    import matplotlib  # takes a second, which only what draws should wait for
+    from cycler import cycler
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**_STYLE, "axes.prop_cycle": cycler(color=SERIES)}):
+        figure = Figure(figsize=(7, 1 + height * rows), layout="constrained")
+        draw(*figure.subplots(rows, columns, squeeze=False).flat)
+        if not isinstance(file, str | Path):
+            nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            figure.savefig(file, format="svg", transparent=True, metadata=nothing)
+        else:
+            # Without the version of matplotlib: the same data are the same file.
+            figure.savefig(file, dpi=130, metadata={"Software": None} if Path(file).suffix == ".png" else None)
+
+
+def _legend(axes: Any, columns: int = 4) -> None:
+    """Above the axes, where it hides nothing."""
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.01), ncols=columns, borderaxespad=0, columnspacing=1.4)
+
+
+def _count_axis(axes: Any, which: str, values: Sequence[int]) -> None:
+    """Logarithmic, with plain numbers; linear below 1 where there is a class without images."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    scale = {"value": "log"} if min(values) > 0 else {"value": "symlog", "linthresh": 1}
+    getattr(axes, f"set_{which}scale")(**scale)
+    axis = getattr(axes, f"{which}axis")
+    if min(values) > 0:
+        wide = max(values) > 1000 * min(values)
+        axis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+    axis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _whole_numbers(axes: Any) -> None:
+    from matplotlib.ticker import MaxNLocator, StrMethodFormatter
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+
+
+def plot_counts(counts: dict[str, list[int]], file: str | Path | TextIO) -> None:
+    """A figure of the class counts, sorted, on a logarithmic axis, with the borders of the groups."""
+
+    def draw(axes: Any) -> None:
+        for name, values in counts.items():
+            axes.step(range(1, len(values) + 1), sorted(values, reverse=True), where="mid", label=name)
+        for border in (20, 100):
+            axes.axhline(border, color=RULE, linewidth=0.8, linestyle=":")
+        _count_axis(axes, "y", [n for values in counts.values() for n in values])
+        _whole_numbers(axes)
+        single = len(counts) == 1
+        axes.set(xlabel="class, most frequent first", ylabel=next(iter(counts)) if single else "images")
+        if not single:
+            _legend(axes)
+
+    _figure(file, draw)
+
+
+def plot_accuracy(per_class: Sequence[float | None], counts: Sequence[int], file: str | Path | TextIO) -> None:
+    """A figure of the accuracy of each class against its training images, and the means of the groups.
+
+    Args:
+        per_class (`(C,)`): fractions, `None` where a class was not scored.
+        counts (`(C,)`): training images.
+    """
+    pairs = [(n, 100 * a) for n, a in zip(counts, per_class, strict=True) if a is not None]
+    groups = {"many": (101, max(counts)), "medium": (20, 100), "few": (0, 19)}
+    crowded = len(pairs) > 500
+
+    def draw(axes: Any) -> None:
+        for name, (low, high) in groups.items():
+            inside = [(n, accuracy) for n, accuracy in pairs if low <= n <= high]
+            if not inside:
+                continue
+            mean = sum(accuracy for _, accuracy in inside) / len(inside)
+            style = {"markersize": 2.5, "alpha": 0.4} if crowded else {"markersize": 4, "alpha": 0.75}
+            axes.plot(*zip(*inside, strict=True), "o", color=GROUPS[name], markeredgewidth=0, **style)
+            axes.plot(
+                [max(low, min(counts)), min(high, max(counts))],
+                [mean] * 2,
+                color=GROUPS[name],
+                linewidth=2.5,
+                label=f"mean of {name}: {mean:.1f} %",
+            )
+        _count_axis(axes, "x", counts)
+        axes.set(xlabel="training images of the class", ylabel="accuracy, %", ylim=(-3, 103))
+        _legend(axes)
+
+    _figure(file, draw, height=3.4)
+
+
+def _epoch_line(axes: Any, points: Sequence[tuple[float, float]], **style: Any) -> None:
+    """A line over epochs; of a single epoch a dot, where a line has no length."""
+    epochs, values = zip(*points, strict=True)
+    axes.plot(epochs, values, marker="o" if len(set(epochs)) == 1 else None, **style)
+
+
+def _epoch_axis(axes: Any) -> None:
+    axes.set_xlabel("epoch")
+    _whole_numbers(axes)
+    epochs = {epoch for line in axes.lines for epoch in line.get_xdata()}
+    if len(epochs) == 1:
+        # The whole numbers on either side: by itself the axis shows hundredths of an epoch.
+        (epoch,) = epochs
+        axes.set_xlim(math.ceil(epoch) - 1, math.floor(epoch) + 1)
+
+
+def plot_training(log: Sequence[dict[str, Any]], file: str | Path | TextIO) -> None:
+    """A figure of a run's `log.jsonl`: the loss and its parts and, where there was a validation, its accuracy."""
+    losses = [entry for entry in log if "loss" in entry]
+    scores = [entry for entry in log if "eval_accuracy" in entry]
+
+    def draw(axes: Any, below: Any = None) -> None:
+        for key, label in (("loss", "loss"), ("class_loss", "class part"), ("contrast_loss", "contrast part")):
+            points = [(entry["epoch"], entry[key]) for entry in losses if key in entry]
+            if points:
+                _epoch_line(axes, points, label=label)
+        axes.set_ylabel("training loss")
+        _epoch_axis(axes)
+        _legend(axes)
+        for group in ("accuracy", "many", "medium", "few"):
+            points = [(entry["epoch"], 100 * entry[f"eval_{group}"]) for entry in scores if f"eval_{group}" in entry]
+            if points:
+                name, colour = {"accuracy": ("top-1", INK)}.get(group, (group, GROUPS.get(group)))
+                _epoch_line(below, points, label=name, color=colour)
+        if scores:
+            below.set_ylabel("validation accuracy, %")
+            _epoch_axis(below)
+            _legend(below)
+
+    _figure(file, draw, 2 if scores else 1)
+
+
+def plot_curves(runs: Sequence[Mapping[str, Any]], file: str | Path | TextIO) -> None:
+    """A figure of the training of several runs: the loss and, where there was a validation, its accuracy.
+
+    Args:
+        runs: mappings with `group` (its runs have one colour), `loss` and `accuracy`: lists of `(epoch, value)`,
+            accuracies as fractions.
+    """
+    groups = list(dict.fromkeys(run["group"] for run in runs))
+    columns = 2 if max(map(len, groups)) < 36 else 1
+    validated = any(run["accuracy"] for run in runs)
+
+    def draw(*panels: Any) -> None:
+        for key, axes in zip(("loss", "accuracy"), panels, strict=False):
+            labelled = set()
+            for run in runs:
+                if not run[key]:
+                    continue
+                index = groups.index(run["group"])
+                _epoch_line(
+                    axes,
+                    [(epoch, value * (100 if key == "accuracy" else 1)) for epoch, value in run[key]],
+                    color=SERIES[index % len(SERIES)],
+                    linestyle=("-", "--", ":", "-.")[index // len(SERIES) % 4],
+                    linewidth=1.2,
+                    label=None if index in labelled else run["group"],
+                )
+                labelled.add(index)
+            axes.set_ylabel("training loss" if key == "loss" else "validation accuracy, %")
+            _epoch_axis(axes)
+        _legend(panels[0], columns)
+
+    rows = 2 if validated else 1
+    _figure(file, draw, rows, height=3 + 0.2 * len(groups) / columns / rows)
+
+
+def plot_reliability(
+    groups: Mapping[str, Mapping[str, Any] | None],
+    uncalibrated: Mapping[str, Mapping[str, Any] | None] | None,
+    file: str | Path | TextIO,
+) -> None:
+    """A figure of accuracy against confidence, overall and for each group of classes.
+
+    Args:
+        groups: `images`, `ece` and `bins` (each with `images`, `confidence`, `accuracy`) of `overall`, `many`,
+            `medium`, `few`; `None` where a group is empty.
+        uncalibrated: the same without the stored temperature, drawn beside; `None` where there is none.
+    """
+    shown = {name: group for name in GROUPS if (group := groups.get(name))}
+    columns = min(2, len(shown))
+
+    def draw(*panels: Any) -> None:
+        for place, (axes, (name, group)) in enumerate(zip(panels, shown.items(), strict=False)):
+            axes.plot([0, 100], [0, 100], color=RULE, linewidth=1, linestyle=":")
+            before = (uncalibrated or {}).get(name)
+            if before:
+                filled = [one for one in before["bins"] if one["images"]]
+                axes.plot(
+                    [100 * one["confidence"] for one in filled],
+                    [100 * one["accuracy"] for one in filled],
+                    color=RULE,
+                    linewidth=1.2,
+                    linestyle="--",
+                    label="without temperature",
+                )
+            filled = [one for one in group["bins"] if one["images"]]
+            dots = [100 * one["confidence"] for one in filled], [100 * one["accuracy"] for one in filled]
+            axes.plot(*dots, color=GROUPS[name], linewidth=1.5, label="with temperature" if before else None)
+            sizes = [8 + 150 * one["images"] / group["images"] for one in filled]
+            axes.scatter(*dots, s=sizes, color=GROUPS[name], linewidth=0)
+            old = f"{100 * before['ece']:.1f} → " if before else ""
+            axes.set_title(f"{name}, {group['images']:,} images\ncalibration error {old}{100 * group['ece']:.1f} %")
+            axes.set(xlim=(-2, 102), ylim=(-4, 104))
+            if place % columns == 0:
+                axes.set_ylabel("accuracy, %")
+            if place + columns >= len(shown):
+                axes.set_xlabel("confidence, %")
+            if before and place == 0:
+                axes.legend(loc="upper left")
+        for axes in panels[len(shown) :]:
+            axes.set_axis_off()
+
+    _figure(file, draw, -(-len(shown) // columns), columns, height=2.8)
+
+
+def plot_priors(rows: Sequence[Mapping[str, Any]], file: str | Path | TextIO) -> None:
+    """A figure of the accuracy on test images distributed otherwise: forward (as in training), uniform, backward.
+
+    Args:
+        rows: mappings with `direction`, `ratio` (most to least frequent class), `accuracy` and `adapted` (with the
+            logits adjusted to that distribution), fractions or `None`.
+    """
+    order = prior_order(rows)
+
+    def draw(axes: Any) -> None:
+        for key, label in (("accuracy", "as it is"), ("adapted", "told the distribution")):
+            points = [(i, 100 * row[key]) for i, row in enumerate(order) if row[key] is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=label)
+        axes.set_xticks(range(len(order)), [f"{row['ratio']:g}" for row in order])
+        for place in (i for i, row in enumerate(order) if row["direction"] == "uniform"):
+            axes.axvline(place, color=RULE, linewidth=0.8, linestyle=":")
+        axes.set(
+            xlabel="forward (as in training)  ←  most to least frequent class  →  backward",
+            ylabel="accuracy, %",
+        )
+        _legend(axes)
+
+    _figure(file, draw)
+
+
+def prior_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """From the steepest forward distribution over the uniform to the steepest backward one."""
+    sides = {"forward": -1, "uniform": 0, "backward": 1}
+    return sorted(rows, key=lambda row: sides[row["direction"]] * row["ratio"])

@@ -1,0 +1,308 @@
+"""Runs beside each other: mean and standard deviation over seeds, cost, what differs, how training went."""
+
+import dataclasses
+import functools
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..arguments.arguments import RunArguments
+from ..arguments.training_args import PaCoTrainingArguments
+from ..losses.specs import CONTRASTIVE_SETTINGS
+from ..runs.layout import EVALUATION_FOLDER, EVALUATION_NAME, LOG_NAME, METRICS_NAME, RECIPE_NAME, RUN_NAME
+from ..runs.redaction import public_settings
+
+EVALUATION = Path(EVALUATION_FOLDER) / EVALUATION_NAME
+
+# Of metrics.json, which each run has; and of an evaluation, where there is one.
+SCORES = {
+    "accuracy": "top-1",
+    "many": "many",
+    "medium": "medium",
+    "few": "few",
+    "balanced_accuracy": "balanced",
+}
+
+MORE_SCORES = {
+    "worst_10_percent": "worst tenth",
+    "ece": "calibration error",
+    "nll": "log loss",
+    "brier": "Brier score",
+}
+
+PRECISION = 0.005  # how far the accuracies of one model in different precisions may be apart
+
+# What tells seeds of one setting apart, or only where and how a run was written down.
+_SAME = (
+    *("seed", "data_seed", "output_dir", "run_name", "recipe", "resume", "overwrite", "do_", "save_", "logging_"),
+    *("report_to", "dataloader_num_workers", "dataloader_pin", "disable_tqdm", "per_device_eval_batch_size"),
+)
+
+# What a recipe names though its loss does not use it.
+_PART_CONTRASTIVE = {*CONTRASTIVE_SETTINGS, "supervised_temperature", "projector", "gather_batch"}
+
+_UNUSED = {
+    "ce": {*_PART_CONTRASTIVE, "class_prior"},
+    "balanced_softmax": _PART_CONTRASTIVE,
+    "gpaco": {"key_momentum"},
+    "gpaco_single": {"key_momentum", "key_view"},
+    "multitask": {"key_momentum", "beta", "gamma", "supervised_temperature"},
+}
+
+_FIRST = ("loss", "backbone", "learning_rate", "num_train_epochs")  # what a group is called by, if that tells it apart
+
+
+def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
+    """Read finished runs and put those together that differ in the seed alone.
+
+    Returns:
+        `sections`, one for each set of images that runs were scored on (`test`: `dataset`, `split`, `name`, `images`,
+        `selection`), with `groups`: `name`, `settings` (those that differ between groups), `runs`, `scores` (by name
+        `mean`, `sd` over seeds, `None` for a single one, and `values`) and `cost` (`hours` likewise, `hardware`);
+        `runs`, each with its `folder`, `seed`, `group`, `scores`, `calibrated` (whether its evaluation divides by a
+        stored temperature, `None` without one), `hours`, `loss` and `accuracy` by epoch; `settings`, by name the
+        value of each group, `None` where its loss has no such setting; and `notes`, what a reader must know.
+
+    Raises:
+        ValueError: no run, one given twice, a file that cannot be read or holds no scores.
+        OSError: a file is missing.
+    """
+    if not folders:
+        raise ValueError("no runs to compare")
+    paths = [Path(folder) for folder in folders]
+    for path in paths:
+        if sum(path.resolve() == other.resolve() for other in paths) > 1:
+            raise ValueError(f"{path} is given twice")
+    notes: list[str] = []
+    runs = [_read_run(path, notes) for path in paths]
+    groups: list[list[dict[str, Any]]] = []
+    for run in runs:
+        same = (group for group in groups if all(group[0][key] == run[key] for key in ("settings", "test")))
+        group = next(same, None)
+        if group is None:
+            groups.append([run])
+        else:
+            group.append(run)
+    settings = _differing([group[0] for group in groups])
+    for name, group in zip(_names(groups, settings), groups, strict=True):
+        for run in group:
+            run["group"] = name
+        seeds = [run["seed"] for run in group]
+        if len(set(seeds)) < len(seeds):
+            notes.append(f"{name}: a seed appears twice, so the spread says less than that of as many seeds.")
+        if {True, False} <= {run["calibrated"] for run in group}:
+            notes.append(
+                f"{name}: some of its runs have a stored temperature and some have none, so its calibration error, "
+                "log loss and Brier score are of two kinds."
+            )
+    tests = [group[0]["test"] for group in groups]
+    sections = [
+        {"test": test, "groups": [_summary(g, settings) for g in groups if g[0]["test"] == test]}
+        for test in _distinct(tests)
+    ]
+    if len(sections) > 1:
+        notes.insert(
+            0,
+            f"The runs were scored on {len(sections)} different sets of images: each has its own table, and "
+            "figures of different tables cannot be compared.",
+        )
+    if any(test["selection"] is None for test in tests):
+        notes.append("Which images a run was scored on is not recorded for all: data set and number were compared.")
+    if any(test["split"] == "validation" for test in tests):
+        notes.append("Runs without a test split are scored on the validation images that their model was selected on.")
+    compared = {setting: [_value(group[0], setting) for group in groups] for setting in settings}
+    for run in runs:
+        del run["settings"]
+    return {
+        "sections": sections,
+        "groups": [group[0]["group"] for group in groups],
+        "settings": compared,
+        "runs": runs,
+        "notes": notes,
+    }
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise OSError(f"{path} is missing: {path.parent} is no folder of a finished run") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(_read(path)) if path.suffix == ".json" else yaml.safe_load(_read(path))
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged: it holds no mapping")
+    return content
+
+
+def _read_run(folder: Path, notes: list[str]) -> dict[str, Any]:
+    metrics, record, recipe = (_mapping(folder / name) for name in (METRICS_NAME, RUN_NAME, RECIPE_NAME))
+    split = "test" if metrics.get("test") else "validation"
+    scores = metrics.get(split)
+    if not isinstance(scores, dict) or "accuracy" not in scores:
+        raise ValueError(f"{folder / METRICS_NAME} holds no scores, neither test nor validation")
+    data, training = record.get("data", {}), record.get("training", {})
+    scored = data.get(split, {})
+    test = {
+        "dataset": record.get("dataset") or public_settings(recipe).get("dataset"),
+        "split": split,
+        "name": scored.get("name") or split,
+        "images": scored.get("images"),
+        "selection": scored.get("selection"),
+    }
+    evaluation, calibrated = _evaluation(folder / EVALUATION, test, scores["accuracy"], notes)
+    log = _read_log(folder / LOG_NAME)
+    seconds = training.get("seconds")
+    return {
+        "folder": str(folder),
+        "name": folder.resolve().name,
+        "seed": recipe.get("seed"),
+        "test": test,
+        "settings": _settings(recipe, record.get("dataset")),
+        "scores": {name: scores.get(name) for name in SCORES} | evaluation,
+        "calibrated": calibrated,
+        "hours": None if seconds is None else seconds / 3600,
+        "hardware": training.get("hardware"),
+        "processes": training.get("processes"),
+        "precision": training.get("precision"),
+        "train_images": data.get("train", {}).get("images"),
+        "finished": record.get("finished"),
+        "loss": [(entry["epoch"], entry["loss"]) for entry in log if {"epoch", "loss"} <= entry.keys()],
+        "accuracy": [
+            (entry["epoch"], entry["eval_accuracy"]) for entry in log if {"epoch", "eval_accuracy"} <= entry.keys()
+        ],
+    }
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    entries = []
+    for line, text in enumerate(_read(path).splitlines(), 1):
+        try:
+            entries.append(dict(json.loads(text)))
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} is damaged at line {line}: {error}") from error
+    return entries
+
+
+def _settings(recipe: dict[str, Any], dataset: str | None) -> dict[str, Any]:
+    """The settings that make a difference; what a recipe does not name has its default, as in one of before it was."""
+    unused = _unused(recipe)
+    return {
+        name: value
+        for name, value in public_settings(recipe, dataset).items()
+        if not name.startswith(_SAME) and name not in unused and value != _default(name)
+    }
+
+
+def _unused(settings: dict[str, Any]) -> set[str]:
+    return _UNUSED.get(str(settings.get("loss", _default("loss"))), set())
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    kinds = (RunArguments, PaCoTrainingArguments)
+    return {field.name: field.default for kind in kinds for field in dataclasses.fields(kind)}
+
+
+def _default(setting: str) -> Any:
+    value = _defaults().get(setting)
+    return None if value is dataclasses.MISSING else value
+
+
+def _value(run: dict[str, Any], setting: str) -> Any:
+    settings = run["settings"]
+    return None if setting in _unused(settings) else settings.get(setting, _default(setting))
+
+
+def _evaluation(
+    path: Path, test: dict[str, Any], accuracy: float, notes: list[str]
+) -> tuple[dict[str, Any], bool | None]:
+    """Scores that only `paco-hf evaluate` takes, if they are of the same images and of this model.
+
+    And whether a stored temperature was applied, `None` where there are no such scores.
+    """
+    if not path.is_file():
+        return {}, None
+    results = _mapping(path)
+    if results.get("selection") != test["selection"]:
+        notes.append(
+            f"{path} is of other images ({results.get('split')}, {results.get('images')} images): left aside."
+        )
+        return {}, None
+    metrics = results.get("metrics") or {}
+    if abs((metrics.get("accuracy") or {"value": -1})["value"] - accuracy) > PRECISION:
+        notes.append(f"{path} has another accuracy than {METRICS_NAME}, so it is of another model: left aside.")
+        return {}, None
+    calibrated = (results.get("calibration") or {}).get("temperature") is not None
+    return {name: metrics[name]["value"] for name in MORE_SCORES if metrics.get(name)}, calibrated
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    kept: list[Any] = []
+    for value in values:
+        if value not in kept:
+            kept.append(value)
+    return kept
+
+
+def _differing(runs: list[dict[str, Any]]) -> list[str]:
+    """Names of the settings that are not the same for all that have them, those first that a group is called by."""
+    names = dict.fromkeys((*_FIRST, *(name for run in runs for name in run["settings"])))
+    users = {name: [run for run in runs if name not in _unused(run["settings"])] for name in names}
+    return [name for name in names if len(_distinct(_value(run, name) for run in users[name])) > 1]
+
+
+def _names(groups: list[list[dict[str, Any]]], differing: list[str]) -> list[str]:
+    """For each group the shortest list of settings that tells it from the others of its test images."""
+    chosen = [["loss"] for _ in groups]
+
+    def labels() -> list[str]:
+        return [
+            ", ".join(f"{'' if k in ('loss', 'backbone') else f'{k} '}{_value(run, k)}" for k in keys)
+            for (run, *_), keys in zip(groups, chosen, strict=True)
+        ]
+
+    for key in differing:
+        called = list(zip(labels(), (group[0]["test"] for group in groups), strict=True))
+        for i, own in enumerate(called):
+            rivals = [groups[j][0] for j, other in enumerate(called) if j != i and other == own]
+            if key != "loss" and any(_value(rival, key) != _value(groups[i][0], key) for rival in rivals):
+                chosen[i].append(key)
+    return labels()
+
+
+def _spread(values: list[float | None]) -> dict[str, Any] | None:
+    known = [value for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    return {
+        "mean": statistics.fmean(known),
+        "sd": statistics.stdev(known) if len(known) > 1 else None,
+        "values": known,
+    }
+
+
+def _summary(group: list[dict[str, Any]], differing: list[str]) -> dict[str, Any]:
+    scores = {name: _spread([run["scores"].get(name) for run in group]) for name in (*SCORES, *MORE_SCORES)}
+    return {
+        "name": group[0]["group"],
+        "settings": {name: _value(group[0], name) for name in differing},
+        "runs": [run["folder"] for run in group],
+        "seeds": [run["seed"] for run in group],
+        "scores": scores,
+        "cost": {
+            "hours": _spread([run["hours"] for run in group]),
+            "train_images": _distinct(run["train_images"] for run in group),
+            **{key: _distinct(run[key] for run in group) for key in ("hardware", "processes", "precision")},
+        },
+    }

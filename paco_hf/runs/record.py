@@ -1,0 +1,77 @@
+"""`run.json`, the record of a finished run, and its scores as text."""
+
+import datetime
+import importlib.metadata
+import math
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..arguments.arguments import RunArguments
+from ..arguments.recipes import recipe_names
+from ..arguments.training_args import PaCoTrainingArguments
+from ..data.split_manifest import selection_of
+from ..utils.hardware import cpu_name
+from .redaction import public_name, public_text
+
+
+def run_record(
+    run: RunArguments,
+    args: PaCoTrainingArguments,
+    splits: dict[str, Any],
+    seconds: float,
+    notes: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What `run.json` holds: the recipe, the images of each split, the time and the hardware of the training.
+
+    A split's `selection` is the SHA-256 of its `row label` lines, rows counted in its source. `notes` are what the
+    user was told of the data.
+    """
+    device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else cpu_name()
+    cores = "" if args.device.type == "cuda" else f", {os.cpu_count()} cores"
+    return {
+        "dataset": public_name(run.dataset),
+        "recipe": run.recipe if run.recipe in recipe_names() else None,
+        "data": {
+            name: {
+                "name": public_text(split.name, run),
+                "images": len(split.labels),
+                "selection": selection_of(split),
+            }
+            for name, split in splits.items()
+            if split
+        },
+        **({"notes": [public_text(note, run) for note in notes]} if notes else {}),
+        "training": {
+            "seconds": None if math.isnan(seconds) else round(seconds, 1),
+            "hardware": device + cores,
+            "processes": args.world_size,
+            "precision": args.resolved_precision,
+        },
+        "versions": {name: importlib.metadata.version(name) for name in ("paco-hf", "torch", "transformers", "timm")},
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def summary(metrics: dict[str, Any], title: str) -> str:
+    """The scores of a run as a small table, in percent."""
+    columns = ("accuracy", "many", "medium", "few", "balanced_accuracy")
+    header = ("top-1", "many", "medium", "few", "balanced")
+    lines = [title, f"{'':>12}" + "".join(f"{name:>10}" for name in header)]
+    for split in ("validation", "test"):
+        if metrics.get(split):
+            values = [metrics[split][column] for column in columns]
+            lines.append(f"{split:>12}" + "".join(f"{'-' if v is None else f'{100 * v:.1f}':>10}" for v in values))
+    history = metrics.get("validation_balanced_accuracy_by_step")
+    if history:
+        selected, last = str(metrics["selected_step"]), list(history)[-1]
+        lines.append(
+            f"model of step {selected}, selected on validation ({100 * history.get(selected, 0):.1f} balanced there "
+            f"during training; the last, of step {last}, {100 * history[last]:.1f})"
+        )
+    elif "last_step" in metrics:
+        why = "validated only at the end, so not selected" if metrics.get("validation") else "no validation split"
+        lines.append(f"model of the last step, {metrics['last_step']}; {why}")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+from .paco_trainer import PaCoTrainer as PaCoTrainer

@@ -1,0 +1,71 @@
+"""Class centers that start from the means of features."""
+
+import numpy as np
+import torch
+
+from ..evaluation.temperature import fit_temperature
+from ..inference.features import Embeddings
+from ..models.modeling_paco import PaCoForImageClassification
+
+
+def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings, source: str) -> str:
+    """Set the classifier to tell classes by their nearest centre, from which training then goes on.
+
+    With centres `m_c` and their mean `m` the logits are those of Gaussians of one spherical covariance:
+    `w_c = (m_c - m) / T`, `b_c = (|m|^2 - |m_c|^2) / 2T`, balanced. `T` is fitted on the embeddings where they are of
+    labelled images, and such that logits vary by 1 where they are the centres themselves.
+
+    Args:
+        model (`PaCoForImageClassification`): its classifier is changed.
+        embeddings ([`Embeddings`]): of labelled images, whose class means are the centres; or, without labels, the
+            centres: one row a class.
+        source (`str`): what they are, for messages.
+
+    Returns:
+        what was done, for the user to read.
+
+    Raises:
+        ValueError: the width is not the backbone's, a class has no image, or there is not one row a class.
+    """
+    features, labels = torch.from_numpy(embeddings.features).double(), embeddings.labels
+    classes, width = model.classifier.weight.shape
+    if features.shape[1] != width:
+        raise ValueError(
+            f"{source} has embeddings of width {features.shape[1]}, but {model.config.backbone!r} gives {width}: "
+            "make them with this backbone"
+        )
+    names, own = embeddings.class_names, [model.config.id2label[label] for label in range(classes)]
+    if names is not None and names != own:
+        odd = next(filter(lambda pair: pair[0] != pair[1], zip(names, own, strict=False)), (len(names), classes))
+        raise ValueError(f"{source} is of other classes than the data, first {odd[0]!r}, here {odd[1]!r}")
+    if labels is None:
+        if len(features) != classes:
+            raise ValueError(
+                f"{source} has {len(features)} rows without labels, but there are {classes} classes: give one row a "
+                "class, in their order, or labels"
+            )
+        centers = features
+    else:
+        present = np.bincount(labels[(labels >= 0) & (labels < classes)], minlength=classes)
+        if labels.min() < 0 or labels.max() >= classes or present.min() == 0:
+            raise ValueError(
+                f"{source} needs images of each of the {classes} classes and of no other, but has none of class "
+                f"{int(present.argmin())}, or labels beyond"
+            )
+        index = torch.from_numpy(labels)
+        centers = torch.zeros(classes, width, dtype=torch.float64).index_add_(0, index, features)
+        centers /= torch.from_numpy(present)[:, None]
+    middle = centers.mean(0)
+    weight, bias = centers - middle, ((middle**2).sum() - (centers**2).sum(1)) / 2
+    logits = features @ weight.T + bias
+    if labels is None:
+        temperature = float(logits.std()) or 1.0
+    else:
+        # What it is good for is order of magnitude; logits of one size lie in the range that the fit searches.
+        scale = float(logits.std()) or 1.0
+        temperature = scale * fit_temperature((logits / scale).numpy(), labels)
+    with torch.no_grad():
+        model.classifier.weight.copy_(weight / temperature)
+        model.classifier.bias.copy_(bias / temperature)
+    means = "given" if labels is None else f"the means of {len(features):,} embeddings"
+    return f"class centres: {means} ({source}), divided by {temperature:.3g}"

@@ -1,0 +1,111 @@
+"""What an optimizer is given: which parameters are trained, and in which groups of rate and weight decay."""
+
+from typing import Any
+
+import torch
+from timm.optim import param_groups_layer_decay
+from torch import nn
+from transformers import Trainer
+
+from ..arguments.training_args import PaCoTrainingArguments
+from ..models.modeling_contrastive import PaCoForContrastiveTraining
+from ..models.modeling_paco import PaCoForImageClassification
+
+
+def optimizer_and_settings(args: PaCoTrainingArguments, model: Any = None) -> tuple[Any, dict[str, Any]]:
+    """transformers' choice of an optimizer for `args.optim`, with the method's settings and groups.
+
+    Returns:
+        class and keyword arguments; among these `params` where the method makes groups of its own.
+
+    Raises:
+        ValueError: layer-wise decay for a backbone without layers.
+    """
+    optimizer, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
+    if optimizer is torch.optim.SGD:
+        settings = {"momentum": args.momentum, "nesterov": args.nesterov, "fused": True, **settings}
+    if args.layer_decay is not None and isinstance(model, PaCoForImageClassification):
+        settings["params"] = layer_decay_groups(model, args)
+    return optimizer, settings
+
+
+class _Whole(nn.Module):
+    """A backbone under its own names with classifier and projector on top: one model to timm's grouping."""
+
+    def __init__(self, model: PaCoForImageClassification) -> None:
+        super().__init__()
+        backbone = model.paco.backbone
+        for name, parameter in backbone.named_parameters(recurse=False):
+            self.register_parameter(name, parameter)
+        for name, child in backbone.named_children():
+            self.add_module(name, child)
+        # Names that no backbone has, and that its patterns do not know, so that they make the topmost layer.
+        self.paco_classifier = model.classifier
+        if isinstance(model, PaCoForContrastiveTraining):
+            self.paco_projector = model.projector
+        self.group_matcher = backbone.group_matcher
+
+
+def layer_decay_groups(model: PaCoForImageClassification, args: PaCoTrainingArguments) -> list[dict[str, Any]]:
+    """Parameter groups whose rates fall from layer to layer towards the input, as in MAE's fine-tuning.
+
+    Of L blocks, the input embeddings are layer 0 and block i is layer i + 1; classifier, projector and the norm after
+    average pooling are layer L + 1. Layer l has `args.learning_rate * args.layer_decay ** (L + 1 - l)`. timm counts
+    the layers; it keeps the norm before a class token's read-out with the last block. Unless
+    `args.decay_all_parameters`, one-dimensional parameters and what the backbone exempts (position embedding, class
+    token) have no weight decay.
+
+    Returns:
+        the trainable parameters as an optimizer's groups, the topmost layer first.
+
+    Raises:
+        ValueError: the backbone does not say which layers it has.
+    """
+    backbone = model.paco.backbone
+    if not hasattr(backbone, "group_matcher"):
+        raise ValueError(
+            f"layer_decay {args.layer_decay} needs a backbone that knows its layers (timm's group_matcher), which "
+            f"{model.config.backbone!r} does not: leave --layer_decay out"
+        )
+    spared: Any = () if args.decay_all_parameters else getattr(backbone, "no_weight_decay", tuple)()
+    groups = param_groups_layer_decay(
+        _Whole(model),
+        weight_decay=args.weight_decay,
+        no_weight_decay_list=spared,
+        weight_decay_exclude_1d=not args.decay_all_parameters,
+        layer_decay=args.layer_decay,
+    )
+    # The first group's rate is the one that is logged.
+    groups.sort(key=lambda group: -group["lr_scale"])
+    return [{**group, "lr": args.learning_rate * group["lr_scale"]} for group in groups]
+
+
+def freeze_backbone(backbone: nn.Module) -> None:
+    """Train nothing of a backbone. [`PaCoTrainer`] then keeps it in evaluation mode, so that its statistics stay."""
+    backbone.requires_grad_(False)
+
+
+def freeze_convolutions(backbone: nn.Module, trainable: str) -> None:
+    """Freeze all convolutions of a backbone but those under a module, as the reference does on Places-LT.
+
+    Everything else stays trainable, the affine parameters of every BatchNorm included; running statistics move.
+
+    Args:
+        backbone (`nn.Module`): a timm model.
+        trainable (`str`): name of the module whose convolutions are trained, such as `layer4.2`.
+
+    Raises:
+        ValueError: there is no convolution under this name.
+    """
+    convolutions = {
+        name: m for name, m in backbone.named_modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    }
+    kept = {name for name in convolutions if f"{name}.".startswith(f"{trainable}.")}
+    if not kept:
+        raise ValueError(
+            f"trainable_convolutions {trainable!r} names no part of the backbone with convolutions; its last one is "
+            f"{next(reversed(convolutions), 'none at all')!r}"
+        )
+    for name, convolution in convolutions.items():
+        if name not in kept:
+            convolution.requires_grad_(False)

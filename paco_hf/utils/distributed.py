@@ -1,0 +1,91 @@
+"""Row-wise collectives for the contrastive batch. Without an initialised process group each is the identity."""
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+# Collectives break a compiled graph anyway; asked for it, torch does so quietly.
+@torch.compiler.disable
+def gather_rows(tensor: Tensor) -> list[Tensor]:
+    """The rows of every rank, in their order: a tensor `(B_r, ...)` a rank, of any length. No gradient."""
+    if world_size() == 1:
+        return [tensor.detach()]
+    tensor = tensor.detach().contiguous()
+    size = torch.tensor([tensor.shape[0]], device=tensor.device)
+    sizes = [torch.empty_like(size) for _ in range(world_size())]
+    dist.all_gather(sizes, size)
+    rows = [int(s) for s in sizes]
+    padded = tensor.new_zeros(max(rows), *tensor.shape[1:])
+    padded[: tensor.shape[0]] = tensor
+    parts = [torch.empty_like(padded) for _ in rows]
+    dist.all_gather(parts, padded)
+    return [part[:n] for part, n in zip(parts, rows, strict=True)]
+
+
+def own_start(parts: list[Tensor]) -> int:
+    """Where this rank's rows start among all ranks' rows, as [`gather_rows`] returns them."""
+    return sum(part.shape[0] for part in parts[: dist.get_rank()])
+
+
+class _GatherRowsWithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        parts = gather_rows(tensor)
+        ctx.start = own_start(parts)
+        ctx.rows = tensor.shape[0]
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # Every rank's loss depends on these rows: the gradient is the sum over ranks (DDP then averages parameters).
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[ctx.start : ctx.start + ctx.rows]
+
+
+def gather_rows_with_gradient(tensor: Tensor) -> Tensor:
+    """All ranks' rows `(sum B_r, ...)` in the order of the ranks, differentiable."""
+    return tensor if world_size() == 1 else _GatherRowsWithGradient.apply(tensor)
+
+
+@torch.compiler.disable
+def exchange_rows(tensor: Tensor) -> tuple[Tensor, Tensor, int]:
+    """Shuffle rows over the ranks (shuffled BatchNorm, MoCo section 3.3).
+
+    Returns:
+        this rank's share of the shuffled rows `(B_r, ...)`, the permutation that all ranks share, and where the share
+        starts.
+    """
+    parts = gather_rows(tensor)
+    order = torch.randperm(sum(part.shape[0] for part in parts), device=tensor.device)
+    dist.broadcast(order, src=0)
+    start = own_start(parts)
+    share = order[start : start + tensor.shape[0]]
+    return torch.cat(parts)[share], order, start
+
+
+def restore_rows(tensor: Tensor, order: Tensor, start: int) -> Tensor:
+    """Undo [`exchange_rows`] on what was computed from its rows."""
+    restored = torch.cat(gather_rows(tensor))[torch.argsort(order)]
+    return restored[start : start + tensor.shape[0]]
+
+
+def broadcast_buffers(model: nn.Module) -> None:
+    """Give every rank the buffers of rank 0 (BatchNorm statistics, queue)."""
+    if world_size() > 1:
+        for buffer in model.buffers():
+            dist.broadcast(buffer, src=0)
+
+
+def leave_together() -> None:
+    """End the group of processes once all are here: leaving while another still uses it makes that one abort."""
+    if world_size() > 1:
+        dist.barrier()
+        dist.destroy_process_group()

@@ -1,0 +1,36 @@
+"""The hardware of this process: its cores, what its CPU is called, which precision it computes fast."""
+
+import os
+import platform
+import sys
+from pathlib import Path
+
+import torch
+
+
+def own_cores() -> int:
+    """Workers for the data loader of this process, for its share of the cores: 1, 2, 4 or 8, which suits streams."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return min(1 << (max(cores // processes, 1).bit_length() - 1), 8)
+
+
+def hardware_precision(use_cpu: bool = False) -> str:
+    """`bf16` where the GPU or CPU multiplies bfloat16 matrices in hardware, else `fp32`."""
+    if torch.accelerator.is_available() and not use_cpu:
+        on_cuda = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        return "bf16" if on_cuda else "fp32"
+    capabilities = torch.cpu.get_capabilities()
+    return (
+        "bf16"
+        if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
+        else "fp32"
+    )
+
+
+def cpu_name() -> str:
+    """What the CPU is called."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,0 +1,62 @@
+"""Image files: which there are, how they are decoded, and small copies."""
+
+import io
+import os
+import re
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+from PIL import Image as PILImage
+
+IMAGE_SUFFIXES = {
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
+    *(".tga", ".tif", ".tiff", ".webp"),
+}
+
+# Of cameras and drawing programs: what has nothing else is no folder of something else.
+UNREAD_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".psd", ".raw", ".svg"}
+
+
+def open_image(source: Any, name: str) -> PILImage.Image:
+    """Decode a file to RGB, turned as its EXIF orientation says.
+
+    Deeper greys are brought to 8 bits, where PIL would clip them to white: 16-bit values are divided by 256; 32-bit
+    integers likewise where one is above 255; floating-point values are taken as 0 to 1 where none is above 1, as 0 to
+    255 where none is above that, else as 16 bits. Transparency is dropped without a background, as
+    `convert("RGB")` and so transformers' pipeline do.
+
+    Raises:
+        ValueError: it cannot be decoded; the message has the `name`.
+    """
+    try:
+        with PILImage.open(source) as image:
+            return _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, PILImage.DecompressionBombError) as error:
+        reason = str(error)
+        if isinstance(source, str | os.PathLike):  # `name` says as much of its place as may be known
+            reason = reason.replace(os.fspath(source), os.path.basename(source))
+        reason = re.sub(r" ?<_io\.BytesIO object at \w+>", "", reason)
+        raise ValueError(f"{name} cannot be decoded as an image: {reason}; replace or remove it") from error
+
+
+def _eight_bits(image: PILImage.Image) -> PILImage.Image:
+    if not (image.mode in ("I", "F") or image.mode.startswith("I;16")):
+        return image
+    values = np.asarray(image)
+    most = values.max(initial=0)
+    if image.mode == "F" and most <= 1:
+        values = np.nan_to_num(values) * 255
+    elif image.mode.startswith("I;16") or most > 255:
+        values = values / 256
+    return PILImage.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
+def small_copy(image: Image.Image, side: int) -> tuple[str, bytes]:
+    """An image of at most `side` pixels a side, encoded: `PNG` where it is tiny, else `JPEG`, a tenth of that."""
+    small = image.convert("RGB")
+    small.thumbnail((side, side))
+    kind = "PNG" if max(small.size) <= 64 else "JPEG"
+    content = io.BytesIO()
+    small.save(content, kind, quality=85)
+    return kind, content.getvalue()

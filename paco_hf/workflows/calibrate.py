@@ -1,0 +1,44 @@
+"""A temperature, fitted and stored in a checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+
+from ..data.images import Images
+from ..evaluation.temperature import TEMPERATURE_RANGE, fit_temperature
+from ..inference.logits import balanced_logits
+from ..models.configuration_paco import PaCoConfig
+from ..utils.files import write_text
+
+FEW_IMAGES = 100  # to fit a temperature on
+
+
+def store_temperature(model: str, images: Images, class_names: list[str], **inference: Any) -> str:
+    """Fit a temperature on images that a checkpoint was not trained on, and store it in its `config.json`.
+
+    Returns:
+        a line about it.
+
+    Raises:
+        ValueError: as [`fit_temperature`] and [`balanced_logits`].
+    """
+    logits, labels, config = balanced_logits([model], images, class_names, **inference)
+    temperature = fit_temperature(logits, labels, config.logit_counts)
+    if PartialState().is_main_process:
+        update_config(model, temperature=temperature)
+    line = f"temperature {temperature:.3f}, from {len(labels)} images of {images.split.name}, stored in {model}"
+    if temperature in TEMPERATURE_RANGE:
+        line += "; WARNING: that is the limit: the logits say almost nothing of these images' classes"
+    elif len(labels) < FEW_IMAGES:
+        line += f"; WARNING: with fewer than {FEW_IMAGES} images it may be far off"
+    return line
+
+
+def update_config(model: str, **fields: Any) -> None:
+    """Set fields of the configuration of a checkpoint in a folder."""
+    config = PaCoConfig.from_pretrained(model)
+    for name, value in fields.items():
+        setattr(config, name, value)
+    config.check()
+    write_text(Path(model) / "config.json", config.to_json_string())

@@ -1,0 +1,173 @@
+"""From a run to its evaluation: scores, `results.json`, the report, and what is then stored in the checkpoint."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from PIL.Image import Image
+
+from ..data.images import Images
+from ..data.split_manifest import selection_of
+from ..evaluation.analysis import evaluate_logits
+from ..inference.logits import balanced_logits
+from ..metrics import headline
+from ..models.configuration_paco import PaCoConfig
+from ..runs.layout import CARD_NAME, EVALUATION_FOLDER, EVALUATION_NAME
+from ..runs.redaction import public_name
+from ..utils.files import write_json
+from .calibrate import store_temperature
+from .evaluation_data import check_same_test, load_evaluation
+
+
+def evaluate_runs(
+    models: Sequence[str],
+    *,
+    dataset: str | None = None,
+    split: str = "test",
+    source: dict[str, Any] | None = None,
+    inference: dict[str, Any] | None = None,
+    calibrate: bool = False,
+    report: bool = True,
+    output_dir: str | None = None,
+) -> tuple[dict[str, Any], Path | None, list[str]]:
+    """Score a checkpoint, or the ensemble of several, and write what there is to see.
+
+    Args:
+        models (sequence of `str`): run folders or checkpoints; of several the logits are averaged.
+        dataset (`str`, *optional*): as for [`paco_hf.data.loading.load_data`]; that of the first run where not given.
+        split (`str`, *optional*, defaults to `"test"`): or `"validation"`.
+        source, inference (`dict`, *optional*): arguments of `load_data`, and of [`balanced_logits`].
+        calibrate (`bool`, *optional*, defaults to `False`): first fit a temperature on the validation split, and store
+            it in the checkpoint.
+        report (`bool`, *optional*, defaults to `True`): write `results.json`, `report.html` and its figures.
+        output_dir (`str`, *optional*): where to; where not given, `evaluation/` in the folder of the model, and
+            nothing is written of several models, or of one from the Hub.
+
+    Returns:
+        what `results.json` holds (see [`examine`]), the page (`None`: not written), and lines for the user.
+
+    Raises:
+        ValueError, OSError: bad data or checkpoints, or no folder to write to, found before anything is scored.
+    """
+    source, inference = source or {}, inference or {}
+    if output_dir is not None and not report:
+        raise ValueError("--no_report writes nothing into --output_dir: leave out one of them")
+    folder = _output_folder(models, output_dir, split) if report else None
+    notes: list[str] = []
+    if report and folder is None:
+        notes.append("no report of several models, or of one from the Hub, without a place for it: --output_dir DIR")
+    if calibrate:
+        if not (Path(models[0]) / "config.json").is_file():
+            raise ValueError(
+                f"--calibrate changes a checkpoint's config.json, but {models[0]} is no local folder of one"
+            )
+        held_out, class_names = load_evaluation(models[0], dataset, "validation", **source)
+        notes.append(store_temperature(models[0], Images(held_out), class_names, **inference))
+    found, class_names = load_evaluation(models[0], dataset, split, **source)
+    if len(models) > 1:
+        check_same_test(models, split, found)
+    if note := getattr(found, "note", ""):
+        notes.append(note)
+    images = Images(found)
+    logits, labels, config = balanced_logits(models, images, class_names, **inference)
+    results, examples = examine(models, images, logits, labels, config)
+    metrics = results["metrics"]
+    notes.append(
+        "95% intervals: top-1 {accuracy}, balanced {balanced_accuracy}; calibration error {ece}".format(
+            **{key: _interval(metrics[key]) for key in ("accuracy", "balanced_accuracy", "ece")}
+        )
+    )
+    calibration = results["calibration"]
+    if calibration["temperature"] is not None:
+        pairs = [(name, calibration["uncalibrated"][name], group) for name, group in calibration["groups"].items()]
+        shown = (f"{name} {100 * old['ece']:.1f} -> {100 * new['ece']:.1f}" for name, old, new in pairs if new)
+        notes.append(f"temperature {calibration['temperature']:.3f}: calibration error {', '.join(shown)}")
+        if split == "validation":
+            notes.append("the temperature was fitted on these images: calibration is better here than elsewhere")
+    if calibration["weighted"]:
+        notes.append(
+            "calibration error, log loss and Brier score: each class counts alike, as the logits are balanced"
+        )
+    if results["left_aside"]:
+        notes.append(f"these scores leave aside {results['left_aside']}")
+    page = write_evaluation(folder, results, examples) if folder and PartialState().is_main_process else None
+    if page and (card := page.parents[1] / CARD_NAME).is_file() and page.parent.name == EVALUATION_FOLDER:
+        notes.append(f"{card} is as it was: paco-hf card {card.parent} writes it anew, with these figures")
+    return results, page, notes
+
+
+def write_evaluation(folder: Path, results: dict[str, Any], examples: dict[int, list[tuple[Image, str]]]) -> Path:
+    """Write what [`examine`] found: `results.json`, the page and its figures. Returns the path of the page."""
+    from ..reports.evaluation_report import write_report  # its plots take a second to import
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / EVALUATION_NAME, results)
+    return write_report(results, folder, examples)
+
+
+def _interval(metric: dict[str, float]) -> str:
+    return f"{100 * metric['value']:.1f} ({100 * metric['low']:.1f} to {100 * metric['high']:.1f})"
+
+
+def _output_folder(models: Sequence[str], output_dir: str | None, split: str) -> Path | None:
+    if output_dir is not None:
+        folder = Path(output_dir)
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"--output_dir {folder} is a file")
+        return folder
+    if len(models) > 1 or not Path(models[0]).is_dir():
+        return None
+    # What was found on the validation split must not replace what was on the test split.
+    return Path(models[0]) / (EVALUATION_FOLDER if split == "test" else f"{EVALUATION_FOLDER}-{split}")
+
+
+def examine(
+    models: Sequence[str], images: Images, logits: np.ndarray, labels: np.ndarray, config: PaCoConfig
+) -> tuple[dict[str, Any], dict[int, list[tuple[Image, str]]]]:
+    """All that a report shows of images whose [`paco_hf.inference.logits.balanced_logits`] are known.
+
+    A temperature in the checkpoint's configuration is applied, a prior is not; of several checkpoints neither.
+
+    Returns:
+        what [`evaluate_logits`] gives, with `model`, `dataset`, `split`, `selection` (the hash that
+        `run.json` has), `scores` and `left_aside` (what is stored and not applied, in words); and for the worst
+        classes `(image, what it was taken for)`, by class id.
+    """
+    split = images.split
+    names = [config.id2label[c] for c in range(config.num_labels)]
+    counts = config.group_counts
+    temperature = config.temperature if len(models) == 1 else None
+    configs = [config] if len(models) == 1 else [PaCoConfig.from_pretrained(model) for model in models]
+    stored = {
+        "temperature": len(models) > 1 and any(one.temperature is not None for one in configs),
+        "class frequencies (inference_prior)": any(one.inference_prior is not None for one in configs),
+    }
+    whose = "the checkpoint" if len(models) == 1 else "a checkpoint"
+    dataset = re.sub(r"( (train|validation|test))?(, (carved|all images).*)?$", "", split.name)
+    public = public_name(dataset)  # a report may be shown to others
+    results = {
+        "model": " + ".join(Path(folder).resolve().name for folder in models),
+        "dataset": public,
+        "split": split.name.replace(dataset, public),
+        "selection": selection_of(split),
+        "scores": headline(logits, labels, counts),
+        "left_aside": " and ".join(f"the {name} stored in {whose}" for name, found in stored.items() if found),
+        **evaluate_logits(
+            logits,
+            labels,
+            class_names=names,
+            class_counts=counts,
+            temperature=temperature,
+            logit_counts=config.logit_counts,
+        ),
+    }
+    examples = {
+        worst["class"]: [
+            (images[e["row"]], f"{names[e['predicted']]} ({e['confidence']:.0%})") for e in worst["examples"]
+        ]
+        for worst in results["worst_classes"]
+    }
+    return results, examples
