@@ -23,6 +23,7 @@ from paco_hf.data import image_checks as survey
 RunArguments.__dataclass_fields__["report"].default = False
 
 HERE = Path(__file__).parent
+ROOT = HERE.parent
 FULL_GOLDENS = Path(os.environ.get("PACO_HF_GOLDENS", HERE.parents[1] / "shared" / "golden"))
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from hub import Hub
 from ipykernel.kernelspec import install
+from loopback_hub import Hub
 from nbclient import NotebookClient
 
 from paco_hf.cli import main

@@ -1,0 +1,376 @@
+"""From training to the Hub and back, each step in a process of its own, on the hub of `tests/loopback_hub.py`."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import golden_path
+from huggingface_hub import ModelCard
+from loopback_hub import File, Hub, Repo
+from miniature import picture
+
+from paco_hf import PaCoTrainingArguments
+from paco_hf.cli import main
+
+REPO, HIDDEN, REFUSED = "ada/rare-things", "ada/hidden-things", "ada/refused-things"
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[Hub]:
+    with Hub({"token-ada": "ada", "token-bob": "bob"}) as hub:
+        yield hub
+
+
+def train_flags(root: Path) -> list[str]:
+    flags = "--backbone cifar_resnet20 --image_size 32 --max_steps 4 --per_device_train_batch_size 4 --queue_size 8"
+    return ["train", "--dataset", f"{root}/birds", *flags.split()]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run on a folder of one's own, whose path is nobody's business."""
+    root = tmp_path_factory.mktemp("secret-place")
+    for split, images in (("train", 6), ("test", 2)):
+        for label in range(3):
+            folder = root / "birds" / split / f"bird {label}"
+            folder.mkdir(parents=True)
+            for i in range(images - label if split == "train" else images):
+                picture(100 * label + i, (40, 32)).save(folder / f"{i}.png")
+    assert main([*train_flags(root), "--output_dir", f"{root}/run"]) == 0
+    return root / "run"
+
+
+def python(*command: object, cwd: Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
+    arguments = [sys.executable, *map(str, command)]
+    return subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+
+
+class Computer:
+    """A process somewhere else, whose user types `paco-hf` commands. Waiting before another attempt takes no time."""
+
+    LOOP = """
+import contextlib, io, json, os, sys, time
+from paco_hf import PaCoTrainingArguments
+from paco_hf.cli import main
+time.sleep = lambda seconds: None
+for line in sys.stdin:
+    argv, token = json.loads(line)
+    os.environ.pop("HF_TOKEN", None)
+    if token:
+        os.environ["HF_TOKEN"] = token
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        status = main(argv)
+    print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
+"""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-c", self.LOOP]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, cwd=folder, env=environment, stdin=pipe, stdout=pipe, text=True)
+
+    def paco_hf(self, *command: object, token: str | None = "token-ada") -> str:
+        """What a command prints."""
+        status, out, err = self._answer(command, token)
+        assert status == 0, err
+        return out
+
+    def refused(self, *command: object, token: str | None = "token-ada") -> str:
+        """The one line that a refused command prints."""
+        status, out, err = self._answer(command, token)
+        assert status == 2, out
+        assert err.count("\n") == 1, err
+        return err
+
+    def _answer(self, command: tuple, token: str | None) -> tuple[int, str, str]:
+        self.process.stdin.write(json.dumps([list(map(str, command)), token]) + "\n")
+        self.process.stdin.flush()
+        return json.loads(self.process.stdout.readline())
+
+    def __enter__(self) -> "Computer":
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.process.stdin.close()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def computer(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Computer]:
+    folder = tmp_path_factory.mktemp("ada")
+    with Computer(folder, hub.environment(None, folder / "home")) as computer:
+        yield computer
+
+
+CLASSIFY = """
+import sys
+remote = {remote}
+if remote:
+    sys.modules["paco_hf"] = None  # as where the package is not installed
+else:
+    import paco_hf
+import json
+import torch
+from transformers import AutoModelForImageClassification, pipeline
+keywords = {{"trust_remote_code": True}} if remote else {{}}
+classify = pipeline("image-classification", {repo!r}, **keywords)
+first = classify({image!r})
+classify.model.save_pretrained("saved")
+again = AutoModelForImageClassification.from_pretrained("saved", **keywords)
+images = torch.ones(1, 3, 32, 32)
+assert torch.equal(again.eval()(images).logits, classify.model(images).logits)
+print(json.dumps([first, type(classify.model).__module__]))
+"""
+
+
+def test_train_push_and_load_elsewhere(hub: Hub, computer: Computer, run_folder: Path, tmp_path: Path) -> None:
+    push = ("push", run_folder, REPO, "--include_training_state", "--license", "cc-by-4.0")
+    computer.paco_hf(*push)
+    files = hub.files(REPO)
+    assert set(files) == {
+        ".gitattributes",
+        "README.md",
+        "accuracy_by_frequency.png",
+        "backbones.py",
+        "class_counts.png",
+        "config.json",
+        "configuration_paco.py",
+        "metrics.json",
+        "model.safetensors",
+        "modeling_paco.py",
+        "paco_training_state.safetensors",
+        "preprocessor_config.json",
+        "recipe.yaml",
+        "splits.json",
+        "run.json",
+        "training_curve.png",
+    }
+    assert len(hub.commits(REPO)) == 2  # the first is the Hub's own
+    for name, content in files.items():
+        assert b"secret-place" not in content, name
+        assert b"optimizer.pt" not in content, name
+    metrics = json.loads((run_folder / "metrics.json").read_text())["test"]
+    card = ModelCard(files["README.md"].decode())
+    assert card.data.license == "cc-by-4.0"
+    assert card.data.pipeline_tag == "image-classification"
+    measured = {(result.dataset_split, result.metric_name): result.metric_value for result in card.data.eval_results}
+    assert measured["test", "top-1 accuracy"] == round(metrics["accuracy"], 6)
+    assert f'model="{REPO}"' in card.text
+    assert yaml.safe_load(files["recipe.yaml"])["dataset"] == "birds"
+
+    # Anyone, elsewhere: with the package, without it, and from the shell.
+    image = tmp_path / "bird.png"
+    picture(1, (40, 32)).save(image)
+    answers = []
+    for remote in (False, True):
+        (tmp_path / f"elsewhere-{remote}").mkdir()
+        anyone = hub.environment(None, tmp_path / f"cache-{remote}")
+        code = CLASSIFY.format(remote=remote, repo=REPO, image=str(image))
+        done = python("-c", code, cwd=tmp_path / f"elsewhere-{remote}", environment=anyone)
+        assert done.returncode == 0, done.stderr
+        answers.append(json.loads(done.stdout))
+    assert answers[0][0] == answers[1][0]
+    assert answers[0][0][0]["label"].startswith("bird ")
+    assert answers[0][1] == "paco_hf.models.modeling_paco"
+    assert answers[1][1].startswith("transformers_modules.ada.")
+    (predicted,) = json.loads(computer.paco_hf("predict", REPO, image, "--json", token=None))
+    assert predicted["label"] == answers[0][0][0]["label"]
+
+    # Once more: nothing has changed, so nothing is sent but the questions.
+    sent = len(hub.seen("PUT", ""))
+    computer.paco_hf(*push)
+    assert len(hub.seen("PUT", "")) == sent
+    assert hub.files(REPO) == files
+
+
+def test_private_repositories_and_revisions(hub: Hub, computer: Computer, run_folder: Path, tmp_path: Path) -> None:
+    image = tmp_path / "bird.png"
+    picture(1, (40, 32)).save(image)
+    computer.paco_hf("push", run_folder, HIDDEN, "--private", "--revision", "v1")
+    assert "model.safetensors" in hub.files(HIDDEN, "v1")
+    assert set(hub.files(HIDDEN)) == {".gitattributes"}
+    computer.paco_hf("push", run_folder, HIDDEN, "--private")
+    assert "cannot be loaded from the Hub" in computer.refused("predict", HIDDEN, image, token="token-bob")
+    assert json.loads(computer.paco_hf("predict", HIDDEN, image, "--json"))
+    computer.paco_hf("push", run_folder, "ada/public")
+    commits = len(hub.commits("ada/public"))
+    assert "is public, so nothing is sent" in computer.refused("push", run_folder, "ada/public", "--private")
+    assert len(hub.commits("ada/public")) == commits
+
+
+def test_what_is_pushed_says_nothing_of_the_computer(
+    hub: Hub, computer: Computer, run_folder: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "place" / "run"
+    shutil.copytree(run_folder, run)
+    (run / "emissions.csv").write_text("timestamp,emissions\nnow,0.5\n")
+    config = json.loads((run / "config.json").read_text())
+    weights = tmp_path / "place" / "weights.safetensors"
+    weights.touch()
+    config |= {"temperature": 2.0, "backbone_kwargs": {"pretrained_cfg_overlay": {"file": str(weights)}}}
+    (run / "config.json").write_text(json.dumps(config))
+    computer.paco_hf("push", run, "rare", "--license", "mit")  # the name of the token's owner is added
+    files = hub.files("ada/rare")
+    assert all(str(tmp_path).encode() not in content for content in files.values())
+    assert json.loads(files["config.json"])["temperature"] == 2.0
+    assert b"0.5 kg CO2" in files["README.md"]
+    # An edited card is kept, with the licence that is asked for; one that tells of a path is not sent.
+    computer.paco_hf("card", run)
+    card = (run / "README.md").read_text()
+    (run / "README.md").write_text(card.replace("## Limits", "## Limits\n\nMine."))
+    computer.paco_hf("push", run, "ada/rare", "--license", "cc0-1.0")
+    assert b"Mine." in hub.files("ada/rare")["README.md"]
+    assert ModelCard(hub.files("ada/rare")["README.md"].decode()).data.license == "cc0-1.0"
+    (run / "README.md").write_text(f"{card}\nSee {weights}.")
+    assert f"would tell of {weights}" in computer.refused("push", run, "ada/never")
+    assert ("model", "ada/never") not in hub.repos
+
+
+@pytest.mark.slow
+def test_refusals_of_the_hub_are_one_line(hub: Hub, computer: Computer, run_folder: Path, tmp_path: Path) -> None:
+    push = ("push", run_folder, REFUSED)
+    assert "hf auth login" in computer.refused(*push, token=None)
+    message = computer.refused(*push, token="token-nobody's")
+    assert "HTTP 401" in message
+    assert "hf auth login" in message
+    message = computer.refused(*push, token="token-bob")
+    assert "HTTP 403" in message
+    assert "write access" in message
+    for status, hint in ((409, "try again"), (429, "too many requests"), (500, "in trouble")):
+        hub.fail_next("POST", "/commit/", status)
+        message = computer.refused(*push)
+        assert f"HTTP {status}" in message
+        assert hint in message
+    hub.cut_next("POST", "/commit/")
+    assert "cannot be reached" in computer.refused(*push)
+    assert "name" in computer.refused("push", run_folder, "no/such/name")
+    # At once where a run is to be pushed at its end; and pushed later, when it could not be.
+    train = [*train_flags(run_folder.parent), "--output_dir", run_folder, "--resume"]
+    train += ["--push_to_hub", "true", "--hub_model_id", "ada/at-the-end"]
+    hub.fail_next("POST", "/commit/", 500)
+    assert "HTTP 500" in computer.refused(*train)
+    assert "published: " in computer.paco_hf(*train)
+    assert "model.safetensors" in hub.files("ada/at-the-end")
+    assert "no finished model" in computer.refused("push", tmp_path, REFUSED)
+    assert "model.safetensors" not in hub.files(REFUSED)
+    # Repeated, it completes: the weights had arrived.
+    sent = len(hub.seen("PUT", ""))
+    computer.paco_hf(*push)
+    assert len(hub.seen("PUT", "")) == sent
+    # Weights that break off on their way: refused after the client's attempts, complete when repeated.
+    hub.cut_next("PUT", "", after_bytes=1000, times=99)
+    assert "cannot be reached" in computer.refused("push", run_folder, "ada/second", "--include_training_state")
+    hub.disarm()
+    computer.paco_hf("push", run_folder, "ada/second", "--include_training_state")
+    assert "paco_training_state.safetensors" in hub.files("ada/second")
+
+
+def test_conversion_from_the_hub(hub: Hub, computer: Computer, tmp_path: Path) -> None:
+    source = "hf://ada/files/lt/paco.pth.tar"
+    file = File(golden_path("convert_resnet_tiny.pth").read_bytes(), lfs=True)
+    repo = hub.repos["model", "ada/files"] = Repo("ada/files", "model", private=True)
+    repo.store(file.sha256, file.data)
+    repo.commit("main", {"lt/paco.pth.tar": file}, "files", "", "ada")
+    hub.cut_next("GET", "/cdn/", after_bytes=1000, times=99)
+    assert "cannot be reached" in computer.refused("convert", source, tmp_path / "out")
+    hub.disarm()
+    assert "HTTP 404" in computer.refused("convert", "hf://ada/files/none.pth", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert json.loads(computer.paco_hf("convert", source, tmp_path / "out", "--json"))["source"] == source
+
+
+TRAINER = """
+import torch
+from torch.utils.data import Dataset
+from transformers import BitImageProcessor
+from paco_hf import PaCoConfig, PaCoForImageClassification, PaCoTrainer, PaCoTrainingArguments
+
+
+class Views(Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, index):
+        torch.manual_seed(int(index[1] if isinstance(index, tuple) else index))
+        return {{"pixel_values": torch.randn(3, 32, 32), "key_pixel_values": torch.randn(3, 32, 32), "labels": 1}}
+
+
+for options in {options}:
+    model = PaCoForImageClassification(
+        PaCoConfig(backbone="cifar_resnet20", num_labels=2, image_size=32, class_counts=[3, 5])
+    )
+    args = PaCoTrainingArguments(
+        output_dir="secret-place/mine", num_train_epochs=1, per_device_train_batch_size=4, queue_size=8, **options
+    )
+    trainer = PaCoTrainer(
+        model, args, train_dataset=Views(), eval_dataset=Views(), processing_class=BitImageProcessor()
+    )
+    trainer.train()
+    assert trainer.push_to_hub().repo_url
+"""
+
+
+@pytest.mark.slow
+def test_trainer_pushes_what_it_has(hub: Hub, tmp_path: Path) -> None:
+    settings = {"push_to_hub": True, "hub_model_id": "ada/trained", "hub_private_repo": True}
+    code = TRAINER.format(options=[{}, settings])
+    done = python("-c", code, cwd=tmp_path, environment=hub.environment("token-ada", tmp_path / "home"))
+    assert done.returncode == 0, done.stderr
+    for repo in ("ada/mine", "ada/trained"):
+        files = hub.files(repo)
+        assert {"model.safetensors", "modeling_paco.py", "README.md", "recipe.yaml"} <= set(files)
+        assert not {"training_args.bin", "optimizer.pt"} & set(files)
+        assert not any(name.startswith(("checkpoint", "selected")) for name in files)
+        card = ModelCard(files["README.md"].decode())
+        assert card.data.eval_results[0].dataset_split == "validation"
+        assert all(b"secret-place" not in content for content in files.values())
+    assert [hub.repos["model", repo].private for repo in ("ada/mine", "ada/trained")] == [False, True]
+    assert not hub.seen("PUT", "optimizer")
+
+
+def test_a_run_is_pushed_once_or_not() -> None:
+    with pytest.raises(ValueError, match="hub_strategy must be one of end"):
+        PaCoTrainingArguments(output_dir="out", hub_strategy="every_save")
+
+
+def test_space_is_one_commit_and_complete(hub: Hub, computer: Computer, run_folder: Path) -> None:
+    out = computer.paco_hf("push", run_folder, "rare-page", "--space", "--private")
+    assert "spaces/ada/rare-page" in out
+    files = hub.files("ada/rare-page", repo_type="space")
+    assert {"app.py", "requirements.txt", "README.md", "model/model.safetensors", "paco_hf/demo.py"} <= files.keys()
+    assert b"secret-place" not in b"".join(content for name, content in files.items() if name.startswith("model/"))
+    before = len(hub.commits("ada/rare-page", repo_type="space"))
+    computer.paco_hf("push", run_folder, "ada/rare-page", "--space")
+    assert len(hub.commits("ada/rare-page", repo_type="space")) <= before + 1
+    assert "HTTP 401" in computer.refused("push", run_folder, "ada/another", "--space", token=None)
+    assert "HTTP 403" in computer.refused("push", run_folder, "ada/rare-page", "--space", token="token-bob")
+
+
+def test_adapters_are_pushed_beside_the_merged_model(hub: Hub, computer: Computer, tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    kwargs = json.dumps({"img_size": 32, "patch_size": 8, "depth": 1, "embed_dim": 48, "num_heads": 3})
+    flags = ["--backbone", "vit_tiny_patch16_224", "--backbone_kwargs", kwargs, "--lora_rank", "2", "--loss", "gpaco"]
+    assert main(["train", *flags, "--max_steps", "2", "--queue_size", "8", "--output_dir", str(tmp_path / "run")]) == 0
+    computer.paco_hf("push", tmp_path / "run", "ada/adapted")
+    files = hub.files("ada/adapted")
+    assert {"adapter/adapter_model.safetensors", "adapter/adapter_config.json", "model.safetensors"} <= files.keys()
+    assert "lora_rank" in files["README.md"].decode()
+    picture(1).save(tmp_path / "a.png")
+    script = """
+import sys
+from transformers import pipeline
+sys.modules["peft"] = None
+import paco_hf
+print([answer["label"] for answer in pipeline("image-classification", model=sys.argv[1])("a.png")])
+"""
+    environment = hub.environment("token-ada", tmp_path / "home")
+    done = python("-c", script, "ada/adapted", cwd=tmp_path, environment=environment)
+    assert done.returncode == 0, done.stderr
+    local = python("-c", script, tmp_path / "run", cwd=tmp_path, environment=environment)
+    assert done.stdout == local.stdout != ""

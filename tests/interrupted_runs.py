@@ -1,0 +1,29 @@
+"""Runs that are killed, and what a finished one holds."""
+
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+
+def kill_when(process: subprocess.Popen, moment, delay: float = 0.0) -> None:
+    deadline = time.time() + 120
+    while not moment():
+        assert process.poll() is None, f"the run ended before it was killed: {process.stderr.read()}"
+        assert time.time() < deadline
+        time.sleep(0.0005)
+    time.sleep(delay)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def final_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    checkpoint = max(folder.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    tensors = {f"root {k}": v for k, v in load_file(folder / "model.safetensors").items()}
+    for name in ("model.safetensors", "paco_training_state.safetensors"):
+        tensors |= {f"{name} {k}": v for k, v in load_file(checkpoint / name).items()}
+    state = torch.load(checkpoint / "optimizer.pt", weights_only=True)["state"]
+    return tensors | {f"momentum {i}": s["momentum_buffer"] for i, s in state.items()}
