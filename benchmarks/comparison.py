@@ -34,7 +34,7 @@ from transformers import TrainerCallback
 from paco_hf.arguments.parser import parse_run
 from paco_hf.runs.redaction import public_settings
 from paco_hf.utils.files import as_yaml, write_json, write_text
-from paco_hf.utils.hardware import own_cores
+from paco_hf.utils.hardware import available_cores
 from paco_hf.workflows.train import train as run
 
 RECORDS = Path(__file__).parent / "comparison"
@@ -73,7 +73,7 @@ ALTERNATIVE = {
 def train_all(jobs: dict[str, dict[str, Any]], flags: argparse.Namespace) -> None:
     """Run those `{name: settings}` without a record, `flags.jobs` at a time, each with its share of the cores."""
     missing = {name: settings for name, settings in jobs.items() if not (RECORDS / name / "run.json").is_file()}
-    threads = max(1, own_cores() // flags.jobs)
+    threads = max(1, available_cores() // flags.jobs)
     with ThreadPoolExecutor(flags.jobs) as pool:
         list(pool.map(lambda name: _train(name, missing[name], flags, threads), missing))
 
@@ -129,7 +129,7 @@ def _timed(method: str, dataset_path: str | None) -> list[float]:
 
 def time_steps(flags: argparse.Namespace) -> None:
     """Each method in turns, `flags.jobs` at a time as in training, without validation and checkpoints."""
-    os.environ["OMP_NUM_THREADS"] = str(max(1, own_cores() // flags.jobs))
+    os.environ["OMP_NUM_THREADS"] = str(max(1, available_cores() // flags.jobs))
     seconds: dict[str, list[list[float]]] = {method: [] for method in METHODS}
     for turn in range(ROUNDS_TIMED):
         # Neighbours change, so that none always has the heavy one beside it.
@@ -279,7 +279,7 @@ def main() -> None:
     parser.add_argument("step", choices=["time", "tune", "train", "precision", "table"])
     parser.add_argument("--dataset_path", help="folder of CIFAR-100's parquet files (default: from the Hub)")
     parser.add_argument("--folder", default="runs/comparison", help="for run folders (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=own_cores(), help="runs at a time (default: one a core)")
+    parser.add_argument("--jobs", type=int, default=available_cores(), help="runs at a time (default: one a core)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="(default: 0 1 2)")
     flags = parser.parse_args()
     steps = {"time": time_steps, "tune": tune, "train": train, "precision": precision, "table": table}

@@ -15,7 +15,7 @@ import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..utils.hardware import own_cores
+from ..utils.hardware import available_cores
 from .images import ImageData, LabelledImages
 
 _VERSION = 2  # of what is kept; another one is not read
@@ -190,7 +190,7 @@ def _decode(split: LabelledImages) -> Seen:
     for row, file in enumerate(files):
         first.setdefault(file, row)
     progress: Any = tqdm(total=len(first), desc=f"surveying {split.name}", unit=" images", disable=None, leave=False)
-    with ThreadPoolExecutor(own_cores()) as pool, progress:
+    with ThreadPoolExecutor(available_cores()) as pool, progress:
         found = {}
         for file, outcome in zip(first, pool.map(look, first.values()), strict=True):
             found[file] = outcome

@@ -17,7 +17,7 @@ from ..data.images import Images
 from ..data.torch_datasets import EvaluationDataset, ImageCollator
 from ..models.modeling_paco import PaCoModel
 from ..utils.files import save_tensors
-from ..utils.hardware import own_cores
+from ..utils.hardware import available_cores
 from .forward import check_inference, fast_features, inference_device
 from .load_model import load_classifier
 from .prediction import image_files, open_files
@@ -87,7 +87,7 @@ def features_of(
     loader = DataLoader(
         EvaluationDataset(images, [0] * len(images)),
         batch_size,
-        num_workers=0 if in_memory else own_cores(),
+        num_workers=0 if in_memory else available_cores(),
         collate_fn=ImageCollator(processor),
     )
     progress = tqdm(loader, desc=f"embedding {name}", unit=" batches", disable=None if len(loader) > 1 else True)

@@ -20,7 +20,7 @@ from ..metrics import headline
 from ..models.configuration_paco import PaCoConfig
 from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.distributed import gather_rows
-from ..utils.hardware import own_cores
+from ..utils.hardware import available_cores
 from ..utils.memory import keep_freed_memory
 from .forward import check_inference, fast_forward
 from .load_model import load_classifier
@@ -153,7 +153,7 @@ def _all_logits(
     loader = DataLoader(
         Subset(dataset, own),
         batch_size,
-        num_workers=0 if images.decoded is not None else own_cores(),
+        num_workers=0 if images.decoded is not None else available_cores(),
         collate_fn=_Collator(list(models)),
     )
     shown = state.is_main_process and len(loader) > 1

@@ -17,7 +17,7 @@ from ..utils.distributed import (
     exchange_rows,
     gather_rows,
     gather_rows_with_gradient,
-    own_start,
+    rank_offset,
     restore_rows,
     world_size,
 )
@@ -223,7 +223,7 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
     def _with_other_ranks(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         everything = gather_rows_with_gradient(rows)
         parts = gather_rows(labels)
-        start = own_start(parts)
+        start = rank_offset(parts)
         stop = start + rows.shape[0]
         all_labels = torch.cat(parts)
         return (

@@ -29,7 +29,7 @@ def gather_rows(tensor: Tensor) -> list[Tensor]:
     return [part[:n] for part, n in zip(parts, rows, strict=True)]
 
 
-def own_start(parts: list[Tensor]) -> int:
+def rank_offset(parts: list[Tensor]) -> int:
     """Where this rank's rows start among all ranks' rows, as [`gather_rows`] returns them."""
     return sum(part.shape[0] for part in parts[: dist.get_rank()])
 
@@ -38,7 +38,7 @@ class _GatherRowsWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         parts = gather_rows(tensor)
-        ctx.start = own_start(parts)
+        ctx.start = rank_offset(parts)
         ctx.rows = tensor.shape[0]
         return torch.cat(parts)
 
@@ -66,7 +66,7 @@ def exchange_rows(tensor: Tensor) -> tuple[Tensor, Tensor, int]:
     parts = gather_rows(tensor)
     order = torch.randperm(sum(part.shape[0] for part in parts), device=tensor.device)
     dist.broadcast(order, src=0)
-    start = own_start(parts)
+    start = rank_offset(parts)
     share = order[start : start + tensor.shape[0]]
     return torch.cat(parts)[share], order, start
 

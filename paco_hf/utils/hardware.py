@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 
-def own_cores() -> int:
+def available_cores() -> int:
     """Workers for the data loader of this process, for its share of the cores: 1, 2, 4 or 8, which suits streams."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -30,7 +30,7 @@ from ..trainer.callbacks import OnTrainBegin
 from ..trainer.class_centers import start_from_centers
 from ..utils.console import say
 from ..utils.files import as_yaml, write_json, write_text
-from ..utils.hardware import own_cores
+from ..utils.hardware import available_cores
 from ..utils.memory import keep_freed_memory, peak_memory
 from .build import (
     apply_auto_settings,
@@ -117,7 +117,7 @@ def train(
     assert images is not None
     train_dataset, batched_views = build_views(run, view_names, images, args.seed, processor)
     if args.dataloader_num_workers < 0:
-        args.dataloader_num_workers = 0 if images.decoded is not None else own_cores()
+        args.dataloader_num_workers = 0 if images.decoded is not None else available_cores()
     if run.streaming and args.dataloader_num_workers not in (0, 1, 2, 4, LANES):
         raise ValueError(
             f"--dataloader_num_workers {args.dataloader_num_workers} would have each worker read every shard of a "
