@@ -15,6 +15,7 @@ import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
+from ..utils.files import write_text
 from ..utils.hardware import available_cores
 from .images import ImageData, LabelledImages
 
@@ -168,9 +169,7 @@ def _look(split: LabelledImages) -> Seen:
     # Without a place to keep it the next run looks again.
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(content), encoding="utf-8")
-        partial.replace(path)
+        write_text(path, json.dumps(content))
     return seen
 
 

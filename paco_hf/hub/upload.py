@@ -12,15 +12,15 @@ from transformers import AutoImageProcessor
 
 from ..arguments.arguments import RunArguments
 from ..arguments.resolve import resolved
-from ..data.split_manifest import SPLITS_NAME, public_manifest, read_manifest
+from ..data.split_manifest import SPLITS_NAME, public_manifest
 from ..models.lora import ADAPTER_FOLDER
 from ..models.modeling_contrastive import TRAINING_STATE_NAME
 from ..models.modeling_paco import PaCoForImageClassification
 from ..reports.model_card import write_card
 from ..reports.run_summary import read_subject
+from ..runs.folder import RunFolder
 from ..runs.layout import CARD_NAME, CONVERSION_NAME, FIGURE_NAMES, METRICS_NAME, RECIPE_NAME, RESULTS_NAME, RUN_NAME
 from ..runs.redaction import public_settings
-from ..runs.resume_points import list_checkpoints, run_of
 from ..utils.files import as_yaml, write_json, write_text
 from .errors import hub_errors
 
@@ -122,7 +122,7 @@ def _method_settings(args: Any, config: Any) -> dict[str, Any]:
 
 def stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
     """Put what of a run makes a model on the Hub into a folder."""
-    settings = read_subject(run).settings
+    source, settings = RunFolder(run), read_subject(run).settings
     # Loaded and saved, so that what is sent loads, and has the code of this version.
     model = PaCoForImageClassification.from_pretrained(run)
     model.config.backbone_kwargs = public_settings(model.config.to_dict())["backbone_kwargs"]
@@ -140,11 +140,11 @@ def stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
         if (run / name).is_file():
             shutil.copyfile(run / name, staged / name)
     if settings:
-        (staged / RECIPE_NAME).write_text(as_yaml(settings), encoding="utf-8")
-    if manifest := read_manifest(run_of(run)):
-        write_json(staged / SPLITS_NAME, public_manifest(manifest))
+        write_text(staged / RECIPE_NAME, as_yaml(settings))
+    if source.manifest:
+        write_json(staged / SPLITS_NAME, public_manifest(source.manifest))
     if include_training_state:
-        states = [folder / TRAINING_STATE_NAME for folder in (run, *list_checkpoints(run)[-1:])]
+        states = [folder / TRAINING_STATE_NAME for folder in (run, *source.checkpoints[-1:])]
         state = next((path for path in states if path.is_file()), None)
         if state is None:
             raise ValueError(f"{run} and its checkpoints have no {TRAINING_STATE_NAME}, which contrastive runs have")
@@ -159,7 +159,7 @@ def _stage_card(run: Path, staged: Path, repo_id: str, license: str | None) -> N
     card: Any = ModelCard((run / CARD_NAME).read_text(encoding="utf-8").replace(f"USER/{run.resolve().name}", repo_id))
     if license:
         card.data.license = license
-    (staged / CARD_NAME).write_text(str(card), encoding="utf-8")
+    write_text(staged / CARD_NAME, str(card))
     for name in (RESULTS_NAME, *FIGURE_NAMES):
         if (run / name).is_file():
             (staged / name).parent.mkdir(exist_ok=True)

@@ -20,7 +20,7 @@ from ..data.streaming.sharded_images import ShardedImages
 from ..metrics import unit_rows
 from ..models.lora import base_digest
 from ..models.modeling_paco import PaCoForImageClassification
-from ..utils.files import read_json, write_json
+from ..utils.files import read_mapping, write_json
 from ..utils.images import small_copy
 from .features import features_of
 from .forward import check_inference, inference_device
@@ -82,7 +82,7 @@ class NearestImages:
         if not (folder / _ABOUT).is_file():
             raise OSError(f"{folder} is no index of images: `paco-hf index` makes one")
         try:
-            about = read_json(folder / _ABOUT)
+            about = read_mapping(folder / _ABOUT)
             made_with = about["weights"], about["class_names"]
             vectors = faiss.read_index(str(folder / _VECTORS))
             table = pq.read_table(folder / _PICTURES)

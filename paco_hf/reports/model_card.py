@@ -111,9 +111,9 @@ def recipe_cards(root: str | Path) -> Iterator[tuple[Path, str]]:
 
 def render(subject: Subject, license: str = "unknown", figures: Sequence[str] = ()) -> ModelCard:
     """The card, its metadata included; `figures` are files of [`paco_hf.reports.plots`] that lie beside it."""
-    book, conversion = subject.book, subject.conversion
+    book, conversion = subject.recipe, subject.conversion
     reported = book.reported if book else None
-    loss = (conversion or {}).get("method") or subject.settings.get("loss")
+    loss = conversion.get("method") or subject.settings.get("loss")
     scores = subject.scores
     data = ModelCardData(
         library_name="transformers",
@@ -170,7 +170,7 @@ def eval_results(subject: Subject) -> str | None:
         dataset_id=hub_id,
         task_id="image-classification",
         value=round(test["accuracy"], 6),
-        date=subject.run.get("finished"),
+        date=subject.record.get("finished"),
         notes=f"top-1 on {text.scored_images(subject)}; measured by paco_hf",
     )
     return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)

@@ -100,8 +100,8 @@ def evaluation(subject: Subject) -> list[str]:
 
 
 def about(subject: Subject, loss: str | None) -> str:
-    if subject.book and subject.config is None:
-        return str(subject.book.about or "").strip()
+    if subject.recipe and subject.config is None:
+        return str(subject.recipe.about or "").strip()
     what = f"An image classifier with {subject.config.num_labels} classes" if subject.config else "Image classifiers"
     if loss is None:
         return f"{what}. How it was trained is not known."
@@ -122,8 +122,8 @@ def facts(subject: Subject, loss: str | None, backbone: str) -> list[tuple[str, 
         ("method", METHODS[loss] if loss else "not known"),
         ("data set", f"`{settings.get('dataset', 'not known')}`"),
     ]
-    if subject.book and subject.book.ensemble:
-        facts.append(("ensemble of", ", ".join(f"`{name}`" for name in subject.book.ensemble)))
+    if subject.recipe and subject.recipe.ensemble:
+        facts.append(("ensemble of", ", ".join(f"`{name}`" for name in subject.recipe.ensemble)))
     if backbone:
         facts.append(("backbone", f"`{backbone}`"))
     size = config.image_size if config else settings.get("image_size") or (benchmark and benchmark.image_size)
@@ -132,8 +132,8 @@ def facts(subject: Subject, loss: str | None, backbone: str) -> list[tuple[str, 
     classes = config.num_labels if config else benchmark and benchmark.num_classes
     if classes:
         facts.append(("classes", str(classes)))
-    if subject.book and subject.book.row:
-        facts.append(("row of the reference", subject.book.row))
+    if subject.recipe and subject.recipe.row:
+        facts.append(("row of the reference", subject.recipe.row))
     return facts
 
 
@@ -148,7 +148,7 @@ def _scored(subject: Subject) -> dict[str, Any]:
     """Name and number of the images of the scores: of the run's split, or what a conversion or push recorded."""
     split = "test" if subject.metrics.get("test") else "validation"
     recorded = subject.metrics.get("scored", {})
-    of_run = {} if recorded else subject.run.get("data", {}).get(split, {})
+    of_run = {} if recorded else subject.record.get("data", {}).get(split, {})
     name = recorded.get("split") or of_run.get("name") or f"the {split} split"
     return {"name": name, "images": recorded.get("images") or of_run.get("images")}
 
@@ -219,7 +219,7 @@ def training_data(subject: Subject) -> str:
             f"`{dataset}`: {published.images} training images of {benchmark.num_classes} classes, {published.most} to "
             f"{published.fewest} a class{groups} (published statistics)."
         )
-    data = subject.run.get("data", {})
+    data = subject.record.get("data", {})
     for split in ("train", "validation", "test"):
         if data.get(split):
             lines.append(
@@ -230,7 +230,7 @@ def training_data(subject: Subject) -> str:
 
 
 def command(subject: Subject) -> str | None:
-    book = subject.book
+    book = subject.recipe
     if book and book.ensemble:
         runs = " ".join(f"runs/{name}" for name in book.ensemble)
         return f"paco-hf evaluate {runs} --dataset {subject.settings['dataset']} --dataset_path ROOT"
@@ -250,9 +250,9 @@ def path_flag(settings: dict[str, Any]) -> str:
 
 def changes(subject: Subject) -> str:
     """Where a run has other settings than the package's recipe that it follows."""
-    if subject.book is None or subject.config is None or subject.conversion:
+    if subject.recipe is None or subject.config is None or subject.conversion:
         return ""
-    recipe, own = public_settings(resolved_recipe(subject.book.name)), subject.settings
+    recipe, own = public_settings(resolved_recipe(subject.recipe.name)), subject.settings
     if recipe.get("precision") == "auto":
         recipe.pop("precision")
     bookkeeping = ("save_", "logging_", "eval_strategy", "report_to", "dataloader_", "augment_backend")
@@ -284,9 +284,9 @@ def shown_settings(settings: dict[str, Any], loss: str | None) -> list[tuple[str
 
 
 def cost(subject: Subject) -> str:
-    training = subject.run.get("training", {})
+    training = subject.record.get("training", {})
     if not training:
-        advice = " `docs/reproducing.md` has an estimate for the row." if subject.book and subject.book.row else ""
+        advice = " `docs/reproducing.md` has an estimate for the row." if subject.recipe and subject.recipe.row else ""
         return f"Not measured.{advice}"
     seconds = training["seconds"]
     if seconds is None:
@@ -312,7 +312,7 @@ def limits(subject: Subject, license: str) -> list[str]:
         limits.append(
             f"Accuracy differs from class to class; the worst is {name!r} with {_percent(worst['accuracy'])}%."
         )
-    if scores and subject.run:
+    if scores and subject.record:
         limits.append("One run of one seed: repeat it with others before you call a small difference one.")
     if config and str(config.id2label[0]).startswith("LABEL_"):
         limits.append("What its classes are called is not known; they have numbers.")

@@ -1,21 +1,17 @@
 """What a run, a converted checkpoint or a recipe holds, read for its card."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from ..arguments.recipes import Recipe, read_recipe
 from ..data.published import BENCHMARKS, Benchmark
 from ..losses.specs import METHODS
 from ..models.configuration_paco import PaCoConfig
-from ..runs.layout import CONVERSION_NAME, EVALUATION_FOLDER, EVALUATION_NAME, METRICS_NAME, RECIPE_NAME, RUN_NAME
+from ..runs.folder import RunFolder
+from ..runs.layout import METRICS_NAME
 from ..runs.redaction import public_settings
-from ..runs.resume_points import run_of
-from ..utils.files import read_json
 
 
 @dataclass
@@ -24,14 +20,14 @@ class Subject:
 
     title: str
     settings: dict[str, Any] = field(default_factory=dict)  # without paths
-    book: Recipe | None = None  # the package's recipe that it follows
+    recipe: Recipe | None = None  # the package's recipe that it follows
     config: PaCoConfig | None = None  # of the weights, where there are any
     metrics: dict[str, Any] = field(default_factory=dict)
-    run: dict[str, Any] = field(default_factory=dict)
-    conversion: dict[str, Any] | None = None
+    record: dict[str, Any] = field(default_factory=dict)  # `run.json`
+    conversion: dict[str, Any] = field(default_factory=dict)
     baselines: dict[str, dict[str, Any]] = field(default_factory=dict)  # scores by name
     emissions: float | None = None  # kg of CO2 equivalent
-    evaluation: dict[str, Any] | None = None  # the `results.json` of the split that was scored
+    evaluation: dict[str, Any] = field(default_factory=dict)  # `results.json` of the split that was scored
     repo: str = ""  # what the examples load
 
     @property
@@ -44,51 +40,59 @@ class Subject:
 
 
 def read_subject(folder: Path, recipe: str | None = None, baselines: Sequence[str | Path] = ()) -> Subject:
-    """What a folder holds."""
-    if not (folder / "config.json").is_file() or not (folder / "model.safetensors").is_file():
-        raise ValueError(f"{folder} holds no finished model (config.json and model.safetensors): is it a run folder?")
-    home = run_of(folder)
-    run, conversion = read_json(home / RUN_NAME) or {}, read_json(folder / CONVERSION_NAME)
-    config, metrics = PaCoConfig.from_pretrained(folder), read_json(folder / METRICS_NAME) or {}
-    book = read_recipe(name) if (name := recipe or run.get("recipe") or (conversion or {}).get("recipe")) else None
-    if (home / RECIPE_NAME).is_file():
-        settings = yaml.safe_load((home / RECIPE_NAME).read_text(encoding="utf-8"))
-    else:
-        settings = dict(book.settings) if book else {}
-    settings = public_settings(settings, run.get("dataset"))
+    """What a folder holds, as a card says it.
+
+    Args:
+        folder (`Path`): run folder, checkpoint or converted checkpoint.
+        recipe (`str`, *optional*): the package's recipe that it follows, where it does not say so itself.
+        baselines (sequence of paths, *optional*): run folders whose test scores stand beside.
+
+    Raises:
+        ValueError: no finished model, a recipe that it does not follow, a baseline of other images or without scores.
+    """
+    run = RunFolder(folder)
+    run.check_model()
+    config, scores = PaCoConfig.from_pretrained(folder), run.metrics.get(run.scored_split)
+    name = recipe or run.record.get("recipe") or run.conversion.get("recipe")
+    book = read_recipe(name) if name else None
+    settings = run.settings or public_settings(book.settings if book else {}, run.record.get("dataset"))
     if recipe and book:
         for key in ("dataset", "loss", "imbalance_factor"):
             if key in settings and settings[key] != book.settings.get(key, settings[key]):
                 raise ValueError(f"{folder} does not follow {recipe}: its {key} is {settings[key]}")
         if config.backbone.split(".")[0] != str(book.settings.get("backbone")).split(".")[0]:
             raise ValueError(f"{folder} does not follow {recipe}: its backbone is {config.backbone}")
-    emissions = None
-    if (home / "emissions.csv").is_file():  # what `--report_to codecarbon` writes, kilograms
-        with (home / "emissions.csv").open(encoding="utf-8") as file:
-            emissions = sum(float(row["emissions"]) for row in csv.DictReader(file))
-    others = {}
-    for other in map(Path, baselines):
-        scores, own = _baseline(other, settings.get("dataset"), run)
-        method = METHODS[own]
-        others[f"{method} ({other.name})" if method in others else method] = scores
-    subject = Subject(folder.resolve().name, settings, book, config, metrics, run, conversion, others, emissions)
-    evaluation = read_json(folder / EVALUATION_FOLDER / EVALUATION_NAME)
-    # One of another split, or of a run before this one, is not about these scores. Another CPU may decide for another
-    # class where two are as good as equal.
-    if evaluation and subject.scores and abs(evaluation["scores"]["accuracy"] - subject.scores["accuracy"]) < 1e-3:
-        subject.evaluation = evaluation
-    return subject
+    named: dict[str, dict[str, Any]] = {}
+    for baseline in map(RunFolder, baselines):
+        _check_same_images(baseline, settings.get("dataset"), run)
+        method = METHODS[baseline.settings.get("loss", "paco")]
+        named[f"{method} ({baseline.path.name})" if method in named else method] = baseline.metrics["test"]
+    # An evaluation of another split, or of a run before this one, is not about these scores. Another CPU may decide
+    # for another class where two are as good as equal.
+    evaluation = run.evaluation
+    if not scores or not evaluation or abs(evaluation["scores"]["accuracy"] - scores["accuracy"]) >= 1e-3:
+        evaluation = {}
+    return Subject(
+        folder.resolve().name,
+        settings,
+        recipe=book,
+        config=config,
+        metrics=run.metrics,
+        record=run.record,
+        conversion=run.conversion,
+        baselines=named,
+        emissions=run.emissions,
+        evaluation=evaluation,
+    )
 
 
-def _baseline(folder: Path, dataset: str | None, run: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Test scores and loss of a run, which must be of the same images."""
-    scores = (read_json(folder / METRICS_NAME) or {}).get("test")
-    if not scores:
-        raise ValueError(f"the baseline {folder} has no test scores in its {METRICS_NAME}")
-    own = read_json(folder / RUN_NAME) or {}
-    settings = yaml.safe_load((folder / RECIPE_NAME).read_text(encoding="utf-8"))
-    name = public_settings(settings, own.get("dataset")).get("dataset")
-    tested = [record.get("data", {}).get("test") for record in (run, own)]
+def _check_same_images(baseline: RunFolder, dataset: str | None, run: RunFolder) -> None:
+    """Raise `ValueError` where a baseline has no test scores, or those of other images than the run's."""
+    if not baseline.metrics.get("test"):
+        raise ValueError(f"the baseline {baseline.name} has no test scores in its {METRICS_NAME}")
+    name = baseline.settings.get("dataset")
+    tested = [one.record.get("data", {}).get("test") for one in (run, baseline)]
     if name != dataset or (all(tested) and tested[0] != tested[1]):
-        raise ValueError(f"the baseline {folder} was scored on other images ({name}): its scores cannot stand beside")
-    return scores, settings.get("loss", "paco")
+        raise ValueError(
+            f"the baseline {baseline.name} was scored on other images ({name}): its scores cannot stand beside"
+        )

@@ -1,12 +1,14 @@
-"""A run's folder: what it holds, what an existing one means, and how its results read."""
+"""A run's folder: what is in it, read in one place, and what an existing one means for a new run."""
 
+import csv
 import dataclasses
+import functools
 import json
+import re
 import shutil
+from functools import cached_property
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from ..arguments.arguments import RunArguments
 from ..arguments.resolve import resolved
@@ -14,8 +16,10 @@ from ..arguments.training_args import PaCoTrainingArguments
 from ..data.split_manifest import SPLITS_NAME
 from ..models.lora import ADAPTER_FOLDER
 from ..models.modeling_paco import CODE_FILES
+from ..utils.files import read_mapping, read_text
 from .layout import (
     CARD_NAME,
+    CONVERSION_NAME,
     EVALUATION_FOLDER,
     EVALUATION_NAME,
     FIGURE_NAMES,
@@ -26,6 +30,7 @@ from .layout import (
     RUN_NAME,
     STAGING,
 )
+from .redaction import public_settings
 from .resume_points import list_checkpoints
 
 _RUN_FILES = (
@@ -42,9 +47,125 @@ _RUN_FILES = (
     "preprocessor_config.json",
     *CODE_FILES,
     "selected-*.safetensors",
-    "selected-*.partial",
-    "*.partial.json",
 )
+
+
+class RunFolder:
+    """What a run left in its folder. Each file is read once, when it is first asked for; what is not there is empty.
+
+    A checkpoint in a run folder has the run's recipe, record, manifest and log, but no scores: those are of the model
+    that was selected. Folders of converted checkpoints and of models on the Hub read alike.
+
+    Args:
+        path (path): a run folder, or a checkpoint in one.
+        name (`str`, *optional*): what messages call it, defaults to `path` as it was passed.
+
+    Raises:
+        ValueError: on reading a property whose file is damaged; names the file.
+    """
+
+    def __init__(self, path: str | Path, name: str | None = None) -> None:
+        self.path = Path(path)
+        self.name = name or str(path)
+
+    @cached_property
+    def home(self) -> Path:
+        """The folder of the run: of a checkpoint the one that it lies in, else the folder itself."""
+        folder = self.path.resolve()
+        is_checkpoint = re.fullmatch(r"checkpoint-\d+", folder.name)
+        return folder.parent if is_checkpoint and (folder.parent / RECIPE_NAME).is_file() else self.path
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        """`recipe.yaml`: the resolved settings, with paths of the computer."""
+        return read_mapping(self.home / RECIPE_NAME)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The recipe without paths, fit to be shown."""
+        return public_settings(self.recipe, self.record.get("dataset"))
+
+    @cached_property
+    def record(self) -> dict[str, Any]:
+        """`run.json`: images of each split, hardware, time, versions."""
+        return read_mapping(self.home / RUN_NAME)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """`splits.json`: the images of each split."""
+        return read_mapping(self.home / SPLITS_NAME)
+
+    @cached_property
+    def log(self) -> list[dict[str, Any]]:
+        """`log.jsonl`: the entries of the training log."""
+        path = self.home / LOG_NAME
+        entries = []
+        for line, text in enumerate(read_text(path).splitlines() if path.is_file() else (), 1):
+            try:
+                entries.append(dict(json.loads(text)))
+            except (ValueError, TypeError) as error:
+                raise ValueError(f"{path} is damaged at line {line}: {error}") from error
+        return entries
+
+    @cached_property
+    def emissions(self) -> float | None:
+        """Kilograms of CO2 equivalent, from what `--report_to codecarbon` writes."""
+        path = self.home / "emissions.csv"
+        if not path.is_file():
+            return None
+        return sum(float(row["emissions"]) for row in csv.DictReader(read_text(path).splitlines()))
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        """`metrics.json`: scores of `test` and `validation`, the steps of the model."""
+        return read_mapping(self.path / METRICS_NAME, advice="remove it to score the run anew")
+
+    @property
+    def scored_split(self) -> str:
+        """The split whose scores stand for the run: `test`, where there was none `validation`."""
+        return "test" if self.metrics.get("test") else "validation"
+
+    @cached_property
+    def evaluation(self) -> dict[str, Any]:
+        """`results.json` of `paco-hf evaluate` on the test split."""
+        return read_mapping(self.evaluation_path, advice="evaluate the run anew")
+
+    @property
+    def evaluation_path(self) -> Path:
+        return self.path / EVALUATION_FOLDER / EVALUATION_NAME
+
+    @cached_property
+    def conversion(self) -> dict[str, Any]:
+        """`conversion.json` of a converted checkpoint."""
+        return read_mapping(self.path / CONVERSION_NAME)
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """`config.json` of the model, as it is in the file."""
+        return read_mapping(self.path / "config.json")
+
+    @property
+    def card(self) -> Path:
+        """Where the model card lies, or would lie."""
+        return self.path / CARD_NAME
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The complete checkpoints of the run, oldest first."""
+        return list_checkpoints(self.home)
+
+    def check_model(self) -> None:
+        """Raise `ValueError` where the folder holds no model that can be loaded."""
+        if not (self.path / "config.json").is_file() or not (self.path / "model.safetensors").is_file():
+            raise ValueError(
+                f"{self.name} holds no finished model (config.json and model.safetensors): is it a run folder?"
+            )
+
+    def check_finished(self) -> None:
+        """Raise `OSError` with the first file that a finished run has and this folder lacks."""
+        for path in (self.path / METRICS_NAME, *(self.home / name for name in (RUN_NAME, RECIPE_NAME, LOG_NAME))):
+            if not path.is_file():
+                raise OSError(f"{path} is missing: {path.parent} is no folder of a finished run")
 
 
 def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | None:
@@ -59,12 +180,7 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file")
     if run.resume and (folder / METRICS_NAME).is_file():
-        try:
-            metrics = json.loads((folder / METRICS_NAME).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{folder / METRICS_NAME} is damaged ({error}): remove it to score the run anew"
-            ) from error
+        metrics = RunFolder(folder).metrics
         changed = changed_settings(folder, resolved(run, args), only_given=True)
         if changed:
             raise ValueError(
@@ -88,22 +204,33 @@ def clear_run(folder: Path) -> None:
     for evaluated in folder.glob(f"{EVALUATION_FOLDER}*/{EVALUATION_NAME}"):
         shutil.rmtree(evaluated.parent)
     for pattern in _RUN_FILES:
-        for file in folder.glob(pattern):
+        for file in (*folder.glob(pattern), *folder.glob(f"{pattern}.*.partial")):
             file.unlink()
 
 
 def changed_settings(folder: Path, settings: dict[str, Any], only_given: bool = False) -> str:
     """What differs from the settings that the run in `folder` was started with, as text."""
-    path = folder / RECIPE_NAME
-    before = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else settings
+    before = RunFolder(folder).recipe or settings
     names = settings.keys() if only_given else before.keys() | settings.keys()
-    # What a recipe does not name has its default, as in one of before a setting existed. The global batch follows from
-    # others.
-    defaults = {f.name: f.default for kind in (RunArguments, PaCoTrainingArguments) for f in dataclasses.fields(kind)}
-    pairs = {name: tuple(of.get(name, defaults.get(name)) for of in (before, settings)) for name in sorted(names)}
+    pairs = {
+        name: tuple(values.get(name, default_setting(name)) for values in (before, settings)) for name in sorted(names)
+    }
+    # The global batch follows from others.
     bookkeeping = ("save_", "logging_", "report_to", "dataloader_num_workers", "global_batch_size")
     return ", ".join(
         f"{name} {old} -> {new}"
         for name, (old, new) in pairs.items()
         if old != new and not name.startswith(bookkeeping)
     )
+
+
+def default_setting(name: str) -> Any:
+    """What a setting is that a recipe does not name, as one from before the setting existed."""
+    value = _defaults().get(name)
+    return None if value is dataclasses.MISSING else value
+
+
+@functools.cache
+def _defaults() -> dict[str, Any]:
+    kinds = (RunArguments, PaCoTrainingArguments)
+    return {field.name: field.default for kind in kinds for field in dataclasses.fields(kind)}

@@ -13,31 +13,65 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path` to write to; it becomes `path` when the block ends, and is removed if it fails."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file under a temporary name, then rename it."""
-    partial = path.with_suffix(".partial")
+    """Write a safetensors file, whole or not at all."""
     contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
-    save_file(contiguous, partial, metadata={"format": "pt", **(metadata or {})})
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(contiguous, partial, metadata={"format": "pt", **(metadata or {})})
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def as_yaml(settings: dict[str, Any]) -> str:
     return yaml.safe_dump(settings, sort_keys=False)
 
 
-def read_json(path: Path) -> Any:
-    """The content of a JSON file, `None` where there is no such file."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+def read_text(path: Path) -> str:
+    """The text of a file; `ValueError` that names it where it is no UTF-8."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def write_text(path: Path, text: str) -> None:
-    partial = path.with_suffix(f".partial{path.suffix}")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+def read_mapping(path: Path, advice: str = "restore it, or train the run anew") -> dict[str, Any]:
+    """The content of a JSON or YAML file, empty where there is no such file.
 
+    Args:
+        path (`Path`): the file; its suffix tells the format.
+        advice (`str`, *optional*, defaults to `"restore it, or train the run anew"`): what to do about a damaged one.
 
-def write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    Raises:
+        ValueError: it is damaged, or holds no mapping; names the file.
+    """
+    if not path.is_file():
+        return {}
+    text = read_text(path)
+    try:
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}): {advice}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} is damaged (it holds no mapping): {advice}")
+    return content
 
 
 @contextmanager

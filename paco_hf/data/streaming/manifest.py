@@ -8,6 +8,8 @@ from typing import Any
 
 import fsspec
 
+from ...utils.files import write_text
+
 MANIFEST_NAME = "manifest.json"
 FORMAT = "paco_hf shards 1"
 ROWS_PER_GROUP = 64
@@ -32,12 +34,9 @@ class Manifest:
             "splits": self.splits,
             "class_names": self.class_names,
         }
-        path = Path(self.root) / MANIFEST_NAME
-        partial = path.with_suffix(".partial")
         # Counts on one line.
         text = re.sub(r"\[[\d,\s]+\]", lambda match: " ".join(match[0].split()), json.dumps(content, indent=1))
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(path)
+        write_text(Path(self.root) / MANIFEST_NAME, text + "\n")
 
     @classmethod
     def read(cls, root: str) -> "Manifest":

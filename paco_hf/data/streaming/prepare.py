@@ -22,13 +22,14 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from ...utils.files import replacing, write_text
 from ..image_lists import ImageList, class_names, git_blob_id, selection_hash, tree_lists
 from ..long_tail import class_counts
 from ..published import BENCHMARKS, Benchmark
 from ..sources.folders import class_folders, list_files
 from .manifest import MANIFEST_NAME, ROWS_PER_GROUP, Manifest, labels_name
 from .prepare_parquet import PARTS, from_parquet
-from .writer import describe_shard, order_of, run_tasks, schema_of, write_file, write_parquet
+from .writer import describe_shard, order_of, run_tasks, schema_of, write_parquet
 
 PLAN_NAME, LOCK_NAME = "plan.json", ".lock"
 SHARD_BYTES = 400 * 2**20
@@ -174,7 +175,7 @@ def _begin(folder: Path, plan: dict[str, Any]) -> Manifest | None:
                 return manifest
     elif any(file.name != LOCK_NAME for file in folder.iterdir()):
         raise ValueError(f"--out {folder} is not empty, and no preparation was begun in it: give another folder")
-    write_file(path, lambda file: file.write_text(json.dumps(plan, indent=1) + "\n", encoding="utf-8"))
+    write_text(path, json.dumps(plan, indent=1) + "\n")
     for stale in folder.glob("**/*.partial"):
         stale.unlink()
     return None
@@ -317,13 +318,8 @@ def _describe(
 ) -> dict[str, Any]:
     """The manifest's entry of a split, and its file of labels."""
     paths, labels = read_names(folder, shards)
-    array = np.asarray(labels, dtype=np.int32)
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            np.save(file, array, allow_pickle=False)
-
-    write_file(folder / labels_name(split), write)
+    with replacing(folder / labels_name(split)) as unfinished, unfinished.open("wb") as file:
+        np.save(file, np.asarray(labels, dtype=np.int32), allow_pickle=False)
     return {
         "images": len(labels),
         "class_counts": class_counts(labels, num_classes, allow_empty=split != "train"),

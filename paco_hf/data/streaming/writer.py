@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image
 from tqdm.auto import tqdm
 
+from ...utils.files import replacing
 from .manifest import ROWS_PER_GROUP
 
 
@@ -23,24 +24,14 @@ def order_of(key: str) -> int:
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 1
 
 
-def write_file(path: Path, write: Callable[[Path], Any]) -> None:
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        write(temporary)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    temporary.replace(path)
-
-
 def write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
-    def write(temporary: Path) -> None:
-        # Images do not compress.
-        with pq.ParquetWriter(temporary, schema, compression="none", use_dictionary=["label"]) as writer:
-            for table in tables:
-                writer.write_table(table, row_group_size=ROWS_PER_GROUP)
-
-    write_file(path, write)
+    # Images do not compress.
+    with (
+        replacing(path) as partial,
+        pq.ParquetWriter(partial, schema, compression="none", use_dictionary=["label"]) as writer,
+    ):
+        for table in tables:
+            writer.write_table(table, row_group_size=ROWS_PER_GROUP)
 
 
 def run_tasks(
