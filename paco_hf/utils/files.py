@@ -15,7 +15,7 @@ from torch import Tensor
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; it becomes `path` when the block ends, and is removed if it fails."""
+    """A temporary name beside `path` to write to; it becomes `path` when the block ends, and goes if it fails."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         yield partial
