@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from ..utils.console import quiet
-from .common import OneLineParser
+from .common import verb_parser
 
 
 def run(argv: list[str]) -> None:
-    parser = OneLineParser(prog="paco-hf card", description="Write the model card (README.md) of a run or a recipe.")
+    parser = verb_parser("card", "Write the model card (README.md) of a run or a recipe.")
     parser.add_argument("run", nargs="?", help="run folder or converted checkpoint")
     parser.add_argument("--repo_id", help="user/name on the Hub, for the examples in the card")
     parser.add_argument("--license", default="unknown", help="of the weights, as the Hub calls it (default: unknown)")

@@ -1,8 +1,11 @@
 """What the verbs of the command line share."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+ROLES = ("train", "validation", "test")
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -12,8 +15,20 @@ class OneLineParser(argparse.ArgumentParser):
         raise ValueError(f"{message} (--help lists the arguments)")
 
 
-def add_precision(parser: argparse.ArgumentParser) -> None:
-    """The flag for the precision of inference."""
+def verb_parser(verb: str, description: str) -> OneLineParser:
+    """The parser of a verb, without arguments."""
+    return OneLineParser(prog=f"paco-hf {verb}", description=description)
+
+
+def add_column_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags for the columns of a table of images."""
+    parser.add_argument("--image_column", help="column of the images (default: recognized)")
+    parser.add_argument("--label_column", help="column of the classes (default: recognized)")
+
+
+def add_inference_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:
+    """The flags for how images go through a model."""
+    parser.add_argument("--batch_size", type=int, default=batch_size, help="images at a time (default: %(default)s)")
     parser.add_argument(
         "--precision",
         choices=["auto", "fp32", "bf16", "fp16"],
@@ -22,38 +37,42 @@ def add_precision(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_data_flags(parser: argparse.ArgumentParser, default_split: str) -> None:
+def add_data_flags(parser: argparse.ArgumentParser, default_split: str, splits: Sequence[str] = ROLES) -> None:
+    """The flags for the labeled images that a model is applied to; [`load_split`] reads them.
+
+    Args:
+        parser (`argparse.ArgumentParser`): of the verb.
+        default_split (`str`): the value of `--split` where it is not given.
+        splits (sequence of `str`, *optional*): its possible values.
+    """
     parser.add_argument("--dataset", help="as for train (default: what the run was trained on)")
     parser.add_argument("--dataset_path", help="as for train")
+    trained = "; train: what the run was trained on, without what it split off" if "train" in splits else ""
     parser.add_argument(
-        "--split",
-        choices=["train", "validation", "test"],
-        default=default_split,
-        help="train: what the run was trained on, without what it carved (default: %(default)s)",
+        "--split", choices=splits, default=default_split, help=f"which images (default: %(default)s{trained})"
     )
-    parser.add_argument("--image_column", help="column of the images (default: recognised)")
-    parser.add_argument("--label_column", help="column of the classes (default: recognised)")
-    for split in ("train", "validation", "test"):
-        parser.add_argument(f"--{split}_list", metavar="FILE", help="as for train")
-        parser.add_argument(f"--{split}_split", metavar="NAME", help="as for train")
-    parser.add_argument("--batch_size", type=int, default=256, help="images at a time (default: %(default)s)")
-    add_precision(parser)
+    add_column_flags(parser)
+    for role in ROLES:
+        parser.add_argument(f"--{role}_list", metavar="FILE", help="as for train")
+        parser.add_argument(f"--{role}_split", metavar="NAME", help="as for train")
+
+
+def data_arguments(flags: argparse.Namespace) -> dict[str, Any]:
+    """What the flags of [`add_data_flags`] say of the data, as arguments of `load_evaluation`."""
+    return {
+        "dataset_path": flags.dataset_path,
+        "image_column": flags.image_column,
+        "label_column": flags.label_column,
+        "lists": {role: file for role in ROLES if (file := getattr(flags, f"{role}_list"))} or None,
+        "splits": {role: name for role in ROLES if (name := getattr(flags, f"{role}_split"))} or None,
+    }
 
 
 def load_split(model: str, flags: argparse.Namespace) -> tuple[Any, list[str]]:
+    """The images that the flags of [`add_data_flags`] mean, and the names of their classes."""
     from ..workflows.evaluation_data import load_evaluation
 
-    roles = ("train", "validation", "test")
-    return load_evaluation(
-        model,
-        flags.dataset,
-        flags.split,
-        dataset_path=flags.dataset_path,
-        image_column=flags.image_column,
-        label_column=flags.label_column,
-        lists={r: file for r in roles if (file := getattr(flags, f"{r}_list"))} or None,
-        splits={r: name for r in roles if (name := getattr(flags, f"{r}_split"))} or None,
-    )
+    return load_evaluation(model, flags.dataset, flags.split, **data_arguments(flags))
 
 
 def check_output(file: str | None) -> None:
@@ -65,3 +84,9 @@ def check_output(file: str | None) -> None:
         raise ValueError(f"--output {file} is a folder: give the name of a file in it")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"--output {file} cannot be written: there is no folder {path.parent}")
+
+
+def check_checkpoint_folder(flag: str, model: str) -> None:
+    """`ValueError` where `flag` would change the `config.json` of a checkpoint that is not in a local folder."""
+    if not (Path(model) / "config.json").is_file():
+        raise ValueError(f"{flag} changes a checkpoint's config.json, but {model} is no local folder of one")

@@ -4,25 +4,22 @@ import json
 import sys
 
 from ..utils.console import quiet
-from .common import OneLineParser
+from .common import add_column_flags, verb_parser
 
 
 def run(argv: list[str]) -> None:
-    parser = OneLineParser(
-        prog="paco-hf convert", description="Make a checkpoint of this package from a file of the reference."
-    )
+    parser = verb_parser("convert", "Make a checkpoint of this package from a file of the reference.")
     parser.add_argument("source", help="file, http(s) address, or hf://user/name[@revision]/file")
     parser.add_argument("out", help="new folder")
     parser.add_argument("--recipe", help="recipe it is of: it must agree (default: the only one that does, if any)")
     parser.add_argument("--training_state", action="store_true", help="keep projector, key encoder and queue")
-    parser.add_argument("--backbone", help="timm name, for a ViT of unusual size (default: recognised)")
+    parser.add_argument("--backbone", help="timm name, for a ViT of unusual size (default: recognized)")
     parser.add_argument("--backbone_kwargs", help="JSON object of keyword arguments of timm.create_model")
     parser.add_argument("--dataset", help="also score it on these images: as for train, or a folder of class folders")
     parser.add_argument("--dataset_path", help="as for train")
     parser.add_argument("--train_list", help="as for train: gives the class counts, for many, medium and few")
     parser.add_argument("--test_list", help="as for train")
-    parser.add_argument("--image_column", help="column of the images (default: recognised)")
-    parser.add_argument("--label_column", help="column of the classes (default: recognised)")
+    add_column_flags(parser)
     parser.add_argument("--batch_size", type=int, default=64, help="images to score at a time (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
     flags = parser.parse_args(argv)

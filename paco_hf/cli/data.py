@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 from ..utils.console import quiet
-from .common import OneLineParser
+from .common import OneLineParser, add_column_flags, verb_parser
 
 
 def run(argv: list[str]) -> None:
-    parser = OneLineParser(prog="paco-hf data", description="Prepare, verify or describe a data set.")
+    parser = verb_parser("data", "Prepare, verify or describe a data set.")
     actions = parser.add_subparsers(dest="action", required=True, parser_class=OneLineParser, metavar="ACTION")
     prepare = actions.add_parser("prepare", help="write a data set as parquet shards with a manifest, for streaming")
     prepare.add_argument("dataset", help="imagenet, imagenet-lt, inat2018, places-lt; or a folder or Hub id")
@@ -24,18 +24,16 @@ def run(argv: list[str]) -> None:
         help="lists, files or addresses; the split is train where none is given (default: those that lie in --source)",
     )
     prepare.add_argument("--out", required=True, help="new folder; the same command again goes on from a stop")
-    prepare.add_argument("--image_column", help="column of the images, for parquet (default: recognised)")
-    prepare.add_argument("--label_column", help="column of the classes, for parquet (default: recognised)")
+    add_column_flags(prepare)
     prepare.add_argument("--threads", type=int, help="shards to work on at a time (default: the cores, up to 4)")
     prepare.add_argument("--shard_mib", type=float, default=400, help="images in a shard (default: %(default)s MiB)")
     verify = actions.add_parser("verify", help="is this the published selection, and is it all there?")
     verify.add_argument("target", help="prepared folder, or list")
-    verify.add_argument("--dataset", help="whose list it is (default: recognised)")
+    verify.add_argument("--dataset", help="whose list it is (default: recognized)")
     stats = actions.add_parser("stats", help="class counts, shots, imbalance factor")
     stats.add_argument("target", help="prepared folder, list, or a data set as for train --dataset")
     stats.add_argument("--dataset_path", help="as for train")
-    stats.add_argument("--image_column", help="as for train")
-    stats.add_argument("--label_column", help="as for train")
+    add_column_flags(stats)
     stats.add_argument("--train_split", metavar="NAME", help="as for train")
     stats.add_argument("--imbalance_factor", type=float, default=100, help="as for train (default: %(default)s)")
     stats.add_argument("--plot", metavar="FILE", help="also write a figure (png, svg, pdf)")
@@ -60,12 +58,12 @@ def _prepare(flags: argparse.Namespace) -> None:
         if split in lists:
             raise ValueError(f"--list has two lists for {split}: write SPLIT=FILE, such as test={source}")
         lists[split] = source
-    own = flags.dataset not in BENCHMARKS
-    if own and flags.source:
+    user_data = flags.dataset not in BENCHMARKS
+    if user_data and flags.source:
         raise ValueError(
             f"unknown data set {flags.dataset!r}: {', '.join(BENCHMARKS)} take --source; for others give it alone"
         )
-    name, source = (Path(flags.dataset).name, flags.dataset) if own else (flags.dataset, flags.source)
+    name, source = (Path(flags.dataset).name, flags.dataset) if user_data else (flags.dataset, flags.source)
     manifest = prepare(
         name,
         source,

@@ -1,11 +1,11 @@
 """`paco-hf demo`."""
 
 from ..utils.console import quiet
-from .common import OneLineParser
+from .common import verb_parser
 
 
 def run(argv: list[str]) -> None:
-    parser = OneLineParser(prog="paco-hf demo", description="Try a model on a page in the browser.")
+    parser = verb_parser("demo", "Try a model on a page in the browser.")
     parser.add_argument("model", help="run folder, checkpoint or Hub id")
     parser.add_argument(
         "--examples", nargs="+", metavar="IMAGE", help="image files or folders to offer (default: some of the index)"

@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 
 from ..utils.console import quiet
-from .common import OneLineParser, add_precision, check_output
+from .common import add_inference_flags, check_checkpoint_folder, check_output, verb_parser
 
 
 def run(argv: list[str]) -> None:
-    parser = OneLineParser(
-        prog="paco-hf estimate-prior",
-        description="Estimate how frequent the classes are among unlabelled images, to adapt a model to them.",
+    parser = verb_parser(
+        "estimate-prior", "Estimate how frequent the classes are among unlabeled images, to adapt a model to them."
     )
     parser.add_argument("model", help="run folder or checkpoint")
     parser.add_argument("images", nargs="+", help="image files or folders, as they come where the model is used")
@@ -19,14 +18,13 @@ def run(argv: list[str]) -> None:
         "--store", action="store_true", help="store it in the model's config.json: pipeline follows it"
     )
     parser.add_argument("--resamples", type=int, default=200, help="for the ranges (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=32, help="images at a time (default: %(default)s)")
-    add_precision(parser)
+    add_inference_flags(parser, 32)
     parser.add_argument("--json", action="store_true", help="print a list of {label, frequency, low, high}")
     flags = parser.parse_args(argv)
     quiet()
     check_output(flags.output)
-    if flags.store and not (Path(flags.model) / "config.json").is_file():
-        raise ValueError(f"--store changes a checkpoint's config.json, but {flags.model} is no local folder of one")
+    if flags.store:
+        check_checkpoint_folder("--store", flags.model)
     from ..evaluation.prior_estimation import MIN_FREQUENCY
     from ..inference.prediction import estimate_prior_of_files
     from ..utils.files import write_json

@@ -1,10 +1,11 @@
-"""`paco-hf evaluate`, `predict`, `report` and `estimate-prior`."""
+"""`paco-hf evaluate`."""
 
+import argparse
 import json
 import sys
 
 from ..utils.console import quiet
-from .common import OneLineParser, add_precision
+from .common import add_data_flags, add_inference_flags, data_arguments, verb_parser
 from .launcher import NPROC_HELP, check_processes, in_processes
 
 
@@ -14,17 +15,12 @@ def _boolean(value: str) -> bool:
     return bool(string_to_bool(value))
 
 
-def run(argv: list[str]) -> None:
-    argv = in_processes("evaluate", argv)
-    parser = OneLineParser(
-        prog="paco-hf evaluate",
-        description="Score a checkpoint on a test split, and write results.json and a report to look at.",
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = verb_parser(
+        "evaluate", "Score a checkpoint on a test split, and write results.json and a report to look at."
     )
     parser.add_argument("models", nargs="+", help="run folder or checkpoint; of several the logits are averaged")
-    parser.add_argument("--dataset", help="as for train (default: what the run was trained on, else builtin)")
-    parser.add_argument("--dataset_path", help="as for train")
-    parser.add_argument("--split", choices=["test", "validation"], default="test", help="(default: %(default)s)")
-    parser.add_argument("--test_list", help="list of the images (default: its official name in --dataset_path)")
+    add_data_flags(parser, "test", ("test", "validation"))
     parser.add_argument(
         "--streaming",
         type=_boolean,
@@ -33,12 +29,7 @@ def run(argv: list[str]) -> None:
         default=False,
         help="read a prepared folder, or its address, shard by shard",
     )
-    parser.add_argument("--image_column", help="column of the images (default: recognised)")
-    parser.add_argument("--label_column", help="column of the classes (default: recognised)")
-    for role in ("train", "validation", "test"):
-        parser.add_argument(f"--{role}_split", metavar="NAME", help="as for train")
-    parser.add_argument("--batch_size", type=int, default=256, help="images at a time (default: %(default)s)")
-    add_precision(parser)
+    add_inference_flags(parser, 256)
     parser.add_argument("--compile", action="store_true", help="torch.compile: pays for thousands of large images")
     parser.add_argument("--nproc", type=int, metavar="N", help=NPROC_HELP)
     parser.add_argument(
@@ -54,6 +45,11 @@ def run(argv: list[str]) -> None:
         raise ValueError("--calibrate stores a temperature in a checkpoint: give one checkpoint, not several")
     if flags.calibrate and flags.split == "validation":
         raise ValueError("--calibrate fits on the validation split: scored there, the result would flatter")
+    return flags
+
+
+def run(argv: list[str]) -> None:
+    flags = _parse(in_processes("evaluate", argv))
     quiet()
     import torch
     from accelerate import PartialState
@@ -68,14 +64,7 @@ def run(argv: list[str]) -> None:
         flags.models,
         dataset=flags.dataset,
         split=flags.split,
-        source={
-            "dataset_path": flags.dataset_path,
-            "image_column": flags.image_column,
-            "label_column": flags.label_column,
-            "lists": {"test": flags.test_list} if flags.test_list else None,
-            "splits": {r: n for r in ("train", "validation", "test") if (n := getattr(flags, f"{r}_split"))} or None,
-            "streaming": flags.streaming,
-        },
+        source={**data_arguments(flags), "streaming": flags.streaming},
         inference={"batch_size": flags.batch_size, "precision": flags.precision, "compile": flags.compile},
         calibrate=flags.calibrate,
         report=not flags.no_report,

@@ -1,13 +1,11 @@
 """`paco-hf export`."""
 
 from ..utils.console import quiet
-from .common import OneLineParser
+from .common import verb_parser
 
 
 def run(argv: list[str]) -> None:
-    parser = OneLineParser(
-        prog="paco-hf export", description="Write a checkpoint that others load without this package."
-    )
+    parser = verb_parser("export", "Write a checkpoint that others load without this package.")
     parser.add_argument("model", help="run folder, checkpoint or Hub id")
     parser.add_argument("out", help="new folder")
     parser.add_argument("--to", choices=["timm", "onnx"], required=True, help="timm's own format, or ONNX")

@@ -4,16 +4,16 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.console import quiet
-from .common import OneLineParser, add_data_flags, load_split
+from .common import add_data_flags, add_inference_flags, load_split, verb_parser
 
 
 def run(argv: list[str]) -> None:
-    parser = OneLineParser(
-        prog="paco-hf index",
-        description="Index the training images by their features, for `paco-hf demo` to show the nearest ones.",
+    parser = verb_parser(
+        "index", "Index the training images by features, for `paco-hf demo` to show the nearest ones."
     )
     parser.add_argument("model", help="run folder, checkpoint or Hub id")
     add_data_flags(parser, "train")
+    add_inference_flags(parser, 256)
     parser.add_argument("--output", metavar="DIR", help="folder of the index (default: index/ in the model's folder)")
     parser.add_argument("--overwrite", action="store_true", help="replace an index that is there")
     flags = parser.parse_args(argv)

@@ -18,7 +18,7 @@ verbs:
   predict    classify image files or folders
   report     compare runs: means over seeds, cost, training curves
   estimate-prior
-             how frequent the classes are among unlabelled images
+             how frequent the classes are among unlabeled images
   recipes    list the recipes, or show one
   data       prepare, verify or describe a data set
   convert    make a checkpoint from a file of the reference implementation

@@ -3,22 +3,21 @@
 import json
 
 from ..utils.console import quiet
-from .common import OneLineParser, add_precision
-
-_PRIOR_HELP = (
-    "how frequent the classes are among these images: a file of estimate-prior; training: as there; none: all alike "
-    "(default: what is stored in the model)"
-)
+from .common import add_inference_flags, verb_parser
 
 
 def run(argv: list[str]) -> None:
-    parser = OneLineParser(prog="paco-hf predict", description="Classify image files, or all images in folders.")
+    parser = verb_parser("predict", "Classify image files, or all images in folders.")
     parser.add_argument("model", help="run folder or checkpoint")
     parser.add_argument("images", nargs="+", help="image files or folders")
     parser.add_argument("--top", type=int, default=5, help="classes to list for each image (default: %(default)s)")
-    parser.add_argument("--batch_size", type=int, default=32, help="images at a time (default: %(default)s)")
-    add_precision(parser)
-    parser.add_argument("--prior", metavar="FILE|training|none", help=_PRIOR_HELP)
+    add_inference_flags(parser, 32)
+    parser.add_argument(
+        "--prior",
+        metavar="FILE|training|none",
+        help="how frequent the classes are among these images: a file of estimate-prior; training: as there; none: "
+        "all alike (default: what is stored in the model)",
+    )
     parser.add_argument("--json", action="store_true", help="print a list of {file, label, score, top}")
     flags = parser.parse_args(argv)
     quiet()

@@ -1,11 +1,11 @@
-"""`paco-hf convert`, `export`, `card` and `push`: models from elsewhere, and to elsewhere."""
+"""`paco-hf push`."""
 
 import argparse
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from ..utils.console import quiet
-from .common import OneLineParser
+from .common import verb_parser
 
 
 def _push_space(flags: argparse.Namespace) -> None:
@@ -22,7 +22,7 @@ def _push_space(flags: argparse.Namespace) -> None:
 
 
 def run(argv: list[str]) -> None:
-    parser = OneLineParser(prog="paco-hf push", description="Publish a run on the Hub, with its card.")
+    parser = verb_parser("push", "Publish a run on the Hub, with its card.")
     parser.add_argument("run", help="run folder, checkpoint or converted checkpoint")
     parser.add_argument("repo_id", help="user/name; made where it does not exist")
     parser.add_argument("--private", action="store_true", help="only you can see it")

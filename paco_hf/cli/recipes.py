@@ -2,11 +2,11 @@
 
 import json
 
-from .common import OneLineParser
+from .common import verb_parser
 
 
 def run(argv: list[str]) -> None:
-    parser = OneLineParser(prog="paco-hf recipes", description="List the recipes, or show one with all its settings.")
+    parser = verb_parser("recipes", "List the recipes, or show one with all its settings.")
     parser.add_argument("action", nargs="?", choices=["list", "show"], default="list")
     parser.add_argument("name", nargs="?", help="of the recipe to show, or a YAML file; `train --recipe` takes both")
     parser.add_argument("--json", action="store_true", help="print JSON")

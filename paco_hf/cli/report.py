@@ -3,14 +3,11 @@
 import json
 from pathlib import Path
 
-from .common import OneLineParser, check_output
+from .common import check_output, verb_parser
 
 
 def run(argv: list[str]) -> None:
-    parser = OneLineParser(
-        prog="paco-hf report",
-        description="Compare runs: mean and standard deviation over seeds, cost, training curves.",
-    )
+    parser = verb_parser("report", "Compare runs: mean and standard deviation over seeds, cost, training curves.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
     parser.add_argument("--output", default="comparison.html", help="the page to write (default: %(default)s)")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON, write nothing")

@@ -1,11 +1,9 @@
 """The page in the browser that shows what a model makes of an image. Needs `gradio`."""
 
 import atexit
-import html
 import os
-import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -13,16 +11,11 @@ from typing import Any
 import numpy as np
 
 from ..inference.image_index import INDEX_FOLDER, NearestImages
-from ..inference.prediction import image_files, read_prior
-from ..metrics import GROUPS
-from ..reports.html_page import picture, templates
-from ..utils.images import open_image
-from .classifier import ALL_EQUAL, AS_TRAINED, EDITABLE, OWN, Classifier, custom_frequencies
+from ..inference.prediction import image_files
+from .classifier import ALL_EQUAL, AS_TRAINED, CUSTOM, MOST_EDITABLE, Classifier
+from .handlers import Handlers
 
-SHOWN = 10  # classes in the table
-NEIGHBOURS = 6
 EXAMPLES = 8
-_COLUMNS = ["class", "frequency"]
 
 
 def build_demo(
@@ -51,171 +44,98 @@ def build_demo(
         raise ImportError("the page needs gradio, which is not installed: pip install 'paco-hf[demo]'") from error
 
     classifier = Classifier(model)
-    names, counts, groups = classifier.names, classifier.counts, classifier.groups
-    where = Path(index) if index is not None else Path(model) / INDEX_FOLDER
-    nearest = NearestImages.load(where, classifier.model) if index is not None or where.is_dir() else None
+    folder = Path(index) if index is not None else Path(model) / INDEX_FOLDER
+    nearest = NearestImages.load(folder, classifier.model) if index is not None or folder.is_dir() else None
+    handlers = Handlers(classifier, nearest)
     offered = [str(file) for file in image_files(examples)] if examples else _from_index(nearest)
     title = title or (Path(model).resolve().name if Path(model).is_dir() else str(model))
-    environment = templates()
-    table = environment.get_template("demo_classes.html")
-    editable = classifier.adjustable and len(names) <= EDITABLE
-    least = ALL_EQUAL if classifier.adjustable and classifier.training is None else AS_TRAINED
-
-    def shown(seen: Any, place: float, own: list[float] | None) -> str:
-        if seen is None:
-            return ""
-        probabilities = classifier.probabilities(np.asarray(seen), place, own)
-        best = np.argsort(-probabilities, kind="stable")[:SHOWN]
-        rows = [
-            {
-                "name": names[c],
-                "probability": probabilities[c],
-                "images": counts[c] if counts else None,
-                "group": GROUPS[groups[c]] if groups is not None else "",
-            }
-            for c in best.tolist()
-        ]
-        rest = len(names) - len(rows)
-        return table.render(
-            rows=rows,
-            counts=bool(counts),
-            caption=f"{rows[0]['name']}, where {_place_in_words(place, own)}",
-            rest=rest,
-            rest_probability=max(1 - float(probabilities[best].sum()), 0.0),
-        )
-
-    def told(function: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*values: Any) -> Any:
-            try:
-                return function(*values)
-            except (ValueError, OSError) as error:
-                # Where things lie on this computer is nobody's business.
-                said = re.sub(r"(?:/[^/\s'\"]+)+/([^/\s'\"]+)", r"\1", str(error))
-                raise gr.Error(html.escape(said), duration=None, print_exception=False) from error
-
-        run.__name__ = function.__name__
-        return run
-
-    @told
-    def classify(file: str | None, place: float, own: list[float] | None) -> tuple[Any, str, str]:
-        if file is None:
-            return None, "", ""
-        logits, features = classifier.look(open_image(file, "this file"))
-        return logits.tolist(), shown(logits, place, own), neighbours(features)
-
-    def neighbours(features: np.ndarray) -> str:
-        if nearest is None:
-            return ""
-        found = [
-            {
-                "source": picture(neighbour.picture),
-                "name": names[neighbour.label],
-                "images": counts[neighbour.label] if counts else None,
-                "similarity": neighbour.similarity,
-            }
-            for neighbour in nearest.search(features, NEIGHBOURS)
-        ]
-        return environment.get_template("demo_nearest.html").render(neighbours=found, data=nearest.about["data"])
-
-    @told
-    def rank(seen: Any, place: float, own: list[float] | None) -> str:
-        return shown(seen, place, own)
-
-    @told
-    def take_table(rows: Any, seen: Any, place: float) -> tuple[list[float], str]:
-        own = custom_frequencies(rows, names)
-        return own, shown(seen, place, own)
-
-    @told
-    def take_file(file: str | None, seen: Any, place: float) -> tuple[Any, Any, str]:
-        own = classifier.own if file is None else read_prior(file, classifier.folder, classifier.model.config)
-        return own, _rows(names, own), shown(seen, place, own)
 
     with gr.Blocks(title=f"paco_hf: {title}", analytics_enabled=False) as page:
-        gr.HTML(environment.get_template("demo_about.html").render(title=title, **classifier.described()))
-        seen, own = gr.State(None), gr.State(classifier.own)
+        about = handlers.templates.get_template("demo_about.html")
+        gr.HTML(about.render(title=title, **classifier.described()))
+        logits, custom = gr.State(None), gr.State(classifier.stored_prior)
         with gr.Row():
             with gr.Column(scale=1, min_width=300):
-                image = gr.Image(
-                    type="filepath",
-                    image_mode=None,
-                    sources=["upload", "clipboard"],
-                    label="Image",
-                    elem_id="image",
-                    height=300,
-                )
-                # The file as it is: the page decodes it as `predict` does, and says what is wrong with it. (Gradio
-                # writes a stub beside the source of a subclass.)
-                image.preprocess = _file_of  # type: ignore[method-assign]
-                if offered:
-                    gr.Examples([[file] for file in offered], [image], label="Examples")
-                place = gr.Slider(
-                    least,
-                    OWN,
-                    classifier.start,
-                    step=0.05,
-                    label="How frequent the classes are where you use it",
-                    visible=classifier.adjustable,
-                    interactive=True,
-                    elem_id="place",
-                )
-                if classifier.adjustable:
-                    stops = ["as in training"] * (least == AS_TRAINED) + ["all equal", "your own"]
-                    gr.HTML(f'<p class="places">{"".join(f"<span>{stop}</span>" for stop in stops)}</p>')
-                with gr.Accordion("Your own frequencies", open=False, visible=classifier.adjustable):
-                    gr.Markdown(
-                        "Of each class, in any unit: counts, shares. Or the file that "
-                        "`paco-hf estimate-prior --output` writes. They count on the right half of the slider."
-                    )
-                    file = gr.File(label="Estimated frequencies", file_types=[".json"], height=110, elem_id="file")
-                    frequencies = gr.Dataframe(
-                        _rows(names, classifier.own) if editable else None,
-                        headers=_COLUMNS,
-                        datatype=["str", "number"],
-                        type="array",
-                        interactive=True,
-                        visible=editable,
-                        static_columns=[0],
-                        column_count=2,
-                        max_height=300,
-                        label="Frequencies",
-                        elem_id="frequencies",
-                    )
+                image = _image_input(gr, offered)
+                place = _slider(gr, classifier)
+                file, frequencies = _frequency_inputs(gr, classifier, handlers)
             with gr.Column(scale=2, min_width=320):
-                result = gr.HTML(label="Classes", elem_id="classes")
-                found = gr.HTML(elem_id="nearest")
+                classes = gr.HTML(label="Classes", elem_id="classes")
+                neighbors = gr.HTML(elem_id="nearest")
                 if nearest is None:
                     gr.Markdown(
                         "Nearest training images are not shown: `paco-hf index` makes an index of them for this page."
                     )
-        image.change(
-            classify, [image, place, own], [seen, result, found], api_name="classify", show_progress="minimal"
-        )
-        place.change(rank, [seen, place, own], result, api_visibility="private", show_progress="hidden")
-        file.change(take_file, [file, seen, place], [own, frequencies, result], api_visibility="private")
-        frequencies.input(
-            take_table, [frequencies, seen, place], [own, result], api_visibility="private", show_progress="hidden"
-        )
+        inputs, outputs = [image, place, custom], [logits, classes, neighbors]
+        image.change(handlers.classify, inputs, outputs, api_name="classify", show_progress="minimal")
+        hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+        place.change(handlers.rank, [logits, place, custom], classes, **hidden)
+        frequencies.input(handlers.use_table, [frequencies, logits, place], [custom, classes], **hidden)
+        changed = [custom, frequencies, classes]
+        file.change(handlers.use_file, [file, logits, place], changed, api_visibility="private")
     page.queue(default_concurrency_limit=2)
     return page
 
 
-def _file_of(payload: Any) -> str | None:
-    return None if payload is None else payload.path
+def _image_input(gr: Any, examples: list[str]) -> Any:
+    image = gr.Image(
+        type="filepath",
+        image_mode=None,
+        sources=["upload", "clipboard"],
+        label="Image",
+        elem_id="image",
+        height=300,
+    )
+    # The file as it is: the page decodes it as `predict` does, and says what is wrong with it. (Gradio writes a stub
+    # beside the source of a subclass.)
+    image.preprocess = lambda payload: None if payload is None else payload.path
+    if examples:
+        gr.Examples([[file] for file in examples], [image], label="Examples")
+    return image
 
 
-def _place_in_words(place: float, own: Sequence[float] | None) -> str:
-    if place == ALL_EQUAL or (place > ALL_EQUAL and own is None):
-        return "all classes are equally frequent"
-    if place in (AS_TRAINED, OWN):
-        return "classes are as frequent as " + ("in training" if place == AS_TRAINED else "you say")
-    towards = "in training" if place < ALL_EQUAL else "you say"
-    share = abs(ALL_EQUAL - place)
-    return f"classes are between equally frequent and as {towards} (by {share:.0%} of the logarithm)"
+def _slider(gr: Any, classifier: Classifier) -> Any:
+    """From the frequencies of training, where they are known, over equal ones to the user's."""
+    least = ALL_EQUAL if classifier.adjustable and classifier.training is None else AS_TRAINED
+    place = gr.Slider(
+        least,
+        CUSTOM,
+        classifier.start,
+        step=0.05,
+        label="How frequent the classes are where you use it",
+        visible=classifier.adjustable,
+        interactive=True,
+        elem_id="place",
+    )
+    if classifier.adjustable:
+        stops = ["as in training"] * (least == AS_TRAINED) + ["all equal", "your own"]
+        gr.HTML(f'<p class="places">{"".join(f"<span>{stop}</span>" for stop in stops)}</p>')
+    return place
 
 
-def _rows(names: Sequence[str], own: Sequence[float] | None) -> list[list[Any]]:
-    return [[name, value] for name, value in zip(names, own or [1.0] * len(names), strict=True)]
+def _frequency_inputs(gr: Any, classifier: Classifier, handlers: Handlers) -> tuple[Any, Any]:
+    """A file and a table for the user's class frequencies; the table where there are few enough classes."""
+    editable = classifier.adjustable and len(classifier.names) <= MOST_EDITABLE
+    with gr.Accordion("Your own frequencies", open=False, visible=classifier.adjustable):
+        gr.Markdown(
+            "Of each class, in any unit: counts, shares. Or the file that "
+            "`paco-hf estimate-prior --output` writes. They count on the right half of the slider."
+        )
+        file = gr.File(label="Estimated frequencies", file_types=[".json"], height=110, elem_id="file")
+        table = gr.Dataframe(
+            handlers.frequency_rows(classifier.stored_prior) if editable else None,
+            headers=["class", "frequency"],
+            datatype=["str", "number"],
+            type="array",
+            interactive=True,
+            visible=editable,
+            static_columns=[0],
+            column_count=2,
+            max_height=300,
+            label="Frequencies",
+            elem_id="frequencies",
+        )
+    return file, table
 
 
 def _from_index(nearest: NearestImages | None) -> list[str]:
@@ -233,21 +153,26 @@ def _from_index(nearest: NearestImages | None) -> list[str]:
 
 
 def launch(page: Any, host: str | None = None, port: int | None = None, share: bool = False) -> None:
-    """Serve the page of [`build_demo`] until it is stopped; without a `host` for this computer alone, or where
-    GRADIO_SERVER_NAME says, as Spaces do.
+    """Serve the page of [`build_demo`] until it is stopped.
+
+    Args:
+        page (`gradio.Blocks`): the page.
+        host (`str`, *optional*): address to listen at (default: this computer alone, or where GRADIO_SERVER_NAME
+            says, as Spaces do).
+        port (`int`, *optional*): (default: the first free one from 7860).
+        share (`bool`, *optional*, defaults to `False`): also a public address, through a tunnel of Gradio's.
 
     Raises:
         OSError: the port is taken.
     """
     import gradio as gr
 
-    css = Path(__file__).parents[1] / "templates" / "demo.css"
     page.launch(
         server_name=host,
         server_port=port,
         share=share,
         theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css_paths=[css],
+        css_paths=[Path(__file__).parents[1] / "templates" / "demo.css"],
         footer_links=[],
         quiet=False,
     )

@@ -15,20 +15,20 @@ from ..metrics import GROUPS, group_of
 from ..reports.model_card_text import limits
 from ..reports.run_summary import Subject, read_subject
 
-AS_TRAINED, ALL_EQUAL, OWN = 0.0, 1.0, 2.0  # places on the slider
-EDITABLE = 1000  # classes; of more, one's own frequencies come from a file
+AS_TRAINED, ALL_EQUAL, CUSTOM = 0.0, 1.0, 2.0  # places on the slider
+MOST_EDITABLE = 1000  # classes; for more the user's frequencies come from a file
 
 
-def prior_at(place: float, training: Sequence[float] | None, own: Sequence[float] | None) -> np.ndarray | None:
+def prior_at(place: float, training: Sequence[float] | None, custom: Sequence[float] | None) -> np.ndarray | None:
     """The class frequencies at a place of the slider.
 
-    From 0, as in training, to 1, all equal, the logarithms go to 0 in proportion; from 1 to 2 those of one's own come
-    in: `p ~ training ** (1 - place)`, then `p ~ own ** (place - 1)`.
+    From 0, as in training, to 1, all equal, the logarithms go to 0 in proportion; from 1 to 2 the user's
+    come in: `p ~ training ** (1 - place)`, then `p ~ custom ** (place - 1)`.
 
     Args:
         place (`float`): 0 to 2.
         training (`C` numbers, *optional*): frequencies in training; a class without images counts half a one.
-        own (`C` positive numbers, *optional*): one's own frequencies; `None`: all equal.
+        custom (`C` positive numbers, *optional*): the user's frequencies; `None`: all equal.
 
     Returns:
         `(C,)`, summing to 1; `None` where all are equal.
@@ -36,16 +36,16 @@ def prior_at(place: float, training: Sequence[float] | None, own: Sequence[float
     Raises:
         ValueError: the place is not on the slider, or there are no frequencies of training to go by.
     """
-    if not AS_TRAINED <= place <= OWN:
+    if not AS_TRAINED <= place <= CUSTOM:
         raise ValueError(f"the slider goes from 0 to 2, got {place}")
     if place < ALL_EQUAL:
         if training is None:
             raise ValueError("this model does not say how frequent its classes were in training")
         logs = (ALL_EQUAL - place) * np.log(np.maximum(np.asarray(training, dtype=np.float64), 0.5))
-    elif place == ALL_EQUAL or own is None:
+    elif place == ALL_EQUAL or custom is None:
         return None
     else:
-        logs = (place - ALL_EQUAL) * np.log(np.asarray(own, dtype=np.float64))
+        logs = (place - ALL_EQUAL) * np.log(np.asarray(custom, dtype=np.float64))
     return softmax(logs)
 
 
@@ -68,25 +68,25 @@ class Classifier:
         self.groups = group_of(np.asarray(self.counts)).tolist() if self.counts else None
         # The slider goes by the images that were trained on, which the loss knew.
         self.training = config.class_counts
-        self.own: list[float] | None = config.inference_prior
+        self.stored_prior: list[float] | None = config.inference_prior
         # Where `pipeline` answers from.
-        self.start = OWN if self.own else ALL_EQUAL if config.balanced_logits else AS_TRAINED
+        self.start = CUSTOM if self.stored_prior else ALL_EQUAL if config.balanced_logits else AS_TRAINED
         # Logits that carry frequencies of training that nobody knows are shown as they are.
         self.adjustable = config.balanced_logits or self.training is not None
         if self.adjustable:
             self.model.set_prior([1] * config.num_labels)
 
     @torch.no_grad()
-    def look(self, image: Any) -> tuple[np.ndarray, np.ndarray]:
+    def forward(self, image: Any) -> tuple[np.ndarray, np.ndarray]:
         """The logits `(C,)` of a PIL image where all classes are alike, and its features `(F,)`."""
         pixels = self.processor(image, return_tensors="pt")["pixel_values"].to(self.model.device, self.model.dtype)
         features = self.model.paco(pixels).pooler_output
         logits = self.model.adjust_logits(self.model.classifier(features))
         return logits[0].double().cpu().numpy(), features[0].float().cpu().numpy()
 
-    def probabilities(self, logits: np.ndarray, place: float, own: Sequence[float] | None = None) -> np.ndarray:
-        """`(C,)` probabilities, of the logits of [`look`], at a place of the slider ([`prior_at`])."""
-        prior = prior_at(place, self.training, own) if self.adjustable else None
+    def probabilities(self, logits: np.ndarray, place: float, custom: Sequence[float] | None = None) -> np.ndarray:
+        """`(C,)` probabilities, of the logits of [`forward`], at a place of the slider ([`prior_at`])."""
+        prior = prior_at(place, self.training, custom) if self.adjustable else None
         with np.errstate(divide="ignore"):  # a share that no number holds leaves no probability
             scores = logits if prior is None else logits + np.log(prior)
         return softmax(scores)
@@ -106,15 +106,15 @@ class Classifier:
 
 def custom_frequencies(rows: Sequence[Sequence[Any]], names: Sequence[str]) -> list[float]:
     """The frequencies in the table; `ValueError` names the class whose entry is none."""
-    found = dict(zip(names, [1.0] * len(names), strict=True))
+    frequencies = dict.fromkeys(names, 1.0)
     for name, value in rows:
         try:
-            found[name] = float(value)
+            frequencies[name] = float(value)
         except (TypeError, ValueError):
-            found[name] = -1.0
-        if not 0 < found[name] < float("inf"):
+            frequencies[name] = -1.0
+        if not 0 < frequencies[name] < float("inf"):
             raise ValueError(
                 f"the frequency of {name!r} must be a positive number, got {value!r}; of a class that does not occur, "
                 "a tiny one"
             )
-    return [found[name] for name in names]
+    return [frequencies[name] for name in names]

@@ -63,7 +63,7 @@ def test_split_and_gallery(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     seen, asked = (str(tmp_path / f"{split}.safetensors") for split in ("train", "test"))
     assert main(["embed", str(run), "--split", "train", "--output", seen]) == 0
     capsys.readouterr()
-    assert main(["embed", str(run), "--output", asked, "--gallery", seen, "--neighbours", "3", "--json"]) == 0
+    assert main(["embed", str(run), "--output", asked, "--gallery", seen, "--neighbors", "3", "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)
     train, test = Embeddings.load(seen), Embeddings.load(asked)
     record = json.loads((run / "run.json").read_text())["data"]
@@ -89,7 +89,7 @@ def test_split_and_gallery(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
         (["--output", "no/where.safetensors"], "in a folder that exists"),
         (["x.png", "--dataset", "builtin", "--output", "a.safetensors"], "give files, or --dataset"),
         (["x.png", "--json", "--output", "a.safetensors"], "--json is of labelled data"),
-        (["--neighbours", "0", "--output", "a.safetensors"], "--neighbours must be at least 1"),
+        (["--neighbors", "0", "--output", "a.safetensors"], "--neighbours must be at least 1"),
         (["--gallery", "nothing.safetensors", "--output", "a.safetensors"], "there is no file 'nothing.safetensors'"),
     ],
 )

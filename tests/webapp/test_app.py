@@ -27,7 +27,7 @@ from paco_hf.inference.image_index import NearestImages
 from paco_hf.inference.load_model import load_classifier
 from paco_hf.utils.images import open_image
 from paco_hf.webapp.app import build_demo
-from paco_hf.webapp.classifier import ALL_EQUAL, AS_TRAINED, OWN, Classifier, prior_at
+from paco_hf.webapp.classifier import ALL_EQUAL, AS_TRAINED, CUSTOM, Classifier, prior_at
 
 PUBLISHED = ROOT / "model_cards" / "paco-resnet32-cifar100-lt-100"
 pytest.importorskip("gradio")
@@ -90,8 +90,8 @@ KINDS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_start_is_what_pipeline_says(tmp_path: Path, picture: Path, kind: str) -> None:
     classifier = Classifier(altered(tmp_path, **KINDS[kind]))
-    logits, _ = classifier.look(open_image(picture, "it"))
-    ours = classifier.probabilities(logits, classifier.start, classifier.own)
+    logits, _ = classifier.forward(open_image(picture, "it"))
+    ours = classifier.probabilities(logits, classifier.start, classifier.stored_prior)
     wanted = {a["label"]: a["score"] for a in pipeline("image-classification", str(tmp_path), top_k=100)(str(picture))}
     assert np.allclose(ours, [wanted[name] for name in classifier.names], atol=1e-6)
     # And elsewhere as `predict --prior training` has it.
@@ -126,7 +126,7 @@ def test_page_of_models_that_know_less(tmp_path: Path, picture: Path) -> None:
     nothing = {"class_counts": None, "selection_counts": None}
     page = build_demo(altered(tmp_path / "paco", **nothing))
     slider = next(block for block in page.blocks.values() if getattr(block, "elem_id", "") == "place")
-    assert (slider.minimum, slider.maximum, slider.value) == (ALL_EQUAL, OWN, ALL_EQUAL)
+    assert (slider.minimum, slider.maximum, slider.value) == (ALL_EQUAL, CUSTOM, ALL_EQUAL)
     table = asked(page, picture)
     assert "training images" not in table
     assert "<tbody>" in table
@@ -237,7 +237,7 @@ def test_space_folder(run: Path, picture: Path, tmp_path: Path, capsys: pytest.C
     assert main([*argv, "--examples", str(picture)]) == 0
     found = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
     assert {"app.py", "requirements.txt", "README.md", "examples/01-a.png", "model/model.safetensors"} <= found
-    assert {"paco_hf/demo.py", "paco_hf/templates/demo.css"} <= found
+    assert {"paco_hf/webapp/app.py", "paco_hf/templates/demo.css"} <= found
     # Training images only where they were asked for, and none of the built-in ones.
     assert not any(name.startswith(("model/index", "paco_hf/data/builtin")) for name in found)
     card = (folder / "README.md").read_text(encoding="utf-8")
@@ -329,7 +329,7 @@ def wait_for_caption(page: Any, text: str) -> None:
 
 
 def expected(classifier: Classifier, file: Path, place: float, own: Any = None) -> list[tuple[str, str]]:
-    logits, _ = classifier.look(open_image(file, "it"))
+    logits, _ = classifier.forward(open_image(file, "it"))
     shares = classifier.probabilities(logits, place, own)
     return [(classifier.names[c], f"{100 * shares[c]:.1f}%") for c in np.argsort(-shares, kind="stable")[:10]]
 
@@ -358,7 +358,7 @@ def test_every_control(run: Path, picture: Path, tmp_path: Path, browser: Any, a
     assert "10 other classes have" in page.locator("#classes").inner_text()
     # The nearest images are those of the index.
     index = NearestImages.load(run / "index", classifier.model)
-    _, features = classifier.look(open_image(picture, "it"))
+    _, features = classifier.forward(open_image(picture, "it"))
     names = [element.inner_text() for element in page.locator("#nearest li b").all()]
     assert names == [classifier.names[n.label] for n in index.search(features, 6)]
     # The slider, by the keyboard and by its number.
@@ -383,7 +383,7 @@ def test_every_control(run: Path, picture: Path, tmp_path: Path, browser: Any, a
     slider.focus()
     slider.press("End")
     wait_for_caption(page, "as frequent as you say")
-    assert [row[:2] for row in table(page)] == expected(classifier, picture, OWN, list(own.values()))
+    assert [row[:2] for row in table(page)] == expected(classifier, picture, CUSTOM, list(own.values()))
     assert table(page)[0][0] == shown[4][0]
     own[classifier.names[0]] = 5000.0
     page.locator("#frequencies [data-testid=cell-0-1]").dblclick()
@@ -391,7 +391,7 @@ def test_every_control(run: Path, picture: Path, tmp_path: Path, browser: Any, a
     page.keyboard.type("5000")
     page.keyboard.press("Enter")
     page.wait_for_timeout(2000)
-    assert [row[:2] for row in table(page)] == expected(classifier, picture, OWN, list(own.values()))
+    assert [row[:2] for row in table(page)] == expected(classifier, picture, CUSTOM, list(own.values()))
     assert said == []
 
 
