@@ -343,7 +343,13 @@ def test_space_is_one_commit_and_complete(hub: Hub, computer: Computer, run_fold
     out = computer.paco_hf("push", run_folder, "rare-page", "--space", "--private")
     assert "spaces/ada/rare-page" in out
     files = hub.files("ada/rare-page", repo_type="space")
-    assert {"app.py", "requirements.txt", "README.md", "model/model.safetensors", "paco_hf/demo.py"} <= files.keys()
+    assert {
+        "app.py",
+        "requirements.txt",
+        "README.md",
+        "model/model.safetensors",
+        "paco_hf/webapp/app.py",
+    } <= files.keys()
     assert b"secret-place" not in b"".join(content for name, content in files.items() if name.startswith("model/"))
     before = len(hub.commits("ada/rare-page", repo_type="space"))
     computer.paco_hf("push", run_folder, "ada/rare-page", "--space")
