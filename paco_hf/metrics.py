@@ -1,13 +1,65 @@
 """Evaluation for long-tailed data: plain numpy functions of class ids and probabilities."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+MANY_SHOT, FEW_SHOT = 100, 20  # many-shot classes have more training images than this, few-shot classes fewer
+GROUPS = ("many", "medium", "few")
+GROUP_SIZES = {
+    "many": f"more than {MANY_SHOT} images",
+    "medium": f"{FEW_SHOT} to {MANY_SHOT}",
+    "few": f"fewer than {FEW_SHOT}",
+}
+GROUPS_TEXT = f"many (> {MANY_SHOT}), medium ({FEW_SHOT} to {MANY_SHOT}), few (< {FEW_SHOT})"
+
+
+class Title(NamedTuple):
+    """What a score is called: in the head of a table, and in a sentence."""
+
+    short: str
+    long: str
+
+
+TITLES = {
+    "accuracy": Title("top-1", "top-1 accuracy"),
+    "many": Title("many", "many-shot accuracy"),
+    "medium": Title("medium", "medium-shot accuracy"),
+    "few": Title("few", "few-shot accuracy"),
+    "balanced_accuracy": Title("balanced", "balanced accuracy"),
+    "worst_10_percent": Title("worst tenth", "worst tenth of the classes"),
+    "head_tail_gap": Title("head to tail", "accuracy from head to tail"),
+    "harmonic_mean": Title("harmonic mean", "harmonic mean"),
+    "geometric_mean": Title("geometric mean", "geometric mean"),
+    "ece": Title("calibration error", "expected calibration error"),
+    "nll": Title("log loss", "log loss"),
+    "brier": Title("Brier score", "Brier score"),
+}
+HEADLINE = ("accuracy", "many", "medium", "few", "balanced_accuracy")  # what each table of scores shows
+
+
+def shot_group(counts: np.ndarray, many: int = MANY_SHOT, few: int = FEW_SHOT) -> np.ndarray:
+    """The group of each class by its training images, as an index into [`GROUPS`]."""
+    return np.where(counts > many, 0, np.where(counts >= few, 1, 2))
+
+
+def shots(counts: Sequence[int]) -> tuple[int, int, int]:
+    """How many classes are many-shot, medium-shot and few-shot."""
+    many, medium, few = np.bincount(shot_group(np.asarray(counts)), minlength=3).tolist()
+    return many, medium, few
+
+
+def _by_group(
+    counts: np.ndarray, many: int, few: int, score: Callable[[np.ndarray], float]
+) -> dict[str, float | None]:
+    """A score of the entries of each group, `None` where the group is empty."""
+    group = shot_group(counts, many, few)
+    return {name: score(group == i) if (group == i).any() else None for i, name in enumerate(GROUPS)}
+
 
 def long_tailed_accuracy(
-    predictions: Any, references: Any, class_counts: Any, *, many: int = 100, few: int = 20
+    predictions: Any, references: Any, class_counts: Any, *, many: int = MANY_SHOT, few: int = FEW_SHOT
 ) -> dict[str, Any]:
     """Top-1 accuracy overall, by class and by how frequent the class was in training (Liu et al., CVPR 2019).
 
@@ -46,20 +98,13 @@ def long_tailed_accuracy(
     right = np.bincount(true[predicted == true], minlength=counts.size)
     present = total > 0
     accuracy = right[present] / total[present]
-    seen = counts[present]
-
-    def mean_of(group: np.ndarray) -> float | None:
-        return float(accuracy[group].mean()) if group.any() else None
-
     per_class = [float(r / t) if t else None for r, t in zip(right, total, strict=True)]
     worst = int(accuracy.argmin())
     never = bool((accuracy == 0).any())
     return {
         "accuracy": float((predicted == true).mean()),
         "balanced_accuracy": float(accuracy.mean()),
-        "many": mean_of(seen > many),
-        "medium": mean_of((seen <= many) & (seen >= few)),
-        "few": mean_of(seen < few),
+        **_by_group(counts[present], many, few, lambda group: float(accuracy[group].mean())),
         "per_class": per_class,
         "worst_class": {"class": int(np.flatnonzero(present)[worst]), "accuracy": float(accuracy[worst])},
         "harmonic_mean": 0.0 if never else float(1 / np.mean(1 / accuracy)),
@@ -73,8 +118,8 @@ def expected_calibration_error(
     class_counts: Any = None,
     *,
     n_bins: int = 15,
-    many: int = 100,
-    few: int = 20,
+    many: int = MANY_SHOT,
+    few: int = FEW_SHOT,
 ) -> dict[str, float | None]:
     """How far the top-1 confidence is from the top-1 accuracy (Guo et al., ICML 2017, equation 3).
 
@@ -132,12 +177,10 @@ def expected_calibration_error(
     bins = np.searchsorted(bounds, confidence)
     gap = (rows.argmax(axis=1) == true) - confidence.astype(np.float64)
 
-    def error_of(group: np.ndarray) -> float | None:
-        if not group.any():
-            return None
+    def calibration_error(group: np.ndarray) -> float:
         return float(np.abs(np.bincount(bins[group], weights=gap[group])).sum() / group.sum())
 
-    result = {"expected_calibration_error": error_of(np.ones(true.size, dtype=bool))}
+    result: dict[str, float | None] = {"expected_calibration_error": calibration_error(np.ones(true.size, dtype=bool))}
     if class_counts is not None:
         counts = np.asarray(class_counts)
         if counts.shape != (classes,):
@@ -145,10 +188,7 @@ def expected_calibration_error(
                 f"class_counts must have one entry for each of the {classes} columns of probabilities, got shape "
                 f"{counts.shape}: pass the training images of every class, 0 where it has none"
             )
-        seen = counts[true]
-        result["many"] = error_of(seen > many)
-        result["medium"] = error_of((seen <= many) & (seen >= few))
-        result["few"] = error_of(seen < few)
+        result |= _by_group(counts[true], many, few, calibration_error)
     return result
 
 
@@ -185,8 +225,8 @@ def retrieval_precision(
     k: int = 10,
     gallery: Any = None,
     gallery_labels: Any = None,
-    many: int = 100,
-    few: int = 20,
+    many: int = MANY_SHOT,
+    few: int = FEW_SHOT,
 ) -> dict[str, Any]:
     """How many of an image's nearest neighbours, by the cosine of their embeddings, are of its class.
 
@@ -214,30 +254,29 @@ def retrieval_precision(
     queries, true, counts = np.asarray(embeddings), np.asarray(labels), np.asarray(class_counts)
     if (gallery is None) != (gallery_labels is None):
         raise ValueError("gallery and gallery_labels go together: give both, or neither")
-    found, found_true = (queries, true) if gallery is None else (np.asarray(gallery), np.asarray(gallery_labels))
-    for name, rows, ids in (("embeddings", queries, true), ("gallery", found, found_true)):
+    searched, classes = (queries, true) if gallery is None else (np.asarray(gallery), np.asarray(gallery_labels))
+    for name, rows, ids in (("embeddings", queries, true), ("gallery", searched, classes)):
         if rows.ndim != 2 or ids.shape != rows.shape[:1] or rows.shape[1] != queries.shape[1] or not ids.size:
             raise ValueError(f"{name} must be (N, F) with as many labels, got {rows.shape} and {ids.shape}")
         if ids.min() < 0 or ids.max() >= counts.size:
             raise ValueError(f"labels of {name} must be in 0..{counts.size - 1}, got {ids.min()} to {ids.max()}")
     if k < 1:
         raise ValueError(f"k must be at least 1, got {k}")
-    own = int(gallery is None)
-    available = np.bincount(found_true, minlength=counts.size)[true] - own
+    available = np.bincount(classes, minlength=counts.size)[true] - (gallery is None)
     wanted = np.minimum(k, available)
     if not (wanted > 0).any():
         raise ValueError("no image has another one of its class to be found")
 
-    targets, chunk = unit_rows(found).T, 1024
+    targets, chunk = unit_rows(searched).T, 1024
     precision = np.zeros(len(true))
     for start in range(0, len(true), chunk):
         part = slice(start, start + chunk)
         similarity = unit_rows(queries[part]) @ targets
-        if own:
+        if gallery is None:
             similarity[np.arange(len(similarity)), np.arange(start, start + len(similarity))] = -np.inf
         # Stable, so that ties do not depend on the machine.
         nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
-        right = np.cumsum(found_true[nearest] == true[part, None], axis=1)
+        right = np.cumsum(classes[nearest] == true[part, None], axis=1)
         n = wanted[part]
         precision[part] = np.where(n > 0, right[np.arange(len(n)), np.maximum(n, 1) - 1] / np.maximum(n, 1), 0)
 
@@ -245,41 +284,26 @@ def retrieval_precision(
     total = np.bincount(true[counted], minlength=counts.size)
     summed = np.bincount(true[counted], precision[counted], minlength=counts.size)
     present = total > 0
-    of_class, seen = summed[present] / total[present], counts[present]
-    groups = {"many": seen > many, "medium": (seen <= many) & (seen >= few), "few": seen < few}
+    mean = summed[present] / total[present]
     return {
         "precision": float(precision[counted].mean()),
-        "balanced_precision": float(of_class.mean()),
-        **{name: float(of_class[group].mean()) if group.any() else None for name, group in groups.items()},
+        "balanced_precision": float(mean.mean()),
+        **_by_group(counts[present], many, few, lambda group: float(mean[group].mean())),
         "per_class": [float(s / t) if t else None for s, t in zip(summed, total, strict=True)],
         "images": int(counted.sum()),
     }
 
 
-def shots(counts: Sequence[int]) -> tuple[int, int, int]:
-    """Classes with many (more than 100), medium (20 to 100) and few images."""
-    many, few = sum(n > 100 for n in counts), sum(n < 20 for n in counts)
-    return many, len(counts) - many - few, few
+def headline(predictions: Any, references: Any, config: Any) -> dict[str, Any]:
+    """[`long_tailed_accuracy`] of a model whose class counts may be unknown: the groups are then `None`.
 
+    Args:
+        predictions (`(N,)`): predicted class ids.
+        references (`(N,)`): true class ids.
+        config ([`PaCoConfig`]): of the model.
 
-GROUPS = ("many", "medium", "few")
-
-
-def group_of(counts: np.ndarray, many: int = 100, few: int = 20) -> np.ndarray:
-    """The group of each class as an index into [`GROUPS`]."""
-    return np.where(counts > many, 0, np.where(counts >= few, 1, 2))
-
-
-def headline(logits: np.ndarray, labels: Any, class_counts: Sequence[int] | None) -> dict[str, Any]:
-    """[`paco_hf.metrics.long_tailed_accuracy`] of logits `(N, C)`; without counts the groups are `None`."""
-    counts = class_counts or [0] * logits.shape[1]
-    result = long_tailed_accuracy(logits.argmax(axis=1), np.asarray(labels), counts)
-    return result if class_counts else {**result, "many": None, "medium": None, "few": None}
-
-
-def score_fields(predictions: Any, references: Any, config: Any) -> dict[str, float]:
-    """The numbers of [`long_tailed_accuracy`]; without class counts those that need no groups."""
-    counts = config.selection_counts or config.class_counts
-    result = long_tailed_accuracy(predictions, references, counts or [0] * config.num_labels)
-    groups = () if counts else ("many", "medium", "few")
-    return {name: value for name, value in result.items() if isinstance(value, float) and name not in groups}
+    Raises:
+        ValueError: as [`long_tailed_accuracy`].
+    """
+    scores = long_tailed_accuracy(predictions, references, config.group_counts or [0] * config.num_labels)
+    return scores if config.group_counts else {**scores, **dict.fromkeys(GROUPS)}

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics import shots
+from ..metrics import GROUPS_TEXT, shots
 from .images import ImageData
 from .long_tail import class_counts, stratified_split
 from .split_manifest import describe_split, source_of
@@ -104,7 +104,7 @@ def report(division: Division, lines: list[str]) -> list[str]:
     head = [
         f"{total} images of {len(counts)} classes: {', '.join(parts)}",
         f"imbalance factor {max(counts) / min(counts):.4g} ({max(counts)} to {min(counts)} images a class{rest}); "
-        f"classes with many (> 100), medium (20 to 100), few (< 20){untested}: {many}, {medium}, {few}",
+        f"classes with {GROUPS_TEXT}{untested}: {many}, {medium}, {few}",
     ]
     for split, what in ((division.validation, "validate"), (data.test, "test")):
         absent = sorted(set(range(len(counts))) - set(split.labels)) if split else []

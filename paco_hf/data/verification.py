@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..metrics import shots
+from ..metrics import GROUPS_TEXT, shots
 from .image_lists import differences, fetch, git_blob_id, guess_dataset, parse_list, recognise, selection_hash
 from .long_tail import class_counts
 from .published import BENCHMARKS
@@ -133,7 +133,7 @@ def describe_counts(name: str, counts: Sequence[int], width: int = 48) -> str:
     lines = [
         f"{name}: {sum(counts)} images, {len(counts)} classes, {max(counts)} to {fewest} a class, imbalance factor "
         f"{factor}",
-        f"classes with many (> 100), medium (20 to 100), few (< 20) images: {many}, {medium}, {few}",
+        f"classes with {GROUPS_TEXT} images: {many}, {medium}, {few}",
     ]
     step = max(-(-len(ranked) // 10), 1)
     for start in range(0, len(ranked), step):

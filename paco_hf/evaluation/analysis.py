@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics import GROUPS, group_of
+from ..metrics import GROUPS, shot_group
 from .intervals import bootstrap, class_intervals, class_means, widen_ends
 from .priors import log_frequencies, scores_under_priors, softmax
 
@@ -141,7 +141,7 @@ class _Scores:
         self.bins = _bins(confidence)
         self.confidence = confidence.astype(np.float64)
         self.gap = self.right - self.confidence
-        self.group = None if counts is None else group_of(counts)
+        self.group = None if counts is None else shot_group(counts)
 
     def per_class(self, rows: np.ndarray) -> np.ndarray:
         """Accuracy of each class, NaN where it has no row."""

@@ -45,7 +45,7 @@ def score(
     """
     models = _load(model_folders)
     logits, labels = _all_logits(models, images, batch_size, precision, compile)
-    return headline(logits, labels, next(iter(models.values())).config.group_counts)
+    return headline(logits.argmax(axis=1), labels, next(iter(models.values())).config)
 
 
 def evaluate(
@@ -62,7 +62,7 @@ def evaluate(
         ValueError: classes with other names, or in another order.
     """
     logits, labels, config = balanced_logits(model_folders, Images(split), class_names, batch_size, precision, compile)
-    return headline(logits, labels, config.group_counts)
+    return headline(logits.argmax(axis=1), labels, config)
 
 
 def balanced_logits(

@@ -13,6 +13,7 @@ from ..arguments.arguments import RunArguments
 from ..arguments.recipes import recipe_names
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.split_manifest import selection_of
+from ..metrics import HEADLINE, TITLES
 from ..utils.hardware import cpu_name
 from .redaction import public_name, public_text
 
@@ -57,12 +58,10 @@ def run_record(
 
 def summary(metrics: dict[str, Any], title: str) -> str:
     """The scores of a run as a small table, in percent."""
-    columns = ("accuracy", "many", "medium", "few", "balanced_accuracy")
-    header = ("top-1", "many", "medium", "few", "balanced")
-    lines = [title, f"{'':>12}" + "".join(f"{name:>10}" for name in header)]
+    lines = [title, f"{'':>12}" + "".join(f"{TITLES[name].short:>10}" for name in HEADLINE)]
     for split in ("validation", "test"):
         if metrics.get(split):
-            values = [metrics[split][column] for column in columns]
+            values = [metrics[split][column] for column in HEADLINE]
             lines.append(f"{split:>12}" + "".join(f"{'-' if v is None else f'{100 * v:.1f}':>10}" for v in values))
     history = metrics.get("validation_balanced_accuracy_by_step")
     if history:

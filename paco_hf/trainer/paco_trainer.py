@@ -18,7 +18,6 @@ from ..arguments.training_args import PaCoTrainingArguments
 from ..data.samplers import EpochSampler
 from ..data.torch_datasets import WholeImages
 from ..losses.modules import ClassificationLoss, ContrastiveLoss
-from ..metrics import score_fields
 from ..models.lora import (
     ADAPTER_NAME,
     adapter_tensors,
@@ -39,7 +38,7 @@ from .callbacks import LogFileCallback, MethodCallback, TrainingTime
 from .optimizer import freeze_convolutions, optimizer_and_settings
 from .progress import ReadableLines, ReadableProgress
 from .schedules import step_factor
-from .validation import check_metric
+from .validation import check_metric, validation_scores
 
 _VIEWS = ("pixel_values", "key_pixel_values")
 
@@ -239,7 +238,7 @@ class PaCoTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
     def _long_tailed_metrics(self, prediction: Any) -> dict[str, float]:
-        return score_fields(prediction.predictions, prediction.label_ids, self.model.config)
+        return validation_scores(prediction.predictions, prediction.label_ids, self.model.config)
 
     def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
         # DistributedDataParallel evens out BatchNorm statistics only in training: without this each rank would score

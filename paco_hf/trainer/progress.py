@@ -4,6 +4,8 @@ from typing import Any
 
 from transformers import ProgressCallback, TrainerCallback
 
+from ..metrics import HEADLINE, TITLES
+
 
 class ReadableLines(TrainerCallback):
     """Prints a readable line for each log: all that there is to see where there is no terminal."""
@@ -32,15 +34,8 @@ def readable(logs: dict[str, Any], state: Any) -> str | None:
     total = state.num_train_epochs
     where = f"step {state.global_step}/{state.max_steps}, epoch {state.epoch or 0:.4g}/{total}"
     if "eval_accuracy" in logs:
-        names = {
-            "accuracy": "top-1",
-            "many": "many",
-            "medium": "medium",
-            "few": "few",
-            "balanced_accuracy": "balanced",
-        }
         scores = [
-            f"{label} {100 * logs[f'eval_{name}']:.1f}" for name, label in names.items() if f"eval_{name}" in logs
+            f"{TITLES[name].short} {100 * logs[f'eval_{name}']:.1f}" for name in HEADLINE if f"eval_{name}" in logs
         ]
         return f"{where}: validation " + ", ".join(scores)
     if "loss" not in logs:

@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor
 from ..evaluation.priors import softmax
 from ..inference.forward import inference_device
 from ..inference.load_model import load_classifier
-from ..metrics import GROUPS, group_of
+from ..metrics import GROUPS, shot_group
 from ..reports.model_card_text import limits
 from ..reports.run_summary import Subject, read_subject
 
@@ -65,7 +65,7 @@ class Classifier:
             raise ValueError(f"{model} has one class, which every image is of: there is nothing to show")
         self.names = [config.id2label[c] for c in range(config.num_labels)]
         self.counts = config.group_counts
-        self.groups = group_of(np.asarray(self.counts)).tolist() if self.counts else None
+        self.groups = shot_group(np.asarray(self.counts)).tolist() if self.counts else None
         # The slider goes by the images that were trained on, which the loss knew.
         self.training = config.class_counts
         self.stored_prior: list[float] | None = config.inference_prior

@@ -153,7 +153,7 @@ def examine(
         "dataset": public,
         "split": split.name.replace(dataset, public),
         "selection": selection_of(split),
-        "scores": headline(logits, labels, counts),
+        "scores": headline(logits.argmax(axis=1), labels, config),
         "left_aside": " and ".join(f"the {name} stored in {whose}" for name, found in stored.items() if found),
         **evaluate_logits(
             logits,

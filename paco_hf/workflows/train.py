@@ -183,7 +183,7 @@ def train(
     # What is scored is the saved folder, in full precision: what `pipeline` will give.
     tested = balanced_logits(str(folder), test_images, data.class_names) if test_images else None
     metrics: dict[str, Any] = {
-        "test": headline(tested[0], tested[1], tested[2].group_counts) if tested else None,
+        "test": headline(tested[0].argmax(axis=1), tested[1], tested[2]) if tested else None,
         "validation": score(folder, validation_images) if validation_images else None,
         "selected_step": selected_step,
         "last_step": last_step,
