@@ -3,20 +3,13 @@
 import math
 from typing import Any
 
+from ..losses.specs import DEFAULT_LOSS, loss_spec
 from ..models.image_processing import SMALL_IMAGE
 
 # What `suggested_settings` may choose, and so what a finished run may differ in from the defaults.
 SUGGESTED = (
-    "num_train_epochs",
-    "per_device_train_batch_size",
-    "learning_rate",
-    "epoch_schedule",
-    "warmup_epochs",
-    "queue_size",
-    "projection_dim",
-    "key_momentum",
-    "temperature",
-    "alpha",
+    *("num_train_epochs", "per_device_train_batch_size", "learning_rate", "epoch_schedule", "warmup_epochs"),
+    *("queue_size", "projection_dim", "key_momentum", "temperature", "alpha"),
 )
 
 _FEW, _SOME, _MANY = 2000, 5000, 50_000  # training images
@@ -26,7 +19,8 @@ def suggested_settings(
     images: int,
     image_size: int,
     pretrained: bool,
-    loss: str = "paco",
+    *,
+    loss: str = DEFAULT_LOSS,
     batch: int | None = None,
     epochs: float | None = None,
     max_steps: int = 0,
@@ -47,14 +41,19 @@ def suggested_settings(
       tenth of the epochs.
 
     Args:
-        images (`int`): to train on.
+        images (`int`): number of training images.
         image_size (`int`): side of the input in pixels.
         pretrained (`bool`): whether the backbone starts from pretrained weights.
-        loss (`str`, *optional*, defaults to `"paco"`): the baselines have no queue.
-        batch, epochs, max_steps (*optional*): what the user chose; the rest follows it. `batch` is the global one.
+        loss (`str`, *optional*, defaults to `"paco"`): settings that it ignores are left out.
+        batch (`int`, *optional*): images a step over all processes, where the user chose them; the rest follows.
+        epochs (`float`, *optional*): passes over the images, likewise.
+        max_steps (`int`, *optional*, defaults to `0`): optimizer steps, likewise; 0: as many as the epochs have.
 
     Returns:
-        settings by name; the batch as `batch`, over all processes.
+        `dict` of settings by name; the batch as `batch`, over all processes.
+
+    Raises:
+        ValueError: there is no such loss.
     """
     small = image_size <= SMALL_IMAGE
     if batch is None:
@@ -66,25 +65,21 @@ def suggested_settings(
             epochs = 150
     per_epoch = max(images // batch, 1)
     steps = max_steps if max_steps > 0 else epochs * per_epoch
-    settings: dict[str, Any] = {
+    spec = loss_spec(loss)
+    settings = {
         "num_train_epochs": epochs,
         "batch": batch,
         "learning_rate": _round((0.02 if pretrained else 0.1) * batch / 128),
         "epoch_schedule": "cosine",
         "warmup_epochs": int(steps // per_epoch // 10),
-    }
-    if loss in ("ce", "balanced_softmax"):
-        return settings
-    settings |= {
         "queue_size": 2 ** min(max(round(math.log2(images / 10)), 8), 13),
         "projection_dim": 32 if small else 128,
         "temperature": 0.05 if small or images < _MANY else 0.2,
+        "key_momentum": 0.99 if steps < 10_000 else 0.999,
     }
-    if loss == "paco":
-        settings["key_momentum"] = 0.99 if steps < 10_000 else 0.999
-    if loss != "multitask":
+    if spec.alpha_per_positive:
         settings["alpha"] = 0.01 if images < _MANY else 0.05
-    return settings
+    return {name: value for name, value in settings.items() if name not in spec.ignores}
 
 
 def _round(value: float) -> float:

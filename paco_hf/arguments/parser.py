@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser, TrainingArguments
 
 from ..data.published import BENCHMARKS
+from ..losses.specs import DEFAULT_LOSS
 from .arguments import RunArguments
 from .auto_settings import SUGGESTED
 from .recipes import Recipe, read_recipe, recipe_names
@@ -74,8 +75,8 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
     early, _ = first.parse_known_args(argv)
     recipe = early.recipe
     if recipe is None and early.dataset in (None, "builtin"):
-        name = f"{early.loss or 'paco'}-resnet32-builtin"
-        recipe = name if name in recipe_names() else "paco-resnet32-builtin"
+        name = f"{early.loss or DEFAULT_LOSS}-resnet32-builtin"
+        recipe = name if name in recipe_names() else f"{DEFAULT_LOSS}-resnet32-builtin"
     parser = build_parser(prog, show_all="--help_all" in argv)
     book = checked_recipe(recipe) if recipe else Recipe("")
     if book.ensemble:
@@ -89,7 +90,10 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
     parser.set_defaults(**text, recipe=recipe)
     given = {arg.split("=")[0].removeprefix("--").replace("-", "_") for arg in argv if arg.startswith("--")}
     if "output_dir" not in given:
-        loss, dataset = early.loss or settings.get("loss", "paco"), early.dataset or settings.get("dataset", "builtin")
+        loss, dataset = (
+            early.loss or settings.get("loss", DEFAULT_LOSS),
+            early.dataset or settings.get("dataset", "builtin"),
+        )
         parser.set_defaults(output_dir=str(Path("runs") / f"{loss}-{Path(dataset).name}"))
     if "epoch_schedule" not in given and given & {"lr_scheduler_type", "warmup_steps", "warmup_ratio"}:
         parser.set_defaults(epoch_schedule="none")

@@ -1,46 +1,24 @@
 """`PaCoTrainingArguments`: `transformers.TrainingArguments` with the method's settings and defaults."""
 
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from transformers import TrainingArguments
+from transformers.hf_argparser import HfArg
 
+from ..losses.specs import DEFAULT_LOSS, LOSSES, LossSpec, loss_spec
 from ..utils.hardware import hardware_precision
 
 # Of transformers' own flags, those that `--help` shows; `--help_all` shows the rest.
 COMMON_TRAINING_FLAGS = {
-    "output_dir",
-    "num_train_epochs",
-    "max_steps",
-    "per_device_train_batch_size",
-    "per_device_eval_batch_size",
-    "gradient_accumulation_steps",
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "optim",
-    "weight_decay",
-    "max_grad_norm",
-    "label_smoothing_factor",
-    "seed",
-    "eval_strategy",
-    "save_strategy",
-    "save_steps",
-    "save_total_limit",
-    "logging_strategy",
-    "logging_steps",
-    "dataloader_num_workers",
-    "dataloader_drop_last",
-    "metric_for_best_model",
-    "report_to",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_private_repo",
+    *("output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size"),
+    *("gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay"),
+    *("max_grad_norm", "label_smoothing_factor", "seed", "eval_strategy", "save_strategy", "save_steps"),
+    *("save_total_limit", "logging_strategy", "logging_steps", "dataloader_num_workers", "dataloader_drop_last"),
+    *("metric_for_best_model", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo"),
 }
-
-CONTRASTIVE = ("paco", "gpaco", "multitask", "gpaco_single")
 
 
 @dataclass
@@ -57,95 +35,79 @@ class PaCoTrainingArguments(TrainingArguments):
     standard error is no terminal, and `use_cpu` where there is no accelerator.
     """
 
-    loss: Literal["paco", "gpaco", "multitask", "gpaco_single", "balanced_softmax", "ce"] = field(
-        default="paco",
-        metadata={"help": "what is trained: PaCo, GPaCo, its multi-task or one-view variant, or a baseline"},
+    loss: str = HfArg(
+        default=DEFAULT_LOSS,
+        help="what is trained: PaCo, GPaCo, its multi-task or one-view variant, or a baseline",
+        metadata={"choices": LOSSES.keys()},
     )
-    alpha: float | None = field(
+    alpha: float | None = HfArg(
+        default=None, help="weight of each positive (default: 0.05; multitask: of the contrastive part, 0.5)"
+    )
+    beta: float = HfArg(default=1.0, help="weight of an anchor's class center (paco, gpaco)")
+    gamma: float = HfArg(default=1.0, help="weight of the rows in the denominator (paco, gpaco)")
+    temperature: float = HfArg(default=0.2, help="divides the similarities of features")
+    supervised_temperature: float = HfArg(default=1.0, help="divides the class logits (paco, gpaco)")
+    class_prior: bool = HfArg(
+        default=True, help="add the log of the class frequencies to the class logits in the loss (not ce)"
+    )
+    projection_dim: int = HfArg(default=128, help="width D of the projected features")
+    queue_size: int = HfArg(default=8192, help="length K of the queue of past keys; 0: none")
+    key_momentum: float = HfArg(default=0.999, help="momentum of the key encoder (paco)")
+    projector: Literal["auto", "mlp2-bn", "mlp3-relu", "mlp3-gelu"] = HfArg(
+        default="auto", help="projector; auto: mlp2-bn for paco, else mlp3-relu (mlp3-gelu on a ViT)"
+    )
+    gather_batch: bool = HfArg(default=False, help="contrast with the batches of all processes, not only the own")
+    momentum: float = HfArg(default=0.9, help="momentum of SGD")
+    nesterov: bool = HfArg(default=False, help="Nesterov momentum for SGD")
+    decay_all_parameters: bool = HfArg(
+        default=True, help="weight decay on biases and norms too, as in the reference; false: the usual exclusions"
+    )
+    layer_decay: float | None = HfArg(
         default=None,
-        metadata={"help": "weight of each positive (default: 0.05; multitask: of the contrastive part, 0.5)"},
+        help="factor of the learning rate from each layer of the backbone to the one below it, such as 0.65 "
+        "(default: one rate for all)",
     )
-    beta: float = field(default=1.0, metadata={"help": "weight of an anchor's class centre (paco, gpaco)"})
-    gamma: float = field(default=1.0, metadata={"help": "weight of the rows in the denominator (paco, gpaco)"})
-    temperature: float = field(default=0.2, metadata={"help": "divides the similarities of features"})
-    supervised_temperature: float = field(default=1.0, metadata={"help": "divides the class logits (paco, gpaco)"})
-    class_prior: bool = field(
-        default=True,
-        metadata={"help": "add the log of the class frequencies to the class logits in the loss (not ce)"},
+    trainable_convolutions: str | None = HfArg(
+        default=None, help="train only the convolutions under this part of the backbone, such as layer4.2"
     )
-    projection_dim: int = field(default=128, metadata={"help": "width D of the projected features"})
-    queue_size: int = field(default=8192, metadata={"help": "length K of the queue of past keys; 0: none"})
-    key_momentum: float = field(default=0.999, metadata={"help": "momentum of the key encoder (paco)"})
-    projector: Literal["auto", "mlp2-bn", "mlp3-relu", "mlp3-gelu"] = field(
-        default="auto", metadata={"help": "projector; auto: mlp2-bn for paco, else mlp3-relu (mlp3-gelu on a ViT)"}
-    )
-    gather_batch: bool = field(
-        default=False, metadata={"help": "contrast with the batches of all processes, not only the own"}
-    )
-    momentum: float = field(default=0.9, metadata={"help": "momentum of SGD"})
-    nesterov: bool = field(default=False, metadata={"help": "Nesterov momentum for SGD"})
-    decay_all_parameters: bool = field(
-        default=True,
-        metadata={"help": "weight decay on biases and norms too, as in the reference; false: the usual exclusions"},
-    )
-    layer_decay: float | None = field(
-        default=None,
-        metadata={
-            "help": "factor of the learning rate from each layer of the backbone to the one below it, such as 0.65 "
-            "(default: one rate for all)"
-        },
-    )
-    trainable_convolutions: str | None = field(
-        default=None,
-        metadata={"help": "train only the convolutions under this part of the backbone, such as layer4.2"},
-    )
-    epoch_schedule: Literal["none", "cosine", "cifar_step", "mae"] = field(
+    epoch_schedule: Literal["none", "cosine", "cifar_step", "mae"] = HfArg(
         default="none",
-        metadata={
-            "help": "the reference's schedules: cosine and cifar_step, set once an epoch, and mae, set each step; "
-            "none: --lr_scheduler_type, each step"
-        },
+        help="the reference's schedules: cosine and cifar_step, set once an epoch, and mae, set each step; "
+        "none: --lr_scheduler_type, each step",
     )
-    warmup_epochs: int = field(default=10, metadata={"help": "warm-up of --epoch_schedule"})
-    min_learning_rate: float = field(default=0.0, metadata={"help": "where the schedule mae ends"})
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = field(
-        default="auto",
-        metadata={"help": "auto: bf16 where the hardware has it, else fp32; the loss is always float32"},
+    warmup_epochs: int = HfArg(default=10, help="warm-up of --epoch_schedule")
+    min_learning_rate: float = HfArg(default=0.0, help="where the schedule mae ends")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = HfArg(
+        default="auto", help="auto: bf16 where the hardware has it, else fp32; the loss is always float32"
     )
-    channels_last: bool = field(default=True, metadata={"help": "keep images and weights in channels-last memory"})
+    channels_last: bool = HfArg(default=True, help="keep images and weights in channels-last memory")
 
-    optim: str = field(default="sgd", metadata={"help": "optimizer, any that transformers knows"})
-    learning_rate: float = field(default=0.02, metadata={"help": "peak learning rate, for the whole batch"})
-    weight_decay: float = field(default=5e-4, metadata={"help": "weight decay"})
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "training images a process and step"})
-    per_device_eval_batch_size: int = field(default=256, metadata={"help": "evaluation images a process and step"})
-    num_train_epochs: float = field(default=100, metadata={"help": "passes over the training images"})
-    max_grad_norm: float = field(default=0.0, metadata={"help": "clip gradients to this norm; 0: never"})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "schedule where --epoch_schedule is none"})
-    eval_strategy: str = field(default="epoch", metadata={"help": "when to score the validation split"})
-    save_strategy: str = field(default="epoch", metadata={"help": "when to save a checkpoint: no, epoch or steps"})
-    save_total_limit: int | None = field(default=1, metadata={"help": "checkpoints to keep"})
-    logging_strategy: str = field(default="epoch", metadata={"help": "when to log: epoch or steps"})
-    metric_for_best_model: str | None = field(
-        default="balanced_accuracy", metadata={"help": "validation metric that selects the model"}
+    optim: str = HfArg(default="sgd", help="optimizer, any that transformers knows")
+    learning_rate: float = HfArg(default=0.02, help="peak learning rate, for the whole batch")
+    weight_decay: float = HfArg(default=5e-4, help="weight decay")
+    per_device_train_batch_size: int = HfArg(default=128, help="training images a process and step")
+    per_device_eval_batch_size: int = HfArg(default=256, help="evaluation images a process and step")
+    num_train_epochs: float = HfArg(default=100, help="passes over the training images")
+    max_grad_norm: float = HfArg(default=0.0, help="clip gradients to this norm; 0: never")
+    lr_scheduler_type: str = HfArg(default="cosine", help="schedule where --epoch_schedule is none")
+    eval_strategy: str = HfArg(default="epoch", help="when to score the validation split")
+    save_strategy: str = HfArg(default="epoch", help="when to save a checkpoint: no, epoch or steps")
+    save_total_limit: int | None = HfArg(default=1, help="checkpoints to keep")
+    logging_strategy: str = HfArg(default="epoch", help="when to log: epoch or steps")
+    metric_for_best_model: str | None = HfArg(
+        default="balanced_accuracy", help="validation metric that selects the model"
     )
-    dataloader_num_workers: int = field(
+    dataloader_num_workers: int = HfArg(
         default=-1,
-        metadata={
-            "help": "processes that decode and augment; -1: none for images kept in memory, else one a core, 8 at most"
-        },
+        help="processes that decode and augment; -1: none for images kept in memory, else one a core, 8 at most",
     )
-    dataloader_drop_last: bool = field(default=True, metadata={"help": "drop a ragged last training batch"})
-    remove_unused_columns: bool | None = field(
-        default=False, metadata={"help": "drop columns the model does not take"}
-    )
-    ddp_find_unused_parameters: bool | None = field(default=False, metadata={"help": "of DistributedDataParallel"})
-    logging_nan_inf_filter: bool = field(default=False, metadata={"help": "hide losses that are not finite"})
-    report_to: str = field(default="none", metadata={"help": "trackers, such as tensorboard"})
-    hub_strategy: str = field(default="end", metadata={"help": "end: a run is pushed once, when it is finished"})
-    disable_tqdm: bool | None = field(
-        default=None, metadata={"help": "no progress bar (default: where there is no terminal)"}
-    )
+    dataloader_drop_last: bool = HfArg(default=True, help="drop a ragged last training batch")
+    remove_unused_columns: bool | None = HfArg(default=False, help="drop columns the model does not take")
+    ddp_find_unused_parameters: bool | None = HfArg(default=False, help="of DistributedDataParallel")
+    logging_nan_inf_filter: bool = HfArg(default=False, help="hide losses that are not finite")
+    report_to: str = HfArg(default="none", help="trackers, such as tensorboard")
+    hub_strategy: str = HfArg(default="end", help="end: a run is pushed once, when it is finished")
+    disable_tqdm: bool | None = HfArg(default=None, help="no progress bar (default: where there is no terminal)")
 
     def __post_init__(self) -> None:
         self.bf16: bool
@@ -166,56 +128,43 @@ class PaCoTrainingArguments(TrainingArguments):
         super().__post_init__()
 
     def _check(self) -> None:
-        for name, allowed in (
-            ("loss", (*CONTRASTIVE, "balanced_softmax", "ce")),
+        loss_spec(self.loss)
+        for name, choices in (
             ("epoch_schedule", ("none", "cosine", "cifar_step", "mae")),
             ("precision", ("auto", "fp32", "bf16", "fp16")),
             ("hub_strategy", ("end",)),
         ):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        for name in ("temperature", "supervised_temperature"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        for name, least in (
-            ("gradient_accumulation_steps", 1),
-            ("per_device_train_batch_size", 1),
-            ("per_device_eval_batch_size", 1),
-            ("projection_dim", 1),
-            ("queue_size", 0),
-            ("warmup_epochs", 0),
-            ("learning_rate", 0),
-            ("min_learning_rate", 0),
-            ("weight_decay", 0),
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        least = {
+            **dict.fromkeys(("gradient_accumulation_steps", "projection_dim"), 1),
+            **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
+            **dict.fromkeys(("queue_size", "warmup_epochs", "learning_rate", "min_learning_rate", "weight_decay"), 0),
+        }
+        smoothing, lowest = self.label_smoothing_factor, self.min_learning_rate
+        for name, wanted, holds in (
+            ("temperature", "positive", self.temperature > 0),
+            ("supervised_temperature", "positive", self.supervised_temperature > 0),
+            *((name, f"at least {minimum}", getattr(self, name) >= minimum) for name, minimum in least.items()),
+            ("label_smoothing_factor", "at least 0 and below 1", 0 <= smoothing < 1),
+            ("layer_decay", "above 0 and at most 1", self.layer_decay is None or 0 < self.layer_decay <= 1),
+            (
+                "min_learning_rate",
+                f"at most learning_rate, {self.learning_rate}",
+                self.epoch_schedule != "mae" or lowest <= self.learning_rate,
+            ),
+            ("key_momentum", "between 0 and 1", 0 <= self.key_momentum <= 1),
+            ("num_train_epochs", "positive", self.num_train_epochs > 0 or self.max_steps > 0),
         ):
-            if not getattr(self, name) >= least:
-                raise ValueError(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not 0 <= self.label_smoothing_factor < 1:
-            raise ValueError(
-                f"label_smoothing_factor must be at least 0 and below 1, got {self.label_smoothing_factor}"
-            )
-        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
-            raise ValueError(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
-        if self.epoch_schedule == "mae" and self.min_learning_rate > self.learning_rate:
-            raise ValueError(
-                f"min_learning_rate must be at most learning_rate, {self.learning_rate}, got {self.min_learning_rate}"
-            )
-        if not 0 <= self.key_momentum <= 1:
-            raise ValueError(f"key_momentum must be between 0 and 1, got {self.key_momentum}")
-        if not self.num_train_epochs > 0 and not self.max_steps > 0:
-            raise ValueError(f"num_train_epochs must be positive, got {self.num_train_epochs}")
+            if not holds:
+                raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)}")
 
     @property
-    def is_contrastive(self) -> bool:
-        """Whether the loss contrasts features (and so needs projector and queue)."""
-        return self.loss in CONTRASTIVE
+    def spec(self) -> LossSpec:
+        """What the loss is and needs."""
+        return LOSSES[self.loss]
 
     @property
     def resolved_precision(self) -> str:
         """What `precision` came to on this hardware: `bf16`, `fp16` or `fp32`."""
         return "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"
-
-    @property
-    def num_views(self) -> int:
-        """Augmented views of an image that the loss needs: 1 or 2."""
-        return 2 if self.loss in ("paco", "gpaco", "multitask") else 1

@@ -19,6 +19,7 @@ from ..arguments.parser import checked_recipe
 from ..arguments.recipes import Recipe, recipe_names
 from ..data.image_lists import ILSVRC, class_names
 from ..data.published import BENCHMARKS, CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
+from ..losses.specs import DEFAULT_LOSS, loss_spec
 from ..models.image_processing import build_processor
 from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..reports.model_card import write_card
@@ -78,9 +79,8 @@ def convert(
             if against:
                 raise ValueError(f"{source} does not agree with the recipe {recipe!r}: {'; '.join(against)}")
             fitting = [book]
-            if book.settings.get("loss") != "paco":
-                # GPaCo's files do not say which of its variants they are of.
-                model.variant = book.settings["loss"]
+            # GPaCo's files do not say which of its variants they are of.
+            model.spec = loss_spec(book.settings.get("loss", DEFAULT_LOSS))
         else:
             fitting = [entry for entry in map(checked_recipe, recipe_names()) if not _disagreements(entry, model)]
             book = fitting[0] if len(fitting) == 1 else None
@@ -94,7 +94,7 @@ def convert(
         record = {
             "source": _public(source),
             "sha256": _sha256(file),
-            "method": "paco" if model.variant == "paco" else "gpaco",
+            "method": model.spec.reference,
             "backbone": model.config.backbone,
             "num_labels": model.config.num_labels,
             "recipe": book.name if book else None,
@@ -134,11 +134,12 @@ def _book(recipe: str) -> Recipe:
 def _disagreements(book: Recipe, model: PaCoForContrastiveTraining) -> list[str]:
     """Where a checkpoint is not what a recipe makes, as text; empty where it may be."""
     wanted, config = book.settings, model.config
-    if book.ensemble or wanted.get("loss") in ("ce", "balanced_softmax"):
+    reference = loss_spec(wanted.get("loss", DEFAULT_LOSS)).reference
+    if book.ensemble or reference is None:
         return ["the recipe is not of a single contrastive model"]
     benchmark = BENCHMARKS.get(str(wanted.get("dataset")))
     pairs = {
-        "method": (model.variant, "paco" if wanted.get("loss", "paco") == "paco" else "gpaco"),
+        "method": (model.spec.reference, reference),
         "backbone": (config.backbone, str(wanted.get("backbone")).split(".")[0]),
         "image size": (config.image_size, wanted.get("image_size", config.image_size)),
         "classes": (config.num_labels, benchmark.num_classes if benchmark else config.num_labels),

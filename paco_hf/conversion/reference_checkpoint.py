@@ -306,7 +306,7 @@ def _load(
     unknown = next((key for key in tensors if key not in own), None)
     if unknown is not None:
         which = f"the backbone {model.config.backbone!r} with {model.config.backbone_kwargs}"
-        which = which if "backbone." in unknown else f"a {model.variant} model"
+        which = which if "backbone." in unknown else f"a {model.spec.name} model"
         raise ValueError(f"{source} has a key that {which} does not have: {names[unknown]}")
     stripped = not any(key.startswith("key_encoder.") for key in tensors)
     missing = [key for key in own if key not in tensors and not (stripped and key.startswith("key_encoder."))]

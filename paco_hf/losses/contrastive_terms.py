@@ -103,10 +103,10 @@ class _AnchorTerms(torch.autograd.Function):
         largest = weighted = None
         if class_logits is not None:
             logits = _adjusted(class_logits, log_prior, settings)
-            own = logits.gather(1, labels[:n, None]).squeeze(1)
-            target = (1 - settings.label_smoothing) * own
+            at_label = logits.gather(1, labels[:n, None]).squeeze(1)
+            target = (1 - settings.label_smoothing) * at_label
             if settings.label_smoothing > 0:
-                target += settings.other_mass * (logits.sum(1) - own)
+                target += settings.other_mass * (logits.sum(1) - at_label)
             shift = logits.amax(1)
             total = logits.sub_(shift[:, None]).exp_().sum(1)
             del logits
@@ -141,8 +141,8 @@ class _AnchorTerms(torch.autograd.Function):
             if ctx.needs_input_grad[0]:
                 grad_logits = _adjusted(class_logits, log_prior, settings).sub_(log_denominator[:, None]).exp_()
                 grad_logits.mul_(grad_denominator[:, None])
-                at_label = grad_target * (1 - settings.label_smoothing - settings.other_mass)
-                grad_logits.scatter_add_(1, labels[: settings.anchors, None], at_label[:, None])
+                grad_label = grad_target * (1 - settings.label_smoothing - settings.other_mass)
+                grad_logits.scatter_add_(1, labels[: settings.anchors, None], grad_label[:, None])
                 if settings.label_smoothing > 0:
                     grad_logits.add_(settings.other_mass * grad_target[:, None])
                 if settings.supervised_temperature != 1:
@@ -188,8 +188,8 @@ def _class_sums(features: Sequence[Tensor], labels: Tensor, settings: TermSettin
     slots[classes] = n
     same = slots[valid]
     sums = features[0].new_zeros(n + 1, features[0].shape[1])
-    for part, of_part in zip(features, same.split([len(part) for part in features]), strict=True):
-        sums.index_add_(0, of_part, part)
+    for part, part_slots in zip(features, same.split([len(part) for part in features]), strict=True):
+        sums.index_add_(0, part_slots, part)
     counts = sums.new_zeros(n + 1).index_add_(0, same, torch.ones_like(same, dtype=sums.dtype))
     return same, sums, counts
 
@@ -207,7 +207,7 @@ class _Blocks:
         self.length = max(elements // max(settings.anchors, 1), 1)
         self.buffer = self.anchors.new_empty(min(self.length, max(map(len, features))), settings.anchors)
 
-    def of(self, part: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    def iterate(self, part: Tensor) -> Iterator[tuple[slice, Tensor]]:
         for start in range(0, len(part), self.length):
             rows = slice(start, min(start + self.length, len(part)))
             yield rows, torch.mm(part[rows], self.scaled, out=self.buffer[: rows.stop - rows.start])
@@ -226,7 +226,7 @@ def _contrast(
     total = torch.zeros_like(largest)
     weighted = torch.zeros_like(blocks.anchors) if with_gradient else None
     for i, part in enumerate(features):
-        for rows, block in blocks.of(part):
+        for rows, block in blocks.iterate(part):
             # The anchor itself takes no part in the shift (at low temperature it would underflow everything else),
             # except where `eps` asks for the reference's arithmetic.
             if settings.eps == 0:
@@ -256,7 +256,7 @@ def _row_gradient(
         return attract
     blocks = _Blocks(features, settings)
     repel = push * blocks.anchors
-    for rows, block in blocks.of(features[part]):
+    for rows, block in blocks.iterate(features[part]):
         blocks.mask(block, rows, part == 0)
         attract[rows].addmm_(block.sub_(largest).exp_(), repel)
     return attract

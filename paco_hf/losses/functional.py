@@ -3,8 +3,8 @@
 Pure functions of tensors, and thin modules around them that the trainer holds. Nothing here knows a model.
 
 Notation of the papers: `B` images a batch, `K` queue length, `C` classes, `D` projection width, `n` anchors (`B` for
-PaCo, `2B` for GPaCo), `N = 2B + K` rows of the feature matrix. The class centres of the papers are the rows of the
-classifier's weight matrix, so a class logit *is* the similarity of an image to a centre: `class_logits` is all that
+PaCo, `2B` for GPaCo), `N = 2B + K` rows of the feature matrix. The class centers of the papers are the rows of the
+classifier's weight matrix, so a class logit *is* the similarity of an image to a center: `class_logits` is all that
 the losses need of them.
 
 References: PaCo = "Parametric Contrastive Learning" (ICCV 2021), equations 4 to 6; GPaCo = "Generalized Parametric
@@ -22,7 +22,13 @@ from .contrastive_terms import TermSettings, anchor_terms
 
 
 class LossTerms(NamedTuple):
-    """The summands of a contrastive loss, and how many positives each anchor has."""
+    """The summands of a contrastive loss, and how many positives each anchor has.
+
+    Args:
+        class_part (scalar `Tensor`): what the class logits add to the loss.
+        contrast_part (scalar `Tensor`): what the positive rows add to it.
+        positive_count (`Tensor` of shape `(n,)`): positive rows of each anchor.
+    """
 
     class_part: Tensor
     contrast_part: Tensor
@@ -82,8 +88,8 @@ def paco_loss(
         class_logits (`Tensor` of shape `(n, C)`): raw logits of the anchors.
         class_counts (`(C,)`, *optional*): training images of each class; adds the log prior to the logits.
         alpha (`float`, *optional*, defaults to `0.05`): weight of each positive row.
-        beta (`float`, *optional*, defaults to `1.0`): weight of the anchor's class centre.
-        gamma (`float`, *optional*, defaults to `1.0`): weight of the rows in the denominator (not of the centres).
+        beta (`float`, *optional*, defaults to `1.0`): weight of the anchor's class center.
+        gamma (`float`, *optional*, defaults to `1.0`): weight of the rows in the denominator (not of the centers).
         temperature (`float`, *optional*, defaults to `0.2`): divides the similarities.
         supervised_temperature (`float`, *optional*, defaults to `1.0`): divides logits and prior together.
         base_temperature (`float`, *optional*): scales the loss by `temperature / base_temperature`; `None`: by 1.
@@ -111,13 +117,15 @@ def paco_loss(
             label_smoothing=label_smoothing,
             eps=eps,
         )
-        log_denominator, own, positive_sum, positive_count = anchor_terms(parts, class_logits, labels, prior, settings)
-        own = own - settings.target_mass * log_denominator
+        log_denominator, target, positive_sum, positive_count = anchor_terms(
+            parts, class_logits, labels, prior, settings
+        )
+        log_target = target - settings.target_mass * log_denominator
         positives = positive_sum - positive_count * log_denominator
 
         weight = beta + alpha * positive_count
         scale = -_outer_scale(temperature, base_temperature) * torch.where(weight > 0, 1 / weight, 0.0)
-        class_part, contrast_part = (scale * beta * own).mean(), (scale * alpha * positives).mean()
+        class_part, contrast_part = (scale * beta * log_target).mean(), (scale * alpha * positives).mean()
         return LossTerms(class_part, contrast_part, positive_count) if return_terms else class_part + contrast_part
 
 
@@ -181,6 +189,20 @@ def balanced_softmax_loss(
     with torch.autocast(class_logits.device.type, enabled=False):
         adjusted = class_logits + tau * log_class_prior(class_counts, class_logits)
         return F.cross_entropy(adjusted, labels, label_smoothing=label_smoothing)
+
+
+def cross_entropy_loss(class_logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy without a prior, in float32 where the logits are in half precision.
+
+    Args:
+        class_logits (`Tensor` of shape `(B, C)`): raw logits.
+        labels (`Tensor` of shape `(B,)`): class indices.
+        label_smoothing (`float`, *optional*, defaults to `0.0`): mass spread over all `C` classes.
+
+    Returns:
+        scalar `Tensor`.
+    """
+    return F.cross_entropy(at_least_float32(class_logits), labels, label_smoothing=label_smoothing)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:

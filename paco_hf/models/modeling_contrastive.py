@@ -13,6 +13,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
+from ..losses.specs import DEFAULT_LOSS, LOSSES
 from ..utils.distributed import (
     exchange_rows,
     gather_rows,
@@ -26,7 +27,6 @@ from .feature_queue import FeatureQueue
 from .modeling_paco import PaCoForImageClassification
 
 TRAINING_STATE_NAME = "paco_training_state.safetensors"
-VARIANTS = ("paco", "gpaco", "multitask", "gpaco_single")
 PROJECTORS = ("auto", "mlp2-bn", "mlp3-relu", "mlp3-gelu")
 
 
@@ -53,64 +53,64 @@ class ContrastiveOutput(ModelOutput):
 class PaCoForContrastiveTraining(PaCoForImageClassification):
     """A classifier with what contrastive training needs around it. Its inference keys keep their names.
 
-    Made by [`from_classifier`], whose weights it shares, or by `from_pretrained` on a training checkpoint.
+    Made by [`from_classifier`], whose weights it shares, or by `from_pretrained` on a training checkpoint. The class
+    centers of the papers are the rows of `classifier.weight`.
+
+    Attributes:
+        spec (`LossSpec`): what the loss needs: views, key encoder, anchors, what the queue takes.
+        projector (`nn.Sequential`): from pooled features `(B, F)` to `(B, D)`.
+        queue (`FeatureQueue`): the last `K` features with their labels.
+        key_encoder (`nn.ModuleDict` or `None`): moving averages of the backbone (`paco`) and the `projector`.
+        key_momentum (`float`): momentum of these averages; settable.
     """
 
     def __init__(
         self,
         classifier: PaCoForImageClassification,
         *,
-        variant: str = "paco",
-        projection_dim: int = 128,
-        queue_size: int = 8192,
-        key_momentum: float = 0.999,
+        variant: str,
+        projection_dim: int,
+        queue_size: int,
+        key_momentum: float,
         queue_seed: int = 0,
         projector: str = "auto",
         gather_batch: bool = False,
     ) -> None:
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
-        if projector not in PROJECTORS:
-            raise ValueError(f"projector must be one of {', '.join(PROJECTORS)}, got {projector!r}")
+        losses = {name: spec for name, spec in LOSSES.items() if spec.contrastive}
+        for name, value, allowed in (("variant", variant, losses), ("projector", projector, PROJECTORS)):
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
         if projection_dim < 1 or queue_size < 0 or not 0 <= key_momentum <= 1:
             raise ValueError(
                 "projection_dim must be at least 1, queue_size at least 0 and key_momentum between 0 and 1, got "
                 f"{projection_dim}, {queue_size} and {key_momentum}"
             )
         super().__init__(classifier.config, classifier.paco, classifier.classifier)
-        width = self.classifier.in_features
+        self.spec, self.gather_batch, self.key_momentum = losses[variant], gather_batch, key_momentum
         if projector == "auto":
             vit = isinstance(self.paco.backbone, VisionTransformer)
-            projector = "mlp2-bn" if variant == "paco" else "mlp3-gelu" if vit else "mlp3-relu"
-        self.variant, self.projector_type, self.gather_batch = variant, projector, gather_batch
-        self.key_momentum = key_momentum
-        if projector == "mlp2-bn":
-            layers = [nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, projection_dim)]
-        else:
-            activation = nn.GELU if projector == "mlp3-gelu" else nn.ReLU
-            hidden = [nn.Linear(width, width), activation(), nn.Linear(width, width), activation()]
-            layers = [*hidden, nn.Linear(width, projection_dim)]
-        self.projector = nn.Sequential(*layers)
+            projector = (vit and self.spec.vit_projector) or self.spec.projector
+        self.projector_type = projector
+        self.projector = _projector(projector, self.classifier.in_features, projection_dim)
+        queue_size = queue_size if self.spec.enqueues else 0
         self.queue = FeatureQueue(queue_size, projection_dim, self.config.num_labels, queue_seed)
         # The head decides where the model lives and in which precision.
         reference = self.classifier.weight
         self.projector.to(device=reference.device, dtype=reference.dtype)
         self.queue.to(device=reference.device, dtype=reference.dtype)
         self.key_encoder: Any = None
-        if variant == "paco":
+        if self.spec.key_encoder:
             # What is frozen never differs: it is kept once, and is no part of the training state.
             frozen = {id(p): p for p in self.paco.parameters() if not p.requires_grad}
-            self.key_encoder = nn.ModuleDict(
-                {"paco": copy.deepcopy(self.paco, frozen), "projector": copy.deepcopy(self.projector)}
-            )
-            self.key_encoder.requires_grad_(False)
+            encoder, projection = copy.deepcopy(self.paco, frozen), copy.deepcopy(self.projector)
+            self.key_encoder = nn.ModuleDict({"paco": encoder, "projector": projection}).requires_grad_(False)
         self.post_init()
 
     @classmethod
     def from_classifier(
         cls,
         model: PaCoForImageClassification,
-        variant: str = "paco",
+        variant: str = DEFAULT_LOSS,
         projection_dim: int = 128,
         queue_size: int = 8192,
         key_momentum: float = 0.999,
@@ -122,16 +122,19 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
 
         Args:
             model (`PaCoForImageClassification`): what is to be trained.
-            variant (`str`, *optional*, defaults to `"paco"`): `paco` (key encoder, anchors are the query view),
-                `gpaco` or `multitask` (both views go through the model and are anchors), `gpaco_single` (one view).
+            variant (`str`, *optional*, defaults to `"paco"`): the loss, a contrastive one of `LOSSES`: `paco` (key
+                encoder, anchors are the query view), `gpaco` or `multitask` (both views go through the model and are
+                anchors), `gpaco_single` (one view).
             projection_dim (`int`, *optional*, defaults to `128`): `D`.
             queue_size (`int`, *optional*, defaults to `8192`): `K`; 0 is no queue.
             key_momentum (`float`, *optional*, defaults to `0.999`): of the key encoder's moving average.
             queue_seed (`int`, *optional*, defaults to `0`): of the initial queue.
             projector (`str`, *optional*, defaults to `"auto"`): `mlp2-bn` for paco, `mlp3-relu` for the others,
                 `mlp3-gelu` for these on a ViT, as in the reference; or one of these names.
-            gather_batch (`bool`, *optional*, defaults to `False`): contrast with all processes' batches, not only the
-                own.
+            gather_batch (`bool`, *optional*, defaults to `False`): contrast with the batches of all processes.
+
+        Returns:
+            `PaCoForContrastiveTraining` in train mode, where the classifier's weights are.
 
         Raises:
             ValueError: where an argument is out of range.
@@ -148,7 +151,7 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         )
 
     def to_classifier(self) -> PaCoForImageClassification:
-        """The inference model; it shares the weights."""
+        """The inference model, a `PaCoForImageClassification` that shares the weights."""
         return PaCoForImageClassification(self.config, self.paco, self.classifier)
 
     def forward(
@@ -162,34 +165,39 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         """
         Args:
             pixel_values (`Tensor` of shape `(B, 3, H, W)`): the query view, or the only one.
+            labels (`Tensor` of shape `(B,)`, *optional*): class indices.
+            return_dict (`bool`, *optional*): `False` for a tuple.
             key_pixel_values (`Tensor` of shape `(B, 3, H, W)`, *optional*): the key view. Without it the model
-                behaves as the classifier (`gpaco_single` in train mode excepted, where one view with labels is
+                behaves as the classifier (a loss of one view in train mode excepted, where one view with labels is
                 contrasted).
-            labels (`Tensor` of shape `(B,)`): class indices.
 
         Returns:
-            [`ContrastiveOutput`] for two views. In train mode the queue then takes the key features of all processes.
+            [`ContrastiveOutput`] where rows are contrasted. In train mode the queue then takes the features of all
+            processes.
+
+        Raises:
+            ValueError: two views without labels, or two views for a loss that takes one.
         """
-        single = self.variant == "gpaco_single"
+        single = self.spec.views == 1
         if key_pixel_values is None and not (single and self.training and labels is not None):
             return super().forward(pixel_values, labels=labels, return_dict=return_dict)
         if labels is None:
             raise ValueError("two views need labels: pass labels of shape (B,), or only pixel_values to classify")
         if single and key_pixel_values is not None:
-            raise ValueError("variant 'gpaco_single' takes one view: pass pixel_values and labels only")
+            raise ValueError(f"variant {self.spec.name!r} takes one view: pass pixel_values and labels only")
 
         logits, query = self._project(pixel_values)
-        if single:
-            views, key, view_labels = [query], query, labels
-        else:
+        views = [query]
+        if not single:
             if self.key_encoder is None:
                 key_logits, key = self._project(key_pixel_values)
-                logits = torch.cat([logits, key_logits])
+                if self.spec.anchors == "views":
+                    logits = torch.cat([logits, key_logits])
             else:
                 key = self._encode_keys(key_pixel_values)
-            views, view_labels = [query, key], labels.repeat(2)
+            views.append(key)
 
-        rows, row_labels = torch.cat(views), view_labels
+        rows, row_labels = torch.cat(views), labels.repeat(len(views))
         if self.gather_batch and world_size() > 1:
             rows, row_labels = self._with_other_ranks(rows, row_labels)
         output = ContrastiveOutput(
@@ -198,13 +206,14 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
             feature_labels=torch.cat([row_labels, self.queue.labels]),
             batch_features=rows,
         )
-        if self.training:
-            self.queue.enqueue(torch.cat(gather_rows(key)), torch.cat(gather_rows(labels)))
+        if self.training and self.spec.enqueues:
+            enqueued = query if self.spec.enqueues == "query" else key
+            self.queue.enqueue(torch.cat(gather_rows(enqueued)), torch.cat(gather_rows(labels)))
         return output.to_tuple() if return_dict is False else output
 
     def _project(self, pixel_values: Any) -> tuple[Tensor, Tensor]:
         pooled = self.paco(pixel_values).pooler_output
-        return self.classifier(pooled), self._normalise(self.projector(pooled))
+        return self.classifier(pooled), self._normalize(self.projector(pooled))
 
     @torch.no_grad()
     def _encode_keys(self, pixel_values: Any) -> Tensor:
@@ -212,10 +221,10 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         if shuffle:
             pixel_values, order, start = exchange_rows(pixel_values)
         pooled = self.key_encoder["paco"](pixel_values).pooler_output
-        key = self._normalise(self.key_encoder["projector"](pooled))
+        key = self._normalize(self.key_encoder["projector"](pooled))
         return restore_rows(key, order, start) if shuffle else key
 
-    def _normalise(self, projected: Tensor) -> Tensor:
+    def _normalize(self, projected: Tensor) -> Tensor:
         # In the queue's precision: float32 under autocast, float64 in a float64 model.
         return F.normalize(projected.to(self.queue.features.dtype), dim=1)
 
@@ -268,14 +277,14 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
 
     def _shared_names(self) -> set[str]:
         """Names in the key encoder of what it shares with the model, frozen."""
-        own = {id(parameter) for parameter in self.paco.parameters()}
+        shared = {id(parameter) for parameter in self.paco.parameters()}
         named = self.named_parameters(remove_duplicate=False)
-        return {name for name, parameter in named if name.startswith("key_encoder.") and id(parameter) in own}
+        return {name for name, parameter in named if name.startswith("key_encoder.") and id(parameter) in shared}
 
     def save_training_state(self, folder: str | os.PathLike) -> None:
         """Write projector, key encoder and queue to `paco_training_state.safetensors` in `folder`."""
         settings = {
-            "variant": self.variant,
+            "variant": self.spec.name,
             "projection_dim": str(self.queue.features.shape[1]),
             "queue_size": str(self.queue.features.shape[0]),
             "key_momentum": repr(self.key_momentum),
@@ -295,18 +304,19 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         with _open_training_state(path) as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             shared = int((file.metadata() or {}).get("shared", 0))
-        own = self._training_tensors()
-        lacking = [key for key in own if key.startswith("key_encoder.paco.") and key not in tensors]
+        expected = self._training_tensors()
+        lacking = [key for key in expected if key.startswith("key_encoder.paco.") and key not in tensors]
         if shared and len(lacking) == shared:
             # It was frozen, so the key encoder's is the model's, which it is a copy of.
-            own = {key: tensor for key, tensor in own.items() if key not in lacking}
+            expected = {key: tensor for key, tensor in expected.items() if key not in lacking}
         # Files of before what is frozen was shared have it twice.
         twice = self._shared_names()
         tensors = {key: tensor for key, tensor in tensors.items() if key not in twice}
-        different = sorted(own.keys() ^ tensors.keys()) or [k for k in own if own[k].shape != tensors[k].shape]
+        different = sorted(expected.keys() ^ tensors.keys())
+        different = different or [key for key in expected if expected[key].shape != tensors[key].shape]
         if different:
             raise ValueError(
-                f"{path} does not fit this model (variant {self.variant!r}, queue of {self.queue.labels.shape[0]}), "
+                f"{path} does not fit this model (variant {self.spec.name!r}, queue of {self.queue.labels.shape[0]}), "
                 f"the first difference being {different[0]}: train with the settings that the checkpoint was made with"
             )
         self.load_state_dict(tensors, strict=False)
@@ -331,6 +341,14 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         )
         model.load_training_state(pretrained_model_name_or_path)
         return model
+
+
+def _projector(kind: str, width: int, dim: int) -> nn.Sequential:
+    if kind == "mlp2-bn":
+        return nn.Sequential(nn.Linear(width, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Linear(width, dim))
+    activation = nn.GELU if kind == "mlp3-gelu" else nn.ReLU
+    hidden = [nn.Linear(width, width), activation(), nn.Linear(width, width), activation()]
+    return nn.Sequential(*hidden, nn.Linear(width, dim))
 
 
 def _open_training_state(path: Path) -> Any:

@@ -16,6 +16,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from ..arguments.parser import resolved_recipe
 from ..arguments.recipes import read_recipe, recipe_names
 from ..data.published import BENCHMARKS
+from ..losses.specs import loss_spec
 from ..models.backbones import timm_defaults
 from ..runs.layout import CARD_NAME, FIGURE_NAMES, LOG_NAME, RESULTS_NAME
 from ..runs.redaction import public_settings
@@ -157,7 +158,7 @@ def render(subject: Subject, license: str = "unknown", figures: Sequence[str] = 
         settings=[] if conversion or (book and book.ensemble) else text.shown_settings(subject.settings, loss),
         cost=text.cost(subject),
         limits=text.limits(subject, license),
-        generalised=loss in ("gpaco", "multitask", "gpaco_single"),
+        generalized=loss is not None and loss_spec(loss).reference == "gpaco",
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..arguments.parser import resolved_recipe
 from ..data.long_tail import long_tailed_counts
 from ..data.published import BENCHMARKS
-from ..losses.specs import CONTRASTIVE_SETTINGS, METHODS
+from ..losses.specs import loss_spec
 from ..metrics import shots
 from ..runs.layout import RECIPE_NAME
 from ..runs.redaction import public_settings
@@ -105,21 +105,15 @@ def about(subject: Subject, loss: str | None) -> str:
     what = f"An image classifier with {subject.config.num_labels} classes" if subject.config else "Image classifiers"
     if loss is None:
         return f"{what}. How it was trained is not known."
-    how = {
-        "ce": "trained with cross-entropy, the baseline",
-        "balanced_softmax": "trained with balanced softmax, the baseline with the class frequencies in the softmax",
-    }.get(
-        loss,
-        f"for long-tailed data, trained with {METHODS[loss]} (parametric contrastive learning): supervised "
-        "contrastive learning with learnable class centres, which are the classifier's weights",
-    )
+    spec = loss_spec(loss)
+    how = spec.description.format(title=spec.title)
     return f"{what}, {how}."
 
 
 def facts(subject: Subject, loss: str | None, backbone: str) -> list[tuple[str, str]]:
     config, settings, benchmark = subject.config, subject.settings, subject.benchmark
     facts = [
-        ("method", METHODS[loss] if loss else "not known"),
+        ("method", loss_spec(loss).title if loss else "not known"),
         ("data set", f"`{settings.get('dataset', 'not known')}`"),
     ]
     if subject.recipe and subject.recipe.ensemble:
@@ -140,7 +134,7 @@ def facts(subject: Subject, loss: str | None, backbone: str) -> list[tuple[str, 
 def result_rows(subject: Subject, loss: str | None) -> list[list[str]]:
     if not subject.scores:
         return []
-    named = {f"**{METHODS[loss] if loss else subject.title}**": subject.scores, **subject.baselines}
+    named = {f"**{loss_spec(loss).title if loss else subject.title}**": subject.scores, **subject.baselines}
     return [[name, *(_percent(scores[key]) for key in SCORES)] for name, scores in named.items()]
 
 
@@ -271,8 +265,8 @@ def shown_settings(settings: dict[str, Any], loss: str | None) -> list[tuple[str
         "label_smoothing_factor": 0,
         "gradient_accumulation_steps": 1,
     }
-    if loss in ("ce", "balanced_softmax"):
-        idle |= {name: settings.get(name) for name in CONTRASTIVE_SETTINGS}
+    if loss and not (spec := loss_spec(loss)).contrastive:
+        idle |= {name: settings.get(name) for name in spec.ignores - {"class_prior"}}
     if "global_batch_size" in settings:
         idle["per_device_train_batch_size"] = settings.get("per_device_train_batch_size")
     values = {name: settings[name] for name in _SHOWN if settings.get(name) is not None}

@@ -12,7 +12,7 @@ import yaml
 
 from ..arguments.arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
-from ..losses.specs import CONTRASTIVE_SETTINGS
+from ..losses.specs import LOSSES
 from ..runs.layout import EVALUATION_FOLDER, EVALUATION_NAME, LOG_NAME, METRICS_NAME, RECIPE_NAME, RUN_NAME
 from ..runs.redaction import public_settings
 
@@ -41,17 +41,6 @@ _SAME = (
     *("seed", "data_seed", "output_dir", "run_name", "recipe", "resume", "overwrite", "do_", "save_", "logging_"),
     *("report_to", "dataloader_num_workers", "dataloader_pin", "disable_tqdm", "per_device_eval_batch_size"),
 )
-
-# What a recipe names though its loss does not use it.
-_PART_CONTRASTIVE = {*CONTRASTIVE_SETTINGS, "supervised_temperature", "projector", "gather_batch"}
-
-_UNUSED = {
-    "ce": {*_PART_CONTRASTIVE, "class_prior"},
-    "balanced_softmax": _PART_CONTRASTIVE,
-    "gpaco": {"key_momentum"},
-    "gpaco_single": {"key_momentum", "key_view"},
-    "multitask": {"key_momentum", "beta", "gamma", "supervised_temperature"},
-}
 
 _FIRST = ("loss", "backbone", "learning_rate", "num_train_epochs")  # what a group is called by, if that tells it apart
 
@@ -204,8 +193,10 @@ def _settings(recipe: dict[str, Any], dataset: str | None) -> dict[str, Any]:
     }
 
 
-def _unused(settings: dict[str, Any]) -> set[str]:
-    return _UNUSED.get(str(settings.get("loss", _default("loss"))), set())
+def _unused(settings: dict[str, Any]) -> frozenset[str]:
+    """What a recipe names though its loss does not use it."""
+    spec = LOSSES.get(str(settings.get("loss", _default("loss"))))
+    return spec.ignores if spec else frozenset()
 
 
 @functools.cache

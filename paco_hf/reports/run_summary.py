@@ -7,7 +7,7 @@ from typing import Any
 
 from ..arguments.recipes import Recipe, read_recipe
 from ..data.published import BENCHMARKS, Benchmark
-from ..losses.specs import METHODS
+from ..losses.specs import DEFAULT_LOSS, loss_spec
 from ..models.configuration_paco import PaCoConfig
 from ..runs.folder import RunFolder
 from ..runs.layout import METRICS_NAME
@@ -65,7 +65,7 @@ def read_subject(folder: Path, recipe: str | None = None, baselines: Sequence[st
     named: dict[str, dict[str, Any]] = {}
     for baseline in map(RunFolder, baselines):
         _check_same_images(baseline, settings.get("dataset"), run)
-        method = METHODS[baseline.settings.get("loss", "paco")]
+        method = loss_spec(baseline.settings.get("loss", DEFAULT_LOSS)).title
         named[f"{method} ({baseline.path.name})" if method in named else method] = baseline.metrics["test"]
     # An evaluation of another split, or of a run before this one, is not about these scores. Another CPU may decide
     # for another class where two are as good as equal.

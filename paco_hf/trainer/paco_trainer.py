@@ -17,7 +17,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.samplers import EpochSampler
 from ..data.torch_datasets import WholeImages
-from ..losses.modules import ClassificationLoss, ContrastiveLoss
+from ..losses.functional import LossTerms
+from ..losses.modules import LossModule
 from ..models.lora import (
     ADAPTER_NAME,
     adapter_tensors,
@@ -81,9 +82,10 @@ class PaCoTrainer(Trainer):
             raise ValueError(
                 "training works on balanced logits: set the config's temperature and inference_prior to None"
             )
-        counts = config.class_counts if args.class_prior and args.loss != "ce" else None
+        spec = args.spec
+        counts = config.class_counts if args.class_prior and spec.prior != "none" else None
         config.balanced_logits = counts is not None
-        if counts is None and (args.loss == "balanced_softmax" or (args.is_contrastive and args.class_prior)):
+        if counts is None and (spec.prior == "required" or (spec.prior == "optional" and args.class_prior)):
             raise ValueError(
                 f"loss {args.loss!r} needs the training images of each class: set class_counts in the model's config "
                 "(paco_hf.data.class_counts(labels, num_labels)), or class_prior=False for a contrastive loss "
@@ -107,7 +109,7 @@ class PaCoTrainer(Trainer):
             )
         args.dataloader_num_workers = max(args.dataloader_num_workers, 0)
         set_seed(args.seed)
-        if args.is_contrastive and not isinstance(model, PaCoForContrastiveTraining):
+        if spec.contrastive and not isinstance(model, PaCoForContrastiveTraining):
             model = PaCoForContrastiveTraining.from_classifier(
                 model,
                 variant=args.loss,
@@ -118,8 +120,8 @@ class PaCoTrainer(Trainer):
                 projector=args.projector,
                 gather_batch=args.gather_batch,
             )
-        if isinstance(model, PaCoForContrastiveTraining) and model.variant != args.loss:
-            raise ValueError(f"the model was made for variant {model.variant!r}, but loss is {args.loss!r}")
+        if isinstance(model, PaCoForContrastiveTraining) and model.spec != spec:
+            raise ValueError(f"the model was made for variant {model.spec.name!r}, but loss is {args.loss!r}")
         if isinstance(dataset, WholeImages) and batched_views is None:
             raise ValueError("WholeImages are bytes without views: give batched_views, what makes views of them, too")
         lonely = images is not None and not args.dataloader_drop_last and images % batch == 1
@@ -141,7 +143,7 @@ class PaCoTrainer(Trainer):
         kwargs.setdefault("compute_metrics", self._long_tailed_metrics)
         kwargs.setdefault("preprocess_logits_for_metrics", lambda logits, labels: logits.argmax(-1))
         super().__init__(model=model, args=args, **kwargs)
-        self.loss = _build_loss(args, counts).to(self.args.device)
+        self.loss = LossModule(args.loss, counts, **spec.formula_settings(args)).to(self.args.device)
         self.batched_views = batched_views
         self.train_sampler = train_sampler
         self.updates_per_epoch = 1
@@ -179,9 +181,9 @@ class PaCoTrainer(Trainer):
         if not model.training:
             outputs = model(inputs["pixel_values"])
             loss = F.cross_entropy(outputs.logits.float(), labels)
-        elif self.args.is_contrastive:
-            views = {name: inputs[name] for name in _VIEWS[: self.args.num_views] if name in inputs}
-            if len(views) < self.args.num_views:
+        elif self.args.spec.contrastive:
+            views = {name: inputs[name] for name in _VIEWS[: self.args.spec.views] if name in inputs}
+            if len(views) < self.args.spec.views:
                 raise ValueError(
                     f"loss {self.args.loss!r} contrasts two views: the items of the data set need "
                     f"{' and '.join(_VIEWS)}"
@@ -189,16 +191,17 @@ class PaCoTrainer(Trainer):
             outputs = model(**views, labels=labels)
             batch = outputs.batch_features
             queue = outputs.features[len(batch) :].detach()
-            terms = self.loss((batch, queue), outputs.feature_labels, outputs.logits)
-            loss = terms.class_part + terms.contrast_part
-            self._record(
-                class_loss=terms.class_part,
-                contrast_loss=terms.contrast_part,
-                positives_per_anchor=terms.positive_count.mean(),
-            )
+            loss = self.loss((batch, queue), outputs.feature_labels, outputs.logits)
         else:
             outputs = model(inputs["pixel_values"])
             loss = self.loss(outputs.logits, labels)
+        if isinstance(loss, LossTerms):
+            self._record(
+                class_loss=loss.class_part,
+                contrast_loss=loss.contrast_part,
+                positives_per_anchor=loss.positive_count.mean(),
+            )
+            loss = loss.class_part + loss.contrast_part
         return (loss, outputs) if return_outputs else loss
 
     def _keep_statistics(self) -> None:
@@ -465,14 +468,3 @@ class PaCoTrainer(Trainer):
         else:
             self.classifier.load_state_dict(tensors)
         return int(self.state.best_global_step)
-
-
-def _build_loss(args: PaCoTrainingArguments, class_counts: list[int] | None) -> nn.Module:
-    if not args.is_contrastive:
-        return ClassificationLoss(class_counts, args.label_smoothing_factor)
-    settings: dict[str, Any] = {"temperature": args.temperature, "label_smoothing": args.label_smoothing_factor}
-    if args.alpha is not None:
-        settings["alpha"] = args.alpha
-    if args.loss != "multitask":
-        settings |= {"beta": args.beta, "gamma": args.gamma, "supervised_temperature": args.supervised_temperature}
-    return ContrastiveLoss(args.loss, class_counts, **settings)

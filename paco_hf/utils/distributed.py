@@ -1,4 +1,4 @@
-"""Row-wise collectives for the contrastive batch. Without an initialised process group each is the identity."""
+"""Row-wise collectives for the contrastive batch. Without an initialized process group each is the identity."""
 
 from typing import Any
 

@@ -40,10 +40,10 @@ def apply_auto_settings(
         images,
         int(run.image_size or 0),
         is_pretrained(run, backbone),
-        args.loss,
-        None if "per_device_train_batch_size" in run.undecided else args.per_device_train_batch_size * parts,
-        None if "num_train_epochs" in run.undecided else args.num_train_epochs,
-        args.max_steps,
+        loss=args.loss,
+        batch=None if "per_device_train_batch_size" in run.undecided else args.per_device_train_batch_size * parts,
+        epochs=None if "num_train_epochs" in run.undecided else args.num_train_epochs,
+        max_steps=args.max_steps,
     )
     chosen["per_device_train_batch_size"] = max(chosen.pop("batch") // parts, 1)
     applied = {name: value for name, value in chosen.items() if name in run.undecided}

@@ -101,7 +101,7 @@ def train(
     backbone = fill_defaults(run, data, backbone)
     if run.undecided:
         say(main, apply_auto_settings(run, args, len(trained.labels), len(data.class_names), backbone))
-    view_names = [str(run.query_view), str(run.key_view)][: args.num_views]
+    view_names = [str(run.query_view), str(run.key_view)][: args.spec.views]
     for name in view_names:
         build_view(name, int(run.image_size or 0))
     set_seed(args.seed)

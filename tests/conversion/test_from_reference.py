@@ -74,7 +74,7 @@ def test_command_gives_the_reference_outputs(name: str, tmp_path: Path) -> None:
         logits = model(expected["images"]).logits
     assert torch.allclose(logits, expected["logits"], rtol=1e-5, atol=1e-5)
     trained = PaCoForContrastiveTraining.from_pretrained(tmp_path / "out")
-    assert trained.variant == metadata["variant"]
+    assert trained.spec.name == metadata["variant"]
     direct = load_reference_checkpoint(golden_path(f"{name}.pth"))
     for key, tensor in direct.state_dict().items():
         assert torch.equal(trained.state_dict()[key], tensor), key

@@ -35,7 +35,7 @@ def initial_state(variant: str) -> dict[str, torch.Tensor]:
 def test_training_steps_equal_the_reference(variant: str) -> None:
     tensors, metadata = golden(f"moco_steps_cifar_r32_{variant}.safetensors")
     model = load_reference_checkpoint(doubled(initial_state(variant))).train()
-    assert (model.variant, model.config.backbone) == (variant, "cifar_resnet32")
+    assert (model.spec.name, model.config.backbone) == (variant, "cifar_resnet32")
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=5e-4)
     for step in range(int(metadata["steps"])):
@@ -127,13 +127,13 @@ def test_converted_checkpoint_gives_the_reference_outputs(name: str) -> None:
     path = golden_path(f"{name}.pth")
     expected, metadata = golden(f"{name}_expected.safetensors")
     model = load_reference_checkpoint(path)
-    assert model.variant == metadata["variant"]
+    assert model.spec.name == metadata["variant"]
     for key, value in outputs(model, expected["images"]).items():
         assert torch.allclose(value, expected[key], rtol=1e-5, atol=1e-5)
     state = torch.load(path, weights_only=True)["state_dict"]
     for key, value in outputs(load_reference_checkpoint(doubled(state)), expected["images"]).items():
         assert (value - expected[f"{key}_f64"]).abs().max() < 1e-6
-    if model.variant == "paco":
+    if model.spec.name == "paco":
         assert set(model.dropped_keys) == {"linear_k.weight", "linear_k.bias"}
 
 

@@ -12,7 +12,7 @@ from conftest import FULL_GOLDENS, HERE, golden
 from paco_hf import balanced_softmax_loss, multitask_loss, paco_loss
 from paco_hf.losses import contrastive_terms as anchor_terms
 from paco_hf.losses.functional import log_class_prior
-from paco_hf.losses.modules import ClassificationLoss, ContrastiveLoss
+from paco_hf.losses.modules import LossModule
 
 GOLDENS = sorted({p.name for folder in (HERE / "goldens", FULL_GOLDENS) for p in folder.glob("loss_*.safetensors")})
 
@@ -253,14 +253,14 @@ def test_balanced_softmax_and_cross_entropy() -> None:
     assert balanced_softmax_loss(logits, labels, counts, tau=0.0).item() == pytest.approx(
         F.cross_entropy(logits, labels).item()
     )
-    assert ClassificationLoss()(logits, labels).item() == pytest.approx(F.cross_entropy(logits, labels).item())
-    assert ClassificationLoss(counts)(logits, labels).item() == pytest.approx(expected.item(), rel=1e-6)
+    assert LossModule("ce")(logits, labels).item() == pytest.approx(F.cross_entropy(logits, labels).item())
+    assert LossModule("balanced_softmax", counts)(logits, labels).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_module_parts_add_up() -> None:
     features, labels, logits = random_case()
     for variant, function in (("paco", paco_loss), ("multitask", multitask_loss)):
-        parts = ContrastiveLoss(variant, [4, 3, 2, 1], alpha=0.2)(features, labels, logits)
+        parts = LossModule(variant, [4, 3, 2, 1], alpha=0.2)(features, labels, logits)
         whole = function(features, labels, logits, class_counts=[4, 3, 2, 1], alpha=0.2)
         assert (parts.class_part + parts.contrast_part).item() == pytest.approx(whole.item(), rel=1e-12)
 
@@ -276,9 +276,9 @@ def test_an_anchor_of_no_class_has_no_positive() -> None:
     features, _, logits = random_case(n=3, rows=6)
     features.requires_grad_()
     labels = torch.tensor([-100, 0, 1, 3, -100, 0])
-    contrast = ContrastiveLoss("multitask")(features, labels, logits)
+    contrast = LossModule("multitask")(features, labels, logits)
     assert contrast.positive_count.tolist() == [0, 1, 0]
-    others = ContrastiveLoss("multitask")(features, torch.tensor([2, 0, 1, 3, 7, 0]), logits)
+    others = LossModule("multitask")(features, torch.tensor([2, 0, 1, 3, 7, 0]), logits)
     assert contrast.contrast_part.item() == pytest.approx(others.contrast_part.item(), rel=1e-12)
     gradients = [torch.autograd.grad(case.contrast_part, features)[0] for case in (contrast, others)]
     assert torch.allclose(*gradients, rtol=1e-12, atol=1e-15)

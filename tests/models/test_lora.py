@@ -61,7 +61,7 @@ def test_only_adapter_classifier_and_projector_move(tmp_path: Path, loss: str) -
     moved = {name for name in before if not torch.equal(before[name], after[name])}
     wanted = {n for n in before if ".lora_" in n or n.startswith(("classifier.", "projector."))}
     wanted |= {n for n in before if n.startswith("key_encoder.projector.")}
-    wanted |= {n for n in before if n.startswith("queue.")} if trainer.args.is_contrastive else set()
+    wanted |= {n for n in before if n.startswith("queue.")} if trainer.args.spec.contrastive else set()
     assert moved == wanted
     assert base_digest(model) == digest
 

@@ -178,8 +178,8 @@ def test_suggested_settings() -> None:
     assert suggested_settings(600, 224, False)["num_train_epochs"] == 200
     assert suggested_settings(600, 224, False, batch=64)["learning_rate"] == 0.05
     assert suggested_settings(600, 224, False, epochs=50)["warmup_epochs"] == 5
-    assert "queue_size" not in suggested_settings(600, 224, False, "ce")
-    assert "alpha" not in suggested_settings(600, 224, False, "multitask")
+    assert "queue_size" not in suggested_settings(600, 224, False, loss="ce")
+    assert "alpha" not in suggested_settings(600, 224, False, loss="multitask")
 
 
 def test_what_is_chosen_is_said_and_flags_win(tmp_path, capsys) -> None:

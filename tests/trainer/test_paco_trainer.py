@@ -34,7 +34,7 @@ def test_every_parameter_moves(tmp_path, loss: str) -> None:
         if parameter.requires_grad or name.startswith("key_encoder"):
             assert not torch.equal(before[name], after[name]), name
     entry = next(e for e in trainer.state.log_history if "loss" in e)
-    if trainer.args.is_contrastive:
+    if trainer.args.spec.contrastive:
         assert entry["loss"] == pytest.approx(entry["class_loss"] + entry["contrast_loss"], rel=1e-4)
         assert entry["positives_per_anchor"] > 0
         assert entry["queue_fill"] == pytest.approx(8 / 20)
