@@ -4,13 +4,13 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 READY = $(VENV)/.installed
 
-.PHONY: demo test test-slow bench cards quality style
+.PHONY: demo test test-slow bench cards graph quality style
 
 demo: $(READY)  ## train PaCo and two baselines on the built-in images, compare them, classify a few images
 	$(BIN)/python training/demo.py
 
 test: $(READY)  ## the quick tests, a process for each core
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --durations 10
 
 test-slow: $(READY)  ## the tests that take minutes
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
@@ -21,10 +21,14 @@ bench: $(READY)  ## ours against a plain implementation, on a machine that does 
 cards: $(READY)  ## render model_cards/ from the recipes
 	$(BIN)/paco-hf card --recipes model_cards
 
-quality: $(READY)  ## lint, formatting, types
+graph: $(READY)  ## draw which package imports which, for CONTRIBUTING.md
+	$(BIN)/python docs/import_graph.py
+
+quality: $(READY)  ## lint, formatting, types, direction of imports
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 style: $(READY)  ## mend what can be mended
 	$(BIN)/ruff check --fix .
