@@ -40,7 +40,8 @@ from paco_hf.data.loading import load_data
 from paco_hf.data.long_tail import long_tailed_counts, stratified_split
 from paco_hf.data.samplers import LANES, EpochSampler, StreamSampler
 from paco_hf.data.sources.folders import class_folders, image_tables
-from paco_hf.data.sources.source import Source
+from paco_hf.data.sources.source import label_tables
+from paco_hf.data.spec import DataSpec
 from paco_hf.data.streaming import sharded_images as shards
 from paco_hf.data.streaming.manifest import ROWS_PER_GROUP, Manifest, labels_name
 from paco_hf.data.streaming.prepare import prepare
@@ -151,7 +152,7 @@ class Undecoded:
 def folder_loader(tree: Path, views: list[Any], workers: int, batch: int) -> DataLoader:
     """The same images out of their folders, in a random order."""
     paths, labels, names = class_folders(tree / "train")
-    split = Source("tree", image_tables({"train": (paths, labels)}, names)).labelled("train", names)
+    split = label_tables(DataSpec("tree"), image_tables({"train": (paths, labels)}, names)).splits["train"]
     dataset = ViewsDataset(Undecoded(split), split.labels, views)
     sampler = EpochSampler(len(labels), seed=0)
     return DataLoader(dataset, batch, sampler=sampler, num_workers=workers, collate_fn=collator())
@@ -396,7 +397,7 @@ def measure_index(scratch: Path, sizes: tuple[int, int] = (100_000, 1_000_000)) 
             tracemalloc.start()
             split = ShardedImages(manifest, "train", SHUFFLE_BUFFER)
             found.setdefault("a split", []).append(tracemalloc.get_traced_memory()[0])
-            carved = split.select(stratified_split(split.labels, 0.1)[0], "nine tenths")
+            carved = split.select(stratified_split(split.labels, 0.1)[0])
             both = tracemalloc.get_traced_memory()[0]
             found.setdefault("a split and nine tenths of it", []).append(both)
             tracemalloc.reset_peak()
@@ -435,7 +436,7 @@ def measure_reads(scratch: Path, images: int, batch: int, workers: tuple[int, ..
     rows = []
     with synthetic_index(scratch, images, imagenet_lt_counts()) as manifest:
         whole = Counting(manifest, "train", SHUFFLE_BUFFER)
-        sets = {"all": whole, "without a tenth": whole.select(stratified_split(whole.labels, 0.1)[0], "nine tenths")}
+        sets = {"all": whole, "without a tenth": whole.select(stratified_split(whole.labels, 0.1)[0])}
         for name, split in sets.items():
             order = StreamSampler(split.groups, batch, LANES, SHUFFLE_BUFFER, 0).order()
             batches = [split.groups[order[i : i + batch]].tolist() for i in range(0, len(order), batch)]

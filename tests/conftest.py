@@ -17,7 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from paco_hf.arguments.arguments import RunArguments
-from paco_hf.data import image_checks as survey
+from paco_hf.data import image_checks
 
 # The report of each of a hundred short runs would cost minutes; those that are about it ask for it.
 RunArguments.__dataclass_fields__["report"].default = False
@@ -85,5 +85,5 @@ def seeded_images(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
 def surveys(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a test finds no survey of another."""
     folder = tmp_path_factory.mktemp("surveys")
-    monkeypatch.setattr(survey, "_folder", lambda: folder)
+    monkeypatch.setattr(image_checks, "_folder", lambda: folder)
     return folder

@@ -57,22 +57,12 @@ def add_data_flags(parser: argparse.ArgumentParser, default_split: str, splits: 
         parser.add_argument(f"--{role}_split", metavar="NAME", help="as for train")
 
 
-def data_arguments(flags: argparse.Namespace) -> dict[str, Any]:
-    """What the flags of [`add_data_flags`] say of the data, as arguments of `load_evaluation`."""
-    return {
-        "dataset_path": flags.dataset_path,
-        "image_column": flags.image_column,
-        "label_column": flags.label_column,
-        "lists": {role: file for role in ROLES if (file := getattr(flags, f"{role}_list"))} or None,
-        "splits": {role: name for role in ROLES if (name := getattr(flags, f"{role}_split"))} or None,
-    }
-
-
 def load_split(model: str, flags: argparse.Namespace) -> tuple[Any, list[str]]:
     """The images that the flags of [`add_data_flags`] mean, and the names of their classes."""
+    from ..data.spec import spec_fields
     from ..workflows.evaluation_data import load_evaluation
 
-    return load_evaluation(model, flags.dataset, flags.split, **data_arguments(flags))
+    return load_evaluation(model, flags.dataset, flags.split, **spec_fields(vars(flags)))
 
 
 def check_output(file: str | None) -> None:

@@ -25,11 +25,10 @@ def run(argv: list[str]) -> None:
     flags = parser.parse_args(argv)
     if flags.batch_size < 1:
         raise ValueError(f"--batch_size must be at least 1, got {flags.batch_size}")
-    lists = {"train": flags.train_list, "test": flags.test_list}
-    columns = ("dataset_path", "image_column", "label_column")
-    evaluation = {"dataset": flags.dataset, **{name: getattr(flags, name) for name in columns}}
-    evaluation["lists"] = {split: file for split, file in lists.items() if file}
-    if not flags.dataset and any(value for value in evaluation.values()):
+    from ..data.spec import DataSpec, spec_fields
+
+    fields = spec_fields(vars(flags))
+    if not flags.dataset and fields:
         raise ValueError("--dataset_path, the lists and the columns go with --dataset: give it too")
     quiet()
     from ..arguments.arguments import json_object
@@ -43,7 +42,7 @@ def run(argv: list[str]) -> None:
         training_state=flags.training_state,
         backbone=flags.backbone,
         backbone_kwargs=json_object(flags.backbone_kwargs),
-        evaluation=evaluation if flags.dataset else None,
+        evaluation=DataSpec(flags.dataset, **fields) if flags.dataset else None,
         batch_size=flags.batch_size,
     )
     if flags.json:

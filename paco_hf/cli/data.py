@@ -90,16 +90,10 @@ def _verify(flags: argparse.Namespace) -> None:
 
 
 def _stats(flags: argparse.Namespace) -> None:
+    from ..data.spec import spec_fields
     from ..data.verification import counts_of, describe_counts
 
-    counts = counts_of(
-        flags.target,
-        dataset_path=flags.dataset_path,
-        image_column=flags.image_column,
-        label_column=flags.label_column,
-        splits={"train": flags.train_split} if flags.train_split else None,
-        imbalance_factor=flags.imbalance_factor,
-    )
+    counts = counts_of(flags.target, **spec_fields(vars(flags)))
     print(json.dumps(counts) if flags.json else "\n".join(describe_counts(*item) for item in counts.items()))
     if flags.plot:
         from ..reports.plots import plot_counts

@@ -5,7 +5,7 @@ import json
 import sys
 
 from ..utils.console import quiet
-from .common import add_data_flags, add_inference_flags, data_arguments, verb_parser
+from .common import add_data_flags, add_inference_flags, verb_parser
 from .launcher import NPROC_HELP, check_processes, in_processes
 
 
@@ -56,6 +56,7 @@ def run(argv: list[str]) -> None:
 
     state = PartialState(cpu=not torch.accelerator.is_available())
     check_processes(state.num_processes)
+    from ..data.spec import spec_fields
     from ..runs.record import summary
     from ..utils.distributed import leave_together
     from ..workflows.evaluate import evaluate_runs
@@ -64,7 +65,7 @@ def run(argv: list[str]) -> None:
         flags.models,
         dataset=flags.dataset,
         split=flags.split,
-        source={**data_arguments(flags), "streaming": flags.streaming},
+        data_fields=spec_fields(vars(flags)),
         inference={"batch_size": flags.batch_size, "precision": flags.precision, "compile": flags.compile},
         calibrate=flags.calibrate,
         report=not flags.no_report,

@@ -1,7 +1,6 @@
 """`paco-hf index`."""
 
 from pathlib import Path
-from typing import Any
 
 from ..utils.console import quiet
 from .common import add_data_flags, add_inference_flags, load_split, verb_parser
@@ -21,22 +20,12 @@ def run(argv: list[str]) -> None:
         raise ValueError(f"{flags.model} is no folder to put the index into: give --output")
     quiet()
     from ..inference.image_index import INDEX_FOLDER, index_split
-    from ..runs.redaction import public_name
-    from ..workflows.evaluation_data import Origin
 
     folder = Path(flags.output or Path(flags.model) / INDEX_FOLDER)
 
-    def load() -> tuple[Any, str]:
-        split, _ = load_split(flags.model, flags)
-        recipe, name = Origin.read(flags.model).recipe, split.name
-        # What it is called is shown on pages: of a folder its own name stays.
-        for path in (flags.dataset_path or recipe.get("dataset_path"), flags.dataset or recipe.get("dataset")):
-            name = name.replace(str(path), public_name(str(path))) if path else name
-        return split, name
-
     count = index_split(
         flags.model,
-        load,
+        lambda: load_split(flags.model, flags)[0],
         folder,
         overwrite=flags.overwrite,
         batch_size=flags.batch_size,

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import urllib.request
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,14 +19,15 @@ from tqdm.auto import tqdm
 from ..arguments.parser import checked_recipe
 from ..arguments.recipes import Recipe, recipe_names
 from ..data.image_lists import ILSVRC, class_names
+from ..data.image_split import ImageSplit
 from ..data.published import BENCHMARKS, CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
+from ..data.spec import DataSpec, public_name
 from ..losses.specs import DEFAULT_LOSS, loss_spec
 from ..models.image_processing import build_processor
 from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..reports.model_card import write_card
 from ..reports.model_card_text import guessing
 from ..runs.layout import CONVERSION_NAME, METRICS_NAME
-from ..runs.redaction import public_name
 from ..utils.files import new_folder, write_json
 from .reference_checkpoint import load_reference_checkpoint
 
@@ -40,7 +42,7 @@ def convert(
     training_state: bool = False,
     backbone: str | None = None,
     backbone_kwargs: dict[str, Any] | None = None,
-    evaluation: dict[str, Any] | None = None,
+    evaluation: DataSpec | None = None,
     batch_size: int = 64,
 ) -> dict[str, Any]:
     """Make a checkpoint of this package from one of the reference: `paco-hf convert`.
@@ -53,8 +55,8 @@ def convert(
             taken.
         training_state (`bool`, *optional*, defaults to `False`): keep projector, key encoder and queue.
         backbone, backbone_kwargs (*optional*): as for [`load_reference_checkpoint`].
-        evaluation (`dict`, *optional*): arguments of [`paco_hf.data.loading.load_test`]: labelled images to score the
-            result on. Their training split, where there is one, gives the class counts.
+        evaluation (`DataSpec`, *optional*): labeled images to score the result on. Their
+            training split, where there is one, gives the class counts.
         batch_size (`int`, *optional*, defaults to `64`): images at a time of that evaluation.
 
     Returns:
@@ -109,13 +111,10 @@ def convert(
         if images:
             from ..inference.logits import evaluate
 
-            split, names, _ = images
-            metrics = evaluate(str(folder), split, names, batch_size)
-            given = str((evaluation or {})["dataset"])
-            dataset = public_name(given)
-            name = split.name.replace(given, dataset)
-            scored = {"dataset": dataset, "split": name, "images": len(split.labels)}
-            content = {"test": metrics, "validation": None, "scored": scored}
+            split, _ = images
+            metrics = evaluate(str(folder), split, split.class_names, batch_size)
+            about = {"dataset": public_name(split.dataset), "split": split.public_name, "images": len(split.labels)}
+            content = {"test": metrics, "validation": None, "scored": about}
             write_json(folder / METRICS_NAME, content)
             warning = guessing(metrics, len(split.labels))
         write_card(folder, title=Path(out).resolve().name)
@@ -170,30 +169,30 @@ def _processor(fitting: list[Recipe], model: PaCoForContrastiveTraining) -> Any:
     return build_processor(size, mean, std, interpolation)
 
 
-def _load_images(evaluation: dict[str, Any], fitting: list[Recipe]) -> tuple[Any, list[str], list[int] | None]:
-    """What is to be scored, the names of its classes and, where the recipes that agree leave no doubt, the training
-    images of each class."""
+def _load_images(spec: DataSpec, fitting: list[Recipe]) -> tuple[ImageSplit, list[int] | None]:
+    """What is to be scored and, where the recipes that agree leave no doubt, the training images of each class."""
     from ..data.loading import load_scored
 
     names = ("imbalance_factor", "imbalance_kind")
     selections = {tuple(book.settings.get(name) for name in names) for book in fitting}
     sure = len(selections) == 1
     selection = dict(zip(names, next(iter(selections)), strict=True)) if sure else {}
-    split, class_names, counts = load_scored(
-        **evaluation, **{name: value for name, value in selection.items() if value is not None}
-    )
-    benchmark = BENCHMARKS.get(str(evaluation["dataset"]))
+    known = {name: value for name, value in selection.items() if value is not None}
+    split, counts = load_scored(replace(spec, **known))
+    benchmark = spec.benchmark
     selected = benchmark is not None and benchmark.n_max is not None  # by a factor that a recipe alone tells
-    other = bool(fitting) and {book.settings.get("dataset") for book in fitting} != {evaluation["dataset"]}
-    return split, class_names, None if other or (selected and not sure) else counts
+    other = bool(fitting) and {book.settings.get("dataset") for book in fitting} != {spec.dataset}
+    return split, None if other or (selected and not sure) else counts
 
 
-def _name_classes(model: PaCoForContrastiveTraining, fitting: list[Recipe], images: Any) -> None:
+def _name_classes(
+    model: PaCoForContrastiveTraining, fitting: list[Recipe], images: tuple[ImageSplit, list[int] | None] | None
+) -> None:
     """Names and counts of the classes: the data's, else ImageNet's names where all recipes that agree are of it."""
     config = model.config
     names, counts = None, None
     if images:
-        _, names, counts = images
+        names, counts = images[0].class_names, images[1]
         if len(names) != config.num_labels:
             raise ValueError(
                 f"the checkpoint has {config.num_labels} classes, but the images to score have {len(names)}: their "

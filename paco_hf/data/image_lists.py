@@ -5,7 +5,7 @@ import http.client
 import json
 import re
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -30,12 +30,6 @@ class ImageList:
     labels: list[int]
     folders: list[str]  # of each class, by id
     content: bytes
-
-
-def selection_hash(keys: Sequence[str], labels: Sequence[int]) -> str:
-    """SHA-256 of the sorted `key label` lines: what is selected, whatever the order and wherever it comes from."""
-    lines = sorted(f"{key} {label}\n" for key, label in zip(keys, labels, strict=True))
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def git_blob_id(content: bytes) -> str:
@@ -215,7 +209,7 @@ def known_benchmark(dataset: str) -> Benchmark:
 
 
 def tree_lists(
-    dataset: str, benchmark: Benchmark, root: Path, given: dict[str, str], needs_train: bool = True
+    dataset: str, benchmark: Benchmark, root: Path, given: Mapping[str, str], needs_train: bool = True
 ) -> dict[str, ImageList]:
     """The lists of a benchmark by split: those given, and those that lie in `root` under their official names.
 

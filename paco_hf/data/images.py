@@ -1,9 +1,9 @@
-"""Labelled images: a split, still encoded, decoded image by image or once and for all."""
+"""Labeled images: a split, still encoded, decoded image by image or once and for all."""
 
 import io
 import os
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from datasets import Dataset, Image
@@ -11,75 +11,101 @@ from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
 from ..utils.images import open_image
+from .image_split import ImageSplit
 from .long_tail import class_counts
-
-if TYPE_CHECKING:
-    from .streaming.sharded_images import ShardedImages
 
 _DECODED_LIMIT = 2**30
 
 
 @dataclass
-class LabelledImages:
-    """One split: the images, still encoded, and their class ids."""
+class LabeledImages(ImageSplit):
+    """A split whose images are read in any order.
+
+    Args:
+        data (`datasets.Dataset`): the images, still encoded.
+        image_column (`str`): that they are in.
+        files (list of `str`, *optional*): of the images, by row of the source, where they are files.
+        root (`str`, *optional*): the data set's folder: messages name what is below it from there.
+    """
 
     data: Dataset
     image_column: str
-    labels: list[int]
-    name: str = "images"
-    rows: list[int] | None = None  # of the source, where this is a selection from it
-    files: list[str] | None = None  # of the images, by row of the source, where they are files
-    root: str | None = None  # the data set's folder: what lies below it is named from there
-    note: str = ""  # what the user should know before scores on it are believed
-    groups: ClassVar[None] = None  # read in any order; see `ShardedImages`
+    files: list[str] | None = None
+    root: str | None = None
 
     def __post_init__(self) -> None:
         self.encoded = self.data.select_columns([self.image_column]).cast_column(
             self.image_column, Image(decode=False)
         )
 
-    def select(self, indices: list[int], name: str) -> "LabelledImages":
-        rows = indices if self.rows is None else [self.rows[i] for i in indices]
-        labels = [self.labels[i] for i in indices]
-        return LabelledImages(self.data.select(indices), self.image_column, labels, name, rows, self.files, self.root)
+    def select(self, indices: Any, **changes: Any) -> "LabeledImages":
+        source_rows = self.source_rows
+        rows, labels = ([values[i] for i in indices] for values in (source_rows, self.labels))
+        return replace(self, data=self.data.select(indices), labels=labels, rows=rows, **changes)
 
-    def shown(self, path: str) -> str:
-        """A file's name from the data set's folder on, or its base name where it lies elsewhere."""
+    def relative(self, path: str) -> str:
+        """A file's name from the data set's folder on, or its base name where it is elsewhere."""
         below = os.path.relpath(path, self.root) if self.root else ".."
         return os.path.basename(path) if below.startswith("..") else below
 
+    def describe(self, index: int) -> str:
+        """What messages call an image: its file, or its row in the source."""
+        row = self.source_row(index)
+        return self.relative(self.files[row]) if self.files else f"image {row} of {self.name}"
+
     def open(self, index: int) -> PILImage.Image:
-        """Decode one image to RGB; `ValueError` where it cannot be, with its place in the source."""
         index = int(index)
-        row = self.encoded[index][self.image_column] or {}
-        source = row.get("bytes") or row.get("path")
-        place = index if self.rows is None else self.rows[index]
-        where = f" ({self.shown(row['path'])})" if row.get("path") else ""
-        name = f"image {place} of {self.name}{where}"
-        if source is None:
+        image = self.encoded[index][self.image_column] or {}
+        content = image.get("bytes") or image.get("path")
+        where = f" ({self.relative(image['path'])})" if image.get("path") else ""
+        name = f"image {self.source_row(index)} of {self.name}{where}"
+        if content is None:
             raise ValueError(f"{name} is empty; replace or remove it")
-        return open_image(io.BytesIO(source) if isinstance(source, bytes) else source, name)
+        return open_image(io.BytesIO(content) if isinstance(content, bytes) else content, name)
+
+
+LabelledImages = LabeledImages  # its former name
 
 
 @dataclass
 class ImageData:
-    """A data set ready for training. `class_counts` are of the full training selection."""
+    """A data set ready for training.
 
-    train: "LabelledImages | ShardedImages"
-    test: "LabelledImages | ShardedImages | None"
-    validation: "LabelledImages | ShardedImages | None"
-    class_names: list[str]
+    Args:
+        train, validation, test (`ImageSplit`): `None` where there is none; there is always one to train on.
+        image_size, mean, std (*optional*): published statistics, where there are any.
+        notes (list of `str`): what the user should know before a result is called by its name.
+        warnings (list of `str`): what makes scores too high, or labels that contradict each other.
+        user_data (`bool`): a user's data, not a benchmark with published splits.
+        description (`str`, *optional*): what was detected of columns and splits.
+
+    `class_counts` are those of the full training selection.
+    """
+
+    train: ImageSplit
+    validation: ImageSplit | None = None
+    test: ImageSplit | None = None
     image_size: int | None = None
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
-    notes: list[str] = field(default_factory=list)  # what the user should know before a result is called by its name
-    own: bool = False  # a user's own data, not a benchmark with published splits
-    described: str | None = None  # what was inferred of columns and splits
-    warnings: list[str] = field(default_factory=list)  # of what makes scores say too much, or labels contradict
+    notes: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    user_data: bool = False
+    description: str | None = None
     class_counts: list[int] = field(init=False)
 
     def __post_init__(self) -> None:
         self.class_counts = class_counts(self.train.labels, len(self.class_names))
+
+    @property
+    def class_names(self) -> list[str]:
+        return self.train.class_names
+
+    @property
+    def splits(self) -> dict[str, ImageSplit]:
+        """Those that there are, by role."""
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return {role: split for role, split in splits.items() if split is not None}
 
     def native_size(self) -> int:
         """Shorter side of a typical training image in pixels: the median of a sample."""
@@ -94,7 +120,7 @@ class Images:
         ValueError: an image cannot be decoded; the message names it.
     """
 
-    def __init__(self, split: "LabelledImages | ShardedImages") -> None:
+    def __init__(self, split: ImageSplit) -> None:
         self.split = split
         self.decoded: list[np.ndarray] | None = None
         sample = [split.open(i) for i in sample_indices(len(self))]

@@ -1,34 +1,34 @@
 """`splits.json`: which images each split of a run has, and whether data is still what it was made from."""
 
 import hashlib
-import json
 import os
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from .image_lists import selection_hash
-from .images import LabelledImages
+from .image_split import ImageSplit
+from .images import LabeledImages
 from .long_tail import class_counts
 
 SPLITS_NAME = "splits.json"
 
 
-def describe_split(split: Any, class_names: list[str], carved: bool) -> dict[str, Any] | None:
+def describe_split(split: ImageSplit | None, with_rows: bool = False) -> dict[str, Any] | None:
+    """What the manifest says of a split; of one that was split off, or `with_rows`, which images it has."""
     if split is None:
         return None
+    with_rows = with_rows or split.split_off
     content: dict[str, Any] = {
-        "name": split.name,
+        "name": split.public_name,
         "images": len(split.labels),
-        "selection": selection_of(split),
-        "class_counts": class_counts(split.labels, len(class_names), allow_empty=True),
-        "carved": carved,
+        "selection": split.selection,
+        "class_counts": class_counts(split.labels, len(split.class_names), allow_empty=True),
+        "carved": with_rows,
     }
-    if carved:
-        content["rows"] = _rows(split)
-        if isinstance(split, LabelledImages) and split.files:
+    if with_rows:
+        content["rows"] = split.source_rows
+        if isinstance(split, LabeledImages) and split.files:
             names = relative_names(split.files)
             content["files"] = [names[row] for row in content["rows"]]
     return content
@@ -41,10 +41,6 @@ def relative_names(files: list[str]) -> list[str]:
     root = os.path.commonpath(list(folders.values()))
     below = {folder: os.path.relpath(path, root) for folder, path in folders.items()}
     return [name if below[folder] == "." else f"{below[folder]}/{name}" for folder, name in parts]
-
-
-def _rows(split: Any) -> list[int]:
-    return list(range(len(split.labels))) if split.rows is None else [int(row) for row in split.rows]
 
 
 def check_source(before: dict[str, Any] | None, now: dict[str, Any] | None) -> None:
@@ -70,19 +66,19 @@ def check_source(before: dict[str, Any] | None, now: dict[str, Any] | None) -> N
             )
 
 
-def source_of(full: Any, own: bool = True) -> dict[str, Any]:
-    """What tells whether a training split is the one that was carved; of a data set of one's `own` with a hash of the
-    files' names and sizes, or of the encoded images' sizes."""
-    source = {"name": full.name, "images": len(full.labels), "selection": selection_of(full)}
-    content = _content(full) if own and isinstance(full, LabelledImages) else None
+def source_of(full: ImageSplit, with_content: bool = True) -> dict[str, Any]:
+    """What identifies a training split; `with_content` also a hash of the files' names and sizes, or of the encoded
+    images' sizes."""
+    source = {"name": full.public_name, "images": len(full.labels), "selection": full.selection}
+    content = _content(full) if with_content and isinstance(full, LabeledImages) else None
     return source | ({"content": content} if content else {})
 
 
-def _content(full: LabelledImages) -> str | None:
+def _content(full: LabeledImages) -> str | None:
     digest = hashlib.sha256()
     if full.files:
         names = relative_names(full.files)
-        for row in range(len(names)) if full.rows is None else full.rows:
+        for row in full.source_rows:
             digest.update(f"{names[row]} {os.path.getsize(full.files[row])}\n".encode())
         return digest.hexdigest()
     column = full.encoded.data.column(full.image_column)
@@ -90,14 +86,15 @@ def _content(full: LabelledImages) -> str | None:
         return None
     # From the offsets: no image is read.
     sizes = pc.fill_null(pc.cast(pc.binary_length(pc.struct_field(column, "bytes")), "int64"), -1).to_numpy()
+    # Private, as `datasets` shows which rows of `data` it selects nowhere else, save by reading all of them.
     indices = full.encoded._indices
     digest.update((sizes if indices is None else sizes[indices.column(0).to_numpy()]).tobytes())
     return digest.hexdigest()
 
 
-def same_labels(full: Any, source: dict[str, Any]) -> bool:
+def same_labels(full: ImageSplit, source: dict[str, Any]) -> bool:
     """Whether images have the labels of [`source_of`], in the same order."""
-    return len(full.labels) == source["images"] and selection_of(full) == source["selection"]
+    return len(full.labels) == source["images"] and full.selection == source["selection"]
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
@@ -111,20 +108,6 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
     return "other, changed or renamed images, or another order" if all(contents) and contents[0] != contents[1] else ""
 
 
-def selection_of(split: Any) -> str:
-    """SHA-256 of the `row label` lines of a split, rows counted in its source."""
-    return selection_hash([str(row) for row in _rows(split)], split.labels)
-
-
-def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """What `splits.json` of a run folder says, `None` where nothing was carved.
-
-    Raises:
-        ValueError: it is damaged.
-    """
-    return read_split_json(folder / SPLITS_NAME)
-
-
 def public_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
     """A manifest without the names of files."""
     splits = {
@@ -134,24 +117,22 @@ def public_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
     return manifest | {"splits": splits}
 
 
-def read_split_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is damaged ({error}): restore it, or train the run anew") from error
+def select_again(full: ImageSplit, manifest: dict[str, Any], role: str) -> ImageSplit:
+    """The images that a run split off, from the training split that they were split off from.
 
-
-def carved_again(full: Any, manifest: dict[str, Any], split: str) -> Any:
-    """The images of a carved split, from the training split that it was carved from.
+    Args:
+        full (`ImageSplit`): that training split.
+        manifest (`dict`): of the run.
+        role (`str`): `validation` or `test`.
 
     Raises:
         ValueError: it is not the training split of then.
     """
-    content, source = manifest["splits"][split], manifest["source"]
+    content, source = manifest["splits"][role], manifest["source"]
     if changed := _changed(source, source_of(full, "content" in source)):
         raise ValueError(
-            f"{full.name} is not what the run's {split} split was carved from: it has {changed}. Restore the data of "
+            f"{full.name} is not what the run's {role} split was carved from: it has {changed}. Restore the data of "
             "then, or give data with a test split of its own (new images in a folder `test`)"
         )
-    place = {row: index for index, row in enumerate(_rows(full))}
-    return full.select([place[row] for row in content["rows"]], content["name"])
+    place = {row: index for index, row in enumerate(full.source_rows)}
+    return full.select([place[row] for row in content["rows"]], role=role, split_off=role != "train")

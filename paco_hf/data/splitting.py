@@ -6,23 +6,31 @@ from typing import Any
 import numpy as np
 
 from ..metrics import GROUPS_TEXT, shots
+from .image_split import ImageSplit
 from .images import ImageData
 from .long_tail import class_counts, stratified_split
 from .split_manifest import describe_split, source_of
 
-TEST_FRACTION = 0.2  # of a data set of one's own that has no test split
+TEST_FRACTION = 0.2  # of user data that has no test split
 
 
 @dataclass
 class Division:
-    """What is trained on, validated on and tested on. `data.train` is the training selection with the validation carve
-    in it, and without that of the test."""
+    """What is trained on, validated on and tested on.
+
+    Args:
+        data (`ImageData`): `data.train` is the training selection with the validation images that were split off from
+            it, and without those of the test.
+        trained, validation (`ImageSplit`): what is trained and validated on; `data.test` is tested on.
+        manifest (`dict`, *optional*): what `splits.json` holds; `None` where nothing was split off.
+        full_counts (list of `int`): images of each class before anything was split off.
+    """
 
     data: ImageData
-    trained: Any
-    validation: Any
-    manifest: dict[str, Any] | None  # `None` where nothing was carved
-    full_counts: list[int]  # images of each class before any carve
+    trained: ImageSplit
+    validation: ImageSplit | None
+    manifest: dict[str, Any] | None
+    full_counts: list[int]
 
 
 def divide(
@@ -30,72 +38,74 @@ def divide(
     seed: int,
     validation_fraction: float,
     test_fraction: float = 0.0,
-    twins: Any = None,
+    duplicates: Any = None,
+    *,
     source: dict[str, Any] | None = None,
     split_seed: int = 0,
 ) -> Division:
-    """Carve a test split where there is none, then a validation split where there is none.
+    """Split off a test split where there is none, then a validation split where there is none.
 
-    The outcome is a function of the labels, the seeds, the fractions and the twins. The test does not follow `seed`:
-    runs of several seeds are scored on the same images.
+    The outcome is a function of the labels, the seeds, the fractions and the duplicates. The test does not follow
+    `seed`: runs of several seeds are scored on the same images.
 
     Args:
         data (`ImageData`): all splits that the source has.
-        seed (`int`): which images are carved for validation.
+        seed (`int`): which images are validated on.
         validation_fraction (`float`): of each class's images; 0 is none, and leaves out one that the source has.
         test_fraction (`float`, *optional*, defaults to `0.0`): likewise of the test; where the source has one it
             counts for nothing.
-        twins (sequence of `bool`, *optional*): images with an exact copy, which stay in train.
+        duplicates (sequence of `bool`, *optional*): training images with an exact copy, which stay in train.
         source (`dict`, *optional*): [`source_of`] the training split before images that cannot be decoded were left
             out.
-        split_seed (`int`, *optional*, defaults to `0`): which images are carved for the test.
+        split_seed (`int`, *optional*, defaults to `0`): which images are tested on.
 
     Raises:
         ValueError: a fraction out of range.
     """
     full = data.train
-    carve = 0.0 if data.test else test_fraction
-    rest, tested = stratified_split(full.labels, carve, split_seed, twins, "test_fraction")
-    alone = twins is None or not np.any(twins)
-    lacking = "no class has two images" + ("" if alone else " without an exact copy")
-    if carve and not tested:
+    fraction = 0.0 if data.test else test_fraction
+    rest, tested = stratified_split(full.labels, fraction, split_seed, duplicates, "test_fraction")
+    unique = duplicates is None or not np.any(duplicates)
+    lacking = "no class has two images" + ("" if unique else " without an exact copy")
+    if fraction and not tested:
         data.warnings.append(f"no test split can be carved, so no score will be measured: {lacking}")
     if tested:
-        kept = full.select(rest, full.name)
-        test = full.select(tested, f"{full.name}, carved for the test")
-        data = replace(data, train=kept, test=test)
-        twins = None if twins is None else np.asarray(twins)[rest]
-    own_validation = data.validation if validation_fraction > 0 else None
-    carve = 0.0 if own_validation else validation_fraction
-    train_rows, validation_rows = stratified_split(data.train.labels, carve, seed, twins)
-    if carve and not validation_rows:
+        data = replace(data, train=full.select(rest), test=full.select(tested, role="test", split_off=True))
+        duplicates = None if duplicates is None else np.asarray(duplicates)[rest]
+    validation = data.validation if validation_fraction > 0 else None
+    fraction = 0.0 if validation else validation_fraction
+    train_rows, validation_rows = stratified_split(data.train.labels, fraction, seed, duplicates)
+    if fraction and not validation_rows:
         data.warnings.append(f"no validation split can be carved, so the last epoch's model is kept: {lacking}")
-    trained = data.train.select(train_rows, data.train.name)
-    carved = data.train.select(validation_rows, f"{data.train.name}, carved") if validation_rows else None
+    trained = data.train.select(train_rows)
+    if validation_rows:
+        validation = data.train.select(validation_rows, role="validation", split_off=True)
     manifest = None
-    if tested or carved:
+    if tested or validation_rows:
         manifest = {
             "seed": seed,
             "split_seed": split_seed,
             "validation_fraction": validation_fraction,
             "test_fraction": test_fraction,
-            "source": source or source_of(full, data.own),
+            "source": source or source_of(full, data.user_data),
             "class_names": data.class_names,
             "splits": {
-                "train": describe_split(trained, data.class_names, True),
-                "validation": describe_split(own_validation or carved, data.class_names, carved is not None),
-                "test": describe_split(data.test, data.class_names, bool(tested)),
+                "train": describe_split(trained, with_rows=True),
+                "validation": describe_split(validation),
+                "test": describe_split(data.test),
             },
         }
-    counts = class_counts(full.labels, len(data.class_names))
-    return Division(data, trained, own_validation or carved, manifest, counts)
+    return Division(data, trained, validation, manifest, class_counts(full.labels, len(data.class_names)))
 
 
 def report(division: Division, lines: list[str]) -> list[str]:
-    """What the user should know of the data before training, in a few lines. `lines`: of a survey."""
+    """What the user should know of the data before training, in a few lines. `lines`: of [`check_images`]."""
     data, counts = division.data, division.full_counts
     splits = ((division.trained, "to train on"), (division.validation, "for validation"), (data.test, "for the test"))
-    parts = [f"{len(split.labels)} {what}{_origin(split)}" if split else f"none {what}" for split, what in splits]
+    parts = [
+        f"{len(split.labels)} {what}{' (carved)' if split.split_off else ''}" if split else f"none {what}"
+        for split, what in splits
+    ]
     total = sum(len(split.labels) for split, _ in splits if split)
     many, medium, few = shots(data.class_counts)
     untested = "" if data.class_counts == counts else " without the test's"
@@ -119,7 +129,3 @@ def report(division: Division, lines: list[str]) -> list[str]:
 
 def _classes(count: int) -> str:
     return "1 class has" if count == 1 else f"{count} classes have"
-
-
-def _origin(split: Any) -> str:
-    return " (carved)" if ", carved" in split.name else ""

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..metrics import GROUPS_TEXT, shots
-from .image_lists import differences, fetch, git_blob_id, guess_dataset, parse_list, recognise, selection_hash
+from .image_lists import differences, fetch, git_blob_id, guess_dataset, parse_list, recognise
+from .image_split import selection_hash
 from .long_tail import class_counts
 from .published import BENCHMARKS
 from .sources.tables import is_table
@@ -102,7 +103,7 @@ def _verify_folder(folder: str) -> tuple[list[str], list[str]]:
     return right, wrong
 
 
-def counts_of(target: str, **source: Any) -> dict[str, list[int]]:
+def counts_of(target: str, **fields: Any) -> dict[str, list[int]]:
     """Class counts by split of a prepared folder, a list file, or whatever [`load_data`] takes (training alone)."""
     if is_prepared(target):
         return {split: content["class_counts"] for split, content in Manifest.read(target).splits.items()}
@@ -113,7 +114,7 @@ def counts_of(target: str, **source: Any) -> dict[str, list[int]]:
         return {name: class_counts(image_list.labels, len(image_list.folders), allow_empty=True)}
     from .loading import load_data
 
-    return {"train": load_data(target, **source).class_counts}
+    return {"train": load_data(target, **fields).class_counts}
 
 
 def _has_rows(target: str) -> bool:

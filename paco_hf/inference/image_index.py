@@ -15,8 +15,8 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import AutoImageProcessor
 
-from ..data.images import Images, LabelledImages
-from ..data.streaming.sharded_images import ShardedImages
+from ..data.image_split import ImageSplit
+from ..data.images import Images
 from ..metrics import unit_rows
 from ..models.lora import base_digest
 from ..models.modeling_paco import PaCoForImageClassification
@@ -112,7 +112,7 @@ class NearestImages:
 
 def index_split(
     model_folder: str,
-    load: Callable[[], tuple[LabelledImages | ShardedImages, str]],
+    load: Callable[[], ImageSplit],
     folder: Path,
     *,
     overwrite: bool = False,
@@ -123,7 +123,7 @@ def index_split(
 
     Args:
         model_folder (`str`): run folder, checkpoint or Hub id.
-        load (callable): gives the split, whose classes are the model's, and what it is called.
+        load (callable): gives the split, whose classes are the model's.
         folder (path): new, or with `overwrite` an index, which is replaced.
         overwrite, batch_size, precision (*optional*): whether to replace; of the features.
 
@@ -140,7 +140,7 @@ def index_split(
         raise ValueError(f"{folder} is not empty: --overwrite replaces an index, and nothing else; or give --output")
     check_inference(precision, batch_size)
     model = load_classifier(model_folder)
-    split, name = load()
+    split = load()
     if max(split.labels) >= model.config.num_labels:
         raise ValueError(f"{split.name} has label {max(split.labels)}, the model {model.config.num_labels} classes")
     images, digest = Images(split), base_digest(model)
@@ -151,7 +151,7 @@ def index_split(
     pictures = []
     for i in tqdm(range(len(images)), desc="small copies", unit=" images", disable=None):
         pictures.append(small_copy(images[i], THUMBNAIL)[1])
-    about = {"data": name, "images": len(pictures), "class_names": list(model.config.id2label.values())}
+    about = {"data": split.public_name, "images": len(pictures), "class_names": list(model.config.id2label.values())}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         made = Path(scratch) / "new"

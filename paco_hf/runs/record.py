@@ -12,7 +12,7 @@ import torch
 from ..arguments.arguments import RunArguments
 from ..arguments.recipes import recipe_names
 from ..arguments.training_args import PaCoTrainingArguments
-from ..data.split_manifest import selection_of
+from ..data.image_split import ImageSplit
 from ..metrics import HEADLINE, TITLES
 from ..utils.hardware import cpu_name
 from .redaction import public_name, public_text
@@ -21,7 +21,7 @@ from .redaction import public_name, public_text
 def run_record(
     run: RunArguments,
     args: PaCoTrainingArguments,
-    splits: dict[str, Any],
+    splits: dict[str, ImageSplit | None],
     seconds: float,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -37,9 +37,9 @@ def run_record(
         "recipe": run.recipe if run.recipe in recipe_names() else None,
         "data": {
             name: {
-                "name": public_text(split.name, run),
+                "name": split.public_name,
                 "images": len(split.labels),
-                "selection": selection_of(split),
+                "selection": split.selection,
             }
             for name, split in splits.items()
             if split

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arguments.arguments import RunArguments
+from ..data.spec import public_name
 
 _PATHS = ("dataset_path", "train_list", "validation_list", "test_list", "pretrained_file")
 
@@ -25,12 +26,6 @@ def public_settings(settings: dict[str, Any], dataset: str | None = None) -> dic
     if isinstance(kwargs := kept.get("backbone_kwargs"), dict):
         kept["backbone_kwargs"] = {key: value for key, value in kwargs.items() if key != "pretrained_cfg_overlay"}
     return kept
-
-
-def public_name(dataset: str) -> str:
-    """A data set's name or Hub id; of a folder its name alone. Where it is relative, it must be there."""
-    hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?", dataset)
-    return dataset if hub_id and not Path(dataset).exists() else Path(dataset).resolve().name
 
 
 def public_text(text: str, run: RunArguments) -> str:

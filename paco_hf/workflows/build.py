@@ -137,7 +137,7 @@ def build_image_processor(
         {"pretrained_cfg": backbone.config} if backbone.weights else {"model": model.paco.backbone}
     )
     statistics, size = resolve_data_config({}, **config), model.config.image_size
-    as_backbone = data.own and size > SMALL_IMAGE
+    as_backbone = data.user_data and size > SMALL_IMAGE
     if run.eval_interpolation is None:
         smooth = as_backbone and statistics["interpolation"] != "bilinear"
         run.eval_interpolation = "bicubic" if smooth else "bilinear"

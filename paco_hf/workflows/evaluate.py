@@ -1,6 +1,5 @@
 """From a run to its evaluation: scores, `results.json`, the report, and what is then stored in the checkpoint."""
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,12 @@ from accelerate import PartialState
 from PIL.Image import Image
 
 from ..data.images import Images
-from ..data.split_manifest import selection_of
+from ..data.spec import public_name
 from ..evaluation.analysis import evaluate_logits
 from ..inference.logits import balanced_logits
 from ..metrics import headline
 from ..models.configuration_paco import PaCoConfig
 from ..runs.layout import CARD_NAME, EVALUATION_FOLDER, EVALUATION_NAME
-from ..runs.redaction import public_name
 from ..utils.files import write_json
 from .calibrate import store_temperature
 from .evaluation_data import check_same_test, load_evaluation
@@ -27,7 +25,7 @@ def evaluate_runs(
     *,
     dataset: str | None = None,
     split: str = "test",
-    source: dict[str, Any] | None = None,
+    data_fields: dict[str, Any] | None = None,
     inference: dict[str, Any] | None = None,
     calibrate: bool = False,
     report: bool = True,
@@ -39,7 +37,8 @@ def evaluate_runs(
         models (sequence of `str`): run folders or checkpoints; of several the logits are averaged.
         dataset (`str`, *optional*): as for [`paco_hf.data.loading.load_data`]; that of the first run where not given.
         split (`str`, *optional*, defaults to `"test"`): or `"validation"`.
-        source, inference (`dict`, *optional*): arguments of `load_data`, and of [`balanced_logits`].
+        data_fields (`dict`, *optional*): other fields of the [`paco_hf.data.spec.DataSpec`].
+        inference (`dict`, *optional*): arguments of [`balanced_logits`].
         calibrate (`bool`, *optional*, defaults to `False`): first fit a temperature on the validation split, and store
             it in the checkpoint.
         report (`bool`, *optional*, defaults to `True`): write `results.json`, `report.html` and its figures.
@@ -52,7 +51,7 @@ def evaluate_runs(
     Raises:
         ValueError, OSError: bad data or checkpoints, or no folder to write to, found before anything is scored.
     """
-    source, inference = source or {}, inference or {}
+    data_fields, inference = data_fields or {}, inference or {}
     if output_dir is not None and not report:
         raise ValueError("--no_report writes nothing into --output_dir: leave out one of them")
     folder = _output_folder(models, output_dir, split) if report else None
@@ -64,14 +63,14 @@ def evaluate_runs(
             raise ValueError(
                 f"--calibrate changes a checkpoint's config.json, but {models[0]} is no local folder of one"
             )
-        held_out, class_names = load_evaluation(models[0], dataset, "validation", **source)
+        held_out, class_names = load_evaluation(models[0], dataset, "validation", **data_fields)
         notes.append(store_temperature(models[0], Images(held_out), class_names, **inference))
-    found, class_names = load_evaluation(models[0], dataset, split, **source)
+    scored, class_names = load_evaluation(models[0], dataset, split, **data_fields)
     if len(models) > 1:
-        check_same_test(models, split, found)
-    if note := getattr(found, "note", ""):
-        notes.append(note)
-    images = Images(found)
+        check_same_test(models, split, scored)
+    if scored.note:
+        notes.append(scored.note)
+    images = Images(scored)
     logits, labels, config = balanced_logits(models, images, class_names, **inference)
     results, examples = examine(models, images, logits, labels, config)
     metrics = results["metrics"]
@@ -146,13 +145,11 @@ def examine(
         "class frequencies (inference_prior)": any(one.inference_prior is not None for one in configs),
     }
     whose = "the checkpoint" if len(models) == 1 else "a checkpoint"
-    dataset = re.sub(r"( (train|validation|test))?(, (carved|all images).*)?$", "", split.name)
-    public = public_name(dataset)  # a report may be shown to others
     results = {
         "model": " + ".join(Path(folder).resolve().name for folder in models),
-        "dataset": public,
-        "split": split.name.replace(dataset, public),
-        "selection": selection_of(split),
+        "dataset": public_name(split.dataset),  # a report may be shown to others
+        "split": split.public_name,
+        "selection": split.selection,
         "scores": headline(logits.argmax(axis=1), labels, config),
         "left_aside": " and ".join(f"the {name} stored in {whose}" for name, found in stored.items() if found),
         **evaluate_logits(

@@ -13,7 +13,7 @@ from ..data.augmentation.transforms import build_view
 from ..data.images import Images
 from ..data.long_tail import class_counts
 from ..data.samplers import LANES
-from ..data.split_manifest import SPLITS_NAME, check_source, read_manifest
+from ..data.split_manifest import SPLITS_NAME, check_source
 from ..data.torch_datasets import EvaluationDataset, ImageCollator
 from ..inference.features import Embeddings
 from ..inference.logits import balanced_logits, score
@@ -21,10 +21,9 @@ from ..metrics import headline
 from ..models.lora import describe_training
 from ..models.pretrained_backbones import find_backbone
 from ..reports.model_card import write_card
-from ..runs.folder import changed_settings, clear_run, open_folder
+from ..runs.folder import RunFolder, changed_settings, clear_run, open_folder
 from ..runs.layout import EVALUATION_FOLDER, METRICS_NAME, RECIPE_NAME, RUN_NAME
 from ..runs.record import run_record, summary
-from ..runs.redaction import public_text
 from ..runs.resume_points import list_checkpoints
 from ..trainer.callbacks import OnTrainBegin
 from ..trainer.class_centers import start_from_centers
@@ -92,8 +91,8 @@ def train(
     division = load_run_data(run, args)
     data, trained, validation = division.data, division.trained, division.validation
     if run.calibrate is None:
-        run.calibrate = data.own and validation is not None and len(validation.labels) >= FEW_IMAGES
-        if data.own and not run.calibrate:
+        run.calibrate = data.user_data and validation is not None and len(validation.labels) >= FEW_IMAGES
+        if data.user_data and not run.calibrate:
             held_out = len(validation.labels) if validation else 0
             say(main, f"not calibrated in the end: {held_out} validation images, fewer than {FEW_IMAGES}")
     if run.calibrate and validation is None:
@@ -107,7 +106,7 @@ def train(
     set_seed(args.seed)
     model = build_model(run, backbone, data, class_counts(trained.labels, len(data.class_names)))
     processor = build_image_processor(run, backbone, data, model)
-    if data.own:
+    if data.user_data:
         say(main, describe_input(run, backbone, processor))
     if (run.freeze_backbone or run.lora_rank) and not is_pretrained(run, backbone):
         say(main, "note: the backbone is frozen as it was drawn: --pretrained true starts from weights that see")
@@ -154,7 +153,7 @@ def train(
         moments = 2 if "adam" in str(getattr(args.optim, "value", args.optim)) else 1
         say(main, describe_training(trainer.model, moments))
     if checkpoints:
-        check_source(read_manifest(folder), division.manifest)
+        check_source(RunFolder(folder).manifest, division.manifest)
         changed = changed_settings(folder, settings)
         say(main, f"resuming from {checkpoints[-1]}" + (f", with changed settings: {changed}" if changed else ""))
     elif run.resume:
@@ -207,6 +206,4 @@ def train(
 def _write_beginning(folder: Path, run: RunArguments, settings: dict[str, Any], manifest: Any) -> None:
     write_text(folder / RECIPE_NAME, as_yaml(settings))
     if manifest:
-        for content in (manifest["source"], *filter(None, manifest["splits"].values())):
-            content["name"] = public_text(content["name"], run)
         write_json(folder / SPLITS_NAME, manifest)

@@ -14,7 +14,7 @@ from PIL import Image
 from user_data import complaint, folders, noise, parquet, png, printed, table
 
 from paco_hf.cli import main
-from paco_hf.data.image_checks import survey
+from paco_hf.data.image_checks import check_images
 from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
 from paco_hf.data.splitting import divide, report
@@ -27,7 +27,7 @@ def test_columns_and_splits_are_inferred(tmp_path) -> None:
     folders(tmp_path / "tree" / "training", {"cat": 3, "dog": 2})
     folders(tmp_path / "tree" / "valid", {"dog": 1, "cat": 1}, start=50)
     data = load_data(str(tmp_path / "tree"))
-    assert data.described == "classes: the folders; splits: train 'training', test 'valid'"
+    assert data.description == "classes: the folders; splits: train 'training', test 'valid'"
     assert (data.class_names, data.class_counts, data.test.labels, data.validation) == (
         ["cat", "dog"],
         [3, 2],
@@ -42,7 +42,7 @@ def test_columns_and_splits_are_inferred(tmp_path) -> None:
     for name in ("train.csv", "dev.csv", "test.csv"):
         table(tmp_path / "tables", ["cat", "dog", "cat"], name)
     data = load_data(str(tmp_path / "tables"))
-    assert data.described == (
+    assert data.description == (
         "columns: image 'file', label 'species'; splits: train 'train', validation 'dev', test 'test'"
     )
     assert [len(s.labels) for s in (data.train, data.validation, data.test)] == [3, 3, 3]
@@ -52,7 +52,7 @@ def test_columns_and_splits_are_inferred(tmp_path) -> None:
     lines = [{"pic": f"images/train{i}.png", "id": i, "kind": "ab"[i % 2]} for i in range(3)]
     (tmp_path / "tables" / "x.jsonl").write_text("\n".join(map(json.dumps, lines)))
     data = load_data(str(tmp_path / "tables" / "x.jsonl"))
-    assert data.described == "columns: image 'pic', label 'kind' (not used: 'id'); splits: train 'train'"
+    assert data.description == "columns: image 'pic', label 'kind' (not used: 'id'); splits: train 'train'"
     lines = [line | {"who": "me"} for line in lines]
     (tmp_path / "tables" / "y.json").write_text(json.dumps(lines))
     with pytest.raises(ValueError, match=r"cannot tell the label column .*pic, id, kind, who\): set --label_column"):
@@ -240,7 +240,7 @@ def test_a_column_names_the_splits(tmp_path) -> None:
     ]
     file.write_text("\n".join(["file,species,split,id,by", *lines]))
     data = load_data(str(file))
-    assert data.described == (
+    assert data.description == (
         "columns: image 'file', label 'species', split 'split' (not used: 'id', 'by'); splits: train 'train', "
         "validation 'validation', test 'test'"
     )
@@ -253,7 +253,7 @@ def test_a_column_names_the_splits(tmp_path) -> None:
     # What has no usual name is left out, unless a flag names it; it is not trained on.
     file.write_text(file.read_text().replace(",test,", ",holdout,"))
     data = load_data(str(file))
-    assert (len(data.train.labels), data.described[-21:]) == (2, "; not used: 'holdout'")
+    assert (len(data.train.labels), data.description[-21:]) == (2, "; not used: 'holdout'")
     assert load_data(str(file), splits={"test": "holdout"}).test.files[0].endswith("all4.png")
     assert load_data(str(file), splits={"train": "holdout"}).train.files[0].endswith("all4.png")
     file.write_text(file.read_text().replace(",holdout,4", ",,4"))
@@ -282,7 +282,7 @@ def test_kinds_of_files(tmp_path, capsys) -> None:
     data = load_data(str(root))
     assert data.class_counts == [2, 7]
     assert data.notes == ["1 file in the class folders of photos not read as images (.txt)"]
-    survey(data)  # all of them decode
+    check_images(data)  # all of them decode
     # Neither a file of something else nor a folder of texts makes another data set of it.
     pq.write_table(pa.table({"embedding": [[0.5, 1.0]]}), root / "embeddings.parquet")
     (root / "docs").mkdir()

@@ -102,7 +102,7 @@ def test_row_groups_are_read_about_once_an_epoch(folder: Path, monkeypatch) -> N
 
 def test_a_selection_of_rows(folder: Path) -> None:
     split = load_data(str(folder), streaming=True).train
-    part = split.select([5, 2, 329], "part")
+    part = split.select([5, 2, 329])
     assert part.labels == [split.labels[i] for i in (2, 5, 329)]
     assert [part.open(i).getpixel((3, 3)) for i in range(3)] == [split.open(i).getpixel((3, 3)) for i in (2, 5, 329)]
     copy = pickle.loads(pickle.dumps(part))

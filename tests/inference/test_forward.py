@@ -9,7 +9,7 @@ import torch
 from transformers import AutoImageProcessor, pipeline
 
 from paco_hf import PaCoConfig, PaCoForImageClassification
-from paco_hf.data.images import Images, LabelledImages
+from paco_hf.data.images import Images, LabeledImages
 from paco_hf.data.loading import load_data
 from paco_hf.data.published import CIFAR_MEAN, CIFAR_STD
 from paco_hf.inference.forward import fast_forward
@@ -72,19 +72,19 @@ def test_score_is_that_of_the_pipeline(model, tmp_path) -> None:
     data = load_data()
     build_processor(model.config.image_size, CIFAR_MEAN, CIFAR_STD).save_pretrained(tmp_path)
     model.save_pretrained(tmp_path)
-    some = data.test.select(list(range(0, 2000, 25)), "some")
+    some = data.test.select(list(range(0, 2000, 25)))
     result = score(tmp_path, Images(some), batch_size=32)
     classify = pipeline("image-classification", model=str(tmp_path), top_k=1)
     predicted = [model.config.label2id[row[0]["label"]] for row in classify([some.open(i) for i in range(80)])]
     assert result["accuracy"] == np.mean(np.asarray(predicted) == some.labels)
     assert len(set(predicted)) > 2
     with pytest.raises(ValueError, match=r"has label 25, but .* has 20 classes"):
-        score(tmp_path, Images(LabelledImages(some.data, some.image_column, [25] * 80)))
+        score(tmp_path, Images(LabeledImages(some.data, some.image_column, labels=[25] * 80)))
 
 
 def test_an_ensemble_averages_logits(tmp_path) -> None:
     data = load_data()
-    split = data.test.select(list(range(0, 2000, 40)), "part")
+    split = data.test.select(list(range(0, 2000, 40)))
     folders = []
     for name, size in (("a", 32), ("b", 24)):
         torch.manual_seed(len(folders))

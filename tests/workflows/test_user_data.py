@@ -20,10 +20,10 @@ from safetensors.torch import load
 from user_data import SHORT, SPECIES, complaint, folders, labels_of, noise, parquet, png, printed, table
 
 from paco_hf.cli import main
-from paco_hf.data.image_checks import survey
+from paco_hf.data.image_checks import check_images
 from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
-from paco_hf.data.split_manifest import carved_again, check_source, public_manifest, source_of
+from paco_hf.data.split_manifest import check_source, public_manifest, select_again, source_of
 from paco_hf.data.splitting import divide, report
 from paco_hf.inference.logits import score
 from paco_hf.models.modeling_paco import PaCoForImageClassification
@@ -172,8 +172,8 @@ def test_survey_counts_what_cannot_be_decoded_and_remembers(tmp_path, capsys, su
 
 def test_survey_of_parquet_is_remembered(tmp_path) -> None:
     file = parquet(tmp_path / "train.parquet", labels_of({"a": 3, "b": 2}), Value("string"))
-    assert survey(load_data(str(file))).lines == ["all 5 images decode: 16 x 16 pixels", "no exact duplicates"]
-    assert survey(load_data(str(file))).lines[0] == "all 5 images decode (as surveyed before): 16 x 16 pixels"
+    assert check_images(load_data(str(file))).lines == ["all 5 images decode: 16 x 16 pixels", "no exact duplicates"]
+    assert check_images(load_data(str(file))).lines[0] == "all 5 images decode (as surveyed before): 16 x 16 pixels"
 
 
 def test_exact_duplicates_across_splits_are_a_leak(tmp_path, capsys) -> None:
@@ -215,18 +215,18 @@ def test_carve(tmp_path) -> None:
     other = divide(data, 1, 0.1, 0.2)
     assert (other.data.test.rows, other.validation.rows != rows[1]) == (rows[2], True)
     assert divide(data, 0, 0.1, 0.2, split_seed=1).data.test.rows != rows[2]
-    again = carved_again(data.train, division.manifest, "test")
+    again = select_again(data.train, division.manifest, "test")
     assert (again.rows, again.labels) == (rows[2], parts[2].labels)
     assert divide(data, 0, 0.1, 0.0).data.test is None
     assert divide(data, 0, 0.0, 0.2).validation is None
     assert counts(divide(data, 0, 0.0, 0.2).data.test) == [4, 1, 1, 0]
     assert divide(data, 0, 0.0, 0.0).manifest is None
-    twins = np.zeros(26, dtype=bool)
-    twins[:18] = twins[24] = True
-    pinned = divide(data, 0, 0.1, 0.2, twins)
+    duplicates = np.zeros(26, dtype=bool)
+    duplicates[:18] = duplicates[24] = True
+    pinned = divide(data, 0, 0.1, 0.2, duplicates)
     assert counts(pinned.data.test) == [2, 1, 1, 0]
-    assert not twins[pinned.data.test.rows].any()
-    assert pinned.validation is None or not twins[pinned.validation.rows].any()
+    assert not duplicates[pinned.data.test.rows].any()
+    assert pinned.validation is None or not duplicates[pinned.validation.rows].any()
     with pytest.raises(ValueError, match="test_fraction must be"):
         divide(data, 0, 0.1, 1.0)
 
@@ -236,7 +236,7 @@ def test_a_carve_never_leaks(tmp_path) -> None:
     for i in range(6):
         (root / "a" / f"copy{i}.png").write_bytes((root / "a" / f"{i}.png").read_bytes())
     data = load_data(str(root))
-    division = divide(data, 0, 0.2, 0.4, survey(data).twins)
+    division = divide(data, 0, 0.2, 0.4, check_images(data).duplicates)
     kept = {np.asarray(division.trained.open(i)).tobytes() for i in range(len(division.trained.labels))}
     for part in (division.validation, division.data.test):
         assert len(part.labels) > 0
@@ -252,7 +252,7 @@ def test_a_carve_does_not_leak_into_a_given_split(given: str, tmp_path) -> None:
             shutil.copy(root / "train" / name / f"{i}.png", root / given / name)
     for seed in range(5):
         data = load_data(str(root), splits={given: given})
-        division = divide(data, seed, 0.3, 0.3, survey(data).twins, split_seed=seed)
+        division = divide(data, seed, 0.3, 0.3, check_images(data).duplicates, split_seed=seed)
         parts = [division.validation, division.data.test]
         held_out = [{part.open(i).tobytes() for i in range(len(part.labels))} for part in parts]
         assert all(held_out)
@@ -477,6 +477,6 @@ def test_resume_gives_the_same_splits(tmp_path, capsys) -> None:
 def test_manifest_knows_the_source(tmp_path) -> None:
     data = load_data(str(folders(tmp_path, {"a": 5, "b": 5})))
     source = source_of(data.train)
-    data.train = data.train.select(list(range(1, 10)), data.train.name)
+    data.train = data.train.select(list(range(1, 10)))
     manifest = divide(data, 0, 0.1, 0.2, source=source).manifest
     assert (manifest["source"]["images"], manifest["splits"]["train"]["images"]) == (10, 5)

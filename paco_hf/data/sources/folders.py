@@ -44,24 +44,43 @@ def list_files(root: Path, image_list: ImageList) -> list[str]:
     return files
 
 
-def class_folders(root: Path) -> tuple[list[str], list[int], list[str]]:
-    """Files and class ids of `root/<class>/<image>`, and the class folders, sorted as their ids are."""
+def class_folders(
+    root: Path, known: Sequence[str] = (), skip_unknown: bool = False
+) -> tuple[list[str], list[int], list[str]]:
+    """The images of `root/<class>/<image>`.
+
+    Args:
+        root (path): of the class folders.
+        known (sequence of `str`, *optional*): the classes by id; those of the folders, sorted, where there are none.
+        skip_unknown (`bool`, *optional*, defaults to `False`): leave out the folders of other classes.
+
+    Returns:
+        files, class ids and the names of the class folders, sorted.
+
+    Raises:
+        ValueError: no class folders, folders in them, or one of another class.
+    """
     folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
         raise ValueError(
             f"{root} has no class folders: ILSVRC's validation images, which come in one folder, must be sorted into "
             "folders of their synsets first"
         )
+    ids = {name: label for label, name in enumerate(known or folders)}
+    unknown = [name for name in folders if name not in ids]
+    if unknown and not skip_unknown:
+        raise ValueError(f"{root} has a class {unknown[0]!r} that the training images have not")
     files, labels = [], []
-    for label, folder in enumerate(folders):
-        found = list(os.scandir(root / folder))
-        deeper = [entry.path for entry in found if entry.is_dir() and not entry.name.startswith(".")]
+    for folder in folders:
+        entries = list(os.scandir(root / folder))
+        deeper = [entry.path for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
         if deeper:
             raise ValueError(f"{deeper[0]} is a folder in the folder of a class, where images should lie")
-        entries = [entry for entry in found if entry.is_file()]
-        names = sorted(e.path for e in entries if Path(e.name).suffix.lower() in IMAGE_SUFFIXES and e.name[0] != ".")
-        files += names
-        labels += [label] * len(names)
+        images = (e for e in entries if e.is_file() and e.name[0] != ".")
+        names = sorted(e.path for e in images if Path(e.name).suffix.lower() in IMAGE_SUFFIXES)
+        if folder in ids:
+            files += names
+            labels += [ids[folder]] * len(names)
     return files, labels, folders
 
 

@@ -1,82 +1,123 @@
-"""Folders, lists of files, parquet files and Hub ids as splits with an image column and a label column."""
+"""What an opener gives, and how tables with an image column and a label column become splits."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from datasets import ClassLabel, Dataset, DatasetDict, Image
 
-from ..images import LabelledImages
+from ..image_split import ImageSplit
+from ..images import LabeledImages
 from ..long_tail import class_counts
+from ..spec import ROLES, DataSpec
 
 
 @dataclass
 class Source:
-    """The splits of a data set, and which columns hold what (recognised by their types where not given)."""
+    """The splits of a data set by role, which have the same classes.
 
-    name: str
-    splits: DatasetDict
-    image_column: str | None = None
-    label_column: str | None = None
-    names: list[str] | None = None  # of the classes, by id, where they are to be other ones than the column's
-    root: str | None = None  # that files are named from
+    Args:
+        splits (`dict`): [`ImageSplit`] by role: `train`, `validation`, `test`; not all there need be.
+        description (`str`, *optional*): what was detected of columns and splits.
+        notes (list of `str`): what the user should know.
+    """
 
-    def __post_init__(self) -> None:
-        first = next(iter(self.splits.values()))
-        self.image_column = column(first, self.name, "image", self.image_column, Image)
-        self.label_column = column(first, self.name, "label", self.label_column, ClassLabel)
-        if not isinstance(first.features[self.image_column], Image):
-            raise ValueError(
-                f"column {self.image_column!r} of {self.name} holds no images, but "
-                f"{first.features[self.image_column]}: set --image_column"
-            )
+    splits: dict[str, ImageSplit]
+    description: str | None = None
+    notes: list[str] = field(default_factory=list)
 
-    def class_names(self, key: str) -> list[str]:
-        if self.names is not None:
-            return self.names
-        rows = self.splits[key]
-        feature = rows.features[self.label_column]
-        if isinstance(feature, ClassLabel):
-            return list(feature.names)
-        values = list(rows[self.label_column])
-        if not values or not all(isinstance(value, int) for value in values):
-            raise ValueError(
-                f"label column {self.label_column!r} of {self.name} must hold integers or a ClassLabel, got {feature}"
-            )
-        return [str(c) for c in range(max(values) + 1)]
+    def require(self, role: str, dataset: str) -> ImageSplit:
+        """The split of a role.
 
-    def labelled(self, key: str, class_names: list[str]) -> LabelledImages:
-        rows = self.splits[key]
-        labels = [-1 if label is None else int(label) for label in rows[self.label_column]]
-        feature = rows.features[self.label_column]
-        if self.names is None and isinstance(feature, ClassLabel) and feature.names != class_names:
-            # Another order is read by name; another class is none of the model's.
-            strange = [name for name in feature.names if name not in class_names]
-            if strange:
-                raise ValueError(
-                    f"the split {key!r} of {self.name} has a class {strange[0]!r} that its train split has not"
-                )
-            labels = [class_names.index(feature.names[label]) if label >= 0 else label for label in labels]
-        class_counts(labels, len(class_names), allow_empty=True)
-        return LabelledImages(rows, str(self.image_column), labels, f"{self.name} {key}", root=self.root)
+        Raises:
+            ValueError: there is none.
+        """
+        if role not in self.splits:
+            names = ", ".join(str(split.source_split) for split in self.splits.values())
+            raise ValueError(f"{dataset} has no {role} split (found: {names})")
+        return self.splits[role]
 
 
-def test_key(splits: Iterable[str]) -> str | None:
-    """The split that is scored."""
-    return next((key for key in ("test", "validation") if key in splits), None)
+def roles_of(names: Collection[str], test_only: bool) -> dict[str, str]:
+    """The split of each role. Validation images are the test where there are no others; with `test_only` the test is
+    the only role, where there is one."""
+    roles = {role: role for role in ROLES if role in names}
+    if "test" not in roles and "validation" in roles:
+        roles["test"] = roles.pop("validation")
+    return {"test": roles["test"]} if test_only and "test" in roles else roles
 
 
-def column(data: Dataset, name: str, role: str, given: str | None, kind: type) -> str:
-    found = [column for column, feature in data.features.items() if isinstance(feature, kind)]
-    if given is not None:
-        if given not in data.features:
-            raise ValueError(
-                f"{name} has no column {given!r} (columns: {', '.join(data.features)}): set --{role}_column"
-            )
-        return given
-    if role in data.features:
-        return role
-    if len(found) != 1:
+def label_tables(
+    spec: DataSpec,
+    tables: DatasetDict,
+    columns: tuple[str, str] = ("image", "label"),
+    *,
+    test_only: bool = False,
+    class_names: list[str] | None = None,
+    root: str | None = None,
+) -> Source:
+    """Splits of tables whose columns are known.
+
+    Args:
+        spec (`DataSpec`): of the tables; its columns win.
+        tables (`DatasetDict`): by split, called as its role.
+        columns (pair of `str`, *optional*, defaults to `("image", "label")`): of images and labels.
+        test_only (`bool`, *optional*, defaults to `False`): as for [`roles_of`].
+        class_names (list of `str`, *optional*): where the classes have other names than in the column.
+        root (`str`, *optional*): the folder that files are named from.
+
+    Raises:
+        ValueError: a column is missing, or holds no images or no classes; a class that the training images lack.
+    """
+    features = next(iter(tables.values())).features
+    image, label = spec.image_column or columns[0], spec.label_column or columns[1]
+    for column, role in ((image, "image"), (label, "label")):
+        check_column(features, column, spec.dataset, role)
+    if not isinstance(features[image], Image):
         raise ValueError(
-            f"cannot tell the {role} column of {name} (columns: {', '.join(data.features)}): set --{role}_column"
+            f"column {image!r} of {spec.dataset} holds no images, but {features[image]}: set --image_column"
         )
-    return found[0]
+    roles = roles_of(tables, test_only)
+    names = class_names or _names(tables["train" if "train" in tables else next(iter(roles.values()))], label, spec)
+    splits: dict[str, ImageSplit] = {}
+    for role, key in roles.items():
+        feature = None if class_names else tables[key].features[label]
+        labels = [-1 if value is None else int(value) for value in tables[key][label]]
+        if isinstance(feature, ClassLabel) and feature.names != names:
+            # Another order is read by name; another class is none of the model's.
+            unknown = [name for name in feature.names if name not in names]
+            if unknown:
+                raise ValueError(
+                    f"the split {key!r} of {spec.dataset} has a class {unknown[0]!r} that its train split has not"
+                )
+            labels = [names.index(feature.names[value]) if value >= 0 else value for value in labels]
+        class_counts(labels, len(names), allow_empty=True)
+        about: dict[str, Any] = {"dataset": spec.dataset, "source_split": key, "role": role, "class_names": names}
+        splits[role] = LabeledImages(tables[key], image, labels=labels, root=root, **about)
+    return Source(splits)
+
+
+def _names(table: Dataset, label: str, spec: DataSpec) -> list[str]:
+    feature = table.features[label]
+    if isinstance(feature, ClassLabel):
+        return list(feature.names)
+    values = list(table[label])
+    if not values or not all(isinstance(value, int) for value in values):
+        raise ValueError(f"label column {label!r} of {spec.dataset} must hold integers or a ClassLabel, got {feature}")
+    return [str(c) for c in range(max(values) + 1)]
+
+
+def check_column(features: Mapping[str, Any], column: str, dataset: str, role: str) -> None:
+    """`ValueError` where there is no such column."""
+    if column not in features:
+        raise ValueError(f"{dataset} has no column {column!r} (columns: {', '.join(features)}): set --{role}_column")
+
+
+def detect_column(features: Mapping[str, Any], dataset: str, role: str, kind: type) -> str:
+    """The column of this role, by its name or else by its type."""
+    candidates = [role] if role in features else [name for name in features if isinstance(features[name], kind)]
+    if len(candidates) != 1:
+        raise ValueError(
+            f"cannot tell the {role} column of {dataset} (columns: {', '.join(features)}): set --{role}_column"
+        )
+    return candidates[0]

@@ -5,51 +5,27 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from datasets.table import InMemoryTable
 
-from ..images import LabelledImages
+from ..image_split import ImageSplit
+from ..images import LabeledImages
+from ..spec import DataSpec
 from .columns import find_image_column, find_label_column, is_text, split_roles
+from .source import Source
 from .tables import Rows, clean, read_rows, split_column
 
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0*)?")
 
 
-@dataclass
-class OwnSource:
-    """The splits of a user's data set by role; the interface of [`paco_hf.data.sources.source.Source`]."""
-
-    name: str
-    splits: dict[str, LabelledImages]  # their labels are indices of `names`
-    names: list[str]
-    scored: str | None  # the role of the split that is scored
-    described: str
-    notes: list[str]
-
-    def class_names(self, key: str) -> list[str]:
-        return self.names
-
-    def labelled(self, key: str, class_names: list[str]) -> LabelledImages:
-        return self.splits[key]
-
-
-def open_own(
-    dataset: str,
-    image_column: str | None = None,
-    label_column: str | None = None,
-    splits: Mapping[str, str] | None = None,
-    test_only: bool = False,
-) -> OwnSource:
-    """Open a folder, a table file or a Hub id, and infer what is not given.
+def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
+    """Open a folder, a table file or a Hub id, and detect what the spec does not say.
 
     Args:
-        dataset (`str`): as [`paco_hf.data.sources.tables.read_rows`] takes it.
-        image_column, label_column (`str`, *optional*): the columns.
-        splits (`dict`, *optional*): names of splits in the source for `train`, `validation`, `test`.
+        spec (`DataSpec`): whose dataset is as [`paco_hf.data.sources.tables.read_rows`] takes it.
         test_only (`bool`, *optional*, defaults to `False`): there need be no split to train on.
 
     Raises:
@@ -57,72 +33,88 @@ def open_own(
             classes, files that do not exist.
         OSError: what [`paco_hf.data.sources.tables.read_rows`] raises.
     """
-    found, notes = read_rows(dataset)
-    root = dataset if os.path.isdir(dataset) else os.path.dirname(dataset) or "." if os.path.isfile(dataset) else None
-    given = {role: name for role, name in (splits or {}).items() if name}
-    found, by = split_column(found, (image_column, label_column), given.values())
-    roles = split_roles(dataset, list(found), given)
-    if "train" not in roles and not test_only:
-        raise ValueError(
-            f"{dataset} has no train split (found: {', '.join(found)}"
-            + "".join(f", {name} being the {role} split" for role, name in given.items())
-            + "): name the one to train on with --train_split"
-        )
-    if "train" not in roles and not roles:
-        raise ValueError(f"{dataset} has no test split (found: {', '.join(found)}): name one with --test_split")
-    first = found[roles.get("train") or next(iter(roles.values()))]
-    image = find_image_column(first, dataset, image_column)
-    label = find_label_column(first, dataset, image, label_column)
-    values: dict[str, list[Any]] = {}
-    for role, split in list(roles.items()):
-        rows = found[split]
-        if label not in rows.data.features and role != "train" and role not in given:
-            notes.append(f"the split {split!r} has no column {label!r}, so it is left out")
-            del roles[role]
-            continue
-        for name, flag in ((image, "image"), (label, "label")):
-            if name not in rows.data.features:
-                raise ValueError(
-                    f"the split {split!r} of {dataset} has no column {name!r} (columns: "
-                    f"{', '.join(rows.data.features)}): set --{flag}_column"
-                )
-        # Whether the labels of a text file are numbers is seen in those to train on.
-        numbers = isinstance(values["train"][0], int) if "train" in values else None
-        values[role] = _read_labels(rows, label, f"{dataset} {split}", numbers)
-        missing = [row for row, value in enumerate(values[role]) if value is None]
-        if missing and len(missing) == len(values[role]) and role != "train":
-            notes.append(f"the split {split!r} has no labels, so it is left out")
-            del values[role], roles[role]
-        elif missing:
-            raise ValueError(
-                f"{len(missing)} of the {len(values[role])} rows of {dataset} {split} have no label in {label!r}, the "
-                f"first being row {missing[0]}: label or remove them"
-            )
-    base = "train" if "train" in roles else next(iter(roles))
-    names, keys = _classes(first, label, values[base], dataset, notes)
+    dataset = spec.dataset
+    rows, notes = read_rows(dataset)
+    rows, split_by = split_column(rows, (spec.image_column, spec.label_column), spec.splits.values())
+    roles = _roles(spec, rows, test_only)
+    first = rows[next(iter(roles.values()))]
+    image = find_image_column(first, dataset, spec.image_column)
+    label = find_label_column(first, dataset, image, spec.label_column)
+    values = _labels_by_role(spec, rows, roles, (image, label), notes)
+    roles = {role: split for role, split in roles.items() if role in values}
+    if not values:
+        raise ValueError(f"{dataset} has no labels to score its images by: {'; '.join(notes)}")
+    names, ids = _classes(first, label, next(iter(values.values())), dataset, notes)
     if len(names) < 2 and not test_only:
         raise ValueError(
             f"{dataset} has one class only ({', '.join(map(repr, names))}): a classifier needs at least two"
             + "".join(f"; {note}" for note in notes)
         )
-    labelled = {}
+    splits: dict[str, ImageSplit] = {}
     for role, split in roles.items():
-        strange = Counter(value for value in values[role] if value not in keys)
-        if strange:
-            value, count = next(iter(strange.items()))
+        unknown = Counter(value for value in values[role] if value not in ids)
+        if unknown:
+            value, count = next(iter(unknown.items()))
             raise ValueError(
                 f"the split {split!r} of {dataset} has a class {value!r} that its train split has not ({count} images)"
             )
-        labels = [keys[value] for value in values[role]]
-        # The names of the roles are what messages and records call them by.
-        labelled[role] = _images(found[split], image, labels, f"{dataset} {split}", root)
-    explicit = "validation" in given
-    scored = "test" if "test" in labelled else "validation" if "validation" in labelled and not explicit else None
-    columns = "classes: the folders" if first.files else _describe_columns(first, image, label, by)
-    uses = ", ".join(f"{'test' if role == scored else role} {split!r}" for role, split in roles.items())
-    unused = [split for split in found if split not in roles.values()]
+        about = {"labels": [ids[value] for value in values[role]], "class_names": names}
+        splits[role] = _images(rows[split], image, dataset=dataset, source_split=split, role=role, **about)
+    if "test" not in splits and "validation" in splits and "validation" not in spec.splits:
+        splits = {{"validation": "test"}.get(role, role): split for role, split in splits.items()}
+        splits["test"].role = "test"
+    columns = "classes: the folders" if first.files else _describe_columns(first, image, label, split_by)
+    uses = ", ".join(f"{role} {split.source_split!r}" for role, split in splits.items())
+    unused = [split for split in rows if split not in roles.values()]
     rest = f"; not used: {', '.join(map(repr, unused))}" if unused else ""
-    return OwnSource(dataset, labelled, names, scored, f"{columns}; splits: {uses}{rest}", notes)
+    if test_only and "test" in splits:
+        splits = {"test": splits["test"]}
+    return Source(splits, f"{columns}; splits: {uses}{rest}", notes)
+
+
+def _roles(spec: DataSpec, rows: Mapping[str, Rows], test_only: bool) -> dict[str, str]:
+    roles = split_roles(spec.dataset, list(rows), spec.splits)
+    if "train" not in roles and not test_only:
+        raise ValueError(
+            f"{spec.dataset} has no train split (found: {', '.join(rows)}"
+            + "".join(f", {name} being the {role} split" for role, name in spec.splits.items())
+            + "): name the one to train on with --train_split"
+        )
+    if not roles:
+        raise ValueError(f"{spec.dataset} has no test split (found: {', '.join(rows)}): name one with --test_split")
+    return roles
+
+
+def _labels_by_role(
+    spec: DataSpec, rows: Mapping[str, Rows], roles: Mapping[str, str], columns: tuple[str, str], notes: list[str]
+) -> dict[str, list[Any]]:
+    """What the label column holds; a split without labels is left out, with a note, save that to train on."""
+    values: dict[str, list[Any]] = {}
+    for role, split in roles.items():
+        features, name = rows[split].data.features, f"{spec.dataset} {split}"
+        if columns[1] not in features and role != "train" and role not in spec.splits:
+            notes.append(f"the split {split!r} has no column {columns[1]!r}, so it is left out")
+            continue
+        for column, flag in zip(columns, ("image", "label"), strict=True):
+            if column not in features:
+                raise ValueError(
+                    f"the split {split!r} of {spec.dataset} has no column {column!r} (columns: "
+                    f"{', '.join(features)}): set --{flag}_column"
+                )
+        # Whether the labels of a text file are numbers is seen in those to train on.
+        numbers = isinstance(values["train"][0], int) if "train" in values else None
+        labels = _read_labels(rows[split], columns[1], name, numbers)
+        missing = [row for row, value in enumerate(labels) if value is None]
+        if missing and len(missing) == len(labels) and role != "train":
+            notes.append(f"the split {split!r} has no labels, so it is left out")
+        elif missing:
+            raise ValueError(
+                f"{len(missing)} of the {len(labels)} rows of {name} have no label in {columns[1]!r}, the first being "
+                f"row {missing[0]}: label or remove them"
+            )
+        else:
+            values[role] = labels
+    return values
 
 
 def _describe_columns(rows: Rows, image: str, label: str, split: str | None) -> str:
@@ -225,11 +217,16 @@ def _classes(
     return [str(value) for value in ordered], {value: label for label, value in enumerate(ordered)}
 
 
-def _images(rows: Rows, column: str, labels: list[int], name: str, shown_from: str | None) -> LabelledImages:
+def _images(rows: Rows, column: str, *, dataset: str, source_split: str, **about: Any) -> LabeledImages:
+    about = {**about, "dataset": dataset, "source_split": source_split}
+    about["root"] = dataset if os.path.isdir(dataset) else os.path.dirname(dataset) or "."
+    if not os.path.exists(dataset):
+        about["root"] = None
     feature = rows.data.features[column]
     if not is_text(feature):
         data = rows.data if isinstance(feature, Image) else rows.data.cast_column(column, Image())
-        return LabelledImages(data, column, labels, name, files=rows.files, root=shown_from)
+        return LabeledImages(data, column, files=rows.files, **about)
+    name = f"{dataset} {source_split}"
     paths = [value or "" for value in rows.data[column][:]]
     remote = next((path for path in paths if "://" in path), None)
     if remote:
@@ -247,4 +244,4 @@ def _images(rows: Rows, column: str, labels: list[int], name: str, shown_from: s
     array = pa.StructArray.from_arrays([pa.nulls(len(files), pa.binary()), pa.array(files)], names=["bytes", "path"])
     schema = Features({column: Image()}).arrow_schema
     data = Dataset(InMemoryTable(pa.Table.from_arrays([array], schema=schema)))
-    return LabelledImages(data, column, labels, name, files=files, root=shown_from)
+    return LabeledImages(data, column, files=files, **about)

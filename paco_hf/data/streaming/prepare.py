@@ -23,7 +23,8 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from ...utils.files import replacing, write_text
-from ..image_lists import ImageList, class_names, git_blob_id, selection_hash, tree_lists
+from ..image_lists import ImageList, class_names, git_blob_id, tree_lists
+from ..image_split import selection_hash
 from ..long_tail import class_counts
 from ..published import BENCHMARKS, Benchmark
 from ..sources.folders import class_folders, list_files
@@ -246,12 +247,8 @@ def _read_tree(benchmark: Benchmark | None, root: Path, image_lists: dict[str, I
     }
     folders = image_lists["train"].folders if "train" in image_lists else None
     for split, name in _whole_folders(benchmark, root, files):
-        paths, labels, found = class_folders(root / name)
-        folders = folders or found
-        unknown = sorted(set(found) - set(folders))
-        if unknown:
-            raise ValueError(f"{root / name} has a class {unknown[0]!r} that the training images have not")
-        files[split] = paths, [folders.index(found[label]) for label in labels]
+        paths, labels, names = class_folders(root / name, folders or ())
+        files[split], folders = (paths, labels), folders or names
     if not folders or "train" not in files:
         raise ValueError(f"{root} has no train/ folder of class folders, and no parquet files")
     sized = {}

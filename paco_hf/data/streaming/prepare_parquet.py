@@ -18,7 +18,7 @@ from ..image_lists import ILSVRC, ImageList, class_names
 from ..published import Benchmark
 from ..sources.folders import parquet_files
 from ..sources.hub_dataset import connected
-from ..sources.source import column
+from ..sources.source import check_column, detect_column
 from .writer import describe_shard, order_of, run_tasks, schema_of, write_parquet
 
 PARTS = "parts"
@@ -68,8 +68,12 @@ def from_parquet(
     features = streams["train"].features
     if features is None:
         raise ValueError(f"the columns of {source} cannot be told: its parquet files have no schema in common")
-    image = column(streams["train"], source, "image", columns[0] or _default(benchmark, "image", features), Image)
-    label = column(streams["train"], source, "label", columns[1] or _default(benchmark, "label", features), ClassLabel)
+    image = columns[0] or _default(benchmark, "image", features) or detect_column(features, source, "image", Image)
+    label = (
+        columns[1] or _default(benchmark, "label", features) or detect_column(features, source, "label", ClassLabel)
+    )
+    check_column(features, image, source, "image")
+    check_column(features, label, source, "label")
     if image_lists:
         names = class_names(dataset, image_lists["train"].folders)
     elif isinstance(features[label], ClassLabel):

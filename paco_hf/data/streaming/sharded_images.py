@@ -19,42 +19,53 @@ from PIL import Image as PILImage
 from torch.utils.data import get_worker_info
 
 from ...utils.images import open_image
+from ..image_split import ImageSplit
 from ..samplers import LANES
 from .manifest import ROWS_PER_GROUP, Manifest, labels_name
 
 
-class ShardedImages:
-    """A split of a prepared folder, as [`paco_hf.data.images.LabelledImages`], read a row group at a time.
+class ShardedImages(ImageSplit):
+    """A split of a prepared folder, read a row group at a time.
 
     Args:
         manifest (`Manifest`): of the folder.
         split (`str`): which of its splits.
         window (`int`): images to keep encoded in memory, over all workers of this process.
         rows (ascending array, *optional*): a selection of the split's rows.
-        name (`str`, *optional*): for messages.
+        description (*optional*): `role` and `split_off` of an [`ImageSplit`].
 
     `groups` `(N,)` is the row group of each image, ascending; reading images of few groups at a time is fast.
     """
 
-    def __init__(self, manifest: Manifest, split: str, window: int, rows: Any = None, name: str | None = None) -> None:
-        self.manifest, self.split, self.window = manifest, split, window
-        self.name = name or f"{manifest.root} {split}"
-        shards = manifest.splits[split]["shards"]
+    @property
+    def groups(self) -> np.ndarray:
+        return self._groups
+
+    def __init__(self, manifest: Manifest, split: str, window: int, rows: Any = None, **description: Any) -> None:
+        self.manifest, self.window = manifest, window
+        self._shards = shards = manifest.splits[split]["shards"]
         counts = [-(-shard["images"] // ROWS_PER_GROUP) for shard in shards]
         self._shard_of = np.repeat(np.arange(len(shards)), counts)
         self._group_in_shard = np.concatenate([np.arange(n) for n in counts])
         sizes = [min(ROWS_PER_GROUP, s["images"] - i) for s in shards for i in range(0, s["images"], ROWS_PER_GROUP)]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
-        self.rows = np.arange(self._starts[-1]) if rows is None else np.asarray(rows)
-        self.groups = np.searchsorted(self._starts, self.rows, "right") - 1
-        self._per_group = max(len(self.rows) / max(len(np.unique(self.groups)), 1), 1.0)
-        self.labels: list[int] = self._read_labels()[self.rows].tolist()
+        rows = np.arange(self._starts[-1]) if rows is None else np.asarray(rows)
+        self._groups = np.searchsorted(self._starts, rows, "right") - 1
+        self._per_group = max(len(rows) / max(len(np.unique(self._groups)), 1), 1.0)
+        super().__init__(
+            labels=self._read_labels(split)[rows].tolist(),
+            class_names=manifest.class_names,
+            dataset=manifest.root,
+            source_split=split,
+            rows=rows,
+            **{"role": split, **description},
+        )
         self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
         self._process = os.getpid()
         self._cache: OrderedDict[int, pa.StructArray] = OrderedDict()
 
-    def _read_labels(self) -> np.ndarray:
-        path = f"{self.manifest.root}/{labels_name(self.split)}"
+    def _read_labels(self, split: str) -> np.ndarray:
+        path = f"{self.manifest.root}/{labels_name(split)}"
         try:
             with fsspec.open(path, "rb") as file:
                 labels: np.ndarray = np.load(io.BytesIO(file.read()), allow_pickle=False)
@@ -67,12 +78,13 @@ class ShardedImages:
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_files": OrderedDict(), "_cache": OrderedDict()}
 
-    def select(self, indices: Any, name: str) -> "ShardedImages":
-        return ShardedImages(self.manifest, self.split, self.window, self.rows[np.sort(indices)], name)
+    def select(self, indices: Any, **changes: Any) -> "ShardedImages":
+        description = {"role": self.role, "split_off": self.split_off, **changes}
+        rows = np.asarray(self.rows)[np.sort(indices)]
+        return ShardedImages(self.manifest, str(self.source_split), self.window, rows, **description)
 
     def open(self, index: int) -> PILImage.Image:
-        """Decode one image to RGB; `ValueError` where it cannot be, with its name and place."""
-        row = self.rows[int(index)]
+        row = self.source_row(int(index))
         group = int(self.groups[int(index)])
         image = self._read_group(group)[int(row - self._starts[group])].as_py()
         return open_image(io.BytesIO(image["bytes"]), f"image {row} of {self.name} ({image['path']})")
@@ -81,7 +93,7 @@ class ShardedImages:
         if group in self._cache:
             self._cache.move_to_end(group)
             return self._cache[group]
-        shard = self.manifest.splits[self.split]["shards"][self._shard_of[group]]["file"]
+        shard = self._shards[self._shard_of[group]]["file"]
         try:
             table = self._file(int(self._shard_of[group]), shard).read_row_group(
                 int(self._group_in_shard[group]), columns=["image"]

@@ -1,0 +1,92 @@
+"""One split of a data set: what it is of, its labels, and which rows of the source it has."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+from PIL import Image as PILImage
+
+from .spec import public_name
+
+_SPLIT_OFF = {"validation": ", carved", "test": ", carved for the test"}
+
+
+def selection_hash(keys: Sequence[str], labels: Sequence[int]) -> str:
+    """SHA-256 of the sorted `key label` lines: what is selected, whatever the order and wherever it comes from."""
+    lines = sorted(f"{key} {label}\n" for key, label in zip(keys, labels, strict=True))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+@dataclass(kw_only=True)
+class ImageSplit:
+    """The base of [`paco_hf.data.images.LabeledImages`] and of
+    [`paco_hf.data.streaming.sharded_images.ShardedImages`].
+
+    Args:
+        labels (list of `int`): the class of each image, `0..C-1`.
+        class_names (list of `str`, *optional*): by class.
+        dataset (`str`, *optional*): its data set, as the user names it.
+        source_split (`str`, *optional*): the split of the data set that the images are in; `None`: all its images.
+        role (`str`, *optional*, defaults to `"train"`): what it is for: `train`, `validation` or `test`.
+        split_off (`bool`, *optional*, defaults to `False`): whether it was split off from the training images.
+        rows (sequence of `int`, *optional*): of `source_split`, where this is a selection from it.
+        note (`str`, *optional*): what the user should know before scores on it are believed.
+    """
+
+    labels: list[int]
+    class_names: list[str] = field(default_factory=list)
+    dataset: str = "images"
+    source_split: str | None = None
+    role: str = "train"
+    split_off: bool = False
+    rows: Sequence[int] | np.ndarray | None = None
+    note: str = ""
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """The row group `(N,)` of each image, ascending, where few groups are best read at a time; else `None`."""
+        return None
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return self._titled(self.dataset)
+
+    @property
+    def public_name(self) -> str:
+        """Its name without the folders that the data set is in, for what others may read."""
+        return self._titled(public_name(self.dataset))
+
+    def _titled(self, dataset: str) -> str:
+        if self.source_split is None:
+            return f"{dataset}, all images"
+        return f"{dataset} {self.source_split}{_SPLIT_OFF.get(self.role, '') if self.split_off else ''}"
+
+    @property
+    def source_rows(self) -> list[int]:
+        """The row of each image in `source_split`."""
+        return list(range(len(self.labels))) if self.rows is None else [int(row) for row in self.rows]
+
+    def source_row(self, index: int) -> int:
+        """The row of an image in `source_split`."""
+        return index if self.rows is None else int(self.rows[index])
+
+    @cached_property
+    def selection(self) -> str:
+        """SHA-256 of the `row label` lines, rows counted in the source."""
+        return selection_hash([str(row) for row in self.source_rows], self.labels)
+
+    def select(self, indices: Any, **changes: Any) -> Self:
+        """The images of these indices, as a split of their own; `changes`: of its `role`, `split_off`, ..."""
+        raise NotImplementedError
+
+    def open(self, index: int) -> PILImage.Image:
+        """Decode one image to RGB.
+
+        Raises:
+            ValueError: it cannot be decoded; names it and its place in the source.
+        """
+        raise NotImplementedError

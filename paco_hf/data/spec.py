@@ -1,0 +1,124 @@
+"""Where images come from, in one object."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .published import BENCHMARKS, Benchmark
+
+ROLES = ("train", "validation", "test")
+_SETTINGS = ("dataset_path", "image_column", "label_column", "streaming", "imbalance_factor", "imbalance_kind")
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A data set, and how it is read. `dataclasses.replace` makes a changed one.
+
+    Args:
+        dataset (`str`, *optional*, defaults to `"builtin"`): `builtin`; a name of
+            [`paco_hf.data.published.BENCHMARKS`]; a folder (prepared, of class folders, or of files of rows named
+            after their splits); a CSV, TSV, JSON or parquet file; or the id of a data set on the Hub.
+        dataset_path (`str`, *optional*): where a named benchmark is read from instead of the Hub: a prepared folder,
+            the official folder tree, or (ImageNet, CIFAR) parquet files.
+        image_column (`str`, *optional*): the column of the images; detected from the types and names of the columns.
+        label_column (`str`, *optional*): likewise of the classes.
+        lists (`dict`, *optional*): list files by split, where they are not in `dataset_path` under their official
+            names.
+        splits (`dict`, *optional*): of user data, the names of the splits that are `train`, `validation` and `test`;
+            their usual names are detected.
+        streaming (`bool`, *optional*, defaults to `False`): read a prepared folder shard by shard; `dataset_path` may
+            then also be an address of fsspec, such as `hf://datasets/user/name`.
+        window (`int`, *optional*, defaults to `4096`): encoded images that a stream keeps in memory.
+        imbalance_factor (`float`, *optional*, defaults to `100`): of the long-tailed selection of the CIFAR
+            benchmarks.
+        imbalance_kind (`str`, *optional*, defaults to `"exp"`): likewise; see [`long_tailed_counts`].
+
+    Raises:
+        ValueError: fields that do not go together.
+    """
+
+    dataset: str = "builtin"
+    dataset_path: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    lists: Mapping[str, str] = field(default_factory=dict)
+    splits: Mapping[str, str] = field(default_factory=dict)
+    streaming: bool = False
+    window: int = 4096
+    imbalance_factor: float = 100
+    imbalance_kind: str = "exp"
+
+    def __post_init__(self) -> None:
+        for name in ("lists", "splits"):
+            object.__setattr__(
+                self, name, {role: value for role, value in (getattr(self, name) or {}).items() if value}
+            )
+        if self.splits and not self.is_user_data:
+            raise ValueError(
+                f"--{next(iter(self.splits))}_split names a split of your own data; those of {self.dataset} are "
+                "known: leave it out"
+            )
+        if self.dataset_path and not self.benchmark:
+            raise ValueError(
+                f"--dataset_path goes with {', '.join(BENCHMARKS)}; for a folder of your own give --dataset "
+                f"{self.dataset_path}"
+            )
+        if self.root and "://" in self.root and not self.streaming:
+            raise ValueError(f"{self.root} is an address: read it with --streaming true, or give a local folder")
+        if not self.streaming:
+            return
+        if self.root is None:
+            raise ValueError(
+                "--streaming reads a prepared folder, with its manifest of class counts: `paco-hf data prepare "
+                f"{self.dataset} --source ... --out DIR`, then --dataset_path DIR"
+            )
+        if self.benchmark and self.benchmark.n_max:
+            raise ValueError(f"{self.dataset} is selected image by image and small: leave out --streaming")
+
+    @property
+    def benchmark(self) -> Benchmark | None:
+        """The published data set of this name."""
+        return BENCHMARKS.get(self.dataset)
+
+    @property
+    def is_user_data(self) -> bool:
+        """Whether it is neither built in nor a published benchmark."""
+        return self.benchmark is None and self.dataset != "builtin"
+
+    @property
+    def root(self) -> str | None:
+        """The folder, file, address or Hub id that is read; `None`: what is built in, or a benchmark's place."""
+        return self.dataset_path or (self.dataset if self.is_user_data else None)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], **overrides: Any) -> "DataSpec":
+        """From a run's saved settings (`recipe.yaml`).
+
+        Args:
+            settings (`dict`): as flags are called: `dataset`, `train_list`, `test_split`, ...
+            overrides (*optional*): fields that win over them, `lists` and `splits` split by split.
+        """
+        fields = spec_fields(settings)
+        for name in ("lists", "splits"):
+            overrides[name] = {**fields.get(name, {}), **(overrides.get(name) or {})}
+        return cls(**{"dataset": settings.get("dataset", "builtin"), **fields, **overrides})
+
+
+def spec_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a [`DataSpec`], `dataset` apart, that settings or flags set: `vars` of a parser's result."""
+    fields = {name: settings[name] for name in _SETTINGS if settings.get(name) not in (None, "")}
+    if not fields.get("streaming"):
+        fields.pop("streaming", None)
+    for name in ("list", "split"):
+        by_role = {role: value for role in ROLES if (value := settings.get(f"{role}_{name}"))}
+        if by_role:
+            fields[f"{name}s"] = by_role
+    return fields
+
+
+def public_name(dataset: str) -> str:
+    """A data set's name or Hub id; of a folder its name alone. Where it is relative, it must be there."""
+    hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?", dataset)
+    return dataset if hub_id and not Path(dataset).exists() else Path(dataset).resolve().name
