@@ -23,6 +23,7 @@ OTHER_ROUTES = (
 
 
 def default_processor(model: PaCoForImageClassification) -> BitImageProcessor:
+    """The image processor of a training run for the model's image size, with the backbone's mean and deviation."""
     statistics = resolve_data_config({}, model=model.paco.backbone)
     return build_processor(model.config.image_size, statistics["mean"], statistics["std"])
 
@@ -34,8 +35,8 @@ def preprocessing_settings(processor: BitImageProcessor) -> dict[str, Any]:
     steps = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
     if "shortest_edge" not in fields["size"] or crop["height"] != crop["width"] or not all(map(fields.get, steps)):
         raise ValueError(
-            "to be exported, the image processor must resize the shortest edge, cut a square from the centre and "
-            f"normalise: got {fields}"
+            "to be exported, the image processor must resize the shortest edge, cut a square from the center and "
+            f"normalize: got {fields}"
         )
     return {
         "shortest_edge": fields["size"]["shortest_edge"],
@@ -48,6 +49,7 @@ def preprocessing_settings(processor: BitImageProcessor) -> dict[str, Any]:
 
 
 def label_names(model: PaCoForImageClassification) -> list[str]:
+    """The names of the classes, in the order of their ids."""
     return [model.config.id2label[i] for i in range(model.config.num_labels)]
 
 
@@ -66,14 +68,26 @@ def folded_classifier(model: PaCoForImageClassification) -> nn.Linear:
 
 
 def logit_shift(logits: Tensor, prior: Tensor) -> Tensor:
+    """`(B, C)` balanced logits for class frequencies `(C,)` of any scale."""
     return logits + (prior / prior.sum()).log()
 
 
 def random_images(batch: int, height: int, width: int) -> Tensor:
+    """`(batch, 3, height, width)` standard normal values, the same at each call."""
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def backbone_logits(model: Any, images: Tensor, prior: Tensor | None = None) -> Tensor:
+def model_logits(model: Any, images: Tensor, prior: Tensor | None = None) -> Tensor:
+    """The logits of a model, whosever it is.
+
+    Args:
+        model (`nn.Module`): gives logits, or an output that has them.
+        images (`Tensor` of shape `(B, 3, H, W)`): normalized images.
+        prior (`Tensor` of shape `(C,)`, *optional*): class frequencies to adapt the logits to.
+
+    Raises:
+        ValueError: the model does not take images of this size, or its logits are not finite.
+    """
     try:
         with torch.no_grad():
             output = model(images)
@@ -87,16 +101,19 @@ def backbone_logits(model: Any, images: Tensor, prior: Tensor | None = None) -> 
 
 
 def largest_difference(expected: Tensor, actual: Tensor) -> float:
+    """The largest absolute difference, relative to the largest absolute value that was expected."""
     scale = expected.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
     return float((actual - expected).abs().max() / scale)
 
 
 def short_text(error: Exception) -> str:
+    """The message of an error in one line."""
     return " ".join(str(error).split())[:300]
 
 
 @contextlib.contextmanager
 def quiet_logging() -> Iterator[None]:
+    """Nothing that libraries print or warn of is shown."""
     sink = io.StringIO()
     with contextlib.redirect_stdout(sink), contextlib.redirect_stderr(sink), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -68,97 +68,113 @@ def convert(
         OSError: the source cannot be had or read; `out` cannot be written.
     """
     with new_folder(out) as folder:
-        book = _book(recipe) if recipe else None
+        wanted = _single_recipe(recipe) if recipe else None
         file = _fetch(source)
-        try:
-            model = load_reference_checkpoint(file, backbone=backbone, backbone_kwargs=backbone_kwargs)
-        except (OSError, ValueError):
-            if source.startswith(("http://", "https://")):
-                file.unlink(missing_ok=True)  # what was fetched is not what the address should hold
-            raise
-        if book:
-            against = _disagreements(book, model)
-            if against:
-                raise ValueError(f"{source} does not agree with the recipe {recipe!r}: {'; '.join(against)}")
-            fitting = [book]
+        model = _load(source, file, backbone, backbone_kwargs)
+        recipes = _matching_recipes(wanted, model, source)
+        if wanted:
             # GPaCo's files do not say which of its variants they are of.
-            model.spec = loss_spec(book.settings.get("loss", DEFAULT_LOSS))
-        else:
-            fitting = [entry for entry in map(checked_recipe, recipe_names()) if not _disagreements(entry, model)]
-            book = fitting[0] if len(fitting) == 1 else None
-        images = _load_images(evaluation, fitting) if evaluation else None
-        processor = _processor(fitting, model)
-        _name_classes(model, fitting, images)
-        dropped = {**model.dropped_keys, **model.dropped_entries}
-        if not training_state:
-            kinds = Counter(key.split(".")[0] for key in model._training_tensors())
-            dropped |= {f"{kind}.* ({count} tensors)": _STATE_REASON for kind, count in kinds.items()}
+            model.spec = loss_spec(wanted.settings.get("loss", DEFAULT_LOSS))
+        images = _load_images(evaluation, recipes) if evaluation else None
+        processor = _processor(recipes, model)
+        _name_classes(model, recipes, images)
         record = {
-            "source": _public(source),
+            "source": _public_source(source),
             "sha256": _sha256(file),
             "method": model.spec.reference,
             "backbone": model.config.backbone,
             "num_labels": model.config.num_labels,
-            "recipe": book.name if book else None,
-            "agrees_with": [entry.name for entry in fitting],
+            "recipe": recipes[0].name if len(recipes) == 1 else None,
+            "agrees_with": [entry.name for entry in recipes],
             "training_state": training_state,
-            "dropped": dropped,
+            "dropped": _dropped(model, training_state),
         }
         (model if training_state else model.to_classifier()).save_pretrained(folder)
         processor.save_pretrained(folder)
         write_json(folder / CONVERSION_NAME, record)
         metrics = warning = None
         if images:
-            from ..inference.logits import evaluate
-
-            split, _ = images
-            metrics = evaluate(str(folder), split, split.class_names, batch_size)
-            about = {"dataset": public_name(split.dataset), "split": split.public_name, "images": len(split.labels)}
-            content = {"test": metrics, "validation": None, "scored": about}
-            write_json(folder / METRICS_NAME, content)
-            warning = guessing(metrics, len(split.labels))
+            metrics = _score(folder, images[0], batch_size)
+            warning = guessing(metrics, len(images[0].labels))
         write_card(folder, title=Path(out).resolve().name)
     return {**record, "metrics": metrics, "warning": warning}
 
 
-def _book(recipe: str) -> Recipe:
-    book = checked_recipe(recipe)
-    if book.ensemble:
+def _single_recipe(name: str) -> Recipe:
+    recipe = checked_recipe(name)
+    if recipe.ensemble:
         raise ValueError(
-            f"recipe {recipe!r} is an ensemble of {' and '.join(book.ensemble)}: convert these one by one"
+            f"recipe {name!r} is an ensemble of {' and '.join(recipe.ensemble)}: convert these one by one"
         )
-    return book
+    return recipe
 
 
-def _disagreements(book: Recipe, model: PaCoForContrastiveTraining) -> list[str]:
+def _load(source: str, file: Path, backbone: str | None, kwargs: dict[str, Any] | None) -> PaCoForContrastiveTraining:
+    try:
+        return load_reference_checkpoint(file, backbone=backbone, backbone_kwargs=kwargs)
+    except (OSError, ValueError):
+        if source.startswith(("http://", "https://")):
+            file.unlink(missing_ok=True)  # what was fetched is not what the address should hold
+        raise
+
+
+def _matching_recipes(wanted: Recipe | None, model: PaCoForContrastiveTraining, source: str) -> list[Recipe]:
+    """The recipe that the user names, which must agree with the checkpoint; else all of the package's that agree."""
+    if wanted is None:
+        return [recipe for recipe in map(checked_recipe, recipe_names()) if not _disagreements(recipe, model)]
+    if against := _disagreements(wanted, model):
+        raise ValueError(f"{source} does not agree with the recipe {wanted.name!r}: {'; '.join(against)}")
+    return [wanted]
+
+
+def _dropped(model: PaCoForContrastiveTraining, training_state: bool) -> dict[str, str]:
+    """What of the file the checkpoint does not have, with the reason."""
+    dropped = {**model.dropped_keys, **model.dropped_entries}
+    if not training_state:
+        kinds = Counter(key.split(".")[0] for key in model._training_tensors())
+        dropped |= {f"{kind}.* ({count} tensors)": _STATE_REASON for kind, count in kinds.items()}
+    return dropped
+
+
+def _score(folder: Path, split: ImageSplit, batch_size: int) -> dict[str, Any]:
+    """Score the written checkpoint, and write `metrics.json`."""
+    from ..inference.logits import evaluate
+
+    metrics = evaluate(str(folder), split, split.class_names, batch_size)
+    about = {"dataset": public_name(split.dataset), "split": split.public_name, "images": len(split.labels)}
+    write_json(folder / METRICS_NAME, {"test": metrics, "validation": None, "scored": about})
+    return metrics
+
+
+def _disagreements(recipe: Recipe, model: PaCoForContrastiveTraining) -> list[str]:
     """Where a checkpoint is not what a recipe makes, as text; empty where it may be."""
-    wanted, config = book.settings, model.config
-    reference = loss_spec(wanted.get("loss", DEFAULT_LOSS)).reference
-    if book.ensemble or reference is None:
+    settings, config = recipe.settings, model.config
+    reference = loss_spec(settings.get("loss", DEFAULT_LOSS)).reference
+    if recipe.ensemble or reference is None:
         return ["the recipe is not of a single contrastive model"]
-    benchmark = BENCHMARKS.get(str(wanted.get("dataset")))
+    benchmark = BENCHMARKS.get(str(settings.get("dataset")))
     pairs = {
         "method": (model.spec.reference, reference),
-        "backbone": (config.backbone, str(wanted.get("backbone")).split(".")[0]),
-        "image size": (config.image_size, wanted.get("image_size", config.image_size)),
+        "backbone": (config.backbone, str(settings.get("backbone")).split(".")[0]),
+        "image size": (config.image_size, settings.get("image_size", config.image_size)),
         "classes": (config.num_labels, benchmark.num_classes if benchmark else config.num_labels),
-        "queue length": (len(model.queue.labels), wanted.get("queue_size", 8192)),
-        "projection": (model.queue.features.shape[1], wanted.get("projection_dim", 128)),
+        "queue length": (len(model.queue.labels), settings.get("queue_size", 8192)),
+        "projection": (model.queue.features.shape[1], settings.get("projection_dim", 128)),
     }
-    if wanted.get("dataset") == "builtin":
+    if settings.get("dataset") == "builtin":
         pairs["classes"] = (config.num_labels, 20)
-    return [f"{name} {own}, the recipe has {other}" for name, (own, other) in pairs.items() if own != other]
+    return [f"{name} {has}, the recipe has {wants}" for name, (has, wants) in pairs.items() if has != wants]
 
 
-def _processor(fitting: list[Recipe], model: PaCoForContrastiveTraining) -> Any:
+def _processor(recipes: list[Recipe], model: PaCoForContrastiveTraining) -> Any:
     """How the recipes that agree prepare images; where they differ or there is none, as their kind of image is."""
     size = model.config.image_size
     small = model.config.backbone.startswith("cifar_")
     ways = set()
-    for book in fitting:
-        benchmark = BENCHMARKS.get(str(book.settings.get("dataset")))
+    for recipe in recipes:
+        benchmark = BENCHMARKS.get(str(recipe.settings.get("dataset")))
         if benchmark:
-            ways.add((benchmark.mean, benchmark.std, book.settings.get("eval_interpolation", "bilinear")))
+            ways.add((benchmark.mean, benchmark.std, recipe.settings.get("eval_interpolation", "bilinear")))
     mean, std, interpolation = (
         ways.pop()
         if len(ways) == 1
@@ -169,24 +185,24 @@ def _processor(fitting: list[Recipe], model: PaCoForContrastiveTraining) -> Any:
     return build_processor(size, mean, std, interpolation)
 
 
-def _load_images(spec: DataSpec, fitting: list[Recipe]) -> tuple[ImageSplit, list[int] | None]:
+def _load_images(spec: DataSpec, recipes: list[Recipe]) -> tuple[ImageSplit, list[int] | None]:
     """What is to be scored and, where the recipes that agree leave no doubt, the training images of each class."""
     from ..data.loading import load_scored
 
     names = ("imbalance_factor", "imbalance_kind")
-    selections = {tuple(book.settings.get(name) for name in names) for book in fitting}
+    selections = {tuple(recipe.settings.get(name) for name in names) for recipe in recipes}
     sure = len(selections) == 1
     selection = dict(zip(names, next(iter(selections)), strict=True)) if sure else {}
     known = {name: value for name, value in selection.items() if value is not None}
     split, counts = load_scored(replace(spec, **known))
     benchmark = spec.benchmark
     selected = benchmark is not None and benchmark.n_max is not None  # by a factor that a recipe alone tells
-    other = bool(fitting) and {book.settings.get("dataset") for book in fitting} != {spec.dataset}
+    other = bool(recipes) and {recipe.settings.get("dataset") for recipe in recipes} != {spec.dataset}
     return split, None if other or (selected and not sure) else counts
 
 
 def _name_classes(
-    model: PaCoForContrastiveTraining, fitting: list[Recipe], images: tuple[ImageSplit, list[int] | None] | None
+    model: PaCoForContrastiveTraining, recipes: list[Recipe], images: tuple[ImageSplit, list[int] | None] | None
 ) -> None:
     """Names and counts of the classes: the data's, else ImageNet's names where all recipes that agree are of it."""
     config = model.config
@@ -198,7 +214,7 @@ def _name_classes(
                 f"the checkpoint has {config.num_labels} classes, but the images to score have {len(names)}: their "
                 "classes must be those it was trained on, in the same order"
             )
-    elif fitting and all(str(book.settings.get("dataset")).startswith("imagenet") for book in fitting):
+    elif recipes and all(str(recipe.settings.get("dataset")).startswith("imagenet") for recipe in recipes):
         names = class_names("imagenet", ILSVRC)
     if names and not all(name.isdigit() for name in names):
         config.id2label = dict(enumerate(names))
@@ -241,7 +257,7 @@ def _fetch(source: str) -> Path:
     return file
 
 
-def _public(source: str) -> str:
+def _public_source(source: str) -> str:
     """A source as it may be told: without a folder of this computer, or a password or token of an address."""
     if "://" not in source:
         return Path(source).name

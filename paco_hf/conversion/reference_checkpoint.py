@@ -1,4 +1,4 @@
-"""Checkpoints of the reference implementation -> paco_hf models. No key is passed over in silence."""
+"""Checkpoints of the reference implementation as paco_hf models. No key is passed over in silence."""
 
 import argparse
 import logging
@@ -67,7 +67,7 @@ def load_reference_checkpoint(
 ) -> PaCoForContrastiveTraining:
     """Load a PaCo or GPaCo checkpoint of the reference implementation, its training state included.
 
-    The architecture, the number of classes, the projector and the queue are recognised from keys and shapes. GPaCo and
+    The architecture, the number of classes, the projector and the queue are recognized from keys and shapes. GPaCo and
     multi-task files look alike and load as `gpaco`. A file without any key encoder (stripped for inference) loads
     with a copy of the model as its key encoder, and says so.
 
@@ -89,23 +89,23 @@ def load_reference_checkpoint(
         ValueError: it is no such checkpoint, lacks a key, has one that is not known, or a shape does not fit; the
             message names the key.
     """
-    given_as_file = not isinstance(path_or_state_dict, Mapping)
-    if given_as_file and not isinstance(path_or_state_dict, str | os.PathLike):
+    from_file = not isinstance(path_or_state_dict, Mapping)
+    if from_file and not isinstance(path_or_state_dict, str | os.PathLike):
         raise ValueError(f"expected a path or a state dict, got {type(path_or_state_dict).__name__}")
     if backbone is not None and not isinstance(backbone, str):
         raise ValueError(f"backbone must be the name of a timm model, got {backbone!r}")
     if backbone_kwargs is not None and not isinstance(backbone_kwargs, Mapping):
         raise ValueError(f"backbone_kwargs must be a dictionary, got {backbone_kwargs!r}")
-    source = str(path_or_state_dict) if given_as_file else "the state dict"
-    content = _read(Path(path_or_state_dict)) if given_as_file else path_or_state_dict  # type: ignore[arg-type]
+    source = str(path_or_state_dict) if from_file else "the state dict"
+    content = _read(Path(path_or_state_dict)) if from_file else path_or_state_dict  # type: ignore[arg-type]
     reference, beside = _state_dict(content, source)
 
-    given = dict(backbone_kwargs or {})
+    custom = dict(backbone_kwargs or {})
     if "patch_embed.proj.weight" in reference:
-        name, kwargs = _recognise_vit(reference, source, backbone, given)
+        name, kwargs = _recognize_vit(reference, source, backbone, custom)
         prefixes, head, variant = _VIT_PREFIXES, "head.weight", "gpaco"
     elif any(key.startswith("encoder_q.") for key in reference):
-        name, kwargs = _recognise_resnet(reference, source, backbone, given)
+        name, kwargs = _recognize_resnet(reference, source, backbone, custom)
         paco = any(key.startswith(("encoder_q.fc.1.", "encoder_k.")) for key in reference)
         prefixes, head, variant = _RESNET_PREFIXES, "linear.weight", "paco" if paco else "gpaco"
     else:
@@ -127,7 +127,7 @@ def load_reference_checkpoint(
     model = PaCoForContrastiveTraining.from_classifier(
         PaCoForImageClassification(config), variant=variant, projection_dim=projection_dim, queue_size=queue_size
     )
-    if not given_as_file and any(tensor.dtype == torch.float64 for tensor in tensors.values()):
+    if not from_file and any(tensor.dtype == torch.float64 for tensor in tensors.values()):
         model.double()
     _load(model, tensors, names, prefixes, source)
     if dropped:
@@ -214,17 +214,17 @@ def _blocks(reference: dict[str, Tensor], pattern: str) -> int:
     return len({match.group(1) for key in reference if (match := re.match(pattern, key))})
 
 
-def _recognise_resnet(
-    reference: dict[str, Tensor], source: str, backbone: str | None, given: dict[str, Any]
+def _recognize_resnet(
+    reference: dict[str, Tensor], source: str, backbone: str | None, custom: dict[str, Any]
 ) -> tuple[str, dict[str, Any]]:
     if backbone is not None:
-        return backbone, given
+        return backbone, custom
     stem = _shape(reference, "encoder_q.conv1.weight", source, 4)
     layers = tuple(n for stage in range(1, 5) if (n := _blocks(reference, rf"encoder_q\.layer{stage}\.(\d+)\.")))
     if stem[0] == 16 and len(layers) == 3 and len(set(layers)) == 1:
-        return f"cifar_resnet{6 * layers[0] + 2}", given
+        return f"cifar_resnet{6 * layers[0] + 2}", custom
     if stem[2:] == (3, 3) and layers == (3, 4, 6, 3):
-        return "cifar_resnet50", given
+        return "cifar_resnet50", custom
     if stem[2:] != (7, 7) or len(layers) != 4:
         raise ValueError(
             f"{source}: no known ResNet has an encoder_q.conv1.weight of {stem} and stages of {layers} blocks"
@@ -239,13 +239,13 @@ def _recognise_resnet(
     base_width = max(round(inner[0][0] / groups * 64 / planes[0]), 1)
     name = _RESNETS.get((layers, groups, base_width)) if planes == (64, 128, 256, 512) else None
     if name is not None:
-        return name, given
-    recognised = {"layers": list(layers), "channels": list(planes), "cardinality": groups, "base_width": base_width}
-    return "resnet50", {**recognised, **given}
+        return name, custom
+    recognized = {"layers": list(layers), "channels": list(planes), "cardinality": groups, "base_width": base_width}
+    return "resnet50", {**recognized, **custom}
 
 
-def _recognise_vit(
-    reference: dict[str, Tensor], source: str, backbone: str | None, given: dict[str, Any]
+def _recognize_vit(
+    reference: dict[str, Tensor], source: str, backbone: str | None, custom: dict[str, Any]
 ) -> tuple[str, dict[str, Any]]:
     embed_dim, _, patch, _ = _shape(reference, "patch_embed.proj.weight", source, 4)
     tokens = _shape(reference, "pos_embed", source, 3)[1]
@@ -260,10 +260,10 @@ def _recognise_vit(
                 "tell its number of heads: give backbone='vit_base_patch16_224' and backbone_kwargs with img_size, "
                 "patch_size, embed_dim, depth and num_heads"
             )
-    recognised: dict[str, Any] = {"global_pool": "avg"} if "fc_norm.weight" in reference else {}
+    recognized: dict[str, Any] = {"global_pool": "avg"} if "fc_norm.weight" in reference else {}
     if size != 224:
-        recognised["img_size"] = size
-    return backbone, {**recognised, **given}
+        recognized["img_size"] = size
+    return backbone, {**recognized, **custom}
 
 
 def _rename(
@@ -302,29 +302,31 @@ def _load(
     prefixes: list[tuple[str, str]],
     source: str,
 ) -> None:
-    own = model.state_dict()
-    unknown = next((key for key in tensors if key not in own), None)
+    expected = model.state_dict()
+    unknown = next((key for key in tensors if key not in expected), None)
     if unknown is not None:
         which = f"the backbone {model.config.backbone!r} with {model.config.backbone_kwargs}"
         which = which if "backbone." in unknown else f"a {model.spec.name} model"
         raise ValueError(f"{source} has a key that {which} does not have: {names[unknown]}")
     stripped = not any(key.startswith("key_encoder.") for key in tensors)
-    missing = [key for key in own if key not in tensors and not (stripped and key.startswith("key_encoder."))]
+    missing = [key for key in expected if key not in tensors and not (stripped and key.startswith("key_encoder."))]
     if missing:
         first = _translate(missing[0], [(after, before) for before, after in prefixes])
         if model.config.backbone == "cifar_resnet50":
             first = str(first).replace(".downsample.", ".shortcut.")
         raise ValueError(f"{source} lacks {len(missing)} keys, the first being {first}")
     for key, tensor in tensors.items():
-        if tensor.shape != own[key].shape:
+        if tensor.shape != expected[key].shape:
             raise ValueError(
                 f"{source}: {names[key]} has shape {tuple(tensor.shape)}, but the backbone {model.config.backbone!r} "
-                f"with {model.config.backbone_kwargs} wants {tuple(own[key].shape)}"
+                f"with {model.config.backbone_kwargs} wants {tuple(expected[key].shape)}"
             )
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"{source}: {names[key]} has values that are not finite: its training diverged")
-        if tensor.is_floating_point() != own[key].is_floating_point() or tensor.is_complex():
-            raise ValueError(f"{source}: {names[key]} has dtype {tensor.dtype}, expected one like {own[key].dtype}")
+        if tensor.is_floating_point() != expected[key].is_floating_point() or tensor.is_complex():
+            raise ValueError(
+                f"{source}: {names[key]} has dtype {tensor.dtype}, expected one like {expected[key].dtype}"
+            )
     pointer, size = int(tensors["queue.pointer"]), len(tensors["queue.labels"])
     if not 0 <= pointer < max(size, 1):
         raise ValueError(f"{source}: queue_ptr is {pointer}, outside the queue of {size} rows")

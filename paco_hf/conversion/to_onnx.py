@@ -21,12 +21,12 @@ from .. import __version__
 from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.files import new_folder
 from .export_common import (
-    backbone_logits,
     default_processor,
     folded_classifier,
     label_names,
     largest_difference,
     logit_shift,
+    model_logits,
     preprocessing_settings,
     quiet_logging,
     random_images,
@@ -88,38 +88,22 @@ def export_onnx(
             largest; a folder with something in it; `prior_input` where the configuration has an `inference_prior`.
             Nothing is written then.
     """
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ImportError(f"exporting to ONNX needs {' and '.join(missing)}: pip install 'paco-hf[onnx]'")
-    config = model.config
-    if prior_input and config.inference_prior is not None:
-        raise ValueError(
-            "the logits carry the configuration's inference_prior already: set it to None, or export without an "
-            "input for the prior"
-        )
-    if prior_input and not config.balanced_logits:
-        raise ValueError(
-            "an input for the prior needs balanced logits, and those of a training without class prior are not: "
-            "`model.set_prior` before exporting"
-        )
+    _check(model, prior_input)
     processor = image_processor or default_processor(model)
     preprocessing = preprocessing_settings(processor)
+    size, config = preprocessing["crop_size"], model.config
     metadata = {
         "id2label": dict(enumerate(label_names(model))),
         "preprocessing": preprocessing,
         "backbone": {"name": config.backbone, "kwargs": config.backbone_kwargs},
         "class_counts": config.class_counts,
     }
-    size = preprocessing["crop_size"]
     prior = 1 + torch.arange(float(config.num_labels)) if prior_input else None
     with new_folder(folder) as made:
         file = made / "model.onnx"
         reference = reference_model(model)
-        weight_bytes = sum(4 * parameter.numel() for parameter in reference.paco.parameters())
-        if weight_bytes >= _PROTOBUF_LIMIT:
-            raise ValueError(f"{weight_bytes / 2**30:.1f} GiB of weights: one ONNX file holds less than 2 GiB")
-        one, three = random_images(1, size, size), random_images(3, size, size)
-        cases = [(images, backbone_logits(reference, images, prior)) for images in (one, three)]
+        images = [random_images(batch, size, size) for batch in (1, 3)]
+        cases = [(batch, model_logits(reference, batch, prior)) for batch in images]
         backbone, classifier = reference.paco.backbone, folded_classifier(reference)
         fixed_because = None if dynamic_size else "as asked for"
         if dynamic_size:
@@ -128,12 +112,12 @@ def export_onnx(
             try:
                 graph = _Graph(_sizeless(backbone, wide), classifier)
                 _write_onnx(file, graph, wide, prior, {0: "batch", 2: "height", 3: "width"}, metadata)
-                difference = _compare_onnx(file, [*cases, (tall, backbone_logits(graph, tall, prior))], prior)
+                difference = _compare_onnx(file, [*cases, (tall, model_logits(graph, tall, prior))], prior)
             except Exception as error:  # models and exporter fail in whatever operation comes first
                 fixed_because = short_text(error)
         if fixed_because:
             try:
-                _write_onnx(file, _Graph(backbone, classifier), three, prior, {0: "batch"}, metadata)
+                _write_onnx(file, _Graph(backbone, classifier), images[1], prior, {0: "batch"}, metadata)
                 difference = _compare_onnx(file, cases, prior)
             except Exception as error:
                 raise ValueError(
@@ -141,6 +125,26 @@ def export_onnx(
                 ) from error
         processor.save_pretrained(made)
     return OnnxExport(Path(folder) / file.name, fixed_because is None, fixed_because, difference)
+
+
+def _check(model: PaCoForImageClassification, prior_input: bool) -> None:
+    """What can be said before anything is exported."""
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(f"exporting to ONNX needs {' and '.join(missing)}: pip install 'paco-hf[onnx]'")
+    if prior_input and model.config.inference_prior is not None:
+        raise ValueError(
+            "the logits carry the configuration's inference_prior already: set it to None, or export without an "
+            "input for the prior"
+        )
+    if prior_input and not model.config.balanced_logits:
+        raise ValueError(
+            "an input for the prior needs balanced logits, and those of a training without class prior are not: "
+            "`model.set_prior` before exporting"
+        )
+    weight_bytes = sum(4 * parameter.numel() for parameter in model.paco.parameters())
+    if weight_bytes >= _PROTOBUF_LIMIT:
+        raise ValueError(f"{weight_bytes / 2**30:.1f} GiB of weights: one ONNX file holds less than 2 GiB")
 
 
 class _Graph(nn.Module):
@@ -207,10 +211,10 @@ def _compare_onnx(file: Path, cases: list[tuple[Tensor, Tensor]], prior: Tensor 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    given = {} if prior is None else {"prior": prior.numpy()}
+    more = {} if prior is None else {"prior": prior.numpy()}
     largest = 0.0
     for images, expected in cases:
-        (logits,) = session.run(["logits"], {"pixel_values": images.numpy(), **given})
+        (logits,) = session.run(["logits"], {"pixel_values": images.numpy(), **more})
         difference = largest_difference(expected, torch.from_numpy(logits))
         if not difference <= ONNX_TOLERANCE:
             raise ValueError(

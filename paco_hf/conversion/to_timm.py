@@ -15,11 +15,11 @@ from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.files import new_folder
 from .export_common import (
     OTHER_ROUTES,
-    backbone_logits,
     default_processor,
     folded_classifier,
     label_names,
     largest_difference,
+    model_logits,
     preprocessing_settings,
     quiet_logging,
     random_images,
@@ -61,7 +61,7 @@ def export_timm(
     with new_folder(folder) as made:
         reference = reference_model(model)
         images = random_images(2, size, size)
-        expected = backbone_logits(reference, images)
+        expected = model_logits(reference, images)
         _save_native(_native(reference), made, label_names(model), preprocessing)
         processor.save_pretrained(made)
         with quiet_logging():
@@ -70,7 +70,7 @@ def export_timm(
                 "transformers": AutoModelForImageClassification.from_pretrained(made),
             }
         for loader, other in loaded.items():
-            difference = largest_difference(expected, backbone_logits(other, images))
+            difference = largest_difference(expected, model_logits(other, images))
             if not difference <= TIMM_TOLERANCE:
                 raise ValueError(
                     f"what {loader} loads differs from the model by {difference:.1e} of the largest logit. "

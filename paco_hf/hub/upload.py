@@ -48,7 +48,7 @@ def push(
         revision (`str`, *optional*): branch, made where it does not exist.
         include_training_state (`bool`, *optional*, defaults to `False`): also projector, key encoder and queue, those
             of the last checkpoint.
-        license (`str`, *optional*): the Hub's identifier of the weights' licence (default: that of the folder's card,
+        license (`str`, *optional*): the Hub's identifier of the weights' license (default: that of the folder's card,
             else `unknown`).
         token (`str`, *optional*): of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
         commit_message (`str`, *optional*).

@@ -19,7 +19,7 @@ from torch import nn
 
 from paco_hf import PaCoForContrastiveTraining, PaCoForImageClassification
 from paco_hf.cli import main
-from paco_hf.conversion import to_onnx as export
+from paco_hf.conversion import to_onnx, to_timm
 from paco_hf.conversion.to_onnx import export_onnx
 from paco_hf.conversion.to_timm import export_timm
 from paco_hf.models.image_processing import build_processor
@@ -215,7 +215,7 @@ def test_refusals_leave_nothing(tmp_path, monkeypatch, exporter):
     with pytest.raises(ValueError, match="cannot take images of 224 x 224"):
         exporter(build("vit", image_size=224), tmp_path / "x")
     with monkeypatch.context() as patch:
-        patch.setattr(export, "TIMM_TOLERANCE", -1)
+        patch.setattr(to_timm, "TIMM_TOLERANCE", -1)
         patch.setattr(torch.onnx, "export", lambda *args, **kwargs: 1 / 0)
         with pytest.raises(ValueError, match=r"timm loads differs|cannot be exported to ONNX: division by zero"):
             exporter(model, tmp_path / "new" / "x")
@@ -297,7 +297,7 @@ def test_onnx_says_that_the_size_is_fixed(tmp_path, kind, dynamic_size, reason):
 
 @pytest.mark.slow
 def test_onnx_that_differs_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(export, "largest_difference", lambda expected, actual: math.nan)
+    monkeypatch.setattr(to_onnx, "largest_difference", lambda expected, actual: math.nan)
     with pytest.raises(ValueError, match="onnxruntime differs from the model by nan"):
         export_onnx(build("mixer"), tmp_path / "x")
     assert not list(tmp_path.iterdir())
@@ -306,7 +306,7 @@ def test_onnx_that_differs_is_refused(tmp_path, monkeypatch):
 def test_onnx_limits(tmp_path, monkeypatch):
     model = build("resnet")
     with monkeypatch.context() as patch:
-        patch.setattr(export, "_PROTOBUF_LIMIT", 1000)
+        patch.setattr(to_onnx, "_PROTOBUF_LIMIT", 1000)
         with pytest.raises(ValueError, match="one ONNX file holds less than 2 GiB"):
             export_onnx(model, tmp_path / "x")
     monkeypatch.setitem(sys.modules, "onnxscript", None)

@@ -137,7 +137,7 @@ def test_converted_checkpoint_gives_the_reference_outputs(name: str) -> None:
         assert set(model.dropped_keys) == {"linear_k.weight", "linear_k.bias"}
 
 
-def test_custom_width_is_recognised() -> None:
+def test_custom_width_is_recognized() -> None:
     model = load_reference_checkpoint(golden_path("convert_resnet_tiny.pth"))
     wanted = {"layers": [1, 2, 1, 1], "channels": [8, 16, 32, 64], "cardinality": 4, "base_width": 16}
     assert (model.config.backbone, model.config.backbone_kwargs) == ("resnet50", wanted)
