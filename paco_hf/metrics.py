@@ -100,15 +100,13 @@ def long_tailed_accuracy(
     accuracy = right[present] / total[present]
     per_class = [float(r / t) if t else None for r, t in zip(right, total, strict=True)]
     worst = int(accuracy.argmin())
-    never = bool((accuracy == 0).any())
     return {
         "accuracy": float((predicted == true).mean()),
         "balanced_accuracy": float(accuracy.mean()),
         **_by_group(counts[present], many, few, lambda group: float(accuracy[group].mean())),
         "per_class": per_class,
         "worst_class": {"class": int(np.flatnonzero(present)[worst]), "accuracy": float(accuracy[worst])},
-        "harmonic_mean": 0.0 if never else float(1 / np.mean(1 / accuracy)),
-        "geometric_mean": 0.0 if never else float(np.exp(np.log(accuracy).mean())),
+        **classwise_means(accuracy),
     }
 
 
@@ -173,8 +171,7 @@ def expected_calibration_error(
         )
 
     confidence = rows.max(axis=1)
-    bounds = (np.arange(1, n_bins) / n_bins).astype(rows.dtype)
-    bins = np.searchsorted(bounds, confidence)
+    bins = confidence_bins(confidence, n_bins)
     gap = (rows.argmax(axis=1) == true) - confidence.astype(np.float64)
 
     def calibration_error(group: np.ndarray) -> float:
@@ -190,6 +187,20 @@ def expected_calibration_error(
             )
         result |= _by_group(counts[true], many, few, calibration_error)
     return result
+
+
+def confidence_bins(confidence: np.ndarray, n_bins: int) -> np.ndarray:
+    """The bin of each confidence, of `n_bins` of equal width, compared in the precision of the confidences."""
+    return np.searchsorted((np.arange(1, n_bins) / n_bins).astype(confidence.dtype), confidence)
+
+
+def classwise_means(accuracy: np.ndarray) -> dict[str, float]:
+    """Harmonic and geometric mean of the classes' accuracies: 0 where a class is never right."""
+    never = bool((accuracy == 0).any())
+    return {
+        "harmonic_mean": 0.0 if never else float(1 / np.mean(1 / accuracy)),
+        "geometric_mean": 0.0 if never else float(np.exp(np.log(accuracy).mean())),
+    }
 
 
 def _check_probabilities(rows: np.ndarray) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics import GROUPS, shot_group
+from ..metrics import GROUPS, confidence_bins, shot_group
 from .intervals import bootstrap, class_intervals, class_means, widen_ends
 from .priors import log_frequencies, scores_under_priors, softmax
 
@@ -54,31 +54,9 @@ def evaluate_logits(
         ValueError: shapes that do not fit, logits that are not finite, or no images.
     """
     logits, true = np.asarray(logits, dtype=np.float32), np.asarray(labels)
-    classes = len(class_names)
-    if logits.shape != (len(true), classes) or len(true) == 0:
-        raise ValueError(f"logits must be (N, C) = ({len(true)}, {classes}) with N of 1 or more, got {logits.shape}")
-    if not np.isfinite(logits).all():
-        row = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
-        raise ValueError(
-            f"the logits of image {row} are not finite: the weights are damaged, or overflow in --precision"
-        )
-    counts = None if class_counts is None else np.asarray(class_counts)
-    predicted = logits.argmax(axis=1)
-    images = np.bincount(true, minlength=classes)
-    scaled = logits / (temperature or 1.0)
-    probabilities = softmax(scaled)
-    weight = (len(true) / (images > 0).sum() / images[true]) if logit_counts is None else np.ones(len(true))
-    scores = _Scores(probabilities, true, predicted, counts, weight)
-    accuracy = scores.per_class(np.arange(len(true)))
-    metrics = bootstrap(scores, len(true), resamples=resamples, level=level, seed=seed, basic={"ece"})
-    group = scores.group
-    error = metrics["ece"]
-    if error and error["value"] <= scores.error_if_calibrated(resamples, level, seed):
-        error["low"] = 0.0
-    metrics |= class_intervals(metrics, images, accuracy, resamples, level, seed)
-    widen_ends(metrics, images, group, level)
-    neutral = scaled if logit_counts is None else scaled - log_frequencies(logit_counts)
-    times_predicted = np.bincount(predicted, minlength=classes)
+    _check_logits(logits, true, len(class_names))
+    split = _ScoredSplit(logits, true, class_counts, temperature, logit_counts)
+    counts = split.counts
     return {
         "images": len(true),
         "class_names": list(class_names),
@@ -88,69 +66,76 @@ def evaluate_logits(
             "method": f"bootstrap, {resamples} resamples of the test images; worst tenth, harmonic and geometric "
             "mean: posterior of the classes' accuracies",
         },
-        "metrics": metrics,
-        "per_class": [
-            {
-                "class": c,
-                "train_images": None if counts is None else int(counts[c]),
-                "test_images": int(images[c]),
-                "accuracy": None if images[c] == 0 else float(accuracy[c]),
-                "predicted": int(times_predicted[c]),
-            }
-            for c in range(classes)
-        ],
+        "metrics": split.metrics(resamples, level, seed),
+        "per_class": split.per_class(),
         "calibration": {
             "temperature": temperature,
             "balanced": logit_counts is None,
-            "weighted": bool(np.ptp(weight) > 1e-9),
-            "groups": _reliability(probabilities, true, group, weight),
-            "uncalibrated": None if temperature is None else _reliability(softmax(logits), true, group, weight),
+            "weighted": bool(np.ptp(split.weight) > 1e-9),
+            "groups": split.reliability(split.probabilities),
+            "uncalibrated": None if temperature is None else split.reliability(softmax(logits)),
         },
-        "confusion_groups": None if group is None else _group_confusions(true, predicted, group),
-        "confusions": _confusions(true, predicted, images),
-        "tail_to_head": None if counts is None else _confusions(true, predicted, images, counts),
-        "worst_classes": _worst_classes(probabilities, true, predicted, accuracy, images, counts),
-        "priors": None if counts is None else scores_under_priors(neutral, true, predicted, counts),
+        "confusion_groups": split.group_confusions(),
+        "confusions": split.confusions(split.predicted != true),
+        "tail_to_head": split.tail_to_head(),
+        "worst_classes": split.worst_classes(),
+        "priors": None if counts is None else scores_under_priors(split.balanced, true, split.predicted, counts),
     }
 
 
-def _bins(confidence: np.ndarray) -> np.ndarray:
-    """The bin of each confidence, of [`BINS`] of equal width, as the calibration error has them."""
-    return np.searchsorted((np.arange(1, BINS) / BINS).astype(confidence.dtype), confidence)
+def _check_logits(logits: np.ndarray, true: np.ndarray, classes: int) -> None:
+    """Raise `ValueError` where logits do not fit the labels, or are not finite."""
+    if logits.shape != (len(true), classes) or len(true) == 0:
+        raise ValueError(f"logits must be (N, C) = ({len(true)}, {classes}) with N of 1 or more, got {logits.shape}")
+    if not np.isfinite(logits).all():
+        row = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
+        raise ValueError(
+            f"the logits of image {row} are not finite: the weights are damaged, or overflow in --precision"
+        )
 
 
-class _Scores:
-    """The headline numbers as a function of the images (with repetitions) that they are computed on."""
+class _ScoredSplit:
+    """Predictions against labels, with what each part of `results.json` is computed from."""
 
     def __init__(
         self,
-        probabilities: np.ndarray,
+        logits: np.ndarray,
         true: np.ndarray,
-        predicted: np.ndarray,
-        counts: np.ndarray | None,
-        weight: np.ndarray,
+        class_counts: Sequence[int] | None,
+        temperature: float | None,
+        logit_counts: Sequence[int] | None,
     ) -> None:
-        rows = np.arange(len(true))
-        self.true, self.classes, self.weight = true, probabilities.shape[1], weight
-        self.right = (predicted == true).astype(np.float64)
-        of_true = probabilities[rows, true].astype(np.float64)
+        self.true, self.classes = true, logits.shape[1]
+        self.counts = None if class_counts is None else np.asarray(class_counts)
+        self.group = None if self.counts is None else shot_group(self.counts)
+        self.predicted = logits.argmax(axis=1)
+        self.images = np.bincount(true, minlength=self.classes)
+        self.right = (self.predicted == true).astype(np.float64)
+        self.accuracy = self.class_accuracy(np.arange(len(true)))
+        scaled = logits / (temperature or 1.0)
+        self.balanced = scaled if logit_counts is None else scaled - log_frequencies(logit_counts)
+        self.probabilities = softmax(scaled)
+        self.weight = np.ones(len(true))
+        if logit_counts is None:
+            self.weight = len(true) / (self.images > 0).sum() / self.images[true]
+        of_true = self.probabilities[np.arange(len(true)), true].astype(np.float64)
         self.nll = -np.log(np.maximum(of_true, np.finfo(np.float32).tiny))
         # sum_c (p_c - y_c)^2 without the one-hot matrix.
-        self.brier = np.einsum("nc,nc->n", probabilities, probabilities, dtype=np.float64) - 2 * of_true + 1
-        confidence = probabilities.max(axis=1)
-        self.bins = _bins(confidence)
+        squares = np.einsum("nc,nc->n", self.probabilities, self.probabilities, dtype=np.float64)
+        self.brier = squares - 2 * of_true + 1
+        confidence = self.probabilities.max(axis=1)
+        self.bins = confidence_bins(confidence, BINS)
         self.confidence = confidence.astype(np.float64)
-        self.gap = self.right - self.confidence
-        self.group = None if counts is None else shot_group(counts)
 
-    def per_class(self, rows: np.ndarray) -> np.ndarray:
-        """Accuracy of each class, NaN where it has no row."""
+    def class_accuracy(self, rows: np.ndarray) -> np.ndarray:
+        """Accuracy of each class on some of the images, NaN where it has none among them."""
         right = np.bincount(self.true[rows], weights=self.right[rows], minlength=self.classes)
         images = np.bincount(self.true[rows], minlength=self.classes)
         return np.where(images > 0, right / np.maximum(images, 1), np.nan)
 
-    def __call__(self, rows: np.ndarray) -> dict[str, float | None]:
-        accuracy = self.per_class(rows)
+    def scores(self, rows: np.ndarray) -> dict[str, float | None]:
+        """The headline numbers of some of the images, which may repeat."""
+        accuracy = self.class_accuracy(rows)
         present = ~np.isnan(accuracy)
         accuracy = accuracy[present]
         means: dict[str, float | None] = dict.fromkeys(GROUPS)
@@ -161,17 +146,27 @@ class _Scores:
                 for i, name in enumerate(GROUPS)
             }
         weight = self.weight[rows]
-        ends = means["many"], means["few"]
+        many, few = means["many"], means["few"]
         return {
             "accuracy": float(self.right[rows].mean()),
             "balanced_accuracy": float(accuracy.mean()),
             **means,
-            "head_tail_gap": None if ends[0] is None or ends[1] is None else ends[0] - ends[1],
+            "head_tail_gap": None if many is None or few is None else many - few,
             **class_means(accuracy),
             "nll": float(np.average(self.nll[rows], weights=weight)),
             "brier": float(np.average(self.brier[rows], weights=weight)),
-            "ece": _calibration_error(self.bins[rows], self.gap[rows], weight),
+            "ece": _calibration_error(self.bins[rows], (self.right - self.confidence)[rows], weight),
         }
+
+    def metrics(self, resamples: int, level: float, seed: int) -> dict[str, dict[str, float] | None]:
+        """Each of [`scores`] with its interval."""
+        metrics = bootstrap(self.scores, len(self.true), resamples=resamples, level=level, seed=seed, basic={"ece"})
+        error = metrics["ece"]
+        if error and error["value"] <= self.error_if_calibrated(resamples, level, seed):
+            error["low"] = 0.0
+        metrics |= class_intervals(metrics, self.images, self.accuracy, resamples, level, seed)
+        widen_ends(metrics, self.images, self.group, level)
+        return metrics
 
     def error_if_calibrated(self, resamples: int, level: float, seed: int) -> float:
         """The calibration error that a perfectly calibrated model would hardly exceed on as many images (consistency
@@ -185,111 +180,118 @@ class _Scores:
         ]
         return float(np.quantile(drawn, (1 + level) / 2))
 
+    def per_class(self) -> list[dict[str, Any]]:
+        predicted = np.bincount(self.predicted, minlength=self.classes)
+        return [
+            {
+                "class": c,
+                "train_images": None if self.counts is None else int(self.counts[c]),
+                "test_images": int(self.images[c]),
+                "accuracy": None if self.images[c] == 0 else float(self.accuracy[c]),
+                "predicted": int(predicted[c]),
+            }
+            for c in range(self.classes)
+        ]
+
+    def reliability(self, probabilities: np.ndarray) -> dict[str, Any]:
+        """Confidence against accuracy in 15 bins of equal width, overall and for the images of each group, which
+        count as their weights say."""
+        parts: dict[str, np.ndarray | None] = {"overall": np.ones(len(self.true), dtype=bool)}
+        for i, name in enumerate(GROUPS):
+            parts[name] = None if self.group is None else self.group[self.true] == i
+        right, confidence = probabilities.argmax(axis=1) == self.true, probabilities.max(axis=1)
+        return {
+            name: None
+            if rows is None or not rows.any()
+            else _reliability(right[rows], confidence[rows], self.weight[rows])
+            for name, rows in parts.items()
+        }
+
+    def group_confusions(self) -> dict[str, Any] | None:
+        """Of each true group's images: the share predicted as a class of each group, and the share predicted right."""
+        if self.group is None:
+            return None
+        rows = [self.group[self.true] == i for i in range(len(GROUPS))]
+        predicted = self.group[self.predicted]
+        return {
+            "names": list(GROUPS),
+            "share": [
+                [float((predicted[r] == j).mean()) for j in range(len(GROUPS))] if r.any() else None for r in rows
+            ],
+            "right": [float(self.right[r].mean()) if r.any() else None for r in rows],
+        }
+
+    def confusions(self, wrong: np.ndarray) -> list[dict[str, Any]]:
+        """The most frequent mistakes among `wrong` images, as a share of the true class's images."""
+        pairs, times = np.unique(np.stack([self.true[wrong], self.predicted[wrong]]), axis=1, return_counts=True)
+        # The larger share first, among equals the lower classes.
+        order = np.lexsort((pairs[1], pairs[0], -times / self.images[pairs[0]]))[:_LISTED]
+        return [
+            {
+                "true": int(pairs[0, k]),
+                "predicted": int(pairs[1, k]),
+                "images": int(times[k]),
+                "share": float(times[k] / self.images[pairs[0, k]]),
+            }
+            for k in order
+        ]
+
+    def tail_to_head(self) -> list[dict[str, Any]] | None:
+        """[`confusions`] towards a class that has at least ten times as many training images."""
+        if self.counts is None:
+            return None
+        more_frequent = self.counts[self.predicted] >= 10 * np.maximum(self.counts[self.true], 1)
+        return self.confusions((self.predicted != self.true) & more_frequent)
+
+    def worst_classes(self) -> list[dict[str, Any]]:
+        """The classes of lowest accuracy, each with the mistakes that the model is surest of."""
+        present = np.flatnonzero(self.images)
+        result = []
+        for c in present[np.argsort(self.accuracy[present], kind="stable")][:_WORST_CLASSES]:
+            mistakes = np.flatnonzero((self.true == c) & (self.predicted != c))
+            surest = mistakes[np.argsort(-self.confidence[mistakes], kind="stable")][:_EXAMPLES]
+            result.append(
+                {
+                    "class": int(c),
+                    "accuracy": float(self.accuracy[c]),
+                    "train_images": None if self.counts is None else int(self.counts[c]),
+                    "test_images": int(self.images[c]),
+                    "examples": [
+                        {
+                            "row": int(row),
+                            "predicted": int(self.predicted[row]),
+                            "confidence": float(self.confidence[row]),
+                        }
+                        for row in surest
+                    ],
+                }
+            )
+        return result
+
 
 def _calibration_error(bins: np.ndarray, gap: np.ndarray, weight: np.ndarray) -> float:
     """[`paco_hf.metrics.expected_calibration_error`] of images that count as their weights say."""
     return float(np.abs(np.bincount(bins, weights=weight * gap)).sum() / weight.sum())
 
 
-def _reliability(
-    probabilities: np.ndarray, true: np.ndarray, group: np.ndarray | None, weight: np.ndarray
-) -> dict[str, Any]:
-    """Confidence against accuracy in 15 bins of equal width, overall and for the images of each group, which count as
-    their weights say."""
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
-    right = predicted == true
-    bins = _bins(confidence)
+def _reliability(right: np.ndarray, confidence: np.ndarray, weight: np.ndarray) -> dict[str, Any]:
+    """Confidence against accuracy of some images, in all and in each bin."""
+    bins = confidence_bins(confidence, BINS)
 
-    def mean(values: np.ndarray, rows: np.ndarray) -> float:
-        return float(np.average(values[rows].astype(np.float64), weights=weight[rows]))
-
-    def of(rows: np.ndarray) -> dict[str, Any] | None:
+    def means(rows: np.ndarray) -> dict[str, Any]:
+        values = {"confidence": confidence[rows], "accuracy": right[rows]}
         if not rows.any():
-            return None
-        entries = []
-        for b in range(BINS):
-            inside = rows & (bins == b)
-            n = int(inside.sum())
-            entries.append(
-                {
-                    "low": b / BINS,
-                    "high": (b + 1) / BINS,
-                    "images": n,
-                    "confidence": mean(confidence, inside) if n else None,
-                    "accuracy": mean(right, inside) if n else None,
-                }
-            )
+            return {"images": 0, **dict.fromkeys(values)}
         return {
             "images": int(rows.sum()),
-            "ece": _calibration_error(bins[rows], (right - confidence.astype(np.float64))[rows], weight[rows]),
-            "confidence": mean(confidence, rows),
-            "accuracy": mean(right, rows),
-            "bins": entries,
+            **{k: float(np.average(v.astype(np.float64), weights=weight[rows])) for k, v in values.items()},
         }
 
-    everywhere = {"overall": of(np.ones(len(true), dtype=bool))}
-    return everywhere | {name: None if group is None else of(group[true] == i) for i, name in enumerate(GROUPS)}
-
-
-def _group_confusions(true: np.ndarray, predicted: np.ndarray, group: np.ndarray) -> dict[str, Any]:
-    """Of each true group's images: the share predicted as a class of each group, and the share predicted right."""
-    rows = [group[true] == i for i in range(len(GROUPS))]
+    overall = means(np.ones(len(right), dtype=bool))
     return {
-        "names": list(GROUPS),
-        "share": [
-            [float((group[predicted[r]] == j).mean()) for j in range(len(GROUPS))] if r.any() else None for r in rows
-        ],
-        "right": [float((predicted[r] == true[r]).mean()) if r.any() else None for r in rows],
+        "images": overall["images"],
+        "ece": _calibration_error(bins, right - confidence.astype(np.float64), weight),
+        "confidence": overall["confidence"],
+        "accuracy": overall["accuracy"],
+        "bins": [{"low": b / BINS, "high": (b + 1) / BINS, **means(bins == b)} for b in range(BINS)],
     }
-
-
-def _confusions(
-    true: np.ndarray, predicted: np.ndarray, images: np.ndarray, counts: np.ndarray | None = None
-) -> list[dict[str, Any]]:
-    """The most frequent mistakes, as a share of the true class's images; with `counts` those towards a class that has
-    at least ten times as many training images."""
-    wrong = predicted != true
-    if counts is not None:
-        wrong &= counts[predicted] >= 10 * np.maximum(counts[true], 1)
-    pairs, times = np.unique(np.stack([true[wrong], predicted[wrong]]), axis=1, return_counts=True)
-    # The larger share first, among equals the lower classes.
-    order = np.lexsort((pairs[1], pairs[0], -times / images[pairs[0]]))[:_LISTED]
-    return [
-        {
-            "true": int(pairs[0, k]),
-            "predicted": int(pairs[1, k]),
-            "images": int(times[k]),
-            "share": float(times[k] / images[pairs[0, k]]),
-        }
-        for k in order
-    ]
-
-
-def _worst_classes(
-    probabilities: np.ndarray,
-    true: np.ndarray,
-    predicted: np.ndarray,
-    accuracy: np.ndarray,
-    images: np.ndarray,
-    counts: np.ndarray | None,
-) -> list[dict[str, Any]]:
-    """The classes of lowest accuracy, each with the mistakes that the model is surest of."""
-    confidence = probabilities.max(axis=1)
-    present = np.flatnonzero(images)
-    result = []
-    for c in present[np.argsort(accuracy[present], kind="stable")][:_WORST_CLASSES]:
-        mistakes = np.flatnonzero((true == c) & (predicted != c))
-        shown = mistakes[np.argsort(-confidence[mistakes], kind="stable")][:_EXAMPLES]
-        result.append(
-            {
-                "class": int(c),
-                "accuracy": float(accuracy[c]),
-                "train_images": None if counts is None else int(counts[c]),
-                "test_images": int(images[c]),
-                "examples": [
-                    {"row": int(row), "predicted": int(predicted[row]), "confidence": float(confidence[row])}
-                    for row in shown
-                ],
-            }
-        )
-    return result

@@ -5,20 +5,15 @@ from statistics import NormalDist
 
 import numpy as np
 
-from ..metrics import GROUPS
+from ..metrics import GROUPS, classwise_means
 
 WORST_SHARE = 0.1
 
 
 def class_means(accuracy: np.ndarray) -> dict[str, float]:
     """Scores that hang on the classes that do worst."""
-    never = bool((accuracy == 0).any())
     lowest = np.sort(accuracy)[: max(1, round(WORST_SHARE * len(accuracy)))]
-    return {
-        "worst_10_percent": float(lowest.mean()),
-        "harmonic_mean": 0.0 if never else float(1 / np.mean(1 / accuracy)),
-        "geometric_mean": 0.0 if never else float(np.exp(np.log(accuracy).mean())),
-    }
+    return {"worst_10_percent": float(lowest.mean()), **classwise_means(accuracy)}
 
 
 def bootstrap(
