@@ -126,6 +126,7 @@ class _ScoredSplit:
         confidence = self.probabilities.max(axis=1)
         self.bins = confidence_bins(confidence, BINS)
         self.confidence = confidence.astype(np.float64)
+        self.gap = self.right - self.confidence
 
     def class_accuracy(self, rows: np.ndarray) -> np.ndarray:
         """Accuracy of each class on some of the images, NaN where it has none among them."""
@@ -155,7 +156,7 @@ class _ScoredSplit:
             **class_means(accuracy),
             "nll": float(np.average(self.nll[rows], weights=weight)),
             "brier": float(np.average(self.brier[rows], weights=weight)),
-            "ece": _calibration_error(self.bins[rows], (self.right - self.confidence)[rows], weight),
+            "ece": _calibration_error(self.bins[rows], self.gap[rows], weight),
         }
 
     def metrics(self, resamples: int, level: float, seed: int) -> dict[str, dict[str, float] | None]:

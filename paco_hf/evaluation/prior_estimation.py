@@ -18,7 +18,7 @@ def estimate_prior(
     iterations: int = 2000,
     tolerance: float = 1e-6,
 ) -> dict[str, np.ndarray]:
-    """Class frequencies of unlabelled images by expectation maximisation (Saerens et al., Neural Computation 2002).
+    """Class frequencies of unlabelled images by expectation maximization (Saerens et al., Neural Computation 2002).
 
     Args:
         probabilities (`(N, C)`): of balanced logits (a world where classes are equally frequent). They are taken at
@@ -45,20 +45,20 @@ def estimate_prior(
         raise ValueError("probabilities must be finite, not negative, and sum to 1 in each row: logits need a softmax")
     n, classes = rows.shape
     start = np.full(classes, 1 / classes)
-    prior = _expectation_maximisation(rows, np.ones(n), start, smoothing, iterations, tolerance)
+    prior = _expectation_maximization(rows, np.ones(n), start, smoothing, iterations, tolerance)
     generator = np.random.default_rng(seed)
     drawn = np.empty((resamples, classes))
     for k in tqdm(range(resamples), desc="resampling", unit=" estimates", disable=None, leave=False):
         weights = np.bincount(generator.integers(n, size=n), minlength=n).astype(np.float64)
         # From near the estimate, yet with every class possible: a frequency of 0 would stay 0.
         start = 0.99 * prior + 0.01 / classes
-        drawn[k] = _expectation_maximisation(rows, weights, start, smoothing, iterations, 10 * tolerance)
+        drawn[k] = _expectation_maximization(rows, weights, start, smoothing, iterations, 10 * tolerance)
     ends = ((1 - level) / 2, (1 + level) / 2)
     low, high = np.quantile(drawn, ends, axis=0) if resamples else np.full((2, classes), np.nan)
     return {"prior": prior, "low": low, "high": high}
 
 
-def _expectation_maximisation(
+def _expectation_maximization(
     rows: np.ndarray, weights: np.ndarray, start: np.ndarray, smoothing: float, iterations: int, tolerance: float
 ) -> np.ndarray:
     prior = start

@@ -16,8 +16,8 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def log_frequencies(counts: Sequence[int]) -> np.ndarray:
     """Logarithms of the classes' shares, `(C,)`; a class that was never seen counts as seen once."""
-    seen = np.maximum(np.asarray(counts), 1)
-    return np.log(seen / seen.sum()).astype(np.float32)
+    images = np.maximum(np.asarray(counts), 1)
+    return np.log(images / images.sum()).astype(np.float32)
 
 
 def shifted_prior(counts: np.ndarray, ratio: float, direction: str) -> np.ndarray:

@@ -71,14 +71,21 @@ def evaluate_runs(
     if scored.note:
         notes.append(scored.note)
     images = Images(scored)
-    logits, labels, config = balanced_logits(models, images, class_names, **inference)
-    results, examples = examine(models, images, logits, labels, config)
-    metrics = results["metrics"]
-    notes.append(
+    results, examples = examine(models, images, *balanced_logits(models, images, class_names, **inference))
+    notes += _describe(results, split)
+    page = write_evaluation(folder, results, examples) if folder and PartialState().is_main_process else None
+    if page and (card := page.parents[1] / CARD_NAME).is_file() and page.parent.name == EVALUATION_FOLDER:
+        notes.append(f"{card} is as it was: paco-hf card {card.parent} writes it anew, with these figures")
+    return results, page, notes
+
+
+def _describe(results: dict[str, Any], split: str) -> list[str]:
+    """Lines for the user on how sure the scores are, and how far the probabilities can be trusted."""
+    notes = [
         "95% intervals: top-1 {accuracy}, balanced {balanced_accuracy}; calibration error {ece}".format(
-            **{key: _interval(metrics[key]) for key in ("accuracy", "balanced_accuracy", "ece")}
+            **{key: _interval(results["metrics"][key]) for key in ("accuracy", "balanced_accuracy", "ece")}
         )
-    )
+    ]
     calibration = results["calibration"]
     if calibration["temperature"] is not None:
         pairs = [(name, calibration["uncalibrated"][name], group) for name, group in calibration["groups"].items()]
@@ -92,10 +99,7 @@ def evaluate_runs(
         )
     if results["left_aside"]:
         notes.append(f"these scores leave aside {results['left_aside']}")
-    page = write_evaluation(folder, results, examples) if folder and PartialState().is_main_process else None
-    if page and (card := page.parents[1] / CARD_NAME).is_file() and page.parent.name == EVALUATION_FOLDER:
-        notes.append(f"{card} is as it was: paco-hf card {card.parent} writes it anew, with these figures")
-    return results, page, notes
+    return notes
 
 
 def write_evaluation(folder: Path, results: dict[str, Any], examples: dict[int, list[tuple[Image, str]]]) -> Path:
@@ -151,7 +155,7 @@ def examine(
         "split": split.public_name,
         "selection": split.selection,
         "scores": headline(logits.argmax(axis=1), labels, config),
-        "left_aside": " and ".join(f"the {name} stored in {whose}" for name, found in stored.items() if found),
+        "left_aside": " and ".join(f"the {name} stored in {whose}" for name, present in stored.items() if present),
         **evaluate_logits(
             logits,
             labels,
