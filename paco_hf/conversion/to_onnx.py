@@ -20,19 +20,7 @@ from transformers import BitImageProcessor
 from .. import __version__
 from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.files import new_folder
-from .export_common import (
-    default_processor,
-    folded_classifier,
-    label_names,
-    largest_difference,
-    logit_shift,
-    model_logits,
-    preprocessing_settings,
-    quiet_logging,
-    random_images,
-    reference_model,
-    short_text,
-)
+from . import export_common as common
 
 ONNX_TOLERANCE = 1e-4
 _PROTOBUF_LIMIT = 2**31  # bytes in one file
@@ -89,11 +77,11 @@ def export_onnx(
             Nothing is written then.
     """
     _check(model, prior_input)
-    processor = image_processor or default_processor(model)
-    preprocessing = preprocessing_settings(processor)
+    processor = image_processor or common.default_processor(model)
+    preprocessing = common.preprocessing_settings(processor)
     size, config = preprocessing["crop_size"], model.config
     metadata = {
-        "id2label": dict(enumerate(label_names(model))),
+        "id2label": dict(enumerate(common.label_names(model))),
         "preprocessing": preprocessing,
         "backbone": {"name": config.backbone, "kwargs": config.backbone_kwargs},
         "class_counts": config.class_counts,
@@ -101,27 +89,27 @@ def export_onnx(
     prior = 1 + torch.arange(float(config.num_labels)) if prior_input else None
     with new_folder(folder) as made:
         file = made / "model.onnx"
-        reference = reference_model(model)
-        images = [random_images(batch, size, size) for batch in (1, 3)]
-        cases = [(batch, model_logits(reference, batch, prior)) for batch in images]
-        backbone, classifier = reference.paco.backbone, folded_classifier(reference)
+        reference = common.reference_model(model)
+        images = [common.random_images(batch, size, size) for batch in (1, 3)]
+        cases = [(batch, common.model_logits(reference, batch, prior)) for batch in images]
+        backbone, classifier = reference.paco.backbone, common.folded_classifier(reference)
         fixed_because = None if dynamic_size else "as asked for"
         if dynamic_size:
             # The graph is made with wide images and compared with tall ones: neither side may have become a constant.
-            wide, tall = random_images(2, size, 2 * size), random_images(1, 2 * size, size)
+            wide, tall = common.random_images(2, size, 2 * size), common.random_images(1, 2 * size, size)
             try:
                 graph = _Graph(_sizeless(backbone, wide), classifier)
                 _write_onnx(file, graph, wide, prior, {0: "batch", 2: "height", 3: "width"}, metadata)
-                difference = _compare_onnx(file, [*cases, (tall, model_logits(graph, tall, prior))], prior)
+                difference = _compare_onnx(file, [*cases, (tall, common.model_logits(graph, tall, prior))], prior)
             except Exception as error:  # models and exporter fail in whatever operation comes first
-                fixed_because = short_text(error)
+                fixed_because = common.short_text(error)
         if fixed_because:
             try:
                 _write_onnx(file, _Graph(backbone, classifier), images[1], prior, {0: "batch"}, metadata)
                 difference = _compare_onnx(file, cases, prior)
             except Exception as error:
                 raise ValueError(
-                    f"the backbone {config.backbone!r} cannot be exported to ONNX: {short_text(error)}"
+                    f"the backbone {config.backbone!r} cannot be exported to ONNX: {common.short_text(error)}"
                 ) from error
         processor.save_pretrained(made)
     return OnnxExport(Path(folder) / file.name, fixed_because is None, fixed_because, difference)
@@ -159,7 +147,7 @@ class _Graph(nn.Module):
     def forward(self, pixel_values: Tensor, prior: Tensor | None = None) -> Tensor:
         hidden = self.backbone.forward_features(pixel_values)
         logits = self.classifier(self.backbone.forward_head(hidden, pre_logits=True))
-        return logits if prior is None else logit_shift(logits, prior)
+        return logits if prior is None else common.logit_shift(logits, prior)
 
 
 def _sizeless(backbone: Any, images: Tensor) -> nn.Module:
@@ -173,7 +161,7 @@ def _sizeless(backbone: Any, images: Tensor) -> nn.Module:
             copied = timm.create_model(backbone.pretrained_cfg["architecture"], **arguments)
             copied.load_state_dict(backbone.state_dict())
         except Exception:
-            raise ValueError(f"the backbone takes one size only ({short_text(error)})") from error
+            raise ValueError(f"the backbone takes one size only ({common.short_text(error)})") from error
         return copied
     return backbone
 
@@ -187,7 +175,7 @@ def _write_onnx(
     metadata: dict[str, Any],
 ) -> None:
     inputs: dict[str, Tensor] = {"pixel_values": images} | ({} if prior is None else {"prior": prior})
-    with quiet_logging():
+    with common.quiet_logging():
         program: Any = torch.onnx.export(
             graph,
             kwargs=inputs,
@@ -215,7 +203,7 @@ def _compare_onnx(file: Path, cases: list[tuple[Tensor, Tensor]], prior: Tensor 
     largest = 0.0
     for images, expected in cases:
         (logits,) = session.run(["logits"], {"pixel_values": images.numpy(), **more})
-        difference = largest_difference(expected, torch.from_numpy(logits))
+        difference = common.largest_difference(expected, torch.from_numpy(logits))
         if not difference <= ONNX_TOLERANCE:
             raise ValueError(
                 f"onnxruntime differs from the model by {difference:.1e} of the largest logit, for images of shape "

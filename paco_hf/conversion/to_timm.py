@@ -13,19 +13,7 @@ from transformers import AutoModelForImageClassification, BitImageProcessor
 
 from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.files import new_folder
-from .export_common import (
-    OTHER_ROUTES,
-    default_processor,
-    folded_classifier,
-    label_names,
-    largest_difference,
-    model_logits,
-    preprocessing_settings,
-    quiet_logging,
-    random_images,
-    reference_model,
-    short_text,
-)
+from . import export_common as common
 
 TIMM_TOLERANCE = 1e-5  # both relative to the largest logit
 
@@ -55,26 +43,26 @@ def export_timm(
             finite, or differ by more than 1e-5 of the largest; a folder with something in it; an image processor
             that timm has no words for. Nothing is written then.
     """
-    processor = image_processor or default_processor(model)
-    preprocessing = preprocessing_settings(processor)
+    processor = image_processor or common.default_processor(model)
+    preprocessing = common.preprocessing_settings(processor)
     size = preprocessing["crop_size"]
     with new_folder(folder) as made:
-        reference = reference_model(model)
-        images = random_images(2, size, size)
-        expected = model_logits(reference, images)
-        _save_native(_native(reference), made, label_names(model), preprocessing)
+        reference = common.reference_model(model)
+        images = common.random_images(2, size, size)
+        expected = common.model_logits(reference, images)
+        _save_native(_native(reference), made, common.label_names(model), preprocessing)
         processor.save_pretrained(made)
-        with quiet_logging():
+        with common.quiet_logging():
             loaded = {
                 "timm": timm.create_model(f"local-dir:{made}", pretrained=True).eval(),
                 "transformers": AutoModelForImageClassification.from_pretrained(made),
             }
         for loader, other in loaded.items():
-            difference = largest_difference(expected, model_logits(other, images))
+            difference = common.largest_difference(expected, common.model_logits(other, images))
             if not difference <= TIMM_TOLERANCE:
                 raise ValueError(
                     f"what {loader} loads differs from the model by {difference:.1e} of the largest logit. "
-                    f"{OTHER_ROUTES}"
+                    f"{common.OTHER_ROUTES}"
                 )
     return Path(folder)
 
@@ -84,7 +72,7 @@ def _native(model: PaCoForImageClassification) -> nn.Module:
     backbone = model.paco.backbone
     architecture = backbone.pretrained_cfg["architecture"]
     if not model_entrypoint(architecture).__module__.startswith("timm."):
-        raise ValueError(f"timm itself has no {architecture!r}. {OTHER_ROUTES}")
+        raise ValueError(f"timm itself has no {architecture!r}. {common.OTHER_ROUTES}")
     try:
         native = timm.create_model(
             architecture, **{**get_model_args(backbone), "num_classes": model.config.num_labels}
@@ -93,12 +81,12 @@ def _native(model: PaCoForImageClassification) -> nn.Module:
         if not isinstance(head, nn.Linear):
             raise TypeError(f"its classifier is a {type(head).__name__}")
         (name,) = (name for name, module in native.named_modules() if module is head)
-        weights = {f"{name}.{key}": tensor for key, tensor in folded_classifier(model).state_dict().items()}
+        weights = {f"{name}.{key}": tensor for key, tensor in common.folded_classifier(model).state_dict().items()}
         native.load_state_dict({**backbone.state_dict(), **weights})
     except Exception as error:  # timm's models raise whatever they run into
         raise ValueError(
             f"timm's {architecture!r} cannot hold the model: it would need one linear layer on the pooled features "
-            f"({short_text(error)}). {OTHER_ROUTES}"
+            f"({common.short_text(error)}). {common.OTHER_ROUTES}"
         ) from error
     return native
 
@@ -123,7 +111,7 @@ def _save_native(native: nn.Module, folder: Path, label_names: list[str], prepro
             },
         )
     except RuntimeError as error:  # safetensors takes no weights that two layers share
-        raise ValueError(f"timm cannot save this model ({short_text(error)}). {OTHER_ROUTES}") from error
+        raise ValueError(f"timm cannot save this model ({common.short_text(error)}). {common.OTHER_ROUTES}") from error
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     del config["model_args"]["num_classes"]  # it is at the top as well, and transformers would pass both on

@@ -19,7 +19,7 @@ from torch import nn
 
 from paco_hf import PaCoForContrastiveTraining, PaCoForImageClassification
 from paco_hf.cli import main
-from paco_hf.conversion import to_onnx, to_timm
+from paco_hf.conversion import export_common, to_onnx, to_timm
 from paco_hf.conversion.to_onnx import export_onnx
 from paco_hf.conversion.to_timm import export_timm
 from paco_hf.models.image_processing import build_processor
@@ -297,7 +297,7 @@ def test_onnx_says_that_the_size_is_fixed(tmp_path, kind, dynamic_size, reason):
 
 @pytest.mark.slow
 def test_onnx_that_differs_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(to_onnx, "largest_difference", lambda expected, actual: math.nan)
+    monkeypatch.setattr(export_common, "largest_difference", lambda expected, actual: math.nan)
     with pytest.raises(ValueError, match="onnxruntime differs from the model by nan"):
         export_onnx(build("mixer"), tmp_path / "x")
     assert not list(tmp_path.iterdir())
