@@ -1,6 +1,6 @@
 """The module's former place: see [`paco_hf.inference.features`]."""
 
-from .inference.features import Embeddings, embed_files, embed_split, features_of
+from .inference.features import Embeddings, check_output, embed_files, embed_split, features_of
 from .trainer.class_centers import start_from_centers
 
-__all__ = ["Embeddings", "embed_files", "embed_split", "features_of", "start_from_centers"]
+__all__ = ["Embeddings", "check_output", "embed_files", "embed_split", "features_of", "start_from_centers"]
