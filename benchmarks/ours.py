@@ -17,8 +17,8 @@ from paco_hf.arguments.parser import parse_run
 from paco_hf.data.augmentation.batched_transforms import BatchedView
 from paco_hf.data.images import Images
 from paco_hf.data.published import CIFAR_MEAN, CIFAR_STD
-from paco_hf.inference import logits as scoring
 from paco_hf.inference.forward import fast_forward
+from paco_hf.inference.prediction import classify
 from paco_hf.workflows import train as workflow
 
 from .plain import classify_photographs
@@ -127,7 +127,7 @@ def make_predict(setup: Setup) -> Callable[[], list[str]]:
     forward, processor = fast_forward(model, setup.precision), AutoImageProcessor.from_pretrained(folder)
 
     def labels() -> list[str]:
-        results = scoring.classify(forward, model.config, processor, files, top=5, batch_size=32)
+        results = classify(forward, model.config, processor, files, top=5, batch_size=32)
         return [result["label"] for result in results]
 
     return labels
