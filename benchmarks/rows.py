@@ -16,11 +16,11 @@ import paco_hf  # noqa: F401
 from paco_hf.arguments.recipes import overview, read_recipe
 from paco_hf.data.long_tail import long_tailed_counts
 from paco_hf.data.published import BENCHMARKS
+from paco_hf.losses import loss_spec
 
 RATE = 25e12  # operations a second and GPU: what convolutions reach on a data-centre GPU in TF32 or half precision
 GPUS = {"imagenet": 8}  # the reference's README: 8 for ImageNet and ViTs, 4 for the long-tailed sets, 1 for CIFAR
 DOCUMENT = Path(__file__).parents[1] / "docs" / "reproducing.md"
-FORWARDS = {"paco": 4, "gpaco": 6, "multitask": 6, "gpaco_single": 3}
 
 
 def operations(backbone: str, kwargs: dict, size: int) -> int:
@@ -54,7 +54,9 @@ def row(entry: dict, measured: dict[str, str]) -> str:
     cifar = settings["dataset"].startswith("cifar")
     size = 32 if cifar else settings["image_size"]
     once = operations(settings["backbone"], settings.get("backbone_kwargs", {}), size)
-    total = FORWARDS[settings["loss"]] * once * training_images(settings) * settings["num_train_epochs"]
+    spec = loss_spec(settings["loss"])
+    passes = 3 * spec.views - 2 * spec.key_encoder
+    total = passes * once * training_images(settings) * settings["num_train_epochs"]
     hours = total / RATE / 3600
     gpus = 1 if cifar else GPUS.get(settings["dataset"], 4)
     return (

@@ -14,9 +14,10 @@ import paco_hf  # noqa: F401  registers the models for `pipeline`
 from paco_hf.cli import main
 from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
+from paco_hf.losses import LOSSES
 
 FOLDER = Path("runs/demo")
-METHODS = {"paco": "PaCo", "balanced_softmax": "balanced softmax", "ce": "cross-entropy"}
+METHODS = {loss: LOSSES[loss].title for loss in ("paco", "balanced_softmax", "ce")}
 COLUMNS = {"accuracy": "top-1", "many": "many", "medium": "medium", "few": "few"}
 
 

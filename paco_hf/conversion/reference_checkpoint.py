@@ -103,11 +103,11 @@ def load_reference_checkpoint(
     custom = dict(backbone_kwargs or {})
     if "patch_embed.proj.weight" in reference:
         name, kwargs = _recognize_vit(reference, source, backbone, custom)
-        prefixes, head, variant = _VIT_PREFIXES, "head.weight", "gpaco"
+        prefixes, head, loss = _VIT_PREFIXES, "head.weight", "gpaco"
     elif any(key.startswith("encoder_q.") for key in reference):
         name, kwargs = _recognize_resnet(reference, source, backbone, custom)
         paco = any(key.startswith(("encoder_q.fc.1.", "encoder_k.")) for key in reference)
-        prefixes, head, variant = _RESNET_PREFIXES, "linear.weight", "paco" if paco else "gpaco"
+        prefixes, head, loss = _RESNET_PREFIXES, "linear.weight", "paco" if paco else "gpaco"
     else:
         raise ValueError(
             f"{source} is no checkpoint of the reference: it has neither encoder_q.* nor patch_embed.* keys"
@@ -125,7 +125,7 @@ def load_reference_checkpoint(
         image_size=kwargs.get("img_size", 32 if name.startswith("cifar_") else 224),
     )
     model = PaCoForContrastiveTraining.from_classifier(
-        PaCoForImageClassification(config), variant=variant, projection_dim=projection_dim, queue_size=queue_size
+        PaCoForImageClassification(config), variant=loss, projection_dim=projection_dim, queue_size=queue_size
     )
     if not from_file and any(tensor.dtype == torch.float64 for tensor in tensors.values()):
         model.double()

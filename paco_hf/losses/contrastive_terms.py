@@ -15,7 +15,17 @@ GPU_BLOCK_ELEMENTS = 2**26
 
 @dataclass
 class TermSettings:
-    """Shapes and constants of [`anchor_terms`], as in the losses; `anchors` is `n`."""
+    """Shapes and constants of [`anchor_terms`].
+
+    Args:
+        anchors (`int`): `n`, the number of anchors.
+        num_classes (`int`): `C`.
+        temperature (`float`): divides the similarities.
+        gamma (`float`, *optional*, defaults to `1.0`): weight of the rows in the denominator.
+        supervised_temperature (`float`, *optional*, defaults to `1.0`): divides class logits and prior together.
+        label_smoothing (`float`, *optional*, defaults to `0.0`): mass of the target on the `C - 1` other classes.
+        eps (`float`, *optional*, defaults to `0.0`): added inside the logarithm, after the shift by the maximum.
+    """
 
     anchors: int
     num_classes: int
@@ -37,6 +47,7 @@ class TermSettings:
 
     @property
     def contrasts(self) -> bool:
+        """Whether the similarities have a part in the denominator."""
         # `eps` asks for the reference's shift, which is over all similarities even where gamma leaves them out.
         return self.gamma != 0 or self.eps > 0
 
@@ -72,10 +83,7 @@ def anchor_terms(
         four `(n,)` tensors: `D_i`; `sum_c t_ic a_ic` of the smoothed target `t` (0 without logits); the sum of `z_ij`
         over the positives; their number (no gradient).
     """
-    result: tuple[Tensor, Tensor, Tensor, Tensor] = _AnchorTerms.apply(
-        class_logits, labels, log_prior, settings, *features
-    )
-    return result
+    return _AnchorTerms.apply(class_logits, labels, log_prior, settings, *features)
 
 
 class _AnchorTerms(torch.autograd.Function):

@@ -44,6 +44,9 @@ def log_class_prior(class_counts: Any, like: Tensor) -> Tensor:
 
     Returns:
         `Tensor` of shape `(C,)`. The `1e-9` is the reference's; it keeps an empty class finite.
+
+    Raises:
+        ValueError: not one count for each class.
     """
     counts = torch.as_tensor(class_counts, device=like.device).to(like.dtype)
     if counts.shape != like.shape[-1:]:
@@ -108,15 +111,8 @@ def paco_loss(
     parts, labels, class_logits = _checked(features, labels, class_logits)
     with torch.autocast(class_logits.device.type, enabled=False):
         prior = None if class_counts is None else log_class_prior(class_counts, class_logits)
-        settings = TermSettings(
-            anchors=class_logits.shape[0],
-            num_classes=class_logits.shape[1],
-            temperature=temperature,
-            gamma=gamma,
-            supervised_temperature=supervised_temperature,
-            label_smoothing=label_smoothing,
-            eps=eps,
-        )
+        anchors, classes = class_logits.shape
+        settings = TermSettings(anchors, classes, temperature, gamma, supervised_temperature, label_smoothing, eps)
         log_denominator, target, positive_sum, positive_count = anchor_terms(
             parts, class_logits, labels, prior, settings
         )
@@ -148,7 +144,24 @@ def multitask_loss(
     `label_smoothing` over all `C` classes. The contrastive part averages over each anchor's positives; an anchor with
     none adds nothing. The "effective number" weights of the reference come out as exactly 1 there and are left out.
 
-    Args and returns as in [`paco_loss`]; `alpha` (`float`, *optional*, defaults to `0.5`) weighs the contrastive part.
+    Args:
+        features (`Tensor` of shape `(N, D)`): rows `[query; key; queue]`, the first `n` the anchors, or parts of it,
+            as in [`paco_loss`].
+        labels (`Tensor` of shape `(N,)`): class of each row. A label outside `0..C-1` matches no anchor.
+        class_logits (`Tensor` of shape `(n, C)`): raw logits of the anchors.
+        class_counts (`(C,)`, *optional*): training images of each class; adds the log prior to the logits.
+        alpha (`float`, *optional*, defaults to `0.5`): weight of the contrastive part.
+        temperature (`float`, *optional*, defaults to `0.2`): divides the similarities.
+        base_temperature (`float`, *optional*): scales the contrastive part by `temperature / base_temperature`.
+        label_smoothing (`float`, *optional*, defaults to `0.0`): mass spread over all `C` classes.
+        eps (`float`, *optional*, defaults to `0.0`): as in [`paco_loss`].
+        return_terms (`bool`, *optional*, defaults to `False`): return [`LossTerms`] instead of the sum.
+
+    Returns:
+        scalar `Tensor`, the mean over the anchors. The gradient cannot be differentiated a second time.
+
+    Raises:
+        ValueError: where shapes do not fit each other.
     """
     parts, labels, class_logits = _checked(features, labels, class_logits)
     with torch.autocast(class_logits.device.type, enabled=False):
@@ -206,6 +219,7 @@ def cross_entropy_loss(class_logits: Tensor, labels: Tensor, *, label_smoothing:
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
+    """The tensor, in float32 where it is in half precision."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 

@@ -42,7 +42,7 @@ class LossSpec:
         enqueues (`str`, *optional*): features that the queue takes, `"key"` or `"query"`; `None` where there is none.
         prior (`str`, *optional*, defaults to `"none"`): whether the formula takes `class_counts`: `"required"`,
             `"optional"` (`--class_prior false` leaves them out) or `"none"`.
-        settings (`tuple[str, ...]`, *optional*): training settings that the formula takes, keys of
+        settings (`tuple[str, ...]`, *optional*): training settings that the formula takes, under the names in
             `FORMULA_SETTINGS`. One that is `None` keeps the formula's default.
         return_terms (`bool`, *optional*, defaults to `False`): the formula takes `return_terms=True`, and then returns
             [`LossTerms`], which are logged.
@@ -94,7 +94,7 @@ class LossSpec:
 
     def formula_settings(self, args: Any) -> dict[str, Any]:
         """Keyword arguments of the formula, from training arguments."""
-        values = {FORMULA_SETTINGS[name]: getattr(args, name) for name in self.settings}
+        values = {FORMULA_SETTINGS.get(name, name): getattr(args, name) for name in self.settings}
         return {name: value for name, value in values.items() if value is not None}
 
 

@@ -9,7 +9,18 @@ class FeatureQueue(nn.Module):
     """The last `size` key features with their labels; all rows take part in the contrast from the first step on.
 
     The rows start as the reference's: normal noise with each *column* at unit length, so rows are about `sqrt(D /
-    size)` long, and random labels. `size = 0` is no queue.
+    size)` long, and random labels.
+
+    Args:
+        size (`int`): number of rows `K`; 0 is no queue.
+        dim (`int`): width `D` of a row.
+        num_classes (`int`): the initial labels are below it.
+        seed (`int`, *optional*, defaults to `0`): of the initial rows and labels.
+
+    Attributes:
+        features (`Tensor` of shape `(K, D)`): the rows.
+        labels (`Tensor` of shape `(K,)`): their classes.
+        pointer (`Tensor` of shape `(1,)`): the oldest row, which is overwritten next.
     """
 
     features: Tensor
@@ -26,7 +37,12 @@ class FeatureQueue(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, features: Tensor, labels: Tensor) -> None:
-        """Overwrite the oldest rows by `(B, D)` features; any `B`: of more than `size` rows the last `size` stay."""
+        """Overwrite the oldest rows. Of more than `size` rows the last `size` stay.
+
+        Args:
+            features (`Tensor` of shape `(B, D)`): the new rows; any `B`.
+            labels (`Tensor` of shape `(B,)`): their classes.
+        """
         size, rows = self.labels.shape[0], labels.shape[0]
         if size == 0:
             return

@@ -67,11 +67,11 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
     def __init__(
         self,
         classifier: PaCoForImageClassification,
-        *,
         variant: str,
         projection_dim: int,
         queue_size: int,
         key_momentum: float,
+        *,
         queue_seed: int = 0,
         projector: str = "auto",
         gather_batch: bool = False,
@@ -139,16 +139,8 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         Raises:
             ValueError: where an argument is out of range.
         """
-        return cls(
-            model,
-            variant=variant,
-            projection_dim=projection_dim,
-            queue_size=queue_size,
-            key_momentum=key_momentum,
-            queue_seed=queue_seed,
-            projector=projector,
-            gather_batch=gather_batch,
-        )
+        options: dict[str, Any] = {"queue_seed": queue_seed, "projector": projector, "gather_batch": gather_batch}
+        return cls(model, variant, projection_dim, queue_size, key_momentum, **options)
 
     def to_classifier(self) -> PaCoForImageClassification:
         """The inference model, a `PaCoForImageClassification` that shares the weights."""
@@ -241,7 +233,12 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         )
 
     def key_and_query_parameters(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The key encoder's parameters, and those that they follow, in the same order; empty without key encoder."""
+        """The key encoder's parameters, and those that they follow.
+
+        Returns:
+            two lists of `Tensor`, in the same order; both empty where there is no key encoder. What is frozen is in
+            neither.
+        """
         if self.key_encoder is None:
             return [], []
         queries = [*self.paco.parameters(), *self.projector.parameters()]
@@ -265,7 +262,12 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
             torch._foreach_lerp_(keys, queries, 1 - self.key_momentum)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Save a training checkpoint: the classifier; projector, key encoder and queue in their own file."""
+        """Save a training checkpoint: the classifier, and beside it projector, key encoder and queue.
+
+        Args:
+            save_directory (path): the folder, which is made where there is none.
+            args, kwargs: as for `PreTrainedModel.save_pretrained`.
+        """
         self.to_classifier().save_pretrained(save_directory, *args, **kwargs)
         if kwargs.get("is_main_process", True):
             self.save_training_state(save_directory)
@@ -282,7 +284,11 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         return {name for name, parameter in named if name.startswith("key_encoder.") and id(parameter) in shared}
 
     def save_training_state(self, folder: str | os.PathLike) -> None:
-        """Write projector, key encoder and queue to `paco_training_state.safetensors` in `folder`."""
+        """Write projector, key encoder and queue to `paco_training_state.safetensors`.
+
+        Args:
+            folder (path): where to; it must exist.
+        """
         settings = {
             "variant": self.spec.name,
             "projection_dim": str(self.queue.features.shape[1]),
@@ -295,6 +301,9 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
 
     def load_training_state(self, folder: str | os.PathLike) -> None:
         """Read what [`save_training_state`] wrote.
+
+        Args:
+            folder (path): where the file lies.
 
         Raises:
             OSError: no such file, or not a readable one.
@@ -325,6 +334,13 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "PaCoForContrastiveTraining":
         """Load a training checkpoint, a local folder with `paco_training_state.safetensors`.
 
+        Args:
+            pretrained_model_name_or_path (path): the folder.
+            kwargs: as for `PaCoForImageClassification.from_pretrained`.
+
+        Returns:
+            `PaCoForContrastiveTraining` with the settings that the checkpoint was made with.
+
         Raises:
             OSError: where the folder has no training state; `from_classifier` starts a new one around a classifier.
         """
@@ -333,10 +349,10 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
             settings = file.metadata()
         model = cls(
             PaCoForImageClassification.from_pretrained(pretrained_model_name_or_path, **kwargs),
-            variant=settings["variant"],
-            projection_dim=int(settings["projection_dim"]),
-            queue_size=int(settings["queue_size"]),
-            key_momentum=float(settings["key_momentum"]),
+            settings["variant"],
+            int(settings["projection_dim"]),
+            int(settings["queue_size"]),
+            float(settings["key_momentum"]),
             projector=settings["projector"],
         )
         model.load_training_state(pretrained_model_name_or_path)

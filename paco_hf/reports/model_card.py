@@ -89,7 +89,8 @@ def recipe_card(name: str) -> ModelCard:
     book = read_recipe(name)
     settings = {key: value for key, value in content.items() if key not in book.metadata}
     if book.ensemble:
-        settings = {"dataset": read_recipe(book.ensemble[0]).settings["dataset"], "loss": "gpaco"}
+        member = read_recipe(book.ensemble[0]).settings
+        settings = {name: member[name] for name in ("dataset", "loss")}
     return render(Subject(name, public_settings(settings), book), license="mit")
 
 

@@ -19,10 +19,11 @@ from paco_hf import (
     paco_loss,
 )
 from paco_hf.data.torch_datasets import WholeImages
+from paco_hf.losses.specs import LOSSES
 from paco_hf.trainer.schedules import EPOCH_SCHEDULES
 
 
-@pytest.mark.parametrize("loss", ["paco", "gpaco", "multitask", "gpaco_single", "balanced_softmax", "ce"])
+@pytest.mark.parametrize("loss", LOSSES)
 def test_every_parameter_moves(tmp_path, loss: str) -> None:
     trainer = make_trainer(tmp_path, loss=loss, max_steps=2, weight_decay=0.0)
     before = weights(trainer)
