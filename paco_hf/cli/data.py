@@ -69,10 +69,10 @@ def _prepare(flags: argparse.Namespace) -> None:
         source,
         flags.out,
         lists,
-        flags.image_column,
-        flags.label_column,
-        flags.threads,
-        int(flags.shard_mib * 2**20),
+        image_column=flags.image_column,
+        label_column=flags.label_column,
+        threads=flags.threads,
+        shard_bytes=int(flags.shard_mib * 2**20),
     )
     for split, content in manifest.splits.items():
         print(describe_counts(split, content["class_counts"]))

@@ -13,7 +13,7 @@ from .image_split import ImageSplit
 from .images import ImageData, LabeledImages
 from .long_tail import class_counts, long_tailed_counts, long_tailed_indices
 from .published import BENCHMARKS, CIFAR_MEAN, CIFAR_STD, Benchmark
-from .sources.folders import class_folders, image_tables, list_files, load_folder
+from .sources.folders import image_tables, load_folder, read_tree
 from .sources.hub_dataset import load_hub
 from .sources.source import Source, label_tables, roles_of
 from .sources.user_dataset import open_user_dataset
@@ -172,17 +172,14 @@ def _open_tree(spec: DataSpec, test_only: bool) -> Source:
     lists = tree_lists(spec.dataset, benchmark, root, spec.lists, needs_train=not test_only)
     folders = next((lst.folders for split, lst in lists.items() if split == "train" or test_only), [])
     scored = roles_of(lists, True).get("test")
-    files: dict[str, Any] = {
-        split: (list_files(root, lst), lst.labels) for split, lst in lists.items() if not test_only or split == scored
-    }
     whole = [("train", "train")] if "train" not in lists and not test_only else []
     if benchmark.test_split == "validation" and "test" not in lists:
         whole.append(("test", "val"))
     for split, folder in whole:
         if not (root / folder).is_dir():
             raise ValueError(f"{root} has no folder {folder}/ with {spec.dataset}'s {split} images in class folders")
-        *files_and_labels, names = class_folders(root / folder, folders, skip_unknown=bool(lists))
-        files[split], folders = files_and_labels, folders or names
+    needed = {split: image_list for split, image_list in lists.items() if not test_only or split == scored}
+    files, folders = read_tree(root, needed, whole, folders, skip_unknown=bool(lists))
     if not files:
         raise ValueError(f"{root} has no list of {spec.dataset}'s test images: put it there, or give --test_list")
     tables = image_tables(files, class_names(spec.dataset, folders))

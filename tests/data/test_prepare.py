@@ -16,6 +16,7 @@ import pytest
 
 from paco_hf.data.loading import load_data
 from paco_hf.data.streaming import prepare as module
+from paco_hf.data.streaming import prepare_tree
 from paco_hf.data.streaming.manifest import Manifest
 from paco_hf.data.streaming.prepare import prepare
 from paco_hf.data.verification import counts_of, describe_counts, verify
@@ -240,7 +241,7 @@ def test_a_full_disk_leaves_nothing_that_looks_complete(tmp_path: Path) -> None:
 def test_a_source_that_changes_between_stop_and_start_is_refused(tmp_path: Path, monkeypatch) -> None:
     root = miniature.imagenet(tmp_path / "source")
     out = tmp_path / "out"
-    write, calls = module._write_files, []
+    write, calls = prepare_tree.write_files, []
 
     def stops(*arguments) -> None:
         calls.append(arguments)
@@ -248,7 +249,7 @@ def test_a_source_that_changes_between_stop_and_start_is_refused(tmp_path: Path,
             raise PermissionError(13, "Permission denied")
         write(*arguments)
 
-    monkeypatch.setattr(module, "_write_files", stops)
+    monkeypatch.setattr(prepare_tree, "write_files", stops)
     with pytest.raises(OSError, match="the same command goes on from it"):
         prepare("imagenet", str(root), str(out), shard_bytes=SMALL, threads=1)
     monkeypatch.undo()

@@ -84,6 +84,36 @@ def class_folders(
     return files, labels, folders
 
 
+def read_tree(
+    root: Path,
+    lists: Mapping[str, ImageList],
+    whole: Sequence[tuple[str, str]],
+    folders: Sequence[str] | None = None,
+    skip_unknown: bool = False,
+) -> tuple[dict[str, tuple[list[str], list[int]]], list[str]]:
+    """The official tree of a benchmark.
+
+    Args:
+        root (path): of the tree.
+        lists (`dict`): of the splits that have one.
+        whole (sequence of pairs): splits that are a folder of class folders, and that folder.
+        folders (sequence of `str`, *optional*): of the classes by id; those of the training list.
+        skip_unknown (`bool`, *optional*, defaults to `False`): leave out folders of other classes.
+
+    Returns:
+        files and class ids by split, and the folders of the classes.
+
+    Raises:
+        ValueError: files that do not exist, or classes that the training images lack.
+    """
+    files = {split: (list_files(root, image_list), image_list.labels) for split, image_list in lists.items()}
+    classes = list(folders or (lists["train"].folders if "train" in lists else ()))
+    for split, folder in whole:
+        paths, labels, names = class_folders(root / folder, classes, skip_unknown)
+        files[split], classes = (paths, labels), classes or names
+    return files, classes
+
+
 def load_folder(folder: str) -> DatasetDict:
     path = Path(folder)
     if not path.is_dir():

@@ -11,26 +11,22 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
-from tqdm.auto import tqdm
 
-from ...utils.files import replacing, write_text
+from ...utils.files import read_mapping, replacing, write_text
 from ..image_lists import ImageList, class_names, git_blob_id, tree_lists
 from ..image_split import selection_hash
 from ..long_tail import class_counts
-from ..published import BENCHMARKS, Benchmark
-from ..sources.folders import class_folders, list_files
-from .manifest import MANIFEST_NAME, ROWS_PER_GROUP, Manifest, labels_name
+from ..published import BENCHMARKS
+from .manifest import MANIFEST_NAME, Manifest, labels_name
 from .prepare_parquet import PARTS, from_parquet
-from .writer import describe_shard, order_of, run_tasks, schema_of, write_parquet
+from .prepare_tree import ImageTree
+from .writer import ShardWriter
 
 PLAN_NAME, LOCK_NAME = "plan.json", ".lock"
 SHARD_BYTES = 400 * 2**20
@@ -41,6 +37,7 @@ def prepare(
     source: str | None,
     out: str,
     lists: dict[str, str] | None = None,
+    *,
     image_column: str | None = None,
     label_column: str | None = None,
     threads: int | None = None,
@@ -70,9 +67,10 @@ def prepare(
     source = source or (benchmark.hub_id if benchmark else None)
     if source is None:
         raise ValueError(f"{dataset} is on no Hub under a name of its own: give --source, a folder or a Hub id")
-    folder = Path(out)
-    image_lists = _lists(dataset, benchmark, source, lists or {})
-    tree = _read_tree(benchmark, Path(source), image_lists) if _is_tree(source) else None
+    if benchmark is None and lists:
+        raise ValueError(f"lists go with {', '.join(n for n, b in BENCHMARKS.items() if b.path)}, not {dataset}")
+    image_lists = tree_lists(dataset, benchmark, Path(source), lists or {}) if benchmark else {}
+    tree = ImageTree.read(Path(source), benchmark, image_lists) if _is_tree(source) else None
     plan = {
         "dataset": dataset,
         "source": os.path.abspath(source) if os.path.exists(source) else source,
@@ -81,68 +79,57 @@ def prepare(
         "shard_bytes": shard_bytes,
         "content": tree.fingerprint() if tree else _parquet_fingerprint(source),
     }
+    writer = ShardWriter(Path(out), threads or min(os.cpu_count() or 1, 4), shard_bytes)
     try:
-        with _alone(folder):
-            finished = _begin(folder, plan)
-            if finished is None:
-                finished = _carry_out(
-                    dataset,
-                    source,
-                    folder,
-                    image_lists,
-                    tree,
-                    threads or min(os.cpu_count() or 1, 4),
-                    shard_bytes,
-                    (image_column, label_column),
-                )
-            shutil.rmtree(folder / PARTS, ignore_errors=True)
-            return finished
+        with _alone(writer.folder):
+            manifest = _begin(writer.folder, plan)
+            if manifest is None:
+                manifest = Manifest(str(writer.folder), dataset, source, [], {})
+                if tree:
+                    manifest.class_names = class_names(dataset, tree.folders)
+                    shards = tree.write(manifest.class_names, writer)
+                else:
+                    columns = image_column, label_column
+                    manifest.class_names, shards = from_parquet(dataset, source, image_lists, columns, writer)
+                _finish(manifest, shards, image_lists, tree)
+            shutil.rmtree(writer.folder / PARTS, ignore_errors=True)
+            return manifest
     except OSError as error:
         if error.errno is None:
             raise
         raise OSError(
-            f"{folder}: {error.strerror or error}. What is complete there is kept, and nothing else is taken for it: "
+            f"{writer.folder}: {error.strerror or error}. What is complete there is kept, and nothing else is taken for it: "
             "the same command goes on from it"
         ) from error
 
 
-def _carry_out(
-    dataset: str,
-    source: str,
-    folder: Path,
+def _finish(
+    manifest: Manifest,
+    shards: dict[str, list[dict[str, Any]]],
     image_lists: dict[str, ImageList],
-    tree: "_Tree | None",
-    threads: int,
-    shard_bytes: int,
-    columns: tuple[str | None, str | None],
-) -> Manifest:
-    key = join_key(dataset)
-    if tree:
-        names = class_names(dataset, tree.folders)
-        splits = _write_tree(tree, names, folder, threads, shard_bytes)
-    else:
-        benchmark = BENCHMARKS.get(dataset)
-        names, splits = from_parquet(dataset, benchmark, source, image_lists, folder, threads, shard_bytes, columns)
-    manifest = Manifest(str(folder), dataset, source, names, {})
-    for split, content in splits.items():
-        manifest.splits[split] = _describe(folder, split, content, len(names), key)
-        if tree and manifest.splits[split]["selection"] != tree.selection(split, key):
+    tree: ImageTree | None,
+) -> None:
+    """Check what was written, and write what describes it, the manifest last."""
+    folder, key = Path(manifest.root), join_key(manifest.dataset)
+    for split, written in shards.items():
+        paths, labels = read_names(folder, written)
+        with replacing(folder / labels_name(split)) as unfinished, unfinished.open("wb") as file:
+            np.save(file, np.asarray(labels, dtype=np.int32), allow_pickle=False)
+        selection = selection_hash([key(path) for path in paths], labels)
+        manifest.splits[split] = {
+            "images": len(labels),
+            "class_counts": class_counts(labels, len(manifest.class_names), allow_empty=split != "train"),
+            "selection": selection,
+            "shards": written,
+        }
+        if tree and selection != tree.selection(split, key):
             raise ValueError(
-                f"the shards of the {split} split in {folder} do not hold the images of {source}: remove {folder}, "
-                "and prepare anew"
+                f"the shards of the {split} split in {folder} do not hold the images of {manifest.source}: remove "
+                f"{folder}, and prepare anew"
             )
     for split, image_list in image_lists.items():
         (folder / f"{split}.list").write_bytes(image_list.content)
     manifest.write()
-    return manifest
-
-
-def _lists(dataset: str, benchmark: Benchmark | None, source: str, given: dict[str, str]) -> dict[str, ImageList]:
-    if benchmark is None or benchmark.path is None:
-        if given:
-            raise ValueError(f"lists go with {', '.join(n for n, b in BENCHMARKS.items() if b.path)}, not {dataset}")
-        return {}
-    return tree_lists(dataset, benchmark, Path(source), given)
 
 
 def _is_tree(source: str) -> bool:
@@ -153,10 +140,7 @@ def _begin(folder: Path, plan: dict[str, Any]) -> Manifest | None:
     """Claim the folder for this plan; the manifest where it is carried out already."""
     path = folder / PLAN_NAME
     if path.is_file():
-        try:
-            before = json.loads(path.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is damaged ({error}): remove {folder}, and prepare anew") from error
+        before = read_mapping(path, advice=f"remove {folder}, and prepare anew")
         if before != plan and any(folder.glob("**/*.parquet")):
             names = [k for k in plan if k != "content" and before.get(k) != plan[k]]
             changed = [f"{k} {before.get(k)} -> {plan[k]}" for k in names]
@@ -209,120 +193,10 @@ def _remove_damaged(folder: Path) -> None:
             file.unlink()
 
 
-# ---- from files
-
-
-@dataclass
-class _Tree:
-    """Image files below a root by split: where, with which class id, and how many bytes."""
-
-    root: Path
-    folders: list[str]  # of each class, by id
-    files: dict[str, tuple[list[str], list[int], list[int]]]
-
-    def keys(self, split: str) -> list[str]:
-        return [os.path.relpath(path, self.root) for path in self.files[split][0]]
-
-    def selection(self, split: str, key: Callable[[str], str]) -> str:
-        return selection_hash([key(name) for name in self.keys(split)], self.files[split][1])
-
-    def fingerprint(self) -> dict[str, str]:
-        """Changes with every image that comes, goes, or has another size or class."""
-        prints = {}
-        for split, (_, labels, sizes) in self.files.items():
-            names = [f"{name} {size}" for name, size in zip(self.keys(split), sizes, strict=True)]
-            prints[split] = selection_hash(names, labels)
-        return prints
-
-
 def _parquet_fingerprint(source: str) -> list[Any] | None:
     """Names and sizes of the files of a folder; a source on the Hub is not looked at."""
     files = sorted(Path(source).glob("**/*.parquet")) if Path(source).is_dir() else []
     return [[str(file.relative_to(source)), file.stat().st_size] for file in files] or None
-
-
-def _read_tree(benchmark: Benchmark | None, root: Path, image_lists: dict[str, ImageList]) -> _Tree:
-    files: dict[str, tuple[list[str], list[int]]] = {
-        split: (list_files(root, lst), lst.labels) for split, lst in image_lists.items()
-    }
-    folders = image_lists["train"].folders if "train" in image_lists else None
-    for split, name in _whole_folders(benchmark, root, files):
-        paths, labels, names = class_folders(root / name, folders or ())
-        files[split], folders = (paths, labels), folders or names
-    if not folders or "train" not in files:
-        raise ValueError(f"{root} has no train/ folder of class folders, and no parquet files")
-    sized = {}
-    for split, (paths, labels) in files.items():
-        progress = tqdm(paths, f"looking at {split}", unit=" files", disable=None)
-        sized[split] = paths, labels, [os.path.getsize(path) for path in progress]
-        empty = [path for path, size in zip(paths, sized[split][2], strict=True) if size == 0]
-        if empty:
-            raise ValueError(
-                f"{len(empty)} of the {split} images are empty files, such as {empty[0]}: fetch them again, or "
-                "leave them out"
-            )
-    return _Tree(root, folders, sized)
-
-
-def _write_tree(
-    tree: _Tree, names: list[str], out: Path, threads: int, shard_bytes: int
-) -> dict[str, list[dict[str, Any]]]:
-    schema = schema_of(names)
-    tasks, splits = [], {}
-    for split, (paths, labels, sizes) in tree.files.items():
-        keys = tree.keys(split)
-        order = np.argsort(np.array([order_of(key) for key in keys], dtype=np.int64), kind="stable")
-        count = min(max(round(sum(sizes) / shard_bytes), 1), len(paths))
-        splits[split] = [out / f"{split}-{i:05d}-of-{count:05d}.parquet" for i in range(count)]
-        for target, rows in zip(splits[split], np.array_split(order, count), strict=True):
-            content = [(paths[i], keys[i], labels[i]) for i in rows.tolist()]
-            tasks.append((len(content), target, partial(_write_files, target, content, schema)))
-    run_tasks(tasks, threads, "writing shards")
-    return {split: [describe_shard(path) for path in paths] for split, paths in splits.items()}
-
-
-def _whole_folders(benchmark: Benchmark | None, root: Path, files: Any) -> list[tuple[str, str]]:
-    """Splits that are whole folders: those without a list."""
-    if benchmark is None:
-        known = {
-            "train": "train",
-            "validation": "validation",
-            "valid": "validation",
-            "val": "validation",
-            "test": "test",
-        }
-        found = [(split, name) for name, split in known.items() if (root / name).is_dir()]
-        if len(dict(found)) < len(found):
-            raise ValueError(f"{root} has two folders for one split: {', '.join(name for _, name in found)}")
-        return found
-    if benchmark.test_split != "validation":
-        return []
-    return [(split, name) for split, name in (("train", "train"), ("test", "val")) if split not in files]
-
-
-def _write_files(target: Path, content: list[tuple[str, str, int]], schema: pa.Schema) -> None:
-    def groups() -> Iterator[pa.Table]:
-        for start in range(0, len(content), ROWS_PER_GROUP):
-            chunk = content[start : start + ROWS_PER_GROUP]
-            image = [{"bytes": Path(path).read_bytes(), "path": key} for path, key, _ in chunk]
-            yield pa.Table.from_pydict({"image": image, "label": [c for _, _, c in chunk]}, schema=schema)
-
-    write_parquet(target, groups(), schema)
-
-
-def _describe(
-    folder: Path, split: str, shards: list[dict[str, Any]], num_classes: int, key: Callable[[str], str]
-) -> dict[str, Any]:
-    """The manifest's entry of a split, and its file of labels."""
-    paths, labels = read_names(folder, shards)
-    with replacing(folder / labels_name(split)) as unfinished, unfinished.open("wb") as file:
-        np.save(file, np.asarray(labels, dtype=np.int32), allow_pickle=False)
-    return {
-        "images": len(labels),
-        "class_counts": class_counts(labels, num_classes, allow_empty=split != "train"),
-        "selection": selection_hash([key(path) for path in paths], labels),
-        "shards": shards,
-    }
 
 
 def read_names(folder: Path, shards: list[dict[str, Any]]) -> tuple[list[str], list[int]]:

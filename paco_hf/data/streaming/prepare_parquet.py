@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Image, IterableDataset, load_dataset
 
 from ..image_lists import ILSVRC, ImageList, class_names
-from ..published import Benchmark
+from ..published import BENCHMARKS, Benchmark
 from ..sources.folders import parquet_files
 from ..sources.hub_dataset import connected
 from ..sources.source import check_column, detect_column
-from .writer import describe_shard, order_of, run_tasks, schema_of, write_parquet
+from .writer import ShardWriter, order_of, schema_of, write_parquet
 
 PARTS = "parts"
 _BATCH = 256  # rows of the source to join at a time
@@ -44,14 +44,29 @@ class _Split:
 
 def from_parquet(
     dataset: str,
-    benchmark: Benchmark | None,
     source: str,
     image_lists: dict[str, ImageList],
-    out: Path,
-    threads: int,
-    shard_bytes: int,
     columns: tuple[str | None, str | None],
+    writer: ShardWriter,
 ) -> tuple[list[str], dict[str, list[dict[str, Any]]]]:
+    """Write the shards of a source of parquet.
+
+    Args:
+        dataset (`str`): its name.
+        source (`str`): folder or Hub id.
+        image_lists (`dict`): by split.
+        columns (pair of `str`, *optional*): of images and labels; detected where `None`.
+        writer (`ShardWriter`): of the shards.
+
+    Returns:
+        the names of the classes, and the description of the shards by split.
+
+    Raises:
+        ValueError: columns or splits that are missing; images that are missing or there twice, or have other labels
+            than in their list.
+        OSError: the source cannot be read.
+    """
+    benchmark, out = BENCHMARKS.get(dataset), writer.folder
     key = benchmark.join_key if benchmark and image_lists else None
     splits: dict[str, _Split] = {}
     for split, image_list in image_lists.items():
@@ -90,9 +105,10 @@ def from_parquet(
         for i in range(stream.num_shards):
             target = out / PARTS / f"{name}-{i:05d}-of-{stream.num_shards:05d}.parquet"
             part = stream.shard(num_shards=stream.num_shards, index=i)
-            tasks.append((1, target, partial(_write_part, target, part, (image, label), wanted, key, name, i)))
-    run_tasks(tasks, threads, f"reading {source}", unit=" source shards")
-    return names, _sort_parts(out, splits, [target for _, target, _ in tasks], names, threads, shard_bytes)
+            join = _Join((image, label), wanted, key, f"{name}-{i:05d}")
+            tasks.append((1, target, partial(join.write, part, target)))
+    writer.run(tasks, f"reading {source}", unit=" source shards")
+    return names, _sort_parts(splits, [target for _, target, _ in tasks], names, writer)
 
 
 def _by_key(image_list: ImageList, benchmark: Benchmark | None) -> dict[str, int]:
@@ -123,74 +139,67 @@ def _streams(source: str) -> dict[str, IterableDataset]:
     return dict(load_dataset("parquet", data_files=files, streaming=True))
 
 
-def _write_part(
-    target: Path,
-    part: IterableDataset,
-    columns: tuple[str, str],
-    wanted: dict[str, _Split],
-    key: Callable[[str], str] | None,
-    source_split: str,
-    number: int,
-) -> None:
-    """The images of one source shard that belong to a split, sorted by their place in the shards to come."""
-    image, label = columns
-    kept = []
-    row = 0
-    for table in part.with_format("arrow").iter(_BATCH):
-        images = table[image].combine_chunks()
-        paths = images.field("path").to_pylist()
-        labels = table[label].to_pylist()
-        names = [f"{source_split}-{number:05d}-{row + i:06d}" for i in range(len(paths))]
-        row += len(paths)
-        for split, content in wanted.items():
-            if content.labels is None:
-                rows, found, keys = list(range(len(paths))), labels, names
-            else:
-                assert key is not None
-                keys = [key(path or "") for path in paths]
-                rows = [i for i, name in enumerate(keys) if name in content.labels]
-                found = [content.labels[keys[i]] for i in rows]
-                wrong = [i for i, c in zip(rows, found, strict=True) if labels[i] != c]
-                if wrong:
-                    raise ValueError(
-                        f"{paths[wrong[0]]} has label {labels[wrong[0]]} in the source, but "
-                        f"{content.labels[keys[wrong[0]]]} in the {split} list"
-                    )
-            if rows:
-                kept.append(
-                    pa.Table.from_arrays(
-                        [
-                            images.take(pa.array(rows)),
-                            pa.array(found, pa.int64()),
-                            pa.array([split] * len(rows)),
-                            pa.array([order_of(keys[i]) for i in rows], pa.int64()),
-                        ],
-                        schema=_PART,
-                    )
-                )
-    table = pa.concat_tables(kept) if kept else _PART.empty_table()
-    table = table.take(pc.sort_indices(table, sort_keys=[("order", "ascending")]))
-    write_parquet(target, [table], _PART)
+@dataclass
+class _Join:
+    """Which images of one source shard belong to which split."""
+
+    columns: tuple[str, str]
+    wanted: dict[str, _Split]
+    key: Callable[[str], str] | None
+    name: str  # of the source shard
+
+    def write(self, part: IterableDataset, target: Path) -> None:
+        """Write the images that belong to a split, sorted by their place in the shards to come."""
+        tables = [_PART.empty_table()]
+        row = 0
+        for batch in part.with_format("arrow").iter(_BATCH):
+            images = batch[self.columns[0]].combine_chunks()
+            paths, labels = images.field("path").to_pylist(), batch[self.columns[1]].to_pylist()
+            for split, content in self.wanted.items():
+                rows, keys = list(range(len(paths))), [f"{self.name}-{row + i:06d}" for i in range(len(paths))]
+                if content.labels is not None and self.key is not None:
+                    keys = [self.key(path or "") for path in paths]
+                    rows = [i for i, name in enumerate(keys) if name in content.labels]
+                    for i in rows:
+                        if (listed := content.labels[keys[i]]) != labels[i]:
+                            raise ValueError(
+                                f"{paths[i]} has label {labels[i]} in the source, but {listed} in the {split} list"
+                            )
+                columns = [
+                    images.take(pa.array(rows, pa.int64())),
+                    pa.array([labels[i] for i in rows], pa.int64()),
+                    pa.array([split] * len(rows), pa.string()),
+                    pa.array([order_of(keys[i]) for i in rows], pa.int64()),
+                ]
+                tables.append(pa.Table.from_arrays(columns, schema=_PART))
+            row += len(paths)
+        write_parquet(target, [_sorted(pa.concat_tables(tables))], _PART)
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    return table.take(pc.sort_indices(table, sort_keys=[("order", "ascending")]))
 
 
 def _sort_parts(
-    out: Path, splits: dict[str, _Split], parts: list[Path], names: list[str], threads: int, shard_bytes: int
+    splits: dict[str, _Split], parts: list[Path], names: list[str], writer: ShardWriter
 ) -> dict[str, list[dict[str, Any]]]:
     """From parts, each sorted, to shards: each has one range of the order."""
     dataset = pd.dataset([str(part) for part in parts], schema=_PART)
     index = dataset.to_table(columns=["split", "order"])
-    size = sum(part.stat().st_size for part in parts)
-    schema = schema_of(names)
-    tasks, targets = [], {}
+    mean_size = sum(part.stat().st_size for part in parts) / max(len(index), 1)
+    schema, orders = schema_of(names), {}
     for split, content in splits.items():
         order = np.sort(index.filter(pc.field("split") == split)["order"].to_numpy())
         _check_complete(split, content, order)
-        count = min(max(round(size * len(order) / max(len(index), 1) / shard_bytes), 1), len(order))
-        targets[split] = [out / f"{split}-{i:05d}-of-{count:05d}.parquet" for i in range(count)]
-        for target, own in zip(targets[split], np.array_split(order, count), strict=True):
-            tasks.append((len(own), target, partial(_write_range, target, dataset, split, own, schema)))
-    run_tasks(tasks, threads, "sorting into shards")
-    return {split: [describe_shard(path) for path in paths] for split, paths in targets.items()}
+        orders[split] = order, mean_size * len(order)
+
+    def write(target: Path, split: str, order: np.ndarray) -> None:
+        place = pc.field("order")
+        range_ = (pc.field("split") == split) & (place >= int(order[0])) & (place <= int(order[-1]))
+        table = _sorted(dataset.to_table(filter=range_, use_threads=False)).select(["image", "label"])
+        write_parquet(target, [table.cast(schema)], schema)
+
+    return writer.write_splits(orders, write, "sorting into shards")
 
 
 def _check_complete(split: str, content: _Split, order: np.ndarray) -> None:
@@ -200,19 +209,10 @@ def _check_complete(split: str, content: _Split, order: np.ndarray) -> None:
         if not len(order):
             raise ValueError(f"the source has no image of its split {content.source}")
         return
-    found = set(order.tolist())
-    missing = [name for name in content.labels if order_of(name) not in found]
+    present = set(order.tolist())
+    missing = [name for name in content.labels if order_of(name) not in present]
     if missing:
         raise ValueError(
             f"{len(missing)} of the {len(content.labels)} images of the {split} list are not in the source: "
             f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
         )
-
-
-def _write_range(target: Path, parts: Any, split: str, order: np.ndarray, schema: pa.Schema) -> None:
-    place = pc.field("order")
-    table = parts.to_table(
-        filter=(pc.field("split") == split) & (place >= int(order[0])) & (place <= int(order[-1])), use_threads=False
-    )
-    table = table.take(pc.sort_indices(table, sort_keys=[("order", "ascending")])).select(["image", "label"])
-    write_parquet(target, [table.cast(schema)], schema)

@@ -1,11 +1,14 @@
 """Writing shards: several at a time, each under a temporary name until it is complete."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Features, Image
@@ -27,31 +30,71 @@ def order_of(key: str) -> int:
 def write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
     # Images do not compress.
     with (
-        replacing(path) as partial,
-        pq.ParquetWriter(partial, schema, compression="none", use_dictionary=["label"]) as writer,
+        replacing(path) as unfinished,
+        pq.ParquetWriter(unfinished, schema, compression="none", use_dictionary=["label"]) as writer,
     ):
         for table in tables:
             writer.write_table(table, row_group_size=ROWS_PER_GROUP)
 
 
-def run_tasks(
-    tasks: Sequence[tuple[int, Path, Callable[[], None]]], threads: int, title: str, unit: str = " images"
-) -> None:
-    """Write what is not written yet: pairs of images and target, several at a time."""
-    todo = [task for task in tasks if not task[1].is_file()]
-    total = sum(size for size, *_ in tasks)
-    with (
-        tqdm(total=total, initial=total - sum(t[0] for t in todo), desc=title, unit=unit, disable=None) as progress,
-        ThreadPoolExecutor(threads) as pool,
-    ):
-        futures = {pool.submit(write): size for size, _, write in todo}
-        try:
-            for future in as_completed(futures):
-                future.result()
-                progress.update(futures[future])
-        finally:
-            pool.shutdown(cancel_futures=True)
+@dataclass(frozen=True)
+class ShardWriter:
+    """Writes what is not written yet, several shards at a time.
+
+    Args:
+        folder (path): where to.
+        threads (`int`): shards to work on at a time.
+        shard_bytes (`int`): of images in a shard, about.
+    """
+
+    folder: Path
+    threads: int
+    shard_bytes: int
+
+    def write_splits(
+        self,
+        splits: Mapping[str, tuple[np.ndarray, float]],
+        write: Callable[[Path, str, np.ndarray], None],
+        title: str,
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Write the shards of all splits, and describe them for the manifest.
+
+        Args:
+            splits (`dict`): by split what stands for each image, in the order of the shards, and the bytes of all.
+            write (callable): writes one shard from its path, its split and what stands for its images.
+            title (`str`): of the progress bar.
+        """
+        tasks, targets = [], {}
+        for split, (images, size) in splits.items():
+            count = min(max(round(size / self.shard_bytes), 1), len(images))
+            targets[split] = [self.folder / f"{split}-{i:05d}-of-{count:05d}.parquet" for i in range(count)]
+            for target, part in zip(targets[split], np.array_split(images, count), strict=True):
+                tasks.append((len(part), target, partial(write, target, split, part)))
+        self.run(tasks, title)
+        return {split: [_describe_shard(path) for path in paths] for split, paths in targets.items()}
+
+    def run(self, tasks: Sequence[tuple[int, Path, Callable[[], None]]], title: str, unit: str = " images") -> None:
+        """Run what has no result yet.
+
+        Args:
+            tasks (sequence of tuples): how much work it is, the file that it writes, and what writes it.
+            title, unit (`str`): of the progress bar.
+        """
+        todo = [task for task in tasks if not task[1].is_file()]
+        total = sum(size for size, *_ in tasks)
+        done = total - sum(size for size, *_ in todo)
+        with (
+            tqdm(total=total, initial=done, desc=title, unit=unit, disable=None) as progress,
+            ThreadPoolExecutor(self.threads) as pool,
+        ):
+            futures = {pool.submit(write): size for size, _, write in todo}
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    progress.update(futures[future])
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
-def describe_shard(path: Path) -> dict[str, Any]:
+def _describe_shard(path: Path) -> dict[str, Any]:
     return {"file": path.name, "images": pq.read_metadata(path).num_rows, "bytes": path.stat().st_size}

@@ -1,0 +1,128 @@
+"""Preparing from image files: the official folder tree of a benchmark, or class folders under the splits' folders."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from tqdm.auto import tqdm
+
+from ..image_lists import ImageList
+from ..image_split import selection_hash
+from ..published import Benchmark
+from ..sources.folders import read_tree
+from .manifest import ROWS_PER_GROUP
+from .writer import ShardWriter, order_of, schema_of, write_parquet
+
+_SPLIT_FOLDERS = {
+    "train": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "test": "test",
+}
+
+
+@dataclass
+class ImageTree:
+    """Image files below a root.
+
+    Args:
+        root (path): that they are named from.
+        folders (list of `str`): of each class, by id.
+        files (`dict`): by split paths, class ids and bytes of the images.
+    """
+
+    root: Path
+    folders: list[str]
+    files: dict[str, tuple[list[str], list[int], list[int]]]
+
+    @classmethod
+    def read(cls, root: Path, benchmark: Benchmark | None, lists: Mapping[str, ImageList]) -> "ImageTree":
+        """The images of the lists, and of folders of whole splits.
+
+        Args:
+            root (path): of the tree.
+            benchmark (`Benchmark`, *optional*): that it is of.
+            lists (`dict`): by split.
+
+        Raises:
+            ValueError: there are no images to train on, or empty files.
+        """
+        files, folders = read_tree(root, lists, _whole_folders(benchmark, root, lists))
+        if not folders or "train" not in files:
+            raise ValueError(f"{root} has no train/ folder of class folders, and no parquet files")
+        sized = {}
+        for split, (paths, labels) in files.items():
+            progress = tqdm(paths, f"looking at {split}", unit=" files", disable=None)
+            sized[split] = paths, labels, [os.path.getsize(path) for path in progress]
+            empty = [path for path, size in zip(paths, sized[split][2], strict=True) if size == 0]
+            if empty:
+                raise ValueError(
+                    f"{len(empty)} of the {split} images are empty files, such as {empty[0]}: fetch them again, or "
+                    "leave them out"
+                )
+        return cls(root, folders, sized)
+
+    def keys(self, split: str) -> list[str]:
+        return [os.path.relpath(path, self.root) for path in self.files[split][0]]
+
+    def selection(self, split: str, key: Callable[[str], str]) -> str:
+        """The hash of a split's images, which `key` names, and their classes."""
+        return selection_hash([key(name) for name in self.keys(split)], self.files[split][1])
+
+    def fingerprint(self) -> dict[str, str]:
+        """Changes with every image that comes, goes, or has another size or class."""
+        prints = {}
+        for split, (_, labels, sizes) in self.files.items():
+            names = [f"{name} {size}" for name, size in zip(self.keys(split), sizes, strict=True)]
+            prints[split] = selection_hash(names, labels)
+        return prints
+
+    def write(self, class_names: list[str], writer: ShardWriter) -> dict[str, list[dict[str, Any]]]:
+        """Write the shards of all splits, and describe them."""
+        schema, keys, splits = schema_of(class_names), {}, {}
+        for split, (_, _, sizes) in self.files.items():
+            keys[split] = self.keys(split)
+            order = np.argsort(np.array([order_of(key) for key in keys[split]], dtype=np.int64), kind="stable")
+            splits[split] = order, sum(sizes)
+
+        def write(target: Path, split: str, rows: np.ndarray) -> None:
+            paths, labels, _ = self.files[split]
+            write_files(target, [(paths[i], keys[split][i], labels[i]) for i in rows.tolist()], schema)
+
+        return writer.write_splits(splits, write, "writing shards")
+
+
+def _whole_folders(benchmark: Benchmark | None, root: Path, lists: Mapping[str, ImageList]) -> list[tuple[str, str]]:
+    """Splits that are whole folders: those without a list."""
+    if benchmark is None:
+        names = {
+            "train": "train",
+            "validation": "validation",
+            "valid": "validation",
+            "val": "validation",
+            "test": "test",
+        }
+        folders = [(split, name) for name, split in names.items() if (root / name).is_dir()]
+        if len(dict(folders)) < len(folders):
+            raise ValueError(f"{root} has two folders for one split: {', '.join(name for _, name in folders)}")
+        return folders
+    if benchmark.test_split != "validation":
+        return []
+    return [(split, name) for split, name in (("train", "train"), ("test", "val")) if split not in lists]
+
+
+def write_files(target: Path, images: list[tuple[str, str, int]], schema: pa.Schema) -> None:
+    """Write a shard of image files: their paths, what they are called in it, and their classes."""
+
+    def groups() -> Iterator[pa.Table]:
+        for start in range(0, len(images), ROWS_PER_GROUP):
+            group = images[start : start + ROWS_PER_GROUP]
+            encoded = [{"bytes": Path(path).read_bytes(), "path": key} for path, key, _ in group]
+            yield pa.Table.from_pydict({"image": encoded, "label": [label for *_, label in group]}, schema=schema)
+
+    write_parquet(target, groups(), schema)
