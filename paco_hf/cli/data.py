@@ -91,9 +91,9 @@ def _verify(flags: argparse.Namespace) -> None:
 
 def _stats(flags: argparse.Namespace) -> None:
     from ..data.spec import spec_fields
-    from ..data.verification import counts_of, describe_counts
+    from ..data.verification import describe_counts, split_counts
 
-    counts = counts_of(flags.target, **spec_fields(vars(flags)))
+    counts = split_counts(flags.target, **spec_fields(vars(flags)))
     print(json.dumps(counts) if flags.json else "\n".join(describe_counts(*item) for item in counts.items()))
     if flags.plot:
         from ..reports.plots import plot_counts

@@ -73,7 +73,13 @@ def read_list(source: str, dataset: str) -> ImageList:
 
 
 def parse_list(name: str, content: bytes, dataset: str) -> ImageList:
-    """[`read_list`] on what was read already."""
+    """[`read_list`] on what was read already.
+
+    Args:
+        name (`str`): of the file.
+        content (`bytes`): of the file.
+        dataset (`str`): whose list it should be.
+    """
     benchmark = known_benchmark(dataset)
     if benchmark.path is None:
         with_lists = [n for n, b in BENCHMARKS.items() if b.path]
@@ -84,10 +90,10 @@ def parse_list(name: str, content: bytes, dataset: str) -> ImageList:
         raise ValueError(f"{name} is no text ({error}): give the list, not an archive") from error
     entries = _json_entries(name, text) if text.lstrip().startswith("{") else _text_entries(name, text)
     pattern = re.compile(benchmark.path, re.IGNORECASE)
-    paths, labels = [], []
-    folder_of: dict[int, str] = {}
-    label_of: dict[str, int] = {}
-    seen: dict[str, str] = {}
+    labels: dict[str, int] = {}
+    places: dict[str, str] = {}
+    folder_by_label: dict[int, str] = {}
+    label_by_folder: dict[str, int] = {}
     for where, path, label in entries:
         match = pattern.fullmatch(path)
         if match is None:
@@ -100,20 +106,19 @@ def parse_list(name: str, content: bytes, dataset: str) -> ImageList:
                 f"{benchmark.num_classes - 1}"
             )
         folder = match["cls"]
-        if folder_of.setdefault(label, folder) != folder or label_of.setdefault(folder, label) != label:
+        before = folder_by_label.setdefault(label, folder), label_by_folder.setdefault(folder, label)
+        if before != (folder, label):
             raise ValueError(
-                f"{where}: {path!r} has label {label}, but before this line label {label} was "
-                f"{folder_of.get(label)!r} and {folder!r} had label {label_of.get(folder, label)}"
+                f"{where}: {path!r} has label {label}, but before this line label {label} was {before[0]!r} and "
+                f"{folder!r} had label {before[1]}"
             )
-        if path in seen:
-            raise ValueError(f"{where}: {path!r} is there twice (first in {seen[path]})")
-        seen[path] = where
-        paths.append(path)
-        labels.append(label)
-    if not paths:
+        if path in places:
+            raise ValueError(f"{where}: {path!r} is there twice (first in {places[path]})")
+        places[path], labels[path] = where, label
+    if not labels:
         raise ValueError(f"{name} is empty")
-    folders = [folder_of.get(label, "") for label in range(max(labels) + 1)]
-    return ImageList(name, paths, labels, folders, content)
+    folders = [folder_by_label.get(label, "") for label in range(max(labels.values()) + 1)]
+    return ImageList(name, list(labels), list(labels.values()), folders, content)
 
 
 def _text_entries(name: str, text: str) -> list[tuple[str, str, int]]:
@@ -152,7 +157,7 @@ def class_names(dataset: str, folders: Sequence[str]) -> list[str]:
     return [f"{n} ({s})" if names.count(n) > 1 else n for n, s in zip(names, folders, strict=True)]
 
 
-def recognise(content: bytes) -> tuple[str, str] | None:
+def recognize(content: bytes) -> tuple[str, str] | None:
     """Data set and split of which this is the published list: byte by byte, or by its length in lines and bytes where
     only that is known."""
     blob, size, lines = git_blob_id(content), len(content), content.count(b"\n")
@@ -168,24 +173,35 @@ def recognise(content: bytes) -> tuple[str, str] | None:
 
 
 def check_split(image_list: ImageList, dataset: str, split: str) -> None:
-    """`ValueError` where a list is the published one of another split."""
-    known = recognise(image_list.content)
+    """Raise `ValueError` where a list is the published one of another split.
+
+    Args:
+        image_list (`ImageList`): the list.
+        dataset, split (`str`): what it should be of.
+    """
+    known = recognize(image_list.content)
     if known is not None and known != (dataset, split):
         raise ValueError(
             f"{image_list.name} is the {known[1]} list of {known[0]}, given as the {split} list of {dataset}"
         )
 
 
-def differences(canonical: Canonical, labels: Sequence[int], num_classes: int) -> list[str]:
-    """In which statistics labels differ from those of a published split; empty where in none."""
+def differences(published: Canonical, labels: Sequence[int], num_classes: int) -> list[str]:
+    """In which statistics labels differ from those of a published split; empty where in none.
+
+    Args:
+        published (`Canonical`): what is known of it.
+        labels (sequence of `int`): to compare.
+        num_classes (`int`): `C`.
+    """
     counts = class_counts(labels, num_classes, allow_empty=True)
-    found = {
-        "images": (len(labels), canonical.images),
-        "images of the most frequent class": (max(counts), canonical.most),
-        "images of the rarest class": (min(counts), canonical.fewest),
-        "classes with many, medium, few images": (shots(counts), canonical.shots or shots(counts)),
+    pairs = {
+        "images": (len(labels), published.images),
+        "images of the most frequent class": (max(counts), published.most),
+        "images of the rarest class": (min(counts), published.fewest),
+        "classes with many, medium, few images": (shots(counts), published.shots or shots(counts)),
     }
-    return [f"{what}: {own}, published {published}" for what, (own, published) in found.items() if own != published]
+    return [f"{what}: {ours}, published {theirs}" for what, (ours, theirs) in pairs.items() if ours != theirs]
 
 
 def guess_dataset(content: bytes) -> str:
@@ -209,25 +225,33 @@ def known_benchmark(dataset: str) -> Benchmark:
 
 
 def tree_lists(
-    dataset: str, benchmark: Benchmark, root: Path, given: Mapping[str, str], needs_train: bool = True
+    dataset: str, benchmark: Benchmark, root: Path, lists: Mapping[str, str], needs_train: bool = True
 ) -> dict[str, ImageList]:
-    """The lists of a benchmark by split: those given, and those that lie in `root` under their official names.
+    """The lists of a benchmark by split: those of the user, and those in `root` under their official names.
+
+    Args:
+        dataset (`str`): its name.
+        benchmark (`Benchmark`): what is known of it.
+        root (path): of the folder tree.
+        lists (`dict`): file or address by split.
+        needs_train (`bool`, *optional*, defaults to `True`): whether there has to be a training list, where the
+            benchmark has one.
 
     Raises:
         ValueError: there is no training list, or one that is another split's or contradicts it.
     """
-    found = dict(given)
-    for split, candidates in benchmark.lists.items():
-        lying = [root / name for name in candidates if (root / name).is_file()]
-        if split not in found and lying:
-            found[split] = str(lying[0])
-    if benchmark.needs_list and needs_train and "train" not in found:
+    sources = dict(lists)
+    for split, names in benchmark.lists.items():
+        official = next((root / name for name in names if (root / name).is_file()), None)
+        if official:
+            sources.setdefault(split, str(official))
+    if benchmark.needs_list and needs_train and "train" not in sources:
         raise ValueError(
             f"{root} has no list of {dataset}'s training images ({' or '.join(benchmark.lists['train'])}): put it "
             "there, or give it (--train_list, in `data prepare` --list)"
         )
     result = {}
-    for split, source in found.items():
+    for split, source in sources.items():
         result[split] = read_list(source, dataset)
         check_split(result[split], dataset, split)
     for one, other in combinations(result.values(), 2):

@@ -15,7 +15,7 @@ from .long_tail import class_counts, long_tailed_counts, long_tailed_indices
 from .published import BENCHMARKS, CIFAR_MEAN, CIFAR_STD, Benchmark
 from .sources.folders import image_tables, load_folder, read_tree
 from .sources.hub_dataset import load_hub
-from .sources.source import Source, label_tables, roles_of
+from .sources.source import Source, assign_roles, label_tables
 from .sources.user_dataset import open_user_dataset
 from .spec import DataSpec
 from .streaming.manifest import Manifest, is_prepared
@@ -146,7 +146,7 @@ def _open_prepared(spec: DataSpec, test_only: bool) -> Source:
         tables = {split: Dataset.from_parquet(shards) for split, shards in files.items()}
         return label_tables(spec, DatasetDict(tables), test_only=test_only)
     splits: dict[str, ImageSplit] = {}
-    for role, split in roles_of(manifest.splits, test_only).items():
+    for role, split in assign_roles(manifest.splits, test_only).items():
         splits[role] = ShardedImages(manifest, split, spec.window, role=role)
         class_counts(splits[role].labels, len(manifest.class_names), allow_empty=True)
     return Source(splits)
@@ -171,7 +171,7 @@ def _open_tree(spec: DataSpec, test_only: bool) -> Source:
         raise OSError(f"{root} is not a folder")
     lists = tree_lists(spec.dataset, benchmark, root, spec.lists, needs_train=not test_only)
     folders = next((lst.folders for split, lst in lists.items() if split == "train" or test_only), [])
-    scored = roles_of(lists, True).get("test")
+    scored = assign_roles(lists, True).get("test")
     whole = [("train", "train")] if "train" not in lists and not test_only else []
     if benchmark.test_split == "validation" and "test" not in lists:
         whole.append(("test", "val"))

@@ -115,12 +115,12 @@ def class_counts(labels: Any, num_classes: int, allow_empty: bool = False) -> li
 def stratified_split(
     labels: Any, fraction: float, seed: int = 0, pinned: Any = None, name: str = "validation_fraction"
 ) -> tuple[list[int], list[int]]:
-    """Carve a validation split: about `fraction` of each class, at least one image where the class has two or more.
+    """Split off validation images: about `fraction` of each class, at least one image where the class has two or more.
 
     Args:
         labels (sequence of `int`): class of each image.
-        fraction (`float`): share to carve, `0 <= fraction < 1`.
-        seed (`int`, *optional*, defaults to `0`): which images are carved.
+        fraction (`float`): share to split off, `0 <= fraction < 1`.
+        seed (`int`, *optional*, defaults to `0`): which images are split off.
         pinned (sequence of `bool`, *optional*): images that stay in train, whatever the fraction.
         name (`str`, *optional*): what the fraction is called, for messages.
 
@@ -131,12 +131,12 @@ def stratified_split(
         raise ValueError(f"{name} must be at least 0 and below 1, got {fraction}")
     array = np.asarray(labels)
     generator = np.random.default_rng(seed)
-    carved = np.zeros(len(array), dtype=bool)
+    validated = np.zeros(len(array), dtype=bool)
     fixed = np.zeros(len(array), dtype=bool) if pinned is None else np.asarray(pinned, dtype=bool)
     if fraction > 0:
         order = np.argsort(array, kind="stable")
-        for own in np.split(order, np.flatnonzero(np.diff(array[order])) + 1):
-            members = generator.permutation(own)
+        for same_class in np.split(order, np.flatnonzero(np.diff(array[order])) + 1):
+            members = generator.permutation(same_class)
             size = min(max(round(fraction * len(members)), 1), len(members) - 1)
-            carved[members[~fixed[members]][:size]] = True
-    return np.flatnonzero(~carved).tolist(), np.flatnonzero(carved).tolist()
+            validated[members[~fixed[members]][:size]] = True
+    return np.flatnonzero(~validated).tolist(), np.flatnonzero(validated).tolist()

@@ -45,7 +45,7 @@ class StreamSampler(Sampler[EpochIndex]):
     """An order for reading row groups one after the other: a function of `(seed, epoch)` and the arguments alone.
 
     The groups are permuted each epoch and dealt out to `lanes`, whole batches to each, so that each process and each
-    of its 1, 2, 4 or 8 workers finds all its batches in lanes of its own. Within a lane images are shuffled in windows
+    of its 1, 2, 4 or 8 workers finds all its batches in lanes that no other has. Within a lane images are shuffled in windows
     of `buffer / lanes`. Each image comes once; skipping to any batch reads nothing.
 
     Args:
@@ -81,10 +81,10 @@ class StreamSampler(Sampler[EpochIndex]):
         order = np.empty((batches, self.batch_size), dtype=np.int64)
         start = 0
         for lane in range(min(self.lanes, batches)):
-            own = order[lane :: self.lanes]
-            lane_rows = rows[start : start + own.size]
-            start += own.size
+            lane_batches = order[lane :: self.lanes]
+            lane_rows = rows[start : start + lane_batches.size]
+            start += lane_batches.size
             for first in range(0, len(lane_rows), self.window):
                 generator.shuffle(lane_rows[first : first + self.window])
-            own[:] = lane_rows.reshape(own.shape)
+            lane_batches[:] = lane_rows.reshape(lane_batches.shape)
         return np.concatenate([order.ravel(), generator.permutation(rows[start:])])

@@ -57,16 +57,16 @@ def check_source(before: dict[str, Any] | None, now: dict[str, Any] | None) -> N
             "restore it, or start anew with --overwrite"
         )
     flags = {"test": "--test_fraction, --split_seed and --inspect", "validation": "--validation_fraction and --seed"}
-    for role, given in flags.items():
+    for role, settings in flags.items():
         parts = [manifest["splits"][role] or {} for manifest in (before, now)]
         if any(part.get("carved") for part in parts) and parts[0].get("selection") != parts[1].get("selection"):
             raise ValueError(
                 f"other images would be carved for the {role} than when the run was started, and it has trained on "
-                f"some of them: give the {given} of then, or start anew with --overwrite"
+                f"some of them: give the {settings} of then, or start anew with --overwrite"
             )
 
 
-def source_of(full: ImageSplit, with_content: bool = True) -> dict[str, Any]:
+def describe_source(full: ImageSplit, with_content: bool = True) -> dict[str, Any]:
     """What identifies a training split; `with_content` also a hash of the files' names and sizes, or of the encoded
     images' sizes."""
     source = {"name": full.public_name, "images": len(full.labels), "selection": full.selection}
@@ -93,12 +93,12 @@ def _content(full: LabeledImages) -> str | None:
 
 
 def same_labels(full: ImageSplit, source: dict[str, Any]) -> bool:
-    """Whether images have the labels of [`source_of`], in the same order."""
+    """Whether images have the labels of [`describe_source`], in the same order."""
     return len(full.labels) == source["images"] and full.selection == source["selection"]
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """How two of [`source_of`] differ, in words; empty where they are the same."""
+    """How two of [`describe_source`] differ, in words; empty where they are the same."""
     if before["images"] != now["images"]:
         return f"{now['images']} images instead of {before['images']}"
     if before["selection"] != now["selection"]:
@@ -129,7 +129,7 @@ def select_again(full: ImageSplit, manifest: dict[str, Any], role: str) -> Image
         ValueError: it is not the training split of then.
     """
     content, source = manifest["splits"][role], manifest["source"]
-    if changed := _changed(source, source_of(full, "content" in source)):
+    if changed := _changed(source, describe_source(full, "content" in source)):
         raise ValueError(
             f"{full.name} is not what the run's {role} split was carved from: it has {changed}. Restore the data of "
             "then, or give data with a test split of its own (new images in a folder `test`)"

@@ -9,7 +9,7 @@ from ..metrics import GROUPS_TEXT, shots
 from .image_split import ImageSplit
 from .images import ImageData
 from .long_tail import class_counts, stratified_split
-from .split_manifest import describe_split, source_of
+from .split_manifest import describe_source, describe_split
 
 TEST_FRACTION = 0.2  # of user data that has no test split
 
@@ -55,8 +55,8 @@ def divide(
         test_fraction (`float`, *optional*, defaults to `0.0`): likewise of the test; where the source has one it
             counts for nothing.
         duplicates (sequence of `bool`, *optional*): training images with an exact copy, which stay in train.
-        source (`dict`, *optional*): [`source_of`] the training split before images that cannot be decoded were left
-            out.
+        source (`dict`, *optional*): [`describe_source`] of the training split before images that cannot be
+            decoded were left out.
         split_seed (`int`, *optional*, defaults to `0`): which images are tested on.
 
     Raises:
@@ -87,7 +87,7 @@ def divide(
             "split_seed": split_seed,
             "validation_fraction": validation_fraction,
             "test_fraction": test_fraction,
-            "source": source or source_of(full, data.user_data),
+            "source": source or describe_source(full, data.user_data),
             "class_names": data.class_names,
             "splits": {
                 "train": describe_split(trained, with_rows=True),

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 
 @contextmanager
-def _own_randomness() -> Iterator[None]:
+def _preserved_randomness() -> Iterator[None]:
     """Leave the global generators as they were found: torch's, `random`'s and numpy's."""
     states = torch.get_rng_state(), random.getstate(), np.random.get_state()
     try:
@@ -54,7 +54,7 @@ class ViewsDataset(Dataset):
 
     def __getitems__(self, indices: list[int]) -> list[dict[str, Any]]:
         items = []
-        with _own_randomness():
+        with _preserved_randomness():
             for index in indices:
                 image = self.images[index]
                 _seed_all(self.seed, getattr(index, "epoch", 0), int(index))

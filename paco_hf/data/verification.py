@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ..metrics import GROUPS_TEXT, shots
-from .image_lists import differences, fetch, git_blob_id, guess_dataset, parse_list, recognise
+from .image_lists import differences, fetch, git_blob_id, guess_dataset, parse_list, recognize
 from .image_split import selection_hash
 from .long_tail import class_counts
 from .published import BENCHMARKS
-from .sources.tables import is_table
+from .sources.table_files import is_table
 from .streaming.manifest import Manifest, is_prepared
 from .streaming.prepare import join_key, read_names
 
@@ -33,7 +33,7 @@ def verify(target: str, dataset: str | None = None) -> tuple[list[str], list[str
 
 def _verify_list(source: str, dataset: str | None, split: str | None = None) -> tuple[list[str], list[str]]:
     name, content = fetch(source)
-    known = recognise(content)
+    known = recognize(content)
     dataset = dataset or (known[0] if known else guess_dataset(content))
     image_list = parse_list(name, content, dataset)
     published = BENCHMARKS[dataset].canonical
@@ -45,18 +45,18 @@ def _verify_list(source: str, dataset: str | None, split: str | None = None) -> 
         return [f"{name} is the published {known[1]} list of {dataset} ({how})"], []
     # The same selection in another form: other line ends, or iNaturalist's JSON.
     lines = "".join(f"{p} {c}\n" for p, c in zip(image_list.paths, image_list.labels, strict=True)).encode()
-    known = recognise(lines)
+    known = recognize(lines)
     if known is not None and known[0] == dataset and published[known[1]].blob is not None:
         return [f"{name} has the lines of the published {known[1]} list of {dataset}, in another form of file"], []
     size = len(image_list.labels)
     split = split or min(published, key=lambda s: abs(published[s].images - size))
-    found = differences(published[split], image_list.labels, len(image_list.folders))
+    differ = differences(published[split], image_list.labels, len(image_list.folders))
     blob = f"git blob id {git_blob_id(content)}, published {published[split].blob or 'not on record'}"
-    if not found:
+    if not differ:
         return [f"{name}: {size} images with the class counts of {dataset}'s {split} split"], [
             f"its lines are not, in order, those of the published list ({blob})"
         ]
-    return [], [f"{name} is not {dataset}'s published {split} list ({blob})", *found]
+    return [], [f"{name} is not {dataset}'s published {split} list ({blob})", *differ]
 
 
 def _verify_folder(folder: str) -> tuple[list[str], list[str]]:
@@ -85,13 +85,14 @@ def _verify_folder(folder: str) -> tuple[list[str], list[str]]:
         list_file = Path(folder) / f"{split}.list"
         if list_file.is_file():
             image_list = parse_list(list_file.name, list_file.read_bytes(), manifest.dataset)
-            wanted = dict(zip(map(key, image_list.paths), image_list.labels, strict=True))
-            own = dict(zip(keys, labels, strict=True))
-            lacking = [name for name in wanted if name not in own]
-            more = [name for name in own if name not in wanted]
-            other = [name for name in wanted if own.get(name, wanted[name]) != wanted[name]]
-            kinds = {"of the list are lacking": lacking, "are not in the list": more, "have another label": other}
-            problems += [f"{len(found)} images {what}, such as {found[0]}" for what, found in kinds.items() if found]
+            listed = dict(zip(map(key, image_list.paths), image_list.labels, strict=True))
+            stored = dict(zip(keys, labels, strict=True))
+            kinds = {
+                "of the list are lacking": [name for name in listed if name not in stored],
+                "are not in the list": [name for name in stored if name not in listed],
+                "have another label": [name for name in listed if stored.get(name, listed[name]) != listed[name]],
+            }
+            problems += [f"{len(names)} images {what}, such as {names[0]}" for what, names in kinds.items() if names]
             published, different = _verify_list(str(list_file), manifest.dataset, split)
             right += [f"{split}: {line}" for line in published]
             wrong += [f"{split}: {line}" for line in different]
@@ -103,7 +104,7 @@ def _verify_folder(folder: str) -> tuple[list[str], list[str]]:
     return right, wrong
 
 
-def counts_of(target: str, **fields: Any) -> dict[str, list[int]]:
+def split_counts(target: str, **fields: Any) -> dict[str, list[int]]:
     """Class counts by split of a prepared folder, a list file, or whatever [`load_data`] takes (training alone)."""
     if is_prepared(target):
         return {split: content["class_counts"] for split, content in Manifest.read(target).splits.items()}

@@ -19,6 +19,7 @@ from ..data.split_manifest import SPLITS_NAME, relative_names, same_labels, sele
 from ..hub.errors import hub_errors
 from ..runs.folder import RunFolder
 from ..runs.layout import RECIPE_NAME, RUN_NAME
+from ..utils.text import examples
 
 
 def load_evaluation(
@@ -47,20 +48,20 @@ def load_evaluation(
     recipe = run.recipe
     if dataset is None and "dataset" not in recipe:
         raise ValueError(f"{run.name} has no recipe.yaml that names its data: give --dataset")
-    of_run = dataset is None or _same(dataset, str(recipe.get("dataset")))
-    spec = DataSpec.from_settings(recipe, **fields) if of_run else DataSpec(str(dataset), **fields)
+    is_run_data = dataset is None or _same(dataset, str(recipe.get("dataset")))
+    spec = DataSpec.from_settings(recipe, **fields) if is_run_data else DataSpec(str(dataset), **fields)
     try:
-        images = _select(run, spec, split, of_run)
+        images = _select(run, spec, split, is_run_data)
     except OSError as error:
-        if not of_run:
+        if not is_run_data:
             raise
         raise OSError(
             f"{error} (it is what {run.name} was trained on; where it lies elsewhere now, or the path is relative to "
             "another folder, give --dataset)"
         ) from error
-    if of_run and recipe.get("skip_undecodable") and isinstance(images, LabeledImages):
+    if is_run_data and recipe.get("skip_undecodable") and isinstance(images, LabeledImages):
         images = decodable(images)
-    images = _with_classes_of(run, images)
+    images = _with_model_classes(run, images)
     return images, images.class_names
 
 
@@ -111,11 +112,11 @@ def check_same_test(run_folders: Sequence[str | Path], split: str = "test", scor
             )
 
 
-def _select(run: RunFolder, spec: DataSpec, role: str, of_run: bool) -> ImageSplit:
+def _select(run: RunFolder, spec: DataSpec, role: str, is_run_data: bool) -> ImageSplit:
     split_off = _split_off(run, role) is not None
-    if role != "test" or (of_run and split_off):
+    if role != "test" or (is_run_data and split_off):
         data = load_data(spec)
-        if split_off and (of_run or (role == "validation" and data.validation is None)):
+        if split_off and (is_run_data or (role == "validation" and data.validation is None)):
             return select_again(data.train, run.manifest, role)  # of other data: it may have been moved
         images = data.train if role == "train" else data.validation
         if images is None:
@@ -130,16 +131,16 @@ def _select(run: RunFolder, spec: DataSpec, role: str, of_run: bool) -> ImageSpl
         if not split_off or (data := load_data(spec)).test is not None:
             raise
         return select_again(data.train, run.manifest, role)
-    return _check_only_split(run, spec, images, of_run) if images.role == "train" else images
+    return _check_only_split(run, spec, images, is_run_data) if images.role == "train" else images
 
 
-def _check_only_split(run: RunFolder, spec: DataSpec, images: ImageSplit, of_run: bool) -> ImageSplit:
+def _check_only_split(run: RunFolder, spec: DataSpec, images: ImageSplit, is_run_data: bool) -> ImageSplit:
     """Of data whose only split is not called a test: the images that the run split off from it, or, where it was not
     trained on them, all."""
     trained_on = _trained_on(run, images)
     if _split_off(run, "test") and (trained_on or _shares_files(run, images)):
         return select_again(images, run.manifest, "test")
-    if of_run or trained_on:
+    if is_run_data or trained_on:
         raise ValueError(
             f"{spec.dataset} has no test split, and the run carved none: all its images were trained or validated on. "
             "Give data with other images" + (", or --split validation" if _split_off(run, "validation") else "")
@@ -181,7 +182,7 @@ def _same(one: str, other: str) -> bool:
     return one == other or (Path(one).exists() and Path(other).exists() and Path(one).samefile(other))
 
 
-def _with_classes_of(run: RunFolder, images: ImageSplit) -> ImageSplit:
+def _with_model_classes(run: RunFolder, images: ImageSplit) -> ImageSplit:
     """The classes of user data are the model's by name, whichever of them it has and in whatever order.
 
     Raises:
@@ -198,6 +199,6 @@ def _with_classes_of(run: RunFolder, images: ImageSplit) -> ImageSplit:
     if unknown:
         raise ValueError(
             f"{images.name} has a class {unknown[0]!r} that {run.name} does not know (it knows "
-            f"{', '.join(map(repr, known[:5]))}{', ...' if len(known) > 5 else ''}): not the classes it was trained on"
+            f"{examples([*map(repr, known)], 5)}): not the classes it was trained on"
         )
     return replace(images, labels=[known.index(names[label]) for label in images.labels], class_names=known)

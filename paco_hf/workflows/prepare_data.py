@@ -8,7 +8,7 @@ from ..data.images import ImageData, LabeledImages
 from ..data.loading import load_data
 from ..data.samplers import LANES
 from ..data.spec import DataSpec
-from ..data.split_manifest import source_of
+from ..data.split_manifest import describe_source
 from ..data.splitting import TEST_FRACTION, Division, divide, report
 from ..utils.console import say
 
@@ -24,7 +24,7 @@ def load_run_data(run: RunArguments, args: PaCoTrainingArguments) -> Division:
         # A stream is read once, in training.
         inspect = data.user_data if run.inspect is None else run.inspect
         inspect = inspect and isinstance(data.train, LabeledImages)
-        source = source_of(data.train, data.user_data) if inspect else None
+        source = describe_source(data.train, data.user_data) if inspect else None
         checks = check_images(data, run.skip_undecodable) if inspect else ImageChecks()
     if run.skip_undecodable and not inspect:
         raise ValueError("--skip_undecodable leaves out what --inspect finds: give --inspect true, or leave it out")

@@ -8,7 +8,7 @@ import pytest
 from paco_hf.data import image_lists as lists
 from paco_hf.data import published as benchmarks
 from paco_hf.data import verification as inspection
-from paco_hf.data.image_lists import differences, git_blob_id, parse_list, read_list, recognise
+from paco_hf.data.image_lists import differences, git_blob_id, parse_list, read_list, recognize
 from paco_hf.data.published import BENCHMARKS, Canonical
 
 
@@ -142,7 +142,7 @@ def published(tmp_path, monkeypatch):
 
 def test_verify_a_list(published, tmp_path) -> None:
     file = published / "ImageNet_LT_train.txt"
-    assert recognise(file.read_bytes()) == ("imagenet-lt", "train")
+    assert recognize(file.read_bytes()) == ("imagenet-lt", "train")
     right, wrong = inspection.verify(str(file))
     assert (len(right), wrong) == (1, [])
     assert "the published train list of imagenet-lt (git blob id" in right[0]

@@ -19,7 +19,7 @@ from paco_hf.data.streaming import prepare as module
 from paco_hf.data.streaming import prepare_tree
 from paco_hf.data.streaming.manifest import Manifest
 from paco_hf.data.streaming.prepare import prepare
-from paco_hf.data.verification import counts_of, describe_counts, verify
+from paco_hf.data.verification import describe_counts, split_counts, verify
 
 SMALL = 20_000  # bytes of a shard: several shards of a miniature
 
@@ -393,9 +393,9 @@ def test_verify_finds_what_was_changed(tmp_path: Path) -> None:
 def test_stats(tmp_path: Path, capsys) -> None:
     root = miniature.imagenet_lt(tmp_path / "source")
     prepare("imagenet-lt", str(root), str(tmp_path / "out"))
-    assert counts_of(str(tmp_path / "out")) == {"train": miniature.TRAIN, "test": [2, 2, 2, 2]}
-    assert counts_of(str(root / "ImageNet_LT_train.txt")) == {"ImageNet_LT_train.txt": miniature.TRAIN}
-    assert counts_of("builtin")["train"][0] == 250
+    assert split_counts(str(tmp_path / "out")) == {"train": miniature.TRAIN, "test": [2, 2, 2, 2]}
+    assert split_counts(str(root / "ImageNet_LT_train.txt")) == {"ImageNet_LT_train.txt": miniature.TRAIN}
+    assert split_counts("builtin")["train"][0] == 250
     text = describe_counts("train", [200, 100, 20, 19, 2])
     assert "341 images, 5 classes, 200 to 2 a class, imbalance factor 100" in text
     assert "(20 to 100), few (< 20) images: 1, 2, 2" in text

@@ -23,7 +23,7 @@ from paco_hf.cli import main
 from paco_hf.data.image_checks import check_images
 from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
-from paco_hf.data.split_manifest import check_source, public_manifest, select_again, source_of
+from paco_hf.data.split_manifest import check_source, describe_source, public_manifest, select_again
 from paco_hf.data.splitting import divide, report
 from paco_hf.inference.logits import score
 from paco_hf.models.modeling_paco import PaCoForImageClassification
@@ -390,10 +390,10 @@ def test_images_without_files_are_known_by_their_sizes(tmp_path) -> None:
     data = load_data(str(parquet(tmp_path / "a.parquet", list("xyxyxy"), Value("string"), images)))
     images[2] = {"bytes": png(2) + b"more", "path": None}
     other = load_data(str(parquet(tmp_path / "b.parquet", list("xyxyxy"), Value("string"), images)))
-    one, two = source_of(data.train), source_of(other.train)
+    one, two = describe_source(data.train), describe_source(other.train)
     assert one["selection"] == two["selection"]
     assert one["content"] != two["content"]
-    assert source_of(load_data(str(tmp_path / "a.parquet")).train) == one
+    assert describe_source(load_data(str(tmp_path / "a.parquet")).train) == one
 
 
 def test_carves_that_find_no_image_are_a_warning(tmp_path) -> None:
@@ -476,7 +476,7 @@ def test_resume_gives_the_same_splits(tmp_path, capsys) -> None:
 
 def test_manifest_knows_the_source(tmp_path) -> None:
     data = load_data(str(folders(tmp_path, {"a": 5, "b": 5})))
-    source = source_of(data.train)
+    source = describe_source(data.train)
     data.train = data.train.select(list(range(1, 10)))
     manifest = divide(data, 0, 0.1, 0.2, source=source).manifest
     assert (manifest["source"]["images"], manifest["splits"]["train"]["images"]) == (10, 5)

@@ -9,6 +9,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dat
 from datasets.table import InMemoryTable
 
 from ...utils.images import IMAGE_SUFFIXES
+from ...utils.text import examples
 from ..image_lists import ImageList
 
 
@@ -38,8 +39,7 @@ def list_files(root: Path, image_list: ImageList) -> list[str]:
     missing = [path for file, path in zip(files, image_list.paths, strict=True) if file not in present]
     if missing:
         raise ValueError(
-            f"{len(missing)} of the {len(files)} images of {image_list.name} are not in {root}: "
-            f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+            f"{len(missing)} of the {len(files)} images of {image_list.name} are not in {root}: {examples(missing)}"
         )
     return files
 

@@ -7,6 +7,8 @@ import datasets
 import huggingface_hub
 from datasets import DatasetDict, get_dataset_config_names, load_dataset
 
+from ...utils.text import examples
+
 
 def load_hub(hub_id: str, config: str | None = None) -> DatasetDict:
     """Raises `ValueError` where the data set has several configurations and none, or another one, is named; `OSError`
@@ -21,7 +23,7 @@ def load_hub(hub_id: str, config: str | None = None) -> DatasetDict:
                 raise
     raise ValueError(
         f"{hub_id} has {f'no configuration {config!r}' if config else 'several configurations'}: choose one, as in "
-        f"--dataset {hub_id}:{configs[0]} (there are {', '.join(configs[:10])}{', ...' if len(configs) > 10 else ''})"
+        f"--dataset {hub_id}:{configs[0]} (there are {examples(configs, 10)})"
     )
 
 

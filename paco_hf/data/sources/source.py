@@ -38,7 +38,7 @@ class Source:
         return self.splits[role]
 
 
-def roles_of(names: Collection[str], test_only: bool) -> dict[str, str]:
+def assign_roles(names: Collection[str], test_only: bool) -> dict[str, str]:
     """The split of each role. Validation images are the test where there are no others; with `test_only` the test is
     the only role, where there is one."""
     roles = {role: role for role in ROLES if role in names}
@@ -62,7 +62,7 @@ def label_tables(
         spec (`DataSpec`): of the tables; its columns win.
         tables (`DatasetDict`): by split, called as its role.
         columns (pair of `str`, *optional*, defaults to `("image", "label")`): of images and labels.
-        test_only (`bool`, *optional*, defaults to `False`): as for [`roles_of`].
+        test_only (`bool`, *optional*, defaults to `False`): as for [`assign_roles`].
         class_names (list of `str`, *optional*): where the classes have other names than in the column.
         root (`str`, *optional*): the folder that files are named from.
 
@@ -77,7 +77,7 @@ def label_tables(
         raise ValueError(
             f"column {image!r} of {spec.dataset} holds no images, but {features[image]}: set --image_column"
         )
-    roles = roles_of(tables, test_only)
+    roles = assign_roles(tables, test_only)
     names = class_names or _names(tables["train" if "train" in tables else next(iter(roles.values()))], label, spec)
     splits: dict[str, ImageSplit] = {}
     for role, key in roles.items():

@@ -1,25 +1,21 @@
 """A user's folder, table file or Hub id as splits of rows, with whatever columns they have."""
 
-import csv
-import io
-import json
 import os
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
-from datasets import ClassLabel, Dataset, Image, Value
+from datasets import ClassLabel, Image, Value
 
 from ...utils.images import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from ...utils.text import repeated
 from .folders import class_folders, image_tables
 from .hub_dataset import load_hub
+from .table_files import TABLE_SUFFIXES, Rows, is_table, read_files
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -27,23 +23,7 @@ SPLIT_NAMES = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 
-_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 _USUAL = {name: role for role, names in SPLIT_NAMES.items() for name in names}
-
-
-@dataclass
-class Rows:
-    """Rows of a split as they are in the source."""
-
-    data: Dataset
-    root: Path | None = None  # that the file names in a column are below
-    text: bool = False  # all columns are text, numbers too
-    files: list[str] | None = None  # of the images, where these are known already
-
-
-def is_table(path: str | Path) -> bool:
-    """Whether this is a file of rows with images or their names."""
-    return Path(path).suffix.lower() in _TABLES and Path(path).is_file()
 
 
 def usual_split(name: str) -> str | None:
@@ -77,15 +57,11 @@ def read_rows(dataset: str) -> tuple[dict[str, Rows], list[str]]:
         if not is_table(path):
             raise ValueError(
                 f"{dataset} is neither a folder nor a table: --dataset takes a folder of class folders, a file "
-                f"({', '.join(_TABLES)}), or the id of a data set on the Hub"
+                f"({', '.join(TABLE_SUFFIXES)}), or the id of a data set on the Hub"
             )
-        return {_split_of(path.name) or "train": _read_files([path])}, []
-    if (
-        path.is_absolute()
-        or dataset.startswith((".", "~"))
-        or path.suffix.lower() in _TABLES
-        or dataset.count("/") > 1
-    ):
+        return {_split_in(path.name) or "train": read_files([path])}, []
+    is_path = path.is_absolute() or dataset.startswith((".", "~")) or dataset.count("/") > 1
+    if is_path or path.suffix.lower() in TABLE_SUFFIXES:
         raise OSError(f"{dataset} does not exist: --dataset takes a folder, a table file, or the id of a Hub data set")
     hub_id, _, config = dataset.partition(":")
     return {name: Rows(data) for name, data in load_hub(hub_id, config or None).items()}, []
@@ -97,10 +73,10 @@ def _read_folder(folder: Path) -> tuple[dict[str, Rows], list[str]]:
     if tables:
         files: dict[str, list[Path]] = {}
         for file in tables:
-            files.setdefault(_split_of(str(file.relative_to(folder))) or _stem(file), []).append(file)
+            files.setdefault(_split_in(str(file.relative_to(folder))) or _stem(file), []).append(file)
         if not any(map(usual_split, files)) and len(files) == 1:
             files = {"train": tables}
-        rows = {split: _read_files(paths) for split, paths in files.items()}
+        rows = {split: read_files(paths) for split, paths in files.items()}
         for split, content in rows.items():
             content.root = _image_root(content, folder, split) or content.root
         return rows, notes
@@ -119,8 +95,7 @@ def _read_folder(folder: Path) -> tuple[dict[str, Rows], list[str]]:
         splits = {"train": folder}
     result: dict[str, Rows] = {}
     for split, root in splits.items():
-        result[split], found = _read_class_folders(root)
-        notes += found
+        result[split] = _read_class_folders(root, notes)
     if not any(len(rows.data) for rows in result.values()):
         raise ValueError(
             f"{folder} has no images in its class folders (of the kinds {', '.join(sorted(IMAGE_SUFFIXES))})"
@@ -139,17 +114,17 @@ def _table_files(folder: Path, parquet: list[Path]) -> tuple[list[Path], list[st
     if parquet and not (_images_below(folder) and all(_unreadable(file, folder, False) for file in parquet)):
         return parquet, []
     notes = [f"{parquet[0].name} has no images, so it is left out"] if parquet else []
-    own = [file for file in sorted(folder.iterdir()) if is_table(file) and not file.name.startswith(".")]
-    own = [file for file in own if file not in parquet]
-    named = [file for file in own if file.stem.lower() == "metadata" or _split_of(file.name)]
+    direct = [file for file in sorted(folder.iterdir()) if is_table(file) and not file.name.startswith(".")]
+    direct = [file for file in direct if file not in parquet]
+    named = [file for file in direct if file.stem.lower() == "metadata" or _split_in(file.name)]
     splits = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and usual_split(entry.name)]
     below = [file for entry in splits for file in sorted(entry.glob("metadata.*")) if is_table(file)]
-    tables = named or below or own
-    if beside := [file.name for file in own if tables is not own and file not in tables]:
+    tables = named or below or direct
+    if beside := [file.name for file in direct if tables is not direct and file not in tables]:
         notes.append(f"left out, as its name says no split: {', '.join(beside[:3])}")
     if not tables or not _images_below(folder):
         return tables, notes
-    if not named and not below and len(own) > 1:
+    if not named and not below and len(direct) > 1:
         reason = "there is more than one, and none names a split"
     else:
         reasons = [_unreadable(file, folder, len(tables) == 1) for file in tables]
@@ -163,13 +138,13 @@ def _table_files(folder: Path, parquet: list[Path]) -> tuple[list[Path], list[st
 def _unreadable(file: Path, folder: Path, alone: bool) -> str:
     """Why a table cannot be the one of the images below a folder; empty where it can."""
     try:
-        rows = _read_files([file])
+        rows = read_files([file])
     except (ValueError, OSError) as error:
         return str(error).replace(f"{folder}{os.sep}", "")
     if alone and len(rows.data.features) < 2:
         return f"{file.name} has one column only"
     holds = any(map(holds_images, rows.data.features.values()))
-    if not holds and _image_root(rows, folder, _split_of(file.name)) is None:
+    if not holds and _image_root(rows, folder, _split_in(file.name)) is None:
         return f"no column of {file.name} names images in the folder"
     return ""
 
@@ -191,16 +166,21 @@ def _image_root(rows: Rows, folder: Path, split: str | None) -> Path | None:
 
 
 def split_column(
-    found: dict[str, Rows], taken: Sequence[str | None], given: Collection[str] = ()
+    tables: dict[str, Rows], taken: Sequence[str | None], names: Collection[str] = ()
 ) -> tuple[dict[str, Rows], str | None]:
-    """The splits that a column of the only table names, by a usual or a `given` name at least, and the column.
+    """The splits that a column of the only table names, and the column.
+
+    Args:
+        tables (`dict`): by split; with more than one they are the splits.
+        taken (sequence of `str`): columns that are for something else.
+        names (collection of `str`, *optional*): of splits that may be in the column beside the usual ones.
 
     Raises:
         ValueError: a row without a split.
     """
-    if len(found) != 1:
-        return found, None
-    ((_, rows),) = found.items()
+    if len(tables) != 1:
+        return tables, None
+    ((_, rows),) = tables.items()
     for column in rows.data.column_names:
         if column.lower() not in ("split", "subset", "partition") or column in taken:
             continue
@@ -208,25 +188,21 @@ def split_column(
         if isinstance(feature, ClassLabel):
             values = [None if value is None or value < 0 else feature.names[value] for value in values]
         values = [str(value).strip() if value is not None else "" for value in values]
-        if not any(usual_split(value) or value in given for value in values):
+        if not any(usual_split(value) or value in names for value in values):
             continue
         if "" in values:
             raise ValueError(
                 f"{values.count('')} of the {len(values)} rows have no split in the column {column!r}, the first "
                 f"being row {values.index('')}: fill it in, or remove them"
             )
+        usual = [split for value in dict.fromkeys(values) if (split := usual_split(value))]
+        merge = len(set(usual)) < len(usual)
         places: dict[str, list[int]] = {}
         for row, value in enumerate(values):
-            places.setdefault(value, []).append(row)
-        usual = [name for name in places if usual_split(name)]
-        if len({usual_split(name) for name in usual}) < len(usual):
-            merged: dict[str, list[int]] = {}
-            for name, own in places.items():
-                merged.setdefault(usual_split(name) or name, []).extend(own)
-            places = merged
+            places.setdefault((usual_split(value) if merge else None) or value, []).append(row)
         data = rows.data.remove_columns(column)
-        return {name: replace(rows, data=data.select(sorted(own))) for name, own in places.items()}, column
-    return found, None
+        return {name: replace(rows, data=data.select(where)) for name, where in places.items()}, column
+    return tables, None
 
 
 def holds_images(feature: Any) -> bool:
@@ -255,136 +231,45 @@ def _stem(file: Path) -> str:
     return re.sub(r"-\d+(-of-\d+)?$", "", file.stem)
 
 
-def _split_of(path: str) -> str | None:
+def _split_in(path: str) -> str | None:
     """The split that a file's path names, the file itself before its folders."""
     for part in reversed(Path(path).parts):
         words = re.split(r"[^a-z]+", part.lower().removesuffix(Path(path).suffix.lower()))
         words += [re.sub("(set|data|split)$", "", word) for word in words]
-        if found := next((word for word in words if word in _USUAL), None):
-            return found
+        if split := next((word for word in words if word in _USUAL), None):
+            return split
     return None
 
 
-def _read_class_folders(root: Path) -> tuple[Rows, list[str]]:
+def _read_class_folders(root: Path, notes: list[str]) -> Rows:
     files, labels, folders = class_folders(root)
     names = [clean(folder) for folder in folders]
-    classes = sorted(set(names))
-    name, notes = root.resolve().name, []
-    twice = [one for one, count in Counter(names).items() if count > 1]
-    if twice:
-        notes.append(f"{name} has more than one folder for the class {twice[0]!r}: they are read as one class")
-    known = {one: label for label, one in enumerate(classes)}
-    held = {names[label] for label in labels}
-    for folder, own in zip(folders, names, strict=True):
-        suffixes = {entry.suffix.lower() for entry in (root / folder).iterdir() if entry.is_file()}
-        if own not in held and (lost := sorted(suffixes & UNREAD_SUFFIXES)):
+    classes, name = sorted(set(names)), root.resolve().name
+    if twice := repeated(names):
+        notes.append(f"{name} has more than one folder for the class {twice!r}: they are read as one class")
+    ids = {one: label for label, one in enumerate(classes)}
+    inside = {folder: [entry for entry in (root / folder).iterdir() if entry.name[0] != "."] for folder in folders}
+    filled = {names[label] for label in labels}
+    for folder, class_name in zip(folders, names, strict=True):
+        unread = sorted({entry.suffix.lower() for entry in inside[folder] if entry.is_file()} & UNREAD_SUFFIXES)
+        if class_name not in filled and unread:
             raise ValueError(
-                f"the images of the class {own!r} of {name} are of a kind that is not read ({', '.join(lost)}): save "
-                "them as JPEG or PNG"
+                f"the images of the class {class_name!r} of {name} are of a kind that is not read "
+                f"({', '.join(unread)}): save them as JPEG or PNG"
             )
-    data = image_tables({"train": (files, [known[names[label]] for label in labels])}, classes)["train"]
-    strange = Counter(
+    data = image_tables({"train": (files, [ids[names[label]] for label in labels])}, classes)["train"]
+    others = Counter(
         entry.suffix.lower() or entry.name
-        for folder in folders
-        for entry in (root / folder).iterdir()
-        if not entry.name.startswith(".") and entry.suffix.lower() not in IMAGE_SUFFIXES
+        for entries in inside.values()
+        for entry in entries
+        if entry.suffix.lower() not in IMAGE_SUFFIXES
     )
-    if strange:
-        kinds = ", ".join(sorted(strange)[:4])
-        count = strange.total()
+    if count := others.total():
+        kinds = ", ".join(sorted(others)[:4])
         notes.append(f"{count} file{'s' * (count > 1)} in the class folders of {name} not read as images ({kinds})")
     loose = [entry.name for entry in root.iterdir() if entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES]
     if loose:
         notes.append(
             f"{len(loose)} images of {name} lie outside of class folders and are left out, such as {loose[0]}"
         )
-    return Rows(data, root, files=files), notes
-
-
-def _read_files(paths: Sequence[Path]) -> Rows:
-    parts = [_read_parquet(path) if path.suffix.lower() == ".parquet" else _read_text(path) for path in paths]
-    if len(parts) == 1:
-        return parts[0]
-    if all(path.suffix.lower() == ".parquet" for path in paths):
-        # One data set over all files, whose cache the next run finds.
-        return Rows(Dataset.from_parquet([str(path) for path in paths]), paths[0].parent)
-    raise ValueError(f"{paths[0]} and {paths[1]} are both of the same split: keep one of them, or name another")
-
-
-def _read_parquet(path: Path) -> Rows:
-    try:
-        metadata = pq.read_schema(path).metadata or {}
-    except (pa.ArrowInvalid, OSError) as error:
-        raise OSError(f"{path} is truncated or no parquet file ({error})") from error
-    features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    for name, feature in features.items():
-        names = feature.get("names") if isinstance(feature, dict) else None
-        twice = [one for one, count in Counter(names or []).items() if count > 1]
-        if twice:
-            raise ValueError(
-                f"the column {name!r} of {path} has the class {twice[0]!r} twice: rename one of the two, or merge them"
-            )
-    return Rows(Dataset.from_parquet(str(path)), path.parent)
-
-
-def _read_text(path: Path) -> Rows:
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error
-    columns = _parse_json(path, text) if path.suffix.lower() in (".json", ".jsonl") else _parse_csv(path, text)
-    if not columns or not next(iter(columns.values())):
-        raise ValueError(f"{path} has no rows")
-    tabular = path.suffix.lower() in (".csv", ".tsv")
-    return Rows(Dataset.from_dict(columns), path.parent, text=tabular)
-
-
-def _parse_csv(path: Path, text: str) -> dict[str, list[Any]]:
-    header = text.split("\n", 1)[0]
-    separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
-    try:
-        # As text: numbers may be names ("007"), and "None" and "NA" may be classes.
-        frame = pd.read_csv(
-            io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, quoting=csv.QUOTE_MINIMAL
-        )
-    except pd.errors.EmptyDataError:
-        raise ValueError(f"{path} is empty: its first line should name its columns") from None
-    except (pd.errors.ParserError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a table ({' '.join(str(error).split())})") from error
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise ValueError(f"{path} has more values in a row than names in its first line: quote values with commas")
-    names = [str(name).strip() for name in frame]
-    if first := next((name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES), None):
-        raise ValueError(
-            f"the first line of {path} should name its columns, but has the image {first!r}: put a line such as "
-            f"file{separator}label above it"
-        )
-    twice = [name for name, count in Counter(names).items() if count > 1]
-    if twice:
-        raise ValueError(f"{path} has two columns {twice[0]!r}: rename one of them")
-    return {name: frame[column].tolist() for name, column in zip(names, frame, strict=True)}
-
-
-def _parse_json(path: Path, text: str) -> dict[str, list[Any]]:
-    try:
-        content = json.loads(text) if path.suffix.lower() == ".json" else None
-    except json.JSONDecodeError:
-        content = None  # one object a line, perhaps
-    if content is None:
-        content = []
-        for number, line in enumerate(text.splitlines(), 1):
-            try:
-                content += [json.loads(line)] if line.strip() else []
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number} of {path} is no JSON object ({error})") from error
-    if isinstance(content, dict) and all(isinstance(values, list) for values in content.values()):
-        content = [dict(zip(content, row, strict=False)) for row in zip(*content.values(), strict=False)]
-    if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-        raise ValueError(f"{path} must hold a list of objects, or an object a line, each with an image and a label")
-    columns: dict[str, list[Any]] = {}
-    for name in dict.fromkeys(name for row in content for name in row):
-        values = [row.get(name) for row in content]
-        if len({type(value) for value in values if value is not None}) > 1:
-            values = [None if value is None else str(value) for value in values]
-        columns[name] = values
-    return columns
+    return Rows(data, root, files=files)

@@ -11,12 +11,14 @@ import pyarrow as pa
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from datasets.table import InMemoryTable
 
+from ...utils.text import examples, repeated
 from ..image_split import ImageSplit
 from ..images import LabeledImages
 from ..spec import DataSpec
 from .columns import find_image_column, find_label_column, is_text, split_roles
 from .source import Source
-from .tables import Rows, clean, read_rows, split_column
+from .table_files import Rows
+from .tables import clean, read_rows, split_column
 
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0*)?")
 
@@ -118,13 +120,9 @@ def _labels_by_role(
 
 
 def _describe_columns(rows: Rows, image: str, label: str, split: str | None) -> str:
-    unused = [name for name in rows.data.features if name not in (image, label)]
-    more = ", ..." if len(unused) > 5 else ""
-    return (
-        f"columns: image {image!r}, label {label!r}"
-        + (f", split {split!r}" if split else "")
-        + (f" (not used: {', '.join(map(repr, unused[:5]))}{more})" if unused else "")
-    )
+    unused = [repr(name) for name in rows.data.features if name not in (image, label)]
+    text = f"columns: image {image!r}, label {label!r}" + (f", split {split!r}" if split else "")
+    return f"{text} (not used: {examples(unused, 5)})" if unused else text
 
 
 def _read_labels(rows: Rows, column: str, name: str, numbers: bool | None = None) -> list[Any]:
@@ -136,11 +134,8 @@ def _read_labels(rows: Rows, column: str, name: str, numbers: bool | None = None
     values = rows.data[column][:]
     if isinstance(feature, ClassLabel):
         names = [clean(one) for one in feature.names]
-        twice = [one for one, count in Counter(names).items() if count > 1]
-        if twice:
-            raise ValueError(
-                f"the column {column!r} of {name} has the class {twice[0]!r} twice: rename one of the two"
-            )
+        if (twice := repeated(names)) is not None:
+            raise ValueError(f"the column {column!r} of {name} has the class {twice!r} twice: rename one of the two")
         return [None if value is None or value < 0 else names[value] for value in values]
     if not isinstance(feature, Value):
         raise ValueError(f"label column {column!r} of {name} must hold one class an image, got {feature}")
@@ -238,7 +233,7 @@ def _images(rows: Rows, column: str, *, dataset: str, source_split: str, **about
     if missing:
         raise ValueError(
             f"{len(missing)} of the {len(files)} images of {name} are not in {root or '.'}: "
-            f"{', '.join(map(repr, missing[:3]))}{', ...' if len(missing) > 3 else ''}; column {column!r} should hold "
+            f"{examples([*map(repr, missing)])}; column {column!r} should hold "
             "paths below that folder, or absolute ones; where images are lost, remove their rows"
         )
     array = pa.StructArray.from_arrays([pa.nulls(len(files), pa.binary()), pa.array(files)], names=["bytes", "path"])

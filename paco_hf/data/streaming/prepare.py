@@ -98,8 +98,8 @@ def prepare(
         if error.errno is None:
             raise
         raise OSError(
-            f"{writer.folder}: {error.strerror or error}. What is complete there is kept, and nothing else is taken for it: "
-            "the same command goes on from it"
+            f"{writer.folder}: {error.strerror or error}. What is complete there is kept, and nothing else is taken "
+            "for it: the same command goes on from it"
         ) from error
 
 

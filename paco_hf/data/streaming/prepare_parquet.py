@@ -1,6 +1,5 @@
 """Preparing from parquet: one pass over a folder or a Hub id, joined on file names, then sorted into shards."""
 
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -14,12 +13,13 @@ import pyarrow.dataset as pd
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Image, IterableDataset, load_dataset
 
+from ...utils.text import examples, repeated
 from ..image_lists import ILSVRC, ImageList, class_names
 from ..published import BENCHMARKS, Benchmark
 from ..sources.folders import parquet_files
 from ..sources.hub_dataset import connected
 from ..sources.source import check_column, detect_column
-from .writer import ShardWriter, order_of, schema_of, write_parquet
+from .writer import ShardWriter, shard_order, shard_schema, write_parquet
 
 PARTS = "parts"
 _BATCH = 256  # rows of the source to join at a time
@@ -116,8 +116,9 @@ def _by_key(image_list: ImageList, benchmark: Benchmark | None) -> dict[str, int
     keys = [benchmark.join_key(path) for path in image_list.paths]
     labels = dict(zip(keys, image_list.labels, strict=True))
     if len(labels) < len(keys):
-        twice = next(name for name, n in Counter(keys).items() if n > 1)
-        raise ValueError(f"{image_list.name} has the file name {twice!r} twice, so images cannot be joined on it")
+        raise ValueError(
+            f"{image_list.name} has the file name {repeated(keys)!r} twice, so images cannot be joined on it"
+        )
     return labels
 
 
@@ -169,7 +170,7 @@ class _Join:
                     images.take(pa.array(rows, pa.int64())),
                     pa.array([labels[i] for i in rows], pa.int64()),
                     pa.array([split] * len(rows), pa.string()),
-                    pa.array([order_of(keys[i]) for i in rows], pa.int64()),
+                    pa.array([shard_order(keys[i]) for i in rows], pa.int64()),
                 ]
                 tables.append(pa.Table.from_arrays(columns, schema=_PART))
             row += len(paths)
@@ -187,7 +188,7 @@ def _sort_parts(
     dataset = pd.dataset([str(part) for part in parts], schema=_PART)
     index = dataset.to_table(columns=["split", "order"])
     mean_size = sum(part.stat().st_size for part in parts) / max(len(index), 1)
-    schema, orders = schema_of(names), {}
+    schema, orders = shard_schema(names), {}
     for split, content in splits.items():
         order = np.sort(index.filter(pc.field("split") == split)["order"].to_numpy())
         _check_complete(split, content, order)
@@ -210,9 +211,9 @@ def _check_complete(split: str, content: _Split, order: np.ndarray) -> None:
             raise ValueError(f"the source has no image of its split {content.source}")
         return
     present = set(order.tolist())
-    missing = [name for name in content.labels if order_of(name) not in present]
+    missing = [name for name in content.labels if shard_order(name) not in present]
     if missing:
         raise ValueError(
             f"{len(missing)} of the {len(content.labels)} images of the {split} list are not in the source: "
-            f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+            f"{examples(missing)}"
         )

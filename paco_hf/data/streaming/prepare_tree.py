@@ -15,7 +15,7 @@ from ..image_split import selection_hash
 from ..published import Benchmark
 from ..sources.folders import read_tree
 from .manifest import ROWS_PER_GROUP
-from .writer import ShardWriter, order_of, schema_of, write_parquet
+from .writer import ShardWriter, shard_order, shard_schema, write_parquet
 
 _SPLIT_FOLDERS = {
     "train": "train",
@@ -84,10 +84,10 @@ class ImageTree:
 
     def write(self, class_names: list[str], writer: ShardWriter) -> dict[str, list[dict[str, Any]]]:
         """Write the shards of all splits, and describe them."""
-        schema, keys, splits = schema_of(class_names), {}, {}
+        schema, keys, splits = shard_schema(class_names), {}, {}
         for split, (_, _, sizes) in self.files.items():
             keys[split] = self.keys(split)
-            order = np.argsort(np.array([order_of(key) for key in keys[split]], dtype=np.int64), kind="stable")
+            order = np.argsort(np.array([shard_order(key) for key in keys[split]], dtype=np.int64), kind="stable")
             splits[split] = order, sum(sizes)
 
         def write(target: Path, split: str, rows: np.ndarray) -> None:

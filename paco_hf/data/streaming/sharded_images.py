@@ -45,7 +45,7 @@ class ShardedImages(ImageSplit):
         self.manifest, self.window = manifest, window
         self._shards = shards = manifest.splits[split]["shards"]
         counts = [-(-shard["images"] // ROWS_PER_GROUP) for shard in shards]
-        self._shard_of = np.repeat(np.arange(len(shards)), counts)
+        self._shard_index = np.repeat(np.arange(len(shards)), counts)
         self._group_in_shard = np.concatenate([np.arange(n) for n in counts])
         sizes = [min(ROWS_PER_GROUP, s["images"] - i) for s in shards for i in range(0, s["images"], ROWS_PER_GROUP)]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
@@ -93,9 +93,9 @@ class ShardedImages(ImageSplit):
         if group in self._cache:
             self._cache.move_to_end(group)
             return self._cache[group]
-        shard = self._shards[self._shard_of[group]]["file"]
+        shard = self._shards[self._shard_index[group]]["file"]
         try:
-            table = self._file(int(self._shard_of[group]), shard).read_row_group(
+            table = self._file(int(self._shard_index[group]), shard).read_row_group(
                 int(self._group_in_shard[group]), columns=["image"]
             )
         except (pa.ArrowInvalid, OSError) as error:

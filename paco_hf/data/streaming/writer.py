@@ -18,11 +18,11 @@ from ...utils.files import replacing
 from .manifest import ROWS_PER_GROUP
 
 
-def schema_of(names: list[str]) -> pa.Schema:
+def shard_schema(names: list[str]) -> pa.Schema:
     return Features({"image": Image(), "label": ClassLabel(names=names)}).arrow_schema
 
 
-def order_of(key: str) -> int:
+def shard_order(key: str) -> int:
     """The place of an image among all: a hash of its name, so that neighbours are a fair sample of the classes."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 1
 

@@ -1,0 +1,17 @@
+"""Short texts for messages."""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TypeVar
+
+T = TypeVar("T", bound=Hashable)
+
+
+def examples(names: Sequence[object], count: int = 3) -> str:
+    """The first few of them, and `...` where there are more."""
+    return ", ".join(map(str, names[:count])) + (", ..." if len(names) > count else "")
+
+
+def repeated(values: Iterable[T]) -> T | None:
+    """The first value that is there more than once, `None` where none is."""
+    return next((value for value, count in Counter(values).items() if count > 1), None)
