@@ -21,7 +21,7 @@ import yaml
 from conftest import ROOT
 from datasets import Dataset
 from torch import nn
-from torchvision.transforms import functional, v2
+from torchvision.transforms import v2
 
 # As good as the code is now; what it must come to is behind. A number that has become smaller is written down here.
 LIMITS = {
@@ -45,7 +45,6 @@ PRIVATE: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "_AUGMENTATION_SPACE": (lambda: v2.RandAugment, "the operations' ranges, which batched views share with PIL's"),
     "_policies": (v2.AutoAugment, "the CIFAR-10 policy, which torchvision has in no other place"),
-    "_get_inverse_affine_matrix": (lambda: functional, "equal to PIL's matrix to the last bit"),
     "_fingerprint": (lambda: Dataset.from_dict({}), "datasets names the content of a data set in no other way"),
     "_indices": (lambda: Dataset.from_dict({}), "the rows that `select` chose"),
     "_hub": (lambda: timm.models, "timm's own reading of `hf-hub:` names and of local folders"),

@@ -1,13 +1,14 @@
-"""The data sets of the papers, one entry each: source, lists, published statistics, normalisation."""
+"""The data sets of the papers, one entry each: source, lists, published statistics, normalization."""
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INAT_MEAN, INAT_STD = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
 Triple = tuple[float, float, float]
+_SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -56,37 +57,30 @@ class Benchmark:
         return "/".join(parts[1:] if parts[0] == PurePosixPath(self.example).parts[0] else parts)
 
 
-_IMAGENET_PATH = r"(?:train|val)/(?P<cls>n\d{8})/[^/]+\.jpe?g"
 _ILSVRC_VAL = Canonical(50_000, 50, 50, size=2_344_500)
+_IMAGENET = Benchmark(
+    "ILSVRC/imagenet-1k",
+    image_size=224,
+    mean=IMAGENET_MEAN,
+    std=IMAGENET_STD,
+    test_split="validation",
+    path=r"(?:train|val)/(?P<cls>n\d{8})/[^/]+\.jpe?g",
+    example="train/n01440764/n01440764_762.JPEG",
+    canonical={"train": Canonical(1_281_167, 1300, 732), "test": _ILSVRC_VAL},
+)
+
+
+def _lists(name: str) -> dict[str, tuple[str, ...]]:
+    return {split: (f"{name}_{part}.txt",) for split, part in zip(_SPLITS, ("train", "val", "test"), strict=True)}
+
 
 BENCHMARKS = {
-    "imagenet": Benchmark(
-        "ILSVRC/imagenet-1k",
-        image_size=224,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        test_split="validation",
-        path=_IMAGENET_PATH,
-        example="train/n01440764/n01440764_762.JPEG",
-        canonical={"train": Canonical(1_281_167, 1300, 732), "test": _ILSVRC_VAL},
-    ),
-    "imagenet-lt": Benchmark(
-        "ILSVRC/imagenet-1k",
-        image_size=224,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        test_split="validation",
-        path=_IMAGENET_PATH,
-        example="train/n01440764/n01440764_762.JPEG",
-        lists={
-            "train": ("ImageNet_LT_train.txt",),
-            "validation": ("ImageNet_LT_val.txt",),
-            "test": ("ImageNet_LT_test.txt",),
-        },
+    "imagenet": _IMAGENET,
+    "imagenet-lt": replace(
+        _IMAGENET,
+        lists=_lists("ImageNet_LT"),
         canonical={
-            "train": Canonical(
-                115_846, 1280, 5, shots=(385, 479, 136), blob="a063f095fcd475db4cf8b0658c4b73955535bbf9"
-            ),
+            "train": Canonical(115_846, 1280, 5, (385, 479, 136), "a063f095fcd475db4cf8b0658c4b73955535bbf9"),
             "validation": Canonical(20_000, 20, 20, size=804_172),
             "test": _ILSVRC_VAL,
         },
@@ -116,22 +110,11 @@ BENCHMARKS = {
         std=IMAGENET_STD,
         path=r"data_256/[a-z]/(?P<cls>.+)/[^/]+\.jpe?g",
         example="data_256/a/airfield/00004851.jpg",
-        lists={
-            "train": ("Places_LT_train.txt",),
-            "validation": ("Places_LT_val.txt",),
-            "test": ("Places_LT_test.txt",),
-        },
+        lists=_lists("Places_LT"),
         by_stem=False,
         canonical={
-            "train": Canonical(
-                62_500,
-                4980,
-                5,
-                shots=(131, 163, 71),
-                blob="1d608b558c25c271da75c06f1e5e3625a4ebcb79",
-                size=2_405_174,
-            ),
-            "validation": Canonical(7_300, 20, 20, blob="89c29c0973328f77d7a77a8b580634ce20acdc11", size=289_980),
+            "train": Canonical(62_500, 4980, 5, (131, 163, 71), "1d608b558c25c271da75c06f1e5e3625a4ebcb79", 2_405_174),
+            "validation": Canonical(7_300, 20, 20, None, "89c29c0973328f77d7a77a8b580634ce20acdc11", 289_980),
             "test": Canonical(36_500, 100, 100),
         },
     ),

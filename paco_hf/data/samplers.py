@@ -45,8 +45,8 @@ class StreamSampler(Sampler[EpochIndex]):
     """An order for reading row groups one after the other: a function of `(seed, epoch)` and the arguments alone.
 
     The groups are permuted each epoch and dealt out to `lanes`, whole batches to each, so that each process and each
-    of its 1, 2, 4 or 8 workers finds all its batches in lanes that no other has. Within a lane images are shuffled in windows
-    of `buffer / lanes`. Each image comes once; skipping to any batch reads nothing.
+    of its 1, 2, 4 or 8 workers finds all its batches in lanes that no other has. Within a lane images are shuffled in
+    windows of `buffer / lanes`. Each image comes once; skipping to any batch reads nothing.
 
     Args:
         groups (ascending array `(N,)`): row group of each image.

@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from paco_hf.data.augmentation import batched_functional as batched
+from paco_hf.data.augmentation import batched_geometry as geometry
 from paco_hf.data.augmentation import batched_transforms as batched_views
 from paco_hf.data.augmentation.batched_functional import OPERATIONS
 from paco_hf.data.augmentation.batched_transforms import BATCHED_VIEWS, BatchedView, BatchedViews, batched_obstacle
@@ -140,13 +141,13 @@ def test_blur_is_that_of_pil(size: int, pictures) -> None:
 def test_resized_crop_is_that_of_pil(height: int, width: int, size: int, pictures, monkeypatch) -> None:
     monkeypatch.setattr(batched, "_CHUNK", 2**17)
     pictures = [p.resize((width, height), Image.Resampling.BICUBIC) for p in pictures[: 8 if size > 32 else None]]
-    boxes = batched.draw_boxes(len(pictures), height, width, (0.08, 1.0), generator())
+    boxes = geometry.draw_boxes(len(pictures), height, width, (0.08, 1.0), generator())
     boxes[0] = torch.tensor([0, 0, height, width])
     expected = [
         F.resized_crop(p, *(int(v) for v in box), [size, size], antialias=True)
         for p, box in zip(pictures, boxes, strict=True)
     ]
-    result = batched.resized_crop(to_tensor(pictures), boxes, size)
+    result = geometry.resized_crop(to_tensor(pictures), boxes, size)
     # Equal with Pillow 13, which does not document the order of its passes; another order is a level off.
     assert (result - to_tensor(expected)).abs().max() <= 1
     assert (result != to_tensor(expected)).float().mean() < 0.05
@@ -158,17 +159,17 @@ def test_crop_flip_and_cutout_are_those_of_pil(pictures) -> None:
     images, count = to_tensor(pictures), len(pictures)
     top, left = torch.randint(9, (2, count), generator=generator())
     crops = [F.crop(F.pad(p, [4] * 4), int(t), int(x), 32, 32) for p, t, x in zip(pictures, top, left, strict=True)]
-    assert_equal(batched.shifted_crop(images, top, left, 4).float(), crops)
+    assert_equal(geometry.shifted_crop(images, top, left, 4).float(), crops)
     where = torch.arange(count) % 3 == 0
     assert_equal(
-        batched.flip(images.float(), where), [F.hflip(p) if w else p for p, w in zip(pictures, where, strict=True)]
+        geometry.flip(images.float(), where), [F.hflip(p) if w else p for p, w in zip(pictures, where, strict=True)]
     )
     y, x = torch.randint(32, (2, count), generator=generator(1))
     y[:4], x[:4] = torch.tensor([0, 0, 31, 31]), torch.tensor([0, 31, 0, 31])
     expected = images.clone()
     for image, row, column in zip(expected, y.tolist(), x.tolist(), strict=True):
         image[:, max(row - 8, 0) : row + 8, max(column - 8, 0) : column + 8] = 0
-    assert torch.equal(batched.cutout(images.float(), y, x, 16), expected.float())
+    assert torch.equal(geometry.cutout(images.float(), y, x, 16), expected.float())
 
 
 # ---- what is drawn
@@ -195,7 +196,7 @@ def test_boxes_are_distributed_as_torchvisions(height: int, width: int, low: flo
         torch.manual_seed(0)
         params = [crop.make_params([torch.empty(3, height, width)]) for _ in range(count)]
     theirs = np.array([[p["top"], p["left"], p["height"], p["width"]] for p in params], dtype=float)
-    ours = batched.draw_boxes(count, height, width, (low, 1.0), generator()).numpy()
+    ours = geometry.draw_boxes(count, height, width, (low, 1.0), generator()).numpy()
     assert (ours[:, :2] >= 0).all()
     assert (ours[:, 0] + ours[:, 2] <= height).all()
     assert (ours[:, 1] + ours[:, 3] <= width).all()
@@ -215,7 +216,7 @@ def test_central_boxes_where_none_fits() -> None:
     for height, width in ((10, 400), (400, 10)):
         crop = v2.RandomResizedCrop(32, scale=(1.0, 1.0))
         params = crop.make_params([torch.empty(3, height, width)])
-        box = batched.draw_boxes(3, height, width, (1.0, 1.0), generator())
+        box = geometry.draw_boxes(3, height, width, (1.0, 1.0), generator())
         assert box.tolist() == [[params["top"], params["left"], params["height"], params["width"]]] * 3
 
 

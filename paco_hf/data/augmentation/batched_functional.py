@@ -7,29 +7,21 @@ every operation rounds where PIL does, in arithmetic that is exact or as wide as
 
 import math
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import torch
 from torch import Generator, Tensor
-from torchvision.transforms import functional, v2
+from torchvision.transforms import v2
+
+from .batched_geometry import happens, uniform
 
 _FILL = 128.0
-_RATIO = (3 / 4, 4 / 3)
-_CHUNK = 2**22  # numbers to resize at a time: crops of large images need not be in memory all at once
 _AUTO = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
 _RAND = v2.RandAugment(num_ops=2, magnitude=9)
 _SPACE = {"Identity": (lambda *_: None, False), **_RAND._AUGMENTATION_SPACE, **_AUTO._AUGMENTATION_SPACE}
 OPERATIONS = list(_SPACE)  # an operation of a policy is its place in this list
 _KIND = {name: kind for kind, name in enumerate(OPERATIONS)}
 _ENHANCE = torch.tensor([_KIND[name] for name in ("Brightness", "Contrast", "Color")])
-
-
-def uniform(generator: Generator, low: float, high: float, *shape: int) -> Tensor:
-    return torch.rand(shape, generator=generator).mul_(high - low).add_(low)
-
-
-def happens(generator: Generator, p: float, count: int) -> Tensor:
-    return torch.rand(count, generator=generator) < p
 
 
 def _each(values: Tensor, images: Tensor) -> Tensor:
@@ -46,100 +38,27 @@ def apply_to(images: Tensor, rows: Tensor, operation: Callable[..., Tensor], *pa
         images.index_copy_(0, on_device, operation(selected, *(values[index] for values in parameters)))
 
 
-# ---- geometry
-
-
-def shifted_crop(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
-    """The window of the images' own size at `(top, left)` of the images padded with black."""
-    height, width = images.shape[-2:]
-    padded = torch.nn.functional.pad(images, (padding,) * 4)
-    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-    device = images.device
-    return windows[torch.arange(len(images), device=device), :, top.to(device), left.to(device)]
-
-
-def draw_boxes(count: int, height: int, width: int, scale: tuple[float, float], generator: Generator) -> Tensor:
-    """`RandomResizedCrop`'s boxes `(B, 4)`: top, left, height, width. The first of ten that fits, or a central one."""
-    area = height * width * uniform(generator, *scale, 10, count).double()
-    aspect = uniform(generator, math.log(_RATIO[0]), math.log(_RATIO[1]), 10, count).double().exp()
-    place = torch.rand(2, count, dtype=torch.float64, generator=generator)
-    widths, heights = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
-    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
-    first, found = fits.int().argmax(0, keepdim=True), fits.any(0)
-    central_width = float(min(width, round(height * _RATIO[1])))
-    central_height = float(min(height, round(width / _RATIO[0])))
-    box_width = widths.gather(0, first)[0].where(found, central_width)
-    box_height = heights.gather(0, first)[0].where(found, central_height)
-    free = torch.stack([height - box_height, width - box_width])
-    top, left = (place * (free + 1)).floor().where(found, (free / 2).floor())
-    return torch.stack([top, left, box_height, box_width], 1)
-
-
-def _resampling(start: Tensor, length: Tensor, extent: int, size: int) -> Tensor:
-    """PIL's bilinear weights `(B, size, extent)` from the box of each image to `size`, in its steps of 2^-22."""
-    start, length = start.view(-1, 1, 1), length.view(-1, 1, 1)
-    pixel = torch.arange(extent, dtype=torch.float64, device=start.device) - start
-    out = torch.arange(size, dtype=torch.float64, device=start.device).unsqueeze(1)
-    scale = length / size
-    distance = (pixel - (out + 0.5) * scale + 0.5) * (1 / scale.clamp(min=1))
-    weights = (1 - distance.abs()).clamp_(min=0) * ((pixel >= 0) & (pixel < length))
-    return (weights / weights.sum(2, keepdim=True)).mul_(2**22).add_(0.5).floor_().mul_(2**-22)
-
-
-def _resized(images: Tensor, y: Tensor, x: Tensor, height: Tensor, width: Tensor, size: int) -> Tensor:
-    count, _, down, across = images.shape
-    rows = images.permute(0, 2, 1, 3).to(torch.float64, memory_format=torch.contiguous_format)
-    rows = rows.view(count, down * 3, across) @ _resampling(x, width, across, size).mT
-    rows = rows.add_(0.5).floor_().view(count, down, 3 * size)
-    rows = _resampling(y, height, down, size) @ rows
-    return rows.add_(0.5).floor_().view(count, size, 3, size).permute(0, 2, 1, 3).float()
-
-
-def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
-    """PIL's antialiased bilinear resizing of a box `(top, left, height, width)` of each image to `(size, size)`.
-
-    Each direction is rounded. The weights have 22 bits and the pixels 8: sums are exact in `float64`, in any order.
-    """
-    height, width = boxes[:, 2:].unbind(1)
-    # Pillow 13 begins with the direction that leaves less to do.
-    vertical_first = (height > size) & (height - size > 2 * (width - size))
-    result = torch.empty(len(images), 3, size, size, device=images.device)
-    for swap, rows in enumerate((~vertical_first, vertical_first)):
-        for index in rows.nonzero().squeeze(1).split(max(_CHUNK // images.shape[1:].numel(), 1)):
-            if len(index):
-                place = index.to(images.device)
-                part = images.index_select(0, place)
-                y, x, h, w = boxes[index].to(images.device, torch.float64).unbind(1)
-                result[place] = _resized(part.mT, x, y, w, h, size).mT if swap else _resized(part, y, x, h, w, size)
-    return result
-
-
-def flip(images: Tensor, where: Tensor) -> Tensor:
-    return torch.where(where.to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)
-
-
 @lru_cache(maxsize=4096)
 def _source_matrix(kind: int, magnitude: float, size: int) -> tuple[int, ...]:
     """From a pixel to its source `(a x + b y + c, d x + e y + f)`, in PIL's fixed point with 16 bits."""
-    name, middle = OPERATIONS[kind], [size / 2, size / 2]
-    matrix = partial(functional._get_inverse_affine_matrix, angle=0.0, scale=1.0)
-    degrees = math.degrees(math.atan(magnitude))
+    name, middle = OPERATIONS[kind], size / 2
+    a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
     if name == "Rotate":
         angle = -math.radians(magnitude % 360)
         cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
-        c, f = (cos * -middle[0] + sin * -middle[1]) + middle[0], (-sin * -middle[0] + cos * -middle[1]) + middle[1]
-        values = [cos, sin, c, -sin, cos, f]
+        a, b, d, e = cos, sin, -sin, cos
+        c, f = (cos * -middle + sin * -middle) + middle, (-sin * -middle + cos * -middle) + middle
     elif name.startswith("Shear"):
-        values = matrix([0, 0], translate=[0, 0], shear=[degrees, 0.0] if name == "ShearX" else [0.0, degrees])
+        # Through degrees, as torchvision has them.
+        slope = math.tan(math.radians(math.degrees(math.atan(magnitude))))
+        b, d = (slope, 0.0) if name == "ShearX" else (0.0, slope)
     else:
-        steps = int(magnitude)
-        values = matrix(middle, translate=[steps, 0] if name == "TranslateX" else [0, steps], shear=[0.0, 0.0])
-    a, b, c, d, e, f = values
+        c, f = (-float(int(magnitude)), 0.0) if name == "TranslateX" else (0.0, -float(int(magnitude)))
     return tuple(math.floor(v * 65536 + 0.5) for v in (a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5))
 
 
 def affine(images: Tensor, kind: Tensor, magnitude: Tensor) -> Tensor:
-    """A policy's shears, translations and rotations of square images: the nearest source pixel, or grey."""
+    """A policy's shears, translations and rotations of square images: the nearest source pixel, or gray."""
     count, channels, height, width = images.shape
     pairs = zip(kind.tolist(), magnitude.tolist(), strict=True)
     matrices = torch.tensor([_source_matrix(*pair, width) for pair in pairs], dtype=torch.int32)
@@ -152,7 +71,7 @@ def affine(images: Tensor, kind: Tensor, magnitude: Tensor) -> Tensor:
     return images.flatten(2).gather(2, source).view_as(images).where(inside.unsqueeze(1), _FILL)
 
 
-# ---- colour
+# ---- color
 
 
 def _luma(images: Tensor) -> Tensor:
@@ -171,7 +90,7 @@ def _blend(degenerate: Tensor | float, images: Tensor, factor: Tensor) -> Tensor
 
 
 def enhance(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
-    """PIL's brightness, contrast or colour of each image by `factor`: away from black, its mean grey or its greys."""
+    """PIL's brightness, contrast or color of each image by `factor`: away from black, its mean gray or its grays."""
     luma = _luma(images)
     mean = luma.sum((1, 2, 3), keepdim=True, dtype=torch.float64).div_(luma[0].numel()).add_(0.5).floor_().float()
     gray = luma.mul_(_each(kind == _KIND["Color"], images))
@@ -271,7 +190,7 @@ def color_jitter(
 
 
 def _box(radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """PIL's three box blurs for a Gaussian: weights of the centre, its neighbours and theirs, in steps of 2^-24.
+    """PIL's three box blurs for a Gaussian: weights of the center, its neighbours and theirs, in steps of 2^-24.
 
     A radius of 2 needs a box of at most 5 pixels, the outermost with a fraction of the weight (Gwosdek et al., 2011).
     """
@@ -288,13 +207,13 @@ def _box(radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def gaussian_blur(images: Tensor, radius: Tensor) -> Tensor:
     """PIL's Gaussian blur with radii up to 2: three box blurs in each direction, each rounded; exact in `float64`."""
-    centre, near, far = (_each(weight, images.double()) for weight in _box(radius))
+    center, near, far = (_each(weight, images.double()) for weight in _box(radius))
     images = images.double()
     for dim, border in ((3, (2, 2, 0, 0)), (2, (0, 0, 2, 2))):
         for _ in range(3):
             wide = torch.nn.functional.pad(images, border, mode="replicate")
             taps = [wide.narrow(dim, i, images.shape[dim]) for i in range(5)]
-            images = (taps[1] + taps[3]).mul_(near).addcmul_(images, centre)
+            images = (taps[1] + taps[3]).mul_(near).addcmul_(images, center)
             images = images.addcmul_(taps[0] + taps[4], far).add_(0.5).floor_()
     return images.float()
 
@@ -362,13 +281,3 @@ def augment(images: Tensor, kind: Tensor, magnitude: Tensor) -> Tensor:
         for i, (_, operation) in enumerate(_GROUPS):
             apply_to(images, group == i, operation, step_kind, step_magnitude)
     return images
-
-
-def cutout(images: Tensor, y: Tensor, x: Tensor, side: int) -> Tensor:
-    """In place. A black square around `(y, x)`, clipped at the borders."""
-    height, width = images.shape[-2:]
-    half, device = side // 2, images.device
-    rows = torch.arange(height, device=device) - y.to(device).unsqueeze(1)
-    columns = torch.arange(width, device=device) - x.to(device).unsqueeze(1)
-    rows, columns = (rows >= -half) & (rows < half), (columns >= -half) & (columns < half)
-    return images.masked_fill_((rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1), 0)

@@ -11,19 +11,13 @@ from .batched_functional import (
     apply_to,
     augment,
     color_jitter,
-    cutout,
     draw_auto_augment,
-    draw_boxes,
     draw_jitter,
     draw_rand_augment,
-    flip,
     gaussian_blur,
     grayscale,
-    happens,
-    resized_crop,
-    shifted_crop,
-    uniform,
 )
+from .batched_geometry import cutout, draw_boxes, flip, happens, resized_crop, shifted_crop, uniform
 
 _BLUR_RADIUS = (0.1, 2.0)
 
@@ -131,7 +125,7 @@ class BatchedView:
 
 
 class BatchedViews:
-    """The normalised views of a batch of [`paco_hf.data.torch_datasets.WholeImages`], made on the batch's device.
+    """The normalized views of a batch of [`paco_hf.data.torch_datasets.WholeImages`], made on the batch's device.
 
     Args:
         views (sequence of [`BatchedView`], one or two): the query view, then the key view.

@@ -1,0 +1,96 @@
+"""Crops, flips and holes of a batch of images at once; see [`paco_hf.data.augmentation.batched_functional`]."""
+
+import math
+
+import torch
+from torch import Generator, Tensor
+
+_RATIO = (3 / 4, 4 / 3)
+_CHUNK = 2**22  # numbers to resize at a time: crops of large images need not be in memory all at once
+
+
+def uniform(generator: Generator, low: float, high: float, *shape: int) -> Tensor:
+    return torch.rand(shape, generator=generator).mul_(high - low).add_(low)
+
+
+def happens(generator: Generator, p: float, count: int) -> Tensor:
+    return torch.rand(count, generator=generator) < p
+
+
+def shifted_crop(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
+    """The window of the images' own size at `(top, left)` of the images padded with black."""
+    height, width = images.shape[-2:]
+    padded = torch.nn.functional.pad(images, (padding,) * 4)
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    device = images.device
+    return windows[torch.arange(len(images), device=device), :, top.to(device), left.to(device)]
+
+
+def draw_boxes(count: int, height: int, width: int, scale: tuple[float, float], generator: Generator) -> Tensor:
+    """`RandomResizedCrop`'s boxes `(B, 4)`: top, left, height, width. The first of ten that fits, or a central one."""
+    area = height * width * uniform(generator, *scale, 10, count).double()
+    aspect = uniform(generator, math.log(_RATIO[0]), math.log(_RATIO[1]), 10, count).double().exp()
+    place = torch.rand(2, count, dtype=torch.float64, generator=generator)
+    widths, heights = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+    fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
+    first, fitting = fits.int().argmax(0, keepdim=True), fits.any(0)
+    central_width = float(min(width, round(height * _RATIO[1])))
+    central_height = float(min(height, round(width / _RATIO[0])))
+    box_width = widths.gather(0, first)[0].where(fitting, central_width)
+    box_height = heights.gather(0, first)[0].where(fitting, central_height)
+    free = torch.stack([height - box_height, width - box_width])
+    top, left = (place * (free + 1)).floor().where(fitting, (free / 2).floor())
+    return torch.stack([top, left, box_height, box_width], 1)
+
+
+def _resampling(start: Tensor, length: Tensor, extent: int, size: int) -> Tensor:
+    """PIL's bilinear weights `(B, size, extent)` from the box of each image to `size`, in its steps of 2^-22."""
+    start, length = start.view(-1, 1, 1), length.view(-1, 1, 1)
+    pixel = torch.arange(extent, dtype=torch.float64, device=start.device) - start
+    out = torch.arange(size, dtype=torch.float64, device=start.device).unsqueeze(1)
+    scale = length / size
+    distance = (pixel - (out + 0.5) * scale + 0.5) * (1 / scale.clamp(min=1))
+    weights = (1 - distance.abs()).clamp_(min=0) * ((pixel >= 0) & (pixel < length))
+    return (weights / weights.sum(2, keepdim=True)).mul_(2**22).add_(0.5).floor_().mul_(2**-22)
+
+
+def _resized(images: Tensor, y: Tensor, x: Tensor, height: Tensor, width: Tensor, size: int) -> Tensor:
+    count, _, down, across = images.shape
+    rows = images.permute(0, 2, 1, 3).to(torch.float64, memory_format=torch.contiguous_format)
+    rows = rows.view(count, down * 3, across) @ _resampling(x, width, across, size).mT
+    rows = rows.add_(0.5).floor_().view(count, down, 3 * size)
+    rows = _resampling(y, height, down, size) @ rows
+    return rows.add_(0.5).floor_().view(count, size, 3, size).permute(0, 2, 1, 3).float()
+
+
+def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+    """PIL's antialiased bilinear resizing of a box `(top, left, height, width)` of each image to `(size, size)`.
+
+    Each direction is rounded. The weights have 22 bits and the pixels 8: sums are exact in `float64`, in any order.
+    """
+    height, width = boxes[:, 2:].unbind(1)
+    # Pillow 13 begins with the direction that leaves less to do.
+    vertical_first = (height > size) & (height - size > 2 * (width - size))
+    result = torch.empty(len(images), 3, size, size, device=images.device)
+    for swap, rows in enumerate((~vertical_first, vertical_first)):
+        for index in rows.nonzero().squeeze(1).split(max(_CHUNK // images.shape[1:].numel(), 1)):
+            if len(index):
+                place = index.to(images.device)
+                part = images.index_select(0, place)
+                y, x, h, w = boxes[index].to(images.device, torch.float64).unbind(1)
+                result[place] = _resized(part.mT, x, y, w, h, size).mT if swap else _resized(part, y, x, h, w, size)
+    return result
+
+
+def flip(images: Tensor, where: Tensor) -> Tensor:
+    return torch.where(where.to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)
+
+
+def cutout(images: Tensor, y: Tensor, x: Tensor, side: int) -> Tensor:
+    """In place. A black square around `(y, x)`, clipped at the borders."""
+    height, width = images.shape[-2:]
+    half, device = side // 2, images.device
+    rows = torch.arange(height, device=device) - y.to(device).unsqueeze(1)
+    columns = torch.arange(width, device=device) - x.to(device).unsqueeze(1)
+    rows, columns = (rows >= -half) & (rows < half), (columns >= -half) & (columns < half)
+    return images.masked_fill_((rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1), 0)
