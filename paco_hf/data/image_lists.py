@@ -1,4 +1,4 @@
-"""The published lists of images (`path label` lines, or iNaturalist's JSON): reading and recognising them."""
+"""The published lists of images (`path label` lines, or iNaturalist's JSON): reading and recognizing them."""
 
 import hashlib
 import http.client

@@ -30,7 +30,7 @@ def _seed_all(*key: int) -> None:
 
 
 class ViewsDataset(Dataset):
-    """Augmented views of labelled images; what is drawn is a function of `(seed, epoch, index)` alone.
+    """Augmented views of labeled images; what is drawn is a function of `(seed, epoch, index)` alone.
 
     Args:
         images: PIL images in RGB by index.
@@ -106,12 +106,12 @@ class EvaluationDataset(Dataset):
 
 
 class ImageCollator:
-    """Batch views (scaling and normalising them) or whole images (through the image processor).
+    """Batch views (scaling and normalizing them) or whole images (through the image processor).
 
     A batch of [`WholeImages`] is left alone.
 
     Args:
-        image_processor: a transformers image processor; its mean and standard deviation normalise the views too.
+        image_processor: a transformers image processor; its mean and standard deviation normalize the views too.
     """
 
     def __init__(self, image_processor: Any) -> None:

@@ -20,7 +20,7 @@ def verify(target: str, dataset: str | None = None) -> tuple[list[str], list[str
 
     Args:
         target (`str`): folder, list file, or address of a list.
-        dataset (`str`, *optional*): whose list it is; recognised by its paths where not given.
+        dataset (`str`, *optional*): whose list it is; recognized by its paths where not given.
 
     Returns:
         what was found to be right, and what differs (empty where nothing does), each a list of lines.

@@ -139,7 +139,7 @@ def test_blur_is_that_of_pil(size: int, pictures) -> None:
 
 @pytest.mark.parametrize(("height", "width", "size"), [(32, 32, 32), (40, 48, 32), (90, 50, 32), (260, 300, 224)])
 def test_resized_crop_is_that_of_pil(height: int, width: int, size: int, pictures, monkeypatch) -> None:
-    monkeypatch.setattr(batched, "_CHUNK", 2**17)
+    monkeypatch.setattr(geometry, "_CHUNK", 2**17)
     pictures = [p.resize((width, height), Image.Resampling.BICUBIC) for p in pictures[: 8 if size > 32 else None]]
     boxes = geometry.draw_boxes(len(pictures), height, width, (0.08, 1.0), generator())
     boxes[0] = torch.tensor([0, 0, height, width])

@@ -190,7 +190,7 @@ def color_jitter(
 
 
 def _box(radius: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """PIL's three box blurs for a Gaussian: weights of the center, its neighbours and theirs, in steps of 2^-24.
+    """PIL's three box blurs for a Gaussian: weights of the center, its neighbors and theirs, in steps of 2^-24.
 
     A radius of 2 needs a box of at most 5 pixels, the outermost with a fraction of the weight (Gwosdek et al., 2011).
     """

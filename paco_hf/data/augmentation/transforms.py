@@ -1,6 +1,6 @@
 """Augmented views (PIL image to `uint8` tensor), and the data set that draws them reproducibly.
 
-A view is a list of named operations. What follows the last of them, scaling to 0..1 and normalising, is done a batch
+A view is a list of named operations. What follows the last of them, scaling to 0..1 and normalizing, is done a batch
 at a time by [`ImageCollator`], so that workers hand over bytes.
 """
 
@@ -28,9 +28,9 @@ class GaussianBlur(nn.Module):
 
 
 class Cutout(nn.Module):
-    """One black square with a centre uniform over the image, clipped at the borders (DeVries & Taylor, 2017).
+    """One black square with a center uniform over the image, clipped at the borders (DeVries & Taylor, 2017).
 
-    It works on `uint8` `(3, H, W)` before normalisation: the hole is a black pixel, not the mean.
+    It works on `uint8` `(3, H, W)` before normalization: the hole is a black pixel, not the mean.
     """
 
     def __init__(self, side: int = 16) -> None:

@@ -51,7 +51,7 @@ def prepare(
             parquet, or Hub id; `None`: the benchmark's own Hub id.
         out (`str`): new folder, or one where the same preparation was stopped.
         lists (`dict`, *optional*): list file or address by split, where they do not lie in `source`.
-        image_column, label_column (`str`, *optional*): of parquet; recognised by their types where not given.
+        image_column, label_column (`str`, *optional*): of parquet; recognized by their types where not given.
         threads (`int`, *optional*): shards to work on at a time; defaults to the cores, 4 at most. Each holds what it
             takes of a source shard in memory.
         shard_bytes (`int`, *optional*, defaults to 400 MiB): of images in a shard, about.

@@ -2,7 +2,7 @@
 
 A folder that `paco-hf data prepare` wrote holds, for each split, `<split>-00000-of-000NN.parquet` (columns `image`, as
 encoded as it was, and `label`), `<split>-labels.npy`, and for the whole `manifest.json`, which is written last. Images
-lie in an order that is random with respect to their class, so that neighbours are a fair sample.
+lie in an order that is random with respect to their class, so that neighbors are a fair sample.
 """
 
 import io

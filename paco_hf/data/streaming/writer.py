@@ -23,7 +23,7 @@ def shard_schema(names: list[str]) -> pa.Schema:
 
 
 def shard_order(key: str) -> int:
-    """The place of an image among all: a hash of its name, so that neighbours are a fair sample of the classes."""
+    """The place of an image among all: a hash of its name, so that neighbors are a fair sample of the classes."""
     return int.from_bytes(hashlib.sha256(key.encode()).digest()[:8]) >> 1
 
 
