@@ -26,8 +26,7 @@ def long_tailed_counts(n_max: int, num_classes: int, imbalance_factor: float, ki
     if imbalance_factor < 1:
         raise ValueError(
             f"imbalance_factor is first class : last class, at least 1, got {imbalance_factor} (for the reference's "
-            "0.01 "
-            "give 100)"
+            "0.01 give 100)"
         )
     steps = max(num_classes - 1, 1)
     if kind == "exp":
@@ -47,8 +46,7 @@ def long_tailed_counts(n_max: int, num_classes: int, imbalance_factor: float, ki
     if min(counts) == 0:
         raise ValueError(
             f"with n_max {n_max} and imbalance_factor {imbalance_factor}, {counts.count(0)} classes would have no "
-            "image: the "
-            f"factor can be {n_max} at most"
+            f"image: the factor can be {n_max} at most"
         )
     return counts
 
@@ -106,8 +104,7 @@ def class_counts(labels: Any, num_classes: int, allow_empty: bool = False) -> li
     if empty and not allow_empty:
         raise ValueError(
             f"{len(empty)} of {num_classes} classes have no training image, the first being class {empty[0]}: add "
-            "images, or "
-            "remove the class from the data set"
+            "images, or remove the class from the data set"
         )
     return counts
 
