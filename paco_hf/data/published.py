@@ -1,14 +1,20 @@
-"""The data sets of the papers, one entry each: source, lists, published statistics, normalization."""
+"""The data sets of the papers, read from `published.yaml`: source, lists, published statistics, normalization."""
 
 import re
-from dataclasses import dataclass, field, replace
-from pathlib import PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import yaml
 
 CIFAR_MEAN, CIFAR_STD = (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 INAT_MEAN, INAT_STD = (0.466, 0.471, 0.380), (0.195, 0.194, 0.192)
+_STATISTICS = {
+    "cifar": (CIFAR_MEAN, CIFAR_STD),
+    "imagenet": (IMAGENET_MEAN, IMAGENET_STD),
+    "inat": (INAT_MEAN, INAT_STD),
+}
 Triple = tuple[float, float, float]
-_SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -18,7 +24,7 @@ class Canonical:
     images: int
     most: int
     fewest: int
-    shots: tuple[int, int, int] | None = None  # classes with many, medium, few images
+    shots: tuple[int, ...] | None = None  # classes with many, medium, few images
     blob: str | None = None  # git's id of the list file
     size: int | None = None  # of the list file, in bytes
 
@@ -27,7 +33,7 @@ class Canonical:
 class Benchmark:
     """One data set. A list's paths match `path`, whose group `cls` is the folder of the class."""
 
-    hub_id: str | None
+    hub_id: str | None = None
     image_column: str = "image"
     label_column: str = "label"
     num_classes: int = 1000
@@ -57,74 +63,17 @@ class Benchmark:
         return "/".join(parts[1:] if parts[0] == PurePosixPath(self.example).parts[0] else parts)
 
 
-_ILSVRC_VAL = Canonical(50_000, 50, 50, size=2_344_500)
-_IMAGENET = Benchmark(
-    "ILSVRC/imagenet-1k",
-    image_size=224,
-    mean=IMAGENET_MEAN,
-    std=IMAGENET_STD,
-    test_split="validation",
-    path=r"(?:train|val)/(?P<cls>n\d{8})/[^/]+\.jpe?g",
-    example="train/n01440764/n01440764_762.JPEG",
-    canonical={"train": Canonical(1_281_167, 1300, 732), "test": _ILSVRC_VAL},
-)
+def _read() -> dict[str, Benchmark]:
+    benchmarks = {}
+    for name, entry in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")).items():
+        mean, std = _STATISTICS[entry.pop("statistics", "cifar")]
+        lists = {split: tuple(names) for split, names in entry.pop("lists", {}).items()}
+        canonical = {}
+        for split, facts in entry.pop("canonical", {}).items():
+            shots = tuple(facts.pop("shots", ()))
+            canonical[split] = Canonical(**facts, shots=shots or None)
+        benchmarks[name] = Benchmark(mean=mean, std=std, lists=lists, canonical=canonical, **entry)
+    return benchmarks
 
 
-def _lists(name: str) -> dict[str, tuple[str, ...]]:
-    return {split: (f"{name}_{part}.txt",) for split, part in zip(_SPLITS, ("train", "val", "test"), strict=True)}
-
-
-BENCHMARKS = {
-    "imagenet": _IMAGENET,
-    "imagenet-lt": replace(
-        _IMAGENET,
-        lists=_lists("ImageNet_LT"),
-        canonical={
-            "train": Canonical(115_846, 1280, 5, (385, 479, 136), "a063f095fcd475db4cf8b0658c4b73955535bbf9"),
-            "validation": Canonical(20_000, 20, 20, size=804_172),
-            "test": _ILSVRC_VAL,
-        },
-    ),
-    "inat2018": Benchmark(
-        None,
-        num_classes=8142,
-        image_size=224,
-        mean=INAT_MEAN,
-        std=INAT_STD,
-        path=r"train_val2018/[^/]+/(?P<cls>\d+)/[^/]+\.jpe?g",
-        example="train_val2018/Plantae/7291/9f8e.jpg",
-        lists={
-            "train": ("train2018.json", "iNaturalist18_train.txt"),
-            "test": ("val2018.json", "iNaturalist18_val.txt"),
-        },
-        canonical={
-            "train": Canonical(437_513, 1000, 2, blob="4accdb7584d2f0a5106c40a33ed6afa392189bcc"),
-            "test": Canonical(24_426, 3, 3, size=1_677_390),
-        },
-    ),
-    "places-lt": Benchmark(
-        None,
-        num_classes=365,
-        image_size=224,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        path=r"data_256/[a-z]/(?P<cls>.+)/[^/]+\.jpe?g",
-        example="data_256/a/airfield/00004851.jpg",
-        lists=_lists("Places_LT"),
-        by_stem=False,
-        canonical={
-            "train": Canonical(62_500, 4980, 5, (131, 163, 71), "1d608b558c25c271da75c06f1e5e3625a4ebcb79", 2_405_174),
-            "validation": Canonical(7_300, 20, 20, None, "89c29c0973328f77d7a77a8b580634ce20acdc11", 289_980),
-            "test": Canonical(36_500, 100, 100),
-        },
-    ),
-    "cifar100-lt": Benchmark("uoft-cs/cifar100", "img", "fine_label", num_classes=100, n_max=500),
-    "cifar10-lt": Benchmark("uoft-cs/cifar10", "img", "label", num_classes=10, n_max=5000),
-    "cifar100": Benchmark(
-        "uoft-cs/cifar100",
-        "img",
-        "fine_label",
-        num_classes=100,
-        canonical={"train": Canonical(50_000, 500, 500), "test": Canonical(10_000, 100, 100)},
-    ),
-}
+BENCHMARKS = _read()

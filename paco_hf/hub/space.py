@@ -24,42 +24,9 @@ _PACKAGE = Path(__file__).parents[1]
 # What a page does not show: data sets, recipes, metrics for others.
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "builtin", "evaluate_modules")
 
-_APP = '''"""The page of this Space."""
 
-from pathlib import Path
-
-from paco_hf.webapp.app import build_demo, launch
-
-HERE = Path(__file__).parent
-examples = HERE / "examples"
-launch(build_demo(HERE / "model", examples=[examples] if examples.is_dir() else None, title={title!r}))
-'''
-
-_CARD = """---
-title: {quoted}
-emoji: 🖼️
-colorFrom: blue
-colorTo: gray
-sdk: gradio
-sdk_version: {gradio}
-python_version: "{python}"
-app_file: app.py
-pinned: false
-tags:
-- paco_hf
-- image-classification
----
-
-# {title}
-
-A page to try {about} on images of one's own: the classes with how frequent each was in training, and what
-changes where classes are otherwise frequent{nearest}. It runs on the model in `model/`; start it elsewhere with
-
-```
-pip install -r requirements.txt
-python app.py
-```
-"""
+def _template(name: str) -> str:
+    return (_PACKAGE / "templates" / name).read_text(encoding="utf-8")
 
 
 def requirements() -> list[str]:
@@ -116,14 +83,14 @@ def write_space(
         for i, file in enumerate(pictures):
             (made / "examples").mkdir(exist_ok=True)
             shutil.copyfile(file, made / "examples" / f"{i + 1:02d}-{file.name}")
-        write_text(made / "app.py", _APP.format(title=title))
+        write_text(made / "app.py", _template("space_app.txt").format(title=title))
         write_text(made / "requirements.txt", "\n".join(requirements()) + "\n")
         subject = read_subject(run)
         about = f"a classifier of {subject.config.num_labels:,} classes" if subject.config else "a classifier"
         nearest = ", and the nearest training images" if include_index else ""
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
         filled = {"title": title, "quoted": json.dumps(title), "gradio": gradio, "python": python}
-        write_text(made / CARD_NAME, _CARD.format(about=about, nearest=nearest, **filled))
+        write_text(made / CARD_NAME, _template("space_card.md").format(about=about, nearest=nearest, **filled))
         check_no_paths(made / "model")
     return Path(folder)
 
