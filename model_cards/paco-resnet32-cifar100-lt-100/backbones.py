@@ -7,7 +7,9 @@ max-pool.
 
 import difflib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import timm
@@ -15,6 +17,9 @@ import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_module_registration_hook
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class _BasicBlock(nn.Module):
@@ -168,6 +173,79 @@ def create_backbone(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
         raise ValueError(f"backbone {name!r} with the arguments {kwargs} gives no pooled features")
     return model
+
+
+@dataclass
+class LoadReport:
+    """What PyTorch finds when a state dict is loaded: keys without a value, and values of another shape."""
+
+    missing: list[str] = field(default_factory=list)
+    mismatches: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def watch_loading() -> Iterator[LoadReport]:
+    """Report on the state dict that is loaded into a model that is built in this block.
+
+    timm builds a model, converts the keys of a file to its own, and loads them, all in one call that returns the model
+    alone.
+    """
+    report = LoadReport()
+
+    def loading(module: Any, state: Any, prefix: Any, metadata: Any, strict: Any, *lists: list[str]) -> None:
+        # The lists are those of the whole model, and are filled while its modules are loaded one by one.
+        report.missing, _, report.mismatches = lists
+
+    def registered(module: Any, name: str, child: Any) -> None:
+        if child is not None:
+            child.register_load_state_dict_pre_hook(loading)
+
+    handle = register_module_module_registration_hook(registered)
+    try:
+        yield report
+    finally:
+        handle.remove()
+
+
+class StatisticsGuard:
+    """Counts each batch once in the running statistics of BatchNorm, under gradient checkpointing too.
+
+    Checkpointing computes layers once more in the backward pass, which would count their batch again. The backward
+    pass through a model starts at its output, and is over when the model is called again.
+
+    Args:
+        model (`nn.Module`): its output is one of transformers', or a tuple, whose first two tensors are features.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.in_backward = False
+        self.momentum: dict[nn.Module, float | None] = {}
+        model.register_forward_pre_hook(self._start_forward)
+        model.register_forward_hook(self._end_forward)
+        for module in model.modules():
+            if isinstance(module, BATCH_NORMS) and module.track_running_stats:
+                module.register_forward_pre_hook(self._pause)
+                module.register_forward_hook(self._resume, always_call=True)
+
+    def _start_forward(self, model: nn.Module, inputs: Any) -> None:
+        self.in_backward = False
+
+    def _end_forward(self, model: nn.Module, inputs: Any, output: Any) -> None:
+        for tensor in output[:2]:
+            if isinstance(tensor, Tensor) and tensor.requires_grad:
+                tensor.register_hook(self._start_backward)
+
+    def _start_backward(self, gradient: Tensor) -> None:
+        self.in_backward = True
+
+    def _pause(self, module: Any, inputs: Any) -> None:
+        if self.in_backward and module.training:
+            self.momentum[module], module.momentum = module.momentum, 0.0
+            module.num_batches_tracked.sub_(1)
+
+    def _resume(self, module: Any, inputs: Any, output: Any) -> None:
+        if module in self.momentum:
+            module.momentum = self.momentum.pop(module)
 
 
 def timm_defaults(name: str) -> Any:

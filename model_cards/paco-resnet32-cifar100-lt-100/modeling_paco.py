@@ -3,33 +3,23 @@
 import logging
 import math
 import os
+import pickle
 import shutil
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
+import timm
 import torch
 import torch.nn.functional as F
+from timm.models import resolve_pretrained_cfg
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
-from .backbones import create_backbone, feature_size
+from .backbones import StatisticsGuard, create_backbone, feature_size, watch_loading
 from .configuration_paco import PaCoConfig, as_numbers
-
-
-def _pause_statistics(module: Any, inputs: Any) -> None:
-    # Gradient checkpointing computes a layer once more in the backward pass: its batch has been counted already.
-    if module.training and torch._C._current_graph_task_id() != -1:
-        module.paused_momentum, module.momentum = module.momentum, 0.0
-        module.num_batches_tracked.sub_(1)
-
-
-def _resume_statistics(module: Any, inputs: Any, output: Any) -> None:
-    if hasattr(module, "paused_momentum"):
-        module.momentum = module.paused_momentum
-        del module.paused_momentum
 
 
 # What lies beside the weights, so that `trust_remote_code=True` loads them where this package is not installed.
@@ -70,11 +60,8 @@ class PaCoPreTrainedModel(PreTrainedModel):
         if not hasattr(backbone, "set_grad_checkpointing"):
             raise ValueError(f"the backbone {self.config.backbone!r} has no gradient checkpointing")
         backbone.set_grad_checkpointing(enable)
-        for module in backbone.modules():
-            counts = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
-            if counts and _pause_statistics not in module._forward_pre_hooks.values():
-                module.register_forward_pre_hook(_pause_statistics)
-                module.register_forward_hook(_resume_statistics, always_call=True)
+        if enable and self.base_model.statistics_guard is None:
+            self.base_model.statistics_guard = StatisticsGuard(self.base_model)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """As `PreTrainedModel.save_pretrained`, with the files of code that `trust_remote_code=True` loads it by."""
@@ -121,6 +108,7 @@ class PaCoModel(PaCoPreTrainedModel):
     def __init__(self, config: PaCoConfig) -> None:
         super().__init__(config)
         self.backbone: Any = create_backbone(config.backbone, **config.backbone_kwargs)
+        self.statistics_guard: StatisticsGuard | None = None
         self.post_init()
 
     def forward(self, pixel_values: Tensor, return_dict: bool | None = None, **kwargs: Any) -> Any:
@@ -260,39 +248,36 @@ def _load_pretrained(target: nn.Module, name: str, kwargs: dict[str, Any], file:
         if not os.path.isfile(file):
             raise OSError(f"there is no file {os.fspath(file)!r} to take pretrained weights from")
         overlay["file"] = os.fspath(file)
+    elif timm.is_model(name) and not resolve_pretrained_cfg(name, pretrained_cfg_overlay=overlay).has_weights:
+        raise ValueError(
+            f"timm has no pretrained weights of {name!r}: choose another backbone, give pretrained_file, or start "
+            "from scratch"
+        )
     source = overlay.get("file") or f"the pretrained weights of {name!r}"
     # Its warnings list what a file has besides the backbone's weights, such as its classifier's.
     log = logging.getLogger("timm.models")
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        loaded = create_backbone(name, pretrained=True, **{**kwargs, "pretrained_cfg_overlay": overlay})
+        with watch_loading() as report:
+            loaded = create_backbone(name, pretrained=True, **{**kwargs, "pretrained_cfg_overlay": overlay})
     except Exception as error:  # hubs, files and shapes fail in many ways
         reason = " ".join(str(error).split())
-        if "weights_only" in reason:
+        if isinstance(error.__cause__, pickle.UnpicklingError):
             raise OSError(
                 f"{source} holds pickled objects other than weights, which are not loaded, or is damaged: where you "
                 f"trust it, save its state dict as safetensors ({reason.split(' No automatic')[0]})"
             ) from error
-        if "size mismatch" in reason:
-            raise ValueError(
-                f"{source} does not fit the backbone {name!r}: {reason[reason.index('size mism') :]:.300}"
-            ) from error
-        if "No pretrained weights exist" in reason:
-            raise ValueError(
-                f"timm has no pretrained weights of {name!r}: choose another backbone, give pretrained_file, or start "
-                "from scratch"
-            ) from error
+        if report.mismatches:
+            mismatches = " ".join(" ".join(report.mismatches).split())
+            raise ValueError(f"{source} does not fit the backbone {name!r}: {mismatches:.300}") from error
         advice = "" if "file" in overlay else " Without network they must be in the cache; or give pretrained_file."
         raise OSError(f"cannot load {source} ({type(error).__name__}: {reason:.300}).{advice}") from error
     finally:
         log.setLevel(level)
-    # timm does not say what a file lacked. A tensor counts how often it was written: what was filled from the file was
-    # so once more than in `target`, which was built alike.
-    fresh, tensors = target.state_dict(), loaded.state_dict()
-    missing = [key for key, tensor in tensors.items() if tensor._version == fresh[key]._version]
+    tensors = loaded.state_dict()
     # Encoders pretrained without average pooling have no norm after it: it starts fresh, as in MAE's fine-tuning.
-    missing = [key for key in missing if not key.startswith("fc_norm.")]
+    missing = [key for key in report.missing if not key.startswith("fc_norm.")]
     if missing:
         raise ValueError(
             f"{source} lacks {len(missing)} of the {len(tensors)} weights of the backbone {name!r}, the first being "

@@ -11,13 +11,15 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..utils.files import readable, save_tensors
+from .backbones import BATCH_NORMS
 from .modeling_paco import PaCoForImageClassification
 
 ADAPTER_FOLDER = "adapter"
 ADAPTER_NAME = "adapter_model.safetensors"
 
-# What peft puts before the names of a model that it wraps, and between a layer's name and its factors.
-_PREFIX, _ADAPTER = "base_model.model.", "default"
+# What peft calls the one adapter of a model, and puts before the names of a model that it wraps.
+_ADAPTER, _PREFIX = "default", "base_model.model."
+_BACKBONE, _CLASSIFIER = f"{_PREFIX}paco.backbone.", f"{_PREFIX}classifier."
 
 
 def has_adapter(model: nn.Module) -> bool:
@@ -46,21 +48,21 @@ def choose_targets(model: PaCoForImageClassification, names: Sequence[str] | Non
     model.train(training)
     for hook in hooks:
         hook.remove()
-    found: dict[str, list[str]] = {}
+    targets: dict[str, list[str]] = {}
     for name, module in layers.items():
         if module in called:
-            found.setdefault(name.rpartition(".")[-1], []).append(name)
-    if not found:
+            targets.setdefault(name.rpartition(".")[-1], []).append(name)
+    if not targets:
         raise ValueError(
             f"--lora_rank adapts linear layers, and {model.config.backbone!r} has none: take a ViT, or "
             "--freeze_backbone true"
         )
     for name in names or ():
-        if name not in found:
+        if name not in targets:
             raise ValueError(
-                f"--lora_targets: {name!r} is no linear layer that can be adapted; there are {', '.join(found)}"
+                f"--lora_targets: {name!r} is no linear layer that can be adapted; there are {', '.join(targets)}"
             )
-    return {name: found[name] for name in (names or found)}
+    return {name: targets[name] for name in (names or targets)}
 
 
 def add_adapter(
@@ -114,7 +116,7 @@ def adapted_layers(model: nn.Module) -> list[str]:
 def keep_statistics(backbone: nn.Module) -> None:
     """Put the backbone's BatchNorm in evaluation mode: its running statistics are weights of the base."""
     for module in backbone.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, BATCH_NORMS):
             module.eval()
 
 
@@ -141,17 +143,35 @@ def adapter_tensors(model: PaCoForImageClassification) -> dict[str, Tensor]:
 def load_adapter_tensors(model: PaCoForImageClassification, tensors: dict[str, Tensor], source: str) -> None:
     """Put what [`adapter_tensors`] gave back into the model.
 
+    Args:
+        model (`PaCoForImageClassification`): with such an adapter.
+        tensors (`dict`): the factors and the classifier.
+        source (`str`): where they are from, for the error.
+
     Raises:
         ValueError: it is of another adapter.
     """
-    own = adapter_tensors(model)
-    wrong = sorted(own.keys() ^ tensors.keys()) or [key for key in own if own[key].shape != tensors[key].shape]
+    _check_fit(adapter_tensors(model), tensors, source)
+    model.load_state_dict(tensors, strict=False)
+
+
+def _check_fit(expected: dict[str, Tensor], tensors: dict[str, Tensor], source: str) -> None:
+    wrong = sorted(expected.keys() ^ tensors.keys())
+    wrong = wrong or [key for key, tensor in expected.items() if tensor.shape != tensors[key].shape]
     if wrong:
         raise ValueError(
             f"{source} does not fit the model, the first difference being {wrong[0]}: give the --backbone, "
             "--lora_rank and --lora_targets that it was trained with"
         )
-    model.load_state_dict(tensors, strict=False)
+
+
+def _peft_tensors(model: PaCoForImageClassification) -> dict[str, Tensor]:
+    """As [`adapter_tensors`], under the names that peft gives them in a file."""
+    from peft import get_peft_model_state_dict
+
+    factors = get_peft_model_state_dict(model.paco.backbone, adapter_name=_ADAPTER, save_embedding_layers=False)
+    classifier = model.classifier.state_dict()
+    return {_BACKBONE + k: t for k, t in factors.items()} | {_CLASSIFIER + k: t for k, t in classifier.items()}
 
 
 def save_adapter(model: PaCoForImageClassification, folder: str | Path) -> None:
@@ -159,8 +179,8 @@ def save_adapter(model: PaCoForImageClassification, folder: str | Path) -> None:
     `PaCoForImageClassification` on the base weights; the SHA-256 of these is in the file's metadata, they are not."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    stored = {_PREFIX + k.replace(f".{_ADAPTER}.", "."): t for k, t in adapter_tensors(model).items()}
-    save_tensors(stored, folder / ADAPTER_NAME, {"backbone": model.config.backbone, "base": base_digest(model)})
+    metadata = {"backbone": model.config.backbone, "base": base_digest(model)}
+    save_tensors(_peft_tensors(model), folder / ADAPTER_NAME, metadata)
     config: Any = copy.copy(adapter_config(model))
     config.target_modules = adapted_layers(model)
     config.inference_mode, config.modules_to_save = True, ["classifier"]
@@ -175,21 +195,24 @@ def load_adapter(model: PaCoForImageClassification, folder: str | Path) -> None:
     Raises:
         ValueError: the adapter is another one, or was trained on other base weights.
     """
-    path, own = Path(folder) / ADAPTER_NAME, base_digest(model)
+    from peft import set_peft_model_state_dict
+
+    path, digest = Path(folder) / ADAPTER_NAME, base_digest(model)
     with readable(path), safe_open(path, "pt") as file:
         trained_on = file.metadata()["base"]
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-    if trained_on != own:
+    if trained_on != digest:
         raise ValueError(
-            f"{path} was trained on other weights of the backbone (SHA-256 {trained_on[:12]}, here {own[:12]}): "
+            f"{path} was trained on other weights of the backbone (SHA-256 {trained_on[:12]}, here {digest[:12]}): "
             "give the --pretrained, --pretrained_file or --seed that it was started with"
         )
-    named = {}
-    for key, tensor in tensors.items():
-        layer, factor, rest = key.removeprefix(_PREFIX).rpartition(".lora_")
-        name, _, end = rest.partition(".")
-        named[f"{layer}{factor}{name}.{_ADAPTER}.{end}" if factor else rest] = tensor
-    load_adapter_tensors(model, named, str(path))
+    _check_fit(_peft_tensors(model), tensors, str(path))
+    factors, classifier = (
+        {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        for prefix in (_BACKBONE, _CLASSIFIER)
+    )
+    set_peft_model_state_dict(model.paco.backbone, factors, adapter_name=_ADAPTER)
+    model.classifier.load_state_dict(classifier)
 
 
 @torch.no_grad()
