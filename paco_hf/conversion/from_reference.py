@@ -20,6 +20,7 @@ from ..arguments.parser import checked_recipe
 from ..arguments.recipes import Recipe, recipe_names
 from ..data.image_lists import ILSVRC, class_names
 from ..data.image_split import ImageSplit
+from ..data.images import Images
 from ..data.published import BENCHMARKS, CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
 from ..data.spec import DataSpec, public_name
 from ..losses.specs import DEFAULT_LOSS, loss_spec
@@ -138,9 +139,9 @@ def _dropped(model: PaCoForContrastiveTraining, training_state: bool) -> dict[st
 
 def _score(folder: Path, split: ImageSplit, batch_size: int) -> dict[str, Any]:
     """Score the written checkpoint, and write `metrics.json`."""
-    from ..inference.logits import evaluate
+    from ..inference.logits import score
 
-    metrics = evaluate(str(folder), split, split.class_names, batch_size)
+    metrics = score(str(folder), Images(split), batch_size, class_names=split.class_names)
     about = {"dataset": public_name(split.dataset), "split": split.public_name, "images": len(split.labels)}
     write_json(folder / METRICS_NAME, {"test": metrics, "validation": None, "scored": about})
     return metrics

@@ -10,8 +10,8 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
 
+from ..inference.batches import list_image_files
 from ..inference.image_index import INDEX_FOLDER
-from ..inference.prediction import image_files
 from ..reports.run_summary import read_subject
 from ..runs.layout import CARD_NAME
 from ..utils.files import new_folder, write_text
@@ -65,7 +65,7 @@ def write_space(
         OSError: an example does not exist.
         ImportError: `gradio` is not installed, whose version the card names.
     """
-    run, pictures = Path(run), image_files(examples or ())
+    run, pictures = Path(run), list_image_files(examples or ())
     if include_index and not (run / INDEX_FOLDER).is_dir():
         raise ValueError(f"{run} has no {INDEX_FOLDER}/ to include: `paco-hf index {run}` makes one")
     for file in pictures:

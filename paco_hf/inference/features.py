@@ -1,4 +1,4 @@
-"""Features of images from a checkpoint: as an array, as a file, as class centres to start from."""
+"""Features of images from a checkpoint: as an array, as a file, as class centers to start from."""
 
 import json
 from collections.abc import Sequence
@@ -9,18 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
-from transformers import AutoImageProcessor
 
 from ..data.images import Images
-from ..data.torch_datasets import EvaluationDataset, ImageCollator
 from ..models.modeling_paco import PaCoModel
 from ..utils.files import save_tensors
-from ..utils.hardware import available_cores
-from .forward import check_inference, fast_features, inference_device
-from .load_model import load_classifier
-from .prediction import image_files, open_files
+from .batches import ImageFiles, image_batches, list_image_files
+from .forward import fast_forward
+from .load_model import load_for_inference
 
 
 @dataclass
@@ -28,7 +23,7 @@ class Embeddings:
     """Features of images, as `paco-hf embed` writes them.
 
     Args:
-        features (`(N, F)` `float32`): what the backbone gives before the classifier, not normalised.
+        features (`(N, F)` `float32`): what the backbone gives before the classifier, not normalized.
         labels (`(N,)` `int64`, *optional*): classes of the images.
         files (list of `str`, *optional*): their names, where they are files.
         class_names (list of `str`, *optional*): names of the classes.
@@ -78,26 +73,38 @@ class Embeddings:
         return cls(features.float().numpy(), None if labels is None else labels.long().numpy(), **names)
 
 
-def features_of(
+def extract_features(
     model: PaCoModel, processor: Any, images: Any, name: str, batch_size: int = 256, precision: str = "fp32"
 ) -> np.ndarray:
-    """Features `(N, F)` in float32 of images that lie behind an index (PIL, RGB), made ready by the `processor`."""
-    forward = fast_features(model, precision)
-    in_memory = getattr(images, "decoded", None) is not None
-    loader = DataLoader(
-        EvaluationDataset(images, [0] * len(images)),
-        batch_size,
-        num_workers=0 if in_memory else available_cores(),
-        collate_fn=ImageCollator(processor),
-    )
-    progress = tqdm(loader, desc=f"embedding {name}", unit=" batches", disable=None if len(loader) > 1 else True)
-    return torch.cat([forward(batch["pixel_values"]).cpu() for batch in progress]).numpy()
+    """Features of images, in their order.
+
+    Args:
+        model (`PaCoModel`): its device is where they are computed.
+        processor (image processor): makes the images ready for the model.
+        images ([`paco_hf.data.images.Images`] or [`paco_hf.inference.batches.ImageFiles`]): PIL images in RGB by
+            index.
+        name (`str`): what they are, for the progress bar.
+        batch_size (`int`, *optional*, defaults to `256`): images a batch.
+        precision (`str`, *optional*, defaults to `"fp32"`): of [`paco_hf.inference.forward.fast_forward`].
+
+    Returns:
+        `(N, F)` in float32.
+    """
+    forward = fast_forward(model, precision)
+    batches = image_batches(images, [processor], batch_size, f"embedding {name}")
+    return torch.cat([forward(pixels).cpu() for (pixels,) in batches]).numpy()
 
 
 def embed_split(
     model_folder: str, split: Any, class_names: list[str], batch_size: int = 256, precision: str = "fp32"
 ) -> tuple[Embeddings, list[int] | None]:
-    """Features of a labelled split, made by a checkpoint or a model of the Hub of the images as `predict` sees them.
+    """Features of a labeled split, made by a checkpoint or a model of the Hub of the images as `predict` sees them.
+
+    Args:
+        model_folder (`str`): run folder, checkpoint or Hub id.
+        split ([`paco_hf.data.images.LabelledImages`] or of prepared shards): the images.
+        class_names (list of `str`): names of their classes.
+        batch_size, precision (*optional*): as those of [`extract_features`].
 
     Returns:
         the features with labels and names of the classes; the training images of each class, where the model says so.
@@ -105,14 +112,12 @@ def embed_split(
     Raises:
         ValueError: the split has more classes than the model.
     """
-    check_inference(precision, batch_size)
-    model = load_classifier(model_folder).to(inference_device())
+    model, processor = load_for_inference(model_folder, batch_size, precision)
     if len(class_names) > model.config.num_labels:
         raise ValueError(f"{split.name} has {len(class_names)} classes, the model {model.config.num_labels}")
-    processor = AutoImageProcessor.from_pretrained(model_folder)
-    features = features_of(model.paco, processor, Images(split), split.name, batch_size, precision)
-    labelled = Embeddings(features, np.asarray(split.labels), None, class_names)
-    return labelled, model.config.group_counts
+    features = extract_features(model.paco, processor, Images(split), split.name, batch_size, precision)
+    embeddings = Embeddings(features, np.asarray(split.labels), None, class_names)
+    return embeddings, model.config.group_counts
 
 
 def embed_files(
@@ -120,17 +125,19 @@ def embed_files(
 ) -> Embeddings:
     """Features of image files and of the image files in folders.
 
+    Args:
+        model_folder (`str`): run folder, checkpoint or Hub id.
+        paths (sequence of paths): files and folders.
+        batch_size, precision (*optional*): as those of [`extract_features`].
+
     Raises:
         ValueError: an image cannot be decoded, or a folder has none.
         OSError: a path or the model does not exist.
     """
-    check_inference(precision, batch_size)
-    files = image_files(paths)
-    model = load_classifier(model_folder).paco.to(inference_device())
-    processor = AutoImageProcessor.from_pretrained(model_folder)
-    forward = fast_features(model, precision)
-    parts = [forward(pixels).cpu() for _, pixels in open_files(processor, files, batch_size, "embedding")]
-    return Embeddings(torch.cat(parts).numpy(), files=[str(file) for file in files])
+    files = list_image_files(paths)
+    model, processor = load_for_inference(model_folder, batch_size, precision)
+    features = extract_features(model.paco, processor, ImageFiles(files), "files", batch_size, precision)
+    return Embeddings(features, files=[str(file) for file in files])
 
 
 def check_output(file: str | Path) -> None:

@@ -45,14 +45,15 @@ def check_inference(precision: str, batch_size: int) -> None:
 
 
 def fast_forward(
-    model: PaCoForImageClassification, precision: str = "fp32", compile: bool = False
+    model: PaCoForImageClassification | PaCoModel, precision: str = "fp32", compile: bool = False
 ) -> Callable[[Tensor], Tensor]:
-    """A function from normalised images `(B, 3, H, W)` to logits `(B, C)` in float32.
+    """A function from normalized images `(B, 3, H, W)` to logits `(B, C)` in float32; of a [`PaCoModel`], to features
+    `(B, F)`.
 
     The model is put in eval mode and channels-last memory. It computes in autocast where `precision` is not `fp32`.
 
     Args:
-        model (`PaCoForImageClassification`): where it lies is where images are computed.
+        model (`PaCoForImageClassification` or `PaCoModel`): its device is where images are computed.
         precision (`str`, *optional*, defaults to `"fp32"`): `fp32`, `bf16`, `fp16` (GPU only), or `auto`: `bf16` where
             the hardware multiplies it, else `fp32`.
         compile (`bool`, *optional*, defaults to `False`): `torch.compile` with frozen weights. It takes seconds to a
@@ -65,14 +66,14 @@ def fast_forward(
     device = model.device
     precision = resolve_precision(precision, device)
     model.eval().to(memory_format=torch.channels_last)
-    dtype = _DTYPES[precision]
+    dtype, output = _DTYPES[precision], "pooler_output" if isinstance(model, PaCoModel) else "logits"
 
-    def logits(images: Tensor) -> Tensor:
+    def computed(images: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=precision != "fp32"):
-            result: Tensor = model(images).logits
+            result: Tensor = model(images)[output]
         return result
 
-    compiled = _compiled(logits, device.type) if compile else logits
+    compiled = _compiled(computed, device.type) if compile else computed
     longest = 0
 
     @torch.no_grad()
@@ -86,21 +87,6 @@ def fast_forward(
             images = torch.cat([images, images.new_zeros(longest - rows, *images.shape[1:])])
             images = images.contiguous(memory_format=torch.channels_last)
         return compiled(images)[:rows].float()
-
-    return forward
-
-
-def fast_features(model: PaCoModel, precision: str = "fp32") -> Callable[[Tensor], Tensor]:
-    """As [`fast_forward`], from normalised images `(B, 3, H, W)` to features `(B, F)` in float32."""
-    device = model.device
-    precision = resolve_precision(precision, device)
-    model.eval().to(memory_format=torch.channels_last)
-
-    @torch.no_grad()
-    def forward(images: Tensor) -> Tensor:
-        images = images.to(device, model.dtype).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, _DTYPES[precision], enabled=precision != "fp32"):
-            return model(images).pooler_output.float()
 
     return forward
 

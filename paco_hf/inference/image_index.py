@@ -13,7 +13,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor
 
 from ..data.image_split import ImageSplit
 from ..data.images import Images
@@ -22,9 +21,8 @@ from ..models.lora import base_digest
 from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.files import read_mapping, write_json
 from ..utils.images import small_copy
-from .features import features_of
-from .forward import check_inference, inference_device
-from .load_model import load_classifier
+from .features import extract_features
+from .load_model import load_for_inference
 
 INDEX_FOLDER = "index"
 _VECTORS, _PICTURES, _ABOUT = "vectors.faiss", "pictures.parquet", "index.json"
@@ -42,7 +40,7 @@ def _faiss() -> Any:
 
 
 @dataclass
-class Neighbour:
+class Neighbor:
     """An image of the index that is like another.
 
     Args:
@@ -101,11 +99,11 @@ class NearestImages:
         """The small copy of an image."""
         return Image.open(io.BytesIO(self.pictures[row]))
 
-    def search(self, features: np.ndarray, k: int = 6) -> list[Neighbour]:
+    def search(self, features: np.ndarray, k: int = 6) -> list[Neighbor]:
         """The `k` images that are most like the one of these features `(F,)`, nearest first."""
         similarity, rows = self.vectors.search(unit_rows(features[None]), min(k, len(self.labels)))
         return [
-            Neighbour(self.picture(row), self.labels[row], float(value))
+            Neighbor(self.picture(row), self.labels[row], float(value))
             for row, value in zip(rows[0], similarity[0], strict=True)
         ]
 
@@ -138,19 +136,16 @@ def index_split(
     inside = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
     if folder.is_file() or (inside and not (overwrite and inside == {_VECTORS, _PICTURES, _ABOUT})):
         raise ValueError(f"{folder} is not empty: --overwrite replaces an index, and nothing else; or give --output")
-    check_inference(precision, batch_size)
-    model = load_classifier(model_folder)
+    model, processor = load_for_inference(model_folder, batch_size, precision)
     split = load()
     if max(split.labels) >= model.config.num_labels:
         raise ValueError(f"{split.name} has label {max(split.labels)}, the model {model.config.num_labels} classes")
     images, digest = Images(split), base_digest(model)
-    processor = AutoImageProcessor.from_pretrained(model_folder)
-    features = features_of(model.paco.to(inference_device()), processor, images, split.name, batch_size, precision)
+    features = extract_features(model.paco, processor, images, split.name, batch_size, precision)
     vectors = faiss.IndexFlatIP(features.shape[1])
     vectors.add(unit_rows(features))
-    pictures = []
-    for i in tqdm(range(len(images)), desc="small copies", unit=" images", disable=None):
-        pictures.append(small_copy(images[i], THUMBNAIL)[1])
+    progress = tqdm(range(len(images)), desc="small copies", unit=" images", disable=None)
+    pictures = [small_copy(images[i], THUMBNAIL)[1] for i in progress]
     about = {"data": split.public_name, "images": len(pictures), "class_names": list(model.config.id2label.values())}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:

@@ -1,9 +1,13 @@
 """A checkpoint, of a folder or from the Hub."""
 
 from pathlib import Path
+from typing import Any
+
+from transformers import AutoImageProcessor
 
 from ..models.lora import ADAPTER_NAME
 from ..models.modeling_paco import PaCoForImageClassification
+from .forward import check_inference, inference_device
 
 
 def load_classifier(model: str | Path) -> PaCoForImageClassification:
@@ -21,3 +25,22 @@ def load_classifier(model: str | Path) -> PaCoForImageClassification:
         raise OSError(
             f"{str(model)!r} is no local folder, and cannot be loaded from the Hub ({str(error).splitlines()[0]})"
         ) from error
+
+
+def load_for_inference(
+    model_folder: str | Path, batch_size: int, precision: str
+) -> tuple[PaCoForImageClassification, Any]:
+    """A checkpoint, on the accelerator where there is one, and its image processor.
+
+    Args:
+        model_folder (path or `str`): run folder, checkpoint or Hub id.
+        batch_size (`int`): images a batch.
+        precision (`str`): as that of [`paco_hf.inference.forward.fast_forward`].
+
+    Raises:
+        ValueError: an empty batch, or a precision that cannot be had here.
+        OSError: the checkpoint is neither a folder nor on the Hub.
+    """
+    check_inference(precision, batch_size)
+    model = load_classifier(model_folder).to(inference_device())
+    return model, AutoImageProcessor.from_pretrained(model_folder)

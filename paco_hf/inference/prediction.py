@@ -2,21 +2,20 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
-from transformers import AutoImageProcessor
 
 from ..evaluation.prior_estimation import MIN_FREQUENCY, estimate_prior
 from ..models.configuration_paco import PaCoConfig
-from ..utils.images import IMAGE_SUFFIXES, open_image
+from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.memory import keep_freed_memory
-from .forward import check_inference, fast_forward, inference_device
-from .load_model import load_classifier
+from .batches import ImageFiles, image_batches, list_image_files
+from .forward import fast_forward
+from .load_model import load_for_inference
 
 
 def predict(
@@ -27,9 +26,14 @@ def predict(
     precision: str = "fp32",
     prior: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Classify image files and folders of them, in the precision of [`paco_hf.inference.forward.fast_forward`].
+    """Classify image files and folders of them.
 
     Args:
+        model_folder (`str`): run folder, checkpoint or Hub id.
+        paths (list of `str`): files and folders.
+        top (`int`, *optional*, defaults to `5`): classes listed for an image.
+        batch_size (`int`, *optional*, defaults to `32`): images a batch.
+        precision (`str`, *optional*, defaults to `"fp32"`): of [`paco_hf.inference.forward.fast_forward`].
         prior (`str`, *optional*): how frequent the classes are among the images, instead of what the model has stored:
             `training`: as in training; `none`: all alike; or a file that [`estimate_prior_of_files`] wrote.
 
@@ -42,17 +46,42 @@ def predict(
     """
     if top < 1:
         raise ValueError(f"--top must be at least 1, got {top}")
-    check_inference(precision, batch_size)
-    keep_freed_memory()
-    files = image_files(paths)
-    model = load_classifier(model_folder).to(inference_device())
+    files = list_image_files(paths)
+    model, processor = load_for_inference(model_folder, batch_size, precision)
     if prior is not None:
         model.set_prior(read_prior(prior, model_folder, model.config))
-    processor = AutoImageProcessor.from_pretrained(model_folder)
-    return classify(fast_forward(model, precision), model.config, processor, files, top, batch_size)
+    names, rankings = model.config.id2label, []
+    for logits in _file_logits(model, processor, files, batch_size, precision):
+        scores, labels = logits.softmax(-1).topk(min(top, len(names)))
+        for row in zip(scores.tolist(), labels.tolist(), strict=True):
+            rankings.append([{"label": names[c], "score": s} for s, c in zip(*row, strict=True)])
+    return [{"file": str(file), **ranks[0], "top": ranks} for file, ranks in zip(files, rankings, strict=True)]
+
+
+def _file_logits(
+    model: PaCoForImageClassification, processor: Any, files: list[Path], batch_size: int, precision: str
+) -> Iterator[Tensor]:
+    keep_freed_memory()
+    forward = fast_forward(model, precision)
+    for (pixels,) in image_batches(ImageFiles(files), [processor], batch_size, "classifying"):
+        yield forward(pixels)
 
 
 def read_prior(prior: str, model_folder: str, config: PaCoConfig) -> list[float] | None:
+    """Class frequencies for [`PaCoForImageClassification.set_prior`].
+
+    Args:
+        prior (`str`): as that of [`predict`].
+        model_folder (`str`): where the model is from, for messages.
+        config ([`PaCoConfig`]): the model's.
+
+    Returns:
+        one positive number a class; `None`: all alike.
+
+    Raises:
+        ValueError: the model does not say how frequent its classes were, or the file is not of its classes.
+        OSError: there is no such file.
+    """
     if prior == "none":
         return None
     if prior == "training":
@@ -61,58 +90,22 @@ def read_prior(prior: str, model_folder: str, config: PaCoConfig) -> list[float]
         return [max(count, 0.5) for count in config.class_counts]
     try:
         stored = json.loads(Path(prior).read_text(encoding="utf-8"))
-        found = {entry["label"]: float(entry["frequency"]) for entry in stored["classes"]}
-        wrong = next((label for label, value in found.items() if not 0 <= value < math.inf), None)
-        if wrong is not None or sum(found.values()) <= 0:
-            said = "all frequencies are 0" if wrong is None else f"the frequency of {wrong!r} is {found[wrong]}"
-            raise ValueError(f"{said}, which is no share of images")
+        frequencies = {entry["label"]: float(entry["frequency"]) for entry in stored["classes"]}
+        wrong = next((label for label, value in frequencies.items() if not 0 <= value < math.inf), None)
+        if wrong is not None:
+            raise ValueError(f"the frequency of {wrong!r} is {frequencies[wrong]}, which is no share of images")
+        if sum(frequencies.values()) <= 0:
+            raise ValueError("all frequencies are 0, which is no share of images")
     except OSError as error:
         raise OSError(f"--prior must be training, none or a file, got {prior!r} ({error})") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{prior} is not what `paco-hf estimate-prior --output` writes ({error})") from error
     names = [config.id2label[c] for c in range(config.num_labels)]
-    if set(found) != set(names):
-        odd = sorted(set(found) ^ set(names), key=str)[0]
-        raise ValueError(f"{prior} is of other classes than {model_folder}: {odd!r} is in one of the two only")
-    return [max(found[name], MIN_FREQUENCY) for name in names]
-
-
-def classify(
-    forward: Callable[[Tensor], Tensor],
-    config: PaCoConfig,
-    processor: Any,
-    files: list[Path],
-    top: int,
-    batch_size: int,
-) -> list[dict[str, Any]]:
-    """[`predict`] with a model that is loaded: `forward` maps images `(B, 3, H, W)` to logits `(B, C)`."""
-    results = []
-    for batch, logits in _file_logits(forward, processor, files, batch_size):
-        scores, labels = logits.softmax(-1).topk(min(top, config.num_labels))
-        for file, row_scores, row_labels in zip(batch, scores.tolist(), labels.tolist(), strict=True):
-            ranked = [{"label": config.id2label[c], "score": s} for c, s in zip(row_labels, row_scores, strict=True)]
-            results.append({"file": str(file), **ranked[0], "top": ranked})
-    return results
-
-
-def _file_logits(
-    forward: Callable[[Tensor], Tensor], processor: Any, files: list[Path], batch_size: int
-) -> Iterator[tuple[list[Path], Tensor]]:
-    """The files in batches, with their logits `(B, C)`."""
-    for batch, pixels in open_files(processor, files, batch_size, "classifying"):
-        yield batch, forward(pixels)
-
-
-def open_files(processor: Any, files: list[Path], batch_size: int, doing: str) -> Iterator[tuple[list[Path], Tensor]]:
-    """The files in batches, with their images `(B, 3, H, W)` made ready by the image processor."""
-    with tqdm(
-        total=len(files), desc=doing, unit=" images", disable=None if len(files) > batch_size else True
-    ) as progress:
-        for start in range(0, len(files), batch_size):
-            batch = files[start : start + batch_size]
-            images = [open_image(file, str(file)) for file in batch]
-            yield batch, processor(images, return_tensors="pt")["pixel_values"]
-            progress.update(len(batch))
+    if different := sorted(frequencies.keys() ^ set(names), key=str):
+        raise ValueError(
+            f"{prior} is of other classes than {model_folder}: {different[0]!r} is in one of the two only"
+        )
+    return [max(frequencies[name], MIN_FREQUENCY) for name in names]
 
 
 def estimate_prior_of_files(
@@ -122,9 +115,15 @@ def estimate_prior_of_files(
     batch_size: int = 32,
     precision: str = "fp32",
 ) -> list[dict[str, Any]]:
-    """How frequent the classes are among unlabelled image files ([`estimate_prior`]).
+    """How frequent the classes are among unlabeled image files ([`estimate_prior`]).
 
     The model's temperature is applied, a prior that it has stored is not.
+
+    Args:
+        model_folder (`str`): run folder, checkpoint or Hub id.
+        paths (list of `str`): files and folders.
+        resamples (`int`, *optional*, defaults to `200`): bootstrap resamples for the intervals.
+        batch_size, precision (*optional*): as those of [`predict`].
 
     Returns:
         `{"label", "frequency", "low", "high"}` of each class, in the order of the model's.
@@ -133,36 +132,17 @@ def estimate_prior_of_files(
         ValueError: an image cannot be decoded, or a folder has none.
         OSError: a path or the model does not exist.
     """
-    check_inference(precision, batch_size)
     if resamples < 1:
         raise ValueError(f"--resamples must be 1 or more, got {resamples}; the usual number is 200")
-    keep_freed_memory()
-    files = image_files(paths)
-    model = load_classifier(model_folder).to(inference_device())
+    files = list_image_files(paths)
+    model, processor = load_for_inference(model_folder, batch_size, precision)
     # EM starts from probabilities for equally frequent classes, whatever the logits are for.
     model.set_prior([1] * model.config.num_labels)
-    processor = AutoImageProcessor.from_pretrained(model_folder)
-    forward = fast_forward(model, precision)
-    rows = [logits.double().softmax(-1).cpu() for _, logits in _file_logits(forward, processor, files, batch_size)]
-    estimate = estimate_prior(torch.cat(rows).numpy(), resamples=resamples)
+    batches = _file_logits(model, processor, files, batch_size, precision)
+    probabilities = torch.cat([logits.double().softmax(-1).cpu() for logits in batches]).numpy()
+    estimate = estimate_prior(probabilities, resamples=resamples)
     columns = (estimate[key].tolist() for key in ("prior", "low", "high"))
     return [
         {"label": model.config.id2label[c], "frequency": frequency, "low": low, "high": high}
         for c, (frequency, low, high) in enumerate(zip(*columns, strict=True))
     ]
-
-
-def image_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files, and the image files in the folders, sorted within each."""
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-            if not found:
-                raise ValueError(f"the folder {path} has no image files")
-            files += found
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise OSError(f"{path} does not exist")
-    return files

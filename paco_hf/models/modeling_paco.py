@@ -21,7 +21,6 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClass
 from .backbones import StatisticsGuard, create_backbone, feature_size, watch_loading
 from .configuration_paco import PaCoConfig, as_numbers
 
-
 # What lies beside the weights, so that `trust_remote_code=True` loads them where this package is not installed.
 CODE_FILES = ("configuration_paco.py", "modeling_paco.py", "backbones.py")
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ..inference.batches import list_image_files
 from ..inference.image_index import INDEX_FOLDER, NearestImages
-from ..inference.prediction import image_files
 from .classifier import ALL_EQUAL, AS_TRAINED, CUSTOM, MOST_EDITABLE, Classifier
 from .handlers import Handlers
 
@@ -47,7 +47,7 @@ def build_demo(
     folder = Path(index) if index is not None else Path(model) / INDEX_FOLDER
     nearest = NearestImages.load(folder, classifier.model) if index is not None or folder.is_dir() else None
     handlers = Handlers(classifier, nearest)
-    offered = [str(file) for file in image_files(examples)] if examples else _from_index(nearest)
+    offered = [str(file) for file in list_image_files(examples)] if examples else _from_index(nearest)
     title = title or (Path(model).resolve().name if Path(model).is_dir() else str(model))
 
     with gr.Blocks(title=f"paco_hf: {title}", analytics_enabled=False) as page:

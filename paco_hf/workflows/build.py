@@ -17,7 +17,7 @@ from ..data.augmentation.transforms import build_view
 from ..data.images import ImageData, Images
 from ..data.samplers import LANES, StreamSampler
 from ..data.torch_datasets import ViewsDataset, WholeImages
-from ..inference.features import Embeddings, features_of
+from ..inference.features import Embeddings, extract_features
 from ..models.image_processing import SMALL_IMAGE, build_processor
 from ..models.lora import add_adapter
 from ..models.modeling_paco import PaCoForImageClassification
@@ -123,7 +123,7 @@ def start_from_means(
     """Set the classifier to the class means of the training images' features; returns what was done."""
     names, labels = list(model.config.id2label.values()), np.asarray(images.split.labels)
     model.to(args.device)
-    features = features_of(model.paco, processor, images, images.split.name, args.per_device_eval_batch_size)
+    features = extract_features(model.paco, processor, images, images.split.name, args.per_device_eval_batch_size)
     model.train()
     return start_from_centers(model, Embeddings(features, labels, None, names), images.split.name)
 

@@ -1,0 +1,100 @@
+"""Images, of a split or of files, in batches through the image processors of checkpoints."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+from tqdm.auto import tqdm
+
+from ..utils.hardware import available_cores
+from ..utils.images import IMAGE_SUFFIXES, open_image
+
+
+class ImageFiles:
+    """PIL images in RGB of files, by index, each decoded when it is asked for."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        return open_image(self.files[index], str(self.files[index]))
+
+
+def list_image_files(paths: Sequence[str | Path]) -> list[Path]:
+    """The files, and the image files in the folders, sorted within each.
+
+    Raises:
+        ValueError: a folder has no image files.
+        OSError: a path does not exist.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
+            if not inside:
+                raise ValueError(f"the folder {path} has no image files")
+            files += inside
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise OSError(f"{path} does not exist")
+    return files
+
+
+class _Collator:
+    """A batch of images through each image processor; equal processors work once."""
+
+    def __init__(self, processors: Sequence[Any]) -> None:
+        settings = [processor.to_dict() for processor in processors]
+        self.which = [settings.index(one) for one in settings]
+        self.processors = {i: processors[i] for i in self.which}
+
+    def __call__(self, images: list[Image.Image]) -> list[Tensor]:
+        pixels = {i: processor(images, return_tensors="pt") for i, processor in self.processors.items()}
+        return [pixels[i]["pixel_values"] for i in self.which]
+
+
+def image_batches(
+    images: Any,
+    processors: Sequence[Any],
+    batch_size: int,
+    description: str,
+    *,
+    rows: range | None = None,
+    show: bool = True,
+) -> Iterator[list[Tensor]]:
+    """Go through images in their order, with a progress bar on a terminal.
+
+    Args:
+        images ([`ImageFiles`] or [`paco_hf.data.images.Images`]): PIL images in RGB by index.
+        processors (sequence of image processors): of the checkpoints that see the images.
+        batch_size (`int`): images a batch; the last one may have fewer.
+        description (`str`): what is done, for the progress bar.
+        rows (`range`, *optional*): those images alone.
+        show (`bool`, *optional*, defaults to `True`): whether there is a progress bar.
+
+    Yields:
+        for each batch, one tensor `(B, 3, H, W)` a processor.
+
+    Raises:
+        ValueError: an image cannot be decoded; the message names it.
+    """
+    rows = range(len(images)) if rows is None else rows
+    in_this_process = isinstance(images, ImageFiles) or images.decoded is not None
+    loader = DataLoader(
+        Subset(images, rows),
+        batch_size,
+        num_workers=0 if in_this_process else available_cores(),
+        collate_fn=_Collator(processors),
+    )
+    hidden = None if show and len(rows) > batch_size else True
+    with tqdm(total=len(rows), desc=description, unit=" images", disable=hidden) as progress:
+        for batch in loader:
+            yield batch
+            progress.update(len(batch[0]))

@@ -1,0 +1,178 @@
+"""`import paco_hf` is light, and its models are known to transformers and timm in whichever order they are imported.
+
+Each case is a process of its own, which has imported nothing before.
+"""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import paco_hf
+
+ROOT = Path(paco_hf.__file__).parent
+CHECKPOINT = ROOT.parent / "model_cards" / "paco-resnet32-cifar100-lt-100"
+HEAVY = ("torch", "transformers", "timm", "datasets", "accelerate", "torchvision")
+IS_LIGHT = f"import sys; assert not set(sys.modules) & set({HEAVY}), set(sys.modules) & set({HEAVY})"
+
+
+def python(code: str, *flags: str) -> str:
+    """What the code prints in a process of its own."""
+    done = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, cwd=ROOT.parent)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def stub_names() -> set[str]:
+    tree = ast.parse((ROOT / "__init__.pyi").read_text())
+    return {
+        alias.asname or alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names
+    }
+
+
+def test_import_is_light_and_fast() -> None:
+    # Of processor time, which other processes do not lengthen.
+    timed = f"import time; start = time.process_time(); import paco_hf; print(time.process_time() - start); {IS_LIGHT}"
+    assert min(float(python(timed)) for _ in range(3)) <= 0.3
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from paco_hf.losses.specs import *",
+        "import paco_hf.arguments, paco_hf.losses, paco_hf.models, paco_hf.data, paco_hf.trainer, paco_hf.hub",
+        "import paco_hf; dir(paco_hf)",
+        "from paco_hf.cli import main; import sys; sys.argv = ['paco-hf']; assert main(['--help']) == 0",
+    ],
+)
+def test_what_help_needs_is_light(code: str) -> None:
+    python(f"{code}\n{IS_LIGHT}")
+
+
+def test_public_names_are_listed_and_resolve() -> None:
+    names = stub_names()
+    assert {"PaCoTrainer", "PaCoConfig", "paco_loss", "conversion", "embedding"} <= names
+    assert names <= set(dir(paco_hf))
+    assert names <= set(paco_hf.__all__)
+    for name in names:
+        assert getattr(paco_hf, name) is not None
+    with pytest.raises(AttributeError, match="no_such_name"):
+        paco_hf.no_such_name  # noqa: B018
+
+
+KNOWN = f"""
+from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+config = AutoConfig.from_pretrained({str(CHECKPOINT)!r})
+assert type(config).__module__ == "paco_hf.models.configuration_paco", type(config)
+assert type(AutoModel.from_config(config)).__name__ == "PaCoModel"
+model = AutoModelForImageClassification.from_pretrained({str(CHECKPOINT)!r})
+assert type(model).__module__ == "paco_hf.models.modeling_paco", type(model)
+import timm
+assert timm.is_model("cifar_resnet32") and "cifar_resnet50" in timm.list_models()
+"""
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import paco_hf",
+        "import transformers; import paco_hf",
+        "import timm; import paco_hf",
+        "import transformers, timm; import paco_hf",
+        "import paco_hf, transformers; transformers.AutoConfig; transformers.AutoModel",
+        "from transformers import AutoModelForImageClassification; import paco_hf",
+        "import transformers.models.auto.modeling_auto; import paco_hf",
+        "import paco_hf.models.modeling_paco",
+        "import paco_hf.models.configuration_paco",
+        "from paco_hf import PaCoForImageClassification",
+        "from paco_hf import *\nfrom transformers import *",
+        "import threading; t = threading.Thread(target=__import__, args=['paco_hf']); t.start(); t.join()",
+        "import paco_hf, timm; assert timm.create_model('cifar_resnet20', num_classes=0).num_features == 64",
+    ],
+)
+def test_every_order_of_import_registers_the_models(first: str) -> None:
+    python(first + KNOWN)
+
+
+def test_configuration_alone_loads_no_model() -> None:
+    code = f"import paco_hf; from transformers import AutoConfig; AutoConfig.from_pretrained({str(CHECKPOINT)!r})"
+    python(f"{code}\nimport sys; assert 'paco_hf.models.modeling_paco' not in sys.modules")
+
+
+def test_pipeline_after_the_import_alone() -> None:
+    picture = str(CHECKPOINT / "class_counts.png")
+    code = "import paco_hf; from transformers import pipeline"
+    made = f"pipeline('image-classification', model={str(CHECKPOINT)!r})"
+    assert "score" in python(f"{code}; print({made}({picture!r}))")
+
+
+SPAWNED = """
+import multiprocessing, sys
+
+def work(config, cls, model):
+    from transformers import AutoModel
+    same = type(AutoModel.from_config(config)) is cls
+    return type(config).__name__, same, sum(p.numel() for p in model.parameters())
+
+if __name__ == "__main__":
+    from paco_hf import PaCoConfig, PaCoModel
+    config = PaCoConfig(backbone="cifar_resnet20", num_labels=3)
+    model = PaCoModel(config)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        name, same, count = pool.apply(work, (config, PaCoModel, model))
+    assert (name, same, count) == ("PaCoConfig", True, sum(p.numel() for p in model.parameters()))
+"""
+
+
+def test_spawned_worker_unpickles_configuration_class_and_model(tmp_path: Path) -> None:
+    script = tmp_path / "spawned.py"
+    script.write_text(SPAWNED)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_module_answers_help() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "paco_hf", "--help"], capture_output=True, text=True, cwd=ROOT.parent, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert "estimate-prior" in done.stdout
+
+
+@pytest.mark.slow
+def test_type_checkers_see_the_lazy_names(tmp_path: Path) -> None:
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text("import paco_hf\nreveal_type(paco_hf.PaCoTrainer)\nreveal_type(paco_hf.paco_loss)\n")
+    command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache"), str(snippet)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent)
+    assert "type[paco_hf.trainer.paco_trainer.PaCoTrainer]" in done.stdout, done.stdout
+    assert "def (features: " in done.stdout
+    assert "Any" not in done.stdout.splitlines()[0]
+
+
+# ---- what travels with a checkpoint
+
+TRAVELING = ("configuration_paco", "modeling_paco", "backbones")
+
+
+@pytest.mark.parametrize("name", TRAVELING)
+def test_files_of_a_checkpoint_need_nothing_else(name: str) -> None:
+    """They import torch, timm, transformers, the standard library and each other, and use no private part of torch."""
+    text = (ROOT / "models" / f"{name}.py").read_text()
+    allowed = {"torch", "timm", "transformers", *sys.stdlib_module_names}
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            assert (node.level, node.module in TRAVELING) == (1, True), ast.unparse(node)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+            for module in modules:
+                parts = (module or "").split(".")
+                assert parts[0] in allowed, ast.unparse(node)
+                assert not any(part.startswith("_") and part != "__future__" for part in parts), ast.unparse(node)
+        elif isinstance(node, ast.Attribute):
+            assert node.attr not in ("_version", "_C"), ast.unparse(node)
+            assert not ast.unparse(node).startswith(("torch._", "nn._", "nn.modules.", "F._")), ast.unparse(node)
