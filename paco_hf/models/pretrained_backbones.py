@@ -7,7 +7,7 @@ from typing import Any
 import timm
 from huggingface_hub import hf_hub_download
 from timm.models import load_model_config_from_hf
-from timm.models._hub import hf_split, load_model_config_from_path
+from timm.models._hub import load_model_config_from_path
 
 from .backbones import create_backbone, timm_defaults
 
@@ -61,10 +61,10 @@ def find_backbone(name: str) -> BackboneSource:
 def _from_hub(name: str, repo: str) -> BackboneSource:
     try:
         source = _described(name, lambda: load_model_config_from_hf(repo), None)
-        repo_id, revision = hf_split(repo)
+        repo_id, _, revision = repo.partition("@")
         for file in _WEIGHTS:
             try:
-                source.weights = hf_hub_download(repo_id, file, revision=revision)
+                source.weights = hf_hub_download(repo_id, file, revision=revision or None)
                 return source
             except OSError:
                 if file == _WEIGHTS[-1]:
