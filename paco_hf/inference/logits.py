@@ -21,6 +21,9 @@ from .batches import image_batches
 from .forward import check_inference, fast_forward
 from .load_model import load_classifier
 
+# What checkpoints must have in common for their logits to be averaged, as messages name it.
+_AVERAGED = {"id2label": "classes", "group_counts": "class counts", "balanced_logits": "balanced_logits"}
+
 
 def score(
     model_folders: str | Path | Sequence[str | Path],
@@ -110,11 +113,7 @@ def _load(model_folders: str | Path | Sequence[str | Path]) -> dict[str, PaCoFor
         raise ValueError(f"a checkpoint is given twice: {', '.join(map(str, folders))}")
     first, *others = models
     for other in others:
-        for field, name in (
-            ("id2label", "classes"),
-            ("group_counts", "class counts"),
-            ("balanced_logits", "balanced_logits"),
-        ):
+        for field, name in _AVERAGED.items():
             if getattr(models[first].config, field) != getattr(models[other].config, field):
                 raise ValueError(f"{first} and {other} have other {name}, so their logits cannot be averaged")
     return models

@@ -9,7 +9,7 @@ from transformers import PreTrainedConfig
 
 
 class PaCoConfig(PreTrainedConfig):
-    """Configuration of a timm backbone with a linear classifier whose weights are PaCo's class centres.
+    """Configuration of a timm backbone with a linear classifier whose weights are PaCo's class centers.
 
     Args:
         backbone (`str`, *optional*, defaults to `"resnet50"`): any name that `timm.create_model` knows, the CIFAR
@@ -19,7 +19,7 @@ class PaCoConfig(PreTrainedConfig):
         class_counts (sequence or tensor of `num_labels` integers, *optional*): images of each class that the model is
             trained on: the prior of the losses. Inference does not use it.
         selection_counts (likewise, *optional*): images of each class in the full training selection, a validation
-            carve included; they define the many/medium/few groups. `None`: as `class_counts`.
+            split included; they define the many/medium/few groups. `None`: as `class_counts`.
         image_size (`int`, *optional*, defaults to `224`): side of the square input in pixels.
         inference_prior (sequence of `num_labels` numbers, *optional*): class frequencies where the model is used.
             PaCo's logits are balanced; where this is set, its log is added to them.
@@ -79,17 +79,14 @@ class PaCoConfig(PreTrainedConfig):
             if len(counts) != self.num_labels:
                 raise ValueError(
                     f"{name} has {len(counts)} entries, but the model has {self.num_labels} classes: give one count "
-                    "a class, "
-                    f"or {name}=None, when it is built or loaded"
+                    f"a class, or {name}=None, when it is built or loaded"
                 )
             if min(counts) < 0 or sum(counts) == 0:
                 raise ValueError(f"{name} must not be negative, and not all zero")
         if self.inference_prior is not None:
             if len(self.inference_prior) != self.num_labels:
-                raise ValueError(
-                    f"inference_prior has {len(self.inference_prior)} entries, but the model has {self.num_labels} "
-                    "classes"
-                )
+                count = len(self.inference_prior)
+                raise ValueError(f"inference_prior has {count} entries, but the model has {self.num_labels} classes")
             if not all(0 < value < math.inf for value in self.inference_prior):
                 raise ValueError(
                     "inference_prior must be positive for every class (a class that never occurs: a tiny number)"
@@ -99,10 +96,9 @@ class PaCoConfig(PreTrainedConfig):
                     "inference_prior needs class_counts: the logits carry the class frequencies of training, which "
                     "are to be replaced"
                 )
-        if self.temperature is not None and not (
-            isinstance(self.temperature, Real) and 0 < self.temperature < math.inf
-        ):
-            raise ValueError(f"temperature must be a positive number, got {self.temperature!r}")
+        temperature = self.temperature
+        if temperature is not None and not (isinstance(temperature, Real) and 0 < temperature < math.inf):
+            raise ValueError(f"temperature must be a positive number, got {temperature!r}")
 
     @property
     def logit_counts(self) -> list[int] | None:
@@ -115,13 +111,10 @@ class PaCoConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As `PreTrainedConfig.from_dict`; what is given here replaces what is stored before validation."""
-        given: dict[str, Any] = {
-            name: kwargs.pop(name)
-            for name in ("class_counts", "selection_counts", "inference_prior", "temperature", "balanced_logits")
-            if name in kwargs
-        }
-        return super().from_dict({**config_dict, **given}, **kwargs)
+        """As `PreTrainedConfig.from_dict`; an argument replaces what is stored before validation."""
+        names = ("class_counts", "selection_counts", "inference_prior", "temperature", "balanced_logits")
+        replaced: dict[str, Any] = {name: kwargs.pop(name) for name in names if name in kwargs}
+        return super().from_dict({**config_dict, **replaced}, **kwargs)
 
 
 def as_numbers(name: str, values: Any, kind: type) -> list[Any] | None:

@@ -15,7 +15,7 @@ def build_processor(
     interpolation: str = "bilinear",
     crop_pct: float | None = None,
 ) -> BitImageProcessor:
-    """Resize, centre crop to `size` pixels, normalise by `mean` and `std` (of values in 0..1).
+    """Resize, center crop to `size` pixels, normalize by `mean` and `std` (of values in 0..1).
 
     Small images are used whole; larger ones are cut from 8/7 of the size (256 for 224), or from `size / crop_pct`,
     rounded down as timm does. `interpolation` is `bilinear` or `bicubic`.

@@ -32,7 +32,7 @@ _AUTO_MAP = {
 
 
 class PaCoPreTrainedModel(PreTrainedModel):
-    """What the PaCo models share: loading, saving, and leaving timm's own initialisation alone."""
+    """What the PaCo models share: loading, saving, and leaving timm's initialization alone."""
 
     config_class = PaCoConfig
     base_model_prefix = "paco"
@@ -44,7 +44,7 @@ class PaCoPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        # timm initialises its modules when it builds them; transformers would draw them anew. Only what a file can
+        # timm initializes its modules when it builds them; transformers would draw them anew. Only what a file can
         # lack is done here: the classifier, and the buffers that timm does not store.
         reset_buffers: Any = getattr(module, "init_non_persistent_buffers", None)
         if reset_buffers is not None:
@@ -86,15 +86,13 @@ class PaCoPreTrainedModel(PreTrainedModel):
             # By its name: of this package's requirements, what travels with a checkpoint imports only the models' own.
             if type(error).__name__ != "SafetensorError":
                 raise
-            raise OSError(
-                f"the weights in {pretrained_model_name_or_path} cannot be read ({error}): truncated?"
-            ) from error
+            path = pretrained_model_name_or_path
+            raise OSError(f"the weights in {path} cannot be read ({error}): truncated?") from error
         missing = sorted(key for key in info["missing_keys"] if "backbone." in key)
         if missing:
             raise ValueError(
                 f"{pretrained_model_name_or_path} lacks {len(missing)} weights of the backbone "
-                f"{model.config.backbone!r}, the "
-                f"first being {missing[0]}: it is not a checkpoint of this backbone"
+                f"{model.config.backbone!r}, the first being {missing[0]}: it is not a checkpoint of this backbone"
             )
         return (model, info) if wants_info else model
 
@@ -113,7 +111,7 @@ class PaCoModel(PaCoPreTrainedModel):
     def forward(self, pixel_values: Tensor, return_dict: bool | None = None, **kwargs: Any) -> Any:
         """
         Args:
-            pixel_values (`Tensor` of shape `(B, 3, H, W)`): normalised images.
+            pixel_values (`Tensor` of shape `(B, 3, H, W)`): normalized images.
             return_dict (`bool`, *optional*): a tuple instead of an output object where `False`.
 
         Returns:
@@ -128,7 +126,7 @@ class PaCoModel(PaCoPreTrainedModel):
 
 
 class PaCoForImageClassification(PaCoPreTrainedModel):
-    """Backbone and linear classifier. The rows of `classifier.weight` are PaCo's class centres."""
+    """Backbone and linear classifier. The rows of `classifier.weight` are PaCo's class centers."""
 
     def __init__(self, config: PaCoConfig, paco: PaCoModel | None = None, classifier: nn.Linear | None = None) -> None:
         """`paco` and `classifier` (*optional*): modules of another model, whose weights are shared."""
@@ -181,7 +179,7 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
     ) -> Any:
         """
         Args:
-            pixel_values (`Tensor` of shape `(B, 3, H, W)`): normalised images.
+            pixel_values (`Tensor` of shape `(B, 3, H, W)`): normalized images.
             labels (`Tensor` of shape `(B,)`, *optional*): class indices; adds the plain cross-entropy as `loss`.
             return_dict (`bool`, *optional*): a tuple instead of an output object where `False`.
 

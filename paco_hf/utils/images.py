@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-from PIL import Image as PILImage
 
 IMAGE_SUFFIXES = {
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
@@ -18,7 +17,7 @@ IMAGE_SUFFIXES = {
 UNREAD_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".psd", ".raw", ".svg"}
 
 
-def open_image(source: Any, name: str) -> PILImage.Image:
+def open_image(source: Any, name: str) -> Image.Image:
     """Decode a file to RGB, turned as its EXIF orientation says.
 
     Deeper greys are brought to 8 bits, where PIL would clip them to white: 16-bit values are divided by 256; 32-bit
@@ -30,9 +29,9 @@ def open_image(source: Any, name: str) -> PILImage.Image:
         ValueError: it cannot be decoded; the message has the `name`.
     """
     try:
-        with PILImage.open(source) as image:
+        with Image.open(source) as image:
             return _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
-    except (OSError, SyntaxError, ValueError, TypeError, EOFError, PILImage.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, TypeError, EOFError, Image.DecompressionBombError) as error:
         reason = str(error)
         if isinstance(source, str | os.PathLike):  # `name` says as much of its place as may be known
             reason = reason.replace(os.fspath(source), os.path.basename(source))
@@ -40,7 +39,7 @@ def open_image(source: Any, name: str) -> PILImage.Image:
         raise ValueError(f"{name} cannot be decoded as an image: {reason}; replace or remove it") from error
 
 
-def _eight_bits(image: PILImage.Image) -> PILImage.Image:
+def _eight_bits(image: Image.Image) -> Image.Image:
     if not (image.mode in ("I", "F") or image.mode.startswith("I;16")):
         return image
     values = np.asarray(image)
@@ -49,7 +48,7 @@ def _eight_bits(image: PILImage.Image) -> PILImage.Image:
         values = np.nan_to_num(values) * 255
     elif image.mode.startswith("I;16") or most > 255:
         values = values / 256
-    return PILImage.fromarray(np.clip(values, 0, 255).astype(np.uint8))
+    return Image.fromarray(np.clip(values, 0, 255).astype(np.uint8))
 
 
 def small_copy(image: Image.Image, side: int) -> tuple[str, bytes]:
