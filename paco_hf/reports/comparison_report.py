@@ -3,11 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from ..metrics import HEADLINE, TITLES
 from .html_page import svg, write_page
 from .plots import plot_curves
-from .run_comparison import MORE_SCORES, SCORES
+from .run_comparison import EVALUATION_SCORES
 
-FRACTIONS = {*SCORES, "worst_10_percent", "ece"}
+FRACTIONS = {*HEADLINE, "worst_10_percent", "ece"}
 
 
 def _written(spread: dict[str, Any] | None, name: str) -> str:
@@ -31,9 +32,9 @@ def comparison_text(comparison: dict[str, Any]) -> str:
     for section in comparison["sections"]:
         test = section["test"]
         lines += [f"{test['name']}, {test['images']} images; mean ± standard deviation over seeds, in percent"]
-        rows = [["", "runs", *SCORES.values(), "time a run"]]
+        rows = [["", "runs", *(TITLES[name].short for name in HEADLINE), "time a run"]]
         for group in section["groups"]:
-            scores = [_written(group["scores"][name], name) for name in SCORES]
+            scores = [_written(group["scores"][name], name) for name in HEADLINE]
             rows.append([group["name"], str(len(group["runs"])), *scores, _time(group["cost"]["hours"])])
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines += [
@@ -51,16 +52,14 @@ def write_comparison(comparison: dict[str, Any], file: str | Path) -> Path:
     """Write [`compare_runs`] as one HTML page that needs nothing but itself."""
     curves = None
     if any(run["loss"] for run in comparison["runs"]):
-        label = "Training loss by epoch, and validation accuracy where there was one, of " + ", ".join(
-            comparison["groups"]
-        )
-        curves = svg("curves", label, plot_curves, comparison["runs"])
+        label = "Training loss by epoch, and balanced accuracy on the validation split where there was one, of "
+        curves = svg("curves", label + ", ".join(comparison["groups"]), plot_curves, comparison["runs"])
     return write_page(
         "comparison.html",
         Path(file),
         **comparison,
-        score_names=SCORES,
-        more_names=MORE_SCORES,
+        score_names={name: TITLES[name].short for name in HEADLINE},
+        more_names={name: TITLES[name].short for name in EVALUATION_SCORES},
         fractions=FRACTIONS,
         written=_written,
         time=_time,

@@ -6,45 +6,40 @@ from typing import Any
 
 from PIL import Image
 
-from ..metrics import shots
+from ..metrics import FEW_SHOT, GROUP_SIZES, MANY_SHOT, TITLES, shots
 from .html_page import number, percent, picture, points, span, svg, write_page
-from .plots import (
-    CAPTIONS,
-    COUNTS_NAME,
-    EVALUATION_CAPTIONS,
-    FREQUENCY_NAME,
-    PRIOR_NAME,
-    RELIABILITY_NAME,
-    SIZES,
-    plot_accuracy,
-    plot_counts,
-    plot_priors,
-    plot_reliability,
-    prior_order,
-)
+from .plots import CAPTIONS, COUNTS_NAME, FREQUENCY_NAME, PRIOR_NAME, RELIABILITY_NAME, figures, prior_order
 
 REPORT_NAME = "report.html"
 LISTED = 50  # classes in the page's last table, where there are more than twice as many
+
+# What the page calls each figure.
+_FIGURES = {
+    FREQUENCY_NAME: "frequency",
+    COUNTS_NAME: "counts",
+    RELIABILITY_NAME: "reliability",
+    PRIOR_NAME: "priors",
+}
 
 NO_COUNTS = (
     "Left out: the model does not say how many training images each class had (class_counts in its configuration), "
     "so its classes have no order from frequent to rare."
 )
 
-# How each score of the first table is called and written, and what it is.
-_HEADLINE: dict[str, tuple[str, Callable[[float | None], str], str]] = {
-    "accuracy": ("top-1 accuracy", percent, "share of the test images that are classified right"),
-    "balanced_accuracy": ("balanced accuracy", percent, "mean of the classes' accuracies: each class counts alike"),
-    "many": ("many", percent, "balanced accuracy of the classes with more than 100 training images"),
-    "medium": ("medium", percent, "of those with 20 to 100 training images"),
-    "few": ("few", percent, "of those with fewer than 20 training images"),
-    "worst_10_percent": ("worst tenth", percent, "mean accuracy of the tenth of the classes that do worst"),
-    "head_tail_gap": ("head to tail", points, "accuracy of many minus that of few: 0 where rare classes do as well"),
-    "harmonic_mean": ("harmonic mean", percent, "of the classes' accuracies; 0 if a class is never right"),
-    "geometric_mean": ("geometric mean", percent, "of the classes' accuracies; 0 if a class is never right"),
-    "ece": ("calibration error", percent, "how far confidence and accuracy are apart (expected calibration error)"),
-    "nll": ("log loss", number, "mean negative logarithm of the true class's probability; lower is better"),
-    "brier": ("Brier score", number, "squared error of the probabilities, 0 to 2; lower is better"),
+# How each score of the first table is written, and what it is.
+_HEADLINE: dict[str, tuple[Callable[[float | None], str], str]] = {
+    "accuracy": (percent, "share of the test images that are classified right"),
+    "balanced_accuracy": (percent, "mean of the classes' accuracies: each class counts alike"),
+    "many": (percent, f"balanced accuracy of the classes with more than {MANY_SHOT} training images"),
+    "medium": (percent, f"of those with {FEW_SHOT} to {MANY_SHOT} training images"),
+    "few": (percent, f"of those with fewer than {FEW_SHOT} training images"),
+    "worst_10_percent": (percent, "mean accuracy of the tenth of the classes that do worst"),
+    "head_tail_gap": (points, "accuracy of many minus that of few: 0 where rare classes do as well"),
+    "harmonic_mean": (percent, "of the classes' accuracies; 0 if a class is never right"),
+    "geometric_mean": (percent, "of the classes' accuracies; 0 if a class is never right"),
+    "ece": (percent, "how far confidence and accuracy are apart (expected calibration error)"),
+    "nll": (number, "mean negative logarithm of the true class's probability; lower is better"),
+    "brier": (number, "squared error of the probabilities, 0 to 2; lower is better"),
 }
 
 
@@ -72,7 +67,7 @@ def write_report(
         class_names=[name.strip() or f"class {i}" for i, name in enumerate(results["class_names"])],
         scored=split if dataset in split else f"{dataset}, {split}",
         class_counts=counts,
-        sizes=dict(zip(SIZES, shots(counts), strict=True)) if counts else None,
+        sizes=dict(zip(GROUP_SIZES, shots(counts), strict=True)) if counts else None,
         notes=_notes(results),
         headline=_headline(results["metrics"]),
         groups=_groups(results) if counts else None,
@@ -86,6 +81,8 @@ def write_report(
         per_class=_lowest(results["per_class"]),
         figures=_figures(results, folder),
         no_counts=NO_COUNTS,
+        many_shot=MANY_SHOT,
+        few_shot=FEW_SHOT,
     )
 
 
@@ -107,8 +104,9 @@ def _notes(results: Mapping[str, Any]) -> list[str]:
 
 def _headline(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
     rows = []
-    for name, (title, write, meaning) in _HEADLINE.items():
+    for name, (write, meaning) in _HEADLINE.items():
         score = metrics.get(name)
+        title = TITLES[name].long if name in ("accuracy", "balanced_accuracy") else TITLES[name].short
         value, between = write(score["value"] if score else None), span(score, write)
         rows.append({"name": name, "title": title, "value": value, "between": between, "meaning": meaning})
     return rows
@@ -116,7 +114,7 @@ def _headline(metrics: Mapping[str, Any]) -> list[dict[str, str]]:
 
 def _groups(results: Mapping[str, Any]) -> list[dict[str, Any]]:
     rows, calibration = [], results["calibration"]
-    for (name, size), classes in zip(SIZES.items(), shots(results["class_counts"]), strict=True):
+    for (name, size), classes in zip(GROUP_SIZES.items(), shots(results["class_counts"]), strict=True):
         score, group = results["metrics"].get(name), calibration["groups"].get(name) or {}
         accuracy = score["value"] if score else None
         rows.append(
@@ -158,24 +156,19 @@ def _lowest(per_class: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _figures(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The figures there are data for, as SVG for the page; each is also written as PNG."""
-    figures: dict[str, Any] = dict.fromkeys(("frequency", "counts", "reliability", "priors"))
-    counts, calibration, priors = (results[key] for key in ("class_counts", "calibration", "priors"))
-    drawn: dict[str, tuple[str, str, Callable[..., None], tuple[Any, ...]]] = {}
-    if counts:
-        accuracies = [row["accuracy"] for row in results["per_class"]]
-        means = (f"{name} {percent((results['metrics'].get(name) or {}).get('value'))}" for name in SIZES)
-        drawn["frequency"] = FREQUENCY_NAME, f"means: {', '.join(means)}", plot_accuracy, (accuracies, counts)
-        ends = f"from {max(counts):,} to {min(counts):,}"
-        drawn["counts"] = COUNTS_NAME, ends, plot_counts, ({"training images": counts},)
-    groups = calibration["groups"]
+    shown: dict[str, Any] = dict.fromkeys(_FIGURES.values())
+    counts, calibration = results["class_counts"], results["calibration"]
+    means = (f"{name} {percent((results['metrics'].get(name) or {}).get('value'))}" for name in GROUP_SIZES)
     before = calibration["uncalibrated"]
-    error = f"calibration error {percent(groups['overall']['ece'])}" + (
-        f" (without temperature {percent(before['overall']['ece'])})" if before else ""
-    )
-    drawn["reliability"] = RELIABILITY_NAME, error, plot_reliability, (groups, calibration["uncalibrated"])
-    if priors:
-        drawn["priors"] = PRIOR_NAME, "the table below has the figures", plot_priors, (priors["rows"],)
-    for name, (file, detail, plot, data) in drawn.items():
-        figures[name] = svg(name, f"{CAPTIONS.get(file) or EVALUATION_CAPTIONS[file]}; {detail}", plot, *data)
+    details = {
+        FREQUENCY_NAME: f"means: {', '.join(means)}",
+        COUNTS_NAME: f"from {max(counts):,} to {min(counts):,}" if counts else "",
+        RELIABILITY_NAME: f"calibration error {percent(calibration['groups']['overall']['ece'])}"
+        + (f" (without temperature {percent(before['overall']['ece'])})" if before else ""),
+        PRIOR_NAME: "the table below has the figures",
+    }
+    for file, (plot, data) in figures(counts, [row["accuracy"] for row in results["per_class"]], results).items():
+        name = _FIGURES[file]
+        shown[name] = svg(name, f"{CAPTIONS[file]}; {details[file]}", plot, *data)
         plot(*data, folder / file)
-    return figures
+    return shown

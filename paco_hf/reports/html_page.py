@@ -18,7 +18,7 @@ from ..utils.images import small_copy
 from .plots import INK, RULE, SERIES
 
 THUMBNAIL = 160  # pixels of the longer side
-_VARIABLES = {INK: "ink", RULE: "rule", **{colour: f"series-{i}" for i, colour in enumerate(SERIES, 1)}}
+_VARIABLES = {INK: "ink", RULE: "rule", **{color: f"series-{i}" for i, color in enumerate(SERIES, 1)}}
 
 
 def templates() -> Environment:
@@ -67,7 +67,7 @@ def span(interval: dict[str, float] | None, write: Callable[[float], str] = perc
 
 
 def svg(name: str, label: str, plot: Callable[..., None], *data: Any) -> Markup:
-    """A figure of [`paco_hf.reports.plots`] as inline SVG, in the colours of the page.
+    """A figure of [`paco_hf.reports.plots`] as inline SVG, in the colors of the page.
 
     Args:
         name (`str`): keeps its ids apart from those of other figures.
@@ -88,8 +88,8 @@ def svg(name: str, label: str, plot: Callable[..., None], *data: Any) -> Markup:
         if tag[0].startswith("<svg"):
             return head
         inside = tag[0]
-        for colour, variable in _VARIABLES.items():
-            inside = inside.replace(colour, f"var(--{variable})")
+        for color, variable in _VARIABLES.items():
+            inside = inside.replace(color, f"var(--{variable})")
         inside = re.sub(r' id="([^"]*)"', lambda m: f' id="{name}-{m[1]}"' if m[1] in used else "", inside)
         inside = re.sub(r'xlink:href="#|url\(#', lambda m: f"{m[0].removeprefix('xlink:')}{name}-", inside)
         # What only takes room: fonts (the page has its own), digits below a hundredth of a point.

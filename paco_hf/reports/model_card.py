@@ -3,7 +3,6 @@
 Figures come from `metrics.json`, which only an evaluation writes; those of others stand apart, with their source.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
@@ -17,26 +16,13 @@ from ..arguments.parser import resolved_recipe
 from ..arguments.recipes import read_recipe, recipe_names
 from ..data.published import BENCHMARKS
 from ..losses.specs import loss_spec
+from ..metrics import FEW_SHOT, GROUPS, HEADLINE, MANY_SHOT, TITLES
 from ..models.backbones import timm_defaults
-from ..runs.layout import CARD_NAME, FIGURE_NAMES, LOG_NAME, RESULTS_NAME
+from ..runs.layout import CARD_NAME, FIGURE_NAMES, RESULTS_NAME
 from ..runs.redaction import public_settings
-from ..runs.resume_points import run_of
 from ..utils.files import write_text
 from . import model_card_text as text
-from .plots import (
-    CAPTIONS,
-    COUNTS_NAME,
-    CURVE_NAME,
-    EVALUATION_CAPTIONS,
-    FREQUENCY_NAME,
-    PRIOR_NAME,
-    RELIABILITY_NAME,
-    plot_accuracy,
-    plot_counts,
-    plot_priors,
-    plot_reliability,
-    plot_training,
-)
+from .plots import CAPTIONS, figures
 from .run_summary import Subject, read_subject
 
 TEMPLATE = resources.files("paco_hf") / "templates" / "model_card.md"
@@ -79,7 +65,7 @@ def write_card(
     if results:
         (into / RESULTS_NAME).parent.mkdir(exist_ok=True)
         write_text(into / RESULTS_NAME, results)
-    write_text(into / CARD_NAME, str(render(subject, license, _draw(subject, folder, into))))
+    write_text(into / CARD_NAME, str(render(subject, license, _draw(subject, into))))
     return into / CARD_NAME
 
 
@@ -104,18 +90,16 @@ def recipe_cards(root: str | Path) -> Iterator[tuple[Path, str]]:
         if (folder / "model.safetensors").is_file():
             subject = read_subject(folder, name)
             subject.title, subject.repo = name, f"USER/{name}"
-            figures = [name for name in FIGURE_NAMES if (folder / name).is_file()]
-            card = render(subject, "mit", figures)
+            card = render(subject, "mit", [name for name in FIGURE_NAMES if (folder / name).is_file()])
         else:
             card = recipe_card(name)
         yield folder / CARD_NAME, str(card)
 
 
-def render(subject: Subject, license: str = "unknown", figures: Sequence[str] = ()) -> ModelCard:
-    """The card, its metadata included; `figures` are files of [`paco_hf.reports.plots`] that lie beside it."""
+def render(subject: Subject, license: str = "unknown", drawn: Sequence[str] = ()) -> ModelCard:
+    """The card, its metadata included; `drawn` are files of [`paco_hf.reports.plots`] that lie beside it."""
     book, conversion = subject.recipe, subject.conversion
     reported = book.reported if book else None
-    loss = conversion.get("method") or subject.settings.get("loss")
     scores = subject.scores
     data = ModelCardData(
         library_name="transformers",
@@ -136,30 +120,33 @@ def render(subject: Subject, license: str = "unknown", figures: Sequence[str] = 
         has_weights=subject.config is not None,
         recipe=book.name if book else None,
         repo=subject.repo,
-        about=text.about(subject, loss),
-        facts=text.facts(subject, loss, backbone),
+        about=text.about(subject),
+        facts=text.facts(subject, backbone),
         in_timm=not str(backbone).startswith("cifar_"),
         path_flag=text.path_flag(subject.settings),
         convertible=bool(book and book.row and not book.ensemble),
         ensemble=book.ensemble if book else None,
-        results=text.result_rows(subject, loss),
-        empty_groups=scores is not None and any(scores[group] is None for group in ("many", "medium", "few")),
+        results=text.result_rows(subject),
+        empty_groups=scores is not None and any(scores[group] is None for group in GROUPS),
+        titles=[TITLES[name].short for name in HEADLINE],
+        many_shot=MANY_SHOT,
+        few_shot=FEW_SHOT,
         scored=text.scored_images(subject),
         selection=text.selection(subject),
         warning=text.guessing(scores, text.images_scored(subject)) if scores else None,
         reported=reported,
         data=text.training_data(subject),
-        figures={name: {**CAPTIONS, **EVALUATION_CAPTIONS}[name] for name in figures},
+        figures={name: CAPTIONS[name] for name in drawn},
         evaluation=text.evaluation(subject),
         prior=subject.config is not None and subject.config.inference_prior is not None,
         balanced=subject.config is None or subject.config.balanced_logits,
         conversion=conversion,
         command=text.command(subject),
         changes=text.changes(subject),
-        settings=[] if conversion or (book and book.ensemble) else text.shown_settings(subject.settings, loss),
+        settings=[] if conversion or (book and book.ensemble) else text.shown_settings(subject),
         cost=text.cost(subject),
         limits=text.limits(subject, license),
-        generalized=loss is not None and loss_spec(loss).reference == "gpaco",
+        generalized=subject.loss is not None and loss_spec(subject.loss).reference == "gpaco",
     )
 
 
@@ -213,36 +200,21 @@ def _legacy_results(subject: Subject) -> list[EvalResult]:
             dataset_name=dataset,
             dataset_split=split,
             metric_type="accuracy",
-            metric_name=name,
+            metric_name=TITLES[key].long,
             metric_value=round(scores[key], 6),
         )
         for split in ("test", "validation")
         if (scores := subject.metrics.get(split))
-        for key, name in text.SCORES.items()
+        for key in HEADLINE
         if scores[key] is not None
     ]
 
 
-def _draw(subject: Subject, folder: Path, into: Path) -> list[str]:
+def _draw(subject: Subject, into: Path) -> list[str]:
     """Draw what there are data for, and say what that was."""
-    counts, log = subject.config.group_counts if subject.config else None, run_of(folder) / LOG_NAME
-    per_class = (subject.scores or {}).get("per_class")
-    drawn = []
-    if counts:
-        plot_counts({"training images": counts}, into / COUNTS_NAME)
-        drawn.append(COUNTS_NAME)
-    if counts and per_class:
-        plot_accuracy(per_class, counts, into / FREQUENCY_NAME)
-        drawn.append(FREQUENCY_NAME)
-    if log.is_file():
-        entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-        plot_training(entries, into / CURVE_NAME)
-        drawn.append(CURVE_NAME)
-    if subject.evaluation:
-        calibration, priors = subject.evaluation["calibration"], subject.evaluation["priors"]
-        plot_reliability(calibration["groups"], calibration["uncalibrated"], into / RELIABILITY_NAME)
-        drawn.append(RELIABILITY_NAME)
-        if priors:
-            plot_priors(priors["rows"], into / PRIOR_NAME)
-            drawn.append(PRIOR_NAME)
-    return drawn
+    counts = subject.config.group_counts if subject.config else None
+    drawn = figures(counts, (subject.scores or {}).get("per_class"), subject.evaluation, subject.log)
+    for name, (plot, data) in drawn.items():
+        plot(*data, into / name)
+    # The order in which a card has them.
+    return [name for name in FIGURE_NAMES if name in drawn]

@@ -8,57 +8,20 @@ from ..arguments.parser import resolved_recipe
 from ..data.long_tail import long_tailed_counts
 from ..data.published import BENCHMARKS
 from ..losses.specs import loss_spec
-from ..metrics import shots
+from ..metrics import FEW_SHOT, HEADLINE, MANY_SHOT, TITLES, shots
 from ..runs.layout import RECIPE_NAME
 from ..runs.redaction import public_settings
 from .run_summary import Subject
 
-SCORES = {
-    "accuracy": "top-1 accuracy",
-    "many": "many-shot accuracy",
-    "medium": "medium-shot accuracy",
-    "few": "few-shot accuracy",
-    "balanced_accuracy": "balanced accuracy",
-}
-
 # Of what a run is made of, what a reader wants to know.
-_SHOWN = [
-    "loss",
-    "backbone",
-    "backbone_kwargs",
-    "pretrained",
-    "lora_rank",
-    "lora_alpha",
-    "lora_targets",
-    "class_centers",
-    "image_size",
-    "query_view",
-    "key_view",
-    "num_train_epochs",
-    "global_batch_size",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "optim",
-    "learning_rate",
-    "epoch_schedule",
-    "warmup_epochs",
-    "momentum",
-    "weight_decay",
-    "layer_decay",
-    "trainable_convolutions",
-    "alpha",
-    "beta",
-    "gamma",
-    "temperature",
-    "label_smoothing_factor",
-    "class_prior",
-    "queue_size",
-    "projection_dim",
-    "key_momentum",
-    "validation_fraction",
-    "precision",
-    "seed",
-]
+_SHOWN = (
+    *("loss", "backbone", "backbone_kwargs", "pretrained", "lora_rank", "lora_alpha", "lora_targets", "class_centers"),
+    *("image_size", "query_view", "key_view", "num_train_epochs", "global_batch_size", "per_device_train_batch_size"),
+    *("gradient_accumulation_steps", "optim", "learning_rate", "epoch_schedule", "warmup_epochs", "momentum"),
+    *("weight_decay", "layer_decay", "trainable_convolutions", "alpha", "beta", "gamma", "temperature"),
+    *("label_smoothing_factor", "class_prior", "queue_size", "projection_dim", "key_momentum", "validation_fraction"),
+    *("precision", "seed"),
+)
 
 
 def _percent(value: float | None) -> str:
@@ -75,8 +38,8 @@ def evaluation(subject: Subject) -> list[str]:
         metric = results["metrics"][name]
         return f"{_percent(metric['value'])} ({_percent(metric['low'])} to {_percent(metric['high'])})"
 
-    names = {"accuracy": "top-1", "balanced_accuracy": "balanced", "worst_10_percent": "worst tenth of the classes"}
-    scores = ", ".join(f"{title} {between(name)}" for name, title in names.items())
+    scores = ", ".join(f"{TITLES[name].short} {between(name)}" for name in ("accuracy", "balanced_accuracy"))
+    scores += f", {TITLES['worst_10_percent'].long} {between('worst_10_percent')}"
     calibration = results["calibration"]
     lines = [
         f"With {results['confidence']['level']:.0%} intervals ({results['confidence']['method']}): {scores}.",
@@ -99,21 +62,20 @@ def evaluation(subject: Subject) -> list[str]:
     return lines
 
 
-def about(subject: Subject, loss: str | None) -> str:
+def about(subject: Subject) -> str:
     if subject.recipe and subject.config is None:
         return str(subject.recipe.about or "").strip()
     what = f"An image classifier with {subject.config.num_labels} classes" if subject.config else "Image classifiers"
-    if loss is None:
+    if subject.loss is None:
         return f"{what}. How it was trained is not known."
-    spec = loss_spec(loss)
-    how = spec.description.format(title=spec.title)
-    return f"{what}, {how}."
+    spec = loss_spec(subject.loss)
+    return f"{what}, {spec.description.format(title=spec.title)}."
 
 
-def facts(subject: Subject, loss: str | None, backbone: str) -> list[tuple[str, str]]:
+def facts(subject: Subject, backbone: str) -> list[tuple[str, str]]:
     config, settings, benchmark = subject.config, subject.settings, subject.benchmark
     facts = [
-        ("method", loss_spec(loss).title if loss else "not known"),
+        ("method", subject.method or "not known"),
         ("data set", f"`{settings.get('dataset', 'not known')}`"),
     ]
     if subject.recipe and subject.recipe.ensemble:
@@ -131,11 +93,11 @@ def facts(subject: Subject, loss: str | None, backbone: str) -> list[tuple[str, 
     return facts
 
 
-def result_rows(subject: Subject, loss: str | None) -> list[list[str]]:
+def result_rows(subject: Subject) -> list[list[str]]:
     if not subject.scores:
         return []
-    named = {f"**{loss_spec(loss).title if loss else subject.title}**": subject.scores, **subject.baselines}
-    return [[name, *(_percent(scores[key]) for key in SCORES)] for name, scores in named.items()]
+    named = {f"**{subject.method or subject.title}**": subject.scores, **subject.baselines}
+    return [[name, *(_percent(scores[key]) for key in HEADLINE)] for name, scores in named.items()]
 
 
 def _scored(subject: Subject) -> dict[str, Any]:
@@ -204,8 +166,8 @@ def training_data(subject: Subject) -> str:
         many, medium, few = shots(counts)
         lines.append(
             f"`{dataset or 'the training split'}`: {sum(counts)} training images of {len(counts)} classes, "
-            f"{max(counts)} to {min(counts)} a class; {many} classes with many (> 100), {medium} with medium "
-            f"(20 to 100), {few} with few (< 20) images."
+            f"{max(counts)} to {min(counts)} a class; {many} classes with many (> {MANY_SHOT}), {medium} with "
+            f"medium ({FEW_SHOT} to {MANY_SHOT}), {few} with few (< {FEW_SHOT}) images."
         )
     elif benchmark and (published := benchmark.canonical.get("train")):
         groups = f"; many/medium/few: {'/'.join(map(str, published.shots))} classes" if published.shots else ""
@@ -257,15 +219,12 @@ def changes(subject: Subject) -> str:
     )
 
 
-def shown_settings(settings: dict[str, Any], loss: str | None) -> list[tuple[str, Any]]:
+def shown_settings(subject: Subject) -> list[tuple[str, Any]]:
     """What a reader wants to know of how it was trained; what is off or follows from another setting is left out."""
-    idle: dict[str, Any] = {
-        "class_centers": "random",
-        "pretrained": False,
-        "label_smoothing_factor": 0,
-        "gradient_accumulation_steps": 1,
-    }
-    if loss and not (spec := loss_spec(loss)).contrastive:
+    settings = subject.settings
+    idle: dict[str, Any] = {"class_centers": "random", "pretrained": False}
+    idle |= {"label_smoothing_factor": 0, "gradient_accumulation_steps": 1}
+    if subject.loss and not (spec := loss_spec(subject.loss)).contrastive:
         idle |= {name: settings.get(name) for name in spec.ignores - {"class_prior"}}
     if "global_batch_size" in settings:
         idle["per_device_train_batch_size"] = settings.get("per_device_train_batch_size")

@@ -2,29 +2,26 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TextIO
 
+from ..metrics import FEW_SHOT, GROUPS, MANY_SHOT, TITLES
 from ..runs.layout import COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME, PRIOR_NAME, RELIABILITY_NAME
 
-# What each shows, in the words of a card.
+# What each shows, in the words of a card. Those of reliability and priors need an evaluation.
 CAPTIONS = {
     COUNTS_NAME: "Images of each class, most frequent first",
-    CURVE_NAME: "Training curve: the loss, and the validation accuracy where there was a validation",
+    CURVE_NAME: "Training curve: the loss, and the balanced accuracy on the validation split where there was one",
     FREQUENCY_NAME: "Accuracy of each class against its number of training images",
-}
-
-# Those that only an evaluation has the data for; they lie beside its report.
-EVALUATION_CAPTIONS = {
     RELIABILITY_NAME: "Reliability: the accuracy of predictions against their confidence, overall and by group",
     PRIOR_NAME: "Accuracy where the test images are distributed like the training images, evenly, or inversely",
 }
 
-# Of a light page. An HTML report replaces them by its own, which follow the reader's theme: no colour but these.
+# Of a light page. An HTML report replaces them by its own, which follow the reader's theme: no color but these.
 INK, RULE = "#1c2127", "#8a919c"
 SERIES = ("#1f6aa5", "#b4531a", "#2f7d4f", "#7a4fa3", "#a8325a", "#0f7c82", "#77660f", "#5a6472")
-GROUPS = {"overall": INK, "many": SERIES[0], "medium": SERIES[2], "few": SERIES[1]}
-SIZES = {"many": "more than 100 images", "medium": "20 to 100", "few": "fewer than 20"}
+GROUP_COLORS = {"overall": INK, "many": SERIES[0], "medium": SERIES[2], "few": SERIES[1]}
 
 _STYLE: dict[Any, Any] = {
     "text.color": INK,
@@ -102,7 +99,7 @@ def plot_counts(counts: dict[str, list[int]], file: str | Path | TextIO) -> None
     def draw(axes: Any) -> None:
         for name, values in counts.items():
             axes.step(range(1, len(values) + 1), sorted(values, reverse=True), where="mid", label=name)
-        for border in (20, 100):
+        for border in (FEW_SHOT, MANY_SHOT):
             axes.axhline(border, color=RULE, linewidth=0.8, linestyle=":")
         _count_axis(axes, "y", [n for values in counts.values() for n in values])
         _whole_numbers(axes)
@@ -122,7 +119,7 @@ def plot_accuracy(per_class: Sequence[float | None], counts: Sequence[int], file
         counts (`(C,)`): training images.
     """
     pairs = [(n, 100 * a) for n, a in zip(counts, per_class, strict=True) if a is not None]
-    groups = {"many": (101, max(counts)), "medium": (20, 100), "few": (0, 19)}
+    groups = {"many": (MANY_SHOT + 1, max(counts)), "medium": (FEW_SHOT, MANY_SHOT), "few": (0, FEW_SHOT - 1)}
     crowded = len(pairs) > 500
 
     def draw(axes: Any) -> None:
@@ -132,11 +129,11 @@ def plot_accuracy(per_class: Sequence[float | None], counts: Sequence[int], file
                 continue
             mean = sum(accuracy for _, accuracy in inside) / len(inside)
             style = {"markersize": 2.5, "alpha": 0.4} if crowded else {"markersize": 4, "alpha": 0.75}
-            axes.plot(*zip(*inside, strict=True), "o", color=GROUPS[name], markeredgewidth=0, **style)
+            axes.plot(*zip(*inside, strict=True), "o", color=GROUP_COLORS[name], markeredgewidth=0, **style)
             axes.plot(
                 [max(low, min(counts)), min(high, max(counts))],
                 [mean] * 2,
-                color=GROUPS[name],
+                color=GROUP_COLORS[name],
                 linewidth=2.5,
                 label=f"mean of {name}: {mean:.1f} %",
             )
@@ -163,60 +160,68 @@ def _epoch_axis(axes: Any) -> None:
         axes.set_xlim(math.ceil(epoch) - 1, math.floor(epoch) + 1)
 
 
+def _accuracy_label(score: str) -> str:
+    return f"{'balanced ' if score == 'balanced_accuracy' else ''}validation accuracy, %"
+
+
 def plot_training(log: Sequence[dict[str, Any]], file: str | Path | TextIO) -> None:
-    """A figure of a run's `log.jsonl`: the loss and its parts and, where there was a validation, its accuracy."""
-    losses = [entry for entry in log if "loss" in entry]
-    scores = [entry for entry in log if "eval_accuracy" in entry]
+    """A figure of a run's `log.jsonl`: the loss and its parts and, where there was a validation, the balanced accuracy
+    by which models are selected, overall and of each group (plain accuracy where an old log has no other)."""
+    validated = any("eval_accuracy" in entry for entry in log)
+    score = "balanced_accuracy" if any("eval_balanced_accuracy" in entry for entry in log) else "accuracy"
+
+    def draw_line(axes: Any, key: str, factor: float = 1, **style: Any) -> None:
+        points = [(entry["epoch"], factor * entry[key]) for entry in log if key in entry]
+        if points:
+            _epoch_line(axes, points, **style)
 
     def draw(axes: Any, below: Any = None) -> None:
         for key, label in (("loss", "loss"), ("class_loss", "class part"), ("contrast_loss", "contrast part")):
-            points = [(entry["epoch"], entry[key]) for entry in losses if key in entry]
-            if points:
-                _epoch_line(axes, points, label=label)
+            draw_line(axes, key, label=label)
         axes.set_ylabel("training loss")
         _epoch_axis(axes)
         _legend(axes)
-        for group in ("accuracy", "many", "medium", "few"):
-            points = [(entry["epoch"], 100 * entry[f"eval_{group}"]) for entry in scores if f"eval_{group}" in entry]
-            if points:
-                name, colour = {"accuracy": ("top-1", INK)}.get(group, (group, GROUPS.get(group)))
-                _epoch_line(below, points, label=name, color=colour)
-        if scores:
-            below.set_ylabel("validation accuracy, %")
+        if validated:
+            draw_line(below, f"eval_{score}", 100, label=TITLES[score].short, color=INK)
+            for group in GROUPS:
+                draw_line(below, f"eval_{group}", 100, label=group, color=GROUP_COLORS[group])
+            below.set_ylabel(_accuracy_label(score))
             _epoch_axis(below)
             _legend(below)
 
-    _figure(file, draw, 2 if scores else 1)
+    _figure(file, draw, 2 if validated else 1)
 
 
 def plot_curves(runs: Sequence[Mapping[str, Any]], file: str | Path | TextIO) -> None:
-    """A figure of the training of several runs: the loss and, where there was a validation, its accuracy.
+    """A figure of the training of several runs: the loss and, where there was a validation, the balanced accuracy by
+    which models are selected (plain accuracy where the log of one has no other).
 
     Args:
-        runs: mappings with `group` (its runs have one colour), `loss` and `accuracy`: lists of `(epoch, value)`,
-            accuracies as fractions.
+        runs (sequence of mappings): with `group` (its runs have one color), `loss`, `balanced_accuracy` and
+            `accuracy`: lists of `(epoch, value)`, accuracies as fractions.
+        file (path or open file): where to; an open one gets SVG.
     """
     groups = list(dict.fromkeys(run["group"] for run in runs))
     columns = 2 if max(map(len, groups)) < 36 else 1
     validated = any(run["accuracy"] for run in runs)
+    complete = all(run.get("balanced_accuracy") for run in runs if run["accuracy"])
+    score = "balanced_accuracy" if complete else "accuracy"
 
     def draw(*panels: Any) -> None:
-        for key, axes in zip(("loss", "accuracy"), panels, strict=False):
-            labelled = set()
-            for run in runs:
-                if not run[key]:
-                    continue
+        for key, axes in zip(("loss", score), panels, strict=False):
+            labeled = set()
+            for run in filter(itemgetter(key), runs):
                 index = groups.index(run["group"])
                 _epoch_line(
                     axes,
-                    [(epoch, value * (100 if key == "accuracy" else 1)) for epoch, value in run[key]],
+                    [(epoch, value if key == "loss" else 100 * value) for epoch, value in run[key]],
                     color=SERIES[index % len(SERIES)],
                     linestyle=("-", "--", ":", "-.")[index // len(SERIES) % 4],
                     linewidth=1.2,
-                    label=None if index in labelled else run["group"],
+                    label=None if index in labeled else run["group"],
                 )
-                labelled.add(index)
-            axes.set_ylabel("training loss" if key == "loss" else "validation accuracy, %")
+                labeled.add(index)
+            axes.set_ylabel("training loss" if key == "loss" else _accuracy_label(score))
             _epoch_axis(axes)
         _legend(panels[0], columns)
 
@@ -236,7 +241,7 @@ def plot_reliability(
             `medium`, `few`; `None` where a group is empty.
         uncalibrated: the same without the stored temperature, drawn beside; `None` where there is none.
     """
-    shown = {name: group for name in GROUPS if (group := groups.get(name))}
+    shown = {name: group for name in GROUP_COLORS if (group := groups.get(name))}
     columns = min(2, len(shown))
 
     def draw(*panels: Any) -> None:
@@ -244,20 +249,12 @@ def plot_reliability(
             axes.plot([0, 100], [0, 100], color=RULE, linewidth=1, linestyle=":")
             before = (uncalibrated or {}).get(name)
             if before:
-                filled = [one for one in before["bins"] if one["images"]]
-                axes.plot(
-                    [100 * one["confidence"] for one in filled],
-                    [100 * one["accuracy"] for one in filled],
-                    color=RULE,
-                    linewidth=1.2,
-                    linestyle="--",
-                    label="without temperature",
-                )
-            filled = [one for one in group["bins"] if one["images"]]
-            dots = [100 * one["confidence"] for one in filled], [100 * one["accuracy"] for one in filled]
-            axes.plot(*dots, color=GROUPS[name], linewidth=1.5, label="with temperature" if before else None)
-            sizes = [8 + 150 * one["images"] / group["images"] for one in filled]
-            axes.scatter(*dots, s=sizes, color=GROUPS[name], linewidth=0)
+                dashed = {"color": RULE, "linewidth": 1.2, "linestyle": "--"}
+                axes.plot(*_dots(before), **dashed, label="without temperature")
+            dots = _dots(group)
+            axes.plot(*dots, color=GROUP_COLORS[name], linewidth=1.5, label="with temperature" if before else None)
+            sizes = [8 + 150 * one["images"] / group["images"] for one in group["bins"] if one["images"]]
+            axes.scatter(*dots, s=sizes, color=GROUP_COLORS[name], linewidth=0)
             old = f"{100 * before['ece']:.1f} → " if before else ""
             axes.set_title(f"{name}, {group['images']:,} images\ncalibration error {old}{100 * group['ece']:.1f} %")
             axes.set(xlim=(-2, 102), ylim=(-4, 104))
@@ -271,6 +268,12 @@ def plot_reliability(
             axes.set_axis_off()
 
     _figure(file, draw, -(-len(shown) // columns), columns, height=2.8)
+
+
+def _dots(group: Mapping[str, Any]) -> tuple[list[float], list[float]]:
+    """Confidence and accuracy of the bins that have images, in percent."""
+    bins = [one for one in group["bins"] if one["images"]]
+    return [100 * one["confidence"] for one in bins], [100 * one["accuracy"] for one in bins]
 
 
 def plot_priors(rows: Sequence[Mapping[str, Any]], file: str | Path | TextIO) -> None:
@@ -303,3 +306,32 @@ def prior_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """From the steepest forward distribution over the uniform to the steepest backward one."""
     sides = {"forward": -1, "uniform": 0, "backward": 1}
     return sorted(rows, key=lambda row: sides[row["direction"]] * row["ratio"])
+
+
+def figures(
+    counts: Sequence[int] | None,
+    per_class: Sequence[float | None] | None,
+    evaluation: Mapping[str, Any],
+    log: Sequence[dict[str, Any]] = (),
+) -> dict[str, tuple[Callable[..., None], tuple[Any, ...]]]:
+    """The figures that there are data for, by file: what draws each, and from what.
+
+    Args:
+        counts (`(C,)`, *optional*): training images of each class.
+        per_class (`(C,)`, *optional*): accuracy of each class.
+        evaluation (mapping): what `results.json` holds; empty where there is none.
+        log (sequence of mappings, *optional*): what `log.jsonl` holds.
+    """
+    drawn: dict[str, tuple[Callable[..., None], tuple[Any, ...]]] = {}
+    if counts:
+        drawn[COUNTS_NAME] = plot_counts, ({"training images": counts},)
+    if counts and per_class:
+        drawn[FREQUENCY_NAME] = plot_accuracy, (per_class, counts)
+    if log:
+        drawn[CURVE_NAME] = plot_training, (log,)
+    if evaluation:
+        calibration = evaluation["calibration"]
+        drawn[RELIABILITY_NAME] = plot_reliability, (calibration["groups"], calibration["uncalibrated"])
+        if evaluation["priors"]:
+            drawn[PRIOR_NAME] = plot_priors, (evaluation["priors"]["rows"],)
+    return drawn

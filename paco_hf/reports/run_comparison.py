@@ -1,38 +1,16 @@
 """Runs beside each other: mean and standard deviation over seeds, cost, what differs, how training went."""
 
-import dataclasses
-import functools
-import json
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from ..arguments.arguments import RunArguments
-from ..arguments.training_args import PaCoTrainingArguments
 from ..losses.specs import LOSSES
-from ..runs.layout import EVALUATION_FOLDER, EVALUATION_NAME, LOG_NAME, METRICS_NAME, RECIPE_NAME, RUN_NAME
-from ..runs.redaction import public_settings
+from ..metrics import HEADLINE
+from ..runs.folder import RunFolder, default_setting
+from ..runs.layout import METRICS_NAME
 
-EVALUATION = Path(EVALUATION_FOLDER) / EVALUATION_NAME
-
-# Of metrics.json, which each run has; and of an evaluation, where there is one.
-SCORES = {
-    "accuracy": "top-1",
-    "many": "many",
-    "medium": "medium",
-    "few": "few",
-    "balanced_accuracy": "balanced",
-}
-
-MORE_SCORES = {
-    "worst_10_percent": "worst tenth",
-    "ece": "calibration error",
-    "nll": "log loss",
-    "brier": "Brier score",
-}
+EVALUATION_SCORES = ("worst_10_percent", "ece", "nll", "brier")  # what only `paco-hf evaluate` takes
 
 PRECISION = 0.005  # how far the accuracies of one model in different precisions may be apart
 
@@ -53,8 +31,9 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
         `selection`), with `groups`: `name`, `settings` (those that differ between groups), `runs`, `scores` (by name
         `mean`, `sd` over seeds, `None` for a single one, and `values`) and `cost` (`hours` likewise, `hardware`);
         `runs`, each with its `folder`, `seed`, `group`, `scores`, `calibrated` (whether its evaluation divides by a
-        stored temperature, `None` without one), `hours`, `loss` and `accuracy` by epoch; `settings`, by name the
-        value of each group, `None` where its loss has no such setting; and `notes`, what a reader must know.
+        stored temperature, `None` without one), `hours`, `loss`, `accuracy` and `balanced_accuracy` by epoch;
+        `settings`, by name the value of each group, `None` where its loss has no such setting; and `notes`, what a
+        reader must know.
 
     Raises:
         ValueError: no run, one given twice, a file that cannot be read or holds no scores.
@@ -67,15 +46,9 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
         if sum(path.resolve() == other.resolve() for other in paths) > 1:
             raise ValueError(f"{path} is given twice")
     notes: list[str] = []
-    runs = [_read_run(path, notes) for path in paths]
-    groups: list[list[dict[str, Any]]] = []
-    for run in runs:
-        same = (group for group in groups if all(group[0][key] == run[key] for key in ("settings", "test")))
-        group = next(same, None)
-        if group is None:
-            groups.append([run])
-        else:
-            group.append(run)
+    runs = [_read_run(RunFolder(path), notes) for path in paths]
+    kinds = _distinct((run["settings"], run["test"]) for run in runs)
+    groups = [[run for run in runs if (run["settings"], run["test"]) == kind] for kind in kinds]
     settings = _differing([group[0] for group in groups])
     for name, group in zip(_names(groups, settings), groups, strict=True):
         for run in group:
@@ -115,116 +88,76 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
     }
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise OSError(f"{path} is missing: {path.parent} is no folder of a finished run") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_read(path)) if path.suffix == ".json" else yaml.safe_load(_read(path))
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is damaged: {' '.join(str(error).split())}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged: it holds no mapping")
-    return content
-
-
-def _read_run(folder: Path, notes: list[str]) -> dict[str, Any]:
-    metrics, record, recipe = (_mapping(folder / name) for name in (METRICS_NAME, RUN_NAME, RECIPE_NAME))
-    split = "test" if metrics.get("test") else "validation"
-    scores = metrics.get(split)
+def _read_run(run: RunFolder, notes: list[str]) -> dict[str, Any]:
+    run.check_finished()
+    split, recipe, record = run.scored_split, run.recipe, run.record
+    scores = run.metrics.get(split)
     if not isinstance(scores, dict) or "accuracy" not in scores:
-        raise ValueError(f"{folder / METRICS_NAME} holds no scores, neither test nor validation")
+        raise ValueError(f"{run.path / METRICS_NAME} holds no scores, neither test nor validation")
     data, training = record.get("data", {}), record.get("training", {})
     scored = data.get(split, {})
     test = {
-        "dataset": record.get("dataset") or public_settings(recipe).get("dataset"),
+        "dataset": record.get("dataset") or run.settings.get("dataset"),
         "split": split,
         "name": scored.get("name") or split,
         "images": scored.get("images"),
         "selection": scored.get("selection"),
     }
-    evaluation, calibrated = _evaluation(folder / EVALUATION, test, scores["accuracy"], notes)
-    log = _read_log(folder / LOG_NAME)
+    evaluation, calibrated = _evaluation(run, test, scores["accuracy"], notes)
     seconds = training.get("seconds")
     return {
-        "folder": str(folder),
-        "name": folder.resolve().name,
+        "folder": run.name,
+        "name": run.path.resolve().name,
         "seed": recipe.get("seed"),
         "test": test,
-        "settings": _settings(recipe, record.get("dataset")),
-        "scores": {name: scores.get(name) for name in SCORES} | evaluation,
+        "settings": _settings(run),
+        "scores": {name: scores.get(name) for name in HEADLINE} | evaluation,
         "calibrated": calibrated,
         "hours": None if seconds is None else seconds / 3600,
-        "hardware": training.get("hardware"),
-        "processes": training.get("processes"),
-        "precision": training.get("precision"),
+        **{key: training.get(key) for key in ("hardware", "processes", "precision")},
         "train_images": data.get("train", {}).get("images"),
         "finished": record.get("finished"),
-        "loss": [(entry["epoch"], entry["loss"]) for entry in log if {"epoch", "loss"} <= entry.keys()],
-        "accuracy": [
-            (entry["epoch"], entry["eval_accuracy"]) for entry in log if {"epoch", "eval_accuracy"} <= entry.keys()
-        ],
+        "loss": _curve(run, "loss"),
+        "accuracy": _curve(run, "eval_accuracy"),
+        "balanced_accuracy": _curve(run, "eval_balanced_accuracy"),
     }
 
 
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    entries = []
-    for line, text in enumerate(_read(path).splitlines(), 1):
-        try:
-            entries.append(dict(json.loads(text)))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} is damaged at line {line}: {error}") from error
-    return entries
+def _curve(run: RunFolder, key: str) -> list[tuple[float, float]]:
+    return [(entry["epoch"], entry[key]) for entry in run.log if {"epoch", key} <= entry.keys()]
 
 
-def _settings(recipe: dict[str, Any], dataset: str | None) -> dict[str, Any]:
-    """The settings that make a difference; what a recipe does not name has its default, as in one of before it was."""
-    unused = _unused(recipe)
+def _settings(run: RunFolder) -> dict[str, Any]:
+    """The settings that make a difference; what a recipe does not name has its default."""
+    unused = _unused(run.recipe)
     return {
         name: value
-        for name, value in public_settings(recipe, dataset).items()
-        if not name.startswith(_SAME) and name not in unused and value != _default(name)
+        for name, value in run.settings.items()
+        if not name.startswith(_SAME) and name not in unused and value != default_setting(name)
     }
 
 
 def _unused(settings: dict[str, Any]) -> frozenset[str]:
     """What a recipe names though its loss does not use it."""
-    spec = LOSSES.get(str(settings.get("loss", _default("loss"))))
+    spec = LOSSES.get(str(settings.get("loss", default_setting("loss"))))
     return spec.ignores if spec else frozenset()
-
-
-@functools.cache
-def _defaults() -> dict[str, Any]:
-    kinds = (RunArguments, PaCoTrainingArguments)
-    return {field.name: field.default for kind in kinds for field in dataclasses.fields(kind)}
-
-
-def _default(setting: str) -> Any:
-    value = _defaults().get(setting)
-    return None if value is dataclasses.MISSING else value
 
 
 def _value(run: dict[str, Any], setting: str) -> Any:
     settings = run["settings"]
-    return None if setting in _unused(settings) else settings.get(setting, _default(setting))
+    return None if setting in _unused(settings) else settings.get(setting, default_setting(setting))
 
 
 def _evaluation(
-    path: Path, test: dict[str, Any], accuracy: float, notes: list[str]
+    run: RunFolder, test: dict[str, Any], accuracy: float, notes: list[str]
 ) -> tuple[dict[str, Any], bool | None]:
     """Scores that only `paco-hf evaluate` takes, if they are of the same images and of this model.
 
     And whether a stored temperature was applied, `None` where there are no such scores.
     """
-    if not path.is_file():
+    results, path = run.evaluation, run.evaluation_path
+    if not results:
         return {}, None
-    results = _mapping(path)
     if results.get("selection") != test["selection"]:
         notes.append(
             f"{path} is of other images ({results.get('split')}, {results.get('images')} images): left aside."
@@ -235,7 +168,7 @@ def _evaluation(
         notes.append(f"{path} has another accuracy than {METRICS_NAME}, so it is of another model: left aside.")
         return {}, None
     calibrated = (results.get("calibration") or {}).get("temperature") is not None
-    return {name: metrics[name]["value"] for name in MORE_SCORES if metrics.get(name)}, calibrated
+    return {name: metrics[name]["value"] for name in EVALUATION_SCORES if metrics.get(name)}, calibrated
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:
@@ -265,8 +198,8 @@ def _names(groups: list[list[dict[str, Any]]], differing: list[str]) -> list[str
 
     for key in differing:
         called = list(zip(labels(), (group[0]["test"] for group in groups), strict=True))
-        for i, own in enumerate(called):
-            rivals = [groups[j][0] for j, other in enumerate(called) if j != i and other == own]
+        for i, label in enumerate(called):
+            rivals = [groups[j][0] for j, other in enumerate(called) if j != i and other == label]
             if key != "loss" and any(_value(rival, key) != _value(groups[i][0], key) for rival in rivals):
                 chosen[i].append(key)
     return labels()
@@ -284,7 +217,7 @@ def _spread(values: list[float | None]) -> dict[str, Any] | None:
 
 
 def _summary(group: list[dict[str, Any]], differing: list[str]) -> dict[str, Any]:
-    scores = {name: _spread([run["scores"].get(name) for run in group]) for name in (*SCORES, *MORE_SCORES)}
+    scores = {name: _spread([run["scores"].get(name) for run in group]) for name in (*HEADLINE, *EVALUATION_SCORES)}
     return {
         "name": group[0]["group"],
         "settings": {name: _value(group[0], name) for name in differing},

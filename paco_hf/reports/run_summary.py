@@ -28,11 +28,22 @@ class Subject:
     baselines: dict[str, dict[str, Any]] = field(default_factory=dict)  # scores by name
     emissions: float | None = None  # kg of CO2 equivalent
     evaluation: dict[str, Any] = field(default_factory=dict)  # `results.json` of the split that was scored
+    log: list[dict[str, Any]] = field(default_factory=list)  # `log.jsonl`
     repo: str = ""  # what the examples load
 
     @property
     def benchmark(self) -> Benchmark | None:
         return BENCHMARKS.get(str(self.settings.get("dataset")))
+
+    @property
+    def loss(self) -> str | None:
+        """The loss that the weights were trained with, `None` where it is not known."""
+        return self.conversion.get("method") or self.settings.get("loss")
+
+    @property
+    def method(self) -> str | None:
+        """What the loss is called."""
+        return loss_spec(self.loss).title if self.loss else None
 
     @property
     def scores(self) -> dict[str, Any] | None:
@@ -83,6 +94,7 @@ def read_subject(folder: Path, recipe: str | None = None, baselines: Sequence[st
         baselines=named,
         emissions=run.emissions,
         evaluation=evaluation,
+        log=run.log,
     )
 
 

@@ -24,7 +24,10 @@ from PIL import Image
 
 from paco_hf.reports.comparison_report import comparison_text, write_comparison
 from paco_hf.reports.plots import SERIES, plot_curves, plot_training
-from paco_hf.reports.run_comparison import EVALUATION, compare_runs
+from paco_hf.reports.run_comparison import compare_runs
+from paco_hf.runs.layout import EVALUATION_FOLDER, EVALUATION_NAME
+
+EVALUATION = Path(EVALUATION_FOLDER) / EVALUATION_NAME
 
 
 def make_run(
