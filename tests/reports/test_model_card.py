@@ -16,7 +16,7 @@ from paco_hf.cli import main
 from paco_hf.data.long_tail import long_tailed_counts
 from paco_hf.reports.model_card import recipe_card, recipe_cards, write_card
 from paco_hf.reports.model_card_text import guessing
-from paco_hf.reports.plots import CAPTIONS
+from paco_hf.reports.plots import COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME
 from paco_hf.runs.redaction import public_name, public_settings
 from paco_hf.trainer.callbacks import TrainingTime
 
@@ -78,7 +78,7 @@ def test_card_of_a_run(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
         assert part in card.text, part
     assert "Reported, not measured" not in card.text
     assert "No measured" not in card.text
-    for name in CAPTIONS:
+    for name in (COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME):
         assert (runs["paco"] / name).read_bytes().startswith(b"\x89PNG")
         assert f"]({name})" in card.text
     assert str(runs["paco"].parent) not in card.content
