@@ -3,8 +3,11 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
+import torch
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_pt_utils import safe_globals
 
 from ..utils.files import readable
 
@@ -25,16 +28,34 @@ def run_of(folder: Path) -> Path:
 
 def check_checkpoint(
     folder: Path, weights: str = "model.safetensors", process_index: int = 0, world_size: int = 1
-) -> None:
-    """Raise `OSError` where a checkpoint lacks a file that resuming exactly needs, or its state is no JSON."""
-    suffix = f"_{process_index}" if world_size > 1 else ""
-    for name in (weights, "optimizer.pt", "scheduler.pt", f"rng_state{suffix}.pth", TRAINER_STATE_NAME):
-        made_with = len(list(folder.glob("rng_state*.pth")))
-        if name.startswith("rng_state") and not (folder / name).is_file() and made_with:
+) -> dict[str, Any]:
+    """Refuse a checkpoint that training cannot resume from exactly.
+
+    Args:
+        folder (`Path`): of the checkpoint.
+        weights (`str`, *optional*, defaults to `"model.safetensors"`): name of the file with the weights.
+        process_index (`int`, *optional*, defaults to `0`): rank of this process.
+        world_size (`int`, *optional*, defaults to `1`): processes of the training.
+
+    Returns:
+        the trainer's state, such as its `global_step`.
+
+    Raises:
+        OSError: a file is missing, or cannot be read.
+    """
+    random_state = f"rng_state_{process_index}.pth" if world_size > 1 else "rng_state.pth"
+    made_with = len(list(folder.glob("rng_state*.pth")))
+    pickled = ("optimizer.pt", "scheduler.pt", random_state)
+    for name in (weights, *pickled, TRAINER_STATE_NAME):
+        if name == random_state and not (folder / name).is_file() and made_with:
             raise OSError(
                 f"the checkpoint {folder} was made with {made_with} processes, but there are {world_size} now"
             )
         if not (folder / name).is_file():
             raise OSError(f"the checkpoint {folder} lacks {name}: resume from another one")
+    for name in pickled:
+        with readable(folder / name), safe_globals():
+            torch.load(folder / name, map_location="cpu", weights_only=True, mmap=True)
     with readable(folder / TRAINER_STATE_NAME):
-        json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        state: dict[str, Any] = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    return state

@@ -15,7 +15,11 @@ from ..runs.layout import LOG_NAME
 
 
 class MethodCallback(TrainerCallback):
-    """Moves the key encoder after each optimizer step, tells the sampler the epoch, saves after validation."""
+    """Moves the key encoder after each optimizer step, tells the sampler the epoch, saves after validation.
+
+    Args:
+        trainer ([`PaCoTrainer`]): whose training it is.
+    """
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
@@ -23,6 +27,8 @@ class MethodCallback(TrainerCallback):
         self.save_at_end = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        # What the logits are for changes with the weights, and both are the model's that the trainer was handed.
+        self.trainer.model.config.balanced_logits = self.trainer.class_counts is not None
         if isinstance(self.trainer.model, PaCoForContrastiveTraining):
             self.parameters = self.trainer.model.key_and_query_parameters()
 
@@ -62,7 +68,11 @@ class LogFileCallback(TrainerCallback):
 
 
 class OnTrainBegin(TrainerCallback):
-    """Calls `action` on the main process once everything is loaded and training is about to begin."""
+    """Calls a function on the main process once everything is loaded and training is about to begin.
+
+    Args:
+        action (callable): called without arguments.
+    """
 
     def __init__(self, action: Callable[[], None]) -> None:
         self.action = action
@@ -88,7 +98,9 @@ class TrainingTime(TrainerCallback, ExportableState):
 
     @property
     def seconds(self) -> float:
+        """Seconds of training so far, not a number where a checkpoint kept no time."""
         return self.before + time.monotonic() - self.start
 
     def state(self) -> dict[str, Any]:
+        """What a checkpoint keeps."""
         return {"args": {}, "attributes": {"seconds": self.seconds}}

@@ -1,17 +1,128 @@
-"""Settings of a training that contradict its model or data."""
+"""Settings of a training that contradict its model or data: each is refused before anything is built."""
 
+from collections.abc import Sized
 from typing import Any
 
+from torch import nn
+
+from ..arguments.training_args import PaCoTrainingArguments
+from ..data.torch_datasets import WholeImages
 from ..metrics import headline
+from ..models.configuration_paco import PaCoConfig
+from ..models.modeling_contrastive import PaCoForContrastiveTraining
+from ..models.modeling_paco import PaCoForImageClassification
 
 
-def validation_scores(predictions: Any, references: Any, config: Any) -> dict[str, float]:
-    """The numbers of [`headline`] that are defined: without class counts those that need no groups."""
+def check_training(
+    model: PaCoForImageClassification, args: PaCoTrainingArguments, train_dataset: Any, batched_views: Any
+) -> None:
+    """Refuse what a [`PaCoTrainer`] cannot train.
+
+    Args:
+        model (`PaCoForImageClassification`): as it is handed to the trainer.
+        args (`PaCoTrainingArguments`): as they are.
+        train_dataset (`torch.utils.data.Dataset`, *optional*): of the training.
+        batched_views (callable, *optional*): what makes views of whole images.
+
+    Raises:
+        ValueError: by one of the other functions of this module.
+    """
+    check_logits(model.config)
+    check_class_counts(args, model.config)
+    check_devices(args)
+    check_variant(args, model)
+    if isinstance(train_dataset, WholeImages) and batched_views is None:
+        raise ValueError("WholeImages are bytes without views: give batched_views, what makes views of them, too")
+    if isinstance(train_dataset, Sized):
+        check_batches(args, len(train_dataset), model)
+
+
+def prior_counts(args: PaCoTrainingArguments, config: PaCoConfig) -> list[int] | None:
+    """The training images of each class `(C,)` that the loss takes for its prior, `None` where it has none."""
+    return config.class_counts if args.class_prior and args.spec.prior != "none" else None
+
+
+def check_logits(config: PaCoConfig) -> None:
+    """Raise `ValueError` where logits are calibrated or shifted to a prior."""
+    if config.temperature is not None or config.inference_prior is not None:
+        raise ValueError("training works on balanced logits: set the config's temperature and inference_prior to None")
+
+
+def check_class_counts(args: PaCoTrainingArguments, config: PaCoConfig) -> None:
+    """Raise `ValueError` where a prior is lacking, or one of its classes has no image."""
+    counts, need = prior_counts(args, config), args.spec.prior
+    if counts is None and (need == "required" or (need == "optional" and args.class_prior)):
+        raise ValueError(
+            f"loss {args.loss!r} needs the training images of each class: set class_counts in the model's config "
+            "(paco_hf.data.class_counts(labels, num_labels)), or class_prior=False for a contrastive loss "
+            "without prior"
+        )
+    if counts is not None and min(counts) == 0:
+        raise ValueError(
+            f"class {counts.index(0)} has no training image, so it has no prior: remove the class, or add images"
+        )
+
+
+def check_devices(args: PaCoTrainingArguments) -> None:
+    """Raise `ValueError` where one process would train on several GPUs."""
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"one process sees {args.n_gpu} GPUs, but the queue needs a process a GPU: launch with "
+            f"`paco-hf train --nproc {args.n_gpu}` or `torchrun`, or set CUDA_VISIBLE_DEVICES=0"
+        )
+
+
+def check_variant(args: PaCoTrainingArguments, model: PaCoForImageClassification) -> None:
+    """Raise `ValueError` where a model in training is of another loss."""
+    if isinstance(model, PaCoForContrastiveTraining) and model.spec != args.spec:
+        raise ValueError(f"the model was made for variant {model.spec.name!r}, but loss is {args.loss!r}")
+
+
+def check_batches(args: PaCoTrainingArguments, images: int, model: PaCoForImageClassification) -> None:
+    """Refuse batches that there are not, or that BatchNorm cannot take.
+
+    Args:
+        args (`PaCoTrainingArguments`): with the size of a batch.
+        images (`int`): of the training split.
+        model (`PaCoForImageClassification`): with its projector, or without.
+
+    Raises:
+        ValueError: fewer images than a batch, or a last batch of one image.
+    """
+    batch = args.per_device_train_batch_size * args.world_size
+    if args.dataloader_drop_last and images < batch:
+        raise ValueError(
+            f"the training split has {images} images, fewer than one batch of {batch}: lower "
+            "--per_device_train_batch_size, or set --dataloader_drop_last false"
+        )
+    if args.dataloader_drop_last or args.world_size > 1 or images % batch != 1:
+        return
+    projector = args.spec.projector if args.projector == "auto" else args.projector
+    fresh = args.spec.contrastive and not isinstance(model, PaCoForContrastiveTraining) and projector == "mlp2-bn"
+    if fresh or any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
+        raise ValueError(
+            f"the last batch of {images} images in batches of {batch} is a single one, which the projector's "
+            "BatchNorm cannot take: set --dataloader_drop_last true, or another --per_device_train_batch_size"
+        )
+
+
+def validation_scores(predictions: Any, references: Any, config: PaCoConfig) -> dict[str, float]:
+    """The numbers of [`headline`] that are defined: without class counts those that need no groups.
+
+    Args:
+        predictions (`(N,)`): class ids.
+        references (`(N,)`): class ids.
+        config (`PaCoConfig`): with the counts that the groups are made by.
+
+    Returns:
+        the scores by name, 0 to 1.
+    """
     scores = headline(predictions, references, config)
     return {name: value for name, value in scores.items() if isinstance(value, float)}
 
 
-def check_metric(name: str | None, config: Any) -> None:
+def check_metric(name: str | None, config: PaCoConfig) -> None:
+    """Raise `ValueError` where the metric that selects a model is none of those of these classes."""
     classes = range(config.num_labels)
     known = [*validation_scores(classes, classes, config), "loss"]
     if name is not None and name.removeprefix("eval_") not in known:

@@ -25,10 +25,23 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all."""
+    """Write a safetensors file, whole or not at all. Equal content makes equal files.
+
+    Args:
+        tensors (`dict`): by name.
+        path (`Path`): of the file.
+        metadata (`dict`, *optional*): strings by name, for its header.
+    """
     contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
     with replacing(path) as partial:
         save_file(contiguous, partial, metadata={"format": "pt", **(metadata or {})})
+        # safetensors writes metadata in an order that differs from run to run; sorted, they take as many bytes.
+        with open(partial, "r+b") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+            file.seek(8)
+            file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
 
 
 def write_text(path: Path, text: str) -> None:

@@ -82,7 +82,8 @@ def test_accumulated_paco_is_the_mean_over_micro_batches(tmp_path) -> None:
     )
     by_hand.load_state_dict(trainer.model.state_dict())
     start = [p.clone() for p in by_hand.key_encoder.parameters()]
-    order = [int(i) for i in trainer._get_train_sampler()]
+    trainer.get_train_dataloader()
+    order = [int(i) for i in trainer.train_sampler]
     trainer.train()
 
     data, losses = Images(12), []

@@ -1,0 +1,260 @@
+"""`CheckpointingTrainer`: checkpoints that are complete or absent, are classifiers, and resume exactly."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import Trainer
+from transformers.trainer import TRAINER_STATE_NAME
+
+from ..arguments.training_args import PaCoTrainingArguments
+from ..hub.errors import hub_errors
+from ..models.lora import (
+    ADAPTER_NAME,
+    adapter_tensors,
+    has_adapter,
+    load_adapter,
+    load_adapter_tensors,
+    save_adapter,
+    save_merged,
+)
+from ..models.modeling_contrastive import PaCoForContrastiveTraining
+from ..models.modeling_paco import PaCoForImageClassification
+from ..runs.layout import STAGING
+from ..runs.resume_points import check_checkpoint, list_checkpoints
+from ..utils.files import readable
+from .selection import selected_file
+
+# Every private method of `transformers.Trainer` that is overridden, all of them here, and why nothing public will do.
+# A test compares their signatures with the installed transformers.
+PRIVATE_OVERRIDES = {
+    "_get_grad_norm": "computes a norm in every step; `max_grad_norm=0` leaves out the clipping, but not the norm",
+    "_get_output_dir": "where a checkpoint is written: elsewhere, until it is complete",
+    "_save_checkpoint": "writes in place; `on_save`, which follows it, is too late for the callbacks that upload",
+    "_load_from_checkpoint": "knows neither the training state nor adapters without a `PeftModel`",
+}
+
+
+class CheckpointingTrainer(Trainer):
+    """A `transformers.Trainer` of a `PaCoForImageClassification`, alone or inside of a `PaCoForContrastiveTraining`.
+
+    Checkpoints are written elsewhere and renamed once they are complete: a run that is killed at any time resumes
+    from the last of them, and ends with the same bits as one that was left alone.
+    """
+
+    args: PaCoTrainingArguments
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.adapted = has_adapter(self.model)
+        self.staging: Path | None = None
+        self.resumed_step, self.updates_per_epoch = 0, 1
+
+    @property
+    def classifier(self) -> PaCoForImageClassification:
+        """The inference model, with the weights being trained."""
+        return self.model.to_classifier() if isinstance(self.model, PaCoForContrastiveTraining) else self.model
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        return grad_norm
+
+    # ---- writing
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write the inference model, its image processor and the arguments, from the main process.
+
+        Args:
+            output_dir (`str`, *optional*): folder (default: `args.output_dir`).
+        """
+        output_dir = output_dir or self.args.output_dir
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        state_dict = self.accelerator.get_state_dict(self.model_wrapped) if sharded else None
+        if self.args.should_save:
+            if self.adapted and self.staging is not None:
+                # A checkpoint has what is trained; the base it is put on again when training goes on.
+                save_adapter(self.classifier, output_dir)
+            else:
+                self.save_classifier(output_dir, state_dict)
+            if self.processing_class is not None:
+                self.processing_class.save_pretrained(output_dir)
+            torch.save(self.args, os.path.join(output_dir, "training_args.bin"))
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    def save_classifier(self, folder: str | os.PathLike, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write the inference model as it is now, adapters merged into it and beside it in `adapter/`.
+
+        Args:
+            folder (path): made where it does not exist.
+            state_dict (`dict`, *optional*): weights of the training model, where these are spread over processes.
+        """
+        classifier = self.classifier
+        if self.adapted:
+            save_merged(classifier, Path(folder))
+            return
+        if state_dict is not None:
+            state_dict = {key: state_dict[key] for key in classifier.state_dict()}
+        classifier.save_pretrained(folder, state_dict=state_dict)
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return super()._get_output_dir(trial) if self.staging is None else str(self.staging)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        if not all(torch.isfinite(parameter).all() for parameter in self.model.parameters()):
+            raise FloatingPointError(
+                f"the weights are not finite at step {self.state.global_step}, and are not saved over the last "
+                "checkpoint: resume from it with a lower --learning_rate"
+            )
+        root, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+        staging = self.staging = root / STAGING
+        if self.args.should_save:
+            shutil.rmtree(staging, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.staging = None
+        self.accelerator.wait_for_everyone()
+        # The base class takes the folder that is about to move for the best checkpoint; `load_selected` needs none.
+        self.state.best_model_checkpoint = None
+        if self.args.should_save:
+            if isinstance(self.model, PaCoForContrastiveTraining):
+                self.model.save_training_state(staging / name)
+            self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
+            if (root / name).exists():
+                shutil.rmtree(root / name)
+            (staging / name).rename(root / name)
+            shutil.rmtree(staging)
+            self.remove_old_checkpoints()
+        self.accelerator.wait_for_everyone()
+
+    def remove_old_checkpoints(self) -> None:
+        """Keep the last `args.save_total_limit` checkpoints, and of the selected weights the best."""
+        limit = self.args.save_total_limit
+        for checkpoint in list_checkpoints(self.args.output_dir)[: -limit if limit else 0]:
+            shutil.rmtree(checkpoint)
+        for weights in Path(self.args.output_dir).glob("selected-*.safetensors"):
+            if weights != selected_file(self.args, self.state):
+                weights.unlink()
+
+    # ---- reading
+
+    def train(self, resume_from_checkpoint: Any = None, *args: Any, **kwargs: Any) -> Any:
+        """Train, as the base class does.
+
+        Args:
+            resume_from_checkpoint (`str` or `bool`, *optional*): folder of a checkpoint, or `True` for the last one in
+                `args.output_dir`.
+            args, kwargs: as in the base class.
+
+        Returns:
+            `transformers.trainer_utils.TrainOutput`.
+
+        Raises:
+            OSError: no checkpoint, or one with a missing or unreadable file, which is named.
+            ValueError: a checkpoint of another model.
+            FloatingPointError: a loss or weights that are not finite.
+        """
+        if resume_from_checkpoint is True:
+            checkpoints = list_checkpoints(self.args.output_dir)
+            if not checkpoints:
+                raise OSError(f"{self.args.output_dir} has no complete checkpoint to resume from")
+            resume_from_checkpoint = str(checkpoints[-1])
+        self.resumed_step = 0
+        if resume_from_checkpoint:
+            weights = ADAPTER_NAME if self.adapted else "model.safetensors"
+            state = check_checkpoint(
+                Path(resume_from_checkpoint), weights, self.args.process_index, self.args.world_size
+            )
+            self.resumed_step = state["global_step"]
+        result = super().train(resume_from_checkpoint, *args, **kwargs)
+        if self.args.load_best_model_at_end:
+            self.load_selected()
+        return result
+
+    def set_initial_training_values(self, *args: Any, **kwargs: Any) -> Any:
+        """As the base class; a training that is resumed from its last step has no epoch left."""
+        epochs, updates_per_epoch, *others, max_steps = super().set_initial_training_values(*args, **kwargs)
+        self.updates_per_epoch = max(int(updates_per_epoch), 1)
+        if self.resumed_step >= max_steps:
+            # The base class would take one step more.
+            epochs = self.resumed_step // self.updates_per_epoch
+        return (epochs, updates_per_epoch, *others, max_steps)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        if self.adapted:
+            load_adapter(self.classifier, resume_from_checkpoint)
+        else:
+            weights = Path(resume_from_checkpoint) / "model.safetensors"
+            with readable(weights):
+                tensors = load_file(weights)
+            try:
+                self.classifier.load_state_dict(tensors)
+            except RuntimeError as error:
+                reason = str(error).splitlines()[-1].strip()
+                raise ValueError(f"{weights} does not fit the model: {reason}") from error
+        if isinstance(self.model, PaCoForContrastiveTraining):
+            self.model.load_training_state(resume_from_checkpoint)
+
+    def trained_tensors(self) -> dict[str, Tensor]:
+        """What is trained of the inference model: all of it, or adapters and classifier."""
+        return adapter_tensors(self.classifier) if self.adapted else self.classifier.state_dict()
+
+    def load_selected(self) -> int:
+        """Load the weights of the best validation score into the model, the last ones where there was no validation.
+
+        Returns:
+            the step that the weights are of.
+        """
+        if not self.state.best_global_step:
+            return self.state.global_step
+        self.accelerator.wait_for_everyone()
+        file = selected_file(self.args, self.state)
+        if self.adapted:
+            load_adapter_tensors(self.classifier, load_file(file), str(file))
+        else:
+            self.classifier.load_state_dict(load_file(file))
+        return int(self.state.best_global_step)
+
+    # ---- the Hub
+
+    def push_to_hub(
+        self,
+        commit_message: str | None = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Publish the model as it is now, with its card and, where there is an `eval_dataset`, its scores on that.
+
+        The repository is `args.hub_model_id`, else named after `args.output_dir`.
+
+        Args:
+            commit_message (`str`, *optional*, defaults to `"End of training"`): of the one commit.
+            blocking (`bool`, *optional*, defaults to `True`): a push is waited for; nothing else is possible.
+            token (`str`, *optional*): of the Hub (default: `args.hub_token`).
+            revision (`str`, *optional*): branch (default: `args.hub_revision`).
+            kwargs: others of [`paco_hf.hub.upload.push`].
+
+        Returns:
+            `huggingface_hub.CommitInfo`, `None` on all but the main process.
+
+        Raises:
+            ValueError, OSError: as [`paco_hf.hub.upload.push`]; `blocking=False`.
+        """
+        # It loads what draws cards, which training needs nothing of.
+        from ..hub.upload import push_trainer
+
+        if not blocking:
+            raise ValueError("blocking=False: a push is one commit, which is waited for")
+        return push_trainer(self, commit_message or "End of training", token, revision, **kwargs)
+
+    def init_hf_repo(self, token: str | None = None) -> None:
+        """Make the repository, as the base class does; what the Hub refuses is an `OSError` of one line."""
+        with hub_errors(f"{self.args.hub_model_id or self.args.output_dir} cannot be made on the Hub"):
+            super().init_hf_repo(token)
