@@ -217,7 +217,9 @@ class PaCoTrainer(CheckpointingTrainer):
 
     def get_train_dataloader(self) -> Any:
         """The training batches, in the order of `train_sampler`."""
-        loader = super().get_train_dataloader()
+        # transformers' own orders would only be thrown away.
+        with _changed(self.args, "train_sampling_strategy", "sequential"):
+            loader = super().get_train_dataloader()
         if not isinstance(self.train_dataset, IterableDataset):
             seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
             self.train_sampler = self.train_sampler or EpochSampler(len(self.train_dataset), seed)
@@ -225,32 +227,30 @@ class PaCoTrainer(CheckpointingTrainer):
         return loader
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        """The evaluation batches, the ragged last one among them."""
-        with _every_batch(self.args):
+        """The evaluation batches, the ragged last one among them, which transformers would drop too."""
+        with _changed(self.args, "dataloader_drop_last", False):
             return super().get_eval_dataloader(eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         """As [`get_eval_dataloader`], for `predict`."""
-        with _every_batch(self.args):
+        with _changed(self.args, "dataloader_drop_last", False):
             return super().get_test_dataloader(test_dataset)
 
 
 @contextmanager
-def _every_batch(args: PaCoTrainingArguments) -> Iterator[None]:
-    # transformers would drop the ragged last batch of an evaluation too.
-    drop_last, args.dataloader_drop_last = args.dataloader_drop_last, False
+def _changed(args: PaCoTrainingArguments, name: str, value: Any) -> Iterator[None]:
+    before = getattr(args, name)
+    setattr(args, name, value)
     try:
         yield
     finally:
-        args.dataloader_drop_last = drop_last
+        setattr(args, name, before)
 
 
 def _working_copy(args: PaCoTrainingArguments, evaluates: bool) -> PaCoTrainingArguments:
     """The arguments as a trainer changes them. Their device is set up by now, once for both."""
     args = copy.copy(args)
     args.dataloader_num_workers = max(args.dataloader_num_workers, 0)
-    # No order of transformers' own: `train_sampler` takes its place.
-    args.train_sampling_strategy = "sequential"
     if not evaluates:
         args.eval_strategy = "no"
     return args
