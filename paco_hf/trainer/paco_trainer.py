@@ -273,4 +273,3 @@ def _training_model(model: PaCoForImageClassification, args: PaCoTrainingArgumen
     if args.trainable_convolutions is not None:
         freeze_convolutions(model.paco.backbone, args.trainable_convolutions)
     return model.to(memory_format=torch.channels_last) if args.channels_last else model
-
