@@ -87,7 +87,9 @@ def make_repo(api: HfApi, repo_id: str, private: bool, repo_type: str = "model",
         raise ValueError("it is public, so nothing is sent: make it private, or leave out --private")
 
 
-def push_trainer(trainer: Any, commit_message: str, token: str | None, revision: str | None, **kwargs: Any) -> Any:
+def push_trainer(
+    trainer: Any, commit_message: str, token: str | None = None, revision: str | None = None, **kwargs: Any
+) -> Any:
     """[`push`] the model of a [`PaCoTrainer`] as it is now, with its scores on the `eval_dataset` if it has one."""
     args = trainer.args
     scores = trainer.evaluate() if trainer.eval_dataset is not None else {}

@@ -37,7 +37,7 @@ class MethodCallback(TrainerCallback):
             self.trainer.train_sampler.set_epoch(state.global_step // self.trainer.updates_per_epoch)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if isinstance(self.trainer.model, PaCoForContrastiveTraining):
+        if self.parameters is not None:
             self.trainer.model.update_key_encoder(self.parameters)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

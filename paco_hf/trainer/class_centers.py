@@ -9,16 +9,16 @@ from ..models.modeling_paco import PaCoForImageClassification
 
 
 def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings, source: str) -> str:
-    """Set the classifier to tell classes by their nearest centre, from which training then goes on.
+    """Set the classifier to tell classes by their nearest center, from which training then goes on.
 
-    With centres `m_c` and their mean `m` the logits are those of Gaussians of one spherical covariance:
+    With centers `m_c` and their mean `m` the logits are those of Gaussians of one spherical covariance:
     `w_c = (m_c - m) / T`, `b_c = (|m|^2 - |m_c|^2) / 2T`, balanced. `T` is fitted on the embeddings where they are of
-    labelled images, and such that logits vary by 1 where they are the centres themselves.
+    labeled images, and such that logits vary by 1 where they are the centers themselves.
 
     Args:
         model (`PaCoForImageClassification`): its classifier is changed.
-        embeddings ([`Embeddings`]): of labelled images, whose class means are the centres; or, without labels, the
-            centres: one row a class.
+        embeddings ([`Embeddings`]): of labeled images, whose class means are the centers; or, without labels, the
+            centers: one row a class.
         source (`str`): what they are, for messages.
 
     Returns:
@@ -34,10 +34,11 @@ def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings
             f"{source} has embeddings of width {features.shape[1]}, but {model.config.backbone!r} gives {width}: "
             "make them with this backbone"
         )
-    names, own = embeddings.class_names, [model.config.id2label[label] for label in range(classes)]
-    if names is not None and names != own:
-        odd = next(filter(lambda pair: pair[0] != pair[1], zip(names, own, strict=False)), (len(names), classes))
-        raise ValueError(f"{source} is of other classes than the data, first {odd[0]!r}, here {odd[1]!r}")
+    names, expected = embeddings.class_names, [model.config.id2label[label] for label in range(classes)]
+    if names is not None and names != expected:
+        pairs = (pair for pair in zip(names, expected, strict=False) if pair[0] != pair[1])
+        theirs, ours = next(pairs, (len(names), classes))
+        raise ValueError(f"{source} is of other classes than the data, first {theirs!r}, here {ours!r}")
     if labels is None:
         if len(features) != classes:
             raise ValueError(
@@ -58,14 +59,12 @@ def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings
     middle = centers.mean(0)
     weight, bias = centers - middle, ((middle**2).sum() - (centers**2).sum(1)) / 2
     logits = features @ weight.T + bias
-    if labels is None:
-        temperature = float(logits.std()) or 1.0
-    else:
+    temperature = float(logits.std()) or 1.0
+    if labels is not None:
         # What it is good for is order of magnitude; logits of one size lie in the range that the fit searches.
-        scale = float(logits.std()) or 1.0
-        temperature = scale * fit_temperature((logits / scale).numpy(), labels)
+        temperature *= fit_temperature((logits / temperature).numpy(), labels)
     with torch.no_grad():
         model.classifier.weight.copy_(weight / temperature)
         model.classifier.bias.copy_(bias / temperature)
     means = "given" if labels is None else f"the means of {len(features):,} embeddings"
-    return f"class centres: {means} ({source}), divided by {temperature:.3g}"
+    return f"class centers: {means} ({source}), divided by {temperature:.3g}"

@@ -15,6 +15,10 @@ from ..models.modeling_paco import PaCoForImageClassification
 def optimizer_and_settings(args: PaCoTrainingArguments, model: Any = None) -> tuple[Any, dict[str, Any]]:
     """transformers' choice of an optimizer for `args.optim`, with the method's settings and groups.
 
+    Args:
+        args (`PaCoTrainingArguments`): the optimizer and its settings.
+        model (`PaCoForImageClassification`, *optional*): what is trained.
+
     Returns:
         class and keyword arguments; among these `params` where the method makes groups of its own.
 
@@ -54,6 +58,10 @@ def layer_decay_groups(model: PaCoForImageClassification, args: PaCoTrainingArgu
     the layers; it keeps the norm before a class token's read-out with the last block. Unless
     `args.decay_all_parameters`, one-dimensional parameters and what the backbone exempts (position embedding, class
     token) have no weight decay.
+
+    Args:
+        model (`PaCoForImageClassification`): what is trained.
+        args (`PaCoTrainingArguments`): `learning_rate`, `layer_decay`, `weight_decay`, `decay_all_parameters`.
 
     Returns:
         the trainable parameters as an optimizer's groups, the topmost layer first.

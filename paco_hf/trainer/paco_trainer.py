@@ -110,7 +110,7 @@ class PaCoTrainer(CheckpointingTrainer):
             # Here, as a batch is on the device by now: what has travelled is bytes.
             inputs = self.batched_views(inputs)
         labels = inputs["labels"]
-        if (self.frozen_backbone or self.adapted) and model.training:
+        if model.training and (self.frozen_backbone or self.adapted):
             self._keep_statistics()
         if self.args.channels_last:
             inputs = {
@@ -139,14 +139,9 @@ class PaCoTrainer(CheckpointingTrainer):
 
     def _keep_statistics(self) -> None:
         # The base class has just put everything into training mode: BatchNorm would move, and dropout act.
-        backbones = [self.model.paco.backbone]
-        if isinstance(self.model, PaCoForContrastiveTraining) and self.model.key_encoder is not None:
-            backbones.append(self.model.key_encoder["paco"].backbone)
-        for backbone in backbones:
-            if self.adapted:
-                keep_statistics(backbone)
-            else:
-                backbone.eval()
+        key_encoder = self.model.key_encoder if isinstance(self.model, PaCoForContrastiveTraining) else None
+        for encoder in filter(None, (self.model.paco, key_encoder and key_encoder["paco"])):
+            (keep_statistics if self.adapted else nn.Module.eval)(encoder.backbone)
 
     def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
         """As the base class; a loss that is not finite is a `FloatingPointError`."""
@@ -162,11 +157,13 @@ class PaCoTrainer(CheckpointingTrainer):
 
     def _record(self, terms: LossTerms) -> Tensor:
         """Keep the terms for the log, and add up the loss."""
-        for name, value in (
-            ("class_loss", terms.class_part),
-            ("contrast_loss", terms.contrast_part),
-            ("positives_per_anchor", terms.positive_count.mean()),
-        ):
+        positives = terms.positive_count.mean()
+        parts = {
+            "class_loss": terms.class_part,
+            "contrast_loss": terms.contrast_part,
+            "positives_per_anchor": positives,
+        }
+        for name, value in parts.items():
             self.loss_parts[name].append(value.detach())
         return terms.class_part + terms.contrast_part
 

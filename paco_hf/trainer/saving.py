@@ -13,15 +13,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..arguments.training_args import PaCoTrainingArguments
 from ..hub.errors import hub_errors
-from ..models.lora import (
-    ADAPTER_NAME,
-    adapter_tensors,
-    has_adapter,
-    load_adapter,
-    load_adapter_tensors,
-    save_adapter,
-    save_merged,
-)
+from ..models import lora
 from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..models.modeling_paco import PaCoForImageClassification
 from ..runs.layout import STAGING
@@ -50,7 +42,7 @@ class CheckpointingTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.adapted = has_adapter(self.model)
+        self.adapted = lora.has_adapter(self.model)
         self.staging: Path | None = None
         self.resumed_step, self.updates_per_epoch = 0, 1
 
@@ -71,34 +63,24 @@ class CheckpointingTrainer(Trainer):
             output_dir (`str`, *optional*): folder (default: `args.output_dir`).
         """
         output_dir = output_dir or self.args.output_dir
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
-        state_dict = self.accelerator.get_state_dict(self.model_wrapped) if sharded else None
         if self.args.should_save:
             if self.adapted and self.staging is not None:
                 # A checkpoint has what is trained; the base it is put on again when training goes on.
-                save_adapter(self.classifier, output_dir)
+                lora.save_adapter(self.classifier, output_dir)
             else:
-                self.save_classifier(output_dir, state_dict)
+                self.save_classifier(output_dir)
             if self.processing_class is not None:
                 self.processing_class.save_pretrained(output_dir)
             torch.save(self.args, os.path.join(output_dir, "training_args.bin"))
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
-    def save_classifier(self, folder: str | os.PathLike, state_dict: dict[str, Tensor] | None = None) -> None:
-        """Write the inference model as it is now, adapters merged into it and beside it in `adapter/`.
-
-        Args:
-            folder (path): made where it does not exist.
-            state_dict (`dict`, *optional*): weights of the training model, where these are spread over processes.
-        """
-        classifier = self.classifier
+    def save_classifier(self, folder: str | os.PathLike) -> None:
+        """Write the inference model as it is now, adapters merged into it and beside it in `adapter/`."""
         if self.adapted:
-            save_merged(classifier, Path(folder))
-            return
-        if state_dict is not None:
-            state_dict = {key: state_dict[key] for key in classifier.state_dict()}
-        classifier.save_pretrained(folder, state_dict=state_dict)
+            lora.save_merged(self.classifier, Path(folder))
+        else:
+            self.classifier.save_pretrained(folder)
 
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self.staging is None else str(self.staging)
@@ -166,7 +148,7 @@ class CheckpointingTrainer(Trainer):
             resume_from_checkpoint = str(checkpoints[-1])
         self.resumed_step = 0
         if resume_from_checkpoint:
-            weights = ADAPTER_NAME if self.adapted else "model.safetensors"
+            weights = lora.ADAPTER_NAME if self.adapted else "model.safetensors"
             state = check_checkpoint(
                 Path(resume_from_checkpoint), weights, self.args.process_index, self.args.world_size
             )
@@ -187,7 +169,7 @@ class CheckpointingTrainer(Trainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         if self.adapted:
-            load_adapter(self.classifier, resume_from_checkpoint)
+            lora.load_adapter(self.classifier, resume_from_checkpoint)
         else:
             weights = Path(resume_from_checkpoint) / "model.safetensors"
             with readable(weights):
@@ -202,7 +184,7 @@ class CheckpointingTrainer(Trainer):
 
     def trained_tensors(self) -> dict[str, Tensor]:
         """What is trained of the inference model: all of it, or adapters and classifier."""
-        return adapter_tensors(self.classifier) if self.adapted else self.classifier.state_dict()
+        return lora.adapter_tensors(self.classifier) if self.adapted else self.classifier.state_dict()
 
     def load_selected(self) -> int:
         """Load the weights of the best validation score into the model, the last ones where there was no validation.
@@ -215,21 +197,14 @@ class CheckpointingTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         file = selected_file(self.args, self.state)
         if self.adapted:
-            load_adapter_tensors(self.classifier, load_file(file), str(file))
+            lora.load_adapter_tensors(self.classifier, load_file(file), str(file))
         else:
             self.classifier.load_state_dict(load_file(file))
         return int(self.state.best_global_step)
 
     # ---- the Hub
 
-    def push_to_hub(
-        self,
-        commit_message: str | None = "End of training",
-        blocking: bool = True,
-        token: str | None = None,
-        revision: str | None = None,
-        **kwargs: Any,
-    ) -> Any:
+    def push_to_hub(self, commit_message: str | None = "End of training", blocking: bool = True, **kwargs: Any) -> Any:
         """Publish the model as it is now, with its card and, where there is an `eval_dataset`, its scores on that.
 
         The repository is `args.hub_model_id`, else named after `args.output_dir`.
@@ -237,9 +212,8 @@ class CheckpointingTrainer(Trainer):
         Args:
             commit_message (`str`, *optional*, defaults to `"End of training"`): of the one commit.
             blocking (`bool`, *optional*, defaults to `True`): a push is waited for; nothing else is possible.
-            token (`str`, *optional*): of the Hub (default: `args.hub_token`).
-            revision (`str`, *optional*): branch (default: `args.hub_revision`).
-            kwargs: others of [`paco_hf.hub.upload.push`].
+            kwargs: `token` (default: `args.hub_token`), `revision` (a branch, default: `args.hub_revision`), and
+                others of [`paco_hf.hub.upload.push`].
 
         Returns:
             `huggingface_hub.CommitInfo`, `None` on all but the main process.
@@ -252,7 +226,7 @@ class CheckpointingTrainer(Trainer):
 
         if not blocking:
             raise ValueError("blocking=False: a push is one commit, which is waited for")
-        return push_trainer(self, commit_message or "End of training", token, revision, **kwargs)
+        return push_trainer(self, commit_message or "End of training", **kwargs)
 
     def init_hf_repo(self, token: str | None = None) -> None:
         """Make the repository, as the base class does; what the Hub refuses is an `OSError` of one line."""

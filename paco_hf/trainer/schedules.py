@@ -9,7 +9,16 @@ if TYPE_CHECKING:
 
 
 def cosine(epoch: int, epochs: int, warmup: int) -> float:
-    """Linear warm-up over `warmup` epochs, then half a cosine. The last epoch's rate is small but not 0."""
+    """Linear warm-up, then half a cosine. The last epoch's rate is small but not 0.
+
+    Args:
+        epoch (`int`): counted from 0.
+        epochs (`int`): of the whole training.
+        warmup (`int`): epochs of the warm-up.
+
+    Returns:
+        the factor of the base rate.
+    """
     if epoch < warmup:
         return (epoch + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (epoch - warmup + 1) / (epochs - warmup + 1)))
@@ -19,6 +28,12 @@ def cifar_step(epoch: int, epochs: int, warmup: int) -> float:
     """Linear warm-up, then two steps of 0.1 after 80% and 90% of the epochs (320 and 360 of the papers' 400).
 
     As in the reference the warm-up runs one epoch too far: epoch `warmup` has `(warmup + 1) / warmup` of the rate.
+
+    Args:
+        epoch, epochs, warmup (`int`): as of [`cosine`].
+
+    Returns:
+        the factor of the base rate.
     """
     if epoch <= warmup:
         return (epoch + 1) / warmup if warmup else 1.0
@@ -26,7 +41,15 @@ def cifar_step(epoch: int, epochs: int, warmup: int) -> float:
 
 
 def mae(epoch: float, epochs: float, warmup: float, least: float = 0.0) -> float:
-    """MAE's fine-tuning schedule at a fractional epoch: linear warm-up from 0, then half a cosine to `least`."""
+    """MAE's fine-tuning schedule at a fractional epoch: linear warm-up from 0, then half a cosine.
+
+    Args:
+        epoch, epochs, warmup (`float`): as of [`cosine`], the first with its fraction.
+        least (`float`, *optional*, defaults to `0.0`): the factor at the end.
+
+    Returns:
+        the factor of the base rate.
+    """
     if epoch < warmup:
         return epoch / warmup
     if epochs <= warmup:

@@ -187,7 +187,7 @@ def test_retrieval_refuses(change: dict, message: str) -> None:
         retrieval_precision(**{"embeddings": np.ones((3, 2)), "labels": [0, 1, 1], "class_counts": [2, 2], **change})
 
 
-# ---- class centres
+# ---- class centers
 
 
 def separable(classes: int = 5, width: int = 32) -> Embeddings:
@@ -255,7 +255,7 @@ def test_training_starts_from_centers(tmp_path: Path, capsys: pytest.CaptureFixt
         "false",
     ]
     assert main([*argv, "--class_centers", "means", "--output_dir", str(tmp_path / "means")]) == 0
-    assert "class centres: the means of " in capsys.readouterr().out
+    assert "class centers: the means of " in capsys.readouterr().out
     test = json.loads((tmp_path / "means" / "metrics.json").read_text())["test"]
     assert test["accuracy"] == 1.0
     pytest.importorskip("faiss")

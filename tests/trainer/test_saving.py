@@ -1,0 +1,90 @@
+"""What of `transformers.Trainer` is overridden, what a trainer leaves alone, and what it writes."""
+
+import copy
+import dataclasses
+import inspect
+
+import pytest
+import torch
+from distributed_worker import Images
+from tiny_trainer import make_model, make_trainer
+from transformers import Trainer
+
+from paco_hf import PaCoTrainer, PaCoTrainingArguments
+from paco_hf.trainer.saving import PRIVATE_OVERRIDES, CheckpointingTrainer
+
+ADDED = set(PaCoTrainer.__mro__) - set(Trainer.__mro__)
+
+
+def test_private_overrides_are_listed_and_few() -> None:
+    private = {name for cls in ADDED for name in vars(cls) if name.startswith("_") and not name.startswith("__")}
+    assert {name for name in private if hasattr(Trainer, name)} == PRIVATE_OVERRIDES.keys()
+    assert PRIVATE_OVERRIDES.keys() <= vars(CheckpointingTrainer).keys()
+    assert len(PRIVATE_OVERRIDES) <= 6
+    assert all(PRIVATE_OVERRIDES.values())
+
+
+@pytest.mark.parametrize("name", PRIVATE_OVERRIDES)
+def test_private_overrides_have_the_signatures_of_transformers(name: str) -> None:
+    """A release that renames one, or calls it otherwise, fails here and not in somebody's training."""
+    ours, theirs = (inspect.signature(getattr(cls, name)).parameters for cls in (PaCoTrainer, Trainer))
+    assert list(ours) == list(theirs)
+    assert [p.kind for p in ours.values()] == [p.kind for p in theirs.values()]
+
+
+def test_private_attributes_of_transformers_are_there(tmp_path) -> None:
+    trainer = make_trainer(tmp_path, loss="ce")
+    assert vars(trainer)["_created_lr_scheduler"] is False
+    taken = vars(Trainer(make_model(), trainer.args)).keys()
+    assert not {"adapted", "staging", "resumed_step", "updates_per_epoch", "loss", "loss_parts"} & taken
+
+
+@pytest.mark.parametrize("loss", ["paco", "ce"])
+def test_the_constructor_leaves_arguments_and_configuration_alone(tmp_path, loss: str) -> None:
+    model = make_model("cifar_resnet20")
+    # No workers, as a trainer alone has none where the data choose; and nothing to evaluate on.
+    args = PaCoTrainingArguments(
+        output_dir=str(tmp_path), loss=loss, max_steps=2, precision="fp32", queue_size=20, projection_dim=16,
+        per_device_train_batch_size=8, save_strategy="no", dataloader_num_workers=-1, eval_strategy="epoch",
+    )  # fmt: skip
+    before = copy.deepcopy(dataclasses.asdict(args)), model.config.to_dict(), copy.deepcopy(model.state_dict())
+    states = []
+    for _ in range(2):
+        torch.manual_seed(7)
+        trainer = PaCoTrainer(model, args, train_dataset=Images(16))
+        assert trainer.args.eval_strategy == "no"
+        # transformers notes there whether past states are cached, which there are none of.
+        changed = {k: v for k, v in model.config.to_dict().items() if k != "use_cache"}
+        assert (dataclasses.asdict(args), changed) == before[:2]
+        assert all(torch.equal(tensor, before[2][name]) for name, tensor in model.state_dict().items())
+        states.append({name: tensor.clone() for name, tensor in trainer.model.state_dict().items()})
+    # What is drawn is a function of the seed alone.
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
+    trainer.train()
+    assert model.config.balanced_logits == (loss == "paco")
+    assert dataclasses.asdict(args) == before[0]
+
+
+def test_equal_states_are_equal_files(tmp_path) -> None:
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 2, "learning_rate": 0.01}
+    folders = [tmp_path / name for name in ("a", "b")]
+    for folder in folders:
+        make_trainer(folder, **settings).train()
+    for name in ("model.safetensors", "paco_training_state.safetensors"):
+        a, b = ((folder / "checkpoint-2" / name).read_bytes() for folder in folders)
+        assert a == b, name
+
+
+def test_files_of_a_checkpoint_are_read_before_training(tmp_path) -> None:
+    settings = {"max_steps": 2, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
+    make_trainer(tmp_path, **settings).train()
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
+        file = tmp_path / "checkpoint-2" / name
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2])
+        again = make_trainer(tmp_path, **settings)
+        with pytest.raises(OSError, match=rf"checkpoint-2/{name} cannot be read"):
+            again.train(resume_from_checkpoint=True)
+        assert again.optimizer is None
+        file.write_bytes(content)
+    again.train(resume_from_checkpoint=True)
