@@ -22,13 +22,9 @@ def test_metadata_is_written_in_order(tmp_path: Path) -> None:
     )
     for seed in range(3):
         command = [sys.executable, "-c", code, str(tmp_path / f"{seed}.safetensors")]
-        subprocess.run(
-            [sys.executable, "-c", code, str(tmp_path / f"{seed}.safetensors")], check=True, env=environment
-        )
+        subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": str(seed)})
     ordered = dict(sorted(METADATA.items()))
-    save_tensors(
-        {"a": torch.arange(3), "b": torch.ones(2)}, tmp_path / "3.safetensors", dict(sorted(METADATA.items()))
-    )
+    save_tensors({"a": torch.arange(3), "b": torch.ones(2)}, tmp_path / "3.safetensors", ordered)
     assert len({file.read_bytes() for file in tmp_path.glob("*.safetensors")}) == 1
     assert len(list(tmp_path.iterdir())) == 4
     with safe_open(tmp_path / "0.safetensors", "pt") as file:
