@@ -87,10 +87,16 @@ def make_repo(api: HfApi, repo_id: str, private: bool, repo_type: str = "model",
         raise ValueError("it is public, so nothing is sent: make it private, or leave out --private")
 
 
-def push_trainer(
-    trainer: Any, commit_message: str, token: str | None = None, revision: str | None = None, **kwargs: Any
-) -> Any:
-    """[`push`] the model of a [`PaCoTrainer`] as it is now, with its scores on the `eval_dataset` if it has one."""
+def push_trainer(trainer: Any, **kwargs: Any) -> Any:
+    """[`push`] the model of a [`PaCoTrainer`] as it is now, with its scores on the `eval_dataset` if it has one.
+
+    Args:
+        trainer ([`PaCoTrainer`]): its arguments say where to.
+        kwargs: of [`push`]; what is `None` is as the trainer's arguments say.
+
+    Returns:
+        `huggingface_hub.CommitInfo`, `None` on all but the main process.
+    """
     args = trainer.args
     scores = trainer.evaluate() if trainer.eval_dataset is not None else {}
     if not trainer.is_world_process_zero():
@@ -105,14 +111,9 @@ def push_trainer(
             content = {"validation": {**scores, **groups}, "scored": {"split": "the trainer's eval_dataset"}}
             write_json(folder / METRICS_NAME, content)
         write_text(folder / RECIPE_NAME, as_yaml(_method_settings(args, trainer.model.config)))
-        return push(
-            folder,
-            args.hub_model_id or name,
-            **{"private": bool(args.hub_private_repo), **kwargs},
-            revision=revision or args.hub_revision,
-            token=token or args.hub_token,
-            commit_message=commit_message,
-        )
+        settings = {"private": bool(args.hub_private_repo), "revision": args.hub_revision, "token": args.hub_token}
+        settings |= {key: value for key, value in kwargs.items() if value is not None}
+        return push(folder, args.hub_model_id or name, **settings)
 
 
 def _method_settings(args: Any, config: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import torch
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import safe_globals
 
+from ..arguments.training_args import PaCoTrainingArguments
 from ..utils.files import readable
 
 
@@ -26,16 +27,13 @@ def run_of(folder: Path) -> Path:
     )
 
 
-def check_checkpoint(
-    folder: Path, weights: str = "model.safetensors", process_index: int = 0, world_size: int = 1
-) -> dict[str, Any]:
+def check_checkpoint(folder: Path, weights: str, args: PaCoTrainingArguments) -> dict[str, Any]:
     """Refuse a checkpoint that training cannot resume from exactly.
 
     Args:
         folder (`Path`): of the checkpoint.
-        weights (`str`, *optional*, defaults to `"model.safetensors"`): name of the file with the weights.
-        process_index (`int`, *optional*, defaults to `0`): rank of this process.
-        world_size (`int`, *optional*, defaults to `1`): processes of the training.
+        weights (`str`): name of the file with the weights.
+        args (`PaCoTrainingArguments`): how many processes train, and which this one is.
 
     Returns:
         the trainer's state, such as its `global_step`.
@@ -43,13 +41,13 @@ def check_checkpoint(
     Raises:
         OSError: a file is missing, or cannot be read.
     """
-    random_state = f"rng_state_{process_index}.pth" if world_size > 1 else "rng_state.pth"
+    random_state = f"rng_state_{args.process_index}.pth" if args.world_size > 1 else "rng_state.pth"
     made_with = len(list(folder.glob("rng_state*.pth")))
     pickled = ("optimizer.pt", "scheduler.pt", random_state)
     for name in (weights, *pickled, TRAINER_STATE_NAME):
         if name == random_state and not (folder / name).is_file() and made_with:
             raise OSError(
-                f"the checkpoint {folder} was made with {made_with} processes, but there are {world_size} now"
+                f"the checkpoint {folder} was made with {made_with} processes, but there are {args.world_size} now"
             )
         if not (folder / name).is_file():
             raise OSError(f"the checkpoint {folder} lacks {name}: resume from another one")

@@ -88,11 +88,6 @@ def layer_decay_groups(model: PaCoForImageClassification, args: PaCoTrainingArgu
     return [{**group, "lr": args.learning_rate * group["lr_scale"]} for group in groups]
 
 
-def freeze_backbone(backbone: nn.Module) -> None:
-    """Train nothing of a backbone. [`PaCoTrainer`] then keeps it in evaluation mode, so that its statistics stay."""
-    backbone.requires_grad_(False)
-
-
 def freeze_convolutions(backbone: nn.Module, trainable: str) -> None:
     """Freeze all convolutions of a backbone but those under a module, as the reference does on Places-LT.
 

@@ -109,30 +109,28 @@ class PaCoTrainer(CheckpointingTrainer):
         if self.batched_views and "view_seed" in inputs:
             # Here, as a batch is on the device by now: what has travelled is bytes.
             inputs = self.batched_views(inputs)
-        labels = inputs["labels"]
         if model.training and (self.frozen_backbone or self.adapted):
             self._keep_statistics()
+        spec, labels = self.args.spec, inputs["labels"]
+        views = {name: inputs[name] for name in _VIEWS[: spec.views] if name in inputs}
         if self.args.channels_last:
-            inputs = {
-                k: v.contiguous(memory_format=torch.channels_last) if k in _VIEWS else v for k, v in inputs.items()
-            }
-        if not model.training:
-            outputs = model(inputs["pixel_values"])
-            loss = F.cross_entropy(outputs.logits.float(), labels)
-        elif self.args.spec.contrastive:
-            views = {name: inputs[name] for name in _VIEWS[: self.args.spec.views] if name in inputs}
-            if len(views) < self.args.spec.views:
+            views = {name: view.contiguous(memory_format=torch.channels_last) for name, view in views.items()}
+        if model.training and spec.contrastive:
+            if len(views) < spec.views:
                 raise ValueError(
-                    f"loss {self.args.loss!r} contrasts two views: the items of the data set need "
-                    f"{' and '.join(_VIEWS)}"
+                    f"loss {spec.name!r} contrasts two views: the items of the data set need {' and '.join(_VIEWS)}"
                 )
             outputs = model(**views, labels=labels)
             batch = outputs.batch_features
             queue = outputs.features[len(batch) :].detach()
             loss = self.loss((batch, queue), outputs.feature_labels, outputs.logits)
         else:
-            outputs = model(inputs["pixel_values"])
-            loss = self.loss(outputs.logits, labels)
+            outputs = model(views["pixel_values"])
+            loss = (
+                self.loss(outputs.logits, labels)
+                if model.training
+                else F.cross_entropy(outputs.logits.float(), labels)
+            )
         if isinstance(loss, LossTerms):
             loss = self._record(loss)
         return (loss, outputs) if return_outputs else loss
@@ -196,10 +194,7 @@ class PaCoTrainer(CheckpointingTrainer):
             return [name for name, _ in model.named_parameters()]
         return super().get_decay_parameter_names(model)
 
-    @staticmethod
-    def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, dict[str, Any]]:
-        """[`paco_hf.trainer.optimizer.optimizer_and_settings`]."""
-        return optimizer_and_settings(args, model)
+    get_optimizer_cls_and_kwargs = staticmethod(optimizer_and_settings)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule of `args.epoch_schedule`; that of the base class where it is `none`."""

@@ -149,10 +149,7 @@ class CheckpointingTrainer(Trainer):
         self.resumed_step = 0
         if resume_from_checkpoint:
             weights = lora.ADAPTER_NAME if self.adapted else "model.safetensors"
-            state = check_checkpoint(
-                Path(resume_from_checkpoint), weights, self.args.process_index, self.args.world_size
-            )
-            self.resumed_step = state["global_step"]
+            self.resumed_step = check_checkpoint(Path(resume_from_checkpoint), weights, self.args)["global_step"]
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.args.load_best_model_at_end:
             self.load_selected()
@@ -226,7 +223,7 @@ class CheckpointingTrainer(Trainer):
 
         if not blocking:
             raise ValueError("blocking=False: a push is one commit, which is waited for")
-        return push_trainer(self, commit_message or "End of training", **kwargs)
+        return push_trainer(self, commit_message=commit_message, **kwargs)
 
     def init_hf_repo(self, token: str | None = None) -> None:
         """Make the repository, as the base class does; what the Hub refuses is an `OSError` of one line."""

@@ -23,7 +23,6 @@ from ..models.lora import add_adapter
 from ..models.modeling_paco import PaCoForImageClassification
 from ..models.pretrained_backbones import BackboneSource, find_backbone, one_side
 from ..trainer.class_centers import start_from_centers
-from ..trainer.optimizer import freeze_backbone
 from ..trainer.paco_trainer import PaCoTrainer
 
 
@@ -110,7 +109,7 @@ def build_model(
             "--image_size, or --backbone_kwargs with the size it should be built for"
         ) from error
     if run.freeze_backbone:
-        freeze_backbone(model.paco.backbone)
+        model.paco.backbone.requires_grad_(False)
     if run.lora_rank:
         targets = run.lora_targets.split(",") if run.lora_targets else None
         add_adapter(model, run.lora_rank, run.lora_alpha, targets)
