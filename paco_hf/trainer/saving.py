@@ -223,7 +223,7 @@ class CheckpointingTrainer(Trainer):
 
         if not blocking:
             raise ValueError("blocking=False: a push is one commit, which is waited for")
-        return push_trainer(self, commit_message=commit_message, **kwargs)
+        return push_trainer(self, commit_message=commit_message or "End of training", **kwargs)
 
     def init_hf_repo(self, token: str | None = None) -> None:
         """Make the repository, as the base class does; what the Hub refuses is an `OSError` of one line."""
