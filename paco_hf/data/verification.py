@@ -127,7 +127,13 @@ def _has_rows(target: str) -> bool:
 
 
 def describe_counts(name: str, counts: Sequence[int], width: int = 48) -> str:
-    """Numbers and a chart of the class counts, most frequent class first, ten classes or tenths of them."""
+    """Numbers and a chart of the class counts, most frequent class first, ten classes or tenths of them.
+
+    Args:
+        name (`str`): of the split.
+        counts (sequence of `int`): images of each class.
+        width (`int`, *optional*, defaults to `48`): of the longest bar.
+    """
     many, medium, few = shots(counts)
     fewest = min(counts)
     factor = f"{max(counts) / fewest:.4g}" if fewest else "infinite: a class is empty"

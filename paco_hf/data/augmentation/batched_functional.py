@@ -30,7 +30,14 @@ def _each(values: Tensor, images: Tensor) -> Tensor:
 
 
 def apply_to(images: Tensor, rows: Tensor, operation: Callable[..., Tensor], *parameters: Tensor) -> None:
-    """In place, on the images where `rows` (`bool`) holds; the parameters are those of all images."""
+    """In place, on the images where `rows` (`bool`) holds; the parameters are those of all images.
+
+    Args:
+        images (`Tensor`, `(B, 3, H, W)`): whole numbers from 0 to 255.
+        rows (`Tensor` of `bool`, `(B,)`): which images.
+        operation (callable): takes images and their parameters.
+        parameters (`Tensor`, first dimension `B`): of all images.
+    """
     index = rows.nonzero().squeeze(1)
     if len(index):
         on_device = index.to(images.device)
@@ -58,7 +65,13 @@ def _source_matrix(kind: int, magnitude: float, size: int) -> tuple[int, ...]:
 
 
 def affine(images: Tensor, kind: Tensor, magnitude: Tensor) -> Tensor:
-    """A policy's shears, translations and rotations of square images: the nearest source pixel, or gray."""
+    """A policy's shears, translations and rotations of square images: the nearest source pixel, or gray.
+
+    Args:
+        images (`Tensor`, `(B, 3, H, W)`): whole numbers from 0 to 255.
+        kind (`Tensor`, `(B,)`): of each image an index of [`OPERATIONS`].
+        magnitude (`Tensor`, `(B,)`): in pixels, degrees or as a slope, as torchvision has it.
+    """
     count, channels, height, width = images.shape
     pairs = zip(kind.tolist(), magnitude.tolist(), strict=True)
     matrices = torch.tensor([_source_matrix(*pair, width) for pair in pairs], dtype=torch.int32)
@@ -90,7 +103,13 @@ def _blend(degenerate: Tensor | float, images: Tensor, factor: Tensor) -> Tensor
 
 
 def enhance(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
-    """PIL's brightness, contrast or color of each image by `factor`: away from black, its mean gray or its grays."""
+    """PIL's brightness, contrast or color of each image by `factor`: away from black, its mean gray or its grays.
+
+    Args:
+        images (`Tensor`, `(B, 3, H, W)`): whole numbers from 0 to 255.
+        kind (`Tensor`, `(B,)`): of each image an index of [`OPERATIONS`].
+        factor (`Tensor`, `(B,)`): 1 leaves an image as it is.
+    """
     luma = _luma(images)
     mean = luma.sum((1, 2, 3), keepdim=True, dtype=torch.float64).div_(luma[0].numel()).add_(0.5).floor_().float()
     gray = luma.mul_(_each(kind == _KIND["Color"], images))
@@ -167,7 +186,14 @@ def shift_hue(images: Tensor, shift: Tensor) -> Tensor:
 def draw_jitter(
     count: int, p: float, hue: float, generator: Generator
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-    """Which images, the order of their enhancements, the factors in it, the place of the hue, and its steps."""
+    """Which images, the order of their enhancements, the factors in it, the place of the hue, and its steps.
+
+    Args:
+        count (`int`): `B`.
+        p (`float`): the share of images that are changed.
+        hue (`float`): the largest shift, of the whole circle.
+        generator (`torch.Generator`): the source of randomness, on the CPU.
+    """
     chosen = happens(generator, p, count)
     order = torch.rand(count, 3, generator=generator).argsort(1)
     factor = uniform(generator, 0.6, 1.4, count, 3)
@@ -179,7 +205,15 @@ def draw_jitter(
 def color_jitter(
     images: Tensor, chosen: Tensor, kind: Tensor, factor: Tensor, place: Tensor, steps: Tensor | None
 ) -> Tensor:
-    """In place. The hue comes after `place` of the enhancements: one pass for all images, not one for each place."""
+    """In place. The hue comes after `place` of the enhancements: one pass for all images, not one for each place.
+
+    Args:
+        images (`Tensor`, `(B, 3, H, W)`): whole numbers from 0 to 255.
+        chosen (`Tensor` of `bool`, `(B,)`): which images are changed.
+        kind, factor (`Tensor`, `(B, 3)`): of the enhancements, in order.
+        place (`Tensor`, `(B,)`): after how many of them the hue is shifted.
+        steps (`Tensor`, `(B,)`, *optional*): of the hue, of 256.
+    """
     for i in range(3):
         apply_to(images, chosen & (place > i), enhance, kind[:, i], factor[:, i])
     if steps is not None:
@@ -242,7 +276,13 @@ def _policy(size: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def draw_auto_augment(count: int, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Kind and magnitude, each `(2, B)`, of the CIFAR-10 policy; what does not happen is an identity."""
+    """Kind and magnitude, each `(2, B)`, of the CIFAR-10 policy; what does not happen is an identity.
+
+    Args:
+        count (`int`): `B`.
+        size (`int`): side of the images in pixels.
+        generator (`torch.Generator`): the source of randomness, on the CPU.
+    """
     kinds, chances, magnitudes = _policy(size)
     policy = torch.randint(len(kinds), (count,), generator=generator)
     happens = torch.rand(count, 2, generator=generator) <= chances[policy]
@@ -251,7 +291,13 @@ def draw_auto_augment(count: int, size: int, generator: Generator) -> tuple[Tens
 
 
 def draw_rand_augment(count: int, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Kind and magnitude, each `(2, B)`, of torchvision's RandAugment."""
+    """Kind and magnitude, each `(2, B)`, of torchvision's RandAugment.
+
+    Args:
+        count (`int`): `B`.
+        size (`int`): side of the images in pixels.
+        generator (`torch.Generator`): the source of randomness, on the CPU.
+    """
     names = list(_RAND._AUGMENTATION_SPACE)
     kinds = torch.tensor([_KIND[name] for name in names])
     magnitudes = torch.tensor(
@@ -275,7 +321,13 @@ _GROUP = torch.tensor([next((i for i, (names, _) in enumerate(_GROUPS) if name i
 
 
 def augment(images: Tensor, kind: Tensor, magnitude: Tensor) -> Tensor:
-    """In place. A policy's operations, one after the other: `kind` of [`OPERATIONS`], each `(steps, B)`."""
+    """In place. A policy's operations, one after the other: `kind` of [`OPERATIONS`], each `(steps, B)`.
+
+    Args:
+        images (`Tensor`, `(B, 3, H, W)`): whole numbers from 0 to 255.
+        kind (`Tensor`, `(steps, B)`): of each image an index of [`OPERATIONS`].
+        magnitude (`Tensor`, `(steps, B)`): of the operations.
+    """
     for step_kind, step_magnitude in zip(kind, magnitude, strict=True):
         group = _GROUP[step_kind]
         for i, (_, operation) in enumerate(_GROUPS):

@@ -10,15 +10,35 @@ _CHUNK = 2**22  # numbers to resize at a time: crops of large images need not be
 
 
 def uniform(generator: Generator, low: float, high: float, *shape: int) -> Tensor:
+    """Numbers drawn uniformly.
+
+    Args:
+        generator (`torch.Generator`): the source of randomness, on the CPU.
+        low, high (`float`): the range.
+        shape (`int`): of the result.
+    """
     return torch.rand(shape, generator=generator).mul_(high - low).add_(low)
 
 
 def happens(generator: Generator, p: float, count: int) -> Tensor:
+    """Which of `count` images something happens to, `(B,)`.
+
+    Args:
+        generator (`torch.Generator`): the source of randomness, on the CPU.
+        p (`float`): probability.
+        count (`int`): `B`.
+    """
     return torch.rand(count, generator=generator) < p
 
 
 def shifted_crop(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
-    """The window of the images' own size at `(top, left)` of the images padded with black."""
+    """The window of the images' own size at `(top, left)` of the images padded with black.
+
+    Args:
+        images (`Tensor`, `(B, 3, H, W)`): whole numbers from 0 to 255.
+        top, left (`Tensor`, `(B,)`): of the window.
+        padding (`int`): pixels on each side.
+    """
     height, width = images.shape[-2:]
     padded = torch.nn.functional.pad(images, (padding,) * 4)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)
@@ -27,7 +47,14 @@ def shifted_crop(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Ten
 
 
 def draw_boxes(count: int, height: int, width: int, scale: tuple[float, float], generator: Generator) -> Tensor:
-    """`RandomResizedCrop`'s boxes `(B, 4)`: top, left, height, width. The first of ten that fits, or a central one."""
+    """`RandomResizedCrop`'s boxes `(B, 4)`: top, left, height, width. The first of ten that fits, or a central one.
+
+    Args:
+        count (`int`): `B`.
+        height, width (`int`): of the images.
+        scale (pair of `float`): range of the share of the area.
+        generator (`torch.Generator`): the source of randomness, on the CPU.
+    """
     area = height * width * uniform(generator, *scale, 10, count).double()
     aspect = uniform(generator, math.log(_RATIO[0]), math.log(_RATIO[1]), 10, count).double().exp()
     place = torch.rand(2, count, dtype=torch.float64, generator=generator)
@@ -67,6 +94,11 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     """PIL's antialiased bilinear resizing of a box `(top, left, height, width)` of each image to `(size, size)`.
 
     Each direction is rounded. The weights have 22 bits and the pixels 8: sums are exact in `float64`, in any order.
+
+    Args:
+        images (`Tensor`, `(B, 3, H, W)`): whole numbers from 0 to 255.
+        boxes (`Tensor`, `(B, 4)`): of [`draw_boxes`].
+        size (`int`): side of the result in pixels.
     """
     height, width = boxes[:, 2:].unbind(1)
     # Pillow 13 begins with the direction that leaves less to do.
@@ -87,7 +119,13 @@ def flip(images: Tensor, where: Tensor) -> Tensor:
 
 
 def cutout(images: Tensor, y: Tensor, x: Tensor, side: int) -> Tensor:
-    """In place. A black square around `(y, x)`, clipped at the borders."""
+    """In place. A black square around `(y, x)`, clipped at the borders.
+
+    Args:
+        images (`Tensor`, `(B, 3, H, W)`): whole numbers from 0 to 255.
+        y, x (`Tensor`, `(B,)`): center of the hole.
+        side (`int`): of the hole in pixels.
+    """
     height, width = images.shape[-2:]
     half, device = side // 2, images.device
     rows = torch.arange(height, device=device) - y.to(device).unsqueeze(1)

@@ -156,6 +156,11 @@ def batched_obstacle(names: Sequence[str], size: int, pixels: Any) -> str | None
     """Why the named views of `size` pixels cannot be made a batch at a time, `None` where they can.
 
     `pixels` `(N, H, W, 3)` are the images, `None` where they are not kept in memory or differ in size.
+
+    Args:
+        names (sequence of `str`): of the views.
+        size (`int`): side of the views in pixels.
+        pixels (`np.ndarray`, *optional*): the images.
     """
     alone = [name for name in names if name not in BATCHED_VIEWS]
     if alone:

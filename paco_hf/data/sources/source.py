@@ -108,13 +108,29 @@ def _names(table: Dataset, label: str, spec: DataSpec) -> list[str]:
 
 
 def check_column(features: Mapping[str, Any], column: str, dataset: str, role: str) -> None:
-    """`ValueError` where there is no such column."""
+    """`ValueError` where there is no such column.
+
+    Args:
+        features (mapping): by column.
+        column (`str`): its name.
+        dataset, role (`str`): for messages.
+    """
     if column not in features:
         raise ValueError(f"{dataset} has no column {column!r} (columns: {', '.join(features)}): set --{role}_column")
 
 
 def detect_column(features: Mapping[str, Any], dataset: str, role: str, kind: type) -> str:
-    """The column of this role, by its name or else by its type."""
+    """The column of this role, by its name or else by its type.
+
+    Args:
+        features (mapping): by column.
+        dataset (`str`): for messages.
+        role (`str`): `image` or `label`.
+        kind (`type`): of feature.
+
+    Raises:
+        ValueError: there is none, or more than one.
+    """
     candidates = [role] if role in features else [name for name in features if isinstance(features[name], kind)]
     if len(candidates) != 1:
         raise ValueError(

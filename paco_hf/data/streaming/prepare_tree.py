@@ -117,7 +117,13 @@ def _whole_folders(benchmark: Benchmark | None, root: Path, lists: Mapping[str, 
 
 
 def write_files(target: Path, images: list[tuple[str, str, int]], schema: pa.Schema) -> None:
-    """Write a shard of image files: their paths, what they are called in it, and their classes."""
+    """Write a shard of image files: their paths, what they are called in it, and their classes.
+
+    Args:
+        target (path): of the shard.
+        images (list of tuples): path of the file, its name in the shard, its class.
+        schema (`pa.Schema`): of the shard.
+    """
 
     def groups() -> Iterator[pa.Table]:
         for start in range(0, len(images), ROWS_PER_GROUP):

@@ -28,6 +28,13 @@ def shard_order(key: str) -> int:
 
 
 def write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> None:
+    """Write a parquet file, whole or not at all.
+
+    Args:
+        path (path): of the file.
+        tables (iterable of `pa.Table`): its rows.
+        schema (`pa.Schema`): of the tables.
+    """
     # Images do not compress.
     with (
         replacing(path) as unfinished,
