@@ -52,6 +52,12 @@ def test_what_help_needs_is_light(code: str) -> None:
     python(f"{code}\n{IS_LIGHT}")
 
 
+def test_predicting_needs_no_data_set_and_no_trainer() -> None:
+    code = "import sys; import paco_hf.inference.prediction; loaded = set(sys.modules); "
+    unneeded = {"datasets", "matplotlib", "transformers.trainer", "paco_hf.arguments", "paco_hf.data"}
+    python(f"{code}assert not loaded & {unneeded}, loaded & {unneeded}")
+
+
 def test_public_names_are_listed_and_resolve() -> None:
     names = stub_names()
     assert {"PaCoTrainer", "PaCoConfig", "paco_loss", "conversion", "embedding"} <= names

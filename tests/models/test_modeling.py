@@ -403,3 +403,33 @@ def test_calibration_and_prior_are_saved(tmp_path) -> None:
     assert (again.config.temperature, again.config.inference_prior) == (1.5, [0.5, 0.3, 0.2])
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(again(images).logits, model.eval()(images).logits)
+
+
+def test_gradient_checkpointing_counts_a_batch_once_in_a_loop_of_ones_own() -> None:
+    def train(checkpointing: bool) -> dict[str, torch.Tensor]:
+        torch.manual_seed(0)
+        kwargs = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
+        model = PaCoForImageClassification(PaCoConfig(backbone="resnet18", backbone_kwargs=kwargs, num_labels=3))
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+            model.gradient_checkpointing_enable()
+        model.train()
+        batches = [torch.randn(4, 3, 64, 64) for _ in range(4)]
+        labels = torch.tensor([0, 1, 2, 0])
+        # Two losses before either backward pass, then a backward pass that fails and is left.
+        first, second = (model(images, labels=labels).loss for images in batches[:2])
+        second.backward()
+        first.backward()
+        loss = model(batches[2], labels=labels).loss
+        hook = model.paco.backbone.layer2[0].conv1.weight.register_hook(lambda gradient: gradient.no_such_name)
+        with pytest.raises(AttributeError):
+            loss.backward()
+        hook.remove()
+        model(batches[3], labels=labels).loss.backward()
+        assert all(module.momentum == 0.1 for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+        gradients = {f"gradient of {name}": p.grad for name, p in model.paco.backbone.layer1.named_parameters()}
+        return dict(model.named_buffers()) | gradients
+
+    plain, saving = train(False), train(True)
+    assert plain["paco.backbone.bn1.num_batches_tracked"] == 4
+    assert [name for name in plain if not torch.equal(plain[name], saving[name])] == []
