@@ -208,13 +208,13 @@ def changes(subject: Subject) -> str:
     """Where a run has other settings than the package's recipe that it follows."""
     if subject.recipe is None or subject.config is None or subject.conversion:
         return ""
-    recipe, own = public_settings(resolved_recipe(subject.recipe.name)), subject.settings
+    recipe = public_settings(resolved_recipe(subject.recipe.name))
     if recipe.get("precision") == "auto":
         recipe.pop("precision")
     bookkeeping = ("save_", "logging_", "eval_strategy", "report_to", "dataloader_", "augment_backend")
     return ", ".join(
         f"`{name}` {value} instead of {recipe[name]}"
-        for name, value in own.items()
+        for name, value in subject.settings.items()
         if name in recipe and value != recipe[name] and not name.startswith(bookkeeping)
     )
 

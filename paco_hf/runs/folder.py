@@ -22,32 +22,15 @@ from .layout import (
     CONVERSION_NAME,
     EVALUATION_FOLDER,
     EVALUATION_NAME,
-    FIGURE_NAMES,
     LOG_NAME,
     METRICS_NAME,
     RECIPE_NAME,
-    RESULTS_NAME,
+    RUN_FILES,
     RUN_NAME,
     STAGING,
 )
 from .redaction import public_settings
 from .resume_points import list_checkpoints
-
-_RUN_FILES = (
-    METRICS_NAME,
-    RECIPE_NAME,
-    RUN_NAME,
-    SPLITS_NAME,
-    CARD_NAME,
-    RESULTS_NAME,
-    *FIGURE_NAMES,
-    LOG_NAME,
-    "config.json",
-    "model.safetensors",
-    "preprocessor_config.json",
-    *CODE_FILES,
-    "selected-*.safetensors",
-)
 
 
 class RunFolder:
@@ -181,7 +164,7 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
         raise ValueError(f"--output_dir {folder} is a file")
     if run.resume and (folder / METRICS_NAME).is_file():
         metrics = RunFolder(folder).metrics
-        changed = changed_settings(folder, resolved(run, args), only_given=True)
+        changed = changed_settings(folder, resolved(run, args), only_named=True)
         if changed:
             raise ValueError(
                 f"{folder} is finished, and was made with other settings ({changed}): give another --output_dir, or "
@@ -203,15 +186,15 @@ def clear_run(folder: Path) -> None:
     shutil.rmtree(folder / ADAPTER_FOLDER, ignore_errors=True)
     for evaluated in folder.glob(f"{EVALUATION_FOLDER}*/{EVALUATION_NAME}"):
         shutil.rmtree(evaluated.parent)
-    for pattern in _RUN_FILES:
+    for pattern in (*RUN_FILES, SPLITS_NAME, *CODE_FILES):
         for file in (*folder.glob(pattern), *folder.glob(f"{pattern}.*.partial")):
             file.unlink()
 
 
-def changed_settings(folder: Path, settings: dict[str, Any], only_given: bool = False) -> str:
+def changed_settings(folder: Path, settings: dict[str, Any], only_named: bool = False) -> str:
     """What differs from the settings that the run in `folder` was started with, as text."""
     before = RunFolder(folder).recipe or settings
-    names = settings.keys() if only_given else before.keys() | settings.keys()
+    names = settings.keys() if only_named else before.keys() | settings.keys()
     pairs = {
         name: tuple(values.get(name, default_setting(name)) for values in (before, settings)) for name in sorted(names)
     }

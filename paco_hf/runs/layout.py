@@ -10,3 +10,9 @@ LOG_NAME = "log.jsonl"
 COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME = "class_counts.png", "training_curve.png", "accuracy_by_frequency.png"
 RELIABILITY_NAME, PRIOR_NAME = "reliability.png", "prior.png"
 FIGURE_NAMES = (COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME, RELIABILITY_NAME, PRIOR_NAME)
+
+# What a run writes into its folder, besides checkpoints, adapter and evaluations.
+RUN_FILES = (
+    *(METRICS_NAME, RECIPE_NAME, RUN_NAME, CARD_NAME, RESULTS_NAME, LOG_NAME, *FIGURE_NAMES),
+    *("config.json", "model.safetensors", "preprocessor_config.json", "selected-*.safetensors"),
+)

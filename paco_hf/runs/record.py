@@ -27,8 +27,14 @@ def run_record(
 ) -> dict[str, Any]:
     """What `run.json` holds: the recipe, the images of each split, the time and the hardware of the training.
 
-    A split's `selection` is the SHA-256 of its `row label` lines, rows counted in its source. `notes` are what the
-    user was told of the data.
+    A split's `selection` is the SHA-256 of its `row label` lines, rows counted in its source.
+
+    Args:
+        run (`RunArguments`): of the run.
+        args (`PaCoTrainingArguments`): of the run.
+        splits (`dict`): images by `train`, `validation` and `test`; `None` where there are none.
+        seconds (`float`): of training; NaN where they are not known.
+        notes (sequence of `str`, *optional*): what the user should know of the data.
     """
     device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else cpu_name()
     cores = "" if args.device.type == "cuda" else f", {os.cpu_count()} cores"
@@ -36,11 +42,7 @@ def run_record(
         "dataset": public_name(run.dataset),
         "recipe": run.recipe if run.recipe in recipe_names() else None,
         "data": {
-            name: {
-                "name": split.public_name,
-                "images": len(split.labels),
-                "selection": split.selection,
-            }
+            name: {"name": split.public_name, "images": len(split.labels), "selection": split.selection}
             for name, split in splits.items()
             if split
         },

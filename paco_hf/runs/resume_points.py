@@ -15,16 +15,8 @@ from ..utils.files import readable
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
     """The complete `checkpoint-N` folders of a run, oldest first."""
-    found = [p for p in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
-
-
-def run_of(folder: Path) -> Path:
-    """The run folder that a checkpoint lies in, where it does, else the folder itself."""
-    run = folder.resolve().parent
-    return (
-        run if re.fullmatch(r"checkpoint-\d+", folder.resolve().name) and (run / "recipe.yaml").is_file() else folder
-    )
+    checkpoints = [p for p in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+    return sorted(checkpoints, key=lambda path: int(path.name.split("-")[1]))
 
 
 def check_checkpoint(folder: Path, weights: str, args: PaCoTrainingArguments) -> dict[str, Any]:

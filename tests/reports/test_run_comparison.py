@@ -335,3 +335,25 @@ def test_several_epochs_are_a_line(tmp_path: Path) -> None:
     assert epoch_ticks(svg.getvalue()) == ["1", "2", "3"]
     style = re.findall(r'<use [^>]*style="[^"]*"', svg.getvalue())
     assert not any(SERIES[0] in use for use in style)
+
+
+def test_curves_show_the_accuracy_that_models_are_selected_by() -> None:
+    def drawn(plot: Callable[..., None], data: Any) -> str:
+        svg = io.StringIO()
+        plot(data, svg)
+        return svg.getvalue()
+
+    log = [{"epoch": e, "eval_accuracy": 0.9, "eval_balanced_accuracy": 0.1 * e, "eval_few": 0.0} for e in (1, 2)]
+    figure = drawn(plot_training, log)
+    assert ">balanced validation accuracy, %<" in figure
+    assert ">balanced<" in figure
+    assert ">top-1<" not in figure
+    # Logs of before have plain accuracy alone.
+    old = drawn(plot_training, [{"epoch": e, "eval_accuracy": 0.9} for e in (1, 2)])
+    assert ">validation accuracy, %<" in old
+    assert ">top-1<" in old
+    curve = [(1.0, 0.5), (2.0, 0.6)]
+    runs = [{"group": "paco", "loss": curve, "accuracy": curve, "balanced_accuracy": curve}]
+    assert ">balanced validation accuracy, %<" in drawn(plot_curves, runs)
+    runs.append({"group": "ce", "loss": curve, "accuracy": curve, "balanced_accuracy": []})
+    assert ">validation accuracy, %<" in drawn(plot_curves, runs)
