@@ -3,6 +3,7 @@ set, where it lies beside the checkout (or where PACO_HF_GOLDENS points), is use
 
 import os
 import zlib
+from dataclasses import fields
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -16,11 +17,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from paco_hf.arguments.arguments import RunArguments
+from paco_hf.arguments.run_arguments import RunArguments
 from paco_hf.data import image_checks
 
 # The report of each of a hundred short runs would cost minutes; those that are about it ask for it.
-RunArguments.__dataclass_fields__["report"].default = False
+RunArguments.__init__.__defaults__ = tuple(
+    False if field.name == "report" else field.default for field in fields(RunArguments)
+)
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

@@ -1,52 +1,213 @@
-"""The settings of a run, resolved: what makes it what it is, as a recipe."""
+"""From the arguments of a run and its data to its plan: everything that was left open, decided."""
 
 import dataclasses
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
 
-from transformers import TrainingArguments
+from timm.data import resolve_data_config
+from transformers import BitImageProcessor
 
-from .arguments import RunArguments, json_object
-from .training_args import COMMON_TRAINING_FLAGS, PaCoTrainingArguments
-
-# Not part of what a run computes, so not part of its saved recipe.
-NOT_IN_RECIPE = {
-    "recipe",
-    "resume",
-    "overwrite",
-    "dry_run",
-    "report",
-    "output_dir",
-    "logging_dir",
-    "run_name",
-    "disable_tqdm",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_private_repo",
-    "hub_strategy",
-    "hub_revision",
-    "hub_token",
-    # What it scales is in the recipe as scaled.
-    "scale_learning_rate",
-    "local_rank",
-}
+from ..data.augmentation.batched_transforms import batched_obstacle
+from ..data.images import ImageData, Images
+from ..data.samplers import LANES
+from ..data.splitting import Division
+from ..evaluation.temperature import FEW_IMAGES
+from ..models.image_processing import SMALL_IMAGE, build_processor
+from ..models.pretrained_backbones import BackboneSource, find_backbone, one_side
+from ..utils.hardware import available_cores
+from .auto_settings import suggested_settings
+from .run_arguments import RunArguments
+from .settings import run_settings
+from .training_args import PaCoTrainingArguments
 
 
-def resolved(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any]:
-    """The settings that make the run what it is, as a recipe: the method's, and transformers' where changed."""
-    settings = {f.name: getattr(run, f.name) for f in dataclasses.fields(RunArguments)}
-    inherited = {f.name: f for f in dataclasses.fields(TrainingArguments)}
-    for f in dataclasses.fields(PaCoTrainingArguments):
-        value = getattr(args, f.name)
-        value = getattr(value, "value", value)
-        changed = f.name in COMMON_TRAINING_FLAGS or f.name not in inherited or value != inherited[f.name].default
-        if f.init and changed and isinstance(value, bool | int | float | str | None):
-            settings[f.name] = value
-    settings["backbone_kwargs"] = json_object(run.backbone_kwargs) or None
-    # Chosen once the images are known, as the backbone and the views are.
-    settings["augment_backend"] = None if run.augment_backend == "auto" else run.augment_backend
-    # bf16 and fp16 say what `precision` was resolved to.
-    settings["precision"] = args.resolved_precision
-    for name in ("bf16", "fp16", "use_cpu"):
-        settings.pop(name, None)
-    left_out = NOT_IN_RECIPE | run.undecided
-    return {name: value for name, value in settings.items() if name not in left_out and value is not None}
+@dataclass(frozen=True)
+class RunPlan:
+    """What a run will do. Nothing is left open, and nothing changes from here on.
+
+    Args:
+        run (`RunArguments`): the arguments of the run, with a value where there was none.
+        args (`PaCoTrainingArguments`): likewise those of the training; a copy, which the trainer may change.
+        backbone (`BackboneSource`): what the backbone is built of.
+        backbone_kwargs (`dict`): keyword arguments of `timm.create_model`.
+        views (tuple of `str`): the augmentations of an image, one for each view that the loss needs.
+        processor (`BitImageProcessor`): what evaluation images go through.
+        settings (`dict`): the recipe that the run saves.
+        notes (tuple of `str`): what was decided, for the user to read.
+    """
+
+    run: RunArguments
+    args: PaCoTrainingArguments
+    backbone: BackboneSource
+    backbone_kwargs: dict[str, Any]
+    views: tuple[str, ...]
+    processor: BitImageProcessor
+    settings: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+def is_pretrained(run: RunArguments, backbone: BackboneSource | None) -> bool:
+    """Whether the backbone starts from weights: timm's, a file's, or those that lie beside its configuration."""
+    return run.pretrained or bool(run.pretrained_file or (backbone and backbone.weights))
+
+
+def resolve(
+    run: RunArguments,
+    args: PaCoTrainingArguments,
+    division: Division,
+    images: Images,
+    backbone: BackboneSource | None = None,
+) -> RunPlan:
+    """Decide what the arguments leave open. They stay as they are.
+
+    Args:
+        run (`RunArguments`): data, backbone and views.
+        args (`PaCoTrainingArguments`): the method and the training.
+        division (`Division`): the data, split.
+        images (`Images`): of the training split.
+        backbone (`BackboneSource`, *optional*): that of `run.backbone`, where it was looked up already.
+
+    Raises:
+        ValueError: settings that contradict one another or the data.
+    """
+    data = division.data
+    calibrate, calibration_notes = _choose_calibration(run, division)
+    run, backbone, backbone_kwargs = _choose_backbone(run, data, backbone)
+    chosen, automatic_notes = _choose_automatic(run, args, division, backbone)
+    processor, interpolation = _choose_processor(run, data, backbone, backbone_kwargs)
+    views = (str(run.query_view), str(run.key_view))[: args.spec.views]
+    backend = _choose_augment_backend(run, views, images)
+    workers = _choose_workers(run, args, images)
+    args = args.changed(**chosen, dataloader_num_workers=workers)
+    run = dataclasses.replace(
+        run,
+        calibrate=calibrate,
+        eval_interpolation=interpolation,
+        augment_backend=backend,
+        automatic=frozenset(),
+    )
+    notes = [*calibration_notes, *automatic_notes]
+    if data.user_data:
+        notes.append(_describe_input(run, backbone, processor))
+    if (run.freeze_backbone or run.lora_rank) and not is_pretrained(run, backbone):
+        notes.append("note: the backbone is frozen as it was drawn: --pretrained true starts from weights that see")
+    processes = f" in {workers} worker processes" if workers else ""
+    notes.append(f"views: {', '.join(views)}, made by {backend}{processes}")
+    return RunPlan(run, args, backbone, backbone_kwargs, views, processor, run_settings(run, args), tuple(notes))
+
+
+def _choose_calibration(run: RunArguments, division: Division) -> tuple[bool, list[str]]:
+    held_out = len(division.validation.labels) if division.validation else 0
+    if run.calibrate and not held_out:
+        raise ValueError("--calibrate fits on the validation split, but there is none: give --validation_fraction")
+    if run.calibrate is not None or not division.data.user_data:
+        return bool(run.calibrate), []
+    few = [f"not calibrated in the end: {held_out} validation images, fewer than {FEW_IMAGES}"]
+    return (True, []) if held_out >= FEW_IMAGES else (False, few)
+
+
+def _choose_backbone(
+    run: RunArguments, data: ImageData, backbone: BackboneSource | None
+) -> tuple[RunArguments, BackboneSource, dict[str, Any]]:
+    """Backbone, its input size and views that fit the size of the images, where the user named none."""
+    size = run.image_size or data.image_size
+    # Weights see what they were trained on: images of their own size.
+    sized = is_pretrained(run, backbone) and (backbone is None or "input_size" in (backbone.config or {}))
+    if size is None and not sized and (typical := data.native_size()) <= SMALL_IMAGE:
+        size = typical
+    name = run.backbone or ("cifar_resnet32" if size and size <= SMALL_IMAGE else "resnet50")
+    backbone = backbone or find_backbone(name)
+    config, options = backbone.config or {}, run.backbone_options
+    native = config.get("input_size", (3, 224, 224))[-1]
+    if "img_size" in options:
+        options["img_size"] = one_side(options["img_size"], name)
+    size = size or (backbone.options | options).get("img_size") or native
+    if config.get("fixed_input_size") and size != native:
+        options.setdefault("img_size", size)
+    small = size <= SMALL_IMAGE
+    run = dataclasses.replace(
+        run,
+        backbone=name,
+        image_size=size,
+        query_view=run.query_view or ("cifar_reg" if small else "regular"),
+        key_view=run.key_view or ("cifar_sim" if small else "sim"),
+    )
+    return run, backbone, backbone.options | options
+
+
+def _choose_automatic(
+    run: RunArguments, args: PaCoTrainingArguments, division: Division, backbone: BackboneSource
+) -> tuple[dict[str, Any], list[str]]:
+    """What the user left open and the size of the data decides."""
+    if not run.automatic:
+        return {}, []
+    images, parts = len(division.trained.labels), args.world_size * args.gradient_accumulation_steps
+    suggested = suggested_settings(
+        images,
+        int(run.image_size or 0),
+        is_pretrained(run, backbone),
+        loss=args.loss,
+        batch=None if "per_device_train_batch_size" in run.automatic else args.per_device_train_batch_size * parts,
+        epochs=None if "num_train_epochs" in run.automatic else args.num_train_epochs,
+        max_steps=args.max_steps,
+    )
+    suggested["per_device_train_batch_size"] = max(suggested.pop("batch") // parts, 1)
+    chosen = {name: value for name, value in suggested.items() if name in run.automatic}
+    listed = ", ".join(f"{name} {value}" for name, value in chosen.items())
+    size = f"{images:,} training images of {len(division.data.class_names):,} classes"
+    return chosen, [f"chosen for {size}: {listed} (a flag changes any of them)"]
+
+
+def _choose_processor(
+    run: RunArguments, data: ImageData, backbone: BackboneSource, backbone_kwargs: dict[str, Any]
+) -> tuple[BitImageProcessor, Literal["bilinear", "bicubic"]]:
+    """How images are made ready for evaluation: on one's own data as the backbone's weights were, unless images are
+    small or the user says otherwise."""
+    config = backbone.config or {}
+    if not backbone.weights:
+        config = config | backbone_kwargs.get("pretrained_cfg_overlay", {})
+    statistics, size = resolve_data_config({}, pretrained_cfg=config), int(run.image_size or 0)
+    as_backbone = data.user_data and size > SMALL_IMAGE
+    smooth = as_backbone and statistics["interpolation"] != "bilinear"
+    interpolation = run.eval_interpolation or ("bicubic" if smooth else "bilinear")
+    mean, std = data.mean or statistics["mean"], data.std or statistics["std"]
+    crop = statistics["crop_pct"] if as_backbone else None
+    return build_processor(size, mean, std, interpolation, crop), interpolation
+
+
+def _describe_input(run: RunArguments, backbone: BackboneSource, processor: BitImageProcessor) -> str:
+    weights = "weights drawn at random"
+    if file := run.pretrained_file or backbone.weights:
+        weights = f"weights of {Path(file).name}"
+    elif run.pretrained:
+        weights = "timm's pretrained weights"
+    side, cut = processor.size["shortest_edge"], processor.crop_size["height"]
+    mean, std = (", ".join(f"{v:.3f}" for v in values) for values in (processor.image_mean, processor.image_std))
+    return (
+        f"backbone {run.backbone}, {weights}; input {cut} x {cut} pixels, from images of a shorter side of {side} "
+        f"({run.eval_interpolation}); mean {mean}, std {std}"
+    )
+
+
+def _choose_augment_backend(run: RunArguments, views: tuple[str, ...], images: Images) -> Literal["pil", "tensor"]:
+    if run.augment_backend == "pil":
+        return "pil"
+    size = int(run.image_size or 0)
+    obstacle = batched_obstacle(views, size, images.pixels())
+    if run.augment_backend == "tensor" and obstacle:
+        raise ValueError(f"--augment_backend tensor cannot be had: {obstacle}; choose pil or auto")
+    # On larger images PIL is the faster one on a CPU.
+    return "pil" if run.augment_backend == "auto" and (obstacle or size > SMALL_IMAGE) else "tensor"
+
+
+def _choose_workers(run: RunArguments, args: PaCoTrainingArguments, images: Images) -> int:
+    workers = args.dataloader_num_workers
+    if workers < 0:
+        workers = 0 if images.decoded is not None else available_cores()
+    if run.streaming and workers not in (0, 1, 2, 4, LANES):
+        raise ValueError(
+            f"--dataloader_num_workers {workers} would have each worker read every shard of a stream: give 0, 1, 2, 4 "
+            f"or {LANES}"
+        )
+    return workers

@@ -1,28 +1,20 @@
 """`PaCoTrainingArguments`: `transformers.TrainingArguments` with the method's settings and defaults."""
 
+import copy
 import sys
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
-from transformers.hf_argparser import HfArg
 
-from ..losses.specs import DEFAULT_LOSS, LOSSES, LossSpec, loss_spec
+from ..losses.specs import LOSSES, LossSpec, loss_spec
 from ..utils.hardware import hardware_precision
-
-# Of transformers' own flags, those that `--help` shows; `--help_all` shows the rest.
-COMMON_TRAINING_FLAGS = {
-    *("output_dir", "num_train_epochs", "max_steps", "per_device_train_batch_size", "per_device_eval_batch_size"),
-    *("gradient_accumulation_steps", "learning_rate", "lr_scheduler_type", "warmup_steps", "optim", "weight_decay"),
-    *("max_grad_norm", "label_smoothing_factor", "seed", "eval_strategy", "save_strategy", "save_steps"),
-    *("save_total_limit", "logging_strategy", "logging_steps", "dataloader_num_workers", "dataloader_drop_last"),
-    *("metric_for_best_model", "report_to", "push_to_hub", "hub_model_id", "hub_private_repo"),
-}
+from .method_arguments import ChangedDefaults, MethodArguments
 
 
 @dataclass
-class PaCoTrainingArguments(TrainingArguments):
+class PaCoTrainingArguments(ChangedDefaults, MethodArguments, TrainingArguments):
     """Arguments of [`PaCoTrainer`]: those of `transformers.TrainingArguments`, and the method's.
 
     Each field's metadata has its help text, which `paco-hf train --help` prints.
@@ -63,80 +55,6 @@ class PaCoTrainingArguments(TrainingArguments):
     Raises:
         ValueError: a value out of range, or two that contradict each other.
     """
-
-    loss: str = HfArg(
-        default=DEFAULT_LOSS,
-        help="what is trained: PaCo, GPaCo, its multi-task or one-view variant, or a baseline",
-        metadata={"choices": LOSSES.keys()},
-    )
-    alpha: float | None = HfArg(
-        default=None, help="weight of each positive (default: 0.05; multitask: of the contrastive part, 0.5)"
-    )
-    beta: float = HfArg(default=1.0, help="weight of an anchor's class center (paco, gpaco)")
-    gamma: float = HfArg(default=1.0, help="weight of the rows in the denominator (paco, gpaco)")
-    temperature: float = HfArg(default=0.2, help="divides the similarities of features")
-    supervised_temperature: float = HfArg(default=1.0, help="divides the class logits (paco, gpaco)")
-    class_prior: bool = HfArg(
-        default=True, help="add the log of the class frequencies to the class logits in the loss (not ce)"
-    )
-    projection_dim: int = HfArg(default=128, help="width D of the projected features")
-    queue_size: int = HfArg(default=8192, help="length K of the queue of past keys; 0: none")
-    key_momentum: float = HfArg(default=0.999, help="momentum of the key encoder (paco)")
-    projector: Literal["auto", "mlp2-bn", "mlp3-relu", "mlp3-gelu"] = HfArg(
-        default="auto", help="projector; auto: mlp2-bn for paco, else mlp3-relu (mlp3-gelu on a ViT)"
-    )
-    gather_batch: bool = HfArg(default=False, help="contrast with the batches of all processes, not only the own")
-    momentum: float = HfArg(default=0.9, help="momentum of SGD")
-    nesterov: bool = HfArg(default=False, help="Nesterov momentum for SGD")
-    decay_all_parameters: bool = HfArg(
-        default=True, help="weight decay on biases and norms too, as in the reference; false: the usual exclusions"
-    )
-    layer_decay: float | None = HfArg(
-        default=None,
-        help="factor of the learning rate from each layer of the backbone to the one below it, such as 0.65 "
-        "(default: one rate for all)",
-    )
-    trainable_convolutions: str | None = HfArg(
-        default=None, help="train only the convolutions under this part of the backbone, such as layer4.2"
-    )
-    epoch_schedule: Literal["none", "cosine", "cifar_step", "mae"] = HfArg(
-        default="none",
-        help="the reference's schedules: cosine and cifar_step, set once an epoch, and mae, set each step; "
-        "none: --lr_scheduler_type, each step",
-    )
-    warmup_epochs: int = HfArg(default=10, help="warm-up of --epoch_schedule")
-    min_learning_rate: float = HfArg(default=0.0, help="where the schedule mae ends")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = HfArg(
-        default="auto", help="auto: bf16 where the hardware has it, else fp32; the loss is always float32"
-    )
-    channels_last: bool = HfArg(default=True, help="keep images and weights in channels-last memory")
-
-    optim: str = HfArg(default="sgd", help="optimizer, any that transformers knows")
-    learning_rate: float = HfArg(default=0.02, help="peak learning rate, for the whole batch")
-    weight_decay: float = HfArg(default=5e-4, help="weight decay")
-    per_device_train_batch_size: int = HfArg(default=128, help="training images a process and step")
-    per_device_eval_batch_size: int = HfArg(default=256, help="evaluation images a process and step")
-    num_train_epochs: float = HfArg(default=100, help="passes over the training images")
-    max_grad_norm: float = HfArg(default=0.0, help="clip gradients to this norm; 0: never")
-    lr_scheduler_type: str = HfArg(default="cosine", help="schedule where --epoch_schedule is none")
-    eval_strategy: str = HfArg(default="epoch", help="when to score the validation split")
-    save_strategy: str = HfArg(default="epoch", help="when to save a checkpoint: no, epoch or steps")
-    save_total_limit: int | None = HfArg(default=1, help="checkpoints to keep")
-    logging_strategy: str = HfArg(default="epoch", help="when to log: epoch or steps")
-    metric_for_best_model: str | None = HfArg(
-        default="balanced_accuracy", help="validation metric that selects the model"
-    )
-    dataloader_num_workers: int = HfArg(
-        default=-1,
-        help="processes that decode and augment; -1: none for images kept in memory, else one a core, 8 at most",
-    )
-    dataloader_drop_last: bool = HfArg(default=True, help="drop a ragged last training batch")
-    remove_unused_columns: bool | None = HfArg(default=False, help="drop columns the model does not take")
-    ddp_find_unused_parameters: bool | None = HfArg(default=False, help="of DistributedDataParallel")
-    logging_nan_inf_filter: bool = HfArg(default=False, help="hide losses that are not finite")
-    report_to: str = HfArg(default="none", help="trackers, such as tensorboard")
-    hub_strategy: str = HfArg(default="end", help="end: a run is pushed once, when it is finished")
-    disable_tqdm: bool | None = HfArg(default=None, help="no progress bar (default: where there is no terminal)")
 
     def __post_init__(self) -> None:
         self.bf16: bool
@@ -187,6 +105,13 @@ class PaCoTrainingArguments(TrainingArguments):
         ):
             if not holds:
                 raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)}")
+
+    def changed(self, **values: Any) -> "PaCoTrainingArguments":
+        """A copy with other values, which are not checked; device and processes are not set up anew."""
+        result = copy.copy(self)
+        for name, value in values.items():
+            setattr(result, name, value)
+        return result
 
     @property
     def spec(self) -> LossSpec:

@@ -31,7 +31,7 @@ def run(argv: list[str]) -> None:
     if not flags.dataset and fields:
         raise ValueError("--dataset_path, the lists and the columns go with --dataset: give it too")
     quiet()
-    from ..arguments.arguments import json_object
+    from ..arguments.model_arguments import json_object
     from ..conversion.from_reference import convert
     from ..runs.record import summary
 

@@ -6,10 +6,10 @@ from .launcher import HELP_FLAGS, NPROC_HELP, check_processes, in_processes
 
 def run(argv: list[str]) -> None:
     argv = in_processes("train", argv)
-    from ..arguments.parser import build_parser, parse_run
+    from ..arguments.parser import RunParser, parse_run
 
     if HELP_FLAGS & set(argv):
-        parser = build_parser("paco-hf train", show_all="--help_all" in argv)
+        parser = RunParser("paco-hf train", show_all="--help_all" in argv)
         # For the help alone: it is no setting of the run, so the run's parser does not have it.
         parser.add_argument("--nproc", type=int, metavar="N", help=NPROC_HELP)
         parser.print_help()

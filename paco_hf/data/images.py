@@ -123,6 +123,7 @@ class Images:
     def __init__(self, split: ImageSplit) -> None:
         self.split = split
         self.decoded: list[np.ndarray] | None = None
+        self._pixels: np.ndarray | None = None
         sample = [split.open(i) for i in sample_indices(len(self))]
         largest = max(image.width * image.height * 3 for image in sample)
         if split.groups is None and largest * len(self) <= _DECODED_LIMIT:
@@ -136,9 +137,10 @@ class Images:
         """All images as `uint8` `(N, H, W, 3)`, `None` where they are not kept or differ in size."""
         if self.decoded is None or len({image.shape for image in self.decoded}) > 1:
             return None
-        pixels = np.stack(self.decoded)
-        self.decoded = list(pixels)
-        return pixels
+        if self._pixels is None:
+            self._pixels = np.stack(self.decoded)
+            self.decoded = list(self._pixels)
+        return self._pixels
 
     def __getitem__(self, index: int) -> PILImage.Image:
         return self.split.open(index) if self.decoded is None else PILImage.fromarray(self.decoded[index])

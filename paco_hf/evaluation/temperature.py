@@ -9,6 +9,7 @@ from torch import Tensor
 from .priors import log_frequencies
 
 TEMPERATURE_RANGE = (0.02, 50.0)  # beyond, logits say nothing or everything
+FEW_IMAGES = 100  # to fit a temperature on
 
 
 def fit_temperature(logits: Any, labels: Any, logit_counts: Any = None) -> float:

@@ -10,8 +10,8 @@ from typing import Any
 from huggingface_hub import CommitInfo, HfApi, ModelCard
 from transformers import AutoImageProcessor
 
-from ..arguments.arguments import RunArguments
-from ..arguments.resolve import resolved
+from ..arguments.run_arguments import RunArguments
+from ..arguments.settings import run_settings
 from ..data.split_manifest import SPLITS_NAME, public_manifest
 from ..models.lora import ADAPTER_FOLDER
 from ..models.modeling_contrastive import TRAINING_STATE_NAME
@@ -119,7 +119,7 @@ def push_trainer(trainer: Any, **kwargs: Any) -> Any:
 def _method_settings(args: Any, config: Any) -> dict[str, Any]:
     """The settings of a trainer that no command line made: what it knows of data and views is nothing."""
     run = {field.name for field in dataclasses.fields(RunArguments)}
-    settings = {name: value for name, value in resolved(RunArguments(), args).items() if name not in run}
+    settings = {name: value for name, value in run_settings(RunArguments(), args).items() if name not in run}
     return {**settings, **{name: getattr(config, name) for name in ("backbone", "backbone_kwargs", "image_size")}}
 
 

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..arguments.arguments import RunArguments
-from ..arguments.resolve import resolved
+from ..arguments.run_arguments import RunArguments
+from ..arguments.settings import run_settings
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.split_manifest import SPLITS_NAME
 from ..models.lora import ADAPTER_FOLDER
@@ -164,7 +164,7 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
         raise ValueError(f"--output_dir {folder} is a file")
     if run.resume and (folder / METRICS_NAME).is_file():
         metrics = RunFolder(folder).metrics
-        changed = changed_settings(folder, resolved(run, args), only_named=True)
+        changed = changed_settings(folder, run_settings(run, args), only_named=True)
         if changed:
             raise ValueError(
                 f"{folder} is finished, and was made with other settings ({changed}): give another --output_dir, or "

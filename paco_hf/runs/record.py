@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from ..arguments.arguments import RunArguments
 from ..arguments.recipes import recipe_names
+from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.image_split import ImageSplit
 from ..metrics import HEADLINE, TITLES

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from ..arguments.arguments import RunArguments
+from ..arguments.run_arguments import RunArguments
 from ..data.spec import public_name
 
 _PATHS = ("dataset_path", "train_list", "validation_list", "test_list", "pretrained_file")

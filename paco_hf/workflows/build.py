@@ -1,98 +1,84 @@
-"""Backbone, model, image processor, views and trainer of a run."""
+"""From the plan of a run to what is trained: the model, the training data and the trainer."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from timm.data import resolve_data_config
 from torch.utils.data import Dataset
-from transformers import BitImageProcessor
+from transformers import TrainerCallback, set_seed
 
-from ..arguments.arguments import RunArguments
-from ..arguments.auto_settings import suggested_settings
-from ..arguments.training_args import PaCoTrainingArguments
-from ..data.augmentation.batched_transforms import BatchedView, BatchedViews, batched_obstacle
+from ..arguments.resolve import RunPlan
+from ..arguments.run_arguments import RunArguments
+from ..data.augmentation.batched_transforms import BatchedView, BatchedViews
 from ..data.augmentation.transforms import build_view
 from ..data.images import ImageData, Images
+from ..data.long_tail import class_counts
 from ..data.samplers import LANES, StreamSampler
-from ..data.torch_datasets import ViewsDataset, WholeImages
+from ..data.torch_datasets import EvaluationDataset, ImageCollator, ViewsDataset, WholeImages
 from ..inference.features import Embeddings, extract_features
-from ..models.image_processing import SMALL_IMAGE, build_processor
 from ..models.lora import add_adapter
 from ..models.modeling_paco import PaCoForImageClassification
-from ..models.pretrained_backbones import BackboneSource, find_backbone, one_side
+from ..models.pretrained_backbones import BackboneSource
 from ..trainer.class_centers import start_from_centers
 from ..trainer.paco_trainer import PaCoTrainer
+from ..utils.console import say
+from .prepare_data import RunData
 
 
-def is_pretrained(run: RunArguments, backbone: BackboneSource | None) -> bool:
-    return run.pretrained or bool(run.pretrained_file or (backbone and backbone.weights))
+@dataclass
+class RunParts:
+    """What a trainer is made of.
+
+    Args:
+        model (`PaCoForImageClassification`): as training starts.
+        train_dataset (`Dataset`): the training images, as views or whole.
+        batched_views (`BatchedViews`, *optional*): what makes views of whole images, a batch at a time.
+    """
+
+    model: PaCoForImageClassification
+    train_dataset: Dataset
+    batched_views: BatchedViews | None
 
 
-def apply_auto_settings(
-    run: RunArguments, args: PaCoTrainingArguments, images: int, classes: int, backbone: BackboneSource
-) -> str:
-    """Choose what the user left open from the size of the data, and say so."""
-    parts = args.world_size * args.gradient_accumulation_steps
-    chosen = suggested_settings(
-        images,
-        int(run.image_size or 0),
-        is_pretrained(run, backbone),
-        loss=args.loss,
-        batch=None if "per_device_train_batch_size" in run.undecided else args.per_device_train_batch_size * parts,
-        epochs=None if "num_train_epochs" in run.undecided else args.num_train_epochs,
-        max_steps=args.max_steps,
-    )
-    chosen["per_device_train_batch_size"] = max(chosen.pop("batch") // parts, 1)
-    applied = {name: value for name, value in chosen.items() if name in run.undecided}
-    for name, value in applied.items():
-        setattr(args, name, value)
-    run.undecided = set()
-    listed = ", ".join(f"{name} {value}" for name, value in applied.items())
-    return f"chosen for {images:,} training images of {classes:,} classes: {listed} (a flag changes any of them)"
+def build(plan: RunPlan, data: RunData) -> RunParts:
+    """The model and the training data of a run.
+
+    Raises:
+        ValueError: the backbone does not take the images, or stored class centers do not fit.
+    """
+    set_seed(plan.args.seed)
+    model = build_model(plan, data.division.data, class_counts(data.train.split.labels, len(data.class_names)))
+    parts = RunParts(model, *build_views(plan, data.train))
+    if (centers := plan.run.class_centers) not in ("random", "means"):
+        line = start_from_centers(model, Embeddings.load(centers), Path(centers).name)
+        say(plan.args.process_index == 0, line)
+    return parts
 
 
-def fill_defaults(run: RunArguments, data: ImageData, backbone: BackboneSource | None) -> BackboneSource:
-    """Backbone, its input size and views that fit the size of the images, where the user named none."""
-    size = run.image_size or data.image_size
-    # Weights see what they were trained on: images of their own size.
-    pretrained = is_pretrained(run, backbone) and (backbone is None or "input_size" in (backbone.config or {}))
-    if size is None and not pretrained and (typical := data.native_size()) <= SMALL_IMAGE:
-        size = typical
-    run.backbone = run.backbone or ("cifar_resnet32" if size and size <= SMALL_IMAGE else "resnet50")
-    backbone = backbone or find_backbone(run.backbone)
-    config = backbone.config or {}
-    native = config.get("input_size", (3, 224, 224))[-1]
-    if "img_size" in run.backbone_options:
-        run.backbone_options["img_size"] = one_side(run.backbone_options["img_size"], str(run.backbone))
-    options = backbone.options | run.backbone_options
-    size = size or options.get("img_size") or native
-    if config.get("fixed_input_size") and size != native:
-        run.backbone_options.setdefault("img_size", size)
-    run.image_size = size
-    run.query_view = run.query_view or ("cifar_reg" if size <= SMALL_IMAGE else "regular")
-    run.key_view = run.key_view or ("cifar_sim" if size <= SMALL_IMAGE else "sim")
-    return backbone
-
-
-def new_model(run: RunArguments, backbone: BackboneSource, **config: Any) -> PaCoForImageClassification:
+def new_model(
+    run: RunArguments, backbone: BackboneSource, backbone_kwargs: dict[str, Any], **config: Any
+) -> PaCoForImageClassification:
+    """A classifier with the weights that the run starts from."""
     return PaCoForImageClassification.from_timm(
         backbone.architecture,
         pretrained=run.pretrained,
         pretrained_file=run.pretrained_file or backbone.weights,
         classifier_init_std=run.classifier_init_std,
-        backbone_kwargs=backbone.options | run.backbone_options,
+        backbone_kwargs=backbone_kwargs,
         **config,
     )
 
 
-def build_model(
-    run: RunArguments, backbone: BackboneSource, data: ImageData, counts: list[int]
-) -> PaCoForImageClassification:
+def build_model(plan: RunPlan, data: ImageData, counts: list[int]) -> PaCoForImageClassification:
+    """The classifier, which takes images of the plan's size; `counts`: training images of each class."""
+    run = plan.run
     model = new_model(
         run,
-        backbone,
+        plan.backbone,
+        plan.backbone_kwargs,
         image_size=run.image_size,
         id2label=dict(enumerate(data.class_names)),
         label2id={name: i for i, name in enumerate(data.class_names)},
@@ -116,87 +102,53 @@ def build_model(
     return model.train()
 
 
-def start_from_means(
-    args: PaCoTrainingArguments, model: PaCoForImageClassification, processor: Any, images: Images
-) -> str:
-    """Set the classifier to the class means of the training images' features; returns what was done."""
-    names, labels = list(model.config.id2label.values()), np.asarray(images.split.labels)
-    model.to(args.device)
-    features = extract_features(model.paco, processor, images, images.split.name, args.per_device_eval_batch_size)
-    model.train()
-    return start_from_centers(model, Embeddings(features, labels, None, names), images.split.name)
-
-
-def build_image_processor(
-    run: RunArguments, backbone: BackboneSource, data: ImageData, model: PaCoForImageClassification
-) -> BitImageProcessor:
-    """How images are made ready for evaluation: on one's own data as the backbone's weights were, unless images are
-    small or the user says otherwise."""
-    config: dict[str, Any] = (
-        {"pretrained_cfg": backbone.config} if backbone.weights else {"model": model.paco.backbone}
-    )
-    statistics, size = resolve_data_config({}, **config), model.config.image_size
-    as_backbone = data.user_data and size > SMALL_IMAGE
-    if run.eval_interpolation is None:
-        smooth = as_backbone and statistics["interpolation"] != "bilinear"
-        run.eval_interpolation = "bicubic" if smooth else "bilinear"
-    mean, std = data.mean or statistics["mean"], data.std or statistics["std"]
-    return build_processor(size, mean, std, run.eval_interpolation, statistics["crop_pct"] if as_backbone else None)
-
-
-def describe_input(run: RunArguments, backbone: BackboneSource, processor: BitImageProcessor) -> str:
-    weights = "weights drawn at random"
-    if file := run.pretrained_file or backbone.weights:
-        weights = f"weights of {Path(file).name}"
-    elif run.pretrained:
-        weights = "timm's pretrained weights"
-    side, cut = processor.size["shortest_edge"], processor.crop_size["height"]
-    mean, std = (", ".join(f"{value:.3f}" for value in of) for of in (processor.image_mean, processor.image_std))
-    return (
-        f"backbone {run.backbone}, {weights}; input {cut} x {cut} pixels, from images of a shorter side of {side} "
-        f"({run.eval_interpolation}); mean {mean}, std {std}"
-    )
-
-
-def build_views(
-    run: RunArguments, names: list[str], images: Any, seed: int, processor: Any
-) -> tuple[Dataset, BatchedViews | None]:
-    """The training data, and what makes views of its batches (`None`: it makes them itself).
-
-    `run.augment_backend` becomes what was chosen.
-    """
-    size = int(run.image_size or 0)
-    pixels = None if run.augment_backend == "pil" else images.pixels()
-    obstacle = batched_obstacle(names, size, pixels)
-    if run.augment_backend == "tensor" and obstacle:
-        raise ValueError(f"--augment_backend tensor cannot be had: {obstacle}; choose pil or auto")
-    if run.augment_backend == "auto":
-        # On larger images PIL is the faster one on a CPU.
-        run.augment_backend = "pil" if obstacle or size > SMALL_IMAGE else "tensor"
-    labels = images.split.labels
-    if run.augment_backend == "pil" or pixels is None:
-        return ViewsDataset(images, labels, [build_view(name, size) for name in names], seed), None
-    views = [BatchedView(name, size) for name in names]
+def build_views(plan: RunPlan, images: Images) -> tuple[Dataset, BatchedViews | None]:
+    """The training data, and what makes views of its batches (`None`: it makes them itself)."""
+    labels, seed, size, processor = images.split.labels, plan.args.seed, int(plan.run.image_size or 0), plan.processor
+    pixels = None if plan.run.augment_backend == "pil" else images.pixels()
+    if pixels is None:
+        return ViewsDataset(images, labels, [build_view(name, size) for name in plan.views], seed), None
+    views = [BatchedView(name, size) for name in plan.views]
     return WholeImages(pixels, labels, seed), BatchedViews(views, processor.image_mean, processor.image_std)
 
 
-def stream_sampler(run: RunArguments, args: PaCoTrainingArguments, groups: Any) -> StreamSampler | None:
-    if groups is None:
-        return None
-    seed = args.seed if args.data_seed is None else args.data_seed
-    processes = args.world_size
-    buffer = run.shuffle_buffer * processes
-    return StreamSampler(groups, args.per_device_train_batch_size, LANES * processes, buffer, seed)
+def start_from_means(plan: RunPlan, model: PaCoForImageClassification, images: Images) -> str:
+    """Set the classifier to the class means of the training images' features; returns what was done."""
+    names, labels = list(model.config.id2label.values()), np.asarray(images.split.labels)
+    model.to(plan.args.device)
+    batch, name = plan.args.per_device_eval_batch_size, images.split.name
+    features = extract_features(model.paco, plan.processor, images, name, batch)
+    model.train()
+    return start_from_centers(model, Embeddings(features, labels, None, names), name)
 
 
-def build_trainer(*args: Any, **kwargs: Any) -> PaCoTrainer:
+def build_trainer(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[TrainerCallback]) -> PaCoTrainer:
+    """The trainer of a run.
+
+    Raises:
+        ValueError: settings that contradict the model, the data or the installed packages.
+    """
+    args, validation = plan.args, data.validation
     try:
-        return PaCoTrainer(*args, **kwargs)
+        return PaCoTrainer(
+            parts.model,
+            args,
+            batched_views=parts.batched_views,
+            train_sampler=_stream_sampler(plan, data.train.split.groups),
+            train_dataset=parts.train_dataset,
+            eval_dataset=EvaluationDataset(validation, validation.split.labels) if validation else None,
+            data_collator=ImageCollator(plan.processor),
+            processing_class=plan.processor,
+            callbacks=list(callbacks),
+        )
     except RuntimeError as error:  # a tracker of --report_to that is not installed, a device that is not there
         raise ValueError(str(error)) from error
 
 
-def describe_hardware(args: PaCoTrainingArguments) -> str:
-    chosen = ", chosen for this hardware" if args.precision == "auto" else ""
-    processes = f", {args.world_size} processes" if args.world_size > 1 else ""
-    return f"{args.loss} on {args.device.type}{processes}, {args.resolved_precision}{chosen}"
+def _stream_sampler(plan: RunPlan, groups: Any) -> StreamSampler | None:
+    if groups is None:
+        return None
+    args = plan.args
+    seed = args.seed if args.data_seed is None else args.data_seed
+    lanes, buffer = LANES * args.world_size, plan.run.shuffle_buffer * args.world_size
+    return StreamSampler(groups, args.per_device_train_batch_size, lanes, buffer, seed)

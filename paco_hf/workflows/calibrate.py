@@ -6,12 +6,10 @@ from typing import Any
 from accelerate import PartialState
 
 from ..data.images import Images
-from ..evaluation.temperature import TEMPERATURE_RANGE, fit_temperature
+from ..evaluation.temperature import FEW_IMAGES, TEMPERATURE_RANGE, fit_temperature
 from ..inference.logits import balanced_logits
 from ..models.configuration_paco import PaCoConfig
 from ..utils.files import write_text
-
-FEW_IMAGES = 100  # to fit a temperature on
 
 
 def store_temperature(model: str, images: Images, class_names: list[str], **inference: Any) -> str:

@@ -1,10 +1,12 @@
-"""The data of a run: loaded, checked and split."""
+"""The data of a run: loaded, checked, split and decoded."""
 
-from ..arguments.arguments import RunArguments
+from dataclasses import dataclass
+
+from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.image_checks import ImageChecks, check_images
 from ..data.image_split import ImageSplit
-from ..data.images import ImageData, LabeledImages
+from ..data.images import ImageData, Images, LabeledImages
 from ..data.loading import load_data
 from ..data.samplers import LANES
 from ..data.spec import DataSpec
@@ -13,8 +15,44 @@ from ..data.splitting import TEST_FRACTION, Division, divide, report
 from ..utils.console import say
 
 
-def load_run_data(run: RunArguments, args: PaCoTrainingArguments) -> Division:
-    """The data, looked at and divided, and what the user should know of it before training."""
+@dataclass(frozen=True)
+class RunData:
+    """The splits of a run, and their images, ready to read.
+
+    Args:
+        division (`Division`): the splits.
+        test_fraction (`float`, *optional*): what was split off for the test; `None` where that was never a question.
+        train, validation, test (`Images`, *optional*): the images of each split.
+    """
+
+    division: Division
+    test_fraction: float | None
+    train: Images
+    validation: Images | None
+    test: Images | None
+
+    @property
+    def class_names(self) -> list[str]:
+        """The names of the classes, by class id."""
+        return self.division.data.class_names
+
+    @property
+    def splits(self) -> dict[str, ImageSplit | None]:
+        """The images of each split, still encoded."""
+        return {
+            "train": self.division.trained,
+            "validation": self.division.validation,
+            "test": self.division.data.test,
+        }
+
+
+def prepare_data(run: RunArguments, args: PaCoTrainingArguments) -> RunData:
+    """Load, check and split the data, say what the user should know of it before training, and decode it.
+
+    Raises:
+        ValueError, OSError: data that cannot be read or trained on. Everything is decoded, or sampled, here: an image
+            that cannot be decoded should not end a finished run.
+    """
     main = args.process_index == 0
     with args.main_process_first(local=False):
         window = max(run.shuffle_buffer, LANES * args.per_device_train_batch_size)
@@ -28,36 +66,39 @@ def load_run_data(run: RunArguments, args: PaCoTrainingArguments) -> Division:
         checks = check_images(data, run.skip_undecodable) if inspect else ImageChecks()
     if run.skip_undecodable and not inspect:
         raise ValueError("--skip_undecodable leaves out what --inspect finds: give --inspect true, or leave it out")
-    if data.user_data and data.test is None and run.test_fraction is None:
-        run.test_fraction = TEST_FRACTION
-    if data.test is not None and run.test_fraction:
+    test_fraction = run.test_fraction
+    if data.user_data and data.test is None and test_fraction is None:
+        test_fraction = TEST_FRACTION
+    if data.test is not None and test_fraction:
         data.notes.append("there is a test split, so --test_fraction carves none")
-    test_fraction = (run.test_fraction or 0.0) if data.user_data else 0.0
     division = divide(
         data,
         args.seed,
         run.validation_fraction,
-        test_fraction,
+        (test_fraction or 0.0) if data.user_data else 0.0,
         checks.duplicates,
         source=source,
         split_seed=run.split_seed,
     )
+    say(main, "\n".join(_describe(division, checks.lines)))
+    splits = (division.trained, division.validation, division.data.test)
+    train, validation, test = (Images(split) if split else None for split in splits)
+    assert train is not None
+    return RunData(division, test_fraction, train, validation, test)
+
+
+def _describe(division: Division, lines: list[str]) -> list[str]:
     data = division.data
-    if data.user_data:
-        lines = report(division, checks.lines)
-    else:
-        lines = [describe_data(data, division.trained, division.validation), *checks.lines]
-    lines += [f"WARNING: {warning}" for warning in data.warnings] + [f"note: {note}" for note in data.notes]
-    say(main, "\n".join(lines))
-    return division
+    head = report(division, lines) if data.user_data else [_describe_published(data, division), *lines]
+    return head + [f"WARNING: {warning}" for warning in data.warnings] + [f"note: {note}" for note in data.notes]
 
 
-def describe_data(data: ImageData, trained: ImageSplit, validation: ImageSplit | None) -> str:
+def _describe_published(data: ImageData, division: Division) -> str:
     counts = data.class_counts
     parts = [
         f"{data.train.name}: {len(counts)} classes, {max(counts)} to {min(counts)} images a class; "
-        f"{len(trained.labels)} to train on"
+        f"{len(division.trained.labels)} to train on"
     ]
-    for split, purpose in ((validation, "validation"), (data.test, "the test")):
+    for split, purpose in ((division.validation, "validation"), (data.test, "the test")):
         parts.append(f"{len(split.labels)} for {purpose} ({split.name})" if split else f"none for {purpose}")
     return ", ".join(parts)

@@ -9,7 +9,7 @@ from user_data import complaint
 from paco_hf import PaCoTrainingArguments
 from paco_hf.arguments.parser import parse_run, resolved_recipe
 from paco_hf.arguments.recipes import overview, read_recipe, recipe_names
-from paco_hf.arguments.resolve import resolved
+from paco_hf.arguments.settings import run_settings
 from paco_hf.cli import main
 
 # By row: the recipe, the figure reported, prior, views and precision.
@@ -111,7 +111,7 @@ def test_settings_are_the_rows(fields: list[str]) -> None:
     assert (args.beta, args.gamma, args.supervised_temperature, args.key_momentum) == (1, 1, 1, 0.999)
     assert (run.validation_fraction, args.seed, args.max_grad_norm) == (0, 0, 0)
     assert (args.dataloader_drop_last, args.gather_batch, args.projector) == (True, False, "auto")
-    assert run.batch_note is None
+    assert run.notes == ()
     if row in VITS:
         layers, depth, accumulated = VITS[row]
         assert (args.optim, args.adam_beta1, args.adam_beta2, args.adam_epsilon) == ("adamw_torch", 0.9, 0.999, 1e-8)
@@ -177,8 +177,8 @@ def test_show_is_a_recipe_with_the_same_settings(tmp_path, capsys) -> None:
         assert {"projector", "max_grad_norm", "eval_interpolation"} <= shown.keys()
         again = resolved_recipe(str(file))
         assert {**again, "about": None} == {**resolved_recipe(name), "about": None}
-        settings = resolved(*parse_run(["--recipe", str(file), "--precision", "fp32"]))
-        assert settings == resolved(*parse_run(["--recipe", name, "--precision", "fp32"]))
+        settings = run_settings(*parse_run(["--recipe", str(file), "--precision", "fp32"]))
+        assert settings == run_settings(*parse_run(["--recipe", name, "--precision", "fp32"]))
 
 
 def test_table(capsys) -> None:
@@ -209,7 +209,12 @@ def test_ensemble_is_not_trained(capsys) -> None:
 
 def batch_of(*argv: str) -> tuple[int, int | None, float, str | None]:
     run, args = parse_run(["--recipe", "paco-resnet50-imagenet-lt", *argv])
-    return args.per_device_train_batch_size, run.global_batch_size, args.learning_rate, run.batch_note
+    return (
+        args.per_device_train_batch_size,
+        run.global_batch_size,
+        args.learning_rate,
+        run.notes[0] if run.notes else None,
+    )
 
 
 def test_batch_and_learning_rate_follow_the_processes(monkeypatch, tmp_path) -> None:
@@ -227,11 +232,11 @@ def test_batch_and_learning_rate_follow_the_processes(monkeypatch, tmp_path) -> 
     monkeypatch.setattr(PaCoTrainingArguments, "world_size", property(lambda self: 3))
     assert batch_of()[:3] == (43, 129, pytest.approx(0.02 * 129 / 128))
     # The recipe that the run saves gives the same run, and nothing is scaled twice.
-    first = resolved(*parse_run(["--recipe", "paco-resnet50-imagenet-lt"]))
+    first = run_settings(*parse_run(["--recipe", "paco-resnet50-imagenet-lt"]))
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(first))
     run, args = parse_run(["--recipe", str(tmp_path / "recipe.yaml")])
-    assert resolved(run, args) == first
-    assert run.batch_note is None
+    assert run_settings(run, args) == first
+    assert run.notes == ()
 
 
 def test_least_rate_and_users_batches_are_left_alone() -> None:
@@ -241,7 +246,7 @@ def test_least_rate_and_users_batches_are_left_alone() -> None:
     run, args = parse_run(["--dataset", "imagenet-lt", "--per_device_train_batch_size", "32"])
     assert (run.global_batch_size, args.learning_rate, args.per_device_train_batch_size) == (None, 0.02, 32)
     run, args = parse_run(["--dataset", "imagenet-lt", "--global_batch_size", "64"])
-    assert (args.per_device_train_batch_size, args.learning_rate, run.batch_note) == (64, 0.02, None)
+    assert (args.per_device_train_batch_size, args.learning_rate, run.notes) == (64, 0.02, ())
     with pytest.raises(ValueError, match="global_batch_size must be at least 1, got 0"):
         parse_run(["--global_batch_size", "0"])
 

@@ -1,0 +1,75 @@
+"""From a trained model to a complete run folder: saved, calibrated, scored, recorded."""
+
+from pathlib import Path
+from typing import Any
+
+from ..arguments.resolve import RunPlan
+from ..inference.logits import balanced_logits, score
+from ..metrics import headline
+from ..reports.model_card import write_card
+from ..runs.layout import EVALUATION_FOLDER, METRICS_NAME, RUN_NAME
+from ..runs.record import run_record, summary
+from ..trainer.paco_trainer import PaCoTrainer
+from ..utils.console import say
+from ..utils.files import write_json
+from ..utils.memory import peak_memory
+from .calibrate import store_temperature
+from .evaluate import examine, write_evaluation
+from .prepare_data import RunData
+
+
+def finish(plan: RunPlan, data: RunData, trainer: PaCoTrainer) -> dict[str, Any]:
+    """Save the selected model, calibrate it, score it once on the test split, and write what a run folder holds.
+
+    Args:
+        plan (`RunPlan`): of the run.
+        data (`RunData`): its splits.
+        trainer (`PaCoTrainer`): after training.
+
+    Returns:
+        what `metrics.json` holds.
+    """
+    run, args, folder = plan.run, plan.args, Path(plan.args.output_dir)
+    main = args.process_index == 0
+    if run.lora_rank:
+        say(main, f"peak memory of training: {peak_memory(args.device.type)}")
+    steps = _save(plan, trainer, folder)
+    if run.calibrate:
+        assert data.validation is not None
+        say(main, store_temperature(str(folder), data.validation, data.class_names))
+        trainer.accelerator.wait_for_everyone()
+    # What is scored is the saved folder, in full precision: what `pipeline` will give.
+    tested = balanced_logits(str(folder), data.test, data.class_names) if data.test else None
+    metrics: dict[str, Any] = {
+        "test": headline(tested[0].argmax(axis=1), tested[1], tested[2]) if tested else None,
+        "validation": score(folder, data.validation) if data.validation else None,
+        **steps,
+    }
+    if main:
+        notes = [*data.division.data.warnings, *data.division.data.notes]
+        record = run_record(run, args, data.splits, trainer.training_time.seconds, notes)
+        write_json(folder / RUN_NAME, record)
+        write_json(folder / METRICS_NAME, metrics)
+    say(main, summary(metrics, str(folder)))
+    if main and run.report:
+        if data.test and tested:
+            page = write_evaluation(folder / EVALUATION_FOLDER, *examine([str(folder)], data.test, *tested))
+            say(main, f"report: {page}")
+        say(main, f"model card: {write_card(folder)}")
+    return metrics
+
+
+def _save(plan: RunPlan, trainer: PaCoTrainer, folder: Path) -> dict[str, Any]:
+    """Save the selected model; which step it is of, and the validation scores that selected it."""
+    last_step, selected_step = trainer.state.global_step, trainer.load_selected()
+    key = "eval_balanced_accuracy"
+    history = {str(entry["step"]): entry[key] for entry in trainer.state.log_history if key in entry}
+    if plan.args.process_index == 0:
+        trainer.save_classifier(folder)
+        plan.processor.save_pretrained(folder)
+    trainer.accelerator.wait_for_everyone()
+    return {
+        "selected_step": selected_step,
+        "last_step": last_step,
+        "validation_balanced_accuracy_by_step": history,
+    }
