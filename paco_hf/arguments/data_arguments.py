@@ -1,9 +1,8 @@
 """Where the images of a run come from, and how they are divided into splits."""
 
 from dataclasses import dataclass
-from typing import Literal
 
-from .fields import arg, require
+from .fields import AT_LEAST_0, AT_LEAST_1, FRACTION, arg, check_ranges
 
 
 @dataclass
@@ -22,7 +21,9 @@ class DataArguments:
     validation_list: str | None = arg(None, "likewise of the validation images")
     test_list: str | None = arg(None, "likewise of the test images")
     streaming: bool = arg(False, "read a prepared folder, or its address, shard by shard, shuffled in a buffer")
-    shuffle_buffer: int = arg(4096, "encoded images of a process to shuffle among one another when streaming")
+    shuffle_buffer: int = arg(
+        4096, "encoded images of a process to shuffle among one another when streaming", AT_LEAST_1
+    )
     image_column: str | None = arg(None, "column of the images (default: recognized)")
     label_column: str | None = arg(None, "column of the classes (default: recognized)")
     train_split: str | None = arg(None, "what your own data calls the split to train on (default: recognized)")
@@ -33,27 +34,18 @@ class DataArguments:
     )
     skip_undecodable: bool = arg(False, "leave out images of your own data that cannot be decoded")
     imbalance_factor: float = arg(100, "images of the most : least frequent class, for cifar*-lt")
-    imbalance_kind: Literal["exp", "step", "pareto"] = arg("exp", "shape of the tail, for cifar*-lt")
+    imbalance_kind: str = arg("exp", "shape of the tail, for cifar*-lt", choices=("exp", "step", "pareto"))
     validation_fraction: float = arg(
-        0.1, "share of the training images carved to select the model; 0: train on all, report the last epoch"
+        0.1,
+        "share of the training images carved to select the model; 0: train on all, report the last epoch",
+        FRACTION,
     )
     test_fraction: float | None = arg(
-        None, "share of each class carved for the test where your own data has none (default: 0.2; 0: none)"
+        None, "share of each class carved for the test where your own data has none (default: 0.2; 0: none)", FRACTION
     )
-    split_seed: int = arg(0, "of the test carve, which does not follow --seed")
+    split_seed: int = arg(0, "of the test carve, which does not follow --seed", AT_LEAST_0)
 
     def __post_init__(self) -> None:
-        require(
-            0 <= self.validation_fraction < 1,
-            f"validation_fraction must be at least 0 and below 1, got {self.validation_fraction}",
-        )
-        require(self.shuffle_buffer >= 1, f"shuffle_buffer must be at least 1, got {self.shuffle_buffer}")
-        require(self.split_seed >= 0, f"split_seed must not be negative, got {self.split_seed}")
-        require(
-            not self.skip_undecodable or self.inspect is not False,
-            "--skip_undecodable leaves out what --inspect finds: leave out --inspect false",
-        )
-        require(
-            self.test_fraction is None or 0 <= self.test_fraction < 1,
-            f"test_fraction must be at least 0 and below 1, got {self.test_fraction}",
-        )
+        check_ranges(self)
+        if self.skip_undecodable and self.inspect is False:
+            raise ValueError("--skip_undecodable leaves out what --inspect finds: leave out --inspect false")

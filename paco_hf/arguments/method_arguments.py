@@ -1,10 +1,9 @@
 """The training settings of the method, and those of transformers whose defaults differ here. Loads no torch."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 from ..losses.specs import DEFAULT_LOSS, LOSSES
-from .fields import arg
+from .fields import AT_LEAST_0, AT_LEAST_1, FACTOR, POSITIVE, SHARE, arg
 
 
 @dataclass
@@ -19,14 +18,16 @@ class MethodArguments:
     alpha: float | None = arg(None, "weight of each positive (default: 0.05; multitask: of the contrastive part, 0.5)")
     beta: float = arg(1.0, "weight of an anchor's class center (paco, gpaco)")
     gamma: float = arg(1.0, "weight of the rows in the denominator (paco, gpaco)")
-    temperature: float = arg(0.2, "divides the similarities of features")
-    supervised_temperature: float = arg(1.0, "divides the class logits (paco, gpaco)")
+    temperature: float = arg(0.2, "divides the similarities of features", POSITIVE)
+    supervised_temperature: float = arg(1.0, "divides the class logits (paco, gpaco)", POSITIVE)
     class_prior: bool = arg(True, "add the log of the class frequencies to the class logits in the loss (not ce)")
-    projection_dim: int = arg(128, "width D of the projected features")
-    queue_size: int = arg(8192, "length K of the queue of past keys; 0: none")
-    key_momentum: float = arg(0.999, "momentum of the key encoder (paco)")
-    projector: Literal["auto", "mlp2-bn", "mlp3-relu", "mlp3-gelu"] = arg(
-        "auto", "projector; auto: mlp2-bn for paco, else mlp3-relu (mlp3-gelu on a ViT)"
+    projection_dim: int = arg(128, "width D of the projected features", AT_LEAST_1)
+    queue_size: int = arg(8192, "length K of the queue of past keys; 0: none", AT_LEAST_0)
+    key_momentum: float = arg(0.999, "momentum of the key encoder (paco)", SHARE)
+    projector: str = arg(
+        "auto",
+        "projector; auto: mlp2-bn for paco, else mlp3-relu (mlp3-gelu on a ViT)",
+        choices=("auto", "mlp2-bn", "mlp3-relu", "mlp3-gelu"),
     )
     gather_batch: bool = arg(False, "contrast with the batches of all processes, not only the own")
     momentum: float = arg(0.9, "momentum of SGD")
@@ -38,19 +39,23 @@ class MethodArguments:
         None,
         "factor of the learning rate from each layer of the backbone to the one below it, such as 0.65 (default: one "
         "rate for all)",
+        FACTOR,
     )
     trainable_convolutions: str | None = arg(
         None, "train only the convolutions under this part of the backbone, such as layer4.2"
     )
-    epoch_schedule: Literal["none", "cosine", "cifar_step", "mae"] = arg(
+    epoch_schedule: str = arg(
         "none",
         "the reference's schedules: cosine and cifar_step, set once an epoch, and mae, set each step; none: "
         "--lr_scheduler_type, each step",
+        choices=("none", "cosine", "cifar_step", "mae"),
     )
-    warmup_epochs: int = arg(10, "warm-up of --epoch_schedule")
-    min_learning_rate: float = arg(0.0, "where the schedule mae ends")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = arg(
-        "auto", "auto: bf16 where the hardware has it, else fp32; the loss is always float32"
+    warmup_epochs: int = arg(10, "warm-up of --epoch_schedule", AT_LEAST_0)
+    min_learning_rate: float = arg(0.0, "where the schedule mae ends", AT_LEAST_0)
+    precision: str = arg(
+        "auto",
+        "auto: bf16 where the hardware has it, else fp32; the loss is always float32",
+        choices=("auto", "fp32", "bf16", "fp16"),
     )
     channels_last: bool = arg(True, "keep images and weights in channels-last memory")
 
@@ -60,10 +65,10 @@ class ChangedDefaults:
     """Settings of `transformers.TrainingArguments` with other defaults."""
 
     optim: str = arg("sgd", "optimizer, any that transformers knows")
-    learning_rate: float = arg(0.02, "peak learning rate, for the whole batch")
-    weight_decay: float = arg(5e-4, "weight decay")
-    per_device_train_batch_size: int = arg(128, "training images a process and step")
-    per_device_eval_batch_size: int = arg(256, "evaluation images a process and step")
+    learning_rate: float = arg(0.02, "peak learning rate, for the whole batch", AT_LEAST_0)
+    weight_decay: float = arg(5e-4, "weight decay", AT_LEAST_0)
+    per_device_train_batch_size: int = arg(128, "training images a process and step", AT_LEAST_1)
+    per_device_eval_batch_size: int = arg(256, "evaluation images a process and step", AT_LEAST_1)
     num_train_epochs: float = arg(100, "passes over the training images")
     max_grad_norm: float = arg(0.0, "clip gradients to this norm; 0: never")
     lr_scheduler_type: str = arg("cosine", "schedule where --epoch_schedule is none")

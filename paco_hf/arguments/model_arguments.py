@@ -3,9 +3,9 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from .fields import arg, require
+from .fields import AT_LEAST_1, POSITIVE, arg
 
 
 @dataclass
@@ -24,9 +24,11 @@ class ModelArguments:
     )
     freeze_backbone: bool = arg(False, "train classifier and projector on the backbone as it is")
     lora_rank: int | None = arg(
-        None, "train low-rank adapters of this rank beside the backbone's linear layers, not its weights (peft)"
+        None,
+        "train low-rank adapters of this rank beside the backbone's linear layers, not its weights (peft)",
+        AT_LEAST_1,
     )
-    lora_alpha: float | None = arg(None, "scale of the adapters, times 1 / rank (default: twice the rank)")
+    lora_alpha: float | None = arg(None, "scale of the adapters, times 1 / rank (default: twice the rank)", POSITIVE)
     lora_targets: str | None = arg(None, "linear layers to adapt, such as qkv,proj (default: all; they are printed)")
     class_centers: str = arg(
         "random",
@@ -34,58 +36,37 @@ class ModelArguments:
         "embed`, whose class means, or rows (one a class), are taken",
     )
     classifier_init_std: float | None = arg(
-        None, "standard deviation of the new classifier's weights (default: PyTorch's uniform)"
+        None, "standard deviation of the new classifier's weights (default: PyTorch's uniform)", POSITIVE
     )
-    image_size: int | None = arg(None, "side in pixels (default: the data set's or the backbone's)")
-    eval_interpolation: Literal["bilinear", "bicubic"] | None = arg(
-        None, "how evaluation images are resized (default: bilinear; on your own data the backbone's)"
+    image_size: int | None = arg(None, "side in pixels (default: the data set's or the backbone's)", AT_LEAST_1)
+    eval_interpolation: str | None = arg(
+        None,
+        "how evaluation images are resized (default: bilinear; on your own data the backbone's)",
+        choices=("bilinear", "bicubic"),
     )
     query_view: str | None = arg(
         None, "augmentation of the query view (default: cifar_reg for small images, else regular)"
     )
     key_view: str | None = arg(None, "augmentation of the key view (default: cifar_sim for small images, else sim)")
-    augment_backend: Literal["auto", "pil", "tensor"] = arg(
+    augment_backend: str = arg(
         "auto",
         "pil: views an image at a time, in the data loader; tensor: a batch at a time, on the device, for images of "
         "one size that are kept in memory; auto: tensor for small images where it can be",
+        choices=("auto", "pil", "tensor"),
     )
 
     def __post_init__(self) -> None:
-        size, deviation, rank = self.image_size, self.classifier_init_std, self.lora_rank
-        require(size is None or size >= 1, f"image_size must be at least 1, got {size}")
-        require(
-            self.augment_backend in ("auto", "pil", "tensor"),
-            f"augment_backend must be auto, pil or tensor, got {self.augment_backend!r}",
-        )
-        require(deviation is None or deviation > 0, f"classifier_init_std must be positive, got {deviation}")
-        require(
-            rank is not None or (self.lora_alpha is None and not self.lora_targets),
-            "--lora_alpha and --lora_targets are of adapters: give --lora_rank too, such as 8",
-        )
-        require(
-            rank is None or (rank >= 1 and (self.lora_alpha or 1) > 0),
-            f"lora_rank must be at least 1 and lora_alpha positive, got {rank} and {self.lora_alpha}",
-        )
-        require(
-            rank is None or not self.freeze_backbone,
-            "--lora_rank trains adapters of the backbone, --freeze_backbone nothing of it: give one",
-        )
-        require(
-            self.class_centers == "random" or deviation is None,
-            "--class_centers and --classifier_init_std both set the classifier: give one",
-        )
-        require(
-            self.class_centers in ("random", "means") or Path(self.class_centers).is_file(),
-            f"class_centers must be random, means or a file of embeddings, got {self.class_centers!r}, no file",
-        )
-        require(
-            self.eval_interpolation in (None, "bilinear", "bicubic"),
-            f"eval_interpolation must be bilinear or bicubic, got {self.eval_interpolation!r}",
-        )
-        require(
-            self.pretrained_file is None or Path(self.pretrained_file).is_file(),
-            f"pretrained_file {self.pretrained_file!r} does not exist, or is no file",
-        )
+        adapters, centers, file = self.lora_rank is not None, self.class_centers, self.pretrained_file
+        if not adapters and (self.lora_alpha is not None or self.lora_targets):
+            raise ValueError("--lora_alpha and --lora_targets are of adapters: give --lora_rank too, such as 8")
+        if adapters and self.freeze_backbone:
+            raise ValueError("--lora_rank trains adapters of the backbone, --freeze_backbone nothing of it: give one")
+        if centers != "random" and self.classifier_init_std is not None:
+            raise ValueError("--class_centers and --classifier_init_std both set the classifier: give one")
+        if centers not in ("random", "means") and not Path(centers).is_file():
+            raise ValueError(f"class_centers must be random, means or a file of embeddings, got {centers!r}, no file")
+        if file is not None and not Path(file).is_file():
+            raise ValueError(f"pretrained_file {file!r} does not exist, or is no file")
         json_object(self.backbone_kwargs)
 
     @property
@@ -105,5 +86,6 @@ def json_object(value: Any) -> dict[str, Any]:
             value = json.loads(value)
         except json.JSONDecodeError as error:
             raise ValueError(f"backbone_kwargs must be a JSON object, got {value!r} ({error})") from error
-    require(value is None or isinstance(value, dict), f"backbone_kwargs must be a JSON object, got {value!r}")
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"backbone_kwargs must be a JSON object, got {value!r}")
     return value or {}

@@ -3,7 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from timm.data import resolve_data_config
 from transformers import BitImageProcessor
@@ -161,7 +161,7 @@ def _choose_automatic(
 
 def _choose_processor(
     run: RunArguments, data: ImageData, backbone: BackboneSource, backbone_kwargs: dict[str, Any]
-) -> tuple[BitImageProcessor, Literal["bilinear", "bicubic"]]:
+) -> tuple[BitImageProcessor, str]:
     """How images are made ready for evaluation: on one's own data as the backbone's weights were, unless images are
     small or the user says otherwise."""
     config = backbone.config or {}
@@ -190,7 +190,7 @@ def _describe_input(run: RunArguments, backbone: BackboneSource, processor: BitI
     )
 
 
-def _choose_augment_backend(run: RunArguments, views: tuple[str, ...], images: Images) -> Literal["pil", "tensor"]:
+def _choose_augment_backend(run: RunArguments, views: tuple[str, ...], images: Images) -> str:
     if run.augment_backend == "pil":
         return "pil"
     size = int(run.image_size or 0)

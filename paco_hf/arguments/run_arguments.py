@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .data_arguments import DataArguments
-from .fields import arg, require
+from .fields import AT_LEAST_1, arg
 from .model_arguments import ModelArguments
 
 
@@ -24,6 +24,7 @@ class WorkflowArguments:
         None,
         "training images of an optimizer step, over all processes: what --learning_rate is for; sets "
         "--per_device_train_batch_size where that is not given",
+        AT_LEAST_1,
     )
     scale_learning_rate: bool = arg(
         True, "where the batch is not the recipe's, scale the recipe's learning rate in proportion"
@@ -36,15 +37,6 @@ class WorkflowArguments:
     resume: bool = arg(False, "go on from the last complete checkpoint in --output_dir (or start, if none)")
     overwrite: bool = arg(False, "replace an earlier run in --output_dir")
     dry_run: bool = arg(False, "check everything, print what would be done, and stop")
-
-    def __post_init__(self) -> None:
-        require(
-            not (self.resume and self.overwrite), "--resume and --overwrite contradict each other: give one of them"
-        )
-        require(
-            self.global_batch_size is None or self.global_batch_size >= 1,
-            f"global_batch_size must be at least 1, got {self.global_batch_size}",
-        )
 
 
 # In the order of the help.
@@ -68,9 +60,11 @@ class RunArguments(WorkflowArguments, ModelArguments, DataArguments, RecipeArgum
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        for table in (WorkflowArguments, ModelArguments, DataArguments):
-            table.__post_init__(self)
-        require(
-            not (self.streaming and self.class_centers == "means"),
-            "--class_centers means reads all images first, --streaming once: give a file of embeddings",
-        )
+        DataArguments.__post_init__(self)
+        ModelArguments.__post_init__(self)
+        if self.resume and self.overwrite:
+            raise ValueError("--resume and --overwrite contradict each other: give one of them")
+        if self.streaming and self.class_centers == "means":
+            raise ValueError(
+                "--class_centers means reads all images first, --streaming once: give a file of embeddings"
+            )

@@ -10,6 +10,7 @@ from transformers import TrainingArguments
 
 from ..losses.specs import LOSSES, LossSpec, loss_spec
 from ..utils.hardware import hardware_precision
+from .fields import check_ranges
 from .method_arguments import ChangedDefaults, MethodArguments
 
 
@@ -76,35 +77,19 @@ class PaCoTrainingArguments(ChangedDefaults, MethodArguments, TrainingArguments)
 
     def _check(self) -> None:
         loss_spec(self.loss)
-        for name, choices in (
-            ("epoch_schedule", ("none", "cosine", "cifar_step", "mae")),
-            ("precision", ("auto", "fp32", "bf16", "fp16")),
-            ("hub_strategy", ("end",)),
-        ):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
-        least = {
-            **dict.fromkeys(("gradient_accumulation_steps", "projection_dim"), 1),
-            **dict.fromkeys(("per_device_train_batch_size", "per_device_eval_batch_size"), 1),
-            **dict.fromkeys(("queue_size", "warmup_epochs", "learning_rate", "min_learning_rate", "weight_decay"), 0),
-        }
-        smoothing, lowest = self.label_smoothing_factor, self.min_learning_rate
-        for name, wanted, holds in (
-            ("temperature", "positive", self.temperature > 0),
-            ("supervised_temperature", "positive", self.supervised_temperature > 0),
-            *((name, f"at least {minimum}", getattr(self, name) >= minimum) for name, minimum in least.items()),
-            ("label_smoothing_factor", "at least 0 and below 1", 0 <= smoothing < 1),
-            ("layer_decay", "above 0 and at most 1", self.layer_decay is None or 0 < self.layer_decay <= 1),
-            (
-                "min_learning_rate",
-                f"at most learning_rate, {self.learning_rate}",
-                self.epoch_schedule != "mae" or lowest <= self.learning_rate,
-            ),
-            ("key_momentum", "between 0 and 1", 0 <= self.key_momentum <= 1),
-            ("num_train_epochs", "positive", self.num_train_epochs > 0 or self.max_steps > 0),
-        ):
-            if not holds:
-                raise ValueError(f"{name} must be {wanted}, got {getattr(self, name)}")
+        check_ranges(self)
+        if self.hub_strategy != "end":
+            raise ValueError(f"hub_strategy must be one of end, got {self.hub_strategy!r}")
+        if self.gradient_accumulation_steps < 1:
+            raise ValueError(f"gradient_accumulation_steps must be at least 1, got {self.gradient_accumulation_steps}")
+        if not 0 <= self.label_smoothing_factor < 1:
+            smoothing = self.label_smoothing_factor
+            raise ValueError(f"label_smoothing_factor must be at least 0 and below 1, got {smoothing}")
+        if self.epoch_schedule == "mae" and self.min_learning_rate > self.learning_rate:
+            limit = f"at most learning_rate, {self.learning_rate}"
+            raise ValueError(f"min_learning_rate must be {limit}, got {self.min_learning_rate}")
+        if not self.num_train_epochs > 0 and not self.max_steps > 0:
+            raise ValueError(f"num_train_epochs must be positive, got {self.num_train_epochs}")
 
     def changed(self, **values: Any) -> "PaCoTrainingArguments":
         """A copy with other values, which are not checked; device and processes are not set up anew."""
