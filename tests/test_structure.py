@@ -1,6 +1,5 @@
 """The rules of `CONTRIBUTING.md` that no linter sees: imports, sizes, names, private parts of libraries."""
 
-import argparse
 import ast
 import io
 import re
@@ -38,10 +37,6 @@ PRONOUNS = {"own", "given", "found", "told", "seen", "said", "strange", "lonely"
 TRAVELING = ("configuration_paco", "modeling_paco", "backbones")  # with each checkpoint
 # Private names of libraries, each with what has it and why no public way does.
 PRIVATE: dict[str, tuple[Callable[[], Any], str]] = {
-    "_actions": (
-        argparse.ArgumentParser,
-        "a parser lists its flags, which recipes are checked against, nowhere else",
-    ),
     "_AUGMENTATION_SPACE": (lambda: v2.RandAugment, "the operations' ranges, which batched views share with PIL's"),
     "_policies": (v2.AutoAugment, "the CIFAR-10 policy, which torchvision has in no other place"),
     "_fingerprint": (lambda: Dataset.from_dict({}), "datasets names the content of a data set in no other way"),

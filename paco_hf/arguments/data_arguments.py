@@ -1,6 +1,7 @@
 """Where the images of a run come from, and how they are divided into splits."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from .fields import AT_LEAST_0, AT_LEAST_1, FRACTION, arg, check_ranges
 
@@ -34,7 +35,7 @@ class DataArguments:
     )
     skip_undecodable: bool = arg(False, "leave out images of your own data that cannot be decoded")
     imbalance_factor: float = arg(100, "images of the most : least frequent class, for cifar*-lt")
-    imbalance_kind: str = arg("exp", "shape of the tail, for cifar*-lt", choices=("exp", "step", "pareto"))
+    imbalance_kind: Literal["exp", "step", "pareto"] = arg("exp", "shape of the tail, for cifar*-lt")
     validation_fraction: float = arg(
         0.1,
         "share of the training images carved to select the model; 0: train on all, report the last epoch",

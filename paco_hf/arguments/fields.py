@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 Range = tuple[str, Callable[[Any], bool]]
 
@@ -32,8 +32,10 @@ def check_ranges(table: Any) -> None:
     Raises:
         ValueError: a value that is not among the field's choices, or out of its range.
     """
+    types = get_type_hints(type(table))
     for field in dataclasses.fields(table):
-        value, choices, valid = getattr(table, field.name), field.metadata.get("choices"), field.metadata.get("valid")
+        value, valid, kind = getattr(table, field.name), field.metadata.get("valid"), types[field.name]
+        choices = [c for part in (kind, *get_args(kind)) if get_origin(part) is Literal for c in get_args(part)]
         if choices and value is not None and value not in choices:
             raise ValueError(f"{field.name} must be one of {', '.join(choices)}, got {value!r}")
         if valid and value is not None and not valid[1](value):

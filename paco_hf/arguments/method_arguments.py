@@ -1,6 +1,7 @@
 """The training settings of the method, and those of transformers whose defaults differ here. Loads no torch."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from ..losses.specs import DEFAULT_LOSS, LOSSES
 from .fields import AT_LEAST_0, AT_LEAST_1, FACTOR, POSITIVE, SHARE, arg
@@ -24,10 +25,8 @@ class MethodArguments:
     projection_dim: int = arg(128, "width D of the projected features", AT_LEAST_1)
     queue_size: int = arg(8192, "length K of the queue of past keys; 0: none", AT_LEAST_0)
     key_momentum: float = arg(0.999, "momentum of the key encoder (paco)", SHARE)
-    projector: str = arg(
-        "auto",
-        "projector; auto: mlp2-bn for paco, else mlp3-relu (mlp3-gelu on a ViT)",
-        choices=("auto", "mlp2-bn", "mlp3-relu", "mlp3-gelu"),
+    projector: Literal["auto", "mlp2-bn", "mlp3-relu", "mlp3-gelu"] = arg(
+        "auto", "projector; auto: mlp2-bn for paco, else mlp3-relu (mlp3-gelu on a ViT)"
     )
     gather_batch: bool = arg(False, "contrast with the batches of all processes, not only the own")
     momentum: float = arg(0.9, "momentum of SGD")
@@ -44,18 +43,15 @@ class MethodArguments:
     trainable_convolutions: str | None = arg(
         None, "train only the convolutions under this part of the backbone, such as layer4.2"
     )
-    epoch_schedule: str = arg(
+    epoch_schedule: Literal["none", "cosine", "cifar_step", "mae"] = arg(
         "none",
         "the reference's schedules: cosine and cifar_step, set once an epoch, and mae, set each step; none: "
         "--lr_scheduler_type, each step",
-        choices=("none", "cosine", "cifar_step", "mae"),
     )
     warmup_epochs: int = arg(10, "warm-up of --epoch_schedule", AT_LEAST_0)
     min_learning_rate: float = arg(0.0, "where the schedule mae ends", AT_LEAST_0)
-    precision: str = arg(
-        "auto",
-        "auto: bf16 where the hardware has it, else fp32; the loss is always float32",
-        choices=("auto", "fp32", "bf16", "fp16"),
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = arg(
+        "auto", "auto: bf16 where the hardware has it, else fp32; the loss is always float32"
     )
     channels_last: bool = arg(True, "keep images and weights in channels-last memory")
 

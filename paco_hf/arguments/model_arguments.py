@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from .fields import AT_LEAST_1, POSITIVE, arg
 
@@ -39,20 +39,17 @@ class ModelArguments:
         None, "standard deviation of the new classifier's weights (default: PyTorch's uniform)", POSITIVE
     )
     image_size: int | None = arg(None, "side in pixels (default: the data set's or the backbone's)", AT_LEAST_1)
-    eval_interpolation: str | None = arg(
-        None,
-        "how evaluation images are resized (default: bilinear; on your own data the backbone's)",
-        choices=("bilinear", "bicubic"),
+    eval_interpolation: Literal["bilinear", "bicubic"] | None = arg(
+        None, "how evaluation images are resized (default: bilinear; on your own data the backbone's)"
     )
     query_view: str | None = arg(
         None, "augmentation of the query view (default: cifar_reg for small images, else regular)"
     )
     key_view: str | None = arg(None, "augmentation of the key view (default: cifar_sim for small images, else sim)")
-    augment_backend: str = arg(
+    augment_backend: Literal["auto", "pil", "tensor"] = arg(
         "auto",
         "pil: views an image at a time, in the data loader; tensor: a batch at a time, on the device, for images of "
         "one size that are kept in memory; auto: tensor for small images where it can be",
-        choices=("auto", "pil", "tensor"),
     )
 
     def __post_init__(self) -> None:

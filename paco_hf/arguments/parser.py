@@ -148,9 +148,8 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     if flags.keys() & _STEPWISE:
         implied["epoch_schedule"] = "none"
     # A number of steps for saving or logging means that.
-    return implied | {
-        f"{event}_strategy": "steps" for event in ("save", "logging", "eval") if f"{event}_steps" in flags
-    }
+    events = (event for event in ("save", "logging", "eval") if f"{event}_steps" in flags)
+    return implied | {f"{event}_strategy": "steps" for event in events}
 
 
 def _check(run: RunArguments, args: PaCoTrainingArguments, flags: dict[str, Any], published: bool) -> None:
@@ -160,10 +159,8 @@ def _check(run: RunArguments, args: PaCoTrainingArguments, flags: dict[str, Any]
     if published and run.test_fraction is not None:
         raise ValueError(f"--test_fraction carves from your own data; {run.dataset} has a test split: leave it out")
     selected = run.dataset in BENCHMARKS and BENCHMARKS[run.dataset].n_max
-    if not selected and (of_selection := sorted(flags.keys() & {"imbalance_factor", "imbalance_kind"})):
-        raise ValueError(
-            f"--{of_selection[0]} makes the long tail of cifar*-lt; {run.dataset} has its own: leave it out"
-        )
+    if not selected and (tail := sorted(flags.keys() & {"imbalance_factor", "imbalance_kind"})):
+        raise ValueError(f"--{tail[0]} makes the long tail of cifar*-lt; {run.dataset} has its own: leave it out")
 
 
 def _automatic(args: PaCoTrainingArguments, flags: dict[str, Any]) -> frozenset[str]:

@@ -53,11 +53,7 @@ def is_pretrained(run: RunArguments, backbone: BackboneSource | None) -> bool:
 
 
 def resolve(
-    run: RunArguments,
-    args: PaCoTrainingArguments,
-    division: Division,
-    images: Images,
-    backbone: BackboneSource | None = None,
+    run: RunArguments, args: PaCoTrainingArguments, division: Division, images: Images, backbone: BackboneSource | None
 ) -> RunPlan:
     """Decide what the arguments leave open. They stay as they are.
 
@@ -66,7 +62,7 @@ def resolve(
         args (`PaCoTrainingArguments`): the method and the training.
         division (`Division`): the data, split.
         images (`Images`): of the training split.
-        backbone (`BackboneSource`, *optional*): that of `run.backbone`, where it was looked up already.
+        backbone (`BackboneSource`, *optional*): that of `run.backbone`, where the user named one.
 
     Raises:
         ValueError: settings that contradict one another or the data.
@@ -80,13 +76,8 @@ def resolve(
     backend = _choose_augment_backend(run, views, images)
     workers = _choose_workers(run, args, images)
     args = args.changed(**chosen, dataloader_num_workers=workers)
-    run = dataclasses.replace(
-        run,
-        calibrate=calibrate,
-        eval_interpolation=interpolation,
-        augment_backend=backend,
-        automatic=frozenset(),
-    )
+    changes: dict[str, Any] = {"eval_interpolation": interpolation, "augment_backend": backend}
+    run = dataclasses.replace(run, calibrate=calibrate, automatic=frozenset(), **changes)
     notes = [*calibration_notes, *automatic_notes]
     if data.user_data:
         notes.append(_describe_input(run, backbone, processor))
@@ -125,14 +116,9 @@ def _choose_backbone(
     size = size or (backbone.options | options).get("img_size") or native
     if config.get("fixed_input_size") and size != native:
         options.setdefault("img_size", size)
-    small = size <= SMALL_IMAGE
-    run = dataclasses.replace(
-        run,
-        backbone=name,
-        image_size=size,
-        query_view=run.query_view or ("cifar_reg" if small else "regular"),
-        key_view=run.key_view or ("cifar_sim" if small else "sim"),
-    )
+    query, key = ("cifar_reg", "cifar_sim") if size <= SMALL_IMAGE else ("regular", "sim")
+    changes: dict[str, Any] = {"query_view": run.query_view or query, "key_view": run.key_view or key}
+    run = dataclasses.replace(run, backbone=name, image_size=size, **changes)
     return run, backbone, backbone.options | options
 
 
@@ -143,20 +129,17 @@ def _choose_automatic(
     if not run.automatic:
         return {}, []
     images, parts = len(division.trained.labels), args.world_size * args.gradient_accumulation_steps
+    size, pretrained = int(run.image_size or 0), is_pretrained(run, backbone)
+    batch = None if "per_device_train_batch_size" in run.automatic else args.per_device_train_batch_size * parts
+    epochs = None if "num_train_epochs" in run.automatic else args.num_train_epochs
     suggested = suggested_settings(
-        images,
-        int(run.image_size or 0),
-        is_pretrained(run, backbone),
-        loss=args.loss,
-        batch=None if "per_device_train_batch_size" in run.automatic else args.per_device_train_batch_size * parts,
-        epochs=None if "num_train_epochs" in run.automatic else args.num_train_epochs,
-        max_steps=args.max_steps,
+        images, size, pretrained, loss=args.loss, batch=batch, epochs=epochs, max_steps=args.max_steps
     )
     suggested["per_device_train_batch_size"] = max(suggested.pop("batch") // parts, 1)
     chosen = {name: value for name, value in suggested.items() if name in run.automatic}
     listed = ", ".join(f"{name} {value}" for name, value in chosen.items())
-    size = f"{images:,} training images of {len(division.data.class_names):,} classes"
-    return chosen, [f"chosen for {size}: {listed} (a flag changes any of them)"]
+    amount = f"{images:,} training images of {len(division.data.class_names):,} classes"
+    return chosen, [f"chosen for {amount}: {listed} (a flag changes any of them)"]
 
 
 def _choose_processor(

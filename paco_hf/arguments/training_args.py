@@ -80,10 +80,9 @@ class PaCoTrainingArguments(ChangedDefaults, MethodArguments, TrainingArguments)
         check_ranges(self)
         if self.hub_strategy != "end":
             raise ValueError(f"hub_strategy must be one of end, got {self.hub_strategy!r}")
-        if self.gradient_accumulation_steps < 1:
-            raise ValueError(f"gradient_accumulation_steps must be at least 1, got {self.gradient_accumulation_steps}")
-        if not 0 <= self.label_smoothing_factor < 1:
-            smoothing = self.label_smoothing_factor
+        if (steps := self.gradient_accumulation_steps) < 1:
+            raise ValueError(f"gradient_accumulation_steps must be at least 1, got {steps}")
+        if not 0 <= (smoothing := self.label_smoothing_factor) < 1:
             raise ValueError(f"label_smoothing_factor must be at least 0 and below 1, got {smoothing}")
         if self.epoch_schedule == "mae" and self.min_learning_rate > self.learning_rate:
             limit = f"at most learning_rate, {self.learning_rate}"

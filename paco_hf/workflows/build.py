@@ -14,7 +14,7 @@ from ..arguments.resolve import RunPlan
 from ..arguments.run_arguments import RunArguments
 from ..data.augmentation.batched_transforms import BatchedView, BatchedViews
 from ..data.augmentation.transforms import build_view
-from ..data.images import ImageData, Images
+from ..data.images import Images
 from ..data.long_tail import class_counts
 from ..data.samplers import LANES, StreamSampler
 from ..data.torch_datasets import EvaluationDataset, ImageCollator, ViewsDataset, WholeImages
@@ -50,8 +50,10 @@ def build(plan: RunPlan, data: RunData) -> RunParts:
         ValueError: the backbone does not take the images, or stored class centers do not fit.
     """
     set_seed(plan.args.seed)
-    model = build_model(plan, data.division.data, class_counts(data.train.split.labels, len(data.class_names)))
-    parts = RunParts(model, *build_views(plan, data.train))
+    model = build_model(
+        plan, data.division.data, class_counts(data.images["train"].split.labels, len(data.class_names))
+    )
+    parts = RunParts(model, *build_views(plan, data.images["train"]))
     if (centers := plan.run.class_centers) not in ("random", "means"):
         line = start_from_centers(model, Embeddings.load(centers), Path(centers).name)
         say(plan.args.process_index == 0, line)
@@ -72,18 +74,18 @@ def new_model(
     )
 
 
-def build_model(plan: RunPlan, data: ImageData, counts: list[int]) -> PaCoForImageClassification:
-    """The classifier, which takes images of the plan's size; `counts`: training images of each class."""
-    run = plan.run
+def build_model(plan: RunPlan, data: RunData) -> PaCoForImageClassification:
+    """The classifier, which takes images of the plan's size."""
+    run, names = plan.run, dict(enumerate(data.class_names))
     model = new_model(
         run,
         plan.backbone,
         plan.backbone_kwargs,
         image_size=run.image_size,
-        id2label=dict(enumerate(data.class_names)),
-        label2id={name: i for i, name in enumerate(data.class_names)},
-        class_counts=counts,
-        selection_counts=data.class_counts,
+        id2label=names,
+        label2id={name: label for label, name in names.items()},
+        class_counts=class_counts(data.division.trained.labels, len(names)),
+        selection_counts=data.division.data.class_counts,
     )
     size = model.config.image_size
     try:
@@ -128,13 +130,13 @@ def build_trainer(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequ
     Raises:
         ValueError: settings that contradict the model, the data or the installed packages.
     """
-    args, validation = plan.args, data.validation
+    args, validation = plan.args, data.images.get("validation")
     try:
         return PaCoTrainer(
             parts.model,
             args,
             batched_views=parts.batched_views,
-            train_sampler=_stream_sampler(plan, data.train.split.groups),
+            train_sampler=_stream_sampler(plan, data.images["train"].split.groups),
             train_dataset=parts.train_dataset,
             eval_dataset=EvaluationDataset(validation, validation.split.labels) if validation else None,
             data_collator=ImageCollator(plan.processor),

@@ -34,26 +34,27 @@ def finish(plan: RunPlan, data: RunData, trainer: PaCoTrainer) -> dict[str, Any]
     if run.lora_rank:
         say(main, f"peak memory of training: {peak_memory(args.device.type)}")
     steps = _save(plan, trainer, folder)
-    if run.calibrate:
-        assert data.validation is not None
-        say(main, store_temperature(str(folder), data.validation, data.class_names))
+    test, validation = data.images.get("test"), data.images.get("validation")
+    if run.calibrate and validation:
+        say(main, store_temperature(str(folder), validation, data.class_names))
         trainer.accelerator.wait_for_everyone()
     # What is scored is the saved folder, in full precision: what `pipeline` will give.
-    tested = balanced_logits(str(folder), data.test, data.class_names) if data.test else None
+    tested = balanced_logits(str(folder), test, data.class_names) if test else None
     metrics: dict[str, Any] = {
         "test": headline(tested[0].argmax(axis=1), tested[1], tested[2]) if tested else None,
-        "validation": score(folder, data.validation) if data.validation else None,
+        "validation": score(folder, validation) if validation else None,
         **steps,
     }
     if main:
-        notes = [*data.division.data.warnings, *data.division.data.notes]
-        record = run_record(run, args, data.splits, trainer.training_time.seconds, notes)
+        notes, splits = data.division.data, {role: images.split for role, images in data.images.items()}
+        seconds = trainer.training_time.seconds
+        record = run_record(run, args, splits, seconds, [*notes.warnings, *notes.notes])
         write_json(folder / RUN_NAME, record)
         write_json(folder / METRICS_NAME, metrics)
     say(main, summary(metrics, str(folder)))
     if main and run.report:
-        if data.test and tested:
-            page = write_evaluation(folder / EVALUATION_FOLDER, *examine([str(folder)], data.test, *tested))
+        if test and tested:
+            page = write_evaluation(folder / EVALUATION_FOLDER, *examine([str(folder)], test, *tested))
             say(main, f"report: {page}")
         say(main, f"model card: {write_card(folder)}")
     return metrics

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.image_checks import ImageChecks, check_images
-from ..data.image_split import ImageSplit
 from ..data.images import ImageData, Images, LabeledImages
 from ..data.loading import load_data
 from ..data.samplers import LANES
@@ -22,28 +21,17 @@ class RunData:
     Args:
         division (`Division`): the splits.
         test_fraction (`float`, *optional*): what was split off for the test; `None` where that was never a question.
-        train, validation, test (`Images`, *optional*): the images of each split.
+        images (`dict`): the images of `train`, and of `validation` and `test` where there are any.
     """
 
     division: Division
     test_fraction: float | None
-    train: Images
-    validation: Images | None
-    test: Images | None
+    images: dict[str, Images]
 
     @property
     def class_names(self) -> list[str]:
         """The names of the classes, by class id."""
         return self.division.data.class_names
-
-    @property
-    def splits(self) -> dict[str, ImageSplit | None]:
-        """The images of each split, still encoded."""
-        return {
-            "train": self.division.trained,
-            "validation": self.division.validation,
-            "test": self.division.data.test,
-        }
 
 
 def prepare_data(run: RunArguments, args: PaCoTrainingArguments) -> RunData:
@@ -71,20 +59,13 @@ def prepare_data(run: RunArguments, args: PaCoTrainingArguments) -> RunData:
         test_fraction = TEST_FRACTION
     if data.test is not None and test_fraction:
         data.notes.append("there is a test split, so --test_fraction carves none")
+    fraction = (test_fraction or 0.0) if data.user_data else 0.0
     division = divide(
-        data,
-        args.seed,
-        run.validation_fraction,
-        (test_fraction or 0.0) if data.user_data else 0.0,
-        checks.duplicates,
-        source=source,
-        split_seed=run.split_seed,
+        data, args.seed, run.validation_fraction, fraction, checks.duplicates, source=source, split_seed=run.split_seed
     )
     say(main, "\n".join(_describe(division, checks.lines)))
-    splits = (division.trained, division.validation, division.data.test)
-    train, validation, test = (Images(split) if split else None for split in splits)
-    assert train is not None
-    return RunData(division, test_fraction, train, validation, test)
+    splits = {"train": division.trained, "validation": division.validation, "test": division.data.test}
+    return RunData(division, test_fraction, {role: Images(split) for role, split in splits.items() if split})
 
 
 def _describe(division: Division, lines: list[str]) -> list[str]:

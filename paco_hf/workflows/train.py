@@ -55,7 +55,9 @@ def train(
     else:
         backbone = check_settings(run, args)
         data = prepare_data(run, args)
-        plan = resolve(replace(run, test_fraction=data.test_fraction), args, data.division, data.train, backbone)
+        plan = resolve(
+            replace(run, test_fraction=data.test_fraction), args, data.division, data.images["train"], backbone
+        )
         say(main, "\n".join(plan.notes))
         parts = build(plan, data)
         if run.dry_run:
@@ -105,7 +107,7 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
         keep_freed_memory()
     checkpoints = list_checkpoints(folder) if run.resume else []
     if run.class_centers == "means" and not checkpoints:
-        say(main, start_from_means(plan, parts.model, data.train))
+        say(main, start_from_means(plan, parts.model, data.images["train"]))
     trainer = build_trainer(plan, data, parts, callbacks)
     if run.lora_rank:
         moments = 2 if "adam" in str(getattr(args.optim, "value", args.optim)) else 1

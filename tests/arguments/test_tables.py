@@ -57,7 +57,7 @@ def test_flags_are_those_that_were_passed() -> None:
     argv = ["--queue-size=7", "--no_channels_last", "--nesterov", "--report", "false", "--alpha", "0.5"]
     flags = {"queue_size": 7, "channels_last": False, "nesterov": True, "report": False, "alpha": 0.5}
     assert parser.parse_flags(argv) == flags
-    with pytest.raises(ValueError, match="unknown argument .--queu_size.: did you mean --queue_size"):
+    with pytest.raises(ValueError, match="did you mean --queue_size"):
         parser.parse_flags(["--queu_size", "7"])
     assert parser.convert({"queue_size": "9", "alpha": None, "nesterov": "yes"}) == {
         "queue_size": 9,
