@@ -21,7 +21,7 @@ from .redaction import public_name, public_text
 def run_record(
     run: RunArguments,
     args: PaCoTrainingArguments,
-    splits: dict[str, ImageSplit | None],
+    splits: dict[str, ImageSplit],
     seconds: float,
     notes: Sequence[str] = (),
 ) -> dict[str, Any]:
@@ -44,7 +44,6 @@ def run_record(
         "data": {
             name: {"name": split.public_name, "images": len(split.labels), "selection": split.selection}
             for name, split in splits.items()
-            if split
         },
         **({"notes": [public_text(note, run) for note in notes]} if notes else {}),
         "training": {

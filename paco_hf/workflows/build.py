@@ -50,9 +50,7 @@ def build(plan: RunPlan, data: RunData) -> RunParts:
         ValueError: the backbone does not take the images, or stored class centers do not fit.
     """
     set_seed(plan.args.seed)
-    model = build_model(
-        plan, data.division.data, class_counts(data.images["train"].split.labels, len(data.class_names))
-    )
+    model = build_model(plan, data)
     parts = RunParts(model, *build_views(plan, data.images["train"]))
     if (centers := plan.run.class_centers) not in ("random", "means"):
         line = start_from_centers(model, Embeddings.load(centers), Path(centers).name)

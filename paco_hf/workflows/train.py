@@ -55,9 +55,8 @@ def train(
     else:
         backbone = check_settings(run, args)
         data = prepare_data(run, args)
-        plan = resolve(
-            replace(run, test_fraction=data.test_fraction), args, data.division, data.images["train"], backbone
-        )
+        run = replace(run, test_fraction=data.test_fraction)
+        plan = resolve(run, args, data.division, data.images["train"], backbone)
         say(main, "\n".join(plan.notes))
         parts = build(plan, data)
         if run.dry_run:

@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from paco_hf import PaCoConfig, PaCoForContrastiveTraining, PaCoForImageClassification, PaCoTrainingArguments
-from paco_hf.arguments.arguments import RunArguments
 from paco_hf.arguments.auto_settings import suggested_settings
+from paco_hf.arguments.run_arguments import RunArguments
 from paco_hf.cli import main
 from paco_hf.losses.specs import FORMULA_SETTINGS, LOSSES, LossSpec, loss_spec
 from paco_hf.models.modeling_contrastive import TRAINING_STATE_NAME
