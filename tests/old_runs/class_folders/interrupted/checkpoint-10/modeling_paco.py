@@ -1,0 +1,300 @@
+"""The models that do inference: a timm backbone (`PaCoModel`), and the backbone with a classifier."""
+
+import logging
+import math
+import os
+import shutil
+from numbers import Real
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+from transformers import initialization as init
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+
+from .backbones import create_backbone, feature_size
+from .configuration_paco import PaCoConfig, as_numbers
+
+
+def _pause_statistics(module: Any, inputs: Any) -> None:
+    # Gradient checkpointing computes a layer once more in the backward pass: its batch has been counted already.
+    if module.training and torch._C._current_graph_task_id() != -1:
+        module.paused_momentum, module.momentum = module.momentum, 0.0
+        module.num_batches_tracked.sub_(1)
+
+
+def _resume_statistics(module: Any, inputs: Any, output: Any) -> None:
+    if hasattr(module, "paused_momentum"):
+        module.momentum = module.paused_momentum
+        del module.paused_momentum
+
+
+# What lies beside the weights, so that `trust_remote_code=True` loads them where this package is not installed.
+CODE_FILES = ("configuration_paco.py", "modeling_paco.py", "backbones.py")
+_AUTO_MAP = {
+    "AutoConfig": "configuration_paco.PaCoConfig",
+    "AutoModel": "modeling_paco.PaCoModel",
+    "AutoModelForImageClassification": "modeling_paco.PaCoForImageClassification",
+}
+
+
+class PaCoPreTrainedModel(PreTrainedModel):
+    """What the PaCo models share: loading, saving, and leaving timm's own initialisation alone."""
+
+    config_class = PaCoConfig
+    base_model_prefix = "paco"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    # Keeps transformers.Trainer from passing `num_items_in_batch` on and from scaling the loss twice.
+    accepts_loss_kwargs = False
+    _supports_sdpa = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        # timm initialises its modules when it builds them; transformers would draw them anew. Only what a file can
+        # lack is done here: the classifier, and the buffers that timm does not store.
+        reset_buffers: Any = getattr(module, "init_non_persistent_buffers", None)
+        if reset_buffers is not None:
+            reset_buffers()
+        elif module is getattr(self, "classifier", None):
+            bound = 1 / math.sqrt(module.in_features)
+            init.uniform_(module.weight, -bound, bound)
+            init.uniform_(module.bias, -bound, bound)
+
+    def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
+        backbone = self.base_model.backbone
+        if not hasattr(backbone, "set_grad_checkpointing"):
+            raise ValueError(f"the backbone {self.config.backbone!r} has no gradient checkpointing")
+        backbone.set_grad_checkpointing(enable)
+        for module in backbone.modules():
+            counts = isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+            if counts and _pause_statistics not in module._forward_pre_hooks.values():
+                module.register_forward_pre_hook(_pause_statistics)
+                module.register_forward_hook(_resume_statistics, always_call=True)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        """As `PreTrainedModel.save_pretrained`, with the files of code that `trust_remote_code=True` loads it by."""
+        if kwargs.get("is_main_process", True):
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            for name in CODE_FILES:
+                shutil.copyfile(Path(__file__).with_name(name), Path(save_directory) / name)
+        self.config.auto_map = dict(_AUTO_MAP)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As `PreTrainedModel.from_pretrained`, and it refuses a file that lacks weights of the backbone.
+
+        A backbone weight that is in no file would stay uninitialised: `ValueError` instead of a model of noise.
+        """
+        wants_info = kwargs.pop("output_loading_info", False)
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        except Exception as error:
+            # By its name: of this package's requirements, what travels with a checkpoint imports only the models' own.
+            if type(error).__name__ != "SafetensorError":
+                raise
+            raise OSError(
+                f"the weights in {pretrained_model_name_or_path} cannot be read ({error}): truncated?"
+            ) from error
+        missing = sorted(key for key in info["missing_keys"] if "backbone." in key)
+        if missing:
+            raise ValueError(
+                f"{pretrained_model_name_or_path} lacks {len(missing)} weights of the backbone "
+                f"{model.config.backbone!r}, the "
+                f"first being {missing[0]}: it is not a checkpoint of this backbone"
+            )
+        return (model, info) if wants_info else model
+
+
+class PaCoModel(PaCoPreTrainedModel):
+    """A timm backbone. `forward` gives `pooler_output` `(B, F)`, what classifier and projector see."""
+
+    _keys_to_ignore_on_load_unexpected: ClassVar = [r"^classifier\."]
+
+    def __init__(self, config: PaCoConfig) -> None:
+        super().__init__(config)
+        self.backbone: Any = create_backbone(config.backbone, **config.backbone_kwargs)
+        self.post_init()
+
+    def forward(self, pixel_values: Tensor, return_dict: bool | None = None, **kwargs: Any) -> Any:
+        """
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, H, W)`): normalised images.
+            return_dict (`bool`, *optional*): a tuple instead of an output object where `False`.
+
+        Returns:
+            `BaseModelOutputWithPooling` with `last_hidden_state` (what the backbone's `forward_features` gives) and
+            `pooler_output` `(B, F)`.
+        """
+        hidden = self.backbone.forward_features(pixel_values)
+        pooled = self.backbone.forward_head(hidden, pre_logits=True)
+        if return_dict is False:
+            return hidden, pooled
+        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
+
+
+class PaCoForImageClassification(PaCoPreTrainedModel):
+    """Backbone and linear classifier. The rows of `classifier.weight` are PaCo's class centres."""
+
+    def __init__(self, config: PaCoConfig, paco: PaCoModel | None = None, classifier: nn.Linear | None = None) -> None:
+        """`paco` and `classifier` (*optional*): modules of another model, whose weights are shared."""
+        super().__init__(config)
+        # transformers derives this from the class name, which fits no subclass.
+        self.loss_type = "ForImageClassification"
+        self.paco = PaCoModel(config) if paco is None else paco
+        self.classifier = classifier or nn.Linear(feature_size(self.paco.backbone), config.num_labels)
+        self.post_init()
+
+    @classmethod
+    @torch.inference_mode(False)
+    def from_timm(
+        cls,
+        backbone: str,
+        pretrained: bool = False,
+        backbone_kwargs: dict[str, Any] | None = None,
+        pretrained_file: str | os.PathLike | None = None,
+        classifier_init_std: float | None = None,
+        **config: Any,
+    ) -> "PaCoForImageClassification":
+        """A classifier with a fresh head on a timm backbone.
+
+        Args:
+            backbone (`str`): a timm name, with its tag (`resnet50.a1_in1k`) or an `hf-hub:` id.
+            pretrained (`bool`, *optional*, defaults to `False`): load timm's weights; needs the network or its cache.
+            backbone_kwargs (`dict`, *optional*): keyword arguments of `timm.create_model`.
+            pretrained_file (path, *optional*): a local file of weights for this backbone instead: safetensors, or what
+                `torch.load(weights_only=True)` reads, such as torchvision's or MAE's files. Its classifier is
+                ignored, and position embeddings are resampled to the model's size.
+            classifier_init_std (`float`, *optional*): draw the head's weights from a truncated normal of this
+                standard deviation, its bias zero (MAE's fine-tuning: 2e-5), instead of PyTorch's uniform.
+            config: fields of [`PaCoConfig`], such as `num_labels`, `class_counts`, `image_size`.
+
+        Raises:
+            OSError: where pretrained weights cannot be had or read.
+            ValueError: unknown backbone, a field that does not fit, or weights that are not this backbone's.
+        """
+        model = cls(PaCoConfig(backbone=backbone, backbone_kwargs=backbone_kwargs, **config))
+        if classifier_init_std is not None:
+            nn.init.trunc_normal_(model.classifier.weight, std=classifier_init_std)
+            nn.init.zeros_(model.classifier.bias)
+        if pretrained or pretrained_file is not None:
+            # After `post_init`, which must not touch what is loaded here.
+            _load_pretrained(model.paco.backbone, backbone, model.config.backbone_kwargs, pretrained_file)
+        return model
+
+    def forward(
+        self, pixel_values: Tensor, labels: Tensor | None = None, return_dict: bool | None = None, **kwargs: Any
+    ) -> Any:
+        """
+        Args:
+            pixel_values (`Tensor` of shape `(B, 3, H, W)`): normalised images.
+            labels (`Tensor` of shape `(B,)`, *optional*): class indices; adds the plain cross-entropy as `loss`.
+            return_dict (`bool`, *optional*): a tuple instead of an output object where `False`.
+
+        Returns:
+            `ImageClassifierOutput` with `logits` `(B, C)`: balanced (of cross-entropy: as in training), no prior
+            added, unless the configuration has a `temperature` or an `inference_prior`.
+        """
+        logits = self.adjust_logits(self.classifier(self.paco(pixel_values).pooler_output))
+        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
+        if return_dict is False:
+            return (logits,) if loss is None else (loss, logits)
+        return ImageClassifierOutput(loss=loss, logits=logits)
+
+    def set_prior(self, prior: Any, tau: float = 1.0) -> None:
+        """Adapt the model to how frequent the classes are where it is used (Bayes' rule).
+
+        `logits`, `pipeline` and a saved checkpoint then follow it, until it is undone. Training refuses it.
+
+        Args:
+            prior (`C` numbers, a list, an array or a tensor, or `None`): counts or probabilities of the classes, all
+                positive; `None` undoes it, and the logits are again as trained: balanced, or of cross-entropy for
+                classes as frequent as in training.
+            tau (`float`, *optional*, defaults to `1.0`): how far to follow the prior: it is raised to this power. 0 is
+                balanced.
+
+        Raises:
+            ValueError: not one positive number for each class, or a `tau` that is negative or no number.
+        """
+        before = self.config.inference_prior
+        if not (isinstance(tau, Real) and 0 <= tau < math.inf):
+            raise ValueError(f"tau must be 0 or more, got {tau!r}")
+        try:
+            self.config.inference_prior = prior if prior is None else as_numbers("prior", prior, float)
+            self.config.check()
+        except ValueError:
+            self.config.inference_prior = before
+            raise
+        if prior is not None:
+            log_prior = torch.tensor(self.config.inference_prior, dtype=torch.float64).log() * tau
+            # What float32 cannot hold would become a logit of minus infinity.
+            self.config.inference_prior = log_prior.softmax(0).clamp(min=torch.finfo(torch.float32).tiny).tolist()
+
+    def adjust_logits(self, logits: Tensor) -> Tensor:
+        """The classifier's `(B, C)` logits, calibrated and shifted to the prior of the configuration where it has
+        these."""
+        if self.config.temperature is not None:
+            logits = logits / self.config.temperature
+        if self.config.inference_prior is not None:
+            # In double precision on the CPU: a rare class's share may be less than float32 holds.
+            prior = torch.tensor(self.config.inference_prior, dtype=torch.float64)
+            shift = (prior / prior.sum()).clamp(min=torch.finfo(torch.float32).tiny).log()
+            if self.config.logit_counts is not None:
+                shift = shift - torch.tensor(self.config.logit_counts, dtype=torch.float64).clamp(min=1).log()
+            logits = logits + shift.to(logits)
+        return logits
+
+
+def _load_pretrained(target: nn.Module, name: str, kwargs: dict[str, Any], file: str | os.PathLike | None) -> None:
+    """Fill a backbone that was just built with timm's weights of this name, or with those of a file."""
+    # A number of classes that no file has: timm then drops the classifier, and does not insist on every weight.
+    overlay = {"num_classes": -1, **kwargs.get("pretrained_cfg_overlay", {})}
+    if file is not None:
+        if not os.path.isfile(file):
+            raise OSError(f"there is no file {os.fspath(file)!r} to take pretrained weights from")
+        overlay["file"] = os.fspath(file)
+    source = overlay.get("file") or f"the pretrained weights of {name!r}"
+    # Its warnings list what a file has besides the backbone's weights, such as its classifier's.
+    log = logging.getLogger("timm.models")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        loaded = create_backbone(name, pretrained=True, **{**kwargs, "pretrained_cfg_overlay": overlay})
+    except Exception as error:  # hubs, files and shapes fail in many ways
+        reason = " ".join(str(error).split())
+        if "weights_only" in reason:
+            raise OSError(
+                f"{source} holds pickled objects other than weights, which are not loaded, or is damaged: where you "
+                f"trust it, save its state dict as safetensors ({reason.split(' No automatic')[0]})"
+            ) from error
+        if "size mismatch" in reason:
+            raise ValueError(
+                f"{source} does not fit the backbone {name!r}: {reason[reason.index('size mism') :]:.300}"
+            ) from error
+        if "No pretrained weights exist" in reason:
+            raise ValueError(
+                f"timm has no pretrained weights of {name!r}: choose another backbone, give pretrained_file, or start "
+                "from scratch"
+            ) from error
+        advice = "" if "file" in overlay else " Without network they must be in the cache; or give pretrained_file."
+        raise OSError(f"cannot load {source} ({type(error).__name__}: {reason:.300}).{advice}") from error
+    finally:
+        log.setLevel(level)
+    # timm does not say what a file lacked. A tensor counts how often it was written: what was filled from the file was
+    # so once more than in `target`, which was built alike.
+    fresh, tensors = target.state_dict(), loaded.state_dict()
+    missing = [key for key, tensor in tensors.items() if tensor._version == fresh[key]._version]
+    # Encoders pretrained without average pooling have no norm after it: it starts fresh, as in MAE's fine-tuning.
+    missing = [key for key in missing if not key.startswith("fc_norm.")]
+    if missing:
+        raise ValueError(
+            f"{source} lacks {len(missing)} of the {len(tensors)} weights of the backbone {name!r}, the first being "
+            f"{missing[0]}: are they another backbone's?"
+        )
+    target.load_state_dict(tensors)

@@ -1,0 +1,135 @@
+"""`PaCoConfig`: what a PaCo classifier needs to be built and to be understood."""
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+class PaCoConfig(PreTrainedConfig):
+    """Configuration of a timm backbone with a linear classifier whose weights are PaCo's class centres.
+
+    Args:
+        backbone (`str`, *optional*, defaults to `"resnet50"`): any name that `timm.create_model` knows, the CIFAR
+            ResNets of this package (`cifar_resnet20/32/44/56`, `cifar_resnet50`) included.
+        backbone_kwargs (`dict`, *optional*): keyword arguments of `timm.create_model`, such as `{"zero_init_last":
+            False}`.
+        class_counts (sequence or tensor of `num_labels` integers, *optional*): images of each class that the model is
+            trained on: the prior of the losses. Inference does not use it.
+        selection_counts (likewise, *optional*): images of each class in the full training selection, a validation
+            carve included; they define the many/medium/few groups. `None`: as `class_counts`.
+        image_size (`int`, *optional*, defaults to `224`): side of the square input in pixels.
+        inference_prior (sequence of `num_labels` numbers, *optional*): class frequencies where the model is used.
+            PaCo's logits are balanced; where this is set, its log is added to them.
+        balanced_logits (`bool`, *optional*, defaults to `True`): whether the logits are for equally frequent classes.
+            Those of a training without class prior (cross-entropy) are not: they carry the log of `class_counts`.
+        temperature (`float`, *optional*): divides the logits (before the prior is added), to calibrate probabilities.
+        kwargs: `num_labels` or `id2label`/`label2id`, and whatever else `PreTrainedConfig` takes.
+
+    Raises:
+        ValueError: where a value is out of range, or a length is not `num_labels`.
+    """
+
+    model_type = "paco"
+
+    def __init__(
+        self,
+        backbone: str = "resnet50",
+        backbone_kwargs: dict[str, Any] | None = None,
+        class_counts: Any = None,
+        selection_counts: Any = None,
+        image_size: int = 224,
+        inference_prior: Any = None,
+        temperature: float | None = None,
+        balanced_logits: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        self.backbone = backbone
+        self.backbone_kwargs = backbone_kwargs if backbone_kwargs is not None else {}
+        self.class_counts = as_numbers("class_counts", class_counts, int)
+        self.selection_counts = as_numbers("selection_counts", selection_counts, int)
+        self.image_size = image_size
+        self.inference_prior = as_numbers("inference_prior", inference_prior, float)
+        self.temperature = temperature
+        self.balanced_logits = balanced_logits
+        super().__init__(**kwargs)
+        self.check()
+
+    def check(self) -> None:
+        """Raise `ValueError` where the fields contradict each other."""
+        if not isinstance(self.backbone, str) or not self.backbone:
+            raise ValueError(f"backbone must be the name of a timm model, got {self.backbone!r}")
+        if not isinstance(self.backbone_kwargs, dict):
+            raise ValueError(f"backbone_kwargs must be a dictionary, got {self.backbone_kwargs!r}")
+        if not isinstance(self.image_size, int) or self.image_size < 1:
+            raise ValueError(f"image_size must be a positive number of pixels, got {self.image_size!r}")
+        if self.num_labels < 1:
+            raise ValueError(f"num_labels must be at least 1, got {self.num_labels}")
+        for name in ("class_counts", "selection_counts"):
+            counts = getattr(self, name)
+            if counts is None:
+                continue
+            if len(counts) != self.num_labels:
+                raise ValueError(
+                    f"{name} has {len(counts)} entries, but the model has {self.num_labels} classes: give one count "
+                    "a class, "
+                    f"or {name}=None, when it is built or loaded"
+                )
+            if min(counts) < 0 or sum(counts) == 0:
+                raise ValueError(f"{name} must not be negative, and not all zero")
+        if self.inference_prior is not None:
+            if len(self.inference_prior) != self.num_labels:
+                raise ValueError(
+                    f"inference_prior has {len(self.inference_prior)} entries, but the model has {self.num_labels} "
+                    "classes"
+                )
+            if not all(0 < value < math.inf for value in self.inference_prior):
+                raise ValueError(
+                    "inference_prior must be positive for every class (a class that never occurs: a tiny number)"
+                )
+            if not self.balanced_logits and self.class_counts is None:
+                raise ValueError(
+                    "inference_prior needs class_counts: the logits carry the class frequencies of training, which "
+                    "are to be replaced"
+                )
+        if self.temperature is not None and not (
+            isinstance(self.temperature, Real) and 0 < self.temperature < math.inf
+        ):
+            raise ValueError(f"temperature must be a positive number, got {self.temperature!r}")
+
+    @property
+    def logit_counts(self) -> list[int] | None:
+        """The class frequencies that the logits are for; `None`: equal ones. Where they are not known, all 1."""
+        return None if self.balanced_logits else self.class_counts or [1] * self.num_labels
+
+    def _get_generation_parameters(self) -> dict[str, Any]:
+        # transformers refuses to save what looks like a setting of text generation; this temperature is none.
+        return {key: value for key, value in super()._get_generation_parameters().items() if key != "temperature"}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As `PreTrainedConfig.from_dict`; what is given here replaces what is stored before validation."""
+        given: dict[str, Any] = {
+            name: kwargs.pop(name)
+            for name in ("class_counts", "selection_counts", "inference_prior", "temperature", "balanced_logits")
+            if name in kwargs
+        }
+        return super().from_dict({**config_dict, **given}, **kwargs)
+
+
+def as_numbers(name: str, values: Any, kind: type) -> list[Any] | None:
+    """A sequence, array or tensor as a list of `kind`; `ValueError`, with the `name`, where it is none."""
+    if values is None:
+        return None
+    values = values.tolist() if hasattr(values, "tolist") else values
+    message = f"{name} must be a list, an array or a tensor with one number a class, got {values!r:.80}"
+    if isinstance(values, str | bytes) or not isinstance(values, Sequence):
+        raise ValueError(message)
+    values = [value.item() if hasattr(value, "item") else value for value in values]
+    if not all(isinstance(value, Real) for value in values):
+        raise ValueError(message)
+    if kind is int and any(value != int(value) for value in values):
+        raise ValueError(f"{name} must hold whole numbers, got {values!r:.80}")
+    return [kind(value) for value in values]

@@ -1,0 +1,180 @@
+"""The backbones of the papers that timm lacks, registered in timm: `timm.create_model` is the only door to a backbone.
+
+`cifar_resnet20/32/44/56` are He et al.'s CIFAR ResNets (section 4.2): 3x3 stem, three stages of 16, 32 and 64
+channels, parameter-free ("option A") shortcuts. `cifar_resnet50` is the bottleneck ResNet-50 with a 3x3 stem and no
+max-pool.
+"""
+
+import difflib
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import timm
+import torch.nn.functional as F
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnet import Bottleneck, ResNet
+from torch import Tensor, nn
+
+
+class _BasicBlock(nn.Module):
+    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride=stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.stride = stride
+        self.padding = (channels - in_channels) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        if self.stride != 1 or self.padding:
+            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
+        return F.relu(out + x)
+
+
+class CifarResNet(nn.Module):
+    """CIFAR ResNet of depth `6 * blocks + 2`: `(B, in_chans, H, W)` to `(B, 64)` features or class logits."""
+
+    def __init__(self, blocks: int, num_classes: int = 1000, in_chans: int = 3, global_pool: str = "avg") -> None:
+        super().__init__()
+        if global_pool not in ("avg", ""):
+            raise ValueError(f"global_pool must be 'avg' or '', got {global_pool!r}")
+        self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = 64
+        self.global_pool = global_pool
+        self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = self._stage(16, 16, blocks, stride=1)
+        self.layer2 = self._stage(16, 32, blocks, stride=2)
+        self.layer3 = self._stage(32, 64, blocks, stride=2)
+        self.fc = nn.Linear(64, num_classes) if num_classes > 0 else nn.Identity()
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(module.weight)
+
+    @staticmethod
+    def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
+        first = _BasicBlock(in_channels, channels, stride)
+        return nn.Sequential(first, *(_BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
+
+    def get_classifier(self) -> nn.Module:
+        return self.fc
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        self.num_classes = num_classes
+        self.global_pool = self.global_pool if global_pool is None else global_pool
+        self.fc = nn.Linear(64, num_classes) if num_classes > 0 else nn.Identity()
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x)))
+        return self.layer3(self.layer2(self.layer1(x)))
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        if self.global_pool == "avg":
+            x = x.mean((2, 3))
+        return x if pre_logits else self.fc(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+
+class CifarResNet50(ResNet):
+    """timm's ResNet-50 with a 3x3 stride-1 stem and no max-pool."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(block=Bottleneck, layers=(3, 4, 6, 3), **kwargs)
+        self.conv1 = nn.Conv2d(kwargs.get("in_chans", 3), 64, 3, padding=1, bias=False)
+        self.maxpool = nn.Identity()
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+
+
+_DEFAULT_CFG = {
+    "url": "",
+    "num_classes": 1000,
+    "input_size": (3, 32, 32),
+    "pool_size": None,
+    "crop_pct": 1.0,
+    "interpolation": "bilinear",
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2023, 0.1994, 0.2010),
+    "first_conv": "conv1",
+    "classifier": "fc",
+}
+default_cfgs = generate_default_cfgs(
+    {f"cifar_resnet{depth}.untrained": dict(_DEFAULT_CFG) for depth in (20, 32, 44, 50, 56)}
+)
+
+
+def _register(function: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
+    # This file is loaded twice where the package is installed and a checkpoint brings its own copy as remote code.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Overwriting")
+        return register_model(function)
+
+
+@_register
+def cifar_resnet20(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    return build_model_with_cfg(CifarResNet, "cifar_resnet20", pretrained, blocks=3, **kwargs)
+
+
+@_register
+def cifar_resnet32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    return build_model_with_cfg(CifarResNet, "cifar_resnet32", pretrained, blocks=5, **kwargs)
+
+
+@_register
+def cifar_resnet44(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    return build_model_with_cfg(CifarResNet, "cifar_resnet44", pretrained, blocks=7, **kwargs)
+
+
+@_register
+def cifar_resnet56(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    return build_model_with_cfg(CifarResNet, "cifar_resnet56", pretrained, blocks=9, **kwargs)
+
+
+@_register
+def cifar_resnet50(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    return build_model_with_cfg(CifarResNet50, "cifar_resnet50", pretrained, **{"zero_init_last": False, **kwargs})
+
+
+def create_backbone(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """`timm.create_model` without a classifier, and with an error that helps where the name is unknown.
+
+    Returns:
+        `nn.Module` that maps `(B, 3, H, W)` images to `(B, F)` pooled features, `F` being its `head_hidden_size`.
+
+    Raises:
+        ValueError: unknown name (near matches are listed), or keyword arguments that the model does not take.
+    """
+    if not isinstance(name, str):
+        raise ValueError(f"backbone must be the name of a timm model, got {name!r}")
+    if not name.startswith("hf") and not timm.is_model(name):
+        known = timm.list_models()
+        near = difflib.get_close_matches(name.split(".")[0], known, n=4, cutoff=0.6)
+        hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists the names"
+        raise ValueError(f"unknown backbone {name!r}: {hint}")
+    if pretrained:
+        return timm.create_model(name, pretrained=True, num_classes=0, **kwargs)
+    try:
+        model = timm.create_model(name, num_classes=0, **kwargs)
+    except Exception as error:  # timm's models raise whatever their constructors run into
+        raise ValueError(
+            f"backbone {name!r} cannot be built with the arguments {kwargs} ({type(error).__name__}: {error})"
+        ) from error
+    if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
+        raise ValueError(f"backbone {name!r} with the arguments {kwargs} gives no pooled features")
+    return model
+
+
+def timm_defaults(name: str) -> Any:
+    """timm's default configuration of a model (`input_size`, `fixed_input_size`, ...), `None` where it has none."""
+    return timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+
+
+def feature_size(backbone: nn.Module) -> int:
+    """Width `F` of the pooled features. timm keeps it in `head_hidden_size`, older models in `num_features`."""
+    size: Any = getattr(backbone, "head_hidden_size", None) or backbone.num_features
+    return int(size)

@@ -1,0 +1,71 @@
+"""Run folders of the first layout of the package load, evaluate and resume."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from safetensors.torch import load_file
+from transformers import AutoModelForImageClassification
+
+from paco_hf import PaCoForContrastiveTraining
+from paco_hf.cli import main
+
+OLD_RUNS = ROOT / "tests" / "old_runs"
+
+
+@pytest.fixture(params=["class_folders", "csv_paco"])
+def old(request, tmp_path, monkeypatch) -> Path:
+    """A copy of an old run with its images, in the working directory, since its recipe has relative paths."""
+    folder = Path(shutil.copytree(OLD_RUNS / request.param, tmp_path / request.param))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def assert_same_weights(one: Path, other: Path) -> None:
+    for name in ("model.safetensors", "checkpoint-20/paco_training_state.safetensors"):
+        tensors, expected = load_file(one / name), load_file(other / name)
+        assert tensors.keys() == expected.keys()
+        for key, tensor in tensors.items():
+            # Another CPU rounds otherwise; on the one that made them the bits are equal.
+            torch.testing.assert_close(tensor, expected[key], atol=1e-4, rtol=1e-3, msg=f"{name} {key}")
+
+
+def test_loads(old) -> None:
+    model = AutoModelForImageClassification.from_pretrained(old / "run")
+    training = PaCoForContrastiveTraining.from_pretrained(old / "run" / "checkpoint-20")
+    assert training.config.num_labels == model.config.num_labels == 3
+    assert (training.key_encoder is not None) == (old.name == "csv_paco")
+    assert len(training.queue.labels) == 16
+
+
+def test_evaluates(old, capsys) -> None:
+    expected = json.loads((old / "expected.json").read_text(encoding="utf-8"))["evaluate"]
+    assert main(["evaluate", "run", "--no_report", "--json"]) == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores.keys() == expected.keys()
+    for name in ("accuracy", "balanced_accuracy", "few", "per_class", "worst_class"):
+        assert scores[name] == expected[name], name
+
+
+def test_finished_run_stays_as_it_is(old, capsys) -> None:
+    before = {file: file.read_bytes() for file in (old / "run").rglob("*") if file.is_file()}
+    command = json.loads((old / "expected.json").read_text(encoding="utf-8"))["command"]
+    assert main([*command, "--resume"]) == 0
+    assert "is finished" in capsys.readouterr().out
+    assert before == {file: file.read_bytes() for file in (old / "run").rglob("*") if file.is_file()}
+
+
+def test_interrupted_run_resumes_to_the_same_end(old, capsys) -> None:
+    expected = json.loads((old / "expected.json").read_text(encoding="utf-8"))
+    assert main([*expected["command"][:-1], "interrupted", "--resume"]) == 0
+    assert "resuming from interrupted/checkpoint-10" in capsys.readouterr().out
+    assert_same_weights(old / "interrupted", old / "run")
+    metrics = json.loads((old / "interrupted" / "metrics.json").read_text(encoding="utf-8"))
+    assert metrics["test"] == expected["metrics"]["test"]
+    assert (old / "interrupted" / "recipe.yaml").read_text() == (old / "run" / "recipe.yaml").read_text()
+    assert json.loads((old / "interrupted" / "splits.json").read_text()) == json.loads(
+        (old / "run" / "splits.json").read_text()
+    )
