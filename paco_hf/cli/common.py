@@ -15,9 +15,9 @@ class OneLineParser(argparse.ArgumentParser):
         raise ValueError(f"{message} (--help lists the arguments)")
 
 
-def verb_parser(verb: str, description: str) -> OneLineParser:
-    """The parser of a verb, without arguments."""
-    return OneLineParser(prog=f"paco-hf {verb}", description=description)
+def selected(flags: argparse.Namespace, names: str) -> dict[str, Any]:
+    """The values of the flags that `names` lists, with blanks between, by name."""
+    return {name: getattr(flags, name) for name in names.split()}
 
 
 def add_column_flags(parser: argparse.ArgumentParser) -> None:
@@ -29,12 +29,9 @@ def add_column_flags(parser: argparse.ArgumentParser) -> None:
 def add_inference_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:
     """The flags for how images go through a model."""
     parser.add_argument("--batch_size", type=int, default=batch_size, help="images at a time (default: %(default)s)")
-    parser.add_argument(
-        "--precision",
-        choices=["auto", "fp32", "bf16", "fp16"],
-        default="fp32",
-        help="fp32 gives what pipeline gives; auto: bf16 where the hardware has it, which is faster",
-    )
+    formats = ["auto", "fp32", "bf16", "fp16"]
+    about = "fp32 gives what pipeline gives; auto: bf16 where the hardware has it, which is faster"
+    parser.add_argument("--precision", choices=formats, default="fp32", help=about)
 
 
 def add_data_flags(parser: argparse.ArgumentParser, default_split: str, splits: Sequence[str] = ROLES) -> None:
@@ -48,9 +45,8 @@ def add_data_flags(parser: argparse.ArgumentParser, default_split: str, splits: 
     parser.add_argument("--dataset", help="as for train (default: what the run was trained on)")
     parser.add_argument("--dataset_path", help="as for train")
     trained = "; train: what the run was trained on, without what it split off" if "train" in splits else ""
-    parser.add_argument(
-        "--split", choices=splits, default=default_split, help=f"which images (default: %(default)s{trained})"
-    )
+    about = f"which images (default: %(default)s{trained})"
+    parser.add_argument("--split", choices=splits, default=default_split, help=about)
     add_column_flags(parser)
     for role in ROLES:
         parser.add_argument(f"--{role}_list", metavar="FILE", help="as for train")

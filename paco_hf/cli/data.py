@@ -1,49 +1,43 @@
-"""`paco-hf data`: prepare, verify and describe data sets."""
+"""Prepare, verify or describe a data set."""
 
-import argparse
 import json
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ..utils.console import quiet
-from .common import OneLineParser, add_column_flags, verb_parser
+from .common import ROLES, OneLineParser, add_column_flags, selected
 
 
-def run(argv: list[str]) -> None:
-    parser = verb_parser("data", "Prepare, verify or describe a data set.")
+def add_flags(parser: ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, parser_class=OneLineParser, metavar="ACTION")
     prepare = actions.add_parser("prepare", help="write a data set as parquet shards with a manifest, for streaming")
-    prepare.add_argument("dataset", help="imagenet, imagenet-lt, inat2018, places-lt; or a folder or Hub id")
-    prepare.add_argument(
-        "--source", help="folder of images, folder of parquet, or Hub id (default: the data set's own)"
-    )
-    prepare.add_argument(
-        "--list",
-        nargs="+",
-        default=[],
-        metavar="[SPLIT=]FILE",
-        help="lists, files or addresses; the split is train where none is given (default: those that lie in --source)",
-    )
-    prepare.add_argument("--out", required=True, help="new folder; the same command again goes on from a stop")
+    add = prepare.add_argument
+    add("dataset", help="imagenet, imagenet-lt, inat2018, places-lt; or a folder or Hub id")
+    add("--source", help="folder of images, folder of parquet, or Hub id (default: the data set's own)")
+    lists = "lists, files or addresses; the split is train where none is given (default: those that lie in --source)"
+    add("--list", nargs="+", default=[], metavar="[SPLIT=]FILE", help=lists)
+    add("--out", required=True, help="new folder; the same command again goes on from a stop")
     add_column_flags(prepare)
-    prepare.add_argument("--threads", type=int, help="shards to work on at a time (default: the cores, up to 4)")
-    prepare.add_argument("--shard_mib", type=float, default=400, help="images in a shard (default: %(default)s MiB)")
+    add("--threads", type=int, help="shards to work on at a time (default: the cores, up to 4)")
+    add("--shard_mib", type=float, default=400, help="images in a shard (default: %(default)s MiB)")
     verify = actions.add_parser("verify", help="is this the published selection, and is it all there?")
     verify.add_argument("target", help="prepared folder, or list")
     verify.add_argument("--dataset", help="whose list it is (default: recognized)")
     stats = actions.add_parser("stats", help="class counts, shots, imbalance factor")
-    stats.add_argument("target", help="prepared folder, list, or a data set as for train --dataset")
-    stats.add_argument("--dataset_path", help="as for train")
+    add = stats.add_argument
+    add("target", help="prepared folder, list, or a data set as for train --dataset")
+    add("--dataset_path", help="as for train")
     add_column_flags(stats)
-    stats.add_argument("--train_split", metavar="NAME", help="as for train")
-    stats.add_argument("--imbalance_factor", type=float, default=100, help="as for train (default: %(default)s)")
-    stats.add_argument("--plot", metavar="FILE", help="also write a figure (png, svg, pdf)")
-    stats.add_argument("--json", action="store_true", help="print the counts as JSON")
-    flags = parser.parse_args(argv)
-    quiet()
+    add("--train_split", metavar="NAME", help="as for train")
+    add("--imbalance_factor", type=float, default=100, help="as for train (default: %(default)s)")
+    add("--plot", metavar="FILE", help="also write a figure (png, svg, pdf)")
+    add("--json", action="store_true", help="print the counts as JSON")
+
+
+def run(flags: Namespace) -> None:
     {"prepare": _prepare, "verify": _verify, "stats": _stats}[flags.action](flags)
 
 
-def _prepare(flags: argparse.Namespace) -> None:
+def _prepare(flags: Namespace) -> None:
     from ..data.published import BENCHMARKS
     from ..data.streaming.prepare import prepare
     from ..data.verification import describe_counts
@@ -53,7 +47,7 @@ def _prepare(flags: argparse.Namespace) -> None:
     lists: dict[str, str] = {}
     for entry in flags.list:
         split, _, source = entry.partition("=")
-        if split not in ("train", "validation", "test"):
+        if split not in ROLES:
             split, source = "train", entry
         if split in lists:
             raise ValueError(f"--list has two lists for {split}: write SPLIT=FILE, such as test={source}")
@@ -64,22 +58,14 @@ def _prepare(flags: argparse.Namespace) -> None:
             f"unknown data set {flags.dataset!r}: {', '.join(BENCHMARKS)} take --source; for others give it alone"
         )
     name, source = (Path(flags.dataset).name, flags.dataset) if user_data else (flags.dataset, flags.source)
-    manifest = prepare(
-        name,
-        source,
-        flags.out,
-        lists,
-        image_column=flags.image_column,
-        label_column=flags.label_column,
-        threads=flags.threads,
-        shard_bytes=int(flags.shard_mib * 2**20),
-    )
+    settings = selected(flags, "image_column label_column threads")
+    manifest = prepare(name, source, flags.out, lists, shard_bytes=int(flags.shard_mib * 2**20), **settings)
     for split, content in manifest.splits.items():
         print(describe_counts(split, content["class_counts"]))
     print(f"{flags.out} is complete: --dataset_path {flags.out} --streaming true trains on it")
 
 
-def _verify(flags: argparse.Namespace) -> None:
+def _verify(flags: Namespace) -> None:
     from ..data.verification import verify
 
     right, wrong = verify(flags.target, flags.dataset)
@@ -89,7 +75,7 @@ def _verify(flags: argparse.Namespace) -> None:
         raise ValueError(f"{flags.target} differs: " + "; ".join(wrong))
 
 
-def _stats(flags: argparse.Namespace) -> None:
+def _stats(flags: Namespace) -> None:
     from ..data.spec import spec_fields
     from ..data.verification import describe_counts, split_counts
 

@@ -1,42 +1,39 @@
-"""`paco-hf embed`."""
+"""Write the features of images, and say how well they find images of the same class."""
 
 import argparse
 import json
 from typing import Any
 
-from ..utils.console import quiet
-from .common import add_data_flags, add_inference_flags, load_split, verb_parser
+from .common import add_data_flags, add_inference_flags, load_split
 
 # The flags that mean something for image files.
 _FILE_FLAGS = ("model", "images", "output", "batch_size", "precision")
 
 
-def _parse(argv: list[str]) -> argparse.Namespace:
-    parser = verb_parser("embed", "Write the features of images, and say how well they find images of the same class.")
-    parser.add_argument("model", help="run folder, checkpoint or Hub id")
-    parser.add_argument("images", nargs="*", help="image files or folders (default: a labeled split)")
-    parser.add_argument("--output", required=True, metavar="FILE", help="the .safetensors file to write")
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", help="run folder, checkpoint or Hub id")
+    add("images", nargs="*", help="image files or folders (default: a labeled split)")
+    add("--output", required=True, metavar="FILE", help="the .safetensors file to write")
     add_data_flags(parser, "test")
     add_inference_flags(parser, 256)
-    parser.add_argument("--gallery", metavar="FILE", help="what is searched: another such file (default: this one)")
-    parser.add_argument("--neighbors", type=int, default=10, help="to judge retrieval by (default: %(default)s)")
-    parser.add_argument("--neighbours", type=int, dest="neighbors", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
-    parser.add_argument("--json", action="store_true", help="print the retrieval precision as JSON")
-    flags = parser.parse_args(argv)
+    add("--gallery", metavar="FILE", help="what is searched: another such file (default: this one)")
+    add("--neighbors", type=int, default=10, help="to judge retrieval by (default: %(default)s)")
+    add("--neighbours", type=int, dest="neighbors", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    add("--json", action="store_true", help="print the retrieval precision as JSON")
+
+
+def run(flags: argparse.Namespace) -> None:
     if flags.neighbors < 1:
         raise ValueError(f"--neighbors must be at least 1, got {flags.neighbors}")
-    changed = [name for name, value in vars(flags).items() if value != parser.get_default(name)]
+    defaults = argparse.ArgumentParser()
+    add_flags(defaults)
+    changed = [name for name, value in vars(flags).items() if value != defaults.get_default(name)]
     if flags.images and (unused := [name for name in changed if name not in _FILE_FLAGS]):
         raise ValueError(
             f"--{unused[0]} is of labeled data, and image files have no labels to judge retrieval by: give files, or "
             "--dataset"
         )
-    return flags
-
-
-def run(argv: list[str]) -> None:
-    flags = _parse(argv)
-    quiet()
     from ..inference.features import Embeddings, check_output, embed_files, embed_split
     from ..metrics import GROUPS, retrieval_precision
 
@@ -63,9 +60,8 @@ def run(argv: list[str]) -> None:
             f"{flags.gallery} has features of width {gallery.features.shape[1]}, this model of {width}: make it with "
             f"the same model ({flags.output} is written)"
         )
-    scores = retrieval_precision(
-        embeddings.features, embeddings.labels, counts or [0] * len(names), k=flags.neighbors, **searched
-    )
+    searched["k"] = flags.neighbors
+    scores = retrieval_precision(embeddings.features, embeddings.labels, counts or [0] * len(names), **searched)
     if not counts:
         scores = {key: value for key, value in scores.items() if key not in GROUPS}
     if flags.json:

@@ -1,27 +1,24 @@
-"""`paco-hf estimate-prior`."""
+"""Estimate how frequent the classes are among unlabeled images, to adapt a model to them."""
 
 import json
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ..utils.console import quiet
-from .common import add_inference_flags, check_checkpoint_folder, check_output, verb_parser
+from .common import add_inference_flags, check_checkpoint_folder, check_output
 
 
-def run(argv: list[str]) -> None:
-    parser = verb_parser(
-        "estimate-prior", "Estimate how frequent the classes are among unlabeled images, to adapt a model to them."
-    )
-    parser.add_argument("model", help="run folder or checkpoint")
-    parser.add_argument("images", nargs="+", help="image files or folders, as they come where the model is used")
-    parser.add_argument("--output", metavar="FILE", help="write it as JSON: `predict --prior FILE` takes it")
-    parser.add_argument(
-        "--store", action="store_true", help="store it in the model's config.json: pipeline follows it"
-    )
-    parser.add_argument("--resamples", type=int, default=200, help="for the ranges (default: %(default)s)")
+def add_flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", help="run folder or checkpoint")
+    add("images", nargs="+", help="image files or folders, as they come where the model is used")
+    add("--output", metavar="FILE", help="write it as JSON: `predict --prior FILE` takes it")
+    add("--store", action="store_true", help="store it in the model's config.json: pipeline follows it")
+    add("--resamples", type=int, default=200, help="for the ranges (default: %(default)s)")
     add_inference_flags(parser, 32)
-    parser.add_argument("--json", action="store_true", help="print a list of {label, frequency, low, high}")
-    flags = parser.parse_args(argv)
-    quiet()
+    add("--json", action="store_true", help="print a list of {label, frequency, low, high}")
+
+
+def run(flags: Namespace) -> None:
     check_output(flags.output)
     if flags.store:
         check_checkpoint_folder("--store", flags.model)

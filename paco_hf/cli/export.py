@@ -1,23 +1,22 @@
-"""`paco-hf export`."""
+"""Write a checkpoint that others load without this package."""
 
-from ..utils.console import quiet
-from .common import verb_parser
+from argparse import ArgumentParser, Namespace
 
 
-def run(argv: list[str]) -> None:
-    parser = verb_parser("export", "Write a checkpoint that others load without this package.")
-    parser.add_argument("model", help="run folder, checkpoint or Hub id")
-    parser.add_argument("out", help="new folder")
-    parser.add_argument("--to", choices=["timm", "onnx"], required=True, help="timm's own format, or ONNX")
-    parser.add_argument("--prior_input", action="store_true", help="onnx: a second input, the class frequencies")
-    flags = parser.parse_args(argv)
+def add_flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("model", help="run folder, checkpoint or Hub id")
+    add("out", help="new folder")
+    add("--to", choices=["timm", "onnx"], required=True, help="timm's own format, or ONNX")
+    add("--prior_input", action="store_true", help="onnx: a second input, the class frequencies")
+
+
+def run(flags: Namespace) -> None:
     if flags.prior_input and flags.to != "onnx":
         raise ValueError("--prior_input goes with --to onnx")
-    quiet()
     from transformers import AutoImageProcessor
 
-    from ..conversion.to_onnx import export_onnx
-    from ..conversion.to_timm import export_timm
+    from ..conversion import export_onnx, export_timm
     from ..inference.load_model import load_classifier
 
     model = load_classifier(flags.model)

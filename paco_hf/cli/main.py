@@ -1,48 +1,25 @@
-"""The `paco-hf` command. Each verb parses its flags and calls one function; heavy modules load late."""
+"""The `paco-hf` command. Each verb has a module: its docstring is the help, and heavy modules load late."""
 
 import os
+import re
 import sys
 import time
 from importlib import import_module
+from pathlib import Path
 
-from .launcher import is_first_process
+from ..utils.console import quiet
+from .common import OneLineParser
+from .launcher import in_processes, is_first_process
 
-_ABOUT = """\
-usage: paco-hf VERB [...]
-
-Train and use image classifiers on long-tailed data (PaCo, GPaCo).
-
-verbs:
-  train      train a model, select it on a validation split, score it on the test split
-  evaluate   score a checkpoint, or the ensemble of several, and write a report; calibrate it
-  predict    classify image files or folders
-  report     compare runs: means over seeds, cost, training curves
-  estimate-prior
-             how frequent the classes are among unlabeled images
-  recipes    list the recipes, or show one
-  data       prepare, verify or describe a data set
-  convert    make a checkpoint from a file of the reference implementation
-  embed      write the features of images
-  index      index the training images by their features, for demo
-  demo       try a model on a page in the browser
-  export     write a checkpoint for timm, or as ONNX
-  card       write the model card of a run
-  push       publish a run on the Hub
-
-`paco-hf VERB --help` says more.
-"""
-
-_VERBS = (
-    *("train", "evaluate", "predict", "report", "estimate-prior", "recipes", "data", "convert", "embed", "index"),
-    *("demo", "export", "card", "push"),
-)
+_USAGE = (Path(__file__).parents[1] / "templates" / "usage.txt").read_text(encoding="utf-8")
+_VERBS = re.findall(r"^  ([a-z-]+)", _USAGE, re.MULTILINE)
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a verb. Bad input: one line on standard error, status 2; `PACO_HF_DEBUG=1` shows the traceback."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
-        print(_ABOUT, end="")
+        print(_USAGE, end="")
         return 0 if argv else 2
     if argv[0] == "--version":
         from importlib.metadata import version
@@ -53,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"paco-hf: unknown verb {argv[0]!r}: choose one of {', '.join(_VERBS)}", file=sys.stderr)
         return 2
     try:
-        import_module(f".{argv[0].replace('-', '_')}", __package__).run(argv[1:])
+        _run(*argv)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
@@ -75,3 +52,16 @@ def main(argv: list[str] | None = None) -> int:
             print(f"paco-hf {argv[0]}: stopped{advice}", file=sys.stderr)
         return 130
     return 0
+
+
+def _run(verb: str, *argv: str) -> None:
+    module = import_module(f".{verb.replace('-', '_')}", __package__)
+    rest = in_processes(verb, list(argv)) if verb in ("train", "evaluate") else argv
+    if verb == "train":  # its settings are those of recipes, which have a parser of their own
+        module.run(rest)
+        return
+    parser = OneLineParser(prog=f"paco-hf {verb}", description=module.__doc__)
+    module.add_flags(parser)
+    flags = parser.parse_args(rest)
+    quiet()
+    module.run(flags)

@@ -1,16 +1,17 @@
-"""`paco-hf recipes`."""
+"""List the recipes, or show one with all its settings."""
 
 import json
+from argparse import ArgumentParser, Namespace
 
-from .common import verb_parser
+
+def add_flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("action", nargs="?", choices=["list", "show"], default="list")
+    add("name", nargs="?", help="of the recipe to show, or a YAML file; `train --recipe` takes both")
+    add("--json", action="store_true", help="print JSON")
 
 
-def run(argv: list[str]) -> None:
-    parser = verb_parser("recipes", "List the recipes, or show one with all its settings.")
-    parser.add_argument("action", nargs="?", choices=["list", "show"], default="list")
-    parser.add_argument("name", nargs="?", help="of the recipe to show, or a YAML file; `train --recipe` takes both")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    flags = parser.parse_args(argv)
+def run(flags: Namespace) -> None:
     if flags.action == "list":
         from ..arguments.recipes import overview, table
 

@@ -1,17 +1,20 @@
-"""`paco-hf report`."""
+"""Compare runs: mean and standard deviation over seeds, cost, training curves."""
 
 import json
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from .common import check_output, verb_parser
+from .common import check_output
 
 
-def run(argv: list[str]) -> None:
-    parser = verb_parser("report", "Compare runs: mean and standard deviation over seeds, cost, training curves.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders")
-    parser.add_argument("--output", default="comparison.html", help="the page to write (default: %(default)s)")
-    parser.add_argument("--json", action="store_true", help="print the comparison as JSON, write nothing")
-    flags = parser.parse_args(argv)
+def add_flags(parser: ArgumentParser) -> None:
+    add = parser.add_argument
+    add("runs", nargs="+", metavar="RUN", help="run folders")
+    add("--output", default="comparison.html", help="the page to write (default: %(default)s)")
+    add("--json", action="store_true", help="print the comparison as JSON, write nothing")
+
+
+def run(flags: Namespace) -> None:
     check_output(flags.output)
     from ..reports.comparison_report import comparison_text, write_comparison
     from ..reports.run_comparison import compare_runs

@@ -1,11 +1,10 @@
-"""`paco-hf train`."""
+"""Train a model; its flags are those of recipes."""
 
 from ..utils.console import quiet
-from .launcher import HELP_FLAGS, NPROC_HELP, check_processes, in_processes
+from .launcher import HELP_FLAGS, NPROC_HELP, check_processes
 
 
 def run(argv: list[str]) -> None:
-    argv = in_processes("train", argv)
     from ..arguments.parser import RunParser, parse_run
 
     if HELP_FLAGS & set(argv):
