@@ -8,6 +8,7 @@ every operation rounds where PIL does, in arithmetic that is exact or as wide as
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import chain
 
 import torch
 from torch import Generator, Tensor
@@ -29,7 +30,7 @@ def _each(values: Tensor, images: Tensor) -> Tensor:
     return values.to(images.device, images.dtype).view(-1, 1, 1, 1)
 
 
-def apply_to(images: Tensor, rows: Tensor, operation: Callable[..., Tensor], *parameters: Tensor) -> None:
+def apply_to(images: Tensor, rows: Tensor, operation: Callable[..., Tensor], *parameters: Tensor) -> Tensor:
     """In place, on the images where `rows` (`bool`) holds; the parameters are those of all images.
 
     Args:
@@ -43,6 +44,7 @@ def apply_to(images: Tensor, rows: Tensor, operation: Callable[..., Tensor], *pa
         on_device = index.to(images.device)
         selected = images.index_select(0, on_device)
         images.index_copy_(0, on_device, operation(selected, *(values[index] for values in parameters)))
+    return images
 
 
 @lru_cache(maxsize=4096)
@@ -268,11 +270,10 @@ def _signed(kind: Tensor, magnitude: Tensor, generator: Generator) -> Tensor:
 @lru_cache(maxsize=64)
 def _policy(size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Kind, probability and magnitude `(25, 2)` of torchvision's CIFAR-10 policy."""
-    entries = [entry for policy in _AUTO._policies for entry in policy]
-    kinds = torch.tensor([_KIND[name] for name, _, _ in entries])
-    chances = torch.tensor([chance for _, chance, _ in entries])
-    magnitudes = torch.tensor([_magnitude(name, 10, index, size) for name, _, index in entries], dtype=torch.float64)
-    return kinds.view(-1, 2), chances.view(-1, 2), magnitudes.view(-1, 2)
+    names, chances, indices = zip(*chain(*_AUTO._policies), strict=True)
+    magnitudes = [_magnitude(name, 10, index, size) for name, index in zip(names, indices, strict=True)]
+    kinds = torch.tensor([_KIND[name] for name in names]).view(-1, 2)
+    return kinds, torch.tensor(chances).view(-1, 2), torch.tensor(magnitudes, dtype=torch.float64).view(-1, 2)
 
 
 def draw_auto_augment(count: int, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -298,13 +299,11 @@ def draw_rand_augment(count: int, size: int, generator: Generator) -> tuple[Tens
         size (`int`): side of the images in pixels.
         generator (`torch.Generator`): the source of randomness, on the CPU.
     """
-    names = list(_RAND._AUGMENTATION_SPACE)
-    kinds = torch.tensor([_KIND[name] for name in names])
-    magnitudes = torch.tensor(
-        [_magnitude(name, _RAND.num_magnitude_bins, _RAND.magnitude, size) for name in names], dtype=torch.float64
-    )
+    names, bins, level = list(_RAND._AUGMENTATION_SPACE), _RAND.num_magnitude_bins, _RAND.magnitude
+    magnitudes = torch.tensor([_magnitude(name, bins, level, size) for name in names], dtype=torch.float64)
     drawn = torch.randint(len(names), (_RAND.num_ops, count), generator=generator)
-    return kinds[drawn], _signed(kinds[drawn], magnitudes[drawn], generator)
+    kind = torch.tensor([_KIND[name] for name in names])[drawn]
+    return kind, _signed(kind, magnitudes[drawn], generator)
 
 
 _GROUPS: list[tuple[set[str], Callable[..., Tensor]]] = [

@@ -7,19 +7,8 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from .batched_functional import (
-    apply_to,
-    augment,
-    color_jitter,
-    draw_auto_augment,
-    draw_jitter,
-    draw_rand_augment,
-    gaussian_blur,
-    grayscale,
-)
+from . import batched_functional as functional
 from .batched_geometry import cutout, draw_boxes, flip, happens, resized_crop, shifted_crop, uniform
-
-_BLUR_RADIUS = (0.1, 2.0)
 
 
 def _random_crop(images: Tensor, generator: Generator, size: int) -> Tensor:
@@ -30,9 +19,9 @@ def _random_crop(images: Tensor, generator: Generator, size: int) -> Tensor:
     return shifted_crop(images, top, left, padding)
 
 
-def _random_resized_crop(images: Tensor, generator: Generator, size: int, scale: tuple[float, float]) -> Tensor:
+def _random_resized_crop(images: Tensor, generator: Generator, size: int, low: float) -> Tensor:
     height, width = images.shape[-2:]
-    return resized_crop(images, draw_boxes(len(images), height, width, scale, generator), size)
+    return resized_crop(images, draw_boxes(len(images), height, width, (low, 1.0), generator), size)
 
 
 def _random_flip(images: Tensor, generator: Generator) -> Tensor:
@@ -40,26 +29,20 @@ def _random_flip(images: Tensor, generator: Generator) -> Tensor:
 
 
 def _jitter(images: Tensor, generator: Generator, p: float, hue: float) -> Tensor:
-    return color_jitter(images, *draw_jitter(len(images), p, hue, generator))
+    return functional.color_jitter(images, *functional.draw_jitter(len(images), p, hue, generator))
 
 
 def _random_grayscale(images: Tensor, generator: Generator) -> Tensor:
-    apply_to(images, happens(generator, 0.2, len(images)), grayscale)
-    return images
+    return functional.apply_to(images, happens(generator, 0.2, len(images)), functional.grayscale)
 
 
 def _random_blur(images: Tensor, generator: Generator) -> Tensor:
-    radius = uniform(generator, *_BLUR_RADIUS, len(images))
-    apply_to(images, happens(generator, 0.5, len(images)), gaussian_blur, radius)
-    return images
+    radius = uniform(generator, 0.1, 2.0, len(images))
+    return functional.apply_to(images, happens(generator, 0.5, len(images)), functional.gaussian_blur, radius)
 
 
-def _auto_augment(images: Tensor, generator: Generator) -> Tensor:
-    return augment(images, *draw_auto_augment(len(images), images.shape[-1], generator))
-
-
-def _rand_augment(images: Tensor, generator: Generator) -> Tensor:
-    return augment(images, *draw_rand_augment(len(images), images.shape[-1], generator))
+def _augment(images: Tensor, generator: Generator, draw: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
+    return functional.augment(images, *draw(len(images), images.shape[-1], generator))
 
 
 def _random_cutout(images: Tensor, generator: Generator) -> Tensor:
@@ -73,23 +56,17 @@ def _cifar(size: int, *color: Any) -> list[Any]:
 
 
 def _crop(size: int, low: float) -> Any:
-    return partial(_random_resized_crop, size=size, scale=(low, 1.0))
+    return partial(_random_resized_crop, size=size, low=low)
 
 
-_FULL_JITTER = partial(_jitter, p=1.0, hue=0.0)
+_FULL_JITTER, _HUE_JITTER = partial(_jitter, p=1.0, hue=0.0), partial(_jitter, p=0.8, hue=0.1)
 
 # As `VIEWS`: the side in pixels to the steps, in order, the first of them the crop.
 BATCHED_VIEWS: dict[str, Callable[[int], list[Any]]] = {
-    "cifar_reg": lambda size: _cifar(size, _auto_augment),
-    "cifar_rand": lambda size: _cifar(size, _rand_augment),
-    "cifar_light": lambda size: _cifar(size),
-    "cifar_sim": lambda size: [
-        _crop(size, 0.2),
-        _random_flip,
-        partial(_jitter, p=0.8, hue=0.1),
-        _random_grayscale,
-        _random_blur,
-    ],
+    "cifar_reg": lambda size: _cifar(size, partial(_augment, draw=functional.draw_auto_augment)),
+    "cifar_rand": lambda size: _cifar(size, partial(_augment, draw=functional.draw_rand_augment)),
+    "cifar_light": _cifar,
+    "cifar_sim": lambda size: [_crop(size, 0.2), _random_flip, _HUE_JITTER, _random_grayscale, _random_blur],
     "sim": lambda size: [_crop(size, 0.08), _FULL_JITTER, _random_grayscale, _random_blur, _random_flip],
     "regular": lambda size: [_crop(size, 0.08), _random_flip, _FULL_JITTER],
 }
@@ -162,8 +139,7 @@ def batched_obstacle(names: Sequence[str], size: int, pixels: Any) -> str | None
         size (`int`): side of the views in pixels.
         pixels (`np.ndarray`, *optional*): the images.
     """
-    alone = [name for name in names if name not in BATCHED_VIEWS]
-    if alone:
+    if alone := [name for name in names if name not in BATCHED_VIEWS]:
         return f"{alone[0]!r} is made by PIL alone (a batch at a time: {', '.join(sorted(BATCHED_VIEWS))})"
     if torch.backends.mps.is_available():
         return "Apple's GPUs have no float64, which PIL's results need"

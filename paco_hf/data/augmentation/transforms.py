@@ -77,6 +77,10 @@ def rand_augment(count: int, magnitude: int) -> Callable[[Image.Image], Image.Im
     return policy
 
 
+def _resized_crop(size: int, low: float) -> nn.Module:
+    return v2.RandomResizedCrop(size, scale=(low, 1.0), antialias=True)
+
+
 def _jitter(hue: float, p: float) -> nn.Module:
     return v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, hue)], p)
 
@@ -90,38 +94,18 @@ def _simclr(
     blur_p: float = 0.5,
     flip_first: bool = False,
 ) -> list[Any]:
-    flip = [v2.RandomHorizontalFlip()]
-    return [
-        v2.RandomResizedCrop(size, scale=(low, 1.0), antialias=True),
-        *(flip if flip_first else []),
-        _jitter(hue, jitter_p),
-        v2.RandomGrayscale(0.2),
-        v2.RandomApply([GaussianBlur()], blur_p),
-        *([] if flip_first else flip),
-        *policy,
-        v2.PILToTensor(),
-    ]
+    crop, flip = _resized_crop(size, low), v2.RandomHorizontalFlip()
+    color = [_jitter(hue, jitter_p), v2.RandomGrayscale(0.2), v2.RandomApply([GaussianBlur()], blur_p)]
+    return [crop, *([flip, *color] if flip_first else [*color, flip]), *policy, v2.PILToTensor()]
 
 
 def _regular(size: int, *policy: Any) -> list[Any]:
-    return [
-        v2.RandomResizedCrop(size, scale=(0.08, 1.0), antialias=True),
-        v2.RandomHorizontalFlip(),
-        _jitter(0.0, 1.0),
-        *policy,
-        v2.PILToTensor(),
-    ]
+    return [_resized_crop(size, 0.08), v2.RandomHorizontalFlip(), _jitter(0.0, 1.0), *policy, v2.PILToTensor()]
 
 
 def _cifar(size: int, *color: nn.Module) -> list[Any]:
-    return [
-        FitSquare(size),
-        v2.RandomCrop(size, padding=size // 8),
-        v2.RandomHorizontalFlip(),
-        *color,
-        v2.PILToTensor(),
-        Cutout(size // 2),
-    ]
+    crop = v2.RandomCrop(size, padding=size // 8)
+    return [FitSquare(size), crop, v2.RandomHorizontalFlip(), *color, v2.PILToTensor(), Cutout(size // 2)]
 
 
 _cifar_sim = partial(_simclr, low=0.2, hue=0.1, jitter_p=0.8, flip_first=True)

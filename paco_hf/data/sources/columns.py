@@ -2,14 +2,13 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from datasets import ClassLabel, Value
 
 from ...utils.images import IMAGE_SUFFIXES
-from .source import check_column
+from .source import check_column, choose_column
 from .table_files import Rows
-from .tables import SPLIT_NAMES, holds_images
+from .tables import SPLIT_NAMES, holds_images, is_text
 
 _IMAGE_COLUMNS = ("image", "img", "file_name", "filename", "file", "image_path", "path", "filepath")
 _LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "species")
@@ -71,7 +70,7 @@ def find_image_column(rows: Rows, dataset: str, column: str | None) -> str:
     candidates = [name for name, feature in features.items() if holds_images(feature)]
     if not candidates:
         candidates = [name for name, feature in features.items() if is_text(feature) and _name_images(rows, name)]
-    return _choose(candidates, _IMAGE_COLUMNS, rows, dataset, "image")
+    return choose_column(candidates, features, dataset, "image", _IMAGE_COLUMNS)
 
 
 def find_label_column(rows: Rows, dataset: str, image: str, column: str | None) -> str:
@@ -96,18 +95,4 @@ def find_label_column(rows: Rows, dataset: str, image: str, column: str | None) 
     if not candidates:
         values = [name for name, feature in features.items() if name != image and isinstance(feature, Value)]
         candidates = [name for name in values if len(set(rows.data[name][:])) < len(rows.data)]
-    return _choose(candidates, _LABEL_COLUMNS, rows, dataset, "label")
-
-
-def _choose(candidates: list[str], usual: Sequence[str], rows: Rows, dataset: str, role: str) -> str:
-    """The candidate with the most usual name, or the only one."""
-    ranked = sorted((name for name in candidates if name.lower() in usual), key=lambda name: usual.index(name.lower()))
-    if ranked or len(candidates) == 1:
-        return [*ranked, *candidates][0]
-    raise ValueError(
-        f"cannot tell the {role} column of {dataset} (columns: {', '.join(rows.data.features)}): set --{role}_column"
-    )
-
-
-def is_text(feature: Any) -> bool:
-    return isinstance(feature, Value) and feature.dtype.endswith("string")
+    return choose_column(candidates, features, dataset, "label", _LABEL_COLUMNS)

@@ -15,13 +15,11 @@ from ..image_lists import ImageList
 
 def image_tables(files: Mapping[str, tuple[Sequence[str], Sequence[int]]], class_names: list[str]) -> DatasetDict:
     """Image files and class ids of each split as a data set that opens a file when it is asked for."""
-    features = Features({"image": Image(), "label": ClassLabel(names=class_names)})
+    schema = Features({"image": Image(), "label": ClassLabel(names=class_names)}).arrow_schema
     splits = {}
     for split, (paths, labels) in files.items():
-        path = pa.array(paths, pa.string())
-        image = pa.StructArray.from_arrays([pa.nulls(len(paths), pa.binary()), path], names=["bytes", "path"])
-        table = pa.Table.from_arrays([image, pa.array(labels, pa.int64())], schema=features.arrow_schema)
-        splits[split] = Dataset(InMemoryTable(table))
+        columns = [Image().cast_storage(pa.array(paths, pa.string())), pa.array(labels, pa.int64())]
+        splits[split] = Dataset(InMemoryTable(pa.Table.from_arrays(columns, schema=schema)))
     return DatasetDict(splits)
 
 
@@ -32,10 +30,8 @@ def list_files(root: Path, image_list: ImageList) -> list[str]:
         ValueError: some do not exist; says how many, and names the first.
     """
     files = [str(root / path) for path in image_list.paths]
-    present: set[str] = set()
-    for folder in {os.path.dirname(file) for file in files}:
-        if os.path.isdir(folder):
-            present.update(entry.path for entry in os.scandir(folder))
+    folders = filter(os.path.isdir, {os.path.dirname(file) for file in files})
+    present = {entry.path for folder in folders for entry in os.scandir(folder)}
     missing = [path for file, path in zip(files, image_list.paths, strict=True) if file not in present]
     if missing:
         raise ValueError(
@@ -72,12 +68,10 @@ def class_folders(
         raise ValueError(f"{root} has a class {unknown[0]!r} that the training images have not")
     files, labels = [], []
     for folder in folders:
-        entries = list(os.scandir(root / folder))
-        deeper = [entry.path for entry in entries if entry.is_dir() and not entry.name.startswith(".")]
-        if deeper:
-            raise ValueError(f"{deeper[0]} is a folder in the folder of a class, where images should lie")
-        images = (e for e in entries if e.is_file() and e.name[0] != ".")
-        names = sorted(e.path for e in images if Path(e.name).suffix.lower() in IMAGE_SUFFIXES)
+        entries = [entry for entry in os.scandir(root / folder) if not entry.name.startswith(".")]
+        if deeper := next((entry.path for entry in entries if entry.is_dir()), None):
+            raise ValueError(f"{deeper} is a folder in the folder of a class, where images should lie")
+        names = sorted(e.path for e in entries if Path(e.name).suffix.lower() in IMAGE_SUFFIXES and e.is_file())
         if folder in ids:
             files += names
             labels += [ids[folder]] * len(names)

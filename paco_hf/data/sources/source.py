@@ -1,6 +1,6 @@
 """What an opener gives, and how tables with an image column and a label column become splits."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -71,8 +71,8 @@ def label_tables(
     """
     features = next(iter(tables.values())).features
     image, label = spec.image_column or columns[0], spec.label_column or columns[1]
-    for column, role in ((image, "image"), (label, "label")):
-        check_column(features, column, spec.dataset, role)
+    check_column(features, image, spec.dataset, "image")
+    check_column(features, label, spec.dataset, "label")
     if not isinstance(features[image], Image):
         raise ValueError(
             f"column {image!r} of {spec.dataset} holds no images, but {features[image]}: set --image_column"
@@ -119,21 +119,24 @@ def check_column(features: Mapping[str, Any], column: str, dataset: str, role: s
         raise ValueError(f"{dataset} has no column {column!r} (columns: {', '.join(features)}): set --{role}_column")
 
 
-def detect_column(features: Mapping[str, Any], dataset: str, role: str, kind: type) -> str:
-    """The column of this role, by its name or else by its type.
+def choose_column(
+    candidates: list[str], features: Mapping[str, Any], dataset: str, role: str, usual: Sequence[str] = ()
+) -> str:
+    """The candidate with the most usual name, or the only one.
 
     Args:
-        features (mapping): by column.
+        candidates (list of `str`): columns that may have this role.
+        features (mapping): of all columns, for messages.
         dataset (`str`): for messages.
         role (`str`): `image` or `label`.
-        kind (`type`): of feature.
+        usual (sequence of `str`, *optional*): names of such columns, the most usual first.
 
     Raises:
         ValueError: there is none, or more than one.
     """
-    candidates = [role] if role in features else [name for name in features if isinstance(features[name], kind)]
-    if len(candidates) != 1:
-        raise ValueError(
-            f"cannot tell the {role} column of {dataset} (columns: {', '.join(features)}): set --{role}_column"
-        )
-    return candidates[0]
+    ranked = sorted((name for name in candidates if name.lower() in usual), key=lambda name: usual.index(name.lower()))
+    if ranked or len(candidates) == 1:
+        return [*ranked, *candidates][0]
+    raise ValueError(
+        f"cannot tell the {role} column of {dataset} (columns: {', '.join(features)}): set --{role}_column"
+    )

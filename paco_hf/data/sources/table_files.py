@@ -1,6 +1,5 @@
 """Files of rows: CSV, TSV, JSON, JSON lines and parquet."""
 
-import csv
 import io
 import json
 from collections.abc import Sequence
@@ -65,10 +64,10 @@ def _read_text(path: Path) -> Rows:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error
-    columns = _parse_json(path, text) if path.suffix.lower() in (".json", ".jsonl") else _parse_csv(path, text)
+    tabular = path.suffix.lower() in (".csv", ".tsv")
+    columns = _parse_csv(path, text) if tabular else _parse_json(path, text)
     if not columns or not next(iter(columns.values())):
         raise ValueError(f"{path} has no rows")
-    tabular = path.suffix.lower() in (".csv", ".tsv")
     return Rows(Dataset.from_dict(columns), path.parent, text=tabular)
 
 
@@ -77,9 +76,7 @@ def _parse_csv(path: Path, text: str) -> dict[str, list[Any]]:
     separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
     try:
         # As text: numbers may be names ("007"), and "None" and "NA" may be classes.
-        frame = pd.read_csv(
-            io.StringIO(text), sep=separator, dtype=str, keep_default_na=False, quoting=csv.QUOTE_MINIMAL
-        )
+        frame = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty: its first line should name its columns") from None
     except (pd.errors.ParserError, ValueError) as error:

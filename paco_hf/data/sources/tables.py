@@ -3,9 +3,9 @@
 import os
 import re
 import unicodedata
-from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -68,40 +68,38 @@ def read_rows(dataset: str) -> tuple[dict[str, Rows], list[str]]:
 
 
 def _read_folder(folder: Path) -> tuple[dict[str, Rows], list[str]]:
-    parquet = [file for file in sorted(folder.glob("**/*.parquet")) if not _hidden(file, folder)]
+    files = sorted(folder.glob("**/*.parquet"))
+    parquet = [file for file in files if not any(part[0] == "." for part in file.relative_to(folder).parts)]
     tables, notes = _table_files(folder, parquet)
     if tables:
-        files: dict[str, list[Path]] = {}
+        by_split: dict[str, list[Path]] = {}
         for file in tables:
-            files.setdefault(_split_in(str(file.relative_to(folder))) or _stem(file), []).append(file)
-        if not any(map(usual_split, files)) and len(files) == 1:
-            files = {"train": tables}
-        rows = {split: read_files(paths) for split, paths in files.items()}
+            split = _split_in(str(file.relative_to(folder))) or re.sub(r"-\d+(-of-\d+)?$", "", file.stem)
+            by_split.setdefault(split, []).append(file)
+        if not any(map(usual_split, by_split)) and len(by_split) == 1:
+            by_split = {"train": tables}
+        rows = {split: read_files(paths) for split, paths in by_split.items()}
         for split, content in rows.items():
             content.root = _image_root(content, folder, split) or content.root
         return rows, notes
-    inside = [entry for entry in sorted(folder.iterdir()) if not entry.name.startswith(".")]
-    folders = [entry for entry in inside if entry.is_dir()]
+    folders = sorted(_subfolders(folder))
+    if not folders:
+        inside = [entry for entry in folder.iterdir() if not entry.name.startswith(".")]
+        if not inside:
+            raise ValueError(f"{folder} is empty: put the images of each class in a folder of its own in it")
+        raise ValueError(
+            f"{folder} has {sum(map(_is_image, inside))} images but no folders of classes: put the images of each "
+            "class in a folder of its own, or their names and classes in a metadata.csv beside them"
+        )
     splits = {entry.name: entry for entry in folders if usual_split(entry.name) and _subfolders(entry)}
-    if not splits:
-        loose = sum(entry.suffix.lower() in IMAGE_SUFFIXES for entry in inside if entry.is_file())
-        if not folders:
-            raise ValueError(
-                f"{folder} is empty: put the images of each class in a folder of its own in it"
-                if not inside
-                else f"{folder} has {loose} images but no folders of classes: put the images of each class in a "
-                "folder of its own, or their names and classes in a metadata.csv beside them"
-            )
-        splits = {"train": folder}
-    result: dict[str, Rows] = {}
-    for split, root in splits.items():
-        result[split] = _read_class_folders(root, notes)
+    splits = splits or {"train": folder}
+    result = {split: _read_class_folders(root, notes) for split, root in splits.items()}
     if not any(len(rows.data) for rows in result.values()):
         raise ValueError(
             f"{folder} has no images in its class folders (of the kinds {', '.join(sorted(IMAGE_SUFFIXES))})"
         )
-    beside = [entry.name for entry in folders if entry.name not in splits] if folder not in splits.values() else []
-    if beside:
+    beside = [entry.name for entry in folders if entry.name not in splits]
+    if beside and folder not in splits.values():
         notes.append(f"beside the folders of the splits, {', '.join(beside[:3])} is left out")
     return result, notes
 
@@ -114,25 +112,22 @@ def _table_files(folder: Path, parquet: list[Path]) -> tuple[list[Path], list[st
     if parquet and not (_images_below(folder) and all(_unreadable(file, folder, False) for file in parquet)):
         return parquet, []
     notes = [f"{parquet[0].name} has no images, so it is left out"] if parquet else []
-    direct = [file for file in sorted(folder.iterdir()) if is_table(file) and not file.name.startswith(".")]
-    direct = [file for file in direct if file not in parquet]
+    direct = [file for file in sorted({*folder.iterdir()} - {*parquet}) if is_table(file) and file.name[0] != "."]
     named = [file for file in direct if file.stem.lower() == "metadata" or _split_in(file.name)]
-    splits = [entry for entry in sorted(folder.iterdir()) if entry.is_dir() and usual_split(entry.name)]
+    splits = [entry for entry in sorted(_subfolders(folder)) if usual_split(entry.name)]
     below = [file for entry in splits for file in sorted(entry.glob("metadata.*")) if is_table(file)]
     tables = named or below or direct
     if beside := [file.name for file in direct if tables is not direct and file not in tables]:
         notes.append(f"left out, as its name says no split: {', '.join(beside[:3])}")
     if not tables or not _images_below(folder):
         return tables, notes
-    if not named and not below and len(direct) > 1:
-        reason = "there is more than one, and none names a split"
-    else:
+    reasons = ["there is more than one, and none names a split"]
+    if tables is not direct or len(tables) == 1:
         reasons = [_unreadable(file, folder, len(tables) == 1) for file in tables]
-        reason = reasons[0] if all(reasons) else ""
-    if not reason:
+    if not all(reasons):
         return tables, notes
     passed = ", ".join(file.name for file in tables[:3])
-    return [], [*notes, f"the classes are those of the folders, not those of {passed} beside them: {reason}"]
+    return [], [*notes, f"the classes are those of the folders, not those of {passed} beside them: {reasons[0]}"]
 
 
 def _unreadable(file: Path, folder: Path, alone: bool) -> str:
@@ -154,13 +149,12 @@ def _image_root(rows: Rows, folder: Path, split: str | None) -> Path | None:
     images in it."""
     inside = _subfolders(folder)
     likely = [entry for entry in inside if len(inside) == 1 or entry.name.lower() in ("images", split)]
-    texts = [name for name, feature in rows.data.features.items() if getattr(feature, "dtype", "").endswith("string")]
+    texts = [name for name, feature in rows.data.features.items() if is_text(feature)]
     first = rows.data.select_columns(texts)[:100]
     for root in dict.fromkeys((rows.root or folder, folder, *likely)):
         for values in first.values():
             # Text that is no file name may be longer than a path can be.
-            names = [value for value in values if value and Path(value).suffix.lower() in IMAGE_SUFFIXES]
-            if 2 * sum(os.path.isfile(root / name) for name in names) > len(values):
+            if 2 * sum(_is_image(root / value) for value in values if value) > len(values):
                 return root
     return None
 
@@ -211,24 +205,20 @@ def holds_images(feature: Any) -> bool:
     return encoded or isinstance(feature, Image) or (isinstance(feature, Value) and feature.dtype.endswith("binary"))
 
 
+def is_text(feature: Any) -> bool:
+    return isinstance(feature, Value) and feature.dtype.endswith("string")
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES and os.path.isfile(path)
+
+
 def _images_below(folder: Path) -> bool:
-    return any(map(_images_within, _subfolders(folder)))
-
-
-def _images_within(folder: Path) -> bool:
-    return any(entry.suffix.lower() in IMAGE_SUFFIXES for entry in folder.iterdir()) or bool(_subfolders(folder))
+    return any(_subfolders(inside) or any(map(_is_image, inside.iterdir())) for inside in _subfolders(folder))
 
 
 def _subfolders(folder: Path) -> list[Path]:
     return [entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-
-
-def _hidden(file: Path, root: Path) -> bool:
-    return any(part.startswith(".") for part in file.relative_to(root).parts)
-
-
-def _stem(file: Path) -> str:
-    return re.sub(r"-\d+(-of-\d+)?$", "", file.stem)
 
 
 def _split_in(path: str) -> str | None:
@@ -251,24 +241,20 @@ def _read_class_folders(root: Path, notes: list[str]) -> Rows:
     inside = {folder: [entry for entry in (root / folder).iterdir() if entry.name[0] != "."] for folder in folders}
     filled = {names[label] for label in labels}
     for folder, class_name in zip(folders, names, strict=True):
-        unread = sorted({entry.suffix.lower() for entry in inside[folder] if entry.is_file()} & UNREAD_SUFFIXES)
+        unread = sorted({entry.suffix.lower() for entry in inside[folder]} & UNREAD_SUFFIXES)
         if class_name not in filled and unread:
             raise ValueError(
                 f"the images of the class {class_name!r} of {name} are of a kind that is not read "
                 f"({', '.join(unread)}): save them as JPEG or PNG"
             )
     data = image_tables({"train": (files, [ids[names[label]] for label in labels])}, classes)["train"]
-    others = Counter(
-        entry.suffix.lower() or entry.name
-        for entries in inside.values()
-        for entry in entries
-        if entry.suffix.lower() not in IMAGE_SUFFIXES
-    )
-    if count := others.total():
-        kinds = ", ".join(sorted(others)[:4])
-        notes.append(f"{count} file{'s' * (count > 1)} in the class folders of {name} not read as images ({kinds})")
-    loose = [entry.name for entry in root.iterdir() if entry.is_file() and entry.suffix.lower() in IMAGE_SUFFIXES]
-    if loose:
+    kinds = [e.suffix.lower() or e.name for e in chain(*inside.values()) if e.suffix.lower() not in IMAGE_SUFFIXES]
+    if count := len(kinds):
+        notes.append(
+            f"{count} file{'s' * (count > 1)} in the class folders of {name} not read as images "
+            f"({', '.join(sorted(set(kinds))[:4])})"
+        )
+    if loose := [entry.name for entry in root.iterdir() if _is_image(entry)]:
         notes.append(
             f"{len(loose)} images of {name} lie outside of class folders and are left out, such as {loose[0]}"
         )

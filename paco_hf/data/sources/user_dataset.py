@@ -3,22 +3,21 @@
 import math
 import os
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import pyarrow as pa
-from datasets import ClassLabel, Dataset, Features, Image, Value
-from datasets.table import InMemoryTable
+from datasets import ClassLabel, Image, Value
 
 from ...utils.text import examples, repeated
 from ..image_split import ImageSplit
 from ..images import LabeledImages
 from ..spec import DataSpec
-from .columns import find_image_column, find_label_column, is_text, split_roles
-from .source import Source
+from .columns import find_image_column, find_label_column, split_roles
+from .folders import image_tables
+from .source import Source, check_column
 from .table_files import Rows
-from .tables import clean, read_rows, split_column
+from .tables import clean, is_text, read_rows, split_column
 
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0*)?")
 
@@ -54,16 +53,15 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
         )
     splits: dict[str, ImageSplit] = {}
     for role, split in roles.items():
-        unknown = Counter(value for value in values[role] if value not in ids)
-        if unknown:
+        if unknown := Counter(value for value in values[role] if value not in ids):
             value, count = next(iter(unknown.items()))
             raise ValueError(
                 f"the split {split!r} of {dataset} has a class {value!r} that its train split has not ({count} images)"
             )
-        about = {"labels": [ids[value] for value in values[role]], "class_names": names}
-        splits[role] = _images(rows[split], image, dataset=dataset, source_split=split, role=role, **about)
+        about: dict[str, Any] = {"dataset": dataset, "source_split": split, "role": role, "class_names": names}
+        splits[role] = _images(rows[split], image, labels=[ids[value] for value in values[role]], **about)
     if "test" not in splits and "validation" in splits and "validation" not in spec.splits:
-        splits = {{"validation": "test"}.get(role, role): split for role, split in splits.items()}
+        splits["test"] = splits.pop("validation")
         splits["test"].role = "test"
     columns = "classes: the folders" if first.files else _describe_columns(first, image, label, split_by)
     uses = ", ".join(f"{role} {split.source_split!r}" for role, split in splits.items())
@@ -98,11 +96,7 @@ def _labels_by_role(
             notes.append(f"the split {split!r} has no column {columns[1]!r}, so it is left out")
             continue
         for column, flag in zip(columns, ("image", "label"), strict=True):
-            if column not in features:
-                raise ValueError(
-                    f"the split {split!r} of {spec.dataset} has no column {column!r} (columns: "
-                    f"{', '.join(features)}): set --{flag}_column"
-                )
+            check_column(features, column, f"the split {split!r} of {spec.dataset}", flag)
         # Whether the labels of a text file are numbers is seen in those to train on.
         numbers = isinstance(values["train"][0], int) if "train" in values else None
         labels = _read_labels(rows[split], columns[1], name, numbers)
@@ -130,30 +124,26 @@ def _read_labels(rows: Rows, column: str, name: str, numbers: bool | None = None
 
     `numbers`: whether text that is a whole number is read as one; `None`: where all of it is.
     """
-    feature = rows.data.features[column]
-    values = rows.data[column][:]
+    feature, values, where = rows.data.features[column], rows.data[column][:], f"label column {column!r} of {name}"
     if isinstance(feature, ClassLabel):
         names = [clean(one) for one in feature.names]
         if (twice := repeated(names)) is not None:
             raise ValueError(f"the column {column!r} of {name} has the class {twice!r} twice: rename one of the two")
         return [None if value is None or value < 0 else names[value] for value in values]
     if not isinstance(feature, Value):
-        raise ValueError(f"label column {column!r} of {name} must hold one class an image, got {feature}")
+        raise ValueError(f"{where} must hold one class an image, got {feature}")
     if feature.dtype == "bool":
         return [None if value is None else str(value) for value in values]
     if feature.dtype.startswith("float"):
-        filled = [value for value in values if value is not None and not math.isnan(value)]
-        broken = next((value for value in filled if not value.is_integer()), None)
-        if broken is not None:
-            raise ValueError(
-                f"label column {column!r} of {name} holds {broken}, which is no class: give text or whole numbers"
-            )
-        return [None if value is None or math.isnan(value) else int(value) for value in values]
+        values = [None if value is None or math.isnan(value) else value for value in values]
+        if broken := next((value for value in values if value and not value.is_integer()), None):
+            raise ValueError(f"{where} holds {broken}, which is no class: give text or whole numbers")
+        return [None if value is None else int(value) for value in values]
     if "int" in feature.dtype:
         return list(values)
     if not is_text(feature):
-        raise ValueError(f"label column {column!r} of {name} must hold text or whole numbers, got {feature.dtype}")
-    values = [clean(value) if value is not None else "" for value in values]
+        raise ValueError(f"{where} must hold text or whole numbers, got {feature.dtype}")
+    values = [clean(value or "") for value in values]
     filled = [value for value in values if value]
     if broken := next((value for value in filled if re.search(r"[\t\r\n]", value)), None):
         raise ValueError(
@@ -165,9 +155,7 @@ def _read_labels(rows: Rows, column: str, name: str, numbers: bool | None = None
     if numbers:
         return [int(float(value)) if _WHOLE.fullmatch(value) else value or None for value in values]
     if rows.text and filled and all(re.fullmatch(r"-?\d+\.\d+", value) for value in filled):
-        raise ValueError(
-            f"label column {column!r} of {name} holds {filled[0]}, which is no class: give text or whole numbers"
-        )
+        raise ValueError(f"{where} holds {filled[0]}, which is no class: give text or whole numbers")
     return [value or None for value in values]
 
 
@@ -176,18 +164,17 @@ def _classes(
 ) -> tuple[list[str], dict[Any, int]]:
     """Names of the classes, and the index of each label."""
     counts = Counter(values)
+    ordered: list[Any] = sorted(counts)
     feature = rows.data.features[column]
     if isinstance(feature, ClassLabel):
         names = [clean(name) for name in feature.names]
-        empty = [name for name in names if not counts[name]]
-        if empty:
+        ordered = [name for name in names if counts[name]]
+        if empty := [name for name in names if not counts[name]]:
             notes.append(
                 f"{len(empty)} of the {len(names)} classes have no training image and are left out, such as "
                 f"{empty[0]!r}"
             )
-        ordered: list[Any] = [name for name in names if counts[name]]
-    elif any(isinstance(value, int) for value in counts):
-        ordered = sorted(counts)
+    elif any(isinstance(value, int) for value in ordered):
         if ordered[0] < 0:
             raise ValueError(
                 f"label {ordered[0]} of row {list(values).index(ordered[0])} of {dataset} is out of range: labels are "
@@ -198,13 +185,10 @@ def _classes(
                 f"the labels are {len(ordered)} whole numbers from {ordered[0]} to {ordered[-1]}, not 0 to "
                 f"{len(ordered) - 1}: they are taken as names of classes"
             )
-    else:
-        ordered = sorted(counts)
-    alike: dict[str, list[str]] = {}
+    alike = defaultdict(list)
     for value in map(str, ordered):
-        alike.setdefault(value.casefold(), []).append(value)
-    same = [names for names in alike.values() if len(names) > 1]
-    if same:
+        alike[value.casefold()].append(value)
+    if same := [names for names in alike.values() if len(names) > 1]:
         notes.append(
             f"classes whose names differ in case only are kept apart: {' and '.join(map(repr, same[0]))}"
             + (f", and {len(same) - 1} more" if len(same) > 1 else "")
@@ -213,30 +197,26 @@ def _classes(
 
 
 def _images(rows: Rows, column: str, *, dataset: str, source_split: str, **about: Any) -> LabeledImages:
-    about = {**about, "dataset": dataset, "source_split": source_split}
-    about["root"] = dataset if os.path.isdir(dataset) else os.path.dirname(dataset) or "."
-    if not os.path.exists(dataset):
-        about["root"] = None
+    about |= {"dataset": dataset, "source_split": source_split}
+    if os.path.exists(dataset):
+        about["root"] = dataset if os.path.isdir(dataset) else os.path.dirname(dataset) or "."
     feature = rows.data.features[column]
     if not is_text(feature):
         data = rows.data if isinstance(feature, Image) else rows.data.cast_column(column, Image())
         return LabeledImages(data, column, files=rows.files, **about)
     name = f"{dataset} {source_split}"
     paths = [value or "" for value in rows.data[column][:]]
-    remote = next((path for path in paths if "://" in path), None)
-    if remote:
+    if remote := next((path for path in paths if "://" in path), None):
         raise ValueError(f"{name} has addresses of images, such as {remote}: download them, and give their file names")
     root = str(rows.root or "")
     files = [os.path.join(root, path) for path in paths]
-    present = {file for file in set(files) if os.path.isfile(file)}
+    present = set(filter(os.path.isfile, set(files)))
     missing = [path for file, path in zip(files, paths, strict=True) if file not in present]
     if missing:
         raise ValueError(
             f"{len(missing)} of the {len(files)} images of {name} are not in {root or '.'}: "
-            f"{examples([*map(repr, missing)])}; column {column!r} should hold "
-            "paths below that folder, or absolute ones; where images are lost, remove their rows"
+            f"{examples([*map(repr, missing)])}; column {column!r} should hold paths below that folder, or absolute "
+            "ones; where images are lost, remove their rows"
         )
-    array = pa.StructArray.from_arrays([pa.nulls(len(files), pa.binary()), pa.array(files)], names=["bytes", "path"])
-    schema = Features({column: Image()}).arrow_schema
-    data = Dataset(InMemoryTable(pa.Table.from_arrays([array], schema=schema)))
-    return LabeledImages(data, column, files=files, **about)
+    data = image_tables({source_split: (files, about["labels"])}, about["class_names"])[source_split]
+    return LabeledImages(data, "image", files=files, **about)

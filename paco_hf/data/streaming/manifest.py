@@ -13,6 +13,8 @@ from ...utils.files import write_text
 MANIFEST_NAME = "manifest.json"
 FORMAT = "paco_hf shards 1"
 ROWS_PER_GROUP = 64
+Shards = dict[str, list[dict[str, Any]]]  # by split: `file`, `images` and `bytes` of each
+_KINDS = {"dataset": str, "source": str, "splits": dict, "class_names": list}
 
 
 @dataclass
@@ -27,13 +29,7 @@ class Manifest:
     splits: dict[str, dict[str, Any]]
 
     def write(self) -> None:
-        content = {
-            "format": FORMAT,
-            "dataset": self.dataset,
-            "source": self.source,
-            "splits": self.splits,
-            "class_names": self.class_names,
-        }
+        content = {"format": FORMAT, **{name: getattr(self, name) for name in _KINDS}}
         # Counts on one line.
         text = re.sub(r"\[[\d,\s]+\]", lambda match: " ".join(match[0].split()), json.dumps(content, indent=1))
         write_text(Path(self.root) / MANIFEST_NAME, text + "\n")
@@ -46,8 +42,10 @@ class Manifest:
             OSError: there is none, or it cannot be reached.
             ValueError: it is none of this format.
         """
+        root = root.rstrip("/")
+        path = f"{root}/{MANIFEST_NAME}"
         try:
-            with fsspec.open(f"{root.rstrip('/')}/{MANIFEST_NAME}", "r", encoding="utf-8") as file:
+            with fsspec.open(path, "r", encoding="utf-8") as file:
                 content = json.load(file)
         except FileNotFoundError as error:
             raise OSError(
@@ -55,43 +53,31 @@ class Manifest:
                 "shards: make it with `paco-hf data prepare`, and start that again where it was stopped"
             ) from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ValueError(
-                f"{root}/{MANIFEST_NAME} is damaged ({error}): run `paco-hf data prepare` again"
-            ) from error
+            raise ValueError(f"{path} is damaged ({error}): run `paco-hf data prepare` again") from error
         except (OSError, ImportError, ValueError) as error:
-            raise OSError(f"{root}/{MANIFEST_NAME} cannot be read ({type(error).__name__}: {error})") from error
+            raise OSError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError(
-                f"{root}/{MANIFEST_NAME} is not a manifest of the format {FORMAT!r}: prepare the data anew"
-            )
-        fields: dict[str, Any] = {name: content.get(name) for name in ("dataset", "source", "class_names", "splits")}
-        kinds = {"class_names": list, "splits": dict}
-        wrong = [name for name, value in fields.items() if not isinstance(value, kinds.get(name, str))]
+            raise ValueError(f"{path} is not a manifest of the format {FORMAT!r}: prepare the data anew")
+        fields: dict[str, Any] = {name: content.get(name) for name in _KINDS}
+        wrong = [name for name, kind in _KINDS.items() if not isinstance(fields[name], kind)]
         wrong += [s for s, c in (fields["splits"] or {}).items() if not {"images", "class_counts", "shards"} <= {*c}]
         if wrong:
-            raise ValueError(
-                f"{root}/{MANIFEST_NAME} is damaged ({', '.join(wrong)}): run `paco-hf data prepare` again"
-            )
-        return cls(root=root.rstrip("/"), **fields)
+            raise ValueError(f"{path} is damaged ({', '.join(wrong)}): run `paco-hf data prepare` again")
+        return cls(root=root, **fields)
 
     def check_files(self) -> None:
         """`OSError` where a file is missing, or a shard has another size than when it was written."""
         fs, root = fsspec.core.url_to_fs(self.root)
+        advice = "the same `paco-hf data prepare` as before writes it again"
         for split, content in self.splits.items():
             if not fs.exists(f"{root}/{labels_name(split)}"):
-                raise OSError(
-                    f"{labels_name(split)} of {self.root} is missing; the same `paco-hf data prepare` as before "
-                    "writes it again"
-                )
+                raise OSError(f"{labels_name(split)} of {self.root} is missing; {advice}")
             for shard in content["shards"]:
                 path = f"{root}/{shard['file']}"
                 size = fs.size(path) if fs.exists(path) else None
                 if size != shard["bytes"]:
                     state = "missing" if size is None else f"truncated: {size} bytes instead of {shard['bytes']}"
-                    raise OSError(
-                        f"the shard {shard['file']} of {self.root} is {state}; the same `paco-hf data prepare` as "
-                        "before writes it again"
-                    )
+                    raise OSError(f"the shard {shard['file']} of {self.root} is {state}; {advice}")
 
 
 def is_prepared(root: str) -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
@@ -23,7 +24,7 @@ from ..image_lists import ImageList, class_names, git_blob_id, tree_lists
 from ..image_split import selection_hash
 from ..long_tail import class_counts
 from ..published import BENCHMARKS
-from .manifest import MANIFEST_NAME, Manifest, labels_name
+from .manifest import MANIFEST_NAME, Manifest, Shards, labels_name
 from .prepare_parquet import PARTS, from_parquet
 from .prepare_tree import ImageTree
 from .writer import ShardWriter
@@ -70,14 +71,18 @@ def prepare(
     if benchmark is None and lists:
         raise ValueError(f"lists go with {', '.join(n for n, b in BENCHMARKS.items() if b.path)}, not {dataset}")
     image_lists = tree_lists(dataset, benchmark, Path(source), lists or {}) if benchmark else {}
-    tree = ImageTree.read(Path(source), benchmark, image_lists) if _is_tree(source) else None
+    # A source on the Hub is not looked at.
+    files = sorted(Path(source).glob("**/*.parquet"))
+    is_tree = Path(source).is_dir() and not files
+    tree = ImageTree.read(Path(source), benchmark, image_lists) if is_tree else None
+    sizes = [[str(file.relative_to(source)), file.stat().st_size] for file in files]
     plan = {
         "dataset": dataset,
         "source": os.path.abspath(source) if os.path.exists(source) else source,
         "lists": {split: git_blob_id(lst.content) for split, lst in sorted(image_lists.items())},
         "columns": [image_column, label_column],
         "shard_bytes": shard_bytes,
-        "content": tree.fingerprint() if tree else _parquet_fingerprint(source),
+        "content": tree.fingerprint() if tree else sizes or None,
     }
     writer = ShardWriter(Path(out), threads or min(os.cpu_count() or 1, 4), shard_bytes)
     try:
@@ -103,12 +108,7 @@ def prepare(
         ) from error
 
 
-def _finish(
-    manifest: Manifest,
-    shards: dict[str, list[dict[str, Any]]],
-    image_lists: dict[str, ImageList],
-    tree: ImageTree | None,
-) -> None:
+def _finish(manifest: Manifest, shards: Shards, image_lists: dict[str, ImageList], tree: ImageTree | None) -> None:
     """Check what was written, and write what describes it, the manifest last."""
     folder, key = Path(manifest.root), join_key(manifest.dataset)
     for split, written in shards.items():
@@ -132,22 +132,18 @@ def _finish(
     manifest.write()
 
 
-def _is_tree(source: str) -> bool:
-    return Path(source).is_dir() and not any(Path(source).glob("**/*.parquet"))
-
-
 def _begin(folder: Path, plan: dict[str, Any]) -> Manifest | None:
     """Claim the folder for this plan; the manifest where it is carried out already."""
     path = folder / PLAN_NAME
     if path.is_file():
         before = read_mapping(path, advice=f"remove {folder}, and prepare anew")
         if before != plan and any(folder.glob("**/*.parquet")):
-            names = [k for k in plan if k != "content" and before.get(k) != plan[k]]
-            changed = [f"{k} {before.get(k)} -> {plan[k]}" for k in names]
-            changed = changed or ["the images of the source have changed since"]
+            changed = [
+                f"{k} {before.get(k)} -> {plan[k]}" for k in plan if k != "content" and before.get(k) != plan[k]
+            ]
+            changes = ", ".join(changed) or "the images of the source have changed since"
             raise ValueError(
-                f"{folder} has a preparation with other settings ({', '.join(changed)}): give another --out, or "
-                "remove it"
+                f"{folder} has a preparation with other settings ({changes}): give another --out, or remove it"
             )
         if before == plan and (folder / MANIFEST_NAME).is_file():
             try:
@@ -193,21 +189,12 @@ def _remove_damaged(folder: Path) -> None:
             file.unlink()
 
 
-def _parquet_fingerprint(source: str) -> list[Any] | None:
-    """Names and sizes of the files of a folder; a source on the Hub is not looked at."""
-    files = sorted(Path(source).glob("**/*.parquet")) if Path(source).is_dir() else []
-    return [[str(file.relative_to(source)), file.stat().st_size] for file in files] or None
-
-
 def read_names(folder: Path, shards: list[dict[str, Any]]) -> tuple[list[str], list[int]]:
     """Stored path (or `""`) and label of each image of a split's shards."""
-    paths: list[str] = []
-    labels: list[int] = []
-    for shard in shards:
-        table = pq.ParquetFile(folder / shard["file"]).read(columns=["image.path", "label"])
-        paths += [path or "" for path in table["image"].combine_chunks().field("path").to_pylist()]
-        labels += table["label"].to_pylist()
-    return paths, labels
+    files = [folder / shard["file"] for shard in shards]
+    table = pa.concat_tables(pq.ParquetFile(file).read(columns=["image.path", "label"]) for file in files)
+    paths = table["image"].combine_chunks().field("path").to_pylist()
+    return [path or "" for path in paths], table["label"].to_pylist()
 
 
 def join_key(dataset: str) -> Callable[[str], str]:

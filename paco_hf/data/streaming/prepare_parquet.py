@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,14 @@ from ..image_lists import ILSVRC, ImageList, class_names
 from ..published import BENCHMARKS, Benchmark
 from ..sources.folders import parquet_files
 from ..sources.hub_dataset import connected
-from ..sources.source import check_column, detect_column
+from ..sources.source import check_column, choose_column
+from .manifest import Shards
 from .writer import ShardWriter, shard_order, shard_schema, write_parquet
 
 PARTS = "parts"
 _BATCH = 256  # rows of the source to join at a time
 
-_PART = pa.schema(
-    [
-        ("image", pa.struct([("bytes", pa.binary()), ("path", pa.string())])),
-        ("label", pa.int64()),
-        ("split", pa.string()),
-        ("order", pa.int64()),
-    ]
-)
+_PART = pa.schema({"image": Image().pa_type, "label": pa.int64(), "split": pa.string(), "order": pa.int64()})
 
 
 @dataclass
@@ -48,7 +43,7 @@ def from_parquet(
     image_lists: dict[str, ImageList],
     columns: tuple[str | None, str | None],
     writer: ShardWriter,
-) -> tuple[list[str], dict[str, list[dict[str, Any]]]]:
+) -> tuple[list[str], Shards]:
     """Write the shards of a source of parquet.
 
     Args:
@@ -68,9 +63,7 @@ def from_parquet(
     """
     benchmark, out = BENCHMARKS.get(dataset), writer.folder
     key = benchmark.join_key if benchmark and image_lists else None
-    splits: dict[str, _Split] = {}
-    for split, image_list in image_lists.items():
-        splits[split] = _Split(_by_key(image_list, benchmark))
+    splits = {split: _Split(_by_key(image_list, benchmark)) for split, image_list in image_lists.items()}
     streams = _streams(source)
     if not image_lists:
         splits["train"] = _Split(source="train")
@@ -83,10 +76,8 @@ def from_parquet(
     features = streams["train"].features
     if features is None:
         raise ValueError(f"the columns of {source} cannot be told: its parquet files have no schema in common")
-    image = columns[0] or _default(benchmark, "image", features) or detect_column(features, source, "image", Image)
-    label = (
-        columns[1] or _default(benchmark, "label", features) or detect_column(features, source, "label", ClassLabel)
-    )
+    image = columns[0] or _detect_column(features, source, benchmark, "image", Image)
+    label = columns[1] or _detect_column(features, source, benchmark, "label", ClassLabel)
     check_column(features, image, source, "image")
     check_column(features, label, source, "label")
     if image_lists:
@@ -105,8 +96,7 @@ def from_parquet(
         for i in range(stream.num_shards):
             target = out / PARTS / f"{name}-{i:05d}-of-{stream.num_shards:05d}.parquet"
             part = stream.shard(num_shards=stream.num_shards, index=i)
-            join = _Join((image, label), wanted, key, f"{name}-{i:05d}")
-            tasks.append((1, target, partial(join.write, part, target)))
+            tasks.append((1, target, partial(_write_part, part, target, (image, label), wanted, key)))
     writer.run(tasks, f"reading {source}", unit=" source shards")
     return names, _sort_parts(splits, [target for _, target, _ in tasks], names, writer)
 
@@ -122,9 +112,11 @@ def _by_key(image_list: ImageList, benchmark: Benchmark | None) -> dict[str, int
     return labels
 
 
-def _default(benchmark: Benchmark | None, role: str, features: Any) -> str | None:
-    name = getattr(benchmark, f"{role}_column") if benchmark else None
-    return name if name in features else None
+def _detect_column(features: Any, source: str, benchmark: Benchmark | None, role: str, kind: type) -> str:
+    """The column that the benchmark has for this role, or one of that name, or the only one of that type."""
+    usual = [name for name in (getattr(benchmark, f"{role}_column", role), role) if name in features]
+    candidates = usual[:1] or [name for name in features if isinstance(features[name], kind)]
+    return choose_column(candidates, features, source, role)
 
 
 def _streams(source: str) -> dict[str, IterableDataset]:
@@ -132,7 +124,7 @@ def _streams(source: str) -> dict[str, IterableDataset]:
         with connected(source):
             return dict(load_dataset(source, streaming=True))
     files = parquet_files(Path(source))
-    for file in (file for paths in files.values() for file in paths):
+    for file in chain(*files.values()):
         try:
             pq.read_metadata(file)
         except (pa.ArrowInvalid, OSError) as error:
@@ -140,50 +132,40 @@ def _streams(source: str) -> dict[str, IterableDataset]:
     return dict(load_dataset("parquet", data_files=files, streaming=True))
 
 
-@dataclass
-class _Join:
-    """Which images of one source shard belong to which split."""
-
-    columns: tuple[str, str]
-    wanted: dict[str, _Split]
-    key: Callable[[str], str] | None
-    name: str  # of the source shard
-
-    def write(self, part: IterableDataset, target: Path) -> None:
-        """Write the images that belong to a split, sorted by their place in the shards to come."""
-        tables = [_PART.empty_table()]
-        row = 0
-        for batch in part.with_format("arrow").iter(_BATCH):
-            images = batch[self.columns[0]].combine_chunks()
-            paths, labels = images.field("path").to_pylist(), batch[self.columns[1]].to_pylist()
-            for split, content in self.wanted.items():
-                rows, keys = list(range(len(paths))), [f"{self.name}-{row + i:06d}" for i in range(len(paths))]
-                if content.labels is not None and self.key is not None:
-                    keys = [self.key(path or "") for path in paths]
-                    rows = [i for i, name in enumerate(keys) if name in content.labels]
-                    for i in rows:
-                        if (listed := content.labels[keys[i]]) != labels[i]:
-                            raise ValueError(
-                                f"{paths[i]} has label {labels[i]} in the source, but {listed} in the {split} list"
-                            )
-                columns = [
-                    images.take(pa.array(rows, pa.int64())),
-                    pa.array([labels[i] for i in rows], pa.int64()),
-                    pa.array([split] * len(rows), pa.string()),
-                    pa.array([shard_order(keys[i]) for i in rows], pa.int64()),
-                ]
-                tables.append(pa.Table.from_arrays(columns, schema=_PART))
-            row += len(paths)
-        write_parquet(target, [_sorted(pa.concat_tables(tables))], _PART)
+def _write_part(
+    part: IterableDataset,
+    target: Path,
+    columns: tuple[str, str],
+    wanted: dict[str, _Split],
+    key: Callable[[str], str] | None,
+) -> None:
+    """Write the images of a source shard that belong to a split, sorted by their place in the shards to come."""
+    tables, row, name = [_PART.empty_table()], 0, target.name.rpartition("-of-")[0]
+    for batch in part.with_format("arrow").iter(_BATCH):
+        images = batch[columns[0]].combine_chunks()
+        paths, labels = images.field("path").to_pylist(), batch[columns[1]].to_pylist()
+        for split, content in wanted.items():
+            rows, keys = list(range(len(paths))), [f"{name}-{row + i:06d}" for i in range(len(paths))]
+            if content.labels is not None and key is not None:
+                keys = [key(path or "") for path in paths]
+                rows = [i for i, listed in enumerate(keys) if listed in content.labels]
+                for i in rows:
+                    if (label := content.labels[keys[i]]) != labels[i]:
+                        raise ValueError(
+                            f"{paths[i]} has label {labels[i]} in the source, but {label} in the {split} list"
+                        )
+            table = {
+                "image": images.take(pa.array(rows, pa.int64())),
+                "label": [labels[i] for i in rows],
+                "split": [split] * len(rows),
+                "order": [shard_order(keys[i]) for i in rows],
+            }
+            tables.append(pa.Table.from_pydict(table, schema=_PART))
+        row += len(paths)
+    write_parquet(target, [pa.concat_tables(tables).sort_by("order")], _PART)
 
 
-def _sorted(table: pa.Table) -> pa.Table:
-    return table.take(pc.sort_indices(table, sort_keys=[("order", "ascending")]))
-
-
-def _sort_parts(
-    splits: dict[str, _Split], parts: list[Path], names: list[str], writer: ShardWriter
-) -> dict[str, list[dict[str, Any]]]:
+def _sort_parts(splits: dict[str, _Split], parts: list[Path], names: list[str], writer: ShardWriter) -> Shards:
     """From parts, each sorted, to shards: each has one range of the order."""
     dataset = pd.dataset([str(part) for part in parts], schema=_PART)
     index = dataset.to_table(columns=["split", "order"])
@@ -197,7 +179,7 @@ def _sort_parts(
     def write(target: Path, split: str, order: np.ndarray) -> None:
         place = pc.field("order")
         range_ = (pc.field("split") == split) & (place >= int(order[0])) & (place <= int(order[-1]))
-        table = _sorted(dataset.to_table(filter=range_, use_threads=False)).select(["image", "label"])
+        table = dataset.to_table(filter=range_, use_threads=False).sort_by("order").select(["image", "label"])
         write_parquet(target, [table.cast(schema)], schema)
 
     return writer.write_splits(orders, write, "sorting into shards")
@@ -206,14 +188,9 @@ def _sort_parts(
 def _check_complete(split: str, content: _Split, order: np.ndarray) -> None:
     if len(np.unique(order)) < len(order):
         raise ValueError(f"{len(order) - len(np.unique(order))} images of the {split} split are in the source twice")
-    if content.labels is None:
-        if not len(order):
-            raise ValueError(f"the source has no image of its split {content.source}")
-        return
-    present = set(order.tolist())
-    missing = [name for name in content.labels if shard_order(name) not in present]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of the {len(content.labels)} images of the {split} list are not in the source: "
-            f"{examples(missing)}"
-        )
+    if content.labels is None and not len(order):
+        raise ValueError(f"the source has no image of its split {content.source}")
+    listed, present = content.labels or {}, set(order.tolist())
+    if missing := [name for name in listed if shard_order(name) not in present]:
+        count = f"{len(missing)} of the {len(listed)} images"
+        raise ValueError(f"{count} of the {split} list are not in the source: {examples(missing)}")

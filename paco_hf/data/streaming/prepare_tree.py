@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,16 +13,10 @@ from ..image_lists import ImageList
 from ..image_split import selection_hash
 from ..published import Benchmark
 from ..sources.folders import read_tree
-from .manifest import ROWS_PER_GROUP
+from .manifest import ROWS_PER_GROUP, Shards
 from .writer import ShardWriter, shard_order, shard_schema, write_parquet
 
-_SPLIT_FOLDERS = {
-    "train": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "test": "test",
-}
+_SPLITS = {"train": "train", "validation": "validation", "valid": "validation", "val": "validation", "test": "test"}
 
 
 @dataclass
@@ -59,8 +52,7 @@ class ImageTree:
         for split, (paths, labels) in files.items():
             progress = tqdm(paths, f"looking at {split}", unit=" files", disable=None)
             sized[split] = paths, labels, [os.path.getsize(path) for path in progress]
-            empty = [path for path, size in zip(paths, sized[split][2], strict=True) if size == 0]
-            if empty:
+            if empty := [path for path, size in zip(paths, sized[split][2], strict=True) if size == 0]:
                 raise ValueError(
                     f"{len(empty)} of the {split} images are empty files, such as {empty[0]}: fetch them again, or "
                     "leave them out"
@@ -82,13 +74,13 @@ class ImageTree:
             prints[split] = selection_hash(names, labels)
         return prints
 
-    def write(self, class_names: list[str], writer: ShardWriter) -> dict[str, list[dict[str, Any]]]:
+    def write(self, class_names: list[str], writer: ShardWriter) -> Shards:
         """Write the shards of all splits, and describe them."""
-        schema, keys, splits = shard_schema(class_names), {}, {}
+        schema = shard_schema(class_names)
+        splits: dict[str, tuple[np.ndarray, float]] = {}
+        keys = {split: self.keys(split) for split in self.files}
         for split, (_, _, sizes) in self.files.items():
-            keys[split] = self.keys(split)
-            order = np.argsort(np.array([shard_order(key) for key in keys[split]], dtype=np.int64), kind="stable")
-            splits[split] = order, sum(sizes)
+            splits[split] = np.argsort([shard_order(key) for key in keys[split]], kind="stable"), sum(sizes)
 
         def write(target: Path, split: str, rows: np.ndarray) -> None:
             paths, labels, _ = self.files[split]
@@ -100,14 +92,7 @@ class ImageTree:
 def _whole_folders(benchmark: Benchmark | None, root: Path, lists: Mapping[str, ImageList]) -> list[tuple[str, str]]:
     """Splits that are whole folders: those without a list."""
     if benchmark is None:
-        names = {
-            "train": "train",
-            "validation": "validation",
-            "valid": "validation",
-            "val": "validation",
-            "test": "test",
-        }
-        folders = [(split, name) for name, split in names.items() if (root / name).is_dir()]
+        folders = [(split, name) for name, split in _SPLITS.items() if (root / name).is_dir()]
         if len(dict(folders)) < len(folders):
             raise ValueError(f"{root} has two folders for one split: {', '.join(name for _, name in folders)}")
         return folders

@@ -1,7 +1,7 @@
 """Writing shards: several at a time, each under a temporary name until it is complete."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +15,7 @@ from datasets import ClassLabel, Features, Image
 from tqdm.auto import tqdm
 
 from ...utils.files import replacing
-from .manifest import ROWS_PER_GROUP
+from .manifest import ROWS_PER_GROUP, Shards
 
 
 def shard_schema(names: list[str]) -> pa.Schema:
@@ -36,10 +36,8 @@ def write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> 
         schema (`pa.Schema`): of the tables.
     """
     # Images do not compress.
-    with (
-        replacing(path) as unfinished,
-        pq.ParquetWriter(unfinished, schema, compression="none", use_dictionary=["label"]) as writer,
-    ):
+    options: dict[str, Any] = {"compression": "none", "use_dictionary": ["label"]}
+    with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, **options) as writer:
         for table in tables:
             writer.write_table(table, row_group_size=ROWS_PER_GROUP)
 
@@ -59,11 +57,8 @@ class ShardWriter:
     shard_bytes: int
 
     def write_splits(
-        self,
-        splits: Mapping[str, tuple[np.ndarray, float]],
-        write: Callable[[Path, str, np.ndarray], None],
-        title: str,
-    ) -> dict[str, list[dict[str, Any]]]:
+        self, splits: dict[str, tuple[np.ndarray, float]], write: Callable[[Path, str, np.ndarray], None], title: str
+    ) -> Shards:
         """Write the shards of all splits, and describe them for the manifest.
 
         Args:
@@ -78,7 +73,13 @@ class ShardWriter:
             for target, part in zip(targets[split], np.array_split(images, count), strict=True):
                 tasks.append((len(part), target, partial(write, target, split, part)))
         self.run(tasks, title)
-        return {split: [_describe_shard(path) for path in paths] for split, paths in targets.items()}
+        return {
+            split: [
+                {"file": path.name, "images": pq.read_metadata(path).num_rows, "bytes": path.stat().st_size}
+                for path in paths
+            ]
+            for split, paths in targets.items()
+        }
 
     def run(self, tasks: Sequence[tuple[int, Path, Callable[[], None]]], title: str, unit: str = " images") -> None:
         """Run what has no result yet.
@@ -101,7 +102,3 @@ class ShardWriter:
                     progress.update(futures[future])
             finally:
                 pool.shutdown(cancel_futures=True)
-
-
-def _describe_shard(path: Path) -> dict[str, Any]:
-    return {"file": path.name, "images": pq.read_metadata(path).num_rows, "bytes": path.stat().st_size}
