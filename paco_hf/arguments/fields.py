@@ -1,10 +1,13 @@
-"""What the argument tables are made of: fields with their help and their range, and checks."""
+"""What the argument tables are made of: dataclasses whose docstrings are the help of their flags, and ranges."""
 
 import dataclasses
+import inspect
+import re
 from collections.abc import Callable
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
 Range = tuple[str, Callable[[Any], bool]]
+Table = TypeVar("Table")
 
 POSITIVE: Range = "positive", lambda value: value > 0
 AT_LEAST_0: Range = "at least 0", lambda value: value >= 0
@@ -14,29 +17,33 @@ FACTOR: Range = "above 0 and at most 1", lambda value: 0 < value <= 1
 SHARE: Range = "between 0 and 1", lambda value: 0 <= value <= 1
 
 
-def arg(default: Any, description: str, valid: Range | None = None, **options: Any) -> Any:
-    """A field of an argument table.
+@dataclass_transform()
+def argument_table(table: type[Table]) -> type[Table]:
+    """Make a dataclass of flags. The help of a flag is what the `Args` of the class's docstring say of the field.
 
-    Args:
-        default (`Any`): its default; `None` is always valid.
-        description (`str`): what `--help` says of it.
-        valid (`Range`, *optional*): the values that it may have.
-        options (*optional*): options of argparse, such as `choices`.
+    `Annotated` types may have a [`Range`], which [`check_ranges`] checks, or a dictionary of options of argparse.
     """
-    return dataclasses.field(default=default, metadata={"help": description, "valid": valid, **options})
+    doc = inspect.cleandoc(table.__doc__ or "")
+    texts = re.findall(r"^    (\w+) \(.*?\): (.*(?:\n {8}.*)*)", doc, re.MULTILINE)
+    for name, text in texts:
+        extras = getattr(table.__annotations__[name], "__metadata__", ())
+        options = next((extra for extra in extras if isinstance(extra, dict)), {})
+        metadata = {"help": " ".join(text.split()), **options}
+        setattr(table, name, dataclasses.field(default=getattr(table, name), metadata=metadata))
+    return dataclasses.dataclass(table)
 
 
 def check_ranges(table: Any) -> None:
     """Check each field of an argument table.
 
     Raises:
-        ValueError: a value that is not among the field's choices, or out of its range.
+        ValueError: a value that is not among the field's choices, or out of its range. `None` is always valid.
     """
-    types = get_type_hints(type(table))
-    for field in dataclasses.fields(table):
-        value, valid, kind = getattr(table, field.name), field.metadata.get("valid"), types[field.name]
+    for name, kind in get_type_hints(type(table), include_extras=True).items():
+        value = getattr(table, name, None)
         choices = [c for part in (kind, *get_args(kind)) if get_origin(part) is Literal for c in get_args(part)]
         if choices and value is not None and value not in choices:
-            raise ValueError(f"{field.name} must be one of {', '.join(choices)}, got {value!r}")
-        if valid and value is not None and not valid[1](value):
-            raise ValueError(f"{field.name} must be {valid[0]}, got {value}")
+            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        for extra in getattr(kind, "__metadata__", ()):
+            if isinstance(extra, tuple) and value is not None and not extra[1](value):
+                raise ValueError(f"{name} must be {extra[0]}, got {value}")

@@ -73,8 +73,7 @@ class RunParser(HfArgumentParser):
             text = argparse.SUPPRESS
         elif text and "%" in text.replace("%%", ""):
             text = text.replace("%", "%%")
-        options_kept = {key: value for key, value in kwargs.items() if key != "valid"}
-        return super().add_argument(*options, **{**options_kept, "help": text, "default": argparse.SUPPRESS})
+        return super().add_argument(*options, **{**kwargs, "help": text, "default": argparse.SUPPRESS})
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (--help lists the arguments)")

@@ -1,42 +1,51 @@
 """What a run is besides its training arguments: data, model, and how to treat its folder."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from .data_arguments import DataArguments
-from .fields import AT_LEAST_1, arg
+from .fields import AT_LEAST_1, argument_table
 from .model_arguments import ModelArguments
 
 
-@dataclass
+@argument_table
 class RecipeArguments:
-    """The recipe, which the flags change."""
+    """The recipe, which the flags change.
 
-    recipe: str | None = arg(
-        None, "name of a recipe of the package, or a YAML file; flags win over it (on builtin a default one)"
-    )
+    Args:
+        recipe (`str`, *optional*): name of a recipe of the package, or a YAML file; flags win over it (on builtin a
+            default one)
+    """
+
+    recipe: str | None = None
 
 
-@dataclass
+@argument_table
 class WorkflowArguments:
-    """The flags of what is done around the training; a field's help says what it does."""
+    """The flags of what is done around the training.
 
-    global_batch_size: int | None = arg(
-        None,
-        "training images of an optimizer step, over all processes: what --learning_rate is for; sets "
-        "--per_device_train_batch_size where that is not given",
-        AT_LEAST_1,
-    )
-    scale_learning_rate: bool = arg(
-        True, "where the batch is not the recipe's, scale the recipe's learning rate in proportion"
-    )
-    calibrate: bool | None = arg(
-        None,
-        "store a temperature fitted on the validation split (default: for own data with at least 100 images there)",
-    )
-    report: bool = arg(True, "in the end write the model card and, on the test split, evaluation/report.html")
-    resume: bool = arg(False, "go on from the last complete checkpoint in --output_dir (or start, if none)")
-    overwrite: bool = arg(False, "replace an earlier run in --output_dir")
-    dry_run: bool = arg(False, "check everything, print what would be done, and stop")
+    Args:
+        global_batch_size (`int`, *optional*): training images of an optimizer step, over all processes: what
+            --learning_rate is for; sets --per_device_train_batch_size where that is not given
+        scale_learning_rate (`bool`, *optional*, defaults to `True`): where the batch is not the recipe's, scale the
+            recipe's learning rate in proportion
+        calibrate (`bool`, *optional*): store a temperature fitted on the validation split (default: for own data with
+            at least 100 images there)
+        report (`bool`, *optional*, defaults to `True`): in the end write the model card and, on the test split,
+            evaluation/report.html
+        resume (`bool`, *optional*, defaults to `False`): go on from the last complete checkpoint in --output_dir (or
+            start, if none)
+        overwrite (`bool`, *optional*, defaults to `False`): replace an earlier run in --output_dir
+        dry_run (`bool`, *optional*, defaults to `False`): check everything, print what would be done, and stop
+    """
+
+    global_batch_size: Annotated[int | None, AT_LEAST_1] = None
+    scale_learning_rate: bool = True
+    calibrate: bool | None = None
+    report: bool = True
+    resume: bool = False
+    overwrite: bool = False
+    dry_run: bool = False
 
 
 # In the order of the help.

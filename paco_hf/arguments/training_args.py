@@ -18,8 +18,6 @@ from .method_arguments import ChangedDefaults, MethodArguments
 class PaCoTrainingArguments(ChangedDefaults, MethodArguments, TrainingArguments):
     """Arguments of [`PaCoTrainer`]: those of `transformers.TrainingArguments`, and the method's.
 
-    Each field's metadata has its help text, which `paco-hf train --help` prints.
-
     Defaults that differ from `TrainingArguments`: `optim="sgd"`, `learning_rate=0.02`, `weight_decay=5e-4`,
     `per_device_train_batch_size=128`, `per_device_eval_batch_size=256`, `max_grad_norm=0` (no clipping),
     `num_train_epochs=100`, `eval_strategy="epoch"`, `save_strategy="epoch"`, `save_total_limit=1`,
@@ -29,29 +27,7 @@ class PaCoTrainingArguments(ChangedDefaults, MethodArguments, TrainingArguments)
     is not finite stops the run), `report_to="none"`, `hub_strategy="end"` (there is no other), `disable_tqdm` where
     standard error is no terminal, and `use_cpu` where there is no accelerator.
 
-    Args:
-        loss (`str`, *optional*, defaults to `"paco"`): a key of `paco_hf.losses.LOSSES`.
-        alpha (`float`, *optional*): weight of each positive, `None`: 0.05; for multitask of the contrastive part, 0.5.
-        beta (`float`, *optional*, defaults to `1.0`): weight of an anchor's class center.
-        gamma (`float`, *optional*, defaults to `1.0`): weight of the rows in the denominator.
-        temperature (`float`, *optional*, defaults to `0.2`): divides the similarities of features.
-        supervised_temperature (`float`, *optional*, defaults to `1.0`): divides the class logits.
-        class_prior (`bool`, *optional*, defaults to `True`): add the log of the class frequencies to the class logits.
-        projection_dim (`int`, *optional*, defaults to `128`): width `D` of the projected features.
-        queue_size (`int`, *optional*, defaults to `8192`): length `K` of the queue; 0 is no queue.
-        key_momentum (`float`, *optional*, defaults to `0.999`): momentum of the key encoder.
-        projector (`str`, *optional*, defaults to `"auto"`): `mlp2-bn`, `mlp3-relu` or `mlp3-gelu`.
-        gather_batch (`bool`, *optional*, defaults to `False`): contrast with the batches of all processes.
-        momentum (`float`, *optional*, defaults to `0.9`): momentum of SGD.
-        nesterov (`bool`, *optional*, defaults to `False`): Nesterov momentum for SGD.
-        decay_all_parameters (`bool`, *optional*, defaults to `True`): weight decay on biases and norms too.
-        layer_decay (`float`, *optional*): factor of the learning rate from each layer to the one below it.
-        trainable_convolutions (`str`, *optional*): train only the convolutions under this part of the backbone.
-        epoch_schedule (`str`, *optional*, defaults to `"none"`): `none`, `cosine`, `cifar_step` or `mae`.
-        warmup_epochs (`int`, *optional*, defaults to `10`): warm-up of `epoch_schedule`.
-        min_learning_rate (`float`, *optional*, defaults to `0.0`): where the schedule `mae` ends.
-        precision (`str`, *optional*, defaults to `"auto"`): `auto`, `fp32`, `bf16` or `fp16`.
-        channels_last (`bool`, *optional*, defaults to `True`): keep images and weights in channels-last memory.
+    Args: the fields of [`MethodArguments`] and [`ChangedDefaults`], and those of `transformers.TrainingArguments`.
 
     Raises:
         ValueError: a value out of range, or two that contradict each other.

@@ -1,11 +1,14 @@
 """The argument tables: what they load, what they refuse, and which flags the parser makes of them."""
 
+import ast
 import dataclasses
+import re
 import subprocess
 import sys
 
 import pytest
 
+from paco_hf.arguments.method_arguments import ChangedDefaults, MethodArguments
 from paco_hf.arguments.parser import RunParser, parse_run
 from paco_hf.arguments.run_arguments import RUN_TABLES, RunArguments
 from paco_hf.arguments.training_args import PaCoTrainingArguments
@@ -74,3 +77,15 @@ def test_copies_leave_the_arguments_as_they_are() -> None:
     copy = args.changed(learning_rate=0.5, dataloader_num_workers=2)
     assert (copy.learning_rate, copy.dataloader_num_workers, copy.device) == (0.5, 2, args.device)
     assert {name: repr(value) for name, value in vars(args).items()} == before
+
+
+@pytest.mark.parametrize("table", [*RUN_TABLES, MethodArguments, ChangedDefaults])
+def test_the_docstring_of_a_table_is_its_help_and_tells_its_defaults(table) -> None:
+    described = re.findall(
+        r"^\s+(\w+) \(`[\w.]+`, \*optional\*(?:, defaults to `(.+?)`)?\):", table.__doc__, re.MULTILINE
+    )
+    assert [name for name, _ in described] == list(table.__annotations__)
+    for field, (name, default) in zip(dataclasses.fields(table), described, strict=True):
+        assert field.name == name
+        assert field.default == (ast.literal_eval(default) if default else None), name
+        assert field.metadata["help"].strip()
