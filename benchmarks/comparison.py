@@ -132,7 +132,7 @@ def time_steps(flags: argparse.Namespace) -> None:
     os.environ["OMP_NUM_THREADS"] = str(max(1, available_cores() // flags.jobs))
     seconds: dict[str, list[list[float]]] = {method: [] for method in METHODS}
     for turn in range(ROUNDS_TIMED):
-        # Neighbours change, so that none always has the heavy one beside it.
+        # Neighbors change, so that none always has the heavy one beside it.
         order = METHODS[turn % len(METHODS) :] + METHODS[: turn % len(METHODS)]
         with ProcessPoolExecutor(flags.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
             for method, steps in zip(order, pool.map(_timed, order, [flags.dataset_path] * len(order)), strict=True):

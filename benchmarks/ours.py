@@ -97,7 +97,7 @@ def make_key_update(setup: Setup) -> Callable[[], None]:
 
 
 def make_views(setup: Setup) -> Callable[[], tuple[Tensor, Tensor]]:
-    """Two normalised views `(B, 3, 32, 32)` of the same decoded images, a batch at a time."""
+    """Two normalized views `(B, 3, 32, 32)` of the same decoded images, a batch at a time."""
     images = torch.from_numpy(np.stack(training_images(setup)[0][: setup.batch])).permute(0, 3, 1, 2).contiguous()
     views = BatchedView("cifar_reg", 32), BatchedView("cifar_sim", 32)
     generator = torch.Generator().manual_seed(setup.seed)

@@ -70,7 +70,7 @@ def update_key_encoder(pairs: Iterable[tuple[Tensor, Tensor]], momentum: float) 
 
 
 class Cutout(nn.Module):
-    """A black square with a centre uniform over the image."""
+    """A black square with a center uniform over the image."""
 
     def __init__(self, side: int) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class GaussianBlur(nn.Module):
 
 
 def query_view(size: int = 32) -> v2.Compose:
-    """`cifar_reg`: PIL image to normalised float tensor."""
+    """`cifar_reg`: PIL image to normalized float tensor."""
     return v2.Compose(
         [
             v2.RandomCrop(size, padding=size // 8),
@@ -107,7 +107,7 @@ def query_view(size: int = 32) -> v2.Compose:
 
 
 def key_view(size: int = 32) -> v2.Compose:
-    """`cifar_sim`: PIL image to normalised float tensor."""
+    """`cifar_sim`: PIL image to normalized float tensor."""
     return v2.Compose(
         [
             v2.RandomResizedCrop(size, scale=(0.2, 1.0)),
@@ -219,7 +219,7 @@ def make_key_update(setup: Setup) -> Callable[[], None]:
 
 
 def make_views(setup: Setup) -> Callable[[], tuple[Tensor, Tensor]]:
-    """Two normalised views `(B, 3, 32, 32)` of the same decoded images, in this process."""
+    """Two normalized views `(B, 3, 32, 32)` of the same decoded images, in this process."""
     images = training_images(setup)[0][: setup.batch]
     views = query_view(), key_view()
 

@@ -18,7 +18,7 @@ from paco_hf.data.long_tail import long_tailed_counts
 from paco_hf.data.published import BENCHMARKS
 from paco_hf.losses import loss_spec
 
-RATE = 25e12  # operations a second and GPU: what convolutions reach on a data-centre GPU in TF32 or half precision
+RATE = 25e12  # operations a second and GPU: what convolutions reach on a data-center GPU in TF32 or half precision
 GPUS = {"imagenet": 8}  # the reference's README: 8 for ImageNet and ViTs, 4 for the long-tailed sets, 1 for CIFAR
 DOCUMENT = Path(__file__).parents[1] / "docs" / "reproducing.md"
 

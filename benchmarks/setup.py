@@ -101,7 +101,7 @@ def resnet50(seed: int = 0) -> PaCoForImageClassification:
 
 
 def image_processor(size: int) -> BitImageProcessor:
-    """Resize, crop and normalise, as a run folder's `preprocessor_config.json` has it."""
+    """Resize, crop and normalize, as a run folder's `preprocessor_config.json` has it."""
     small = size == 32
     return BitImageProcessor(
         size={"shortest_edge": size},

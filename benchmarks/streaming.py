@@ -59,7 +59,7 @@ POOL = 64  # distinct pictures
 SHUFFLE_BUFFER = 4096  # as `--shuffle_buffer`
 VIEWS = {"none": ["none"], "crop": ["crop"], "regular": ["regular"], "paco": ["randcls-n2-m10", "sim"]}
 SHARES = {"of_decode": 11, "of_processes": 11, "of_steps": 13}  # columns and their widths
-DECODE, BATCH = "decode (PIL alone)", "batch and normalise, a view"  # steps
+DECODE, BATCH = "decode (PIL alone)", "batch and normalize, a view"  # steps
 PHOTO, STAMP = (500, 375), (64, 48)
 IMAGENET_LT = {"images": 115_846, "classes": 1000, "largest": 1280, "smallest": 5, "shard": 3800}  # 400 MiB a shard
 
@@ -74,9 +74,9 @@ def photo(seed: int, size: tuple[int, int]) -> bytes:
     side, amplitude = 4, 48.0
     while side <= max(size):
         rows = max(side * size[1] // size[0], 2)
-        grey = generator.normal(0, amplitude, (rows, side)).astype(np.float32)
+        gray = generator.normal(0, amplitude, (rows, side)).astype(np.float32)
         for channel in range(3):
-            plane = grey + generator.normal(0, amplitude / 4, (rows, side)).astype(np.float32)
+            plane = gray + generator.normal(0, amplitude / 4, (rows, side)).astype(np.float32)
             total[..., channel] += np.asarray(Image.fromarray(plane).resize(size, Image.Resampling.BICUBIC))
         side, amplitude = side * 2, amplitude * 0.95
     file = io.BytesIO()

@@ -19,7 +19,7 @@ INAT = ["Plantae/0", "Plantae/1", "Aves/2", "Mammalia/3"]
 
 
 def picture(seed: int, size: tuple[int, int] = (96, 80)) -> Image.Image:
-    """Smooth noise in a colour, of about the compressibility of a photograph."""
+    """Smooth noise in a color, of about the compressibility of a photograph."""
     generator = np.random.default_rng(seed)
     small = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
     return Image.fromarray(small).resize(size, Image.Resampling.BICUBIC)

@@ -80,7 +80,7 @@ def assert_self_contained(html: str) -> None:
 
 
 def assert_well_formed(html: str) -> None:
-    """Each id once, each reference to one that is there, no colour but the page's in a figure, no name left out."""
+    """Each id once, each reference to one that is there, no color but the page's in a figure, no name left out."""
     ids = re.findall(r' id="([^"]*)"', html)
     assert len(ids) == len(set(ids))
     for figure in re.findall(r"<svg.*?</svg>", html, re.DOTALL):

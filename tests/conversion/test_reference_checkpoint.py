@@ -1,4 +1,4 @@
-"""Reference checkpoints: recognised, loaded to the last key, and training on from there as the reference does."""
+"""Reference checkpoints: recognized, loaded to the last key, and training on from there as the reference does."""
 
 import argparse
 import re

@@ -97,7 +97,7 @@ def test_enhancements_are_those_of_pil(name: str, pictures) -> None:
     assert_equal(result, [adjust(p, f) for p, f in zip(pictures, factors.tolist(), strict=True)])
 
 
-def test_hue_is_that_of_pil_at_colours_of_all_kinds(pictures) -> None:
+def test_hue_is_that_of_pil_at_colors_of_all_kinds(pictures) -> None:
     levels = torch.tensor([0, 1, 2, 50, 84, 85, 86, 127, 128, 129, 170, 171, 200, 253, 254, 255], dtype=torch.uint8)
     grid = torch.stack(torch.meshgrid(levels, levels, levels, indexing="ij")).view(3, 64, 64)
     colors = Image.fromarray(grid.permute(1, 2, 0).numpy())
@@ -273,7 +273,7 @@ def test_jitter_draws() -> None:
 
 
 def test_probabilities_of_the_steps() -> None:
-    """The shares of images that flip, lose their colours or are blurred, and the places of crops and holes."""
+    """The shares of images that flip, lose their colors or are blurred, and the places of crops and holes."""
     image = torch.zeros(3, 32, 32)
     image[0, :, :16] = 200
     images = image.expand(4000, -1, -1, -1).clone()
@@ -306,7 +306,7 @@ def test_views_are_distributed_as_those_of_pil(name: str, pictures) -> None:
     statistics = {
         "mean": lambda pixels: pixels.mean((3, 4)),
         "deviation": lambda pixels: pixels.std((3, 4)),
-        "colour": lambda pixels: pixels.std(2).mean((2, 3)).unsqueeze(2),
+        "color": lambda pixels: pixels.std(2).mean((2, 3)).unsqueeze(2),
         "sharpness": lambda pixels: pixels.diff(dim=4).abs().mean((3, 4)),
         "map": lambda pixels: torch.nn.functional.avg_pool2d(pixels.flatten(0, 1), 4).view(20, draws, -1),
     }
@@ -361,7 +361,7 @@ def test_large_images() -> None:
     for name in ("sim", "regular"):
         result = BatchedView(name, 224)(ramp, generator())
         assert result.shape == (6, 3, 224, 224)
-        # Left to right, up or down: crops, colours and blur leave the ramp a ramp.
+        # Left to right, up or down: crops, colors and blur leave the ramp a ramp.
         steps = result.float().diff(dim=3)
         assert ((steps >= 0).flatten(1).all(1) | (steps <= 0).flatten(1).all(1)).all()
     small = BatchedView("cifar_sim", 32)(ramp, generator())
@@ -383,7 +383,7 @@ def test_errors() -> None:
             BatchedView("sim", 32)(wrong, generator())
 
 
-def test_views_of_a_batch_are_normalised_and_a_function_of_the_seed(pictures) -> None:
+def test_views_of_a_batch_are_normalized_and_a_function_of_the_seed(pictures) -> None:
     images = to_tensor(pictures)[:, :, :32, :32].contiguous()
     views = [BatchedView("cifar_reg", 32), BatchedView("cifar_sim", 32)]
     make = BatchedViews(views, mean=[0.5, 0.4, 0.3], std=[0.25, 0.2, 0.1])

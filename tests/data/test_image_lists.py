@@ -1,4 +1,4 @@
-"""The published lists: every line checked, and recognised by what git would call them."""
+"""The published lists: every line checked, and recognized by what git would call them."""
 
 import json
 

@@ -193,8 +193,8 @@ def test_image_folder(tmp_path) -> None:
 def test_bad_data_is_named(tmp_path) -> None:
     features = Features({"image": ImageFeature(), "label": Value("int64")})
     good = write_parquet(tmp_path / "good", [0, 1, 2], features)
-    with pytest.raises(ValueError, match=r"no column 'colour' \(columns: image, label\): set --label_column"):
-        load_data(str(good), label_column="colour")
+    with pytest.raises(ValueError, match=r"no column 'color' \(columns: image, label\): set --label_column"):
+        load_data(str(good), label_column="color")
     with pytest.raises(ValueError, match=r"label -3 of row 1 of .* is out of range: labels are not negative"):
         load_data(str(write_parquet(tmp_path / "negative", [0, -3, 1], features)))
     broken = write_parquet(
@@ -277,7 +277,7 @@ def test_sampler_order_is_a_function_of_seed_and_epoch() -> None:
     assert (copy, copy.epoch) == (later[0], 4)
 
 
-def test_cutout_is_a_clipped_black_square_with_a_uniform_centre() -> None:
+def test_cutout_is_a_clipped_black_square_with_a_uniform_center() -> None:
     white = torch.full((3, 32, 32), 255, dtype=torch.uint8)
     holes, rows = [], torch.zeros(32)
     for _ in range(2000):
@@ -286,7 +286,7 @@ def test_cutout_is_a_clipped_black_square_with_a_uniform_centre() -> None:
         holes.append(int(hole[0].sum()))
         rows += hole[0].any(1)
     assert (min(holes), max(holes)) == (64, 256)
-    # A row is cut where the centre is within 8: 16 of 32 centres for an inner row, 8 or 9 at the borders.
+    # A row is cut where the center is within 8: 16 of 32 centers for an inner row, 8 or 9 at the borders.
     assert (rows[16] / 2000).item() == pytest.approx(0.5, abs=0.05)
     assert (rows[0] / 2000).item() == pytest.approx(9 / 32, abs=0.05)
 
@@ -327,7 +327,7 @@ def test_small_views_see_the_whole_of_a_large_image() -> None:
     assert view(Image.new("RGB", (20, 20))).shape == (3, 32, 32)
 
 
-def test_collator_normalises_views_and_processes_images(images) -> None:
+def test_collator_normalizes_views_and_processes_images(images) -> None:
     mean, std = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
     processor = BitImageProcessor(size={"shortest_edge": 32}, crop_size=32, image_mean=mean, image_std=std)
     collator = ImageCollator(processor)

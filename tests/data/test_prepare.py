@@ -140,7 +140,7 @@ def test_a_mistyped_source_is_no_obstacle(tmp_path: Path) -> None:
     prepare("imagenet-lt", f"{root}/../source/", str(tmp_path / "out"), lists)
 
 
-def test_neighbours_are_mixed_though_the_source_is_sorted(tmp_path: Path) -> None:
+def test_neighbors_are_mixed_though_the_source_is_sorted(tmp_path: Path) -> None:
     root = miniature.imagenet_lt(tmp_path / "source")
     prepare("imagenet-lt", str(root), str(tmp_path / "out"))
     labels = np.load(tmp_path / "out" / "train-labels.npy")

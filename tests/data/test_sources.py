@@ -189,14 +189,14 @@ def test_odd_images(tmp_path) -> None:
         assert np.abs(found - eight[..., None]).max() <= 1, file
         assert len(np.unique(found)) == 16, file
 
-    colour = Image.new("RGB", (16, 8), (200, 30, 90))
-    colour.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
+    color = Image.new("RGB", (16, 8), (200, 30, 90))
+    color.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
     assert np.abs(np.asarray(open_image(tmp_path / "cmyk.jpg", "")).astype(int) - [200, 30, 90]).max() < 12
-    clear = colour.convert("RGBA")
+    clear = color.convert("RGBA")
     clear.putalpha(0)
     clear.save(tmp_path / "clear.png")
-    assert np.array_equal(np.asarray(open_image(tmp_path / "clear.png", "")), np.asarray(colour))
-    colour.convert("P").save(tmp_path / "palette.png", transparency=0)
+    assert np.array_equal(np.asarray(open_image(tmp_path / "clear.png", "")), np.asarray(color))
+    color.convert("P").save(tmp_path / "palette.png", transparency=0)
     assert open_image(tmp_path / "palette.png", "").mode == "RGB"
     Image.new("LA", (16, 8), (77, 3)).save(tmp_path / "la.png")
     assert open_image(tmp_path / "la.png", "").getpixel((0, 0)) == (77, 77, 77)

@@ -31,7 +31,7 @@ def seed_all(seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def image() -> Image.Image:
-    """Wider than high, of every value, in colours, with edges."""
+    """Wider than high, of every value, in colors, with edges."""
     ramp = np.linspace(0, 255, 30 * 44).reshape(30, 44, 1)
     noise = np.random.RandomState(0).randint(-25, 26, (30, 44, 3))
     return Image.fromarray(np.clip(ramp + noise, 0, 255).astype(np.uint8))
@@ -239,7 +239,7 @@ def test_shares_of_images_that_an_operation_changes(name: str, place: int, p: fl
         assert all(result == small.convert("L").convert("RGB") for result in changed)
 
 
-def test_the_hole_of_cutout_is_black_before_normalisation() -> None:
+def test_the_hole_of_cutout_is_black_before_normalization() -> None:
     mean, std = [0.4914, 0.4822, 0.4465], [0.2023, 0.1994, 0.2010]
     *_, to_tensor, cutout = view_operations("cifar_reg", 32)
     white = ViewsDataset([Image.new("RGB", (32, 32), "white")], [0], [v2.Compose([to_tensor, cutout])])

@@ -1,4 +1,4 @@
-"""Scores with intervals, calibration, confusions and priors of a labelled split, against independent computations."""
+"""Scores with intervals, calibration, confusions and priors of a labeled split, against independent computations."""
 
 from statistics import fmean
 

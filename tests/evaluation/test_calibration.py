@@ -30,10 +30,10 @@ def mixture(prior: np.ndarray, n: int, seed: int) -> tuple[np.ndarray, np.ndarra
     generator = np.random.default_rng(seed)
     classes = len(prior)
     angle = 2 * np.pi * np.arange(classes) / classes
-    centres = 2 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    centers = 2 * np.stack([np.cos(angle), np.sin(angle)], axis=1)
     labels = generator.choice(classes, n, p=prior)
-    points = centres[labels] + generator.standard_normal((n, 2))
-    return -0.5 * ((points[:, None] - centres) ** 2).sum(-1), labels
+    points = centers[labels] + generator.standard_normal((n, 2))
+    return -0.5 * ((points[:, None] - centers) ** 2).sum(-1), labels
 
 
 def tiny(classes: int) -> PaCoForImageClassification:

@@ -220,7 +220,7 @@ def test_what_is_pushed_says_nothing_of_the_computer(
     assert all(str(tmp_path).encode() not in content for content in files.values())
     assert json.loads(files["config.json"])["temperature"] == 2.0
     assert b"0.5 kg CO2" in files["README.md"]
-    # An edited card is kept, with the licence that is asked for; one that tells of a path is not sent.
+    # An edited card is kept, with the license that is asked for; one that tells of a path is not sent.
     computer.paco_hf("card", run)
     card = (run / "README.md").read_text()
     (run / "README.md").write_text(card.replace("## Limits", "## Limits\n\nMine."))

@@ -1,4 +1,4 @@
-"""Features: through transformers, as a file, as class centres; and how well they find images of a class."""
+"""Features: through transformers, as a file, as class centers; and how well they find images of a class."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Models over timm backbones: timm's initialisation, the Auto classes, saving and loading, key encoder and queue."""
+"""Models over timm backbones: timm's initialization, the Auto classes, saving and loading, key encoder and queue."""
 
 import json
 import subprocess
@@ -33,7 +33,7 @@ def tiny(num_labels: int = 5, **fields) -> PaCoForImageClassification:
 
 
 @pytest.mark.parametrize(("name", "kwargs", "size"), BACKBONES)
-def test_any_timm_backbone_keeps_its_initialisation_and_survives_a_round_trip(name, kwargs, size, tmp_path) -> None:
+def test_any_timm_backbone_keeps_its_initialization_and_survives_a_round_trip(name, kwargs, size, tmp_path) -> None:
     torch.manual_seed(0)
     plain = timm.create_model(name, num_classes=0, **kwargs)
     torch.manual_seed(0)
@@ -69,7 +69,7 @@ def test_cifar_resnets(name: str, depth: int) -> None:
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 3)
 
 
-def test_head_is_initialised_as_linear() -> None:
+def test_head_is_initialized_as_linear() -> None:
     model = tiny(num_labels=500)
     bound = 1 / 64**0.5
     assert model.classifier.weight.abs().max() <= bound

@@ -43,7 +43,7 @@ def make_results(
     counts: bool = True,
     temperature: float | None = None,
 ) -> dict[str, Any]:
-    """What an evaluation of a plausible model says: rare classes are recognised less, and confidences are too high."""
+    """What an evaluation of a plausible model says: rare classes are recognized less, and confidences are too high."""
     rng = np.random.default_rng(0)
     numbers = np.geomspace(most, least, classes).round().astype(int)
     chance = np.clip(0.25 + 0.22 * np.log10(numbers) + rng.normal(0, 0.1, classes), 0.02, 0.98)
@@ -345,10 +345,10 @@ def test_prints_what_is_folded_away(page: Path, tmp_path: Path) -> None:
 
 
 def contrast(first: str, second: str) -> float:
-    """Of two colours, as WCAG 2 defines it."""
+    """Of two colors, as WCAG 2 defines it."""
 
-    def luminance(colour: str) -> float:
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    def luminance(color: str) -> float:
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -356,20 +356,20 @@ def contrast(first: str, second: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-def test_colours_have_enough_contrast(page: Path) -> None:
+def test_colors_have_enough_contrast(page: Path) -> None:
     themes = re.findall(r":root \{(.*?)\}", page.read_text(encoding="utf-8"), re.DOTALL)
     assert len(themes) == 2
     for theme in themes:
-        colours = {
+        colors = {
             name: f"#{value * 2 if len(value) == 3 else value}"
             for name, value in re.findall(r"--([\w-]+): #(\w+)", theme)
         }
-        paper, tint = colours["paper"], colours["tint"]
+        paper, tint = colors["paper"], colors["tint"]
         shaded = "#" + "".join(
             f"{round(0.32 * int(tint[i : i + 2], 16) + 0.68 * int(paper[i : i + 2], 16)):02x}" for i in (1, 3, 5)
         )
         for name in ("ink", "soft", "tint"):
-            assert contrast(colours[name], paper) >= 4.5, name
-        assert contrast(colours["ink"], shaded) >= 4.5
+            assert contrast(colors[name], paper) >= 4.5, name
+        assert contrast(colors["ink"], shaded) >= 4.5
         for name in ("rule", *(f"series-{i}" for i in range(1, 9))):
-            assert contrast(colours[name], paper) >= 3, name
+            assert contrast(colors[name], paper) >= 3, name

@@ -322,11 +322,11 @@ def test_a_single_epoch_is_a_dot(plot: Callable[..., None], data: Callable[[floa
         assert epoch_ticks(svg.getvalue()) == 2 * ticks
     plot(data(1.0), tmp_path / "plot.png")
     pixels = np.asarray(Image.open(tmp_path / "plot.png").convert("RGB"))
-    colour = [int(SERIES[0][i : i + 2], 16) for i in (1, 3, 5)]
+    color = [int(SERIES[0][i : i + 2], 16) for i in (1, 3, 5)]
     middle = pixels.shape[1] // 2
     # In the middle of both panels; the legend is on the left.
     for panel in np.array_split(pixels[:, middle - 100 : middle + 200], 2):
-        assert (panel == colour).all(-1).sum() > 30
+        assert (panel == color).all(-1).sum() > 30
 
 
 def test_several_epochs_are_a_line(tmp_path: Path) -> None:

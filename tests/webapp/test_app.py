@@ -418,26 +418,26 @@ def test_wrong_files_get_a_message(tmp_path: Path, browser: Any, address: str) -
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [380, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_widths_and_colours(picture: Path, browser: Any, address: str, width: int, scheme: str) -> None:
+def test_widths_and_colors(picture: Path, browser: Any, address: str, width: int, scheme: str) -> None:
     page, said = opened(browser, address, color_scheme=scheme, viewport={"width": width, "height": 900})
     page.set_input_files("#image input[type=file]", picture)
     page.wait_for_selector("#nearest li")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     # Text against its ground, by WCAG's ratio.
     look = """selector => {
-        const parse = colour => colour.match(/[\\d.]+/g).map(Number);
+        const parse = color => color.match(/[\\d.]+/g).map(Number);
         let element = document.querySelector(selector), ground = element;
         while (ground && (parse(getComputedStyle(ground).backgroundColor)[3] === 0)) ground = ground.parentElement;
         const style = getComputedStyle(ground || document.body);
         return [parse(getComputedStyle(element).color), parse(style.backgroundColor)];
     }"""
 
-    def luminance(colour: list[float]) -> float:
-        parts = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    def luminance(color: list[float]) -> float:
+        parts = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in color[:3]]
         return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
 
     for selector in ("#classes caption", "#classes tbody th", "#classes .group", "#nearest span", ".places span"):
-        light, dark = sorted((luminance(colour) for colour in page.evaluate(look, selector)), reverse=True)
+        light, dark = sorted((luminance(color) for color in page.evaluate(look, selector)), reverse=True)
         assert (light + 0.05) / (dark + 0.05) >= 4.5, selector
     assert (luminance(page.evaluate(look, "body")[1]) < 0.1) == (scheme == "dark")
     assert said == []
