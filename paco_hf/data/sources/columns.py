@@ -14,22 +14,22 @@ _IMAGE_COLUMNS = ("image", "img", "file_name", "filename", "file", "image_path",
 _LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "species")
 
 
-def split_roles(dataset: str, names: Sequence[str], chosen: Mapping[str, str]) -> dict[str, str]:
+def split_roles(dataset: str, names: Sequence[str], chosen: Mapping[str, str], test_only: bool) -> dict[str, str]:
     """Which split of the source is for what; a single one is to train on.
 
     Args:
         dataset (`str`): for messages.
         names (sequence of `str`): of the splits.
         chosen (`dict`): names by role; the others are detected by their usual names.
+        test_only (`bool`): there need be no split to train on.
 
     Raises:
-        ValueError: there is no such split, or one has two roles.
+        ValueError: there is no such split, or one has two roles, or there is none to train on.
     """
     for role, name in chosen.items():
         if name not in names:
-            raise ValueError(
-                f"{dataset} has no split {name!r} for --{role}_split: choose one of {', '.join(map(repr, names))}"
-            )
+            choices = ", ".join(map(repr, names))
+            raise ValueError(f"{dataset} has no split {name!r} for --{role}_split: choose one of {choices}")
     free = {name.lower(): name for name in names if name not in chosen.values()}
     roles = {}
     for role, usual in SPLIT_NAMES.items():
@@ -39,6 +39,14 @@ def split_roles(dataset: str, names: Sequence[str], chosen: Mapping[str, str]) -
         roles["train"] = names[0]
     if len(set(roles.values())) < len(roles):
         raise ValueError(f"--train_split, --validation_split and --test_split of {dataset} name the same split twice")
+    if "train" not in roles and not test_only:
+        raise ValueError(
+            f"{dataset} has no train split (found: {', '.join(names)}"
+            + "".join(f", {name} being the {role} split" for role, name in chosen.items())
+            + "): name the one to train on with --train_split"
+        )
+    if not roles:
+        raise ValueError(f"{dataset} has no test split (found: {', '.join(names)}): name one with --test_split")
     return roles
 
 

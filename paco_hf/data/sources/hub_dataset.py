@@ -13,7 +13,6 @@ from ...utils.text import examples
 def load_hub(hub_id: str, config: str | None = None) -> DatasetDict:
     """Raises `ValueError` where the data set has several configurations and none, or another one, is named; `OSError`
     where it cannot be had."""
-    configs: list[str] = []
     with connected(hub_id):
         try:
             return load_dataset(hub_id, config)

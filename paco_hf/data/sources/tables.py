@@ -3,6 +3,7 @@
 import os
 import re
 import unicodedata
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 from itertools import chain
@@ -189,11 +190,11 @@ def split_column(
                 f"{values.count('')} of the {len(values)} rows have no split in the column {column!r}, the first "
                 f"being row {values.index('')}: fill it in, or remove them"
             )
-        usual = [split for value in dict.fromkeys(values) if (split := usual_split(value))]
+        usual = [split for value in set(values) if (split := usual_split(value))]
         merge = len(set(usual)) < len(usual)
-        places: dict[str, list[int]] = {}
+        places = defaultdict(list)
         for row, value in enumerate(values):
-            places.setdefault((usual_split(value) if merge else None) or value, []).append(row)
+            places[(merge and usual_split(value)) or value].append(row)
         data = rows.data.remove_columns(column)
         return {name: replace(rows, data=data.select(where)) for name, where in places.items()}, column
     return tables, None
@@ -237,7 +238,6 @@ def _read_class_folders(root: Path, notes: list[str]) -> Rows:
     classes, name = sorted(set(names)), root.resolve().name
     if twice := repeated(names):
         notes.append(f"{name} has more than one folder for the class {twice!r}: they are read as one class")
-    ids = {one: label for label, one in enumerate(classes)}
     inside = {folder: [entry for entry in (root / folder).iterdir() if entry.name[0] != "."] for folder in folders}
     filled = {names[label] for label in labels}
     for folder, class_name in zip(folders, names, strict=True):
@@ -247,13 +247,12 @@ def _read_class_folders(root: Path, notes: list[str]) -> Rows:
                 f"the images of the class {class_name!r} of {name} are of a kind that is not read "
                 f"({', '.join(unread)}): save them as JPEG or PNG"
             )
+    ids = {class_name: label for label, class_name in enumerate(classes)}
     data = image_tables({"train": (files, [ids[names[label]] for label in labels])}, classes)["train"]
-    kinds = [e.suffix.lower() or e.name for e in chain(*inside.values()) if e.suffix.lower() not in IMAGE_SUFFIXES]
-    if count := len(kinds):
-        notes.append(
-            f"{count} file{'s' * (count > 1)} in the class folders of {name} not read as images "
-            f"({', '.join(sorted(set(kinds))[:4])})"
-        )
+    others = [e.suffix.lower() or e.name for e in chain(*inside.values()) if e.suffix.lower() not in IMAGE_SUFFIXES]
+    if count := len(others):
+        kinds = ", ".join(sorted({*others})[:4])
+        notes.append(f"{count} file{'s' * (count > 1)} in the class folders of {name} not read as images ({kinds})")
     if loose := [entry.name for entry in root.iterdir() if _is_image(entry)]:
         notes.append(
             f"{len(loose)} images of {name} lie outside of class folders and are left out, such as {loose[0]}"

@@ -37,7 +37,7 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
     dataset = spec.dataset
     rows, notes = read_rows(dataset)
     rows, split_by = split_column(rows, (spec.image_column, spec.label_column), spec.splits.values())
-    roles = _roles(spec, rows, test_only)
+    roles = split_roles(dataset, list(rows), spec.splits, test_only)
     first = rows[next(iter(roles.values()))]
     image = find_image_column(first, dataset, spec.image_column)
     label = find_label_column(first, dataset, image, spec.label_column)
@@ -72,19 +72,6 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
     return Source(splits, f"{columns}; splits: {uses}{rest}", notes)
 
 
-def _roles(spec: DataSpec, rows: Mapping[str, Rows], test_only: bool) -> dict[str, str]:
-    roles = split_roles(spec.dataset, list(rows), spec.splits)
-    if "train" not in roles and not test_only:
-        raise ValueError(
-            f"{spec.dataset} has no train split (found: {', '.join(rows)}"
-            + "".join(f", {name} being the {role} split" for role, name in spec.splits.items())
-            + "): name the one to train on with --train_split"
-        )
-    if not roles:
-        raise ValueError(f"{spec.dataset} has no test split (found: {', '.join(rows)}): name one with --test_split")
-    return roles
-
-
 def _labels_by_role(
     spec: DataSpec, rows: Mapping[str, Rows], roles: Mapping[str, str], columns: tuple[str, str], notes: list[str]
 ) -> dict[str, list[Any]]:
@@ -95,21 +82,20 @@ def _labels_by_role(
         if columns[1] not in features and role != "train" and role not in spec.splits:
             notes.append(f"the split {split!r} has no column {columns[1]!r}, so it is left out")
             continue
-        for column, flag in zip(columns, ("image", "label"), strict=True):
-            check_column(features, column, f"the split {split!r} of {spec.dataset}", flag)
+        for column, kind in zip(columns, ("image", "label"), strict=True):
+            check_column(features, column, f"the split {split!r} of {spec.dataset}", kind)
         # Whether the labels of a text file are numbers is seen in those to train on.
         numbers = isinstance(values["train"][0], int) if "train" in values else None
         labels = _read_labels(rows[split], columns[1], name, numbers)
-        missing = [row for row, value in enumerate(labels) if value is None]
-        if missing and len(missing) == len(labels) and role != "train":
-            notes.append(f"the split {split!r} has no labels, so it is left out")
-        elif missing:
-            raise ValueError(
-                f"{len(missing)} of the {len(labels)} rows of {name} have no label in {columns[1]!r}, the first being "
-                f"row {missing[0]}: label or remove them"
-            )
-        else:
+        if not (missing := labels.count(None)):
             values[role] = labels
+        elif missing == len(labels) and role != "train":
+            notes.append(f"the split {split!r} has no labels, so it is left out")
+        else:
+            raise ValueError(
+                f"{missing} of the {len(labels)} rows of {name} have no label in {columns[1]!r}, the first being "
+                f"row {labels.index(None)}: label or remove them"
+            )
     return values
 
 
@@ -170,10 +156,8 @@ def _classes(
         names = [clean(name) for name in feature.names]
         ordered = [name for name in names if counts[name]]
         if empty := [name for name in names if not counts[name]]:
-            notes.append(
-                f"{len(empty)} of the {len(names)} classes have no training image and are left out, such as "
-                f"{empty[0]!r}"
-            )
+            share = f"{len(empty)} of the {len(names)} classes"
+            notes.append(f"{share} have no training image and are left out, such as {empty[0]!r}")
     elif any(isinstance(value, int) for value in ordered):
         if ordered[0] < 0:
             raise ValueError(
@@ -189,10 +173,9 @@ def _classes(
     for value in map(str, ordered):
         alike[value.casefold()].append(value)
     if same := [names for names in alike.values() if len(names) > 1]:
-        notes.append(
-            f"classes whose names differ in case only are kept apart: {' and '.join(map(repr, same[0]))}"
-            + (f", and {len(same) - 1} more" if len(same) > 1 else "")
-        )
+        more = f", and {len(same) - 1} more" if len(same) > 1 else ""
+        first = " and ".join(map(repr, same[0]))
+        notes.append(f"classes whose names differ in case only are kept apart: {first}{more}")
     return [str(value) for value in ordered], {value: label for label, value in enumerate(ordered)}
 
 

@@ -73,8 +73,7 @@ def prepare(
     image_lists = tree_lists(dataset, benchmark, Path(source), lists or {}) if benchmark else {}
     # A source on the Hub is not looked at.
     files = sorted(Path(source).glob("**/*.parquet"))
-    is_tree = Path(source).is_dir() and not files
-    tree = ImageTree.read(Path(source), benchmark, image_lists) if is_tree else None
+    tree = ImageTree.read(Path(source), benchmark, image_lists) if Path(source).is_dir() and not files else None
     sizes = [[str(file.relative_to(source)), file.stat().st_size] for file in files]
     plan = {
         "dataset": dataset,
@@ -138,9 +137,8 @@ def _begin(folder: Path, plan: dict[str, Any]) -> Manifest | None:
     if path.is_file():
         before = read_mapping(path, advice=f"remove {folder}, and prepare anew")
         if before != plan and any(folder.glob("**/*.parquet")):
-            changed = [
-                f"{k} {before.get(k)} -> {plan[k]}" for k in plan if k != "content" and before.get(k) != plan[k]
-            ]
+            settings = {key: value for key, value in plan.items() if key != "content"}
+            changed = [f"{k} {before.get(k)} -> {value}" for k, value in settings.items() if before.get(k) != value]
             changes = ", ".join(changed) or "the images of the source have changed since"
             raise ValueError(
                 f"{folder} has a preparation with other settings ({changes}): give another --out, or remove it"
@@ -149,11 +147,10 @@ def _begin(folder: Path, plan: dict[str, Any]) -> Manifest | None:
             try:
                 manifest = Manifest.read(str(folder))
                 manifest.check_files()
+                return manifest
             except (OSError, ValueError) as error:
                 print(f"{error}; now doing so")
                 _remove_damaged(folder)
-            else:
-                return manifest
     elif any(file.name != LOCK_NAME for file in folder.iterdir()):
         raise ValueError(f"--out {folder} is not empty, and no preparation was begun in it: give another folder")
     write_text(path, json.dumps(plan, indent=1) + "\n")

@@ -1,7 +1,6 @@
 """Preparing from parquet: one pass over a folder or a Hub id, joined on file names, then sorted into shards."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -29,14 +28,6 @@ _BATCH = 256  # rows of the source to join at a time
 _PART = pa.schema({"image": Image().pa_type, "label": pa.int64(), "split": pa.string(), "order": pa.int64()})
 
 
-@dataclass
-class _Split:
-    """A split to write: its images by name, or all of a split of the source."""
-
-    labels: dict[str, int] | None = None  # by name; None: take all
-    source: str | None = None  # of which all are taken
-
-
 def from_parquet(
     dataset: str,
     source: str,
@@ -62,15 +53,15 @@ def from_parquet(
         OSError: the source cannot be read.
     """
     benchmark, out = BENCHMARKS.get(dataset), writer.folder
-    key = benchmark.join_key if benchmark and image_lists else None
-    splits = {split: _Split(_by_key(image_list, benchmark)) for split, image_list in image_lists.items()}
+    key = benchmark.join_key if benchmark else str
+    listed = {split: _by_key(image_list, key) for split, image_list in image_lists.items()}
     streams = _streams(source)
-    if not image_lists:
-        splits["train"] = _Split(source="train")
+    # Splits that are all images of a split of the source.
+    whole = {} if listed else {"train": "train"}
     scored = benchmark.test_split if benchmark else "test" if "test" in streams else "validation"
     whole_test = not image_lists or (benchmark is not None and benchmark.test_split == "validation")
-    if "test" not in splits and scored in streams and whole_test:
-        splits["test"] = _Split(source=scored)
+    if "test" not in listed and scored in streams and whole_test:
+        whole["test"] = scored
     if "train" not in streams:
         raise ValueError(f"{source} has no train split (found: {', '.join(streams)})")
     features = streams["train"].features
@@ -89,7 +80,7 @@ def from_parquet(
     tasks = []
     (out / PARTS).mkdir(exist_ok=True)
     for name, stream in streams.items():
-        wanted = {s: c for s, c in splits.items() if c.labels is not None or c.source == name}
+        wanted = {**listed, **{split: None for split, origin in whole.items() if origin == name}}
         if not wanted or (name == "test" and benchmark and benchmark.test_split != "test"):
             continue
         stream = stream.cast_column(image, Image(decode=False)).select_columns([image, label])
@@ -98,18 +89,14 @@ def from_parquet(
             part = stream.shard(num_shards=stream.num_shards, index=i)
             tasks.append((1, target, partial(_write_part, part, target, (image, label), wanted, key)))
     writer.run(tasks, f"reading {source}", unit=" source shards")
-    return names, _sort_parts(splits, [target for _, target, _ in tasks], names, writer)
+    return names, _sort_parts(listed, whole, [target for _, target, _ in tasks], names, writer)
 
 
-def _by_key(image_list: ImageList, benchmark: Benchmark | None) -> dict[str, int]:
-    assert benchmark is not None
-    keys = [benchmark.join_key(path) for path in image_list.paths]
-    labels = dict(zip(keys, image_list.labels, strict=True))
-    if len(labels) < len(keys):
-        raise ValueError(
-            f"{image_list.name} has the file name {repeated(keys)!r} twice, so images cannot be joined on it"
-        )
-    return labels
+def _by_key(image_list: ImageList, key: Callable[[str], str]) -> dict[str, int]:
+    keys = [key(path) for path in image_list.paths]
+    if (twice := repeated(keys)) is not None:
+        raise ValueError(f"{image_list.name} has the file name {twice!r} twice, so images cannot be joined on it")
+    return dict(zip(keys, image_list.labels, strict=True))
 
 
 def _detect_column(features: Any, source: str, benchmark: Benchmark | None, role: str, kind: type) -> str:
@@ -136,21 +123,24 @@ def _write_part(
     part: IterableDataset,
     target: Path,
     columns: tuple[str, str],
-    wanted: dict[str, _Split],
-    key: Callable[[str], str] | None,
+    wanted: Mapping[str, dict[str, int] | None],
+    key: Callable[[str], str],
 ) -> None:
-    """Write the images of a source shard that belong to a split, sorted by their place in the shards to come."""
-    tables, row, name = [_PART.empty_table()], 0, target.name.rpartition("-of-")[0]
+    """Write the images of a source shard that belong to a split, sorted by their place in the shards to come.
+
+    `wanted` has the labels of each split's images by their keys; `None`: all images of the shard are of that split.
+    """
+    tables, row, shard = [_PART.empty_table()], 0, target.name.rpartition("-of-")[0]
     for batch in part.with_format("arrow").iter(_BATCH):
         images = batch[columns[0]].combine_chunks()
         paths, labels = images.field("path").to_pylist(), batch[columns[1]].to_pylist()
-        for split, content in wanted.items():
-            rows, keys = list(range(len(paths))), [f"{name}-{row + i:06d}" for i in range(len(paths))]
-            if content.labels is not None and key is not None:
+        for split, listed in wanted.items():
+            rows, keys = list(range(len(paths))), [f"{shard}-{row + i:06d}" for i in range(len(paths))]
+            if listed is not None:
                 keys = [key(path or "") for path in paths]
-                rows = [i for i, listed in enumerate(keys) if listed in content.labels]
+                rows = [i for i, name in enumerate(keys) if name in listed]
                 for i in rows:
-                    if (label := content.labels[keys[i]]) != labels[i]:
+                    if (label := listed[keys[i]]) != labels[i]:
                         raise ValueError(
                             f"{paths[i]} has label {labels[i]} in the source, but {label} in the {split} list"
                         )
@@ -165,15 +155,26 @@ def _write_part(
     write_parquet(target, [pa.concat_tables(tables).sort_by("order")], _PART)
 
 
-def _sort_parts(splits: dict[str, _Split], parts: list[Path], names: list[str], writer: ShardWriter) -> Shards:
+def _sort_parts(
+    listed: dict[str, dict[str, int]], whole: dict[str, str], parts: list[Path], names: list[str], writer: ShardWriter
+) -> Shards:
     """From parts, each sorted, to shards: each has one range of the order."""
     dataset = pd.dataset([str(part) for part in parts], schema=_PART)
     index = dataset.to_table(columns=["split", "order"])
     mean_size = sum(part.stat().st_size for part in parts) / max(len(index), 1)
     schema, orders = shard_schema(names), {}
-    for split, content in splits.items():
+    for split in [*listed, *whole]:
         order = np.sort(index.filter(pc.field("split") == split)["order"].to_numpy())
-        _check_complete(split, content, order)
+        if count := len(order) - len(np.unique(order)):
+            raise ValueError(f"{count} images of the {split} split are in the source twice")
+        if split in whole and not len(order):
+            raise ValueError(f"the source has no image of its split {whole[split]}")
+        present, images = set(order.tolist()), listed.get(split, {})
+        if missing := [name for name in images if shard_order(name) not in present]:
+            raise ValueError(
+                f"{len(missing)} of the {len(images)} images of the {split} list are not in the source: "
+                f"{examples(missing)}"
+            )
         orders[split] = order, mean_size * len(order)
 
     def write(target: Path, split: str, order: np.ndarray) -> None:
@@ -183,14 +184,3 @@ def _sort_parts(splits: dict[str, _Split], parts: list[Path], names: list[str], 
         write_parquet(target, [table.cast(schema)], schema)
 
     return writer.write_splits(orders, write, "sorting into shards")
-
-
-def _check_complete(split: str, content: _Split, order: np.ndarray) -> None:
-    if len(np.unique(order)) < len(order):
-        raise ValueError(f"{len(order) - len(np.unique(order))} images of the {split} split are in the source twice")
-    if content.labels is None and not len(order):
-        raise ValueError(f"the source has no image of its split {content.source}")
-    listed, present = content.labels or {}, set(order.tolist())
-    if missing := [name for name in listed if shard_order(name) not in present]:
-        count = f"{len(missing)} of the {len(listed)} images"
-        raise ValueError(f"{count} of the {split} list are not in the source: {examples(missing)}")

@@ -43,11 +43,10 @@ class ShardedImages(ImageSplit):
 
     def __init__(self, manifest: Manifest, split: str, window: int, rows: Any = None, **description: Any) -> None:
         self.manifest, self.window = manifest, window
-        self._shards = shards = manifest.splits[split]["shards"]
-        counts = [-(-shard["images"] // ROWS_PER_GROUP) for shard in shards]
-        self._shard_index = np.repeat(np.arange(len(shards)), counts)
-        self._group_in_shard = np.concatenate([np.arange(n) for n in counts])
-        sizes = [min(ROWS_PER_GROUP, s["images"] - i) for s in shards for i in range(0, s["images"], ROWS_PER_GROUP)]
+        shards = manifest.splits[split]["shards"]
+        starts = [(shard, start) for shard in shards for start in range(0, shard["images"], ROWS_PER_GROUP)]
+        self._places = [(shard["file"], start // ROWS_PER_GROUP) for shard, start in starts]
+        sizes = [min(ROWS_PER_GROUP, shard["images"] - start) for shard, start in starts]
         self._starts = np.concatenate([[0], np.cumsum(sizes)])
         rows = np.arange(self._starts[-1]) if rows is None else np.asarray(rows)
         self._groups = np.searchsorted(self._starts, rows, "right") - 1
@@ -60,7 +59,7 @@ class ShardedImages(ImageSplit):
             rows=rows,
             **{"role": split, **description},
         )
-        self._files: OrderedDict[int, pq.ParquetFile] = OrderedDict()
+        self._files: OrderedDict[str, pq.ParquetFile] = OrderedDict()
         self._process = os.getpid()
         self._cache: OrderedDict[int, pa.StructArray] = OrderedDict()
 
@@ -93,11 +92,9 @@ class ShardedImages(ImageSplit):
         if group in self._cache:
             self._cache.move_to_end(group)
             return self._cache[group]
-        shard = self._shards[self._shard_index[group]]["file"]
+        shard, place = self._places[group]
         try:
-            table = self._file(int(self._shard_index[group]), shard).read_row_group(
-                int(self._group_in_shard[group]), columns=["image"]
-            )
+            table = self._file(shard).read_row_group(place, columns=["image"])
         except (pa.ArrowInvalid, OSError) as error:
             raise OSError(
                 f"the shard {shard} of {self.manifest.root} is damaged ({error}): prepare it anew"
@@ -110,7 +107,7 @@ class ShardedImages(ImageSplit):
         self._cache[group] = table["image"].combine_chunks()
         return self._cache[group]
 
-    def _file(self, shard: int, name: str) -> pq.ParquetFile:
+    def _file(self, shard: str) -> pq.ParquetFile:
         if self._process != os.getpid():
             # A file that was open when a worker was forked would share its position with all others.
             self._files, self._process = OrderedDict(), os.getpid()
@@ -118,5 +115,5 @@ class ShardedImages(ImageSplit):
             while len(self._files) >= 16:
                 self._files.popitem(last=False)
             # Buffered reads would fetch a whole column of a group ahead, which is what is read anyway.
-            self._files[shard] = pq.ParquetFile(fsspec.open(f"{self.manifest.root}/{name}", "rb").open())
+            self._files[shard] = pq.ParquetFile(fsspec.open(f"{self.manifest.root}/{shard}", "rb").open())
         return self._files[shard]

@@ -73,13 +73,7 @@ class ShardWriter:
             for target, part in zip(targets[split], np.array_split(images, count), strict=True):
                 tasks.append((len(part), target, partial(write, target, split, part)))
         self.run(tasks, title)
-        return {
-            split: [
-                {"file": path.name, "images": pq.read_metadata(path).num_rows, "bytes": path.stat().st_size}
-                for path in paths
-            ]
-            for split, paths in targets.items()
-        }
+        return {split: [_describe_shard(path) for path in paths] for split, paths in targets.items()}
 
     def run(self, tasks: Sequence[tuple[int, Path, Callable[[], None]]], title: str, unit: str = " images") -> None:
         """Run what has no result yet.
@@ -102,3 +96,7 @@ class ShardWriter:
                     progress.update(futures[future])
             finally:
                 pool.shutdown(cancel_futures=True)
+
+
+def _describe_shard(path: Path) -> dict[str, Any]:
+    return {"file": path.name, "images": pq.read_metadata(path).num_rows, "bytes": path.stat().st_size}
