@@ -106,7 +106,8 @@ class PaCoConfig(PreTrainedConfig):
         return None if self.balanced_logits else self.class_counts or [1] * self.num_labels
 
     def _get_generation_parameters(self) -> dict[str, Any]:
-        # transformers refuses to save what looks like a setting of text generation; this temperature is none.
+        # What `save_pretrained` calls: transformers refuses to save what looks like a setting of text generation; this
+        # temperature is none.
         return {key: value for key, value in super()._get_generation_parameters().items() if key != "temperature"}
 
     @classmethod
@@ -118,7 +119,16 @@ class PaCoConfig(PreTrainedConfig):
 
 
 def as_numbers(name: str, values: Any, kind: type) -> list[Any] | None:
-    """A sequence, array or tensor as a list of `kind`; `ValueError`, with the `name`, where it is none."""
+    """A sequence, array or tensor as a list of numbers.
+
+    Args:
+        name (`str`): what they are, for the error.
+        values (sequence, array or tensor, *optional*): `None` stays `None`.
+        kind (`type`): `int` or `float`.
+
+    Raises:
+        ValueError: they are no numbers, or for `int` not whole ones.
+    """
     if values is None:
         return None
     values = values.tolist() if hasattr(values, "tolist") else values

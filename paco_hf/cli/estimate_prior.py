@@ -23,11 +23,11 @@ def run(flags: Namespace) -> None:
     if flags.store:
         check_checkpoint_folder("--store", flags.model)
     from ..evaluation.prior_estimation import MIN_FREQUENCY
-    from ..inference.prediction import estimate_prior_of_files
+    from ..inference.prediction import estimate_file_prior
     from ..utils.files import write_json
     from ..workflows.calibrate import update_config
 
-    classes = estimate_prior_of_files(flags.model, flags.images, flags.resamples, flags.batch_size, flags.precision)
+    classes = estimate_file_prior(flags.model, flags.images, flags.resamples, flags.batch_size, flags.precision)
     if flags.output:
         write_json(Path(flags.output), {"model": Path(flags.model).resolve().name, "classes": classes})
     if flags.store:

@@ -132,7 +132,7 @@ def _dropped(model: PaCoForContrastiveTraining, training_state: bool) -> dict[st
     """What of the file the checkpoint does not have, with the reason."""
     dropped = {**model.dropped_keys, **model.dropped_entries}
     if not training_state:
-        kinds = Counter(key.split(".")[0] for key in model._training_tensors())
+        kinds = Counter(key.split(".")[0] for key in model.training_tensors())
         dropped |= {f"{kind}.* ({count} tensors)": _STATE_REASON for kind, count in kinds.items()}
     return dropped
 

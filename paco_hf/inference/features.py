@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from ..data.images import Images
 from ..models.modeling_paco import PaCoModel
-from ..utils.files import save_tensors
+from ..utils.files import read_tensors, save_tensors
 from .batches import ImageFiles, image_batches, list_image_files
 from .forward import fast_forward
 from .load_model import load_for_inference
@@ -53,9 +53,7 @@ class Embeddings:
         if not Path(file).is_file():
             raise OSError(f"there is no file {str(file)!r} of embeddings: `paco-hf embed` writes one")
         try:
-            with safe_open(file, framework="pt") as stored:
-                metadata = stored.metadata() or {}
-                tensors = {key: stored.get_tensor(key) for key in stored.keys()}  # noqa: SIM118
+            tensors, metadata = read_tensors(file)
             names = {name: json.loads(metadata[name]) for name in ("files", "class_names") if name in metadata}
         except (SafetensorError, ValueError) as error:
             raise OSError(f"{file} cannot be read ({error}): truncated, or not safetensors?") from error

@@ -117,7 +117,7 @@ def index_split(
     batch_size: int = 256,
     precision: str = "fp32",
 ) -> int:
-    """Write the index of a labelled split, complete or not at all.
+    """Write the index of a labeled split, complete or not at all.
 
     Args:
         model_folder (`str`): run folder, checkpoint or Hub id.

@@ -67,7 +67,10 @@ def balanced_logits(
     precision: str = "fp32",
     compile: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, PaCoConfig]:
-    """Logits of a checkpoint, or the mean of those of several, in every process alike. As for [`score`].
+    """Logits of a checkpoint, or the mean of those of several, in every process alike.
+
+    Args:
+        model_folders, images, class_names, batch_size, precision, compile: as those of [`score`].
 
     Returns:
         logits `(N, C)` in float32, without temperature and inference prior; labels `(N,)`; the configuration of the

@@ -35,7 +35,7 @@ def predict(
         batch_size (`int`, *optional*, defaults to `32`): images a batch.
         precision (`str`, *optional*, defaults to `"fp32"`): of [`paco_hf.inference.forward.fast_forward`].
         prior (`str`, *optional*): how frequent the classes are among the images, instead of what the model has stored:
-            `training`: as in training; `none`: all alike; or a file that [`estimate_prior_of_files`] wrote.
+            `training`: as in training; `none`: all alike; or a file that [`estimate_file_prior`] wrote.
 
     Returns:
         one `{"file", "label", "score", "top"}` an image, `top` being a list of `{"label", "score"}`, best first.
@@ -108,12 +108,8 @@ def read_prior(prior: str, model_folder: str, config: PaCoConfig) -> list[float]
     return [max(frequencies[name], MIN_FREQUENCY) for name in names]
 
 
-def estimate_prior_of_files(
-    model_folder: str,
-    paths: list[str],
-    resamples: int = 200,
-    batch_size: int = 32,
-    precision: str = "fp32",
+def estimate_file_prior(
+    model_folder: str, paths: list[str], resamples: int = 200, batch_size: int = 32, precision: str = "fp32"
 ) -> list[dict[str, Any]]:
     """How frequent the classes are among unlabeled image files ([`estimate_prior`]).
 
@@ -142,7 +138,5 @@ def estimate_prior_of_files(
     probabilities = torch.cat([logits.double().softmax(-1).cpu() for logits in batches]).numpy()
     estimate = estimate_prior(probabilities, resamples=resamples)
     columns = (estimate[key].tolist() for key in ("prior", "low", "high"))
-    return [
-        {"label": model.config.id2label[c], "frequency": frequency, "low": low, "high": high}
-        for c, (frequency, low, high) in enumerate(zip(*columns, strict=True))
-    ]
+    rows = zip(range(model.config.num_labels), *columns, strict=True)
+    return [{"label": model.config.id2label[c], "frequency": f, "low": low, "high": high} for c, f, low, high in rows]

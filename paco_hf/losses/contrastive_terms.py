@@ -88,14 +88,8 @@ def anchor_terms(
 
 class _AnchorTerms(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any,
-        class_logits: Tensor | None,
-        labels: Tensor,
-        log_prior: Tensor | None,
-        settings: TermSettings,
-        *features: Tensor,
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, *inputs: Any) -> tuple[Tensor, ...]:
+        class_logits, labels, log_prior, settings, *features = inputs
         n = settings.anchors
         anchors = features[0][:n]
         same, class_sums, counts = _class_sums(features, labels, settings)
@@ -137,12 +131,12 @@ class _AnchorTerms(torch.autograd.Function):
     def backward(
         ctx: Any, grad_denominator: Tensor, grad_target: Tensor, grad_positives: Tensor, _: Any
     ) -> tuple[Tensor | None, ...]:
-        class_logits, labels, log_prior, same, attracted, log_denominator, largest, weighted, *features = (
-            ctx.saved_tensors
-        )
         if torch.is_grad_enabled():
             raise RuntimeError("the contrastive losses have no second derivative: leave out create_graph=True")
+        class_logits, labels, log_prior, same, attracted, log_denominator, *saved = ctx.saved_tensors
+        largest, weighted, *features = saved
         settings: TermSettings = ctx.settings
+        n = settings.anchors
         grad_logits = None
         grad_features: list[Tensor | None] = [None] * len(features)
         with torch.autocast(log_denominator.device.type, enabled=False):
@@ -150,29 +144,30 @@ class _AnchorTerms(torch.autograd.Function):
                 grad_logits = _adjusted(class_logits, log_prior, settings).sub_(log_denominator[:, None]).exp_()
                 grad_logits.mul_(grad_denominator[:, None])
                 grad_label = grad_target * (1 - settings.label_smoothing - settings.other_mass)
-                grad_logits.scatter_add_(1, labels[: settings.anchors, None], grad_label[:, None])
+                grad_logits.scatter_add_(1, labels[:n, None], grad_label[:, None])
                 if settings.label_smoothing > 0:
                     grad_logits.add_(settings.other_mass * grad_target[:, None])
                 if settings.supervised_temperature != 1:
                     grad_logits.div_(settings.supervised_temperature)
             if any(ctx.needs_input_grad[4:]):
-                anchors = features[0][: settings.anchors]
-                known = same[: settings.anchors] < settings.anchors
-                pull = (grad_positives * known)[:, None] / settings.temperature
-                push = None
+                anchors = features[0][:n]
                 if settings.contrasts:
                     slope = grad_denominator * settings.gamma * (largest - log_denominator).exp()
                     push = slope[:, None] / settings.temperature
-                pulls = anchors.new_zeros(settings.anchors + 1, anchors.shape[1])
-                pulls.index_add_(0, same[: settings.anchors], pull * anchors)
+                    blocks, repel = _Blocks(features, settings), push * anchors
+                pull = (grad_positives * (same[:n] < n))[:, None] / settings.temperature
+                pulls = anchors.new_zeros(n + 1, anchors.shape[1]).index_add_(0, same[:n], pull * anchors)
                 for i, slots in enumerate(same.split([len(part) for part in features])):
                     if ctx.needs_input_grad[4 + i]:
-                        grad_features[i] = _row_gradient(features, i, pulls[slots], push, largest, settings)
+                        # As the `j` of `z_ij`: the positives' part, plus the denominator's.
+                        grad_features[i] = rows_gradient = pulls[slots]
+                        for rows, block in blocks.iterate(i) if settings.contrasts else ():
+                            blocks.mask(block, rows, i)
+                            rows_gradient[rows].addmm_(block.sub_(largest).exp_(), repel)
                 if grad_features[0] is not None:
                     # An anchor is no positive of its own, and stands on the other side of its similarities too.
-                    grad_anchors = grad_features[0][: settings.anchors]
-                    grad_anchors.add_(pull * (attracted - anchors))
-                    if push is not None:
+                    grad_anchors = grad_features[0][:n].add_(pull * (attracted - anchors))
+                    if settings.contrasts:
                         grad_anchors.addcmul_(push, weighted)
         return grad_logits, None, None, None, *grad_features
 
@@ -209,19 +204,21 @@ class _Blocks:
     """
 
     def __init__(self, features: Sequence[Tensor], settings: TermSettings) -> None:
-        self.anchors = features[0][: settings.anchors]
+        self.features, self.anchors = features, features[0][: settings.anchors]
         self.scaled = (self.anchors / settings.temperature).T
         elements = BLOCK_ELEMENTS if self.anchors.is_cpu else GPU_BLOCK_ELEMENTS
         self.length = max(elements // max(settings.anchors, 1), 1)
         self.buffer = self.anchors.new_empty(min(self.length, max(map(len, features))), settings.anchors)
 
-    def iterate(self, part: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    def iterate(self, i: int) -> Iterator[tuple[slice, Tensor]]:
+        """The rows of a part that a block is of, and the block."""
+        part = self.features[i]
         for start in range(0, len(part), self.length):
             rows = slice(start, min(start + self.length, len(part)))
             yield rows, torch.mm(part[rows], self.scaled, out=self.buffer[: rows.stop - rows.start])
 
-    def mask(self, block: Tensor, rows: slice, is_first_part: bool) -> None:
-        if is_first_part and rows.start < len(self.anchors):
+    def mask(self, block: Tensor, rows: slice, i: int) -> None:
+        if i == 0 and rows.start < len(self.anchors):
             block[:, rows.start :].fill_diagonal_(float("-inf"))
 
 
@@ -234,14 +231,14 @@ def _contrast(
     total = torch.zeros_like(largest)
     weighted = torch.zeros_like(blocks.anchors) if with_gradient else None
     for i, part in enumerate(features):
-        for rows, block in blocks.iterate(part):
+        for rows, block in blocks.iterate(i):
             # The anchor itself takes no part in the shift (at low temperature it would underflow everything else),
             # except where `eps` asks for the reference's arithmetic.
             if settings.eps == 0:
-                blocks.mask(block, rows, i == 0)
+                blocks.mask(block, rows, i)
             common = torch.maximum(largest, block.amax(0))
             if settings.eps > 0:
-                blocks.mask(block, rows, i == 0)
+                blocks.mask(block, rows, i)
             shrink = (largest - common).exp_()
             block.sub_(common).exp_()
             total = block.sum(0).addcmul_(total, shrink)
@@ -249,22 +246,3 @@ def _contrast(
                 weighted.mul_(shrink[:, None]).addmm_(block.T, part[rows])
             largest = common
     return largest, total, weighted
-
-
-def _row_gradient(
-    features: Sequence[Tensor],
-    part: int,
-    attract: Tensor,
-    push: Tensor | None,
-    largest: Tensor | None,
-    settings: TermSettings,
-) -> Tensor:
-    """Gradient of a part's rows as the `j` of `z_ij`: the positives' `attract` `(N_p, D)`, plus the denominator's."""
-    if push is None or largest is None:
-        return attract
-    blocks = _Blocks(features, settings)
-    repel = push * blocks.anchors
-    for rows, block in blocks.iterate(features[part]):
-        blocks.mask(block, rows, part == 0)
-        attract[rows].addmm_(block.sub_(largest).exp_(), repel)
-    return attract

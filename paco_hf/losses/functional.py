@@ -175,9 +175,8 @@ def multitask_loss(
         positives = positive_sum - positive_count * log_denominator
         contrast = -_outer_scale(temperature, base_temperature) * positives / positive_count.clamp(min=1)
         contrast_part = alpha * contrast.mean()
-        if return_terms:
-            return LossTerms(cross_entropy, contrast_part, positive_count)
-        return cross_entropy + contrast_part
+        terms = LossTerms(cross_entropy, contrast_part, positive_count)
+        return terms if return_terms else cross_entropy + contrast_part
 
 
 def balanced_softmax_loss(

@@ -43,19 +43,19 @@ class _BasicBlock(nn.Module):
 class CifarResNet(nn.Module):
     """CIFAR ResNet of depth `6 * blocks + 2`: `(B, in_chans, H, W)` to `(B, 64)` features or class logits."""
 
+    global_pool: str
+
     def __init__(self, blocks: int, num_classes: int = 1000, in_chans: int = 3, global_pool: str = "avg") -> None:
         super().__init__()
         if global_pool not in ("avg", ""):
             raise ValueError(f"global_pool must be 'avg' or '', got {global_pool!r}")
-        self.num_classes = num_classes
         self.num_features = self.head_hidden_size = 64
-        self.global_pool = global_pool
         self.conv1 = nn.Conv2d(in_chans, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.layer1 = self._stage(16, 16, blocks, stride=1)
         self.layer2 = self._stage(16, 32, blocks, stride=2)
         self.layer3 = self._stage(32, 64, blocks, stride=2)
-        self.fc = nn.Linear(64, num_classes) if num_classes > 0 else nn.Identity()
+        self.reset_classifier(num_classes, global_pool)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
@@ -98,9 +98,7 @@ class CifarResNet50(ResNet):
 
 _DEFAULT_CFG = {
     "url": "",
-    "num_classes": 1000,
     "input_size": (3, 32, 32),
-    "pool_size": None,
     "crop_pct": 1.0,
     "interpolation": "bilinear",
     "mean": (0.4914, 0.4822, 0.4465),

@@ -15,10 +15,15 @@ def build_processor(
     interpolation: str = "bilinear",
     crop_pct: float | None = None,
 ) -> BitImageProcessor:
-    """Resize, center crop to `size` pixels, normalize by `mean` and `std` (of values in 0..1).
+    """Resize, center crop, normalize.
 
-    Small images are used whole; larger ones are cut from 8/7 of the size (256 for 224), or from `size / crop_pct`,
-    rounded down as timm does. `interpolation` is `bilinear` or `bicubic`.
+    Args:
+        size (`int`): side of the square input in pixels. Images of up to `SMALL_IMAGE` are used whole.
+        mean (sequence of `float`): of each channel, for values in 0..1.
+        std (sequence of `float`): likewise.
+        interpolation (`str`, *optional*, defaults to `"bilinear"`): or `"bicubic"`.
+        crop_pct (`float`, *optional*): larger images are cut from `size / crop_pct`, rounded down as timm does;
+            default: from 8/7 of the size (256 for 224).
     """
     whole = round(size * 8 / 7) if crop_pct is None else int(size / crop_pct)
     return BitImageProcessor(

@@ -2,15 +2,15 @@
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..utils.files import readable, save_tensors
+from ..utils.files import first_difference, read_tensors, readable, save_tensors
 from .backbones import BATCH_NORMS
 from .modeling_paco import PaCoForImageClassification
 
@@ -42,12 +42,12 @@ def choose_targets(model: PaCoForImageClassification, names: Sequence[str] | Non
     backbone, size = model.paco.backbone, model.config.image_size
     layers = {name: module for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
     called: set[nn.Module] = set()
-    hooks = [module.register_forward_hook(lambda module, *_: called.add(module)) for module in layers.values()]
     training = model.training
-    model.eval()(torch.zeros(1, 3, size, size, device=model.device, dtype=model.dtype))
+    with ExitStack() as hooks:
+        for module in layers.values():
+            hooks.enter_context(module.register_forward_hook(lambda module, *_: called.add(module)))
+        model.eval()(torch.zeros(1, 3, size, size, device=model.device, dtype=model.dtype))
     model.train(training)
-    for hook in hooks:
-        hook.remove()
     targets: dict[str, list[str]] = {}
     for name, module in layers.items():
         if module in called:
@@ -120,16 +120,14 @@ def keep_statistics(backbone: nn.Module) -> None:
             module.eval()
 
 
-def _base(model: PaCoForImageClassification) -> Iterator[tuple[str, Tensor]]:
-    for name, tensor in model.paco.state_dict().items():
-        if ".lora_" not in name:
-            yield name.replace(".base_layer.", "."), tensor
+def _without_adapter(module: nn.Module) -> dict[str, Tensor]:
+    return {k.replace(".base_layer.", "."): t for k, t in module.state_dict().items() if ".lora_" not in k}
 
 
 def base_digest(model: PaCoForImageClassification) -> str:
     """SHA-256 of the backbone's weights, adapters left out: of names, shapes and values of its tensors."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(_base(model)):
+    for name, tensor in sorted(_without_adapter(model.paco).items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
@@ -156,11 +154,9 @@ def load_adapter_tensors(model: PaCoForImageClassification, tensors: dict[str, T
 
 
 def _check_fit(expected: dict[str, Tensor], tensors: dict[str, Tensor], source: str) -> None:
-    wrong = sorted(expected.keys() ^ tensors.keys())
-    wrong = wrong or [key for key, tensor in expected.items() if tensor.shape != tensors[key].shape]
-    if wrong:
+    if difference := first_difference(expected, tensors):
         raise ValueError(
-            f"{source} does not fit the model, the first difference being {wrong[0]}: give the --backbone, "
+            f"{source} does not fit the model, the first difference being {difference}: give the --backbone, "
             "--lora_rank and --lora_targets that it was trained with"
         )
 
@@ -198,9 +194,9 @@ def load_adapter(model: PaCoForImageClassification, folder: str | Path) -> None:
     from peft import set_peft_model_state_dict
 
     path, digest = Path(folder) / ADAPTER_NAME, base_digest(model)
-    with readable(path), safe_open(path, "pt") as file:
-        trained_on = file.metadata()["base"]
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    with readable(path):
+        tensors, metadata = read_tensors(path)
+        trained_on = metadata["base"]
     if trained_on != digest:
         raise ValueError(
             f"{path} was trained on other weights of the backbone (SHA-256 {trained_on[:12]}, here {digest[:12]}): "
@@ -218,7 +214,7 @@ def load_adapter(model: PaCoForImageClassification, folder: str | Path) -> None:
 @torch.no_grad()
 def merged_tensors(model: PaCoForImageClassification) -> dict[str, Tensor]:
     """The state of an ordinary classifier with the factors multiplied into its weights; the model stays as it is."""
-    merged = {k.replace(".base_layer.", "."): t for k, t in model.state_dict().items() if ".lora_" not in k}
+    merged = _without_adapter(model)
     for name in adapted_layers(model):
         layer: Any = model.get_submodule(name)
         key = f"{name}.weight"
@@ -242,15 +238,12 @@ def describe_training(model: PaCoForImageClassification, optimizer_slots: int = 
         optimizer_slots (`int`, *optional*, defaults to `1`): numbers that the optimizer keeps for each parameter.
     """
     config = adapter_config(model)
-    sizes: dict[str, int] = {"adapter": 0, "classifier": 0, "projector": 0}
-    everything = 0
-    for name, parameter in model.named_parameters():
-        if name.startswith("key_encoder."):
-            continue
-        everything += parameter.numel()
+    parameters = {name: p for name, p in model.named_parameters() if not name.startswith("key_encoder.")}
+    everything = sum(p.numel() for p in parameters.values())
+    sizes = dict.fromkeys(("adapter", "classifier", "projector"), 0)
+    for name, parameter in parameters.items():
         if parameter.requires_grad:
-            part = "adapter" if ".lora_" in name else name.split(".")[0]
-            sizes[part] += parameter.numel()
+            sizes["adapter" if ".lora_" in name else name.split(".")[0]] += parameter.numel()
     trained = sum(sizes.values())
     parts = ", ".join(f"{part} {count:,}" for part, count in sizes.items() if count)
     layers = adapted_layers(model)

@@ -8,21 +8,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from transformers.utils import ModelOutput
 
 from ..losses.specs import DEFAULT_LOSS, LOSSES
-from ..utils.distributed import (
-    exchange_rows,
-    gather_rows,
-    gather_rows_with_gradient,
-    rank_offset,
-    restore_rows,
-    world_size,
-)
-from ..utils.files import save_tensors
+from ..utils import distributed
+from ..utils.files import first_difference, read_tensors, save_tensors
 from .feature_queue import FeatureQueue
 from .modeling_paco import PaCoForImageClassification
 
@@ -92,12 +85,11 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
             projector = (vit and self.spec.vit_projector) or self.spec.projector
         self.projector_type = projector
         self.projector = _projector(projector, self.classifier.in_features, projection_dim)
-        queue_size = queue_size if self.spec.enqueues else 0
-        self.queue = FeatureQueue(queue_size, projection_dim, self.config.num_labels, queue_seed)
-        # The head decides where the model lives and in which precision.
-        reference = self.classifier.weight
-        self.projector.to(device=reference.device, dtype=reference.dtype)
-        self.queue.to(device=reference.device, dtype=reference.dtype)
+        rows = queue_size if self.spec.enqueues else 0
+        self.queue = FeatureQueue(rows, projection_dim, self.config.num_labels, queue_seed)
+        for module in (self.projector, self.queue):
+            # The head decides where the model lives and in which precision.
+            module.to(self.classifier.weight.device, self.classifier.weight.dtype)
         self.key_encoder: Any = None
         if self.spec.key_encoder:
             # What is frozen never differs: it is kept once, and is no part of the training state.
@@ -180,18 +172,16 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
 
         logits, query = self._project(pixel_values)
         views = [query]
-        if not single:
-            if self.key_encoder is None:
-                key_logits, key = self._project(key_pixel_values)
-                if self.spec.anchors == "views":
-                    logits = torch.cat([logits, key_logits])
-            else:
-                key = self._encode_keys(key_pixel_values)
+        if self.key_encoder is not None:
+            views.append(self._encode_keys(key_pixel_values))
+        elif not single:
+            key_logits, key = self._project(key_pixel_values)
             views.append(key)
-
+            if self.spec.anchors == "views":
+                logits = torch.cat([logits, key_logits])
         rows, row_labels = torch.cat(views), labels.repeat(len(views))
-        if self.gather_batch and world_size() > 1:
-            rows, row_labels = self._with_other_ranks(rows, row_labels)
+        if self.gather_batch:
+            rows, row_labels = distributed.gather_batch(rows, row_labels)
         output = ContrastiveOutput(
             logits=logits,
             features=torch.cat([rows, self.queue.features]),
@@ -199,8 +189,8 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
             batch_features=rows,
         )
         if self.training and self.spec.enqueues:
-            enqueued = query if self.spec.enqueues == "query" else key
-            self.queue.enqueue(torch.cat(gather_rows(enqueued)), torch.cat(gather_rows(labels)))
+            enqueued = query if self.spec.enqueues == "query" else views[-1]
+            self.queue.enqueue(*(torch.cat(distributed.gather_rows(tensor)) for tensor in (enqueued, labels)))
         return output.to_tuple() if return_dict is False else output
 
     def _project(self, pixel_values: Any) -> tuple[Tensor, Tensor]:
@@ -209,28 +199,16 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
 
     @torch.no_grad()
     def _encode_keys(self, pixel_values: Any) -> Tensor:
-        shuffle = self.training and world_size() > 1
+        shuffle = self.training and distributed.world_size() > 1
         if shuffle:
-            pixel_values, order, start = exchange_rows(pixel_values)
+            pixel_values, order, start = distributed.exchange_rows(pixel_values)
         pooled = self.key_encoder["paco"](pixel_values).pooler_output
         key = self._normalize(self.key_encoder["projector"](pooled))
-        return restore_rows(key, order, start) if shuffle else key
+        return distributed.restore_rows(key, order, start) if shuffle else key
 
     def _normalize(self, projected: Tensor) -> Tensor:
         # In the queue's precision: float32 under autocast, float64 in a float64 model.
         return F.normalize(projected.to(self.queue.features.dtype), dim=1)
-
-    @staticmethod
-    def _with_other_ranks(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        everything = gather_rows_with_gradient(rows)
-        parts = gather_rows(labels)
-        start = rank_offset(parts)
-        stop = start + rows.shape[0]
-        all_labels = torch.cat(parts)
-        return (
-            torch.cat([everything[start:stop], everything[:start], everything[stop:]]),
-            torch.cat([labels, all_labels[:start], all_labels[stop:]]),
-        )
 
     def key_and_query_parameters(self) -> tuple[list[Tensor], list[Tensor]]:
         """The key encoder's parameters, and those that they follow.
@@ -259,6 +237,7 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         """
         keys, queries = parameters or self.key_and_query_parameters()
         if keys:
+            # One kernel for all of them, as torch's optimizers move weights; there is no public name for it.
             torch._foreach_lerp_(keys, queries, 1 - self.key_momentum)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
@@ -272,7 +251,8 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         if kwargs.get("is_main_process", True):
             self.save_training_state(save_directory)
 
-    def _training_tensors(self) -> dict[str, Tensor]:
+    def training_tensors(self) -> dict[str, Tensor]:
+        """Projector, key encoder and queue by name, without what the key encoder shares with the model."""
         prefixes = ("projector.", "key_encoder.", "queue.")
         state, shared = self.state_dict().items(), self._shared_names()
         return {key: tensor for key, tensor in state if key.startswith(prefixes) and key not in shared}
@@ -297,7 +277,7 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
             "projector": self.projector_type,
             "shared": str(len(self._shared_names())),
         }
-        save_tensors(self._training_tensors(), Path(folder) / TRAINING_STATE_NAME, settings)
+        save_tensors(self.training_tensors(), Path(folder) / TRAINING_STATE_NAME, settings)
 
     def load_training_state(self, folder: str | os.PathLike) -> None:
         """Read what [`save_training_state`] wrote.
@@ -309,24 +289,21 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
             OSError: no such file, or not a readable one.
             ValueError: it was written by a model with other settings.
         """
-        path = Path(folder) / TRAINING_STATE_NAME
-        with _open_training_state(path) as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            shared = int((file.metadata() or {}).get("shared", 0))
-        expected = self._training_tensors()
+        self._load_training_tensors(Path(folder), *_read_training_state(folder))
+
+    def _load_training_tensors(self, folder: Path, tensors: dict[str, Tensor], settings: dict[str, str]) -> None:
+        expected, shared = self.training_tensors(), self._shared_names()
         lacking = [key for key in expected if key.startswith("key_encoder.paco.") and key not in tensors]
-        if shared and len(lacking) == shared:
+        if len(lacking) == int(settings.get("shared", 0)):
             # It was frozen, so the key encoder's is the model's, which it is a copy of.
             expected = {key: tensor for key, tensor in expected.items() if key not in lacking}
         # Files of before what is frozen was shared have it twice.
-        twice = self._shared_names()
-        tensors = {key: tensor for key, tensor in tensors.items() if key not in twice}
-        different = sorted(expected.keys() ^ tensors.keys())
-        different = different or [key for key in expected if expected[key].shape != tensors[key].shape]
-        if different:
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in shared}
+        if difference := first_difference(expected, tensors):
             raise ValueError(
-                f"{path} does not fit this model (variant {self.spec.name!r}, queue of {self.queue.labels.shape[0]}), "
-                f"the first difference being {different[0]}: train with the settings that the checkpoint was made with"
+                f"{folder / TRAINING_STATE_NAME} does not fit this model (variant {self.spec.name!r}, queue of "
+                f"{len(self.queue.labels)}), the first difference being {difference}: train with the settings that "
+                "the checkpoint was made with"
             )
         self.load_state_dict(tensors, strict=False)
 
@@ -344,18 +321,11 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         Raises:
             OSError: where the folder has no training state; `from_classifier` starts a new one around a classifier.
         """
-        path = Path(pretrained_model_name_or_path) / TRAINING_STATE_NAME
-        with _open_training_state(path) as file:
-            settings = file.metadata()
-        model = cls(
-            PaCoForImageClassification.from_pretrained(pretrained_model_name_or_path, **kwargs),
-            settings["variant"],
-            int(settings["projection_dim"]),
-            int(settings["queue_size"]),
-            float(settings["key_momentum"]),
-            projector=settings["projector"],
-        )
-        model.load_training_state(pretrained_model_name_or_path)
+        tensors, settings = _read_training_state(pretrained_model_name_or_path)
+        classifier = PaCoForImageClassification.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        sizes = int(settings["projection_dim"]), int(settings["queue_size"]), float(settings["key_momentum"])
+        model = cls(classifier, settings["variant"], *sizes, projector=settings["projector"])
+        model._load_training_tensors(Path(pretrained_model_name_or_path), tensors, settings)
         return model
 
 
@@ -367,12 +337,13 @@ def _projector(kind: str, width: int, dim: int) -> nn.Sequential:
     return nn.Sequential(*hidden, nn.Linear(width, dim))
 
 
-def _open_training_state(path: Path) -> Any:
+def _read_training_state(folder: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
+    path = Path(folder) / TRAINING_STATE_NAME
     if not path.is_file():
         raise OSError(
             f"{path} does not exist: the folder is no training checkpoint (a classifier has none; see from_classifier)"
         )
     try:
-        return safe_open(path, framework="pt")
+        return read_tensors(path)
     except SafetensorError as error:
         raise OSError(f"{path} cannot be read ({error}): the file is truncated or not safetensors") from error

@@ -1,5 +1,6 @@
 """The models that do inference: a timm backbone (`PaCoModel`), and the backbone with a classifier."""
 
+import copy
 import logging
 import math
 import os
@@ -41,11 +42,12 @@ class PaCoPreTrainedModel(PreTrainedModel):
     supports_gradient_checkpointing = True
     # Keeps transformers.Trainer from passing `num_items_in_batch` on and from scaling the loss twice.
     accepts_loss_kwargs = False
+    # Without it transformers refuses `attn_implementation="sdpa"`, which timm's attention is anyway.
     _supports_sdpa = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        # timm initializes its modules when it builds them; transformers would draw them anew. Only what a file can
-        # lack is done here: the classifier, and the buffers that timm does not store.
+        # `post_init` and loading call it. timm initializes its modules when it builds them; transformers would draw
+        # them anew. Only what a file can lack is done here: the classifier, and the buffers that timm does not store.
         reset_buffers: Any = getattr(module, "init_non_persistent_buffers", None)
         if reset_buffers is not None:
             reset_buffers()
@@ -54,6 +56,7 @@ class PaCoPreTrainedModel(PreTrainedModel):
             init.uniform_(module.weight, -bound, bound)
             init.uniform_(module.bias, -bound, bound)
 
+    # What `gradient_checkpointing_enable` calls.
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
         backbone = self.base_model.backbone
         if not hasattr(backbone, "set_grad_checkpointing"):
@@ -75,24 +78,21 @@ class PaCoPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As `PreTrainedModel.from_pretrained`, and it refuses a file that lacks weights of the backbone.
 
-        A backbone weight that is in no file would stay uninitialised: `ValueError` instead of a model of noise.
+        A backbone weight that is in no file would stay uninitialized: `ValueError` instead of a model of noise.
         """
-        wants_info = kwargs.pop("output_loading_info", False)
+        path, wants_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         try:
-            model, info = super().from_pretrained(
-                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-            )
+            model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
         except Exception as error:
             # By its name: of this package's requirements, what travels with a checkpoint imports only the models' own.
             if type(error).__name__ != "SafetensorError":
                 raise
-            path = pretrained_model_name_or_path
             raise OSError(f"the weights in {path} cannot be read ({error}): truncated?") from error
         missing = sorted(key for key in info["missing_keys"] if "backbone." in key)
         if missing:
             raise ValueError(
-                f"{pretrained_model_name_or_path} lacks {len(missing)} weights of the backbone "
-                f"{model.config.backbone!r}, the first being {missing[0]}: it is not a checkpoint of this backbone"
+                f"{path} lacks {len(missing)} weights of the backbone {model.config.backbone!r}, the first being "
+                f"{missing[0]}: it is not a checkpoint of this backbone"
             )
         return (model, info) if wants_info else model
 
@@ -100,6 +100,7 @@ class PaCoPreTrainedModel(PreTrainedModel):
 class PaCoModel(PaCoPreTrainedModel):
     """A timm backbone. `forward` gives `pooler_output` `(B, F)`, what classifier and projector see."""
 
+    # A classifier's checkpoint loads here, its head left out without a word.
     _keys_to_ignore_on_load_unexpected: ClassVar = [r"^classifier\."]
 
     def __init__(self, config: PaCoConfig) -> None:
@@ -208,19 +209,16 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
         Raises:
             ValueError: not one positive number for each class, or a `tau` that is negative or no number.
         """
-        before = self.config.inference_prior
         if not (isinstance(tau, Real) and 0 <= tau < math.inf):
             raise ValueError(f"tau must be 0 or more, got {tau!r}")
-        try:
-            self.config.inference_prior = prior if prior is None else as_numbers("prior", prior, float)
-            self.config.check()
-        except ValueError:
-            self.config.inference_prior = before
-            raise
-        if prior is not None:
-            log_prior = torch.tensor(self.config.inference_prior, dtype=torch.float64).log() * tau
+        checked = copy.copy(self.config)
+        frequencies = checked.inference_prior = as_numbers("prior", prior, float)
+        checked.check()
+        if frequencies is not None:
+            log_prior = torch.tensor(frequencies, dtype=torch.float64).log() * tau
             # What float32 cannot hold would become a logit of minus infinity.
-            self.config.inference_prior = log_prior.softmax(0).clamp(min=torch.finfo(torch.float32).tiny).tolist()
+            frequencies = log_prior.softmax(0).clamp(min=torch.finfo(torch.float32).tiny).tolist()
+        self.config.inference_prior = frequencies
 
     def adjust_logits(self, logits: Tensor) -> Tensor:
         """The classifier's `(B, C)` logits, calibrated and shifted to the prior of the configuration where it has

@@ -7,6 +7,8 @@ from typing import Any
 import timm
 from huggingface_hub import hf_hub_download
 from timm.models import load_model_config_from_hf
+
+# What `create_model("local-dir:...")` reads a folder with; timm has no public name for it.
 from timm.models._hub import load_model_config_from_path
 
 from .backbones import create_backbone, timm_defaults
@@ -62,13 +64,11 @@ def _from_hub(name: str, repo: str) -> BackboneSource:
     try:
         source = _described(name, lambda: load_model_config_from_hf(repo), None)
         repo_id, _, revision = repo.partition("@")
-        for file in _WEIGHTS:
-            try:
-                source.weights = hf_hub_download(repo_id, file, revision=revision or None)
-                return source
-            except OSError:
-                if file == _WEIGHTS[-1]:
-                    raise
+        try:
+            source.weights = hf_hub_download(repo_id, _WEIGHTS[0], revision=revision or None)
+        except OSError:
+            source.weights = hf_hub_download(repo_id, _WEIGHTS[1], revision=revision or None)
+        return source
     except ValueError:
         raise
     except Exception as error:  # the Hub's clients raise a dozen types here, and all of them mean the same to the user
@@ -76,7 +76,6 @@ def _from_hub(name: str, repo: str) -> BackboneSource:
             f"backbone {name!r} cannot be had from the Hub ({type(error).__name__}: {str(error).splitlines()[0]}). "
             "Without network it must be in the cache; or give a local folder"
         ) from error
-    return source
 
 
 def _described(name: str, read: Any, weights: str | None) -> BackboneSource:

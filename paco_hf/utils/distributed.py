@@ -38,8 +38,7 @@ class _GatherRowsWithGradient(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         parts = gather_rows(tensor)
-        ctx.start = rank_offset(parts)
-        ctx.rows = tensor.shape[0]
+        ctx.start, ctx.rows = rank_offset(parts), len(tensor)
         return torch.cat(parts)
 
     @staticmethod
@@ -50,9 +49,16 @@ class _GatherRowsWithGradient(torch.autograd.Function):
         return gradient[ctx.start : ctx.start + ctx.rows]
 
 
-def gather_rows_with_gradient(tensor: Tensor) -> Tensor:
-    """All ranks' rows `(sum B_r, ...)` in the order of the ranks, differentiable."""
-    return tensor if world_size() == 1 else _GatherRowsWithGradient.apply(tensor)
+def gather_batch(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """All ranks' rows `(sum B_r, ...)`, differentiable, with their labels: this rank's first, the others in order."""
+    if world_size() == 1:
+        return rows, labels
+    parts = gather_rows(labels)
+    start = rank_offset(parts)
+    stop = start + len(labels)
+    everything: Tensor = _GatherRowsWithGradient.apply(rows)
+    rows, labels = (torch.cat([t[start:stop], t[:start], t[stop:]]) for t in (everything, torch.cat(parts)))
+    return rows, labels
 
 
 @torch.compiler.disable
@@ -72,7 +78,13 @@ def exchange_rows(tensor: Tensor) -> tuple[Tensor, Tensor, int]:
 
 
 def restore_rows(tensor: Tensor, order: Tensor, start: int) -> Tensor:
-    """Undo [`exchange_rows`] on what was computed from its rows."""
+    """Undo [`exchange_rows`] on what was computed from its rows.
+
+    Args:
+        tensor (`Tensor` of shape `(B_r, ...)`): one row for each row of this rank's share.
+        order (`Tensor` of shape `(sum B_r,)`): the permutation.
+        start (`int`): where the share starts.
+    """
     restored = torch.cat(gather_rows(tensor))[torch.argsort(order)]
     return restored[start : start + tensor.shape[0]]
 

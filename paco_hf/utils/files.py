@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -42,6 +43,18 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
             header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
             file.seek(8)
             file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
+
+
+def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors of a safetensors file by name, and the strings in its header."""
+    with safe_open(path, framework="pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+def first_difference(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> str | None:
+    """The first name that only one of two states has, or whose tensors differ in shape; `None` where they fit."""
+    names = sorted(expected.keys() ^ tensors.keys())
+    return next(iter(names or [key for key in expected if expected[key].shape != tensors[key].shape]), None)
 
 
 def write_text(path: Path, text: str) -> None:

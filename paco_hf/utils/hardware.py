@@ -21,11 +21,7 @@ def hardware_precision(use_cpu: bool = False) -> str:
         on_cuda = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16" if on_cuda else "fp32"
     capabilities = torch.cpu.get_capabilities()
-    return (
-        "bf16"
-        if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
-        else "fp32"
-    )
+    return "bf16" if any(map(capabilities.get, ("avx512_bf16", "amx_bf16", "bf16"))) else "fp32"
 
 
 def cpu_name() -> str:

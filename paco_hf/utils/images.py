@@ -20,7 +20,7 @@ UNREAD_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".n
 def open_image(source: Any, name: str) -> Image.Image:
     """Decode a file to RGB, turned as its EXIF orientation says.
 
-    Deeper greys are brought to 8 bits, where PIL would clip them to white: 16-bit values are divided by 256; 32-bit
+    Deeper grays are brought to 8 bits, where PIL would clip them to white: 16-bit values are divided by 256; 32-bit
     integers likewise where one is above 255; floating-point values are taken as 0 to 1 where none is above 1, as 0 to
     255 where none is above that, else as 16 bits. Transparency is dropped without a background, as
     `convert("RGB")` and so transformers' pipeline do.

@@ -3,7 +3,7 @@
 import ctypes
 import os
 import sys
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import psutil
@@ -26,12 +26,9 @@ def keep_freed_memory() -> bool:
     Returns:
         whether it took effect: `False` without glibc.
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(_libc(), "mallopt", None)
+    mallopt = _mallopt()
     if mallopt is None:
         return False
-    _give_back_in_forks()
     # Older versions take no more than 32 MiB.
     mapped = mallopt(_MMAP_THRESHOLD, 2**30) or mallopt(_MMAP_THRESHOLD, 2**25)
     trimmed = mallopt(_TRIM_THRESHOLD, 2**31 - 1)
@@ -39,19 +36,13 @@ def keep_freed_memory() -> bool:
 
 
 @cache
-def _libc() -> Any:
-    return ctypes.CDLL(None)
-
-
-@cache
-def _give_back_in_forks() -> None:
-    mallopt = _libc().mallopt
-
-    def give_back() -> None:
-        mallopt(_MMAP_THRESHOLD, _MAPPED)
-        mallopt(_TRIM_THRESHOLD, _MAPPED)
-
-    os.register_at_fork(after_in_child=give_back)
+def _mallopt() -> Any:
+    """glibc's function, once it is arranged that forked processes undo what is set by it; `None` without glibc."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    if mallopt is not None:
+        for threshold in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
+            os.register_at_fork(after_in_child=partial(mallopt, threshold, _MAPPED))
+    return mallopt
 
 
 def peak_memory(device_type: str) -> str:
