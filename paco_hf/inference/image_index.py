@@ -21,6 +21,7 @@ from ..models.lora import base_digest
 from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.files import read_mapping, write_json
 from ..utils.images import small_copy
+from ..utils.optional import optional_package
 from .features import extract_features
 from .load_model import load_for_inference
 
@@ -30,13 +31,7 @@ THUMBNAIL = 128  # pixels of the longer side
 
 
 def _faiss() -> Any:
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError(
-            "an index of images needs faiss, which is not installed: pip install 'paco-hf[demo]'"
-        ) from error
-    return faiss
+    return optional_package("faiss", "an index of images", "demo")
 
 
 @dataclass

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..utils.files import first_difference, read_tensors, readable, save_tensors
+from ..utils.optional import optional_package
 from .backbones import BATCH_NORMS
 from .modeling_paco import PaCoForImageClassification
 
@@ -87,19 +88,12 @@ def add_adapter(
     """
     if rank < 1 or (alpha is not None and not alpha > 0):
         raise ValueError(f"lora_rank must be at least 1 and lora_alpha positive, got {rank} and {alpha}")
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-    except ImportError as error:
-        raise ImportError("--lora_rank needs peft, which is not installed: pip install 'paco-hf[lora]'") from error
+    peft = optional_package("peft", "--lora_rank", "lora")
     chosen = choose_targets(model, targets)
     model.paco.requires_grad_(False)
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank if alpha is None else alpha,  # type: ignore[arg-type]
-        target_modules=[name for names in chosen.values() for name in names],
-        lora_dropout=0.0,
-    )
-    inject_adapter_in_model(config, model.paco.backbone, adapter_name=_ADAPTER)
+    layers = [name for names in chosen.values() for name in names]
+    config = peft.LoraConfig(r=rank, lora_alpha=2 * rank if alpha is None else alpha, target_modules=layers)
+    peft.inject_adapter_in_model(config, model.paco.backbone, adapter_name=_ADAPTER)
     return chosen
 
 

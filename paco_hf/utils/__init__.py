@@ -1,1 +1,1 @@
-"""What every other package may use: files, images, console, hardware, memory, processes."""
+"""What every other package may use: files, images, console, hardware, memory, processes, optional packages."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..inference.batches import list_image_files
 from ..inference.image_index import INDEX_FOLDER, NearestImages
+from ..utils.optional import optional_package
 from .classifier import ALL_EQUAL, AS_TRAINED, CUSTOM, MOST_EDITABLE, Classifier
 from .handlers import Handlers
 
@@ -38,10 +39,7 @@ def build_demo(
     """
     # Nothing that is done here is told to anybody.
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    try:
-        import gradio as gr
-    except ImportError as error:
-        raise ImportError("the page needs gradio, which is not installed: pip install 'paco-hf[demo]'") from error
+    gr = optional_package("gradio", "the page", "demo")
 
     classifier = Classifier(model)
     folder = Path(index) if index is not None else Path(model) / INDEX_FOLDER
