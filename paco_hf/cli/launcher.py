@@ -32,18 +32,14 @@ def in_processes(verb: str, argv: list[str]) -> list[str]:
         return rest
     _end_with_launcher()
     world = world_size()
-    by_accelerate = _check_accelerate(verb, world or 1)
-    if number is None:
-        return rest
-    if world is not None or by_accelerate:
-        if number != (world or 1):
-            raise ValueError(
-                f"--nproc {number} asks for {_processes(number)}, but the launcher started {_processes(world or 1)}: "
-                f"have it start {number} (torchrun --nproc_per_node, accelerate launch --num_processes), or leave "
-                "--nproc out"
-            )
-        return rest
-    if number == 1:
+    launched = _check_accelerate(verb, world or 1) or world is not None
+    if launched and number not in (None, world or 1):
+        raise ValueError(
+            f"--nproc {number} asks for {_processes(number)}, but the launcher started {_processes(world or 1)}: "
+            f"have it start {number} (torchrun --nproc_per_node, accelerate launch --num_processes), or leave "
+            "--nproc out"
+        )
+    if launched or number in (None, 1):
         return rest
     tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
     if tasks != "1":
@@ -104,7 +100,7 @@ def _check_accelerate(verb: str, world: int) -> bool:
             f"accelerate launch was given mixed precision {precision}, which would overrule --precision: launch with "
             f"--mixed_precision no, and give paco-hf --precision {precision}"
         )
-    asked = _asked_of_accelerate() if world == 1 else None
+    asked = _accelerate_processes() if world == 1 else None
     if asked is not None and asked > 1:
         # On a CPU, accelerate's launch ignores the number of processes, without a word.
         raise ValueError(
@@ -115,7 +111,7 @@ def _check_accelerate(verb: str, world: int) -> bool:
     return True
 
 
-def _asked_of_accelerate() -> int | None:
+def _accelerate_processes() -> int | None:
     """Processes that the `accelerate launch` above this process was asked for, as its command line says."""
     import psutil
 
@@ -124,7 +120,7 @@ def _asked_of_accelerate() -> int | None:
     except psutil.Error:
         return None
     for command in commands:
-        flags = _flags_of_accelerate(command)
+        flags = _accelerate_flags(command)
         if flags is not None:
             from accelerate.commands.config.config_args import default_config_file, load_config_from_file
             from accelerate.commands.launch import launch_command_parser
@@ -139,7 +135,7 @@ def _asked_of_accelerate() -> int | None:
     return None
 
 
-def _flags_of_accelerate(command: list[str]) -> list[str] | None:
+def _accelerate_flags(command: list[str]) -> list[str] | None:
     """What follows `accelerate launch`, however it is spelt; `None` for another command."""
     for i, word in enumerate(command):
         name = Path(word).name

@@ -73,7 +73,13 @@ def logit_shift(logits: Tensor, prior: Tensor) -> Tensor:
 
 
 def random_images(batch: int, height: int, width: int) -> Tensor:
-    """`(batch, 3, height, width)` standard normal values, the same at each call."""
+    """`(batch, 3, height, width)` standard normal values, the same at each call.
+
+    Args:
+        batch (`int`): number of images.
+        height (`int`): in pixels.
+        width (`int`): in pixels.
+    """
     return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 

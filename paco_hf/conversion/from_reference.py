@@ -147,43 +147,39 @@ def _score(folder: Path, split: ImageSplit, batch_size: int) -> dict[str, Any]:
     return metrics
 
 
+def _benchmark(recipe: Recipe) -> Any:
+    return BENCHMARKS.get(str(recipe.settings.get("dataset")))
+
+
 def _disagreements(recipe: Recipe, model: PaCoForContrastiveTraining) -> list[str]:
     """Where a checkpoint is not what a recipe makes, as text; empty where it may be."""
     settings, config = recipe.settings, model.config
     reference = loss_spec(settings.get("loss", DEFAULT_LOSS)).reference
     if recipe.ensemble or reference is None:
         return ["the recipe is not of a single contrastive model"]
-    benchmark = BENCHMARKS.get(str(settings.get("dataset")))
+    benchmark = _benchmark(recipe)
+    classes = 20 if settings.get("dataset") == "builtin" else benchmark.num_classes if benchmark else config.num_labels
     pairs = {
         "method": (model.spec.reference, reference),
         "backbone": (config.backbone, str(settings.get("backbone")).split(".")[0]),
         "image size": (config.image_size, settings.get("image_size", config.image_size)),
-        "classes": (config.num_labels, benchmark.num_classes if benchmark else config.num_labels),
+        "classes": (config.num_labels, classes),
         "queue length": (len(model.queue.labels), settings.get("queue_size", 8192)),
         "projection": (model.queue.features.shape[1], settings.get("projection_dim", 128)),
     }
-    if settings.get("dataset") == "builtin":
-        pairs["classes"] = (config.num_labels, 20)
     return [f"{name} {has}, the recipe has {wants}" for name, (has, wants) in pairs.items() if has != wants]
 
 
 def _processor(recipes: list[Recipe], model: PaCoForContrastiveTraining) -> Any:
     """How the recipes that agree prepare images; where they differ or there is none, as their kind of image is."""
-    size = model.config.image_size
+    ways = {
+        (benchmark.mean, benchmark.std, recipe.settings.get("eval_interpolation", "bilinear"))
+        for recipe in recipes
+        if (benchmark := _benchmark(recipe))
+    }
     small = model.config.backbone.startswith("cifar_")
-    ways = set()
-    for recipe in recipes:
-        benchmark = BENCHMARKS.get(str(recipe.settings.get("dataset")))
-        if benchmark:
-            ways.add((benchmark.mean, benchmark.std, recipe.settings.get("eval_interpolation", "bilinear")))
-    mean, std, interpolation = (
-        ways.pop()
-        if len(ways) == 1
-        else (CIFAR_MEAN, CIFAR_STD, "bilinear")
-        if small
-        else (IMAGENET_MEAN, IMAGENET_STD, "bilinear")
-    )
-    return build_processor(size, mean, std, interpolation)
+    usual = (CIFAR_MEAN, CIFAR_STD) if small else (IMAGENET_MEAN, IMAGENET_STD)
+    return build_processor(model.config.image_size, *(ways.pop() if len(ways) == 1 else usual))
 
 
 def _load_images(spec: DataSpec, recipes: list[Recipe]) -> tuple[ImageSplit, list[int] | None]:
@@ -193,9 +189,10 @@ def _load_images(spec: DataSpec, recipes: list[Recipe]) -> tuple[ImageSplit, lis
     names = ("imbalance_factor", "imbalance_kind")
     selections = {tuple(recipe.settings.get(name) for name in names) for recipe in recipes}
     sure = len(selections) == 1
-    selection = dict(zip(names, next(iter(selections)), strict=True)) if sure else {}
-    known = {name: value for name, value in selection.items() if value is not None}
-    split, counts = load_scored(replace(spec, **known))
+    if sure:
+        known = zip(names, *selections, strict=True)
+        spec = replace(spec, **{name: value for name, value in known if value is not None})
+    split, counts = load_scored(spec)
     benchmark = spec.benchmark
     selected = benchmark is not None and benchmark.n_max is not None  # by a factor that a recipe alone tells
     other = bool(recipes) and {recipe.settings.get("dataset") for recipe in recipes} != {spec.dataset}
@@ -206,8 +203,7 @@ def _name_classes(
     model: PaCoForContrastiveTraining, recipes: list[Recipe], images: tuple[ImageSplit, list[int] | None] | None
 ) -> None:
     """Names and counts of the classes: the data's, else ImageNet's names where all recipes that agree are of it."""
-    config = model.config
-    names, counts = None, None
+    config, names, counts = model.config, None, None
     if images:
         names, counts = images[0].class_names, images[1]
         if len(names) != config.num_labels:

@@ -50,7 +50,7 @@ _RESNET_PREFIXES = [
 ]
 
 _VIT_PREFIXES = [*_QUEUE, ("head.", "classifier."), ("mlp.", "projector."), ("", "paco.backbone.")]
-_DROPPED = {"linear_k.": "the reference moves it along but never uses it"}
+_UNUSED = "the reference moves it along but never uses it"
 
 _BESIDE = {
     "optimizer": "the optimizer's state, which fits the reference's parameters only",
@@ -98,14 +98,14 @@ def load_reference_checkpoint(
         raise ValueError(f"backbone_kwargs must be a dictionary, got {backbone_kwargs!r}")
     source = str(path_or_state_dict) if from_file else "the state dict"
     content = _read(Path(path_or_state_dict)) if from_file else path_or_state_dict  # type: ignore[arg-type]
-    reference, beside = _state_dict(content, source)
-
+    flat, beside = _state_dict(content, source)
+    reference = _Reference(flat, source)
     custom = dict(backbone_kwargs or {})
     if "patch_embed.proj.weight" in reference:
-        name, kwargs = _recognize_vit(reference, source, backbone, custom)
+        name, kwargs = _recognize_vit(reference, backbone, custom)
         prefixes, head, loss = _VIT_PREFIXES, "head.weight", "gpaco"
     elif any(key.startswith("encoder_q.") for key in reference):
-        name, kwargs = _recognize_resnet(reference, source, backbone, custom)
+        name, kwargs = (backbone, custom) if backbone is not None else _recognize_resnet(reference, custom)
         paco = any(key.startswith(("encoder_q.fc.1.", "encoder_k.")) for key in reference)
         prefixes, head, loss = _RESNET_PREFIXES, "linear.weight", "paco" if paco else "gpaco"
     else:
@@ -113,17 +113,13 @@ def load_reference_checkpoint(
             f"{source} is no checkpoint of the reference: it has neither encoder_q.* nor patch_embed.* keys"
         )
 
-    tensors, names, dropped = _rename(reference, prefixes, source)
-    num_classes = _shape(reference, head, source, 2)[0]
-    queue_size, projection_dim = _shape(reference, "queue", source, 2)
+    tensors, names, dropped = _rename(reference, prefixes)
+    num_classes = reference.shape(head, 2)[0]
+    queue_size, projection_dim = reference.shape("queue", 2)
     if num_classes < 1 or projection_dim < 1:
         raise ValueError(f"{source}: {head} or queue is empty")
-    config = PaCoConfig(
-        backbone=name,
-        backbone_kwargs=kwargs,
-        num_labels=num_classes,
-        image_size=kwargs.get("img_size", 32 if name.startswith("cifar_") else 224),
-    )
+    size = kwargs.get("img_size", 32 if name.startswith("cifar_") else 224)
+    config = PaCoConfig(backbone=name, backbone_kwargs=kwargs, num_labels=num_classes, image_size=size)
     model = PaCoForContrastiveTraining.from_classifier(
         PaCoForImageClassification(config), variant=loss, projection_dim=projection_dim, queue_size=queue_size
     )
@@ -157,12 +153,8 @@ def _read(path: Path) -> Any:
             f"{path} holds more than weights ({foreign[1]}), which could run code: it is not loaded, and none was run"
         ) from error
     except Exception as error:  # old and new formats fail in a dozen ways when cut
-        reason = _first_line(error) or type(error).__name__
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise OSError(f"{path} cannot be read as a PyTorch file (truncated?): {reason}") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
 
 
 def _state_dict(content: Any, source: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -201,26 +193,29 @@ def _reason(key: str, value: Any, source: str) -> str:
     return f"a record ({number!r:.40}), no weight"
 
 
-def _shape(reference: dict[str, Tensor], key: str, source: str, ndim: int) -> tuple[int, ...]:
-    if key not in reference:
-        raise ValueError(f"{source} lacks the key {key}")
-    shape = tuple(reference[key].shape)
-    if len(shape) != ndim:
-        raise ValueError(f"{source}: {key} should have {ndim} dimensions, but has shape {shape}")
-    return shape
+class _Reference(dict[str, Tensor]):
+    """The tensors of a checkpoint of the reference by its names; messages name their `source`."""
+
+    def __init__(self, tensors: dict[str, Tensor], source: str) -> None:
+        super().__init__(tensors)
+        self.source = source
+
+    def shape(self, key: str, ndim: int) -> tuple[int, ...]:
+        if key not in self:
+            raise ValueError(f"{self.source} lacks the key {key}")
+        shape = tuple(self[key].shape)
+        if len(shape) != ndim:
+            raise ValueError(f"{self.source}: {key} should have {ndim} dimensions, but has shape {shape}")
+        return shape
+
+    def blocks(self, prefix: str) -> int:
+        return len({key[len(prefix) :].split(".")[0] for key in self if key.startswith(prefix)})
 
 
-def _blocks(reference: dict[str, Tensor], pattern: str) -> int:
-    return len({match.group(1) for key in reference if (match := re.match(pattern, key))})
-
-
-def _recognize_resnet(
-    reference: dict[str, Tensor], source: str, backbone: str | None, custom: dict[str, Any]
-) -> tuple[str, dict[str, Any]]:
-    if backbone is not None:
-        return backbone, custom
-    stem = _shape(reference, "encoder_q.conv1.weight", source, 4)
-    layers = tuple(n for stage in range(1, 5) if (n := _blocks(reference, rf"encoder_q\.layer{stage}\.(\d+)\.")))
+def _recognize_resnet(reference: _Reference, custom: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    source = reference.source
+    stem = reference.shape("encoder_q.conv1.weight", 4)
+    layers = tuple(n for stage in range(1, 5) if (n := reference.blocks(f"encoder_q.layer{stage}.")))
     if stem[0] == 16 and len(layers) == 3 and len(set(layers)) == 1:
         return f"cifar_resnet{6 * layers[0] + 2}", custom
     if stem[2:] == (3, 3) and layers == (3, 4, 6, 3):
@@ -229,37 +224,30 @@ def _recognize_resnet(
         raise ValueError(
             f"{source}: no known ResNet has an encoder_q.conv1.weight of {stem} and stages of {layers} blocks"
         )
-    inner = [_shape(reference, f"encoder_q.layer{s}.0.conv2.weight", source, 4) for s in range(1, 5)]
-    outer = [_shape(reference, f"encoder_q.layer{s}.0.conv3.weight", source, 4)[0] for s in range(1, 5)]
-    planes = tuple(width // 4 for width in outer)
-    groups = inner[0][0] // max(inner[0][1], 1)
+    inner, *_ = (reference.shape(f"encoder_q.layer{s}.0.conv2.weight", 4) for s in range(1, 5))
+    planes = tuple(reference.shape(f"encoder_q.layer{s}.0.conv3.weight", 4)[0] // 4 for s in range(1, 5))
+    groups = inner[0] // max(inner[1], 1)
     if min(planes) < 1 or groups < 1:
-        raise ValueError(f"{source}: encoder_q.layer1.0.conv2.weight of {inner[0]} is of no bottleneck ResNet")
+        raise ValueError(f"{source}: encoder_q.layer1.0.conv2.weight of {inner} is of no bottleneck ResNet")
     # Inner width = int(planes * base_width / 64) * groups.
-    base_width = max(round(inner[0][0] / groups * 64 / planes[0]), 1)
-    name = _RESNETS.get((layers, groups, base_width)) if planes == (64, 128, 256, 512) else None
-    if name is not None:
+    base_width = max(round(inner[0] / groups * 64 / planes[0]), 1)
+    if planes == (64, 128, 256, 512) and (name := _RESNETS.get((layers, groups, base_width))):
         return name, custom
     recognized = {"layers": list(layers), "channels": list(planes), "cardinality": groups, "base_width": base_width}
     return "resnet50", {**recognized, **custom}
 
 
-def _recognize_vit(
-    reference: dict[str, Tensor], source: str, backbone: str | None, custom: dict[str, Any]
-) -> tuple[str, dict[str, Any]]:
-    embed_dim, _, patch, _ = _shape(reference, "patch_embed.proj.weight", source, 4)
-    tokens = _shape(reference, "pos_embed", source, 3)[1]
-    depth = _blocks(reference, r"blocks\.(\d+)\.")
-    size = math.isqrt(max(tokens - 1, 0)) * patch
+def _recognize_vit(reference: _Reference, backbone: str | None, custom: dict[str, Any]) -> tuple[str, dict[str, Any]]:
+    embed_dim, _, patch, _ = reference.shape("patch_embed.proj.weight", 4)
+    size = math.isqrt(max(reference.shape("pos_embed", 3)[1] - 1, 0)) * patch
+    depth = reference.blocks("blocks.")
+    backbone = backbone or _VITS.get((embed_dim, depth, patch))
     if backbone is None:
-        backbone = _VITS.get((embed_dim, depth, patch))
-        if backbone is None:
-            raise ValueError(
-                f"{source}: a ViT of width {embed_dim}, depth {depth} and patch {patch} is no standard one, and "
-                "shapes do not "
-                "tell its number of heads: give backbone='vit_base_patch16_224' and backbone_kwargs with img_size, "
-                "patch_size, embed_dim, depth and num_heads"
-            )
+        raise ValueError(
+            f"{reference.source}: a ViT of width {embed_dim}, depth {depth} and patch {patch} is no standard one, and "
+            "shapes do not tell its number of heads: give backbone='vit_base_patch16_224' and backbone_kwargs with "
+            "img_size, patch_size, embed_dim, depth and num_heads"
+        )
     recognized: dict[str, Any] = {"global_pool": "avg"} if "fc_norm.weight" in reference else {}
     if size != 224:
         recognized["img_size"] = size
@@ -267,22 +255,21 @@ def _recognize_vit(
 
 
 def _rename(
-    reference: dict[str, Tensor], prefixes: list[tuple[str, str]], source: str
+    reference: _Reference, prefixes: list[tuple[str, str]]
 ) -> tuple[dict[str, Tensor], dict[str, str], dict[str, str]]:
     """Tensors under this package's names, the reference's name of each, and the dropped keys with their reasons."""
     tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}
     dropped: dict[str, str] = {}
     for key, tensor in reference.items():
-        reason = next((why for prefix, why in _DROPPED.items() if key.startswith(prefix)), None)
-        if reason is not None:
-            dropped[key] = reason
+        if key.startswith("linear_k."):
+            dropped[key] = _UNUSED
             continue
         target = _translate(key.replace(".shortcut.", ".downsample."), prefixes)
         if target is None:
-            raise ValueError(f"{source} has a key that is not known: {key}")
+            raise ValueError(f"{reference.source} has a key that is not known: {key}")
         if target in tensors:
-            raise ValueError(f"{source} has two keys for one weight: {names[target]} and {key}")
+            raise ValueError(f"{reference.source} has two keys for one weight: {names[target]} and {key}")
         tensors[target], names[target] = tensor, key
     return tensors, names, dropped
 

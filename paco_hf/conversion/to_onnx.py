@@ -23,6 +23,7 @@ from ..utils.files import new_folder
 from . import export_common as common
 
 ONNX_TOLERANCE = 1e-4
+_DYNAMIC = {0: "batch", 2: "height", 3: "width"}
 _PROTOBUF_LIMIT = 2**31  # bytes in one file
 
 
@@ -87,6 +88,7 @@ def export_onnx(
         "class_counts": config.class_counts,
     }
     prior = 1 + torch.arange(float(config.num_labels)) if prior_input else None
+    more = {"prior": prior} if prior is not None else {}
     with new_folder(folder) as made:
         file = made / "model.onnx"
         reference = common.reference_model(model)
@@ -99,18 +101,18 @@ def export_onnx(
             wide, tall = common.random_images(2, size, 2 * size), common.random_images(1, 2 * size, size)
             try:
                 graph = _Graph(_sizeless(backbone, wide), classifier)
-                _write_onnx(file, graph, wide, prior, {0: "batch", 2: "height", 3: "width"}, metadata)
-                difference = _compare_onnx(file, [*cases, (tall, common.model_logits(graph, tall, prior))], prior)
+                _write_onnx(file, graph, {"pixel_values": wide, **more}, _DYNAMIC, metadata)
+                difference = _compare_onnx(file, [*cases, (tall, common.model_logits(graph, tall, prior))], more)
             except Exception as error:  # models and exporter fail in whatever operation comes first
                 fixed_because = common.short_text(error)
         if fixed_because:
             try:
-                _write_onnx(file, _Graph(backbone, classifier), images[1], prior, {0: "batch"}, metadata)
-                difference = _compare_onnx(file, cases, prior)
+                graph = _Graph(backbone, classifier)
+                _write_onnx(file, graph, {"pixel_values": images[1], **more}, {0: "batch"}, metadata)
+                difference = _compare_onnx(file, cases, more)
             except Exception as error:
-                raise ValueError(
-                    f"the backbone {config.backbone!r} cannot be exported to ONNX: {common.short_text(error)}"
-                ) from error
+                why = common.short_text(error)
+                raise ValueError(f"the backbone {config.backbone!r} cannot be exported to ONNX: {why}") from error
         processor.save_pretrained(made)
     return OnnxExport(Path(folder) / file.name, fixed_because is None, fixed_because, difference)
 
@@ -167,23 +169,13 @@ def _sizeless(backbone: Any, images: Tensor) -> nn.Module:
 
 
 def _write_onnx(
-    file: Path,
-    graph: _Graph,
-    images: Tensor,
-    prior: Tensor | None,
-    dynamic: dict[int, str],
-    metadata: dict[str, Any],
+    file: Path, graph: _Graph, inputs: dict[str, Tensor], dynamic: dict[int, str], metadata: dict[str, Any]
 ) -> None:
-    inputs: dict[str, Tensor] = {"pixel_values": images} | ({} if prior is None else {"prior": prior})
+    shapes = {name: dynamic if name == "pixel_values" else {} for name in inputs}
+    names: Any = {"input_names": list(inputs), "output_names": ["logits"]}
     with common.quiet_logging():
         program: Any = torch.onnx.export(
-            graph,
-            kwargs=inputs,
-            input_names=list(inputs),
-            output_names=["logits"],
-            dynamic_shapes={name: dynamic if name == "pixel_values" else {} for name in inputs},
-            dynamo=True,
-            verbose=False,
+            graph, kwargs=inputs, dynamic_shapes=shapes, dynamo=True, verbose=False, **names
         )
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # stack traces, with the paths of whoever exports
@@ -192,17 +184,17 @@ def _write_onnx(
     program.save(file, external_data=False)
 
 
-def _compare_onnx(file: Path, cases: list[tuple[Tensor, Tensor]], prior: Tensor | None) -> float:
+def _compare_onnx(file: Path, cases: list[tuple[Tensor, Tensor]], more: dict[str, Tensor]) -> float:
     """The largest difference over pairs of images and logits. `ValueError` above what is tolerated."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    more = {} if prior is None else {"prior": prior.numpy()}
     largest = 0.0
     for images, expected in cases:
-        (logits,) = session.run(["logits"], {"pixel_values": images.numpy(), **more})
+        inputs = {"pixel_values": images, **more}
+        (logits,) = session.run(["logits"], {name: tensor.numpy() for name, tensor in inputs.items()})
         difference = common.largest_difference(expected, torch.from_numpy(logits))
         if not difference <= ONNX_TOLERANCE:
             raise ValueError(

@@ -1,6 +1,5 @@
 """A checkpoint as timm has them."""
 
-import json
 import math
 import os
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import nn
 from transformers import AutoModelForImageClassification, BitImageProcessor
 
 from ..models.modeling_paco import PaCoForImageClassification
-from ..utils.files import new_folder
+from ..utils.files import new_folder, read_mapping, write_json
 from . import export_common as common
 
 TIMM_TOLERANCE = 1e-5  # both relative to the largest logit
@@ -74,9 +73,8 @@ def _native(model: PaCoForImageClassification) -> nn.Module:
     if not model_entrypoint(architecture).__module__.startswith("timm."):
         raise ValueError(f"timm itself has no {architecture!r}. {common.OTHER_ROUTES}")
     try:
-        native = timm.create_model(
-            architecture, **{**get_model_args(backbone), "num_classes": model.config.num_labels}
-        ).eval()
+        arguments = {**get_model_args(backbone), "num_classes": model.config.num_labels}
+        native = timm.create_model(architecture, **arguments).eval()
         head = native.get_classifier()
         if not isinstance(head, nn.Linear):
             raise TypeError(f"its classifier is a {type(head).__name__}")
@@ -113,8 +111,8 @@ def _save_native(native: nn.Module, folder: Path, label_names: list[str], prepro
     except RuntimeError as error:  # safetensors takes no weights that two layers share
         raise ValueError(f"timm cannot save this model ({common.short_text(error)}). {common.OTHER_ROUTES}") from error
     path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_mapping(path)
     del config["model_args"]["num_classes"]  # it is at the top as well, and transformers would pass both on
     for key in ("tag", "license", "origin_url", "paper_name", "paper_ids"):
         config["pretrained_cfg"].pop(key, None)  # what timm knows of its own weights
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    write_json(path, config)

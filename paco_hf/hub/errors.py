@@ -27,15 +27,13 @@ def hub_errors(what: str) -> Iterator[None]:
         chain: list[BaseException] = [error]
         while chain[-1].__cause__ is not None:
             chain.append(chain[-1].__cause__)
-        answer = next((cause for cause in chain if isinstance(cause, HfHubHTTPError)), None)
-        if answer is not None:
+        if answer := next((cause for cause in chain if isinstance(cause, HfHubHTTPError)), None):
             status = answer.response.status_code
             hint = _HINTS.get(status, "the Hub is in trouble: try again, what has arrived there is not sent again")
             reason = answer.server_message or answer.response.reason_phrase
             raise OSError(f"{what} (HTTP {status}, {reason}): {hint}") from error
         unreachable = (HTTPError, OfflineModeIsEnabled, ConnectionError, LocalEntryNotFoundError)
-        silent = next((cause for cause in chain if isinstance(cause, unreachable)), None)
-        if silent is not None:
+        if silent := next((cause for cause in chain if isinstance(cause, unreachable)), None):
             raise OSError(
                 f"{what}: the Hub cannot be reached ({type(silent).__name__}: {' '.join(str(silent).split())}); try "
                 "again where there is a network, and without HF_HUB_OFFLINE"
@@ -44,6 +42,15 @@ def hub_errors(what: str) -> Iterator[None]:
 
 
 def hub_file(repo_id: str, revision: str | None, name: str) -> Path:
-    """A file of a repository, from the cache where it is there."""
+    """A file of a repository, from the cache where it is there.
+
+    Args:
+        repo_id (`str`): `user/name`.
+        revision (`str`, *optional*): branch, tag or commit; `None`: the default branch.
+        name (`str`): path of the file in the repository.
+
+    Raises:
+        OSError: the Hub refuses, or cannot be reached.
+    """
     with hub_errors(f"{name} of {repo_id} cannot be downloaded"):
         return Path(hf_hub_download(repo_id, name, revision=revision))

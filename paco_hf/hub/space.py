@@ -40,11 +40,7 @@ def requirements() -> list[str]:
 
 
 def write_space(
-    run: str | Path,
-    folder: str | Path,
-    title: str,
-    examples: list[str] | None = None,
-    include_index: bool = False,
+    run: str | Path, folder: str | Path, title: str, examples: list[str] | None = None, include_index: bool = False
 ) -> Path:
     """Write the folder of a Space: complete, or not at all.
 
@@ -71,7 +67,7 @@ def write_space(
     for file in pictures:
         open_image(file, str(file))
     try:
-        gradio = importlib.metadata.version("gradio")
+        versions = {"gradio": importlib.metadata.version("gradio"), "python": "{}.{}".format(*sys.version_info)}
     except importlib.metadata.PackageNotFoundError as error:
         raise ImportError("a Space needs gradio, which is not installed: pip install 'paco-hf[demo]'") from error
     with new_folder(folder) as made:
@@ -87,10 +83,10 @@ def write_space(
         write_text(made / "requirements.txt", "\n".join(requirements()) + "\n")
         subject = read_subject(run)
         about = f"a classifier of {subject.config.num_labels:,} classes" if subject.config else "a classifier"
+        filled = {"title": title, "quoted": json.dumps(title), "about": about, **versions}
         nearest = ", and the nearest training images" if include_index else ""
-        python = f"{sys.version_info.major}.{sys.version_info.minor}"
-        filled = {"title": title, "quoted": json.dumps(title), "gradio": gradio, "python": python}
-        write_text(made / CARD_NAME, _template("space_card.md").format(about=about, nearest=nearest, **filled))
+        card = _template("space_card.md").format(nearest=nearest, **filled)
+        write_text(made / CARD_NAME, card)
         check_no_paths(made / "model")
     return Path(folder)
 
@@ -99,6 +95,12 @@ def push_space(
     folder: str | Path, repo_id: str, *, private: bool = False, token: str | None = None
 ) -> CommitInfo | Any:
     """Publish what [`write_space`] wrote, as one commit.
+
+    Args:
+        folder (path): of the Space.
+        repo_id (`str`): `user/name`; it is made where it does not exist.
+        private (`bool`, *optional*, defaults to `False`): only its owner sees it.
+        token (`str`, *optional*): of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
 
     Raises:
         ValueError: a public Space that was to be private.

@@ -81,7 +81,18 @@ def full_name(api: HfApi, repo_id: str) -> str:
 
 
 def make_repo(api: HfApi, repo_id: str, private: bool, repo_type: str = "model", **settings: Any) -> None:
-    """Make a repository where there is none; `ValueError` where a public one was to be private."""
+    """Make a repository where there is none.
+
+    Args:
+        api (`HfApi`): the client.
+        repo_id (`str`): `user/name`.
+        private (`bool`): only its owner sees it.
+        repo_type (`str`, *optional*, defaults to `"model"`): or `"space"`.
+        settings (*optional*): further arguments of `HfApi.create_repo`.
+
+    Raises:
+        ValueError: it is there and public, but was to be private.
+    """
     api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True, **settings)
     if private and not api.repo_info(repo_id, repo_type=repo_type).private:
         raise ValueError("it is public, so nothing is sent: make it private, or leave out --private")
@@ -124,7 +135,16 @@ def _method_settings(args: Any, config: Any) -> dict[str, Any]:
 
 
 def stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
-    """Put what of a run makes a model on the Hub into a folder."""
+    """Put what of a run makes a model on the Hub into a folder.
+
+    Args:
+        run (`Path`): run folder, checkpoint or converted checkpoint.
+        staged (`Path`): the folder to fill.
+        include_training_state (`bool`): also projector, key encoder and queue, those of the last checkpoint.
+
+    Raises:
+        ValueError: no training state to include, or one that belongs to the weights under adapters.
+    """
     source, settings = RunFolder(run), read_subject(run).settings
     # Loaded and saved, so that what is sent loads, and has the code of this version.
     model = PaCoForImageClassification.from_pretrained(run)

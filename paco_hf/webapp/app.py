@@ -17,6 +17,11 @@ from .classifier import ALL_EQUAL, AS_TRAINED, CUSTOM, MOST_EDITABLE, Classifier
 from .handlers import Handlers
 
 EXAMPLES = 8
+_NO_INDEX = "Nearest training images are not shown: `paco-hf index` makes an index of them for this page."
+_FREQUENCIES = (
+    "Of each class, in any unit: counts, shares. Or the file that `paco-hf estimate-prior --output` writes. They "
+    "count on the right half of the slider."
+)
 
 
 def build_demo(
@@ -61,9 +66,7 @@ def build_demo(
                 classes = gr.HTML(label="Classes", elem_id="classes")
                 neighbors = gr.HTML(elem_id="nearest")
                 if nearest is None:
-                    gr.Markdown(
-                        "Nearest training images are not shown: `paco-hf index` makes an index of them for this page."
-                    )
+                    gr.Markdown(_NO_INDEX)
         inputs, outputs = [image, place, custom], [logits, classes, neighbors]
         image.change(handlers.classify, inputs, outputs, api_name="classify", show_progress="minimal")
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -77,12 +80,7 @@ def build_demo(
 
 def _image_input(gr: Any, examples: list[str]) -> Any:
     image = gr.Image(
-        type="filepath",
-        image_mode=None,
-        sources=["upload", "clipboard"],
-        label="Image",
-        elem_id="image",
-        height=300,
+        type="filepath", image_mode=None, sources=["upload", "clipboard"], label="Image", elem_id="image", height=300
     )
     # The file as it is: the page decodes it as `predict` does, and says what is wrong with it. (Gradio writes a stub
     # beside the source of a subclass.)
@@ -95,16 +93,9 @@ def _image_input(gr: Any, examples: list[str]) -> Any:
 def _slider(gr: Any, classifier: Classifier) -> Any:
     """From the frequencies of training, where they are known, over equal ones to the user's."""
     least = ALL_EQUAL if classifier.adjustable and classifier.training is None else AS_TRAINED
-    place = gr.Slider(
-        least,
-        CUSTOM,
-        classifier.start,
-        step=0.05,
-        label="How frequent the classes are where you use it",
-        visible=classifier.adjustable,
-        interactive=True,
-        elem_id="place",
-    )
+    shown = {"visible": classifier.adjustable, "interactive": True, "elem_id": "place"}
+    label = "How frequent the classes are where you use it"
+    place = gr.Slider(least, CUSTOM, classifier.start, step=0.05, label=label, **shown)
     if classifier.adjustable:
         stops = ["as in training"] * (least == AS_TRAINED) + ["all equal", "your own"]
         gr.HTML(f'<p class="places">{"".join(f"<span>{stop}</span>" for stop in stops)}</p>')
@@ -115,24 +106,12 @@ def _frequency_inputs(gr: Any, classifier: Classifier, handlers: Handlers) -> tu
     """A file and a table for the user's class frequencies; the table where there are few enough classes."""
     editable = classifier.adjustable and len(classifier.names) <= MOST_EDITABLE
     with gr.Accordion("Your own frequencies", open=False, visible=classifier.adjustable):
-        gr.Markdown(
-            "Of each class, in any unit: counts, shares. Or the file that "
-            "`paco-hf estimate-prior --output` writes. They count on the right half of the slider."
-        )
+        gr.Markdown(_FREQUENCIES)
         file = gr.File(label="Estimated frequencies", file_types=[".json"], height=110, elem_id="file")
-        table = gr.Dataframe(
-            handlers.frequency_rows(classifier.stored_prior) if editable else None,
-            headers=["class", "frequency"],
-            datatype=["str", "number"],
-            type="array",
-            interactive=True,
-            visible=editable,
-            static_columns=[0],
-            column_count=2,
-            max_height=300,
-            label="Frequencies",
-            elem_id="frequencies",
-        )
+        columns: Any = {"headers": ["class", "frequency"], "datatype": ["str", "number"], "static_columns": [0]}
+        shown: Any = {"visible": editable, "interactive": True, "max_height": 300, "elem_id": "frequencies"}
+        rows = handlers.frequency_rows(classifier.stored_prior) if editable else None
+        table = gr.Dataframe(rows, type="array", column_count=2, label="Frequencies", **columns, **shown)
     return file, table
 
 
@@ -141,13 +120,11 @@ def _from_index(nearest: NearestImages | None) -> list[str]:
     if nearest is None:
         return []
     order = sorted(range(len(nearest.labels)), key=lambda row: (nearest.labels[row], row))
-    folder, files = Path(mkdtemp(prefix="paco-hf-examples-")), []
+    folder = Path(mkdtemp(prefix="paco-hf-examples-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    for i, place in enumerate(np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).astype(int)):
-        file = folder / f"example-{i + 1}.png"
-        nearest.picture(order[place]).save(file)
-        files.append(str(file))
-    return files
+    for i, place in enumerate(np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).astype(int), 1):
+        nearest.picture(order[place]).save(folder / f"example-{i}.png")
+    return sorted(map(str, folder.iterdir()))  # at most eight: their numbers have one digit
 
 
 def launch(page: Any, host: str | None = None, port: int | None = None, share: bool = False) -> None:
@@ -165,12 +142,7 @@ def launch(page: Any, host: str | None = None, port: int | None = None, share: b
     """
     import gradio as gr
 
-    page.launch(
-        server_name=host,
-        server_port=port,
-        share=share,
-        theme=gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
-        css_paths=[Path(__file__).parents[1] / "templates" / "demo.css"],
-        footer_links=[],
-        quiet=False,
-    )
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    css = Path(__file__).parents[1] / "templates" / "demo.css"
+    looks: Any = {"theme": theme, "css_paths": [css], "footer_links": []}
+    page.launch(server_name=host, server_port=port, share=share, quiet=False, **looks)

@@ -65,7 +65,7 @@ class Classifier:
             raise ValueError(f"{model} has one class, which every image is of: there is nothing to show")
         self.names = [config.id2label[c] for c in range(config.num_labels)]
         self.counts = config.group_counts
-        self.groups = shot_group(np.asarray(self.counts)).tolist() if self.counts else None
+        self.groups = shot_group(np.asarray(self.counts)).tolist() if self.counts else []
         # The slider goes by the images that were trained on, which the loss knew.
         self.training = config.class_counts
         self.stored_prior: list[float] | None = config.inference_prior
@@ -85,11 +85,22 @@ class Classifier:
         return logits[0].double().cpu().numpy(), features[0].float().cpu().numpy()
 
     def probabilities(self, logits: np.ndarray, place: float, custom: Sequence[float] | None = None) -> np.ndarray:
-        """`(C,)` probabilities, of the logits of [`forward`], at a place of the slider ([`prior_at`])."""
+        """`(C,)` probabilities.
+
+        Args:
+            logits (`ndarray` of shape `(C,)`): of [`Classifier.forward`].
+            place (`float`): of the slider, see [`prior_at`].
+            custom (`C` positive numbers, *optional*): the user's class frequencies.
+        """
         prior = prior_at(place, self.training, custom) if self.adjustable else None
         with np.errstate(divide="ignore"):  # a share that no number holds leaves no probability
             scores = logits if prior is None else logits + np.log(prior)
         return softmax(scores)
+
+    def about(self, c: int) -> dict[str, Any]:
+        """Name, training images and shot group of the class `c`, as far as they are known."""
+        images, group = (self.counts[c], GROUPS[self.groups[c]]) if self.counts else (None, "")
+        return {"name": self.names[c], "images": images, "group": group}
 
     def described(self) -> dict[str, Any]:
         """What it is, and in `limits` what it cannot do."""
@@ -99,7 +110,7 @@ class Classifier:
             "classes": len(self.names),
             "size": config.image_size,
             "backbone": config.backbone,
-            "rare": self.groups.count(GROUPS.index("few")) if self.groups else 0,
+            "rare": self.groups.count(GROUPS.index("few")),
             "limits": limits(subject, license="given"),
         }
 

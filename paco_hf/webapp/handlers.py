@@ -1,16 +1,15 @@
 """What the page answers: an image classified, classes ranked anew, frequencies taken over."""
 
-import functools
+import contextlib
 import html
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..inference.image_index import NearestImages
 from ..inference.prediction import read_prior
-from ..metrics import GROUPS
 from ..reports.html_page import picture, templates
 from ..utils.images import open_image
 from .classifier import ALL_EQUAL, AS_TRAINED, CUSTOM, Classifier, custom_frequencies
@@ -19,21 +18,17 @@ CLASSES_SHOWN = 10
 NEIGHBORS_SHOWN = 6
 
 
-def _errors_on_page(method: Callable[..., Any]) -> Callable[..., Any]:
+@contextlib.contextmanager
+def _errors_on_page() -> Iterator[None]:
     """Bad input becomes a message on the page."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        import gradio as gr
 
-    @functools.wraps(method)
-    def run(*values: Any) -> Any:
-        try:
-            return method(*values)
-        except (ValueError, OSError) as error:
-            import gradio as gr
-
-            # Where things lie on this computer is nobody's business.
-            message = re.sub(r"(?:/[^/\s'\"]+)+/([^/\s'\"]+)", r"\1", str(error))
-            raise gr.Error(html.escape(message), duration=None, print_exception=False) from error
-
-    return run
+        # Where things lie on this computer is nobody's business.
+        message = re.sub(r"(?:/[^/\s'\"]+)+/([^/\s'\"]+)", r"\1", str(error))
+        raise gr.Error(html.escape(message), duration=None, print_exception=False) from error
 
 
 class Handlers:
@@ -51,28 +46,52 @@ class Handlers:
         self.classifier, self.nearest = classifier, nearest
         self.templates = templates()
 
-    @_errors_on_page
+    @_errors_on_page()
     def classify(self, file: str | None, place: float, custom: list[float] | None) -> tuple[Any, str, str]:
-        """The logits of an image file, and as HTML its classes and the nearest training images."""
+        """The logits of an image file, and as HTML its classes and the nearest training images.
+
+        Args:
+            file (`str`, *optional*): the image; without one everything is empty.
+            place (`float`): of the slider.
+            custom (`C` numbers, *optional*): the user's class frequencies.
+        """
         if file is None:
             return None, "", ""
         logits, features = self.classifier.forward(open_image(file, "this file"))
         return logits.tolist(), self._classes(logits, place, custom), self._neighbors(features)
 
-    @_errors_on_page
+    @_errors_on_page()
     def rank(self, logits: Any, place: float, custom: list[float] | None) -> str:
-        """The classes of an image, whose logits are known, as HTML."""
+        """The classes of an image, whose logits are known, as HTML.
+
+        Args:
+            logits (`C` numbers, *optional*): what [`Handlers.classify`] returned.
+            place (`float`): of the slider.
+            custom (`C` numbers, *optional*): the user's class frequencies.
+        """
         return self._classes(logits, place, custom)
 
-    @_errors_on_page
+    @_errors_on_page()
     def use_table(self, rows: Any, logits: Any, place: float) -> tuple[list[float], str]:
-        """The frequencies in the table, and the classes with them."""
+        """The frequencies in the table, and the classes with them.
+
+        Args:
+            rows (list): name and frequency of each class.
+            logits (`C` numbers, *optional*): of the image.
+            place (`float`): of the slider.
+        """
         custom = custom_frequencies(rows, self.classifier.names)
         return custom, self._classes(logits, place, custom)
 
-    @_errors_on_page
+    @_errors_on_page()
     def use_file(self, file: str | None, logits: Any, place: float) -> tuple[Any, Any, str]:
-        """The frequencies in a file of `paco-hf estimate-prior`, also as rows of the table, and the classes."""
+        """The frequencies in a file of `paco-hf estimate-prior`, also as rows of the table, and the classes.
+
+        Args:
+            file (`str`, *optional*): the file; without one the model's stored frequencies hold.
+            logits (`C` numbers, *optional*): of the image.
+            place (`float`): of the slider.
+        """
         model = self.classifier
         custom = model.stored_prior if file is None else read_prior(file, model.folder, model.model.config)
         return custom, self.frequency_rows(custom), self._classes(logits, place, custom)
@@ -85,38 +104,23 @@ class Handlers:
     def _classes(self, logits: Any, place: float, custom: list[float] | None) -> str:
         if logits is None:
             return ""
-        names, counts, groups = self.classifier.names, self.classifier.counts, self.classifier.groups
         probabilities = self.classifier.probabilities(np.asarray(logits), place, custom)
         best = np.argsort(-probabilities, kind="stable")[:CLASSES_SHOWN]
-        rows = [
-            {
-                "name": names[c],
-                "probability": probabilities[c],
-                "images": counts[c] if counts else None,
-                "group": GROUPS[groups[c]] if groups is not None else "",
-            }
-            for c in best.tolist()
-        ]
+        rows = [self.classifier.about(c) | {"probability": probabilities[c]} for c in best.tolist()]
         return self.templates.get_template("demo_classes.html").render(
             rows=rows,
-            counts=bool(counts),
+            counts=bool(self.classifier.counts),
             caption=f"{rows[0]['name']}, where {_place_in_words(place, custom)}",
-            rest=len(names) - len(rows),
+            rest=len(probabilities) - len(rows),
             rest_probability=max(1 - float(probabilities[best].sum()), 0.0),
         )
 
     def _neighbors(self, features: np.ndarray) -> str:
         if self.nearest is None:
             return ""
-        names, counts = self.classifier.names, self.classifier.counts
         neighbors = [
-            {
-                "source": picture(neighbor.picture),
-                "name": names[neighbor.label],
-                "images": counts[neighbor.label] if counts else None,
-                "similarity": neighbor.similarity,
-            }
-            for neighbor in self.nearest.search(features, NEIGHBORS_SHOWN)
+            self.classifier.about(near.label) | {"source": picture(near.picture), "similarity": near.similarity}
+            for near in self.nearest.search(features, NEIGHBORS_SHOWN)
         ]
         template = self.templates.get_template("demo_nearest.html")
         return template.render(neighbors=neighbors, data=self.nearest.about["data"])
