@@ -7,7 +7,7 @@ import re
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, zip_longest
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -26,6 +26,7 @@ class ImageList:
     """A split as its list gives it: paths below the data set's root, with their class ids `0..C-1`."""
 
     name: str
+    dataset: str
     paths: list[str]
     labels: list[int]
     folders: list[str]  # of each class, by id
@@ -57,30 +58,32 @@ def fetch(source: str) -> tuple[str, bytes]:
         ) from error
 
 
-def read_list(source: str, dataset: str) -> ImageList:
+def read_list(source: str, dataset: str | None = None) -> ImageList:
     """Read a list of a data set of [`BENCHMARKS`], and check every line.
 
     Args:
         source (`str`): file or address.
-        dataset (`str`): whose list it should be.
+        dataset (`str`, *optional*): whose list it should be; recognized by its paths where not given.
 
     Raises:
         ValueError: a malformed line (with its number), a path or label that cannot be the data set's, a path twice.
         OSError: it does not exist or cannot be reached.
     """
-    name, content = fetch(source)
-    return parse_list(name, content, dataset)
+    return parse_list(*fetch(source), dataset)
 
 
-def parse_list(name: str, content: bytes, dataset: str) -> ImageList:
+def parse_list(name: str, content: bytes, dataset: str | None = None) -> ImageList:
     """[`read_list`] on what was read already.
 
     Args:
         name (`str`): of the file.
         content (`bytes`): of the file.
-        dataset (`str`): whose list it should be.
+        dataset (`str`, *optional*): whose list it should be; recognized by its paths where not given.
     """
-    benchmark = known_benchmark(dataset)
+    dataset = dataset or _guess_dataset(content)
+    if dataset not in BENCHMARKS:
+        raise ValueError(f"unknown data set {dataset!r}: choose one of {', '.join(BENCHMARKS)}")
+    benchmark = BENCHMARKS[dataset]
     if benchmark.path is None:
         with_lists = [n for n, b in BENCHMARKS.items() if b.path]
         raise ValueError(f"{dataset} has no lists of images ({', '.join(with_lists)} have)")
@@ -89,16 +92,14 @@ def parse_list(name: str, content: bytes, dataset: str) -> ImageList:
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is no text ({error}): give the list, not an archive") from error
     entries = _json_entries(name, text) if text.lstrip().startswith("{") else _text_entries(name, text)
-    pattern = re.compile(benchmark.path, re.IGNORECASE)
-    labels: dict[str, int] = {}
     places: dict[str, str] = {}
     folder_by_label: dict[int, str] = {}
     label_by_folder: dict[str, int] = {}
     for where, path, label in entries:
-        match = pattern.fullmatch(path)
+        match = re.fullmatch(benchmark.path, path, re.IGNORECASE)
         if match is None:
-            other = next((n for n, b in BENCHMARKS.items() if b.path and re.fullmatch(b.path, path, re.I)), None)
-            hint = f": is this a list of {other}?" if other else ""
+            other = _of_path(path, BENCHMARKS)
+            hint = f": is this a list of {other[0]}?" if other else ""
             raise ValueError(f"{where}: {path!r} is no path of {dataset}, such as {benchmark.example}{hint}")
         if not 0 <= label < benchmark.num_classes:
             raise ValueError(
@@ -112,13 +113,31 @@ def parse_list(name: str, content: bytes, dataset: str) -> ImageList:
                 f"{where}: {path!r} has label {label}, but before this line label {label} was {before[0]!r} and "
                 f"{folder!r} had label {before[1]}"
             )
-        if path in places:
-            raise ValueError(f"{where}: {path!r} is there twice (first in {places[path]})")
-        places[path], labels[path] = where, label
-    if not labels:
+        if (first := places.setdefault(path, where)) != where:
+            raise ValueError(f"{where}: {path!r} is there twice (first in {first})")
+    if not entries:
         raise ValueError(f"{name} is empty")
-    folders = [folder_by_label.get(label, "") for label in range(max(labels.values()) + 1)]
-    return ImageList(name, list(labels), list(labels.values()), folders, content)
+    labels = [label for _, _, label in entries]
+    folders = [folder_by_label.get(label, "") for label in range(max(labels) + 1)]
+    return ImageList(name, dataset, list(places), labels, folders, content)
+
+
+def _guess_dataset(content: bytes) -> str:
+    """The data set whose paths a list's first line has; `ValueError` where it fits none."""
+    text = content.decode("utf-8-sig", errors="replace")
+    if text.lstrip().startswith("{"):
+        return "inat2018"
+    path = text.split("\n", 1)[0].rpartition(" ")[0]
+    known = {name: benchmark for name, benchmark in BENCHMARKS.items() if benchmark.needs_list}
+    if fitting := _of_path(path, known):
+        return fitting[0]
+    wanted = ", ".join(benchmark.example for benchmark in known.values())
+    raise ValueError(f"its first line, {path[:80]!r}, is no path of a known data set, such as {wanted}")
+
+
+def _of_path(path: str, benchmarks: Mapping[str, Benchmark]) -> list[str]:
+    """The data sets that have such paths."""
+    return [name for name, b in benchmarks.items() if b.path and re.fullmatch(b.path, path, re.IGNORECASE)]
 
 
 def _text_entries(name: str, text: str) -> list[tuple[str, str, int]]:
@@ -142,7 +161,7 @@ def _json_entries(name: str, text: str) -> list[tuple[str, str, int]]:
                 raise TypeError(f"annotation {number} has file_name {path!r} and category_id {label!r}")
             entries.append((f"{name}, annotation {number}", path, label))
         return entries
-    except (json.JSONDecodeError, KeyError, TypeError, ValueError, RecursionError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{name} is not iNaturalist's JSON of images, annotations and categories ({type(error).__name__}: {error})"
         ) from error
@@ -160,30 +179,12 @@ def class_names(dataset: str, folders: Sequence[str]) -> list[str]:
 def recognize(content: bytes) -> tuple[str, str] | None:
     """Data set and split of which this is the published list: byte by byte, or by its length in lines and bytes where
     only that is known."""
-    blob, size, lines = git_blob_id(content), len(content), content.count(b"\n")
+    blob, extent = git_blob_id(content), (len(content), content.count(b"\n"))
     for dataset, benchmark in BENCHMARKS.items():
-        for split, canonical in benchmark.canonical.items():
-            if not benchmark.needs_list:
-                continue
-            if blob == canonical.blob or (
-                canonical.blob is None and (size, lines) == (canonical.size, canonical.images)
-            ):
+        for split, published in benchmark.canonical.items() if benchmark.needs_list else ():
+            if blob == published.blob or (published.blob is None and extent == (published.size, published.images)):
                 return dataset, split
     return None
-
-
-def check_split(image_list: ImageList, dataset: str, split: str) -> None:
-    """Raise `ValueError` where a list is the published one of another split.
-
-    Args:
-        image_list (`ImageList`): the list.
-        dataset, split (`str`): what it should be of.
-    """
-    known = recognize(image_list.content)
-    if known is not None and known != (dataset, split):
-        raise ValueError(
-            f"{image_list.name} is the {known[1]} list of {known[0]}, given as the {split} list of {dataset}"
-        )
 
 
 def differences(published: Canonical, labels: Sequence[int], num_classes: int) -> list[str]:
@@ -202,26 +203,6 @@ def differences(published: Canonical, labels: Sequence[int], num_classes: int) -
         "classes with many, medium, few images": (shots(counts), published.shots or shots(counts)),
     }
     return [f"{what}: {ours}, published {theirs}" for what, (ours, theirs) in pairs.items() if ours != theirs]
-
-
-def guess_dataset(content: bytes) -> str:
-    """The data set whose paths a list's first line has; `ValueError` where it fits none."""
-    text = content.decode("utf-8-sig", errors="replace")
-    path = text.split("\n", 1)[0].rpartition(" ")[0]
-    if text.lstrip().startswith("{"):
-        return "inat2018"
-    fitting = [n for n, b in BENCHMARKS.items() if b.needs_list and b.path and re.fullmatch(b.path, path, re.I)]
-    if not fitting:
-        wanted = ", ".join(b.example for b in BENCHMARKS.values() if b.needs_list)
-        raise ValueError(f"its first line, {path[:80]!r}, is no path of a known data set, such as {wanted}")
-    return fitting[0]
-
-
-def known_benchmark(dataset: str) -> Benchmark:
-    """`BENCHMARKS[dataset]`; `ValueError` for another name."""
-    if dataset not in BENCHMARKS:
-        raise ValueError(f"unknown data set {dataset!r}: choose one of {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[dataset]
 
 
 def tree_lists(
@@ -250,24 +231,25 @@ def tree_lists(
             f"{root} has no list of {dataset}'s training images ({' or '.join(benchmark.lists['train'])}): put it "
             "there, or give it (--train_list, in `data prepare` --list)"
         )
-    result = {}
-    for split, source in sources.items():
-        result[split] = read_list(source, dataset)
-        check_split(result[split], dataset, split)
+    result = {split: read_list(source, dataset) for split, source in sources.items()}
+    for split, image_list in result.items():
+        known = recognize(image_list.content)
+        if known and known != (dataset, split):
+            raise ValueError(
+                f"{image_list.name} is the {known[1]} list of {known[0]}, given as the {split} list of {dataset}"
+            )
     for one, other in combinations(result.values(), 2):
-        both = set(one.paths) & set(other.paths)
-        if both:
+        if both := set(one.paths) & set(other.paths):
             raise ValueError(
                 f"{len(both)} images are in {one.name} as well as in {other.name}, such as {min(both)}: images to "
                 "train on cannot be scored"
             )
-    if "train" in result:
-        folders = result["train"].folders
-        for image_list in result.values():
-            for label, folder in enumerate(image_list.folders):
-                if folder and (label >= len(folders) or folders[label] != folder):
-                    raise ValueError(
-                        f"{image_list.name} has {folder!r} as class {label}, which is "
-                        f"{folders[label] if label < len(folders) else 'no class'!r} in {result['train'].name}"
-                    )
+    for image_list in result.values() if "train" in result else ():
+        pairs = zip_longest(image_list.folders, result["train"].folders)
+        for label, (folder, trained) in enumerate(pairs):
+            if folder and folder != trained:
+                raise ValueError(
+                    f"{image_list.name} has {folder!r} as class {label}, which is "
+                    f"{'no class' if trained is None else trained!r} in {result['train'].name}"
+                )
     return result

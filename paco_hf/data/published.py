@@ -24,7 +24,7 @@ class Canonical:
     images: int
     most: int
     fewest: int
-    shots: tuple[int, ...] | None = None  # classes with many, medium, few images
+    shots: tuple[int, ...] = ()  # classes with many, medium, few images, where known
     blob: str | None = None  # git's id of the list file
     size: int | None = None  # of the list file, in bytes
 
@@ -68,10 +68,8 @@ def _read() -> dict[str, Benchmark]:
     for name, entry in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")).items():
         mean, std = _STATISTICS[entry.pop("statistics", "cifar")]
         lists = {split: tuple(names) for split, names in entry.pop("lists", {}).items()}
-        canonical = {}
-        for split, facts in entry.pop("canonical", {}).items():
-            shots = tuple(facts.pop("shots", ()))
-            canonical[split] = Canonical(**facts, shots=shots or None)
+        known = entry.pop("canonical", {}).items()
+        canonical = {split: Canonical(**{**facts, "shots": tuple(facts.get("shots", ()))}) for split, facts in known}
         benchmarks[name] = Benchmark(mean=mean, std=std, lists=lists, canonical=canonical, **entry)
     return benchmarks
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ..metrics import GROUPS_TEXT, shots
-from .image_lists import differences, fetch, git_blob_id, guess_dataset, parse_list, recognize
+from .image_lists import ImageList, differences, git_blob_id, read_list, recognize
 from .image_split import selection_hash
 from .long_tail import class_counts
 from .published import BENCHMARKS
@@ -28,80 +28,81 @@ def verify(target: str, dataset: str | None = None) -> tuple[list[str], list[str
     Raises:
         ValueError, OSError: it cannot be read as what it should be.
     """
-    return _verify_folder(target) if Path(target).is_dir() else _verify_list(target, dataset)
+    return _verify_folder(target) if Path(target).is_dir() else _verify_list(read_list(target, dataset))
 
 
-def _verify_list(source: str, dataset: str | None, split: str | None = None) -> tuple[list[str], list[str]]:
-    name, content = fetch(source)
+def _verify_list(image_list: ImageList, split: str | None = None) -> tuple[list[str], list[str]]:
+    name, dataset, content, labels = image_list.name, image_list.dataset, image_list.content, image_list.labels
+    blob, published = git_blob_id(content), BENCHMARKS[dataset].canonical
     known = recognize(content)
-    dataset = dataset or (known[0] if known else guess_dataset(content))
-    image_list = parse_list(name, content, dataset)
-    published = BENCHMARKS[dataset].canonical
-    if known is not None and known[0] == dataset:
+    if known and known[0] == dataset:
         exact = published[known[1]].blob is not None
-        how = (
-            f"git blob id {git_blob_id(content)}" if exact else "by its lines and bytes; its content is not on record"
-        )
+        how = f"git blob id {blob}" if exact else "by its lines and bytes; its content is not on record"
         return [f"{name} is the published {known[1]} list of {dataset} ({how})"], []
     # The same selection in another form: other line ends, or iNaturalist's JSON.
-    lines = "".join(f"{p} {c}\n" for p, c in zip(image_list.paths, image_list.labels, strict=True)).encode()
-    known = recognize(lines)
-    if known is not None and known[0] == dataset and published[known[1]].blob is not None:
+    known = recognize("".join(f"{p} {c}\n" for p, c in zip(image_list.paths, labels, strict=True)).encode())
+    if known and known[0] == dataset and published[known[1]].blob is not None:
         return [f"{name} has the lines of the published {known[1]} list of {dataset}, in another form of file"], []
-    size = len(image_list.labels)
-    split = split or min(published, key=lambda s: abs(published[s].images - size))
-    differ = differences(published[split], image_list.labels, len(image_list.folders))
-    blob = f"git blob id {git_blob_id(content)}, published {published[split].blob or 'not on record'}"
-    if not differ:
-        return [f"{name}: {size} images with the class counts of {dataset}'s {split} split"], [
-            f"its lines are not, in order, those of the published list ({blob})"
-        ]
-    return [], [f"{name} is not {dataset}'s published {split} list ({blob})", *differ]
+    split = split or min(published, key=lambda s: abs(published[s].images - len(labels)))
+    differ = differences(published[split], labels, len(image_list.folders))
+    blobs = f"git blob id {blob}, published {published[split].blob or 'not on record'}"
+    if differ:
+        return [], [f"{name} is not {dataset}'s published {split} list ({blobs})", *differ]
+    return [f"{name}: {len(labels)} images with the class counts of {dataset}'s {split} split"], [
+        f"its lines are not, in order, those of the published list ({blobs})"
+    ]
 
 
 def _verify_folder(folder: str) -> tuple[list[str], list[str]]:
     manifest = Manifest.read(folder)
     manifest.check_files()
-    key = join_key(manifest.dataset)
-    benchmark = BENCHMARKS.get(manifest.dataset)
     right, wrong = [], []
     for split, content in manifest.splits.items():
         paths, labels = read_names(Path(folder), content["shards"])
-        counts = class_counts(labels, len(manifest.class_names), allow_empty=True)
-        keys = [key(path) for path in paths]
-        problems = []
-        if len(labels) != content["images"]:
-            problems.append(f"{len(labels)} images, but {content['images']} in the manifest")
-        if counts != content["class_counts"]:
-            label = next(c for c, (a, b) in enumerate(zip(counts, content["class_counts"], strict=True)) if a != b)
-            problems.append(
-                f"class {label} has {counts[label]} images, but {content['class_counts'][label]} in the manifest"
-            )
-        if selection_hash(keys, labels) != content["selection"]:
-            problems.append("the images are not those that were prepared (the hash of the selection differs)")
-        twice = [name for name, count in Counter(keys).items() if count > 1 and name]
-        if twice:
-            problems.append(f"{len(twice)} images are there more than once, such as {twice[0]}")
+        keys = list(map(join_key(manifest.dataset), paths))
+        problems = _differences_to_manifest(content, keys, labels)
+        published: list[str] = []
+        different: list[str] = []
         list_file = Path(folder) / f"{split}.list"
         if list_file.is_file():
-            image_list = parse_list(list_file.name, list_file.read_bytes(), manifest.dataset)
-            listed = dict(zip(map(key, image_list.paths), image_list.labels, strict=True))
-            stored = dict(zip(keys, labels, strict=True))
-            kinds = {
-                "of the list are lacking": [name for name in listed if name not in stored],
-                "are not in the list": [name for name in stored if name not in listed],
-                "have another label": [name for name in listed if stored.get(name, listed[name]) != listed[name]],
-            }
-            problems += [f"{len(names)} images {what}, such as {names[0]}" for what, names in kinds.items() if names]
-            published, different = _verify_list(str(list_file), manifest.dataset, split)
-            right += [f"{split}: {line}" for line in published]
-            wrong += [f"{split}: {line}" for line in different]
-        elif benchmark and split in benchmark.canonical:
-            wrong += [f"{split}: {line}" for line in differences(benchmark.canonical[split], labels, len(counts))]
-        wrong += [f"{split}: {problem}" for problem in problems]
+            image_list = read_list(str(list_file), manifest.dataset)
+            problems += _differences_to_list(image_list, dict(zip(keys, labels, strict=True)))
+            published, different = _verify_list(image_list, split)
+        elif (benchmark := BENCHMARKS.get(manifest.dataset)) and split in benchmark.canonical:
+            different = differences(benchmark.canonical[split], labels, len(manifest.class_names))
         if not problems:
-            right.append(f"{split}: {len(labels)} images in {len(content['shards'])} shards, as prepared")
+            published = [*published, f"{len(labels)} images in {len(content['shards'])} shards, as prepared"]
+        right += [f"{split}: {line}" for line in published]
+        wrong += [f"{split}: {line}" for line in (*different, *problems)]
     return right, wrong
+
+
+def _differences_to_manifest(content: dict[str, Any], keys: list[str], labels: list[int]) -> list[str]:
+    """How the images that are in the shards of a split differ from what the manifest says of it."""
+    problems = []
+    if len(labels) != content["images"]:
+        problems.append(f"{len(labels)} images, but {content['images']} in the manifest")
+    counts = class_counts(labels, len(content["class_counts"]), allow_empty=True)
+    for label, (count, stored) in enumerate(zip(counts, content["class_counts"], strict=True)):
+        if count != stored:
+            problems.append(f"class {label} has {count} images, but {stored} in the manifest")
+            break
+    if selection_hash(keys, labels) != content["selection"]:
+        problems.append("the images are not those that were prepared (the hash of the selection differs)")
+    if twice := [name for name, count in Counter(keys).items() if count > 1 and name]:
+        problems.append(f"{len(twice)} images are there more than once, such as {twice[0]}")
+    return problems
+
+
+def _differences_to_list(image_list: ImageList, stored: dict[str, int]) -> list[str]:
+    key = join_key(image_list.dataset)
+    listed = dict(zip(map(key, image_list.paths), image_list.labels, strict=True))
+    kinds = {
+        "of the list are lacking": [name for name in listed if name not in stored],
+        "are not in the list": [name for name in stored if name not in listed],
+        "have another label": [name for name in listed if stored.get(name, listed[name]) != listed[name]],
+    }
+    return [f"{len(names)} images {what}, such as {names[0]}" for what, names in kinds.items() if names]
 
 
 def split_counts(target: str, **fields: Any) -> dict[str, list[int]]:
@@ -110,9 +111,8 @@ def split_counts(target: str, **fields: Any) -> dict[str, list[int]]:
         return {split: content["class_counts"] for split, content in Manifest.read(target).splits.items()}
     remote = target.startswith(("http://", "https://"))
     if remote or (Path(target).is_file() and not _has_rows(target)):
-        name, content = fetch(target)
-        image_list = parse_list(name, content, guess_dataset(content))
-        return {name: class_counts(image_list.labels, len(image_list.folders), allow_empty=True)}
+        image_list = read_list(target)
+        return {image_list.name: class_counts(image_list.labels, len(image_list.folders), allow_empty=True)}
     from .loading import load_data
 
     return {"train": load_data(target, **fields).class_counts}

@@ -51,7 +51,8 @@ def prepare_data(run: RunArguments, args: PaCoTrainingArguments) -> RunData:
         inspect = data.user_data if run.inspect is None else run.inspect
         inspect = inspect and isinstance(data.train, LabeledImages)
         source = describe_source(data.train, data.user_data) if inspect else None
-        checks = check_images(data, run.skip_undecodable) if inspect else ImageChecks()
+        checks = check_images(data, run.skip_undecodable) if inspect else ImageChecks(data)
+        data = checks.data
     if run.skip_undecodable and not inspect:
         raise ValueError("--skip_undecodable leaves out what --inspect finds: give --inspect true, or leave it out")
     test_fraction = run.test_fraction

@@ -235,8 +235,8 @@ def test_a_carve_never_leaks(tmp_path) -> None:
     root = folders(tmp_path / "photos", {"a": 8, "b": 8})
     for i in range(6):
         (root / "a" / f"copy{i}.png").write_bytes((root / "a" / f"{i}.png").read_bytes())
-    data = load_data(str(root))
-    division = divide(data, 0, 0.2, 0.4, check_images(data).duplicates)
+    checks = check_images(load_data(str(root)))
+    division = divide(checks.data, 0, 0.2, 0.4, checks.duplicates)
     kept = {np.asarray(division.trained.open(i)).tobytes() for i in range(len(division.trained.labels))}
     for part in (division.validation, division.data.test):
         assert len(part.labels) > 0
@@ -251,8 +251,8 @@ def test_a_carve_does_not_leak_into_a_given_split(given: str, tmp_path) -> None:
         for i in range(6):
             shutil.copy(root / "train" / name / f"{i}.png", root / given / name)
     for seed in range(5):
-        data = load_data(str(root), splits={given: given})
-        division = divide(data, seed, 0.3, 0.3, check_images(data).duplicates, split_seed=seed)
+        checks = check_images(load_data(str(root), splits={given: given}))
+        division = divide(checks.data, seed, 0.3, 0.3, checks.duplicates, split_seed=seed)
         parts = [division.validation, division.data.test]
         held_out = [{part.open(i).tobytes() for i in range(len(part.labels))} for part in parts]
         assert all(held_out)
