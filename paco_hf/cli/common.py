@@ -53,8 +53,8 @@ def add_data_flags(parser: argparse.ArgumentParser, default_split: str, splits: 
         parser.add_argument(f"--{role}_split", metavar="NAME", help="as for train")
 
 
-def load_split(model: str, flags: argparse.Namespace) -> tuple[Any, list[str]]:
-    """The images that the flags of [`add_data_flags`] mean, and the names of their classes."""
+def load_split(model: str, flags: argparse.Namespace) -> Any:
+    """The images that the flags of [`add_data_flags`] mean."""
     from ..data.spec import spec_fields
     from ..workflows.evaluation_data import load_evaluation
 

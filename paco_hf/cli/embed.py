@@ -49,7 +49,8 @@ def run(flags: argparse.Namespace) -> None:
         if gallery.labels is None:
             raise ValueError(f"{flags.gallery} has no labels: make it with --dataset, or of the run's own data")
         searched = {"gallery": gallery.features, "gallery_labels": gallery.labels}
-    split, names = load_split(flags.model, flags)
+    split = load_split(flags.model, flags)
+    names = split.class_names
     if gallery and gallery.class_names and gallery.class_names != names:
         raise ValueError(f"{flags.gallery} is of other classes than {split.name}")
     embeddings, counts = embed_split(flags.model, split, names, flags.batch_size, flags.precision)

@@ -22,5 +22,5 @@ def run(flags: Namespace) -> None:
 
     folder = Path(flags.output or Path(flags.model) / INDEX_FOLDER)
     settings = selected(flags, "overwrite batch_size precision")
-    count = index_split(flags.model, lambda: load_split(flags.model, flags)[0], folder, **settings)
+    count = index_split(flags.model, lambda: load_split(flags.model, flags), folder, **settings)
     print(f"{count:,} images: {folder}")

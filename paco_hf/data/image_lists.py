@@ -5,7 +5,7 @@ import http.client
 import json
 import re
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, zip_longest
 from pathlib import Path
@@ -91,7 +91,7 @@ def parse_list(name: str, content: bytes, dataset: str | None = None) -> ImageLi
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{name} is no text ({error}): give the list, not an archive") from error
-    entries = _json_entries(name, text) if text.lstrip().startswith("{") else _text_entries(name, text)
+    entries = [*(_json_entries if text.lstrip().startswith("{") else _text_entries)(name, text)]
     places: dict[str, str] = {}
     folder_by_label: dict[int, str] = {}
     label_by_folder: dict[str, int] = {}
@@ -140,27 +140,23 @@ def _of_path(path: str, benchmarks: Mapping[str, Benchmark]) -> list[str]:
     return [name for name, b in benchmarks.items() if b.path and re.fullmatch(b.path, path, re.IGNORECASE)]
 
 
-def _text_entries(name: str, text: str) -> list[tuple[str, str, int]]:
-    entries = []
+def _text_entries(name: str, text: str) -> Iterator[tuple[str, str, int]]:
     for number, line in enumerate(text.splitlines(), 1):
         path, _, label = line.rpartition(" ")
         if not path or not re.fullmatch(r"-?\d+", label):
             raise ValueError(f"{name}, line {number}: {line!r} is not of the form 'path label'")
-        entries.append((f"{name}, line {number}", path, int(label)))
-    return entries
+        yield f"{name}, line {number}", path, int(label)
 
 
-def _json_entries(name: str, text: str) -> list[tuple[str, str, int]]:
+def _json_entries(name: str, text: str) -> Iterator[tuple[str, str, int]]:
     try:
         content = json.loads(text)
         files = {image["id"]: image["file_name"] for image in content["images"]}
-        entries = []
         for number, annotation in enumerate(content["annotations"], 1):
             path, label = files[annotation["image_id"]], annotation["category_id"]
             if not isinstance(path, str) or type(label) is not int:
                 raise TypeError(f"annotation {number} has file_name {path!r} and category_id {label!r}")
-            entries.append((f"{name}, annotation {number}", path, label))
-        return entries
+            yield f"{name}, annotation {number}", path, label
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"{name} is not iNaturalist's JSON of images, annotations and categories ({type(error).__name__}: {error})"
@@ -205,14 +201,11 @@ def differences(published: Canonical, labels: Sequence[int], num_classes: int) -
     return [f"{what}: {ours}, published {theirs}" for what, (ours, theirs) in pairs.items() if ours != theirs]
 
 
-def tree_lists(
-    dataset: str, benchmark: Benchmark, root: Path, lists: Mapping[str, str], needs_train: bool = True
-) -> dict[str, ImageList]:
+def tree_lists(dataset: str, root: Path, lists: Mapping[str, str], needs_train: bool = True) -> dict[str, ImageList]:
     """The lists of a benchmark by split: those of the user, and those in `root` under their official names.
 
     Args:
         dataset (`str`): its name.
-        benchmark (`Benchmark`): what is known of it.
         root (path): of the folder tree.
         lists (`dict`): file or address by split.
         needs_train (`bool`, *optional*, defaults to `True`): whether there has to be a training list, where the
@@ -221,7 +214,7 @@ def tree_lists(
     Raises:
         ValueError: there is no training list, or one that is another split's or contradicts it.
     """
-    sources = dict(lists)
+    benchmark, sources = BENCHMARKS[dataset], dict(lists)
     for split, names in benchmark.lists.items():
         official = next((root / name for name in names if (root / name).is_file()), None)
         if official:

@@ -34,9 +34,8 @@ class LabeledImages(ImageSplit):
     root: str | None = None
 
     def __post_init__(self) -> None:
-        self.encoded = self.data.select_columns([self.image_column]).cast_column(
-            self.image_column, Image(decode=False)
-        )
+        images = self.data.select_columns([self.image_column])
+        self.encoded = images.cast_column(self.image_column, Image(decode=False))
 
     def select(self, indices: Any, **changes: Any) -> "LabeledImages":
         source_rows = self.source_rows

@@ -12,7 +12,7 @@ from .image_lists import ILSVRC, class_names, differences, tree_lists
 from .image_split import ImageSplit
 from .images import ImageData, LabeledImages
 from .long_tail import class_counts, long_tailed_counts, long_tailed_indices
-from .published import BENCHMARKS, CIFAR_MEAN, CIFAR_STD, Benchmark
+from .published import BENCHMARKS, CIFAR_MEAN, CIFAR_STD
 from .sources.folders import image_tables, load_folder, read_tree
 from .sources.hub_dataset import load_hub
 from .sources.source import Source, assign_roles, label_tables
@@ -93,10 +93,10 @@ def _spec(spec: DataSpec | str, fields: dict[str, Any]) -> DataSpec:
 def _image_data(spec: DataSpec, source: Source) -> ImageData:
     train, benchmark = source.require("train", spec.dataset), spec.benchmark
     if benchmark and benchmark.n_max and isinstance(train, LabeledImages):
-        train = _long_tailed(train, benchmark, spec)
-    splits = {**source.splits, "train": train}
-    data = ImageData(train, splits.get("validation"), splits.get("test"), user_data=spec.is_user_data)
-    data.description, data.notes = source.description, [*source.notes]
+        imbalance = spec.imbalance_factor, spec.imbalance_kind
+        train = _long_tailed(train, long_tailed_counts(benchmark.n_max, benchmark.num_classes, *imbalance))
+    splits: dict[str, Any] = {**source.splits, "train": train}
+    data = ImageData(**splits, user_data=spec.is_user_data, description=source.description, notes=[*source.notes])
     if spec.dataset == "builtin":
         data.image_size, data.mean, data.std = 32, CIFAR_MEAN, CIFAR_STD
     elif benchmark:
@@ -107,23 +107,18 @@ def _image_data(spec: DataSpec, source: Source) -> ImageData:
     return data
 
 
-def _long_tailed(train: LabeledImages, benchmark: Benchmark, spec: DataSpec) -> LabeledImages:
-    counts = long_tailed_counts(
-        int(benchmark.n_max or 0), benchmark.num_classes, spec.imbalance_factor, spec.imbalance_kind
-    )
+def _long_tailed(train: LabeledImages, counts: list[int]) -> LabeledImages:
     if "rank" not in train.data.column_names:
         return train.select(long_tailed_indices(train.labels, counts))
     # A stored selection: `rank` is the place of an image in the reference's shuffle of its class.
     labels, rank = np.asarray(train.labels), np.asarray(train.data["rank"])
     available = class_counts(train.labels, len(counts), allow_empty=True)
-    short = next(
-        (c for c, (stored, wanted) in enumerate(zip(available, counts, strict=True)) if stored < wanted), None
-    )
-    if short is not None:
-        raise ValueError(
-            f"class {short} has {available[short]} stored images, but the selection wants {counts[short]}: "
-            "this folder allows larger imbalance factors only"
-        )
+    for label, (stored, wanted) in enumerate(zip(available, counts, strict=True)):
+        if stored < wanted:
+            raise ValueError(
+                f"class {label} has {stored} stored images, but the selection wants {wanted}: this folder allows "
+                "larger imbalance factors only"
+            )
     return train.select([int(i) for i in np.lexsort((rank, labels)) if rank[i] < counts[labels[i]]])
 
 
@@ -169,7 +164,7 @@ def _open_tree(spec: DataSpec, test_only: bool) -> Source:
     assert benchmark is not None
     if not root.is_dir():
         raise OSError(f"{root} is not a folder")
-    lists = tree_lists(spec.dataset, benchmark, root, spec.lists, needs_train=not test_only)
+    lists = tree_lists(spec.dataset, root, spec.lists, needs_train=not test_only)
     folders = next((lst.folders for split, lst in lists.items() if split == "train" or test_only), [])
     scored = assign_roles(lists, True).get("test")
     whole = [("train", "train")] if "train" not in lists and not test_only else []
@@ -183,9 +178,8 @@ def _open_tree(spec: DataSpec, test_only: bool) -> Source:
     if not files:
         raise ValueError(f"{root} has no list of {spec.dataset}'s test images: put it there, or give --test_list")
     tables = image_tables(files, class_names(spec.dataset, folders))
-    return label_tables(
-        replace(spec, image_column=None, label_column=None), tables, test_only=test_only, root=str(root)
-    )
+    spec = replace(spec, image_column=None, label_column=None)
+    return label_tables(spec, tables, test_only=test_only, root=str(root))
 
 
 def _open_published(spec: DataSpec, test_only: bool) -> Source:
@@ -198,14 +192,11 @@ def _open_published(spec: DataSpec, test_only: bool) -> Source:
         )
     tables = load_folder(spec.root) if spec.root else load_hub(str(benchmark.hub_id))
     if benchmark.test_split in tables:
-        tables = {"train": tables.get("train"), "test": tables[benchmark.test_split]}
-    return label_tables(
-        spec,
-        DatasetDict({split: table for split, table in tables.items() if table is not None}),
-        (benchmark.image_column, benchmark.label_column),
-        test_only=test_only,
-        class_names=class_names(spec.dataset, ILSVRC) if spec.dataset == "imagenet" else None,
-    )
+        splits = {"train": "train", "test": benchmark.test_split}
+        tables = DatasetDict({role: tables[split] for role, split in splits.items() if split in tables})
+    columns = benchmark.image_column, benchmark.label_column
+    names = class_names(spec.dataset, ILSVRC) if spec.dataset == "imagenet" else None
+    return label_tables(spec, tables, columns, test_only=test_only, class_names=names)
 
 
 def _refuse_lists(spec: DataSpec) -> None:
@@ -219,7 +210,7 @@ def _is_prepared(spec: DataSpec) -> bool:
 
 def _is_tree(spec: DataSpec) -> bool:
     benchmark, root = spec.benchmark, spec.root
-    if benchmark is None or benchmark.path is None or root is None:
+    if not (benchmark and benchmark.path and root):
         return False
     return benchmark.needs_list or not any(Path(root).glob("**/*.parquet"))
 

@@ -93,18 +93,17 @@ def class_counts(labels: Any, num_classes: int, allow_empty: bool = False) -> li
         raise ValueError("there are no labels to count: the split is empty")
     if not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"labels must be integers, got {array.dtype}")
-    if array.min() < 0 or array.max() >= num_classes:
-        wrong = int(np.flatnonzero((array < 0) | (array >= num_classes))[0])
+    wrong = np.flatnonzero((array < 0) | (array >= num_classes))
+    if wrong.size:
         raise ValueError(
-            f"label {array[wrong]} of row {wrong} is out of range: there are {num_classes} classes, 0 to "
+            f"label {array[wrong[0]]} of row {wrong[0]} is out of range: there are {num_classes} classes, 0 to "
             f"{num_classes - 1}"
         )
-    counts = np.bincount(array, minlength=num_classes).tolist()
-    empty = [label for label, count in enumerate(counts) if count == 0]
-    if empty and not allow_empty:
+    counts: list[int] = np.bincount(array, minlength=num_classes).tolist()
+    if 0 in counts and not allow_empty:
         raise ValueError(
-            f"{len(empty)} of {num_classes} classes have no training image, the first being class {empty[0]}: add "
-            "images, or remove the class from the data set"
+            f"{counts.count(0)} of {num_classes} classes have no training image, the first being class "
+            f"{counts.index(0)}: add images, or remove the class from the data set"
         )
     return counts
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import yaml
 
@@ -63,15 +64,13 @@ class Benchmark:
         return "/".join(parts[1:] if parts[0] == PurePosixPath(self.example).parts[0] else parts)
 
 
-def _read() -> dict[str, Benchmark]:
-    benchmarks = {}
-    for name, entry in yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8")).items():
-        mean, std = _STATISTICS[entry.pop("statistics", "cifar")]
-        lists = {split: tuple(names) for split, names in entry.pop("lists", {}).items()}
-        known = entry.pop("canonical", {}).items()
-        canonical = {split: Canonical(**{**facts, "shots": tuple(facts.get("shots", ()))}) for split, facts in known}
-        benchmarks[name] = Benchmark(mean=mean, std=std, lists=lists, canonical=canonical, **entry)
-    return benchmarks
+def _benchmark(entry: dict[str, Any]) -> Benchmark:
+    mean, std = _STATISTICS[entry.pop("statistics", "cifar")]
+    lists = {split: tuple(names) for split, names in entry.pop("lists", {}).items()}
+    known = entry.pop("canonical", {}).items()
+    canonical = {split: Canonical(**{**facts, "shots": tuple(facts.get("shots", ()))}) for split, facts in known}
+    return Benchmark(mean=mean, std=std, lists=lists, canonical=canonical, **entry)
 
 
-BENCHMARKS = _read()
+_ENTRIES = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text(encoding="utf-8"))
+BENCHMARKS = {name: _benchmark(entry) for name, entry in _ENTRIES.items()}

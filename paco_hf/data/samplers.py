@@ -34,14 +34,17 @@ class EpochSampler(Sampler[EpochIndex]):
         return self.length
 
     def __iter__(self) -> Iterator[EpochIndex]:
-        order = np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
-        return iter([EpochIndex(index, self.epoch) for index in order.tolist()])
+        return (EpochIndex(index, self.epoch) for index in self.order())
+
+    def order(self) -> np.ndarray:
+        """The epoch's indices `(N,)`."""
+        return np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
 
 
 LANES = 8  # streams of batches a process; a worker of the data loader has one or more of them to itself
 
 
-class StreamSampler(Sampler[EpochIndex]):
+class StreamSampler(EpochSampler):
     """An order for reading row groups one after the other: a function of `(seed, epoch)` and the arguments alone.
 
     The groups are permuted each epoch and dealt out to `lanes`, whole batches to each, so that each process and each
@@ -57,20 +60,11 @@ class StreamSampler(Sampler[EpochIndex]):
     """
 
     def __init__(self, groups: np.ndarray, batch_size: int, lanes: int, buffer: int, seed: int) -> None:
-        self.batch_size, self.lanes, self.seed, self.epoch = batch_size, lanes, seed, 0
+        super().__init__(len(groups), seed)
+        self.batch_size, self.lanes = batch_size, lanes
         self.window = max(buffer // lanes, batch_size)
-        self.length = len(groups)
         _, starts = np.unique(groups, return_index=True)
         self.bounds = np.append(starts, len(groups))
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[EpochIndex]:
-        return (EpochIndex(index, self.epoch) for index in self.order())
 
     def order(self) -> np.ndarray:
         """The epoch's indices `(N,)`; a last batch that is not full stands at the end."""

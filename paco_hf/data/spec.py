@@ -52,9 +52,8 @@ class DataSpec:
 
     def __post_init__(self) -> None:
         for name in ("lists", "splits"):
-            object.__setattr__(
-                self, name, {role: value for role, value in (getattr(self, name) or {}).items() if value}
-            )
+            by_role = {role: value for role, value in (getattr(self, name) or {}).items() if value}
+            object.__setattr__(self, name, by_role)
         if self.splits and not self.is_user_data:
             raise ValueError(
                 f"--{next(iter(self.splits))}_split names a split of your own data; those of {self.dataset} are "

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..metrics import GROUPS_TEXT, shots
+from ..utils.text import examples
 from .image_split import ImageSplit
 from .images import ImageData
 from .long_tail import class_counts, stratified_split
@@ -65,8 +66,7 @@ def divide(
     full = data.train
     fraction = 0.0 if data.test else test_fraction
     rest, tested = stratified_split(full.labels, fraction, split_seed, duplicates, "test_fraction")
-    unique = duplicates is None or not np.any(duplicates)
-    lacking = "no class has two images" + ("" if unique else " without an exact copy")
+    lacking = "no class has two images" + (" without an exact copy" if np.any(duplicates) else "")
     if fraction and not tested:
         data.warnings.append(f"no test split can be carved, so no score will be measured: {lacking}")
     if tested:
@@ -101,12 +101,12 @@ def divide(
 def report(division: Division, lines: list[str]) -> list[str]:
     """What the user should know of the data before training, in a few lines. `lines`: of [`check_images`]."""
     data, counts = division.data, division.full_counts
-    splits = ((division.trained, "to train on"), (division.validation, "for validation"), (data.test, "for the test"))
+    splits = {"to train on": division.trained, "for validation": division.validation, "for the test": data.test}
     parts = [
         f"{len(split.labels)} {what}{' (carved)' if split.split_off else ''}" if split else f"none {what}"
-        for split, what in splits
+        for what, split in splits.items()
     ]
-    total = sum(len(split.labels) for split, _ in splits if split)
+    total = sum(len(split.labels) for split in splits.values() if split)
     many, medium, few = shots(data.class_counts)
     untested = "" if data.class_counts == counts else " without the test's"
     left = class_counts(division.trained.labels, len(counts), allow_empty=True)
@@ -119,13 +119,7 @@ def report(division: Division, lines: list[str]) -> list[str]:
     for split, what in ((division.validation, "validate"), (data.test, "test")):
         absent = sorted(set(range(len(counts))) - set(split.labels)) if split else []
         if absent:
-            names = [repr(data.class_names[label]) for label in absent[:3]]
-            head.append(
-                f"{_classes(len(absent))} no image to {what} with: {', '.join(names)}"
-                f"{', ...' if len(absent) > 3 else ''}"
-            )
+            names = examples([repr(data.class_names[label]) for label in absent])
+            have = "1 class has" if len(absent) == 1 else f"{len(absent)} classes have"
+            head.append(f"{have} no image to {what} with: {names}")
     return head + lines
-
-
-def _classes(count: int) -> str:
-    return "1 class has" if count == 1 else f"{count} classes have"

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+_VIEW_NAMES = ("pixel_values", "key_pixel_values")
+
 
 @contextmanager
 def _preserved_randomness() -> Iterator[None]:
@@ -22,11 +24,8 @@ def _preserved_randomness() -> Iterator[None]:
         np.random.set_state(states[2])
 
 
-def _seed_all(*key: int) -> None:
-    seed = int(np.random.SeedSequence(key).generate_state(1)[0])
-    torch.random.default_generator.manual_seed(seed)
-    random.seed(seed)
-    np.random.seed(seed)
+def _seed(*key: int) -> int:
+    return int(np.random.SeedSequence(key).generate_state(1)[0])
 
 
 class ViewsDataset(Dataset):
@@ -57,10 +56,11 @@ class ViewsDataset(Dataset):
         with _preserved_randomness():
             for index in indices:
                 image = self.images[index]
-                _seed_all(self.seed, getattr(index, "epoch", 0), int(index))
-                names = ("pixel_values", "key_pixel_values")
-                item: dict[str, Any] = {name: view(image) for name, view in zip(names, self.views, strict=False)}
-                items.append({**item, "labels": self.labels[index]})
+                seed = _seed(self.seed, getattr(index, "epoch", 0), int(index))
+                for set_seed in (torch.random.default_generator.manual_seed, random.seed, np.random.seed):
+                    set_seed(seed)
+                views = zip(_VIEW_NAMES, self.views, strict=False)
+                items.append({**{name: view(image) for name, view in views}, "labels": self.labels[index]})
         return items
 
 
@@ -84,11 +84,10 @@ class WholeImages(Dataset):
 
     def __getitems__(self, indices: list[int]) -> dict[str, Any]:
         rows = torch.tensor([int(index) for index in indices])
-        key = self.seed, getattr(indices[0], "epoch", 0), *rows.tolist()
         return {
             "labels": self.labels[rows],
             "pixel_values": self.pixels[rows].permute(0, 3, 1, 2).contiguous(),
-            "view_seed": int(np.random.SeedSequence(key).generate_state(1)[0]),
+            "view_seed": _seed(self.seed, getattr(indices[0], "epoch", 0), *rows.tolist()),
         }
 
 
@@ -127,7 +126,7 @@ class ImageCollator:
             images = [item["image"] for item in items]
             batch["pixel_values"] = self.image_processor(images, return_tensors="pt")["pixel_values"]
             return batch
-        for name in ("pixel_values", "key_pixel_values"):
+        for name in _VIEW_NAMES:
             if name in items[0]:
                 batch[name] = (torch.stack([item[name] for item in items]).float() - self.mean) / self.std
         return batch

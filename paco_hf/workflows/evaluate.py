@@ -63,15 +63,15 @@ def evaluate_runs(
             raise ValueError(
                 f"--calibrate changes a checkpoint's config.json, but {models[0]} is no local folder of one"
             )
-        held_out, class_names = load_evaluation(models[0], dataset, "validation", **data_fields)
-        notes.append(store_temperature(models[0], Images(held_out), class_names, **inference))
-    scored, class_names = load_evaluation(models[0], dataset, split, **data_fields)
+        held_out = load_evaluation(models[0], dataset, "validation", **data_fields)
+        notes.append(store_temperature(models[0], Images(held_out), held_out.class_names, **inference))
+    scored = load_evaluation(models[0], dataset, split, **data_fields)
     if len(models) > 1:
         check_same_test(models, split, scored)
     if scored.note:
         notes.append(scored.note)
     images = Images(scored)
-    results, examples = examine(models, images, *balanced_logits(models, images, class_names, **inference))
+    results, examples = examine(models, images, *balanced_logits(models, images, scored.class_names, **inference))
     notes += _describe(results, split)
     page = write_evaluation(folder, results, examples) if folder and PartialState().is_main_process else None
     if page and (card := page.parents[1] / CARD_NAME).is_file() and page.parent.name == EVALUATION_FOLDER:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
@@ -24,8 +25,8 @@ from ..utils.text import examples
 
 def load_evaluation(
     run_folder: str | Path, dataset: str | None = None, split: str = "test", **fields: Any
-) -> tuple[ImageSplit, list[str]]:
-    """The images to score a run on, or those that it was trained on, and the names of their classes.
+) -> ImageSplit:
+    """The images to score a run on, or those that it was trained on.
 
     Args:
         run_folder (path): of the run, a checkpoint in it, or `user/name` on the Hub; its `recipe.yaml` says what it
@@ -45,11 +46,10 @@ def load_evaluation(
     if split not in ROLES:
         raise ValueError(f"split must be train, validation or test, got {split!r}")
     run = read_run(run_folder)
-    recipe = run.recipe
-    if dataset is None and "dataset" not in recipe:
+    if dataset is None and "dataset" not in run.recipe:
         raise ValueError(f"{run.name} has no recipe.yaml that names its data: give --dataset")
-    is_run_data = dataset is None or _same(dataset, str(recipe.get("dataset")))
-    spec = DataSpec.from_settings(recipe, **fields) if is_run_data else DataSpec(str(dataset), **fields)
+    is_run_data = dataset is None or _same(dataset, str(run.recipe.get("dataset")))
+    spec = DataSpec.from_settings(run.recipe, **fields) if is_run_data else DataSpec(str(dataset), **fields)
     try:
         images = _select(run, spec, split, is_run_data)
     except OSError as error:
@@ -59,10 +59,11 @@ def load_evaluation(
             f"{error} (it is what {run.name} was trained on; where it lies elsewhere now, or the path is relative to "
             "another folder, give --dataset)"
         ) from error
-    if is_run_data and recipe.get("skip_undecodable") and isinstance(images, LabeledImages):
+    if not isinstance(images, LabeledImages):
+        return images
+    if is_run_data and run.recipe.get("skip_undecodable"):
         images = decodable(images)
-    images = _with_model_classes(run, images)
-    return images, images.class_names
+    return _with_model_classes(run, images)
 
 
 def read_run(run_folder: str | Path) -> RunFolder:
@@ -75,11 +76,9 @@ def read_run(run_folder: str | Path) -> RunFolder:
         return RunFolder(run_folder)
     folder = Path(run_folder)
     for name in ("config.json", RECIPE_NAME, SPLITS_NAME, RUN_NAME):
-        with hub_errors(f"{name} of {run_folder} cannot be downloaded"):
-            try:
-                folder = Path(hf_hub_download(str(run_folder), name)).parent
-            except EntryNotFoundError:  # also where the Hub cannot be reached
-                continue
+        # A file is not there either where the Hub cannot be reached.
+        with hub_errors(f"{name} of {run_folder} cannot be downloaded"), suppress(EntryNotFoundError):
+            folder = Path(hf_hub_download(str(run_folder), name)).parent
     return RunFolder(folder, name=str(run_folder))
 
 
@@ -97,8 +96,7 @@ def check_same_test(run_folders: Sequence[str | Path], split: str = "test", scor
     """
     if scored is not None and not scored.split_off:
         return
-    runs = [read_run(folder) for folder in run_folders]
-    for one, other in combinations(runs, 2):
+    for one, other in combinations(map(read_run, run_folders), 2):
         first, second = _split_off(one, split), _split_off(other, split)
         if first and second:
             differ = first["selection"] != second["selection"]
@@ -145,14 +143,12 @@ def _check_only_split(run: RunFolder, spec: DataSpec, images: ImageSplit, is_run
             f"{spec.dataset} has no test split, and the run carved none: all its images were trained or validated on. "
             "Give data with other images" + (", or --split validation" if _split_off(run, "validation") else "")
         )
-    note = (
-        ""
-        if run.manifest or run.recipe
-        else (
+    note = ""
+    if not (run.manifest or run.recipe):
+        note = (
             f"{spec.dataset} has no test split and {run.name} does not say what it was trained on: all images are "
             "scored, and where the model was trained on them the scores say nothing"
         )
-    )
     return replace(images, source_split=None, role="test", note=note)
 
 
@@ -182,21 +178,19 @@ def _same(one: str, other: str) -> bool:
     return one == other or (Path(one).exists() and Path(other).exists() and Path(one).samefile(other))
 
 
-def _with_model_classes(run: RunFolder, images: ImageSplit) -> ImageSplit:
+def _with_model_classes(run: RunFolder, images: LabeledImages) -> LabeledImages:
     """The classes of user data are the model's by name, whichever of them it has and in whatever order.
 
     Raises:
         ValueError: a class that the model does not know.
     """
     names, id2label = images.class_names, run.config.get("id2label") or {}
-    known = [name for _, name in sorted(id2label.items(), key=lambda item: int(item[0]))]
-    placeholders = [f"LABEL_{label}" for label in range(len(known))]
-    if not isinstance(images, LabeledImages) or names == known or known in ([], placeholders):
+    known = [id2label[label] for label in sorted(id2label, key=int)]
+    if names == known or known == [f"LABEL_{label}" for label in range(len(known))]:
         return images
-    unknown = [name for name in names if name not in known]
-    if unknown and names == [str(label) for label in range(len(names))] and not any(map(str.isdigit, known)):
-        return images  # numbered, not named
-    if unknown:
+    if unknown := [name for name in names if name not in known]:
+        if names == [str(label) for label in range(len(names))] and not any(map(str.isdigit, known)):
+            return images  # numbered, not named
         raise ValueError(
             f"{images.name} has a class {unknown[0]!r} that {run.name} does not know (it knows "
             f"{examples([*map(repr, known)], 5)}): not the classes it was trained on"

@@ -93,9 +93,9 @@ def test_calibrate_uses_the_validation_split_and_is_stored(run: Path, capsys) ->
     results = json.loads((run / "evaluation" / "results.json").read_text())
     assert results["calibration"]["temperature"] == temperature
     # The split that it was fitted on is the run's own carve, not the test split.
-    split, names = load_evaluation(run, None, "validation")
+    split = load_evaluation(run, None, "validation")
     assert len(split.labels) == json.loads((run / "run.json").read_text())["data"]["validation"]["images"]
-    logits, labels, _ = balanced_logits([run], Images(split), names)
+    logits, labels, _ = balanced_logits([run], Images(split), split.class_names)
     frequencies = np.log(np.bincount(labels, minlength=20) / len(labels))
     loss = {
         t: -np.log(softmax(logits.astype(float) / t + frequencies)[np.arange(len(labels)), labels]).mean()

@@ -54,11 +54,11 @@ def test_from_nothing_to_a_scored_model(form: str, tmp_path, capsys) -> None:
     config = json.loads((run / "config.json").read_text())
     assert [config["id2label"][str(c)] for c in range(4)] == names
     metrics = json.loads((run / "metrics.json").read_text())
-    split, class_names = load_evaluation(run)
-    assert class_names == names
+    split = load_evaluation(run)
+    assert split.class_names == names
     assert sorted(np.bincount(split.labels)) == [1, 1, 1, 2]
     assert score(run, Images(split)) == metrics["test"]
-    assert score(run, Images(load_evaluation(run, split="validation")[0])) == metrics["validation"]
+    assert score(run, Images(load_evaluation(run, split="validation"))) == metrics["validation"]
     manifest = json.loads((run / "splits.json").read_text())
     assert manifest["class_names"] == names
     assert str(tmp_path) not in (run / "splits.json").read_text()
@@ -96,7 +96,7 @@ for name in ("small", "large"):
     )
 for name in ("ada/several", "ada/several:tiny", "ada/several:large"):
     main(["train", "--dataset", name, "--dry_run"])
-print("scored", load_evaluation("ada/model")[0].rows, load_evaluation("ada/model", {str(tmp_path / "data")!r})[0].rows)
+print("scored", load_evaluation("ada/model").rows, load_evaluation("ada/model", {str(tmp_path / "data")!r}).rows)
 """
     with Hub({"token-ada": "ada"}) as hub:
         environment = hub.environment("token-ada", tmp_path / "home") | {"OMP_NUM_THREADS": "1"}
@@ -144,7 +144,7 @@ def test_survey_counts_what_cannot_be_decoded_and_remembers(tmp_path, capsys, su
     assert sorted(chain(*rows)) == [row for row in range(16) if row not in (3, 13)]
     assert "not decodable: 2 images" in json.loads((tmp_path / "run" / "run.json").read_text())["notes"][0]
     assert (
-        score(tmp_path / "run", Images(load_evaluation(tmp_path / "run")[0]))
+        score(tmp_path / "run", Images(load_evaluation(tmp_path / "run")))
         == json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
     )
     test = folders(tmp_path / "two" / "test", {"cat": 2, "dog": 2}, start=60)
@@ -152,7 +152,7 @@ def test_survey_counts_what_cannot_be_decoded_and_remembers(tmp_path, capsys, su
     (test / "cat" / "0.png").write_bytes(b"no image")
     two = ["--dataset", str(tmp_path / "two"), *SHORT, "--output_dir", str(tmp_path / "second")]
     printed(capsys, *two, "--skip_undecodable", "true")
-    assert len(load_evaluation(tmp_path / "second")[0].labels) == 3
+    assert len(load_evaluation(tmp_path / "second").labels) == 3
     # A file that changed is looked at again.
     (root / "cat" / "3.png").write_bytes(png(777))
     assert "cannot be decoded" in complaint(capsys, "train", *argv, "--overwrite")
@@ -265,15 +265,15 @@ def test_evaluation_takes_the_carve_of_the_run(tmp_path) -> None:
     assert main(["train", "--dataset", str(root), *SHORT, "--output_dir", str(run)]) == 0
     carved = json.loads((run / "splits.json").read_text())["splits"]
     for dataset in (None, str(root), os.path.relpath(root)):
-        split, names = load_evaluation(run, dataset)
-        assert (split.rows, names) == (carved["test"]["rows"], ["a", "b"])
-    assert load_evaluation(run, split="validation")[0].rows == carved["validation"]["rows"]
+        split = load_evaluation(run, dataset)
+        assert (split.rows, split.class_names) == (carved["test"]["rows"], ["a", "b"])
+    assert load_evaluation(run, split="validation").rows == carved["validation"]["rows"]
     root.rename(tmp_path / "moved")
-    assert load_evaluation(run, str(tmp_path / "moved"))[0].rows == carved["test"]["rows"]
+    assert load_evaluation(run, str(tmp_path / "moved")).rows == carved["test"]["rows"]
     # Another data set has its own split; of a part of the classes it is read by name.
     other = folders(tmp_path / "other" / "test", {"b": 2}, start=90).parent
-    split, names = load_evaluation(run, str(other))
-    assert (split.labels, names) == ([1, 1], ["a", "b"])
+    split = load_evaluation(run, str(other))
+    assert (split.labels, split.class_names) == ([1, 1], ["a", "b"])
     (tmp_path / "moved" / "a" / "0.png").unlink()
     with pytest.raises(ValueError, match="test split was carved from: it has 14 images instead of 15"):
         load_evaluation(run, str(tmp_path / "moved"))
@@ -282,8 +282,8 @@ def test_evaluation_takes_the_carve_of_the_run(tmp_path) -> None:
         load_evaluation(run, str(tmp_path / "moved"))
     checkpoint = next(run.glob("checkpoint-*"))
     moved = folders(tmp_path / "again", {"a": 9, "b": 6})
-    assert load_evaluation(checkpoint, str(moved))[0].rows == carved["test"]["rows"]
-    assert load_evaluation(checkpoint, str(moved), "validation")[0].rows == carved["validation"]["rows"]
+    assert load_evaluation(checkpoint, str(moved)).rows == carved["test"]["rows"]
+    assert load_evaluation(checkpoint, str(moved), "validation").rows == carved["validation"]["rows"]
     assert "files" not in json.dumps(public_manifest(json.loads((run / "splits.json").read_text())))
     # A renamed file may be an image to train on.
     (moved / "a" / "0.png").rename(moved / "a" / "zero.png")
@@ -293,8 +293,8 @@ def test_evaluation_takes_the_carve_of_the_run(tmp_path) -> None:
     (tmp_path / "new" / "b").mkdir(parents=True)
     for i in range(3):
         noise(500 + i).save(tmp_path / "new" / "b" / f"new{i}.png")
-    split, names = load_evaluation(run, str(tmp_path / "new"))
-    assert (split.labels, names, split.name, split.note) == (
+    split = load_evaluation(run, str(tmp_path / "new"))
+    assert (split.labels, split.class_names, split.name, split.note) == (
         [1] * 3,
         ["a", "b"],
         f"{tmp_path / 'new'}, all images",
@@ -314,8 +314,8 @@ def test_classes_of_other_data_are_the_models_by_name(tmp_path) -> None:
     known = json.loads((run / "config.json").read_text())["id2label"]
     for labels in (list(range(1, 13)), [10, 2, 1], ["2", "10"]):
         file = table(tmp_path / f"new{len(labels)}", labels)
-        split, names = load_evaluation(run, str(file))
-        assert [names[label] for label in split.labels] == [known[str(label)] for label in split.labels]
+        split = load_evaluation(run, str(file))
+        assert [split.class_names[label] for label in split.labels] == [known[str(label)] for label in split.labels]
         assert [known[str(label)] for label in split.labels] == list(map(str, labels))
     for labels, strange in ((["1", "2", "13"], "13"), ([0, 1], "0")):
         file = table(tmp_path / f"strange{strange}", labels)
@@ -342,7 +342,7 @@ def test_images_of_the_training_are_no_test(tmp_path) -> None:
         load_evaluation(whole)
     # Nothing is known of a lone checkpoint.
     shutil.copytree(next(whole.glob("checkpoint-*")), tmp_path / "lone")
-    split, _ = load_evaluation(tmp_path / "lone", str(root))
+    split = load_evaluation(tmp_path / "lone", str(root))
     assert (len(split.labels), split.name) == (15, f"{root}, all images")
     assert "does not say what it was trained on" in split.note
 
@@ -363,7 +363,7 @@ def test_runs_that_carved_other_images_are_no_ensemble(tmp_path) -> None:
             check_same_test(pair, split)
     check_same_test([one, three], scored=data.train)
     with pytest.raises(ValueError, match="carved different images"):
-        check_same_test([one, three], scored=load_evaluation(one)[0])
+        check_same_test([one, three], scored=load_evaluation(one))
 
 
 def test_resume_notices_renamed_files_and_another_carve(tmp_path) -> None:
@@ -435,11 +435,11 @@ def test_what_is_kept_of_a_run_names_no_folder_of_the_computer(tmp_path) -> None
 
 def test_validation_of_a_run_on_the_builtin_images(tmp_path) -> None:
     assert main(["train", *SHORT, "--output_dir", str(tmp_path)]) == 0
-    split, names = load_evaluation(tmp_path, split="validation")
+    split = load_evaluation(tmp_path, split="validation")
     record = json.loads((tmp_path / "run.json").read_text())["data"]["validation"]
-    assert (len(split.labels), len(names)) == (record["images"], 20)
+    assert (len(split.labels), len(split.class_names)) == (record["images"], 20)
     assert score(tmp_path, Images(split)) == json.loads((tmp_path / "metrics.json").read_text())["validation"]
-    assert len(load_evaluation(tmp_path)[0].labels) == 2000
+    assert len(load_evaluation(tmp_path).labels) == 2000
 
 
 def test_resume_gives_the_same_splits(tmp_path, capsys) -> None:

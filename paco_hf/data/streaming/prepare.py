@@ -70,7 +70,7 @@ def prepare(
         raise ValueError(f"{dataset} is on no Hub under a name of its own: give --source, a folder or a Hub id")
     if benchmark is None and lists:
         raise ValueError(f"lists go with {', '.join(n for n, b in BENCHMARKS.items() if b.path)}, not {dataset}")
-    image_lists = tree_lists(dataset, benchmark, Path(source), lists or {}) if benchmark else {}
+    image_lists = tree_lists(dataset, Path(source), lists or {}) if benchmark else {}
     # A source on the Hub is not looked at.
     files = sorted(Path(source).glob("**/*.parquet"))
     tree = ImageTree.read(Path(source), benchmark, image_lists) if Path(source).is_dir() and not files else None
