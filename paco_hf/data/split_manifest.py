@@ -19,13 +19,8 @@ def describe_split(split: ImageSplit | None, with_rows: bool = False) -> dict[st
     if split is None:
         return None
     with_rows = with_rows or split.split_off
-    content: dict[str, Any] = {
-        "name": split.public_name,
-        "images": len(split.labels),
-        "selection": split.selection,
-        "class_counts": class_counts(split.labels, len(split.class_names), allow_empty=True),
-        "carved": with_rows,
-    }
+    counts = class_counts(split.labels, len(split.class_names), allow_empty=True)
+    content = describe_source(split, with_content=False) | {"class_counts": counts, "carved": with_rows}
     if with_rows:
         content["rows"] = split.source_rows
         if isinstance(split, LabeledImages) and split.files:
@@ -75,12 +70,10 @@ def describe_source(full: ImageSplit, with_content: bool = True) -> dict[str, An
 
 
 def _content(full: LabeledImages) -> str | None:
-    digest = hashlib.sha256()
     if full.files:
         names = relative_names(full.files)
-        for row in full.source_rows:
-            digest.update(f"{names[row]} {os.path.getsize(full.files[row])}\n".encode())
-        return digest.hexdigest()
+        lines = [f"{names[row]} {os.path.getsize(full.files[row])}\n" for row in full.source_rows]
+        return hashlib.sha256("".join(lines).encode()).hexdigest()
     column = full.encoded.data.column(full.image_column)
     if not pa.types.is_struct(column.type):
         return None
@@ -88,8 +81,8 @@ def _content(full: LabeledImages) -> str | None:
     sizes = pc.fill_null(pc.cast(pc.binary_length(pc.struct_field(column, "bytes")), "int64"), -1).to_numpy()
     # Private, as `datasets` shows which rows of `data` it selects nowhere else, save by reading all of them.
     indices = full.encoded._indices
-    digest.update((sizes if indices is None else sizes[indices.column(0).to_numpy()]).tobytes())
-    return digest.hexdigest()
+    selected = sizes if indices is None else sizes[indices.column(0).to_numpy()]
+    return hashlib.sha256(selected.tobytes()).hexdigest()
 
 
 def same_labels(full: ImageSplit, source: dict[str, Any]) -> bool:
@@ -110,11 +103,9 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 def public_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
     """A manifest without the names of files."""
-    splits = {
-        name: content and {key: value for key, value in content.items() if key != "files"}
-        for name, content in manifest["splits"].items()
-    }
-    return manifest | {"splits": splits}
+    splits = manifest["splits"].items()
+    nameless = {role: split and {key: split[key] for key in split if key != "files"} for role, split in splits}
+    return manifest | {"splits": nameless}
 
 
 def select_again(full: ImageSplit, manifest: dict[str, Any], role: str) -> ImageSplit:

@@ -19,6 +19,7 @@ from .batched_geometry import happens, uniform
 _FILL = 128.0
 _AUTO = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
 _RAND = v2.RandAugment(num_ops=2, magnitude=9)
+# Private, as torchvision gives the ranges of the operations in no other way, and PIL's views draw from the same.
 _SPACE = {"Identity": (lambda *_: None, False), **_RAND._AUGMENTATION_SPACE, **_AUTO._AUGMENTATION_SPACE}
 OPERATIONS = list(_SPACE)  # an operation of a policy is its place in this list
 _KIND = {name: kind for kind, name in enumerate(OPERATIONS)}
@@ -270,6 +271,7 @@ def _signed(kind: Tensor, magnitude: Tensor, generator: Generator) -> Tensor:
 @lru_cache(maxsize=64)
 def _policy(size: int) -> tuple[Tensor, Tensor, Tensor]:
     """Kind, probability and magnitude `(25, 2)` of torchvision's CIFAR-10 policy."""
+    # Private, as torchvision has the policy in no other place.
     names, chances, indices = zip(*chain(*_AUTO._policies), strict=True)
     magnitudes = [_magnitude(name, 10, index, size) for name, index in zip(names, indices, strict=True)]
     kinds = torch.tensor([_KIND[name] for name in names]).view(-1, 2)
