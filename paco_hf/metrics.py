@@ -7,11 +7,8 @@ import numpy as np
 
 MANY_SHOT, FEW_SHOT = 100, 20  # many-shot classes have more training images than this, few-shot classes fewer
 GROUPS = ("many", "medium", "few")
-GROUP_SIZES = {
-    "many": f"more than {MANY_SHOT} images",
-    "medium": f"{FEW_SHOT} to {MANY_SHOT}",
-    "few": f"fewer than {FEW_SHOT}",
-}
+_SIZES = (f"more than {MANY_SHOT} images", f"{FEW_SHOT} to {MANY_SHOT}", f"fewer than {FEW_SHOT}")
+GROUP_SIZES = dict(zip(GROUPS, _SIZES, strict=True))
 GROUPS_TEXT = f"many (> {MANY_SHOT}), medium ({FEW_SHOT} to {MANY_SHOT}), few (< {FEW_SHOT})"
 
 
@@ -50,12 +47,19 @@ def shots(counts: Sequence[int]) -> tuple[int, int, int]:
     return many, medium, few
 
 
-def _by_group(
-    counts: np.ndarray, many: int, few: int, score: Callable[[np.ndarray], float]
-) -> dict[str, float | None]:
-    """A score of the entries of each group, `None` where the group is empty."""
-    group = shot_group(counts, many, few)
+def by_group(group: np.ndarray, score: Callable[[np.ndarray], float]) -> dict[str, float | None]:
+    """A score of the entries of each [`shot_group`], `None` where the group is empty."""
     return {name: score(group == i) if (group == i).any() else None for i, name in enumerate(GROUPS)}
+
+
+def _by_class(ids: np.ndarray, values: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """The mean of the images' values for each class, NaN where it has no image; and by group and by class, for a
+    result."""
+    total = np.bincount(ids, minlength=group.size)
+    mean = np.bincount(ids, values, minlength=group.size) / np.where(total > 0, total, np.nan)
+    present = total > 0
+    groups = by_group(group[present], lambda entries: float(mean[present][entries].mean()))
+    return mean, {**groups, "per_class": [None if np.isnan(value) else value for value in mean.tolist()]}
 
 
 def long_tailed_accuracy(
@@ -94,19 +98,14 @@ def long_tailed_accuracy(
                 f"to {ids.max()}"
             )
 
-    total = np.bincount(true, minlength=counts.size)
-    right = np.bincount(true[predicted == true], minlength=counts.size)
-    present = total > 0
-    accuracy = right[present] / total[present]
-    per_class = [float(r / t) if t else None for r, t in zip(right, total, strict=True)]
-    worst = int(accuracy.argmin())
+    accuracy, details = _by_class(true, predicted == true, shot_group(counts, many, few))
+    present, worst = accuracy[~np.isnan(accuracy)], int(np.nanargmin(accuracy))
     return {
         "accuracy": float((predicted == true).mean()),
-        "balanced_accuracy": float(accuracy.mean()),
-        **_by_group(counts[present], many, few, lambda group: float(accuracy[group].mean())),
-        "per_class": per_class,
-        "worst_class": {"class": int(np.flatnonzero(present)[worst]), "accuracy": float(accuracy[worst])},
-        **classwise_means(accuracy),
+        "balanced_accuracy": float(present.mean()),
+        **details,
+        "worst_class": {"class": worst, "accuracy": float(accuracy[worst])},
+        **classwise_means(present),
     }
 
 
@@ -185,7 +184,7 @@ def expected_calibration_error(
                 f"class_counts must have one entry for each of the {classes} columns of probabilities, got shape "
                 f"{counts.shape}: pass the training images of every class, 0 where it has none"
             )
-        result |= _by_group(counts[true], many, few, calibration_error)
+        result |= by_group(shot_group(counts[true], many, few), calibration_error)
     return result
 
 
@@ -207,10 +206,10 @@ def _check_probabilities(rows: np.ndarray) -> None:
     """Raises `ValueError` with the first row that has NaN, a negative value or another sum than 1."""
     total = rows.sum(axis=1, dtype=np.float64)
     lowest = rows.min(axis=1)
-    wrong = ~((lowest >= 0) & (np.abs(total - 1) <= 0.01))
-    if not wrong.any():
+    valid = (lowest >= 0) & (np.abs(total - 1) <= 0.01)
+    if valid.all():
         return
-    row = int(wrong.argmax())
+    row = int(valid.argmin())
     if np.isnan(rows[row]).any():
         raise ValueError(
             f"probabilities must be numbers, got NaN in row {row}: leave such rows out, or look for the cause in the "
@@ -284,23 +283,19 @@ def retrieval_precision(
         part = slice(start, start + chunk)
         similarity = unit_rows(queries[part]) @ targets
         if gallery is None:
-            similarity[np.arange(len(similarity)), np.arange(start, start + len(similarity))] = -np.inf
+            np.fill_diagonal(similarity[:, start:], -np.inf)
         # Stable, so that ties do not depend on the machine.
         nearest = np.argsort(-similarity, axis=1, kind="stable")[:, :k]
         right = np.cumsum(classes[nearest] == true[part, None], axis=1)
-        n = wanted[part]
-        precision[part] = np.where(n > 0, right[np.arange(len(n)), np.maximum(n, 1) - 1] / np.maximum(n, 1), 0)
+        n = np.maximum(wanted[part], 1)
+        precision[part] = right[np.arange(len(n)), n - 1] / n
 
     counted = wanted > 0
-    total = np.bincount(true[counted], minlength=counts.size)
-    summed = np.bincount(true[counted], precision[counted], minlength=counts.size)
-    present = total > 0
-    mean = summed[present] / total[present]
+    mean, details = _by_class(true[counted], precision[counted], shot_group(counts, many, few))
     return {
         "precision": float(precision[counted].mean()),
-        "balanced_precision": float(mean.mean()),
-        **_by_group(counts[present], many, few, lambda group: float(mean[group].mean())),
-        "per_class": [float(s / t) if t else None for s, t in zip(summed, total, strict=True)],
+        "balanced_precision": float(mean[~np.isnan(mean)].mean()),
+        **details,
         "images": int(counted.sum()),
     }
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics import GROUPS, confidence_bins, shot_group
+from ..metrics import GROUPS, by_group, confidence_bins, shot_group
 from .intervals import bootstrap, class_intervals, class_means, widen_ends
 from .priors import log_frequencies, scores_under_priors, softmax
 
@@ -107,7 +107,11 @@ class _ScoredSplit:
     ) -> None:
         self.true, self.classes = true, logits.shape[1]
         self.counts = None if class_counts is None else np.asarray(class_counts)
+        self.train_images = [None] * self.classes if self.counts is None else self.counts.tolist()
         self.group = None if self.counts is None else shot_group(self.counts)
+        self.rows: dict[str, np.ndarray] = {}
+        if self.group is not None:
+            self.rows = {name: self.group[true] == i for i, name in enumerate(GROUPS)}
         self.predicted = logits.argmax(axis=1)
         self.images = np.bincount(true, minlength=self.classes)
         self.right = (self.predicted == true).astype(np.float64)
@@ -141,11 +145,7 @@ class _ScoredSplit:
         accuracy = accuracy[present]
         means: dict[str, float | None] = dict.fromkeys(GROUPS)
         if self.group is not None:
-            group = self.group[present]
-            means = {
-                name: float(accuracy[group == i].mean()) if (group == i).any() else None
-                for i, name in enumerate(GROUPS)
-            }
+            means = by_group(self.group[present], lambda entries: float(accuracy[entries].mean()))
         weight = self.weight[rows]
         many, few = means["many"], means["few"]
         return {
@@ -182,60 +182,46 @@ class _ScoredSplit:
         return float(np.quantile(drawn, (1 + level) / 2))
 
     def per_class(self) -> list[dict[str, Any]]:
-        predicted = np.bincount(self.predicted, minlength=self.classes)
-        return [
+        return _rows(
             {
-                "class": c,
-                "train_images": None if self.counts is None else int(self.counts[c]),
-                "test_images": int(self.images[c]),
-                "accuracy": None if self.images[c] == 0 else float(self.accuracy[c]),
-                "predicted": int(predicted[c]),
+                "class": range(self.classes),
+                "train_images": self.train_images,
+                "test_images": self.images,
+                "accuracy": [None if np.isnan(value) else value for value in self.accuracy.tolist()],
+                "predicted": np.bincount(self.predicted, minlength=self.classes),
             }
-            for c in range(self.classes)
-        ]
+        )
 
     def reliability(self, probabilities: np.ndarray) -> dict[str, Any]:
         """Confidence against accuracy in 15 bins of equal width, overall and for the images of each group, which
         count as their weights say."""
-        parts: dict[str, np.ndarray | None] = {"overall": np.ones(len(self.true), dtype=bool)}
-        for i, name in enumerate(GROUPS):
-            parts[name] = None if self.group is None else self.group[self.true] == i
         right, confidence = probabilities.argmax(axis=1) == self.true, probabilities.max(axis=1)
-        return {
-            name: None
-            if rows is None or not rows.any()
-            else _reliability(right[rows], confidence[rows], self.weight[rows])
+        parts = {"overall": np.ones(len(self.true), dtype=bool), **self.rows}
+        return dict.fromkeys(("overall", *GROUPS)) | {
+            name: _reliability(right[rows], confidence[rows], self.weight[rows])
             for name, rows in parts.items()
+            if rows.any()
         }
 
     def group_confusions(self) -> dict[str, Any] | None:
         """Of each true group's images: the share predicted as a class of each group, and the share predicted right."""
         if self.group is None:
             return None
-        rows = [self.group[self.true] == i for i in range(len(GROUPS))]
-        predicted = self.group[self.predicted]
+        predicted, rows = self.group[self.predicted], self.rows.values()
         return {
             "names": list(GROUPS),
-            "share": [
-                [float((predicted[r] == j).mean()) for j in range(len(GROUPS))] if r.any() else None for r in rows
-            ],
+            "share": [[float((predicted[r] == j).mean()) for j in range(3)] if r.any() else None for r in rows],
             "right": [float(self.right[r].mean()) if r.any() else None for r in rows],
         }
 
     def confusions(self, wrong: np.ndarray) -> list[dict[str, Any]]:
         """The most frequent mistakes among `wrong` images, as a share of the true class's images."""
         pairs, times = np.unique(np.stack([self.true[wrong], self.predicted[wrong]]), axis=1, return_counts=True)
+        (true, predicted), share = pairs, times / self.images[pairs[0]]
         # The larger share first, among equals the lower classes.
-        order = np.lexsort((pairs[1], pairs[0], -times / self.images[pairs[0]]))[:_LISTED]
-        return [
-            {
-                "true": int(pairs[0, k]),
-                "predicted": int(pairs[1, k]),
-                "images": int(times[k]),
-                "share": float(times[k] / self.images[pairs[0, k]]),
-            }
-            for k in order
-        ]
+        order = np.lexsort((predicted, true, -share))[:_LISTED]
+        columns = {"true": true, "predicted": predicted, "images": times, "share": share}
+        return _rows({name: values[order] for name, values in columns.items()})
 
     def tail_to_head(self) -> list[dict[str, Any]] | None:
         """[`confusions`] towards a class that has at least ten times as many training images."""
@@ -251,23 +237,23 @@ class _ScoredSplit:
         for c in present[np.argsort(self.accuracy[present], kind="stable")][:_WORST_CLASSES]:
             mistakes = np.flatnonzero((self.true == c) & (self.predicted != c))
             surest = mistakes[np.argsort(-self.confidence[mistakes], kind="stable")][:_EXAMPLES]
+            examples = {"row": surest, "predicted": self.predicted[surest], "confidence": self.confidence[surest]}
             result.append(
                 {
                     "class": int(c),
                     "accuracy": float(self.accuracy[c]),
-                    "train_images": None if self.counts is None else int(self.counts[c]),
+                    "train_images": self.train_images[c],
                     "test_images": int(self.images[c]),
-                    "examples": [
-                        {
-                            "row": int(row),
-                            "predicted": int(self.predicted[row]),
-                            "confidence": float(self.confidence[row]),
-                        }
-                        for row in surest
-                    ],
+                    "examples": _rows(examples),
                 }
             )
         return result
+
+
+def _rows(columns: dict[str, Any]) -> list[dict[str, Any]]:
+    """A table of plain numbers, row by row."""
+    values = zip(*(np.asarray(column).tolist() for column in columns.values()), strict=True)
+    return [dict(zip(columns, row, strict=True)) for row in values]
 
 
 def _calibration_error(bins: np.ndarray, gap: np.ndarray, weight: np.ndarray) -> float:
@@ -280,19 +266,16 @@ def _reliability(right: np.ndarray, confidence: np.ndarray, weight: np.ndarray) 
     bins = confidence_bins(confidence, BINS)
 
     def means(rows: np.ndarray) -> dict[str, Any]:
-        values = {"confidence": confidence[rows], "accuracy": right[rows]}
-        if not rows.any():
+        values, images = {"confidence": confidence, "accuracy": right}, int(rows.sum())
+        if not images:
             return {"images": 0, **dict.fromkeys(values)}
-        return {
-            "images": int(rows.sum()),
-            **{k: float(np.average(v.astype(np.float64), weights=weight[rows])) for k, v in values.items()},
-        }
+        means = {k: float(np.average(v[rows].astype(np.float64), weights=weight[rows])) for k, v in values.items()}
+        return {"images": images, **means}
 
     overall = means(np.ones(len(right), dtype=bool))
     return {
-        "images": overall["images"],
+        "images": overall.pop("images"),
         "ece": _calibration_error(bins, right - confidence.astype(np.float64), weight),
-        "confidence": overall["confidence"],
-        "accuracy": overall["accuracy"],
+        **overall,
         "bins": [{"low": b / BINS, "high": (b + 1) / BINS, **means(bins == b)} for b in range(BINS)],
     }

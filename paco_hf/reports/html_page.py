@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 from PIL import Image
 
@@ -22,10 +22,10 @@ _VARIABLES = {INK: "ink", RULE: "rule", **{color: f"series-{i}" for i, color in 
 
 
 def templates() -> Environment:
-    """The package's templates; everything that is put into them is escaped."""
+    """The package's templates; everything that is put into the HTML ones is escaped."""
     environment = Environment(
         loader=PackageLoader("paco_hf"),
-        autoescape=True,
+        autoescape=select_autoescape(),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

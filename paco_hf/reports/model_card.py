@@ -4,7 +4,6 @@ Figures come from `metrics.json`, which only an evaluation writes; those of othe
 """
 
 from collections.abc import Iterator, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +14,15 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from ..arguments.parser import resolved_recipe
 from ..arguments.recipes import read_recipe, recipe_names
 from ..data.published import BENCHMARKS
-from ..losses.specs import loss_spec
-from ..metrics import FEW_SHOT, GROUPS, HEADLINE, MANY_SHOT, TITLES
+from ..metrics import FEW_SHOT, HEADLINE, MANY_SHOT, TITLES, shots
 from ..models.backbones import timm_defaults
 from ..runs.layout import CARD_NAME, FIGURE_NAMES, RESULTS_NAME
 from ..runs.redaction import public_settings
 from ..utils.files import write_text
 from . import model_card_text as text
+from .html_page import templates
 from .plots import CAPTIONS, figures
 from .run_summary import Subject, read_subject
-
-TEMPLATE = resources.files("paco_hf") / "templates" / "model_card.md"
 
 
 def write_card(
@@ -97,10 +94,13 @@ def recipe_cards(root: str | Path) -> Iterator[tuple[Path, str]]:
 
 
 def render(subject: Subject, license: str = "unknown", drawn: Sequence[str] = ()) -> ModelCard:
-    """The card, its metadata included; `drawn` are files of [`paco_hf.reports.plots`] that lie beside it."""
-    book, conversion = subject.recipe, subject.conversion
-    reported = book.reported if book else None
-    scores = subject.scores
+    """The card, its metadata included.
+
+    Args:
+        subject ([`Subject`]): what it is about.
+        license (`str`, *optional*, defaults to `"unknown"`): the Hub's identifier of the weights' licence.
+        drawn (sequence of `str`, *optional*): files of [`paco_hf.reports.plots`] that lie beside the card.
+    """
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
@@ -112,42 +112,31 @@ def render(subject: Subject, license: str = "unknown", drawn: Sequence[str] = ()
         model_name=subject.title,
         eval_results=_legacy_results(subject) or None,
     )
-    backbone = subject.config.backbone if subject.config else subject.settings.get("backbone", "")
-    return ModelCard.from_template(
-        data,
-        template_str=TEMPLATE.read_text(encoding="utf-8"),
-        title=subject.title,
-        has_weights=subject.config is not None,
-        recipe=book.name if book else None,
-        repo=subject.repo,
-        about=text.about(subject),
-        facts=text.facts(subject, backbone),
-        in_timm=not str(backbone).startswith("cifar_"),
-        path_flag=text.path_flag(subject.settings),
-        convertible=bool(book and book.row and not book.ensemble),
-        ensemble=book.ensemble if book else None,
-        results=text.result_rows(subject),
-        empty_groups=scores is not None and any(scores[group] is None for group in GROUPS),
-        titles=[TITLES[name].short for name in HEADLINE],
-        many_shot=MANY_SHOT,
-        few_shot=FEW_SHOT,
-        scored=text.scored_images(subject),
-        selection=text.selection(subject),
-        warning=text.guessing(scores, text.images_scored(subject)) if scores else None,
-        reported=reported,
-        data=text.training_data(subject),
-        figures={name: CAPTIONS[name] for name in drawn},
-        evaluation=text.evaluation(subject),
-        prior=subject.config is not None and subject.config.inference_prior is not None,
-        balanced=subject.config is None or subject.config.balanced_logits,
-        conversion=conversion,
-        command=text.command(subject),
-        changes=text.changes(subject),
-        settings=[] if conversion or (book and book.ensemble) else text.shown_settings(subject),
-        cost=text.cost(subject),
-        limits=text.limits(subject, license),
-        generalized=subject.loss is not None and loss_spec(subject.loss).reference == "gpaco",
+    counts, (scored, images) = text.training_counts(subject), text.scored_images(subject)
+    content = (
+        templates()
+        .get_template("model_card.md")
+        .render(
+            card_data=data.to_yaml(),
+            subject=subject,
+            headline=HEADLINE,
+            titles=TITLES,
+            many_shot=MANY_SHOT,
+            few_shot=FEW_SHOT,
+            in_timm=not subject.backbone.startswith("cifar_"),
+            path_flag=text.path_flag(subject.settings),
+            scored=scored,
+            scored_dataset=text.scored_dataset(subject),
+            warning=text.guessing(subject.scores, images) if subject.scores else None,
+            counts=counts,
+            groups=shots(counts) if counts else None,
+            figures={name: CAPTIONS[name] for name in drawn},
+            changes=text.changes(subject),
+            shown_settings=text.shown_settings(subject),
+            limits=text.limits(subject, license),
+        )
     )
+    return ModelCard(content)
 
 
 def eval_results(subject: Subject) -> str | None:
@@ -160,7 +149,7 @@ def eval_results(subject: Subject) -> str | None:
         task_id="image-classification",
         value=round(test["accuracy"], 6),
         date=subject.record.get("finished"),
-        notes=f"top-1 on {text.scored_images(subject)}; measured by paco_hf",
+        notes=f"top-1 on {text.scored_images(subject)[0]}; measured by paco_hf",
     )
     return yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
 
@@ -182,11 +171,8 @@ def _base_model(settings: dict[str, Any]) -> str | None:
     defaults = timm_defaults(name)
     if defaults is None or not defaults.hf_hub_id:
         return None
-    return (
-        f"{defaults.hf_hub_id}{timm.get_arch_name(name)}.{defaults.tag}"
-        if defaults.hf_hub_id.endswith("/")
-        else (str(defaults.hf_hub_id))
-    )
+    hub_id = str(defaults.hf_hub_id)
+    return f"{hub_id}{timm.get_arch_name(name)}.{defaults.tag}" if hub_id.endswith("/") else hub_id
 
 
 def _legacy_results(subject: Subject) -> list[EvalResult]:

@@ -24,31 +24,16 @@ SERIES = ("#1f6aa5", "#b4531a", "#2f7d4f", "#7a4fa3", "#a8325a", "#0f7c82", "#77
 GROUP_COLORS = {"overall": INK, "many": SERIES[0], "medium": SERIES[2], "few": SERIES[1]}
 
 _STYLE: dict[Any, Any] = {
-    "text.color": INK,
-    "text.parse_math": False,
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-    "xtick.color": RULE,
-    "ytick.color": RULE,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "legend.frameon": False,
-    "legend.fontsize": 9,
-    "svg.fonttype": "none",
-    "svg.hashsalt": "paco_hf",
+    **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), RULE),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon", "text.parse_math"), False),
+    **{"axes.titlesize": 10, "axes.titlelocation": "left", "legend.fontsize": 9},
+    **{"svg.fonttype": "none", "svg.hashsalt": "paco_hf"},
 }
 
 
 def _figure(
-    file: str | Path | TextIO,
-    draw: Callable[..., None],
-    rows: int = 1,
-    columns: int = 1,
-    height: float = 3,
+    file: str | Path | TextIO, draw: Callable[..., None], rows: int = 1, columns: int = 1, height: float = 3
 ) -> None:
     """Draws on the axes and writes the figure: to a file, or as SVG to an open one."""
     import matplotlib  # takes a second, which only what draws should wait for
@@ -120,23 +105,17 @@ def plot_accuracy(per_class: Sequence[float | None], counts: Sequence[int], file
     """
     pairs = [(n, 100 * a) for n, a in zip(counts, per_class, strict=True) if a is not None]
     groups = {"many": (MANY_SHOT + 1, max(counts)), "medium": (FEW_SHOT, MANY_SHOT), "few": (0, FEW_SHOT - 1)}
-    crowded = len(pairs) > 500
+    style = {"markersize": 2.5, "alpha": 0.4} if len(pairs) > 500 else {"markersize": 4, "alpha": 0.75}
 
     def draw(axes: Any) -> None:
         for name, (low, high) in groups.items():
             inside = [(n, accuracy) for n, accuracy in pairs if low <= n <= high]
             if not inside:
                 continue
-            mean = sum(accuracy for _, accuracy in inside) / len(inside)
-            style = {"markersize": 2.5, "alpha": 0.4} if crowded else {"markersize": 4, "alpha": 0.75}
-            axes.plot(*zip(*inside, strict=True), "o", color=GROUP_COLORS[name], markeredgewidth=0, **style)
-            axes.plot(
-                [max(low, min(counts)), min(high, max(counts))],
-                [mean] * 2,
-                color=GROUP_COLORS[name],
-                linewidth=2.5,
-                label=f"mean of {name}: {mean:.1f} %",
-            )
+            mean, color = sum(accuracy for _, accuracy in inside) / len(inside), GROUP_COLORS[name]
+            axes.plot(*zip(*inside, strict=True), "o", color=color, markeredgewidth=0, **style)
+            ends = [max(low, min(counts)), min(high, max(counts))]
+            axes.plot(ends, [mean] * 2, color=color, linewidth=2.5, label=f"mean of {name}: {mean:.1f} %")
         _count_axis(axes, "x", counts)
         axes.set(xlabel="training images of the class", ylabel="accuracy, %", ylim=(-3, 103))
         _legend(axes)
@@ -150,8 +129,8 @@ def _epoch_line(axes: Any, points: Sequence[tuple[float, float]], **style: Any) 
     axes.plot(epochs, values, marker="o" if len(set(epochs)) == 1 else None, **style)
 
 
-def _epoch_axis(axes: Any) -> None:
-    axes.set_xlabel("epoch")
+def _epoch_axis(axes: Any, label: str) -> None:
+    axes.set(xlabel="epoch", ylabel=label)
     _whole_numbers(axes)
     epochs = {epoch for line in axes.lines for epoch in line.get_xdata()}
     if len(epochs) == 1:
@@ -170,24 +149,20 @@ def plot_training(log: Sequence[dict[str, Any]], file: str | Path | TextIO) -> N
     validated = any("eval_accuracy" in entry for entry in log)
     score = "balanced_accuracy" if any("eval_balanced_accuracy" in entry for entry in log) else "accuracy"
 
-    def draw_line(axes: Any, key: str, factor: float = 1, **style: Any) -> None:
-        points = [(entry["epoch"], factor * entry[key]) for entry in log if key in entry]
-        if points:
-            _epoch_line(axes, points, **style)
+    def draw_lines(axes: Any, label: str, factor: float, lines: dict[str, dict[str, str]]) -> None:
+        for key, style in lines.items():
+            if points := [(entry["epoch"], factor * entry[key]) for entry in log if key in entry]:
+                _epoch_line(axes, points, **style)
+        _epoch_axis(axes, label)
+        _legend(axes)
 
     def draw(axes: Any, below: Any = None) -> None:
-        for key, label in (("loss", "loss"), ("class_loss", "class part"), ("contrast_loss", "contrast part")):
-            draw_line(axes, key, label=label)
-        axes.set_ylabel("training loss")
-        _epoch_axis(axes)
-        _legend(axes)
+        parts = {"loss": "loss", "class_loss": "class part", "contrast_loss": "contrast part"}
+        draw_lines(axes, "training loss", 1, {key: {"label": label} for key, label in parts.items()})
         if validated:
-            draw_line(below, f"eval_{score}", 100, label=TITLES[score].short, color=INK)
-            for group in GROUPS:
-                draw_line(below, f"eval_{group}", 100, label=group, color=GROUP_COLORS[group])
-            below.set_ylabel(_accuracy_label(score))
-            _epoch_axis(below)
-            _legend(below)
+            lines = {f"eval_{score}": {"label": TITLES[score].short, "color": INK}}
+            lines |= {f"eval_{group}": {"label": group, "color": GROUP_COLORS[group]} for group in GROUPS}
+            draw_lines(below, _accuracy_label(score), 100, lines)
 
     _figure(file, draw, 2 if validated else 1)
 
@@ -221,8 +196,7 @@ def plot_curves(runs: Sequence[Mapping[str, Any]], file: str | Path | TextIO) ->
                     label=None if index in labeled else run["group"],
                 )
                 labeled.add(index)
-            axes.set_ylabel("training loss" if key == "loss" else _accuracy_label(score))
-            _epoch_axis(axes)
+            _epoch_axis(axes, "training loss" if key == "loss" else _accuracy_label(score))
         _legend(panels[0], columns)
 
     rows = 2 if validated else 1
@@ -293,10 +267,8 @@ def plot_priors(rows: Sequence[Mapping[str, Any]], file: str | Path | TextIO) ->
         axes.set_xticks(range(len(order)), [f"{row['ratio']:g}" for row in order])
         for place in (i for i, row in enumerate(order) if row["direction"] == "uniform"):
             axes.axvline(place, color=RULE, linewidth=0.8, linestyle=":")
-        axes.set(
-            xlabel="forward (as in training)  ←  most to least frequent class  →  backward",
-            ylabel="accuracy, %",
-        )
+        axes.set_xlabel("forward (as in training)  ←  most to least frequent class  →  backward")
+        axes.set_ylabel("accuracy, %")
         _legend(axes)
 
     _figure(file, draw)

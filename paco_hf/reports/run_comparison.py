@@ -76,14 +76,11 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
         notes.append("Which images a run was scored on is not recorded for all: data set and number were compared.")
     if any(test["split"] == "validation" for test in tests):
         notes.append("Runs without a test split are scored on the validation images that their model was selected on.")
-    compared = {setting: [_value(group[0], setting) for group in groups] for setting in settings}
-    for run in runs:
-        del run["settings"]
     return {
         "sections": sections,
         "groups": [group[0]["group"] for group in groups],
-        "settings": compared,
-        "runs": runs,
+        "settings": {setting: [_value(group[0], setting) for group in groups] for setting in settings},
+        "runs": [{key: value for key, value in run.items() if key != "settings"} for run in runs],
         "notes": notes,
     }
 
@@ -100,8 +97,7 @@ def _read_run(run: RunFolder, notes: list[str]) -> dict[str, Any]:
         "dataset": record.get("dataset") or run.settings.get("dataset"),
         "split": split,
         "name": scored.get("name") or split,
-        "images": scored.get("images"),
-        "selection": scored.get("selection"),
+        **{key: scored.get(key) for key in ("images", "selection")},
     }
     evaluation, calibrated = _evaluation(run, test, scores["accuracy"], notes)
     seconds = training.get("seconds")
@@ -117,14 +113,11 @@ def _read_run(run: RunFolder, notes: list[str]) -> dict[str, Any]:
         **{key: training.get(key) for key in ("hardware", "processes", "precision")},
         "train_images": data.get("train", {}).get("images"),
         "finished": record.get("finished"),
-        "loss": _curve(run, "loss"),
-        "accuracy": _curve(run, "eval_accuracy"),
-        "balanced_accuracy": _curve(run, "eval_balanced_accuracy"),
+        **{
+            key.removeprefix("eval_"): [(e["epoch"], e[key]) for e in run.log if {"epoch", key} <= e.keys()]
+            for key in ("loss", "eval_accuracy", "eval_balanced_accuracy")
+        },
     }
-
-
-def _curve(run: RunFolder, key: str) -> list[tuple[float, float]]:
-    return [(entry["epoch"], entry[key]) for entry in run.log if {"epoch", key} <= entry.keys()]
 
 
 def _settings(run: RunFolder) -> dict[str, Any]:
@@ -209,11 +202,8 @@ def _spread(values: list[float | None]) -> dict[str, Any] | None:
     known = [value for value in values if value is not None]
     if len(known) < len(values):
         return None
-    return {
-        "mean": statistics.fmean(known),
-        "sd": statistics.stdev(known) if len(known) > 1 else None,
-        "values": known,
-    }
+    sd = statistics.stdev(known) if len(known) > 1 else None
+    return {"mean": statistics.fmean(known), "sd": sd, "values": known}
 
 
 def _summary(group: list[dict[str, Any]], differing: list[str]) -> dict[str, Any]:

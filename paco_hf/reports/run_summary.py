@@ -7,7 +7,7 @@ from typing import Any
 
 from ..arguments.recipes import Recipe, read_recipe
 from ..data.published import BENCHMARKS, Benchmark
-from ..losses.specs import DEFAULT_LOSS, loss_spec
+from ..losses.specs import DEFAULT_LOSS, LossSpec, loss_spec
 from ..models.configuration_paco import PaCoConfig
 from ..runs.folder import RunFolder
 from ..runs.layout import METRICS_NAME
@@ -41,9 +41,12 @@ class Subject:
         return self.conversion.get("method") or self.settings.get("loss")
 
     @property
-    def method(self) -> str | None:
-        """What the loss is called."""
-        return loss_spec(self.loss).title if self.loss else None
+    def spec(self) -> LossSpec | None:
+        return loss_spec(self.loss) if self.loss else None
+
+    @property
+    def backbone(self) -> str:
+        return str(self.config.backbone if self.config else self.settings.get("backbone", ""))
 
     @property
     def scores(self) -> dict[str, Any] | None:

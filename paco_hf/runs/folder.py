@@ -17,18 +17,7 @@ from ..data.split_manifest import SPLITS_NAME
 from ..models.lora import ADAPTER_FOLDER
 from ..models.modeling_paco import CODE_FILES
 from ..utils.files import read_mapping, read_text
-from .layout import (
-    CARD_NAME,
-    CONVERSION_NAME,
-    EVALUATION_FOLDER,
-    EVALUATION_NAME,
-    LOG_NAME,
-    METRICS_NAME,
-    RECIPE_NAME,
-    RUN_FILES,
-    RUN_NAME,
-    STAGING,
-)
+from . import layout
 from .redaction import public_settings
 from .resume_points import list_checkpoints
 
@@ -56,12 +45,12 @@ class RunFolder:
         """The folder of the run: of a checkpoint the one that it lies in, else the folder itself."""
         folder = self.path.resolve()
         is_checkpoint = re.fullmatch(r"checkpoint-\d+", folder.name)
-        return folder.parent if is_checkpoint and (folder.parent / RECIPE_NAME).is_file() else self.path
+        return folder.parent if is_checkpoint and (folder.parent / layout.RECIPE_NAME).is_file() else self.path
 
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """`recipe.yaml`: the resolved settings, with paths of the computer."""
-        return read_mapping(self.home / RECIPE_NAME)
+        return read_mapping(self.home / layout.RECIPE_NAME)
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -71,7 +60,7 @@ class RunFolder:
     @cached_property
     def record(self) -> dict[str, Any]:
         """`run.json`: images of each split, hardware, time, versions."""
-        return read_mapping(self.home / RUN_NAME)
+        return read_mapping(self.home / layout.RUN_NAME)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
@@ -81,7 +70,7 @@ class RunFolder:
     @cached_property
     def log(self) -> list[dict[str, Any]]:
         """`log.jsonl`: the entries of the training log."""
-        path = self.home / LOG_NAME
+        path = self.home / layout.LOG_NAME
         entries = []
         for line, text in enumerate(read_text(path).splitlines() if path.is_file() else (), 1):
             try:
@@ -101,7 +90,7 @@ class RunFolder:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """`metrics.json`: scores of `test` and `validation`, the steps of the model."""
-        return read_mapping(self.path / METRICS_NAME, advice="remove it to score the run anew")
+        return read_mapping(self.path / layout.METRICS_NAME, advice="remove it to score the run anew")
 
     @property
     def scored_split(self) -> str:
@@ -115,12 +104,12 @@ class RunFolder:
 
     @property
     def evaluation_path(self) -> Path:
-        return self.path / EVALUATION_FOLDER / EVALUATION_NAME
+        return self.path / layout.EVALUATION_FOLDER / layout.EVALUATION_NAME
 
     @cached_property
     def conversion(self) -> dict[str, Any]:
         """`conversion.json` of a converted checkpoint."""
-        return read_mapping(self.path / CONVERSION_NAME)
+        return read_mapping(self.path / layout.CONVERSION_NAME)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -130,7 +119,7 @@ class RunFolder:
     @property
     def card(self) -> Path:
         """Where the model card lies, or would lie."""
-        return self.path / CARD_NAME
+        return self.path / layout.CARD_NAME
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -146,7 +135,8 @@ class RunFolder:
 
     def check_finished(self) -> None:
         """Raise `OSError` with the first file that a finished run has and this folder lacks."""
-        for path in (self.path / METRICS_NAME, *(self.home / name for name in (RUN_NAME, RECIPE_NAME, LOG_NAME))):
+        of_run = (self.home / name for name in (layout.RUN_NAME, layout.RECIPE_NAME, layout.LOG_NAME))
+        for path in (self.path / layout.METRICS_NAME, *of_run):
             if not path.is_file():
                 raise OSError(f"{path} is missing: {path.parent} is no folder of a finished run")
 
@@ -162,13 +152,13 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file")
-    if run.resume and (folder / METRICS_NAME).is_file():
+    if run.resume and (folder / layout.METRICS_NAME).is_file():
         metrics = RunFolder(folder).metrics
         changed = changed_settings(folder, run_settings(run, args), only_named=True)
         if changed:
             raise ValueError(
                 f"{folder} is finished, and was made with other settings ({changed}): give another --output_dir, or "
-                f"remove its {METRICS_NAME} to go on from its last checkpoint with the new ones"
+                f"remove its {layout.METRICS_NAME} to go on from its last checkpoint with the new ones"
             )
         return metrics
     empty = not folder.exists() or not any(folder.iterdir())
@@ -181,12 +171,11 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
 
 def clear_run(folder: Path) -> None:
     """Remove what an earlier run left, and nothing else."""
-    for checkpoint in (*list_checkpoints(folder), folder / STAGING):
-        shutil.rmtree(checkpoint, ignore_errors=True)
-    shutil.rmtree(folder / ADAPTER_FOLDER, ignore_errors=True)
-    for evaluated in folder.glob(f"{EVALUATION_FOLDER}*/{EVALUATION_NAME}"):
+    for leftover in (*list_checkpoints(folder), folder / layout.STAGING, folder / ADAPTER_FOLDER):
+        shutil.rmtree(leftover, ignore_errors=True)
+    for evaluated in folder.glob(f"{layout.EVALUATION_FOLDER}*/{layout.EVALUATION_NAME}"):
         shutil.rmtree(evaluated.parent)
-    for pattern in (*RUN_FILES, SPLITS_NAME, *CODE_FILES):
+    for pattern in (*layout.RUN_FILES, SPLITS_NAME, *CODE_FILES):
         for file in (*folder.glob(pattern), *folder.glob(f"{pattern}.*.partial")):
             file.unlink()
 
@@ -195,16 +184,14 @@ def changed_settings(folder: Path, settings: dict[str, Any], only_named: bool = 
     """What differs from the settings that the run in `folder` was started with, as text."""
     before = RunFolder(folder).recipe or settings
     names = settings.keys() if only_named else before.keys() | settings.keys()
-    pairs = {
-        name: tuple(values.get(name, default_setting(name)) for values in (before, settings)) for name in sorted(names)
-    }
     # The global batch follows from others.
     bookkeeping = ("save_", "logging_", "report_to", "dataloader_num_workers", "global_batch_size")
-    return ", ".join(
-        f"{name} {old} -> {new}"
-        for name, (old, new) in pairs.items()
-        if old != new and not name.startswith(bookkeeping)
-    )
+    changes = []
+    for name in sorted(names):
+        old, new = (values.get(name, default_setting(name)) for values in (before, settings))
+        if old != new and not name.startswith(bookkeeping):
+            changes.append(f"{name} {old} -> {new}")
+    return ", ".join(changes)
 
 
 def default_setting(name: str) -> Any:

@@ -36,7 +36,6 @@ def store_temperature(model: str, images: Images, class_names: list[str], **infe
 def update_config(model: str, **fields: Any) -> None:
     """Set fields of the configuration of a checkpoint in a folder."""
     config = PaCoConfig.from_pretrained(model)
-    for name, value in fields.items():
-        setattr(config, name, value)
+    config.update(fields)
     config.check()
     write_text(Path(model) / "config.json", config.to_json_string())
