@@ -21,7 +21,8 @@ NAMES = {
 }
 GONE = {"losses": "ContrastiveLoss ClassificationLoss"}
 CHANGED = (ROOT / "CHANGELOG.md").read_text().split("### Changed")[1]
-SUCCESSORS = dict(re.findall(r"`([\w.]+)`\s+->\s+((?:`[\w.]+`,?\s*)+)", CHANGED))
+MODULES = CHANGED.split("* Data:")[0]
+SUCCESSORS = dict(re.findall(r"`([\w.]+)`\s+->\s+((?:`[\w.]+`,?\s*)+)", MODULES))
 
 
 @pytest.mark.parametrize("module", NAMES)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..evaluation.prior_estimation import MIN_FREQUENCY, estimate_prior
 from ..models.configuration_paco import PaCoConfig
-from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.memory import keep_freed_memory
 from .batches import ImageFiles, image_batches, list_image_files
 from .forward import fast_forward
@@ -50,8 +49,29 @@ def predict(
     model, processor = load_for_inference(model_folder, batch_size, precision)
     if prior is not None:
         model.set_prior(read_prior(prior, model_folder, model.config))
-    names, rankings = model.config.id2label, []
-    for logits in _file_logits(model, processor, files, batch_size, precision):
+    return classify(fast_forward(model, precision), model.config, processor, files, top=top, batch_size=batch_size)
+
+
+def classify(
+    forward: Callable[[Tensor], Tensor],
+    config: PaCoConfig,
+    processor: Any,
+    files: list[Path],
+    *,
+    top: int,
+    batch_size: int,
+) -> list[dict[str, Any]]:
+    """[`predict`] with a model that is loaded.
+
+    Args:
+        forward (callable): images `(B, 3, H, W)` to logits `(B, C)`.
+        config (`PaCoConfig`): names the classes.
+        processor (image processor): prepares the images.
+        files (list of `Path`): image files.
+        top, batch_size (`int`): as those of [`predict`].
+    """
+    names, rankings = config.id2label, []
+    for logits in _file_logits(forward, processor, files, batch_size):
         scores, labels = logits.softmax(-1).topk(min(top, len(names)))
         for row in zip(scores.tolist(), labels.tolist(), strict=True):
             rankings.append([{"label": names[c], "score": s} for s, c in zip(*row, strict=True)])
@@ -59,12 +79,10 @@ def predict(
 
 
 def _file_logits(
-    model: PaCoForImageClassification, processor: Any, files: list[Path], batch_size: int, precision: str
+    forward: Callable[[Tensor], Tensor], processor: Any, files: list[Path], batch_size: int
 ) -> Iterator[Tensor]:
     keep_freed_memory()
-    forward = fast_forward(model, precision)
-    for (pixels,) in image_batches(ImageFiles(files), [processor], batch_size, "classifying"):
-        yield forward(pixels)
+    return (forward(pixels) for (pixels,) in image_batches(ImageFiles(files), [processor], batch_size, "classifying"))
 
 
 def read_prior(prior: str, model_folder: str, config: PaCoConfig) -> list[float] | None:
@@ -134,7 +152,7 @@ def estimate_file_prior(
     model, processor = load_for_inference(model_folder, batch_size, precision)
     # EM starts from probabilities for equally frequent classes, whatever the logits are for.
     model.set_prior([1] * model.config.num_labels)
-    batches = _file_logits(model, processor, files, batch_size, precision)
+    batches = _file_logits(fast_forward(model, precision), processor, files, batch_size)
     probabilities = torch.cat([logits.double().softmax(-1).cpu() for logits in batches]).numpy()
     estimate = estimate_prior(probabilities, resamples=resamples)
     columns = (estimate[key].tolist() for key in ("prior", "low", "high"))
