@@ -1,5 +1,6 @@
 """The module's former place: see [`paco_hf.data.augmentation.transforms`] and [`paco_hf.data.torch_datasets`]."""
 
-from .augmentation.transforms import *  # noqa: F403
-from .samplers import EpochIndex, EpochSampler  # noqa: F401
-from .torch_datasets import EvaluationDataset, ImageCollator, ViewsDataset, WholeImages  # noqa: F401
+from .augmentation.transforms import RAND_AUGMENT_VIEWS, VIEWS, Cutout, FitSquare, GaussianBlur
+from .augmentation.transforms import build_view, rand_augment, view_operations
+from .samplers import EpochIndex, EpochSampler
+from .torch_datasets import EvaluationDataset, ImageCollator, ViewsDataset, WholeImages
