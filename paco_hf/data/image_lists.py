@@ -98,7 +98,7 @@ def parse_list(name: str, content: bytes, dataset: str | None = None) -> ImageLi
     for where, path, label in entries:
         match = re.fullmatch(benchmark.path, path, re.IGNORECASE)
         if match is None:
-            other = _of_path(path, BENCHMARKS)
+            other = _matching_datasets(path, BENCHMARKS)
             hint = f": is this a list of {other[0]}?" if other else ""
             raise ValueError(f"{where}: {path!r} is no path of {dataset}, such as {benchmark.example}{hint}")
         if not 0 <= label < benchmark.num_classes:
@@ -129,13 +129,13 @@ def _guess_dataset(content: bytes) -> str:
         return "inat2018"
     path = text.split("\n", 1)[0].rpartition(" ")[0]
     known = {name: benchmark for name, benchmark in BENCHMARKS.items() if benchmark.needs_list}
-    if fitting := _of_path(path, known):
+    if fitting := _matching_datasets(path, known):
         return fitting[0]
     wanted = ", ".join(benchmark.example for benchmark in known.values())
     raise ValueError(f"its first line, {path[:80]!r}, is no path of a known data set, such as {wanted}")
 
 
-def _of_path(path: str, benchmarks: Mapping[str, Benchmark]) -> list[str]:
+def _matching_datasets(path: str, benchmarks: Mapping[str, Benchmark]) -> list[str]:
     """The data sets that have such paths."""
     return [name for name, b in benchmarks.items() if b.path and re.fullmatch(b.path, path, re.IGNORECASE)]
 
