@@ -1,9 +1,8 @@
-"""What happens beside training: the key encoder's step, the sampler's epoch, the log file, and what the user sees."""
+"""What happens beside training: key encoder's step, sampler's epoch, log file, best weights, and the time it takes."""
 
 import json
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +11,7 @@ from transformers.trainer_callback import ExportableState
 
 from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..runs.layout import LOG_NAME
+from ..utils.files import save_tensors
 
 
 class MethodCallback(TrainerCallback):
@@ -27,20 +27,40 @@ class MethodCallback(TrainerCallback):
         self.save_at_end = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note what the logits will be for, and which parameters the key encoder follows.
+
+        Args:
+            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
+        """
         # What the logits are for changes with the weights, and both are the model's that the trainer was handed.
         self.trainer.model.config.balanced_logits = self.trainer.class_counts is not None
         if isinstance(self.trainer.model, PaCoForContrastiveTraining):
             self.parameters = self.trainer.model.key_and_query_parameters()
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Tell the sampler which epoch it is, also where a resumed training starts within one.
+
+        Args:
+            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
+        """
         if self.trainer.train_sampler is not None:
             self.trainer.train_sampler.set_epoch(state.global_step // self.trainer.updates_per_epoch)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the key encoder.
+
+        Args:
+            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
+        """
         if self.parameters is not None:
             self.trainer.model.update_key_encoder(self.parameters)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Put off the checkpoint of an epoch's last step.
+
+        Args:
+            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
+        """
         # The checkpoint of an epoch's last step comes after the epoch's validation: a run killed between the two would
         # otherwise go on with the next epoch, without it.
         last = control.should_training_stop or state.global_step % self.trainer.updates_per_epoch == 0
@@ -48,6 +68,11 @@ class MethodCallback(TrainerCallback):
             control.should_save, self.save_at_end = False, True
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Save what was put off.
+
+        Args:
+            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
+        """
         if self.save_at_end:
             control.should_save, self.save_at_end = True, False
 
@@ -56,9 +81,19 @@ class LogFileCallback(TrainerCallback):
     """Keeps `log.jsonl`, one JSON object a line; a resumed run cuts it back to its checkpoint first."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the file, or cut it back.
+
+        Args:
+            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
+        """
         self._write(args, state, "w", state.log_history)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Add the newest entry.
+
+        Args:
+            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
+        """
         self._write(args, state, "a", state.log_history[-1:])
 
     def _write(self, args: Any, state: Any, mode: str, entries: list[dict[str, Any]]) -> None:
@@ -67,19 +102,48 @@ class LogFileCallback(TrainerCallback):
                 file.writelines(json.dumps(entry) + "\n" for entry in entries)
 
 
-class OnTrainBegin(TrainerCallback):
-    """Calls a function on the main process once everything is loaded and training is about to begin.
+def selected_file(args: Any, state: Any) -> Path:
+    """The file with the weights of the best score so far.
 
     Args:
-        action (callable): called without arguments.
+        args (`transformers.TrainingArguments`): the folder is their `output_dir`.
+        state (`transformers.TrainerState`): the step is its `best_global_step`.
+
+    Returns:
+        `selected-N.safetensors`, whether it exists or not.
+    """
+    return Path(args.output_dir) / f"selected-{state.best_global_step}.safetensors"
+
+
+class SelectionCallback(TrainerCallback):
+    """Writes the weights after each validation of a training whose score, `args.metric_for_best_model`, is the best.
+
+    Earlier selections stay until the next checkpoint is complete, so that a run killed between the two resumes with
+    the weights that its checkpoint speaks of.
+
+    Args:
+        trainer ([`CheckpointingTrainer`]): its `trained_tensors` are written.
     """
 
-    def __init__(self, action: Callable[[], None]) -> None:
-        self.action = action
+    def __init__(self, trainer: Any) -> None:
+        self.trainer = trainer
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            self.action()
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        """Compare the score with the best one, and write the weights.
+
+        Args:
+            args, state, control, metrics, kwargs: as in [`transformers.TrainerCallback`].
+        """
+        score = (metrics or {}).get(f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}")
+        if score is None or not self.trainer.is_in_train or state.global_step == 0:
+            return
+        sign = 1 if args.greater_is_better else -1
+        # The best metric itself is noted by the base class, after this.
+        best = -math.inf if state.best_metric is None else sign * state.best_metric
+        if sign * score > best:
+            state.best_global_step = state.global_step
+            if args.should_save:
+                save_tensors(self.trainer.trained_tensors(), selected_file(args, state))
 
 
 class TrainingTime(TrainerCallback, ExportableState):
@@ -90,6 +154,11 @@ class TrainingTime(TrainerCallback, ExportableState):
         self.start = time.monotonic()
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take over the seconds of a checkpoint.
+
+        Args:
+            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
+        """
         stored = state.stateful_callbacks.get(type(self).__name__)
         if state.global_step > 0:
             # A checkpoint that kept no time: how long it took is not known.

@@ -100,15 +100,13 @@ def freeze_convolutions(backbone: nn.Module, trainable: str) -> None:
     Raises:
         ValueError: there is no convolution under this name.
     """
-    convolutions = {
-        name: m for name, m in backbone.named_modules() if isinstance(m, nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    }
+    kinds = nn.Conv1d | nn.Conv2d | nn.Conv3d
+    convolutions = {name: module for name, module in backbone.named_modules() if isinstance(module, kinds)}
     kept = {name for name in convolutions if f"{name}.".startswith(f"{trainable}.")}
     if not kept:
         raise ValueError(
             f"trainable_convolutions {trainable!r} names no part of the backbone with convolutions; its last one is "
             f"{next(reversed(convolutions), 'none at all')!r}"
         )
-    for name, convolution in convolutions.items():
-        if name not in kept:
-            convolution.requires_grad_(False)
+    for name in convolutions.keys() - kept:
+        convolutions[name].requires_grad_(False)

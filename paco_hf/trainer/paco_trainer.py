@@ -1,6 +1,5 @@
 """`PaCoTrainer`: PaCo, GPaCo and the baselines on `transformers.Trainer`."""
 
-import copy
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,12 +19,11 @@ from ..models.lora import keep_statistics
 from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.distributed import broadcast_buffers
-from .callbacks import LogFileCallback, MethodCallback, TrainingTime
+from .callbacks import LogFileCallback, MethodCallback, SelectionCallback, TrainingTime
 from .optimizer import freeze_convolutions, optimizer_and_settings
 from .progress import ReadableLines, ReadableProgress
 from .saving import CheckpointingTrainer
 from .schedules import step_factor
-from .selection import SelectionCallback
 from .validation import check_metric, check_training, prior_counts, validation_scores
 
 _VIEWS = ("pixel_values", "key_pixel_values")
@@ -70,7 +68,9 @@ class PaCoTrainer(CheckpointingTrainer):
         evaluates = kwargs.get("eval_dataset") is not None
         if evaluates and "compute_metrics" not in kwargs:
             check_metric(args.metric_for_best_model, model.config)
-        args = _working_copy(args, evaluates)
+        # The arguments as a trainer changes them. Their device is set up by now, once for both.
+        strategy, workers = args.eval_strategy if evaluates else "no", max(args.dataloader_num_workers, 0)
+        args = args.changed(eval_strategy=strategy, dataloader_num_workers=workers)
         model = _training_model(model, args)
         kwargs.setdefault("compute_metrics", self._long_tailed_metrics)
         kwargs.setdefault("preprocess_logits_for_metrics", lambda logits, labels: logits.argmax(-1))
@@ -115,24 +115,24 @@ class PaCoTrainer(CheckpointingTrainer):
         views = {name: inputs[name] for name in _VIEWS[: spec.views] if name in inputs}
         if self.args.channels_last:
             views = {name: view.contiguous(memory_format=torch.channels_last) for name, view in views.items()}
-        if model.training and spec.contrastive:
-            if len(views) < spec.views:
-                raise ValueError(
-                    f"loss {spec.name!r} contrasts two views: the items of the data set need {' and '.join(_VIEWS)}"
-                )
-            outputs = model(**views, labels=labels)
+        contrastive = model.training and spec.contrastive
+        if contrastive and len(views) < spec.views:
+            names = " and ".join(_VIEWS)
+            raise ValueError(f"loss {spec.name!r} contrasts two views: the items of the data set need {names}")
+        outputs = model(**views, labels=labels) if contrastive else model(views["pixel_values"])
+        if contrastive:
             batch = outputs.batch_features
             queue = outputs.features[len(batch) :].detach()
             loss = self.loss((batch, queue), outputs.feature_labels, outputs.logits)
+        elif model.training:
+            loss = self.loss(outputs.logits, labels)
         else:
-            outputs = model(views["pixel_values"])
-            loss = (
-                self.loss(outputs.logits, labels)
-                if model.training
-                else F.cross_entropy(outputs.logits.float(), labels)
-            )
+            loss = F.cross_entropy(outputs.logits.float(), labels)
         if isinstance(loss, LossTerms):
-            loss = self._record(loss)
+            self.loss_parts["class_loss"].append(loss.class_part.detach())
+            self.loss_parts["contrast_loss"].append(loss.contrast_part.detach())
+            self.loss_parts["positives_per_anchor"].append(loss.positive_count.mean().detach())
+            loss = loss.class_part + loss.contrast_part
         return (loss, outputs) if return_outputs else loss
 
     def _keep_statistics(self) -> None:
@@ -152,18 +152,6 @@ class PaCoTrainer(CheckpointingTrainer):
                 "--max_grad_norm 1, a higher --temperature or --precision fp32, and look for images of one value"
             )
         return loss
-
-    def _record(self, terms: LossTerms) -> Tensor:
-        """Keep the terms for the log, and add up the loss."""
-        positives = terms.positive_count.mean()
-        parts = {
-            "class_loss": terms.class_part,
-            "contrast_loss": terms.contrast_part,
-            "positives_per_anchor": positives,
-        }
-        for name, value in parts.items():
-            self.loss_parts[name].append(value.detach())
-        return terms.class_part + terms.contrast_part
 
     def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """As the base class; with a loss also its parts, and how much of the queue is filled, 0 to 1."""
@@ -239,29 +227,13 @@ def _changed(args: PaCoTrainingArguments, name: str, value: Any) -> Iterator[Non
         setattr(args, name, before)
 
 
-def _working_copy(args: PaCoTrainingArguments, evaluates: bool) -> PaCoTrainingArguments:
-    """The arguments as a trainer changes them. Their device is set up by now, once for both."""
-    args = copy.copy(args)
-    args.dataloader_num_workers = max(args.dataloader_num_workers, 0)
-    if not evaluates:
-        args.eval_strategy = "no"
-    return args
-
-
 def _training_model(model: PaCoForImageClassification, args: PaCoTrainingArguments) -> PaCoForImageClassification:
     """The model with what the loss needs around it, sharing its weights, frozen and laid out as `args` say."""
     set_seed(args.seed)
     if args.spec.contrastive and not isinstance(model, PaCoForContrastiveTraining):
-        model = PaCoForContrastiveTraining.from_classifier(
-            model,
-            variant=args.loss,
-            projection_dim=args.projection_dim,
-            queue_size=args.queue_size,
-            key_momentum=args.key_momentum,
-            queue_seed=args.seed,
-            projector=args.projector,
-            gather_batch=args.gather_batch,
-        )
+        names = ("projection_dim", "queue_size", "key_momentum", "projector", "gather_batch")
+        settings = {name: getattr(args, name) for name in names}
+        model = PaCoForContrastiveTraining.from_classifier(model, args.loss, queue_seed=args.seed, **settings)
     if args.trainable_convolutions is not None:
         freeze_convolutions(model.paco.backbone, args.trainable_convolutions)
     return model.to(memory_format=torch.channels_last) if args.channels_last else model

@@ -11,6 +11,11 @@ class ReadableLines(TrainerCallback):
     """Prints a readable line for each log: all that there is to see where there is no terminal."""
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        """Print the entry.
+
+        Args:
+            args, state, control, logs, kwargs: as in [`transformers.TrainerCallback`].
+        """
         line = readable(logs or {}, state)
         if state.is_world_process_zero and line is not None:
             self.write(line)

@@ -1,6 +1,5 @@
 """`CheckpointingTrainer`: checkpoints that are complete or absent, are classifiers, and resume exactly."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ..models.modeling_paco import PaCoForImageClassification
 from ..runs.layout import STAGING
 from ..runs.resume_points import check_checkpoint, list_checkpoints
 from ..utils.files import readable
-from .selection import selected_file
+from .callbacks import selected_file
 
 # Every private method of `transformers.Trainer` that is overridden, all of them here, and why nothing public will do.
 # A test compares their signatures with the installed transformers.
@@ -62,23 +61,23 @@ class CheckpointingTrainer(Trainer):
         Args:
             output_dir (`str`, *optional*): folder (default: `args.output_dir`).
         """
-        output_dir = output_dir or self.args.output_dir
         if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
             if self.adapted and self.staging is not None:
                 # A checkpoint has what is trained; the base it is put on again when training goes on.
-                lora.save_adapter(self.classifier, output_dir)
+                lora.save_adapter(self.classifier, folder)
             else:
-                self.save_classifier(output_dir)
+                self.save_classifier(folder)
             if self.processing_class is not None:
-                self.processing_class.save_pretrained(output_dir)
-            torch.save(self.args, os.path.join(output_dir, "training_args.bin"))
+                self.processing_class.save_pretrained(folder)
+            torch.save(self.args, folder / "training_args.bin")
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
-    def save_classifier(self, folder: str | os.PathLike) -> None:
+    def save_classifier(self, folder: str | Path) -> None:
         """Write the inference model as it is now, adapters merged into it and beside it in `adapter/`."""
         if self.adapted:
-            lora.save_merged(self.classifier, Path(folder))
+            lora.save_merged(self.classifier, folder)
         else:
             self.classifier.save_pretrained(folder)
 
@@ -107,8 +106,7 @@ class CheckpointingTrainer(Trainer):
             if isinstance(self.model, PaCoForContrastiveTraining):
                 self.model.save_training_state(staging / name)
             self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
-            if (root / name).exists():
-                shutil.rmtree(root / name)
+            shutil.rmtree(root / name, ignore_errors=True)
             (staging / name).rename(root / name)
             shutil.rmtree(staging)
             self.remove_old_checkpoints()
@@ -142,8 +140,7 @@ class CheckpointingTrainer(Trainer):
             FloatingPointError: a loss or weights that are not finite.
         """
         if resume_from_checkpoint is True:
-            checkpoints = list_checkpoints(self.args.output_dir)
-            if not checkpoints:
+            if not (checkpoints := list_checkpoints(self.args.output_dir)):
                 raise OSError(f"{self.args.output_dir} has no complete checkpoint to resume from")
             resume_from_checkpoint = str(checkpoints[-1])
         self.resumed_step = 0

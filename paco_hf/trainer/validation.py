@@ -25,12 +25,19 @@ def check_training(
         batched_views (callable, *optional*): what makes views of whole images.
 
     Raises:
-        ValueError: by one of the other functions of this module.
+        ValueError: logits that are calibrated or shifted to a prior, class counts that are lacking or 0, several GPUs
+            for one process, a model in training that is of another loss, or batches that cannot be.
     """
-    check_logits(model.config)
+    if model.config.temperature is not None or model.config.inference_prior is not None:
+        raise ValueError("training works on balanced logits: set the config's temperature and inference_prior to None")
     check_class_counts(args, model.config)
-    check_devices(args)
-    check_variant(args, model)
+    if args.n_gpu > 1:
+        raise ValueError(
+            f"one process sees {args.n_gpu} GPUs, but the queue needs a process a GPU: launch with "
+            f"`paco-hf train --nproc {args.n_gpu}` or `torchrun`, or set CUDA_VISIBLE_DEVICES=0"
+        )
+    if isinstance(model, PaCoForContrastiveTraining) and model.spec != args.spec:
+        raise ValueError(f"the model was made for variant {model.spec.name!r}, but loss is {args.loss!r}")
     if isinstance(train_dataset, WholeImages) and batched_views is None:
         raise ValueError("WholeImages are bytes without views: give batched_views, what makes views of them, too")
     if isinstance(train_dataset, Sized):
@@ -40,12 +47,6 @@ def check_training(
 def prior_counts(args: PaCoTrainingArguments, config: PaCoConfig) -> list[int] | None:
     """The training images of each class `(C,)` that the loss takes for its prior, `None` where it has none."""
     return config.class_counts if args.class_prior and args.spec.prior != "none" else None
-
-
-def check_logits(config: PaCoConfig) -> None:
-    """Raise `ValueError` where logits are calibrated or shifted to a prior."""
-    if config.temperature is not None or config.inference_prior is not None:
-        raise ValueError("training works on balanced logits: set the config's temperature and inference_prior to None")
 
 
 def check_class_counts(args: PaCoTrainingArguments, config: PaCoConfig) -> None:
@@ -61,21 +62,6 @@ def check_class_counts(args: PaCoTrainingArguments, config: PaCoConfig) -> None:
         raise ValueError(
             f"class {counts.index(0)} has no training image, so it has no prior: remove the class, or add images"
         )
-
-
-def check_devices(args: PaCoTrainingArguments) -> None:
-    """Raise `ValueError` where one process would train on several GPUs."""
-    if args.n_gpu > 1:
-        raise ValueError(
-            f"one process sees {args.n_gpu} GPUs, but the queue needs a process a GPU: launch with "
-            f"`paco-hf train --nproc {args.n_gpu}` or `torchrun`, or set CUDA_VISIBLE_DEVICES=0"
-        )
-
-
-def check_variant(args: PaCoTrainingArguments, model: PaCoForImageClassification) -> None:
-    """Raise `ValueError` where a model in training is of another loss."""
-    if isinstance(model, PaCoForContrastiveTraining) and model.spec != args.spec:
-        raise ValueError(f"the model was made for variant {model.spec.name!r}, but loss is {args.loss!r}")
 
 
 def check_batches(args: PaCoTrainingArguments, images: int, model: PaCoForImageClassification) -> None:

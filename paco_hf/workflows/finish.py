@@ -1,9 +1,10 @@
-"""From a trained model to a complete run folder: saved, calibrated, scored, recorded."""
+"""From a trained model to a complete run folder: saved, calibrated, scored, recorded, and pushed to the Hub."""
 
 from pathlib import Path
 from typing import Any
 
 from ..arguments.resolve import RunPlan
+from ..arguments.training_args import PaCoTrainingArguments
 from ..inference.logits import balanced_logits, score
 from ..metrics import headline
 from ..reports.model_card import write_card
@@ -74,3 +75,14 @@ def _save(plan: RunPlan, trainer: PaCoTrainer, folder: Path) -> dict[str, Any]:
         "last_step": last_step,
         "validation_balanced_accuracy_by_step": history,
     }
+
+
+def publish(folder: Path, args: PaCoTrainingArguments) -> None:
+    """Push a finished run where that was asked for."""
+    if not args.push_to_hub or args.process_index != 0:
+        return
+    from ..hub.upload import push
+
+    private, repo_id = bool(args.hub_private_repo), args.hub_model_id or folder.resolve().name
+    info = push(folder, repo_id, private=private, revision=args.hub_revision, token=args.hub_token)
+    print(f"published: {info.repo_url}")

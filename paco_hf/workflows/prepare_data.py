@@ -1,6 +1,6 @@
 """The data of a run: loaded, checked, split and decoded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
@@ -19,13 +19,13 @@ class RunData:
     """The splits of a run, and their images, ready to read.
 
     Args:
+        run (`RunArguments`): those of the run, with the share that was split off for the test where there was none.
         division (`Division`): the splits.
-        test_fraction (`float`, *optional*): what was split off for the test; `None` where that was never a question.
         images (`dict`): the images of `train`, and of `validation` and `test` where there are any.
     """
 
+    run: RunArguments
     division: Division
-    test_fraction: float | None
     images: dict[str, Images]
 
     @property
@@ -55,18 +55,17 @@ def prepare_data(run: RunArguments, args: PaCoTrainingArguments) -> RunData:
         data = checks.data
     if run.skip_undecodable and not inspect:
         raise ValueError("--skip_undecodable leaves out what --inspect finds: give --inspect true, or leave it out")
-    test_fraction = run.test_fraction
-    if data.user_data and data.test is None and test_fraction is None:
-        test_fraction = TEST_FRACTION
-    if data.test is not None and test_fraction:
+    if data.user_data and data.test is None and run.test_fraction is None:
+        run = replace(run, test_fraction=TEST_FRACTION)
+    if data.test is not None and run.test_fraction:
         data.notes.append("there is a test split, so --test_fraction carves none")
-    fraction = (test_fraction or 0.0) if data.user_data else 0.0
+    fraction = (run.test_fraction or 0.0) if data.user_data else 0.0
     division = divide(
         data, args.seed, run.validation_fraction, fraction, checks.duplicates, source=source, split_seed=run.split_seed
     )
     say(main, "\n".join(_describe(division, checks.lines)))
     splits = {"train": division.trained, "validation": division.validation, "test": division.data.test}
-    return RunData(division, test_fraction, {role: Images(split) for role, split in splits.items() if split})
+    return RunData(run, division, {role: Images(split) for role, split in splits.items() if split})
 
 
 def _describe(division: Division, lines: list[str]) -> list[str]:

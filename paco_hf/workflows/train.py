@@ -1,7 +1,6 @@
 """From the arguments of a run to its finished folder."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,13 @@ from ..runs.folder import RunFolder, changed_settings, clear_run, open_folder
 from ..runs.layout import RECIPE_NAME
 from ..runs.record import summary
 from ..runs.resume_points import list_checkpoints
-from ..trainer.callbacks import OnTrainBegin
 from ..trainer.paco_trainer import PaCoTrainer
 from ..utils.console import say
 from ..utils.files import as_yaml, write_json, write_text
 from ..utils.memory import keep_freed_memory
 from .build import RunParts, build, build_trainer, new_model, start_from_means
-from .finish import finish
+from .finish import finish, publish
 from .prepare_data import RunData, prepare_data
-from .publish import publish
 
 
 def train(
@@ -55,8 +52,7 @@ def train(
     else:
         backbone = check_settings(run, args)
         data = prepare_data(run, args)
-        run = replace(run, test_fraction=data.test_fraction)
-        plan = resolve(run, args, data.division, data.images["train"], backbone)
+        plan = resolve(data.run, args, data.division, data.images["train"], backbone)
         say(main, "\n".join(plan.notes))
         parts = build(plan, data)
         if run.dry_run:
@@ -120,12 +116,17 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
     if main and not checkpoints:
         clear_run(folder)
     # Written when training really starts, so that a resume that fails leaves the recipe of the run as it was.
-    trainer.add_callback(OnTrainBegin(lambda: _write_start(folder, plan, data)))
+    trainer.add_callback(_RecipeCallback(plan.settings, data.division.manifest))
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
     return trainer
 
 
-def _write_start(folder: Path, plan: RunPlan, data: RunData) -> None:
-    write_text(folder / RECIPE_NAME, as_yaml(plan.settings))
-    if data.division.manifest:
-        write_json(folder / SPLITS_NAME, data.division.manifest)
+class _RecipeCallback(TrainerCallback):
+    def __init__(self, settings: dict[str, Any], manifest: dict[str, Any] | None) -> None:
+        self.settings, self.manifest = settings, manifest
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            write_text(Path(args.output_dir) / RECIPE_NAME, as_yaml(self.settings))
+            if self.manifest:
+                write_json(Path(args.output_dir) / SPLITS_NAME, self.manifest)
