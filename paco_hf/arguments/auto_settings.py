@@ -59,17 +59,17 @@ def suggested_settings(
     if batch is None:
         usual = 128 if images >= _SOME else 64 if images >= 1000 else 32
         batch = min(max(min(usual, images // 4), 8), images)
-    if epochs is None:
-        epochs = (60 if images < _FEW else 30) if pretrained else (200 if images < _FEW else 100)
-        if not pretrained and _FEW <= images < _SOME:
-            epochs = 150
+    if epochs is None and pretrained:
+        epochs = 60 if images < _FEW else 30
+    elif epochs is None:
+        epochs = 200 if images < _FEW else 150 if images < _SOME else 100
     per_epoch = max(images // batch, 1)
     steps = max_steps if max_steps > 0 else epochs * per_epoch
     spec = loss_spec(loss)
     settings = {
         "num_train_epochs": epochs,
         "batch": batch,
-        "learning_rate": _round((0.02 if pretrained else 0.1) * batch / 128),
+        "learning_rate": float(f"{(0.02 if pretrained else 0.1) * batch / 128:.3g}"),
         "epoch_schedule": "cosine",
         "warmup_epochs": int(steps // per_epoch // 10),
         "queue_size": 2 ** min(max(round(math.log2(images / 10)), 8), 13),
@@ -80,7 +80,3 @@ def suggested_settings(
     if spec.alpha_per_positive:
         settings["alpha"] = 0.01 if images < _MANY else 0.05
     return {name: value for name, value in settings.items() if name not in spec.ignores}
-
-
-def _round(value: float) -> float:
-    return float(f"{value:.3g}")

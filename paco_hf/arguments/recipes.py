@@ -51,17 +51,14 @@ def read_recipe(recipe: str) -> Recipe:
         ValueError: no such recipe, or no YAML mapping.
     """
     packaged = RECIPES / f"{recipe}.yaml"
-    if packaged.is_file():
-        text = packaged.read_text(encoding="utf-8")
-    elif Path(recipe).is_file():
-        text = Path(recipe).read_text(encoding="utf-8")
-    else:
+    file = packaged if packaged.is_file() else Path(recipe)
+    if not file.is_file():
         near = [entry["name"] for entry in overview() if recipe and entry["name"].startswith(recipe)][:3]
         near = near or difflib.get_close_matches(recipe, recipe_names(), n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(recipe_names())}"
         raise ValueError(f"no recipe and no file {recipe!r}: {hint}")
     try:
-        content = yaml.safe_load(text)
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"recipe {recipe!r} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
@@ -80,22 +77,21 @@ def as_text(content: dict[str, Any]) -> str:
 
 def overview() -> list[dict[str, Any]]:
     """The package's recipes, one dictionary each, in the order of the table's rows; those of no row come first."""
-    entries = []
-    for recipe in map(read_recipe, recipe_names()):
-        members = [read_recipe(name).settings for name in recipe.ensemble or []] or [recipe.settings]
-        batch = recipe.settings.get("global_batch_size", recipe.settings.get("per_device_train_batch_size"))
-        entries.append(
-            {
-                "name": recipe.name,
-                "row": recipe.row,
-                "dataset": members[0]["dataset"],
-                "backbone": " + ".join(member["backbone"] for member in members),
-                "epochs": recipe.settings.get("num_train_epochs"),
-                "batch": batch,
-                "reported": recipe.reported,
-            }
-        )
-    return sorted(entries, key=_by_row)
+    return sorted(map(_entry, map(read_recipe, recipe_names())), key=_by_row)
+
+
+def _entry(recipe: Recipe) -> dict[str, Any]:
+    settings = recipe.settings
+    members = [read_recipe(name).settings for name in recipe.ensemble or []] or [settings]
+    return {
+        "name": recipe.name,
+        "row": recipe.row,
+        "dataset": members[0]["dataset"],
+        "backbone": " + ".join(member["backbone"] for member in members),
+        "epochs": settings.get("num_train_epochs"),
+        "batch": settings.get("global_batch_size", settings.get("per_device_train_batch_size")),
+        "reported": recipe.reported,
+    }
 
 
 def _by_row(entry: dict[str, Any]) -> tuple[int, int, str]:
@@ -105,9 +101,8 @@ def _by_row(entry: dict[str, Any]) -> tuple[int, int, str]:
 
 def table(entries: list[dict[str, Any]]) -> str:
     """[`overview`] as text. The reported top-1 are others' figures, so each stands with its source."""
-    lines: list[tuple[str, ...]] = [
-        ("recipe", "row", "data set", "backbone", "epochs", "batch", "reported top-1 (source)")
-    ]
+    head = ("recipe", "row", "data set", "backbone", "epochs", "batch", "reported top-1 (source)")
+    lines: list[tuple[str, ...]] = [head]
     for entry in entries:
         reported = entry["reported"]
         figure = f"{reported['top1']:.1f} ({reported['source']})" if reported else "-"

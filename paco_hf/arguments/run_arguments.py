@@ -1,11 +1,11 @@
 """What a run is besides its training arguments: data, model, and how to treat its folder."""
 
+import json
 from dataclasses import dataclass
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from .data_arguments import DataArguments
-from .fields import AT_LEAST_1, argument_table
-from .model_arguments import ModelArguments
+from .fields import AT_LEAST_0, AT_LEAST_1, FRACTION, POSITIVE, argument_table, check_ranges
 
 
 @argument_table
@@ -18,6 +18,118 @@ class RecipeArguments:
     """
 
     recipe: str | None = None
+
+
+@argument_table
+class DataArguments:
+    """The flags that choose and split the data.
+
+    Args:
+        dataset (`str`, *optional*, defaults to `"builtin"`): builtin; imagenet, imagenet-lt, inat2018, places-lt,
+            cifar100-lt, cifar10-lt, cifar100; a folder of class folders, parquet or tables; a CSV, TSV, JSON or
+            parquet file; or the id of a data set on the Hub
+        dataset_path (`str`, *optional*): where a named data set lies: a folder of `paco-hf data prepare`, the official
+            folders, parquet
+        train_list (`str`, *optional*): list of the training images (default: its official name in --dataset_path)
+        validation_list (`str`, *optional*): likewise of the validation images
+        test_list (`str`, *optional*): likewise of the test images
+        streaming (`bool`, *optional*, defaults to `False`): read a prepared folder, or its address, shard by shard,
+            shuffled in a buffer
+        shuffle_buffer (`int`, *optional*, defaults to `4096`): encoded images of a process to shuffle among one
+            another when streaming
+        image_column (`str`, *optional*): column of the images (default: recognized)
+        label_column (`str`, *optional*): column of the classes (default: recognized)
+        train_split (`str`, *optional*): what your own data calls the split to train on (default: recognized)
+        validation_split (`str`, *optional*): likewise the validation split
+        test_split (`str`, *optional*): likewise the test split
+        inspect (`bool`, *optional*): decode every image before training and look for duplicates, once (default: your
+            own data)
+        skip_undecodable (`bool`, *optional*, defaults to `False`): leave out images of your own data that cannot be
+            decoded
+        imbalance_factor (`float`, *optional*, defaults to `100`): images of the most : least frequent class, for
+            cifar*-lt
+        imbalance_kind (`str`, *optional*, defaults to `"exp"`): shape of the tail, for cifar*-lt
+        validation_fraction (`float`, *optional*, defaults to `0.1`): share of the training images carved to select the
+            model; 0: train on all, report the last epoch
+        test_fraction (`float`, *optional*): share of each class carved for the test where your own data has none
+            (default: 0.2; 0: none)
+        split_seed (`int`, *optional*, defaults to `0`): of the test carve, which does not follow --seed
+    """
+
+    dataset: str = "builtin"
+    dataset_path: str | None = None
+    train_list: str | None = None
+    validation_list: str | None = None
+    test_list: str | None = None
+    streaming: bool = False
+    shuffle_buffer: Annotated[int, AT_LEAST_1] = 4096
+    image_column: str | None = None
+    label_column: str | None = None
+    train_split: str | None = None
+    validation_split: str | None = None
+    test_split: str | None = None
+    inspect: bool | None = None
+    skip_undecodable: bool = False
+    imbalance_factor: float = 100
+    imbalance_kind: Literal["exp", "step", "pareto"] = "exp"
+    validation_fraction: Annotated[float, FRACTION] = 0.1
+    test_fraction: Annotated[float | None, FRACTION] = None
+    split_seed: Annotated[int, AT_LEAST_0] = 0
+
+
+@argument_table
+class ModelArguments:
+    """The flags that choose backbone, classifier, input and views.
+
+    Args:
+        backbone (`str`, *optional*): any timm model, a folder that timm saved, or hf://user/name (default:
+            cifar_resnet32 for small images, else resnet50)
+        backbone_kwargs (`str`, *optional*): JSON object of keyword arguments of timm.create_model
+        pretrained (`bool`, *optional*, defaults to `False`): start from timm's pretrained weights
+        pretrained_file (`str`, *optional*): start from a local file of the backbone's weights: safetensors or
+            PyTorch's
+        freeze_backbone (`bool`, *optional*, defaults to `False`): train classifier and projector on the backbone as it
+            is
+        lora_rank (`int`, *optional*): train low-rank adapters of this rank beside the backbone's linear layers, not
+            its weights (peft)
+        lora_alpha (`float`, *optional*): scale of the adapters, times 1 / rank (default: twice the rank)
+        lora_targets (`str`, *optional*): linear layers to adapt, such as qkv,proj (default: all; they are printed)
+        class_centers (`str`, *optional*, defaults to `"random"`): what the class centers start as: random; means: of
+            the training images' features; or a file of `paco-hf embed`, whose class means, or rows (one a class), are
+            taken
+        classifier_init_std (`float`, *optional*): standard deviation of the new classifier's weights (default:
+            PyTorch's uniform)
+        image_size (`int`, *optional*): side in pixels (default: the data set's or the backbone's)
+        eval_interpolation (`str`, *optional*): how evaluation images are resized (default: bilinear; on your own data
+            the backbone's)
+        query_view (`str`, *optional*): augmentation of the query view (default: cifar_reg for small images, else
+            regular)
+        key_view (`str`, *optional*): augmentation of the key view (default: cifar_sim for small images, else sim)
+        augment_backend (`str`, *optional*, defaults to `"auto"`): pil: views an image at a time, in the data loader;
+            tensor: a batch at a time, on the device, for images of one size that are kept in memory; auto: tensor for
+            small images where it can be
+    """
+
+    backbone: str | None = None
+    backbone_kwargs: str | None = None
+    pretrained: bool = False
+    pretrained_file: str | None = None
+    freeze_backbone: bool = False
+    lora_rank: Annotated[int | None, AT_LEAST_1] = None
+    lora_alpha: Annotated[float | None, POSITIVE] = None
+    lora_targets: str | None = None
+    class_centers: str = "random"
+    classifier_init_std: Annotated[float | None, POSITIVE] = None
+    image_size: Annotated[int | None, AT_LEAST_1] = None
+    eval_interpolation: Literal["bilinear", "bicubic"] | None = None
+    query_view: str | None = None
+    key_view: str | None = None
+    augment_backend: Literal["auto", "pil", "tensor"] = "auto"
+
+    @property
+    def backbone_options(self) -> dict[str, Any]:
+        """`backbone_kwargs` as a dictionary."""
+        return dict(json_object(self.backbone_kwargs))
 
 
 @argument_table
@@ -69,11 +181,40 @@ class RunArguments(WorkflowArguments, ModelArguments, DataArguments, RecipeArgum
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        DataArguments.__post_init__(self)
-        ModelArguments.__post_init__(self)
+        check_ranges(self)
+        if self.skip_undecodable and self.inspect is False:
+            raise ValueError("--skip_undecodable leaves out what --inspect finds: leave out --inspect false")
+        adapters, centers, file = self.lora_rank is not None, self.class_centers, self.pretrained_file
+        if not adapters and (self.lora_alpha is not None or self.lora_targets):
+            raise ValueError("--lora_alpha and --lora_targets are of adapters: give --lora_rank too, such as 8")
+        if adapters and self.freeze_backbone:
+            raise ValueError("--lora_rank trains adapters of the backbone, --freeze_backbone nothing of it: give one")
+        if centers != "random" and self.classifier_init_std is not None:
+            raise ValueError("--class_centers and --classifier_init_std both set the classifier: give one")
+        if centers not in ("random", "means") and not Path(centers).is_file():
+            raise ValueError(f"class_centers must be random, means or a file of embeddings, got {centers!r}, no file")
+        if file is not None and not Path(file).is_file():
+            raise ValueError(f"pretrained_file {file!r} does not exist, or is no file")
+        json_object(self.backbone_kwargs)
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite contradict each other: give one of them")
         if self.streaming and self.class_centers == "means":
             raise ValueError(
                 "--class_centers means reads all images first, --streaming once: give a file of embeddings"
             )
+
+
+def json_object(value: Any) -> dict[str, Any]:
+    """A JSON object, or its text, as a dictionary (`None`: an empty one).
+
+    Raises:
+        ValueError: it is something else.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"backbone_kwargs must be a JSON object, got {value!r} ({error})") from error
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"backbone_kwargs must be a JSON object, got {value!r}")
+    return value or {}

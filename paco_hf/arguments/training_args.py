@@ -48,10 +48,6 @@ class PaCoTrainingArguments(ChangedDefaults, MethodArguments, TrainingArguments)
             self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
         if self.fp16 and self.use_cpu:
             raise ValueError("fp16 needs a GPU: on a CPU choose --precision bf16 or fp32")
-        self._check()
-        super().__post_init__()
-
-    def _check(self) -> None:
         loss_spec(self.loss)
         check_ranges(self)
         if self.hub_strategy != "end":
@@ -65,12 +61,12 @@ class PaCoTrainingArguments(ChangedDefaults, MethodArguments, TrainingArguments)
             raise ValueError(f"min_learning_rate must be {limit}, got {self.min_learning_rate}")
         if not self.num_train_epochs > 0 and not self.max_steps > 0:
             raise ValueError(f"num_train_epochs must be positive, got {self.num_train_epochs}")
+        super().__post_init__()
 
     def changed(self, **values: Any) -> "PaCoTrainingArguments":
         """A copy with other values, which are not checked; device and processes are not set up anew."""
         result = copy.copy(self)
-        for name, value in values.items():
-            setattr(result, name, value)
+        result.__dict__.update(values)
         return result
 
     @property

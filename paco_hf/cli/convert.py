@@ -32,7 +32,7 @@ def run(flags: Namespace) -> None:
     fields = spec_fields(vars(flags))
     if not flags.dataset and fields:
         raise ValueError("--dataset_path, the lists and the columns go with --dataset: give it too")
-    from ..arguments.model_arguments import json_object
+    from ..arguments.run_arguments import json_object
     from ..conversion.from_reference import convert
     from ..runs.record import summary
 
