@@ -164,19 +164,16 @@ def _check(run: RunArguments, args: PaCoTrainingArguments, flags: dict[str, Any]
 
 def _automatic(args: PaCoTrainingArguments, flags: dict[str, Any]) -> frozenset[str]:
     """The settings that are to follow the size of a data set of one's own, because the user chose none."""
-    chosen = set(flags)
-    if "global_batch_size" in flags:
-        chosen.add("per_device_train_batch_size")
-    if flags.keys() & _STEPWISE:
-        chosen |= {"epoch_schedule", "warmup_epochs"}
-    if "epoch_schedule" in flags:
-        chosen.add("warmup_epochs")
-    if args.max_steps > 0:
-        chosen.add("num_train_epochs")
-    if args.optim != "sgd":
+    stepwise = not flags.keys().isdisjoint(_STEPWISE)
+    implied = {
+        "per_device_train_batch_size": "global_batch_size" in flags,
+        "epoch_schedule": stepwise,
+        "warmup_epochs": stepwise or "epoch_schedule" in flags,
+        "num_train_epochs": args.max_steps > 0,
         # The rates that are known are those of SGD.
-        chosen.add("learning_rate")
-    return frozenset(SUGGESTED) - chosen
+        "learning_rate": args.optim != "sgd",
+    }
+    return frozenset(name for name in SUGGESTED if name not in flags and not implied.get(name))
 
 
 def _fit_batch(

@@ -75,6 +75,11 @@ class PaCoTrainingArguments(ChangedDefaults, MethodArguments, TrainingArguments)
         return LOSSES[self.loss]
 
     @property
+    def order_seed(self) -> int:
+        """What the order of the training images is drawn with."""
+        return self.seed if self.data_seed is None else self.data_seed
+
+    @property
     def resolved_precision(self) -> str:
         """What `precision` came to on this hardware: `bf16`, `fp16` or `fp32`."""
         return "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"

@@ -201,8 +201,7 @@ class PaCoTrainer(CheckpointingTrainer):
         with _changed(self.args, "train_sampling_strategy", "sequential"):
             loader = super().get_train_dataloader()
         if not isinstance(self.train_dataset, IterableDataset):
-            seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
-            self.train_sampler = self.train_sampler or EpochSampler(len(self.train_dataset), seed)
+            self.train_sampler = self.train_sampler or EpochSampler(len(self.train_dataset), self.args.order_seed)
             loader.set_sampler(self.train_sampler)
         return loader
 

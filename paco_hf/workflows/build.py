@@ -61,7 +61,14 @@ def build(plan: RunPlan, data: RunData) -> RunParts:
 def new_model(
     run: RunArguments, backbone: BackboneSource, backbone_kwargs: dict[str, Any], **config: Any
 ) -> PaCoForImageClassification:
-    """A classifier with the weights that the run starts from."""
+    """A classifier with the weights that the run starts from.
+
+    Args:
+        run (`RunArguments`): where the weights are from.
+        backbone (`BackboneSource`): what the backbone is built of.
+        backbone_kwargs (`dict`): keyword arguments of `timm.create_model`.
+        config: fields of the model's configuration.
+    """
     return PaCoForImageClassification.from_timm(
         backbone.architecture,
         pretrained=run.pretrained,
@@ -113,7 +120,16 @@ def build_views(plan: RunPlan, images: Images) -> tuple[Dataset, BatchedViews | 
 
 
 def start_from_means(plan: RunPlan, model: PaCoForImageClassification, images: Images) -> str:
-    """Set the classifier to the class means of the training images' features; returns what was done."""
+    """Set the classifier to the class means of the training images' features.
+
+    Args:
+        plan (`RunPlan`): of the run.
+        model (`PaCoForImageClassification`): it moves to the device of the run.
+        images (`Images`): to train on.
+
+    Returns:
+        what was done, for the user to read.
+    """
     names, labels = list(model.config.id2label.values()), np.asarray(images.split.labels)
     model.to(plan.args.device)
     batch, name = plan.args.per_device_eval_batch_size, images.split.name
@@ -125,16 +141,26 @@ def start_from_means(plan: RunPlan, model: PaCoForImageClassification, images: I
 def build_trainer(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[TrainerCallback]) -> PaCoTrainer:
     """The trainer of a run.
 
+    Args:
+        plan (`RunPlan`): of the run.
+        data (`RunData`): its splits.
+        parts (`RunParts`): its model and training data.
+        callbacks (sequence of `transformers.TrainerCallback`): further ones.
+
     Raises:
         ValueError: settings that contradict the model, the data or the installed packages.
     """
-    args, validation = plan.args, data.images.get("validation")
+    args, train, validation = plan.args, data.images["train"].split, data.images.get("validation")
+    sampler = None
+    if train.groups is not None:
+        lanes, buffer = LANES * args.world_size, plan.run.shuffle_buffer * args.world_size
+        sampler = StreamSampler(train.groups, args.per_device_train_batch_size, lanes, buffer, args.order_seed)
     try:
         return PaCoTrainer(
             parts.model,
             args,
             batched_views=parts.batched_views,
-            train_sampler=_stream_sampler(plan, data.images["train"].split.groups),
+            train_sampler=sampler,
             train_dataset=parts.train_dataset,
             eval_dataset=EvaluationDataset(validation, validation.split.labels) if validation else None,
             data_collator=ImageCollator(plan.processor),
@@ -143,12 +169,3 @@ def build_trainer(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequ
         )
     except RuntimeError as error:  # a tracker of --report_to that is not installed, a device that is not there
         raise ValueError(str(error)) from error
-
-
-def _stream_sampler(plan: RunPlan, groups: Any) -> StreamSampler | None:
-    if groups is None:
-        return None
-    args = plan.args
-    seed = args.seed if args.data_seed is None else args.data_seed
-    lanes, buffer = LANES * args.world_size, plan.run.shuffle_buffer * args.world_size
-    return StreamSampler(groups, args.per_device_train_batch_size, lanes, buffer, seed)

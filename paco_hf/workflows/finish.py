@@ -70,11 +70,7 @@ def _save(plan: RunPlan, trainer: PaCoTrainer, folder: Path) -> dict[str, Any]:
         trainer.save_classifier(folder)
         plan.processor.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
-    return {
-        "selected_step": selected_step,
-        "last_step": last_step,
-        "validation_balanced_accuracy_by_step": history,
-    }
+    return {"selected_step": selected_step, "last_step": last_step, "validation_balanced_accuracy_by_step": history}
 
 
 def publish(folder: Path, args: PaCoTrainingArguments) -> None:

@@ -89,6 +89,12 @@ def check_settings(run: RunArguments, args: PaCoTrainingArguments) -> BackboneSo
 def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[TrainerCallback]) -> PaCoTrainer:
     """Train from the start, or from the last complete checkpoint where the run is resumed.
 
+    Args:
+        plan (`RunPlan`): of the run.
+        data (`RunData`): its splits.
+        parts (`RunParts`): its model and training data.
+        callbacks (sequence of `transformers.TrainerCallback`): for the trainer.
+
     Returns:
         the trainer, after its last step.
 
