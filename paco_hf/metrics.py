@@ -37,7 +37,13 @@ HEADLINE = ("accuracy", "many", "medium", "few", "balanced_accuracy")  # what ea
 
 
 def shot_group(counts: np.ndarray, many: int = MANY_SHOT, few: int = FEW_SHOT) -> np.ndarray:
-    """The group of each class by its training images, as an index into [`GROUPS`]."""
+    """The group of each class by its training images, as an index into [`GROUPS`].
+
+    Args:
+        counts (`(C,)`): training images of each class.
+        many (`int`, *optional*, defaults to `100`): many-shot classes have more training images than this.
+        few (`int`, *optional*, defaults to `20`): few-shot classes have fewer.
+    """
     return np.where(counts > many, 0, np.where(counts >= few, 1, 2))
 
 

@@ -122,11 +122,11 @@ class _ScoredSplit:
         self.weight = np.ones(len(true))
         if logit_counts is None:
             self.weight = len(true) / (self.images > 0).sum() / self.images[true]
-        of_true = self.probabilities[np.arange(len(true)), true].astype(np.float64)
-        self.nll = -np.log(np.maximum(of_true, np.finfo(np.float32).tiny))
+        true_probability = self.probabilities[np.arange(len(true)), true].astype(np.float64)
+        self.nll = -np.log(np.maximum(true_probability, np.finfo(np.float32).tiny))
         # sum_c (p_c - y_c)^2 without the one-hot matrix.
         squares = np.einsum("nc,nc->n", self.probabilities, self.probabilities, dtype=np.float64)
-        self.brier = squares - 2 * of_true + 1
+        self.brier = squares - 2 * true_probability + 1
         confidence = self.probabilities.max(axis=1)
         self.bins = confidence_bins(confidence, BINS)
         self.confidence = confidence.astype(np.float64)

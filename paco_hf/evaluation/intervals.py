@@ -73,6 +73,14 @@ def class_intervals(
 
     Each class's accuracy is drawn from its Beta posterior. The prior of them all is fitted to the classes by moments
     (empirical Bayes), anew for each draw to a resample of the classes; of fewer than four classes it is Jeffreys'.
+
+    Args:
+        metrics (`dict`): the scores of [`class_means`], each with its `value`.
+        images (`(C,)`): test images of each class.
+        accuracy (`(C,)`): fractions; those of classes without images are not looked at.
+        resamples (`int`): draws from the posterior.
+        level (`float`): of the intervals, in 0..1.
+        seed (`int`): of the draws.
     """
     generator = np.random.default_rng(seed)
     n = images[images > 0]
@@ -108,7 +116,14 @@ def widen_ends(
     metrics: dict[str, dict[str, float] | None], images: np.ndarray, group: np.ndarray | None, level: float
 ) -> None:
     """Where all images were right, or none, no draw differs: the interval is then the exact one of so many images
-    (Clopper and Pearson)."""
+    (Clopper and Pearson).
+
+    Args:
+        metrics (`dict`): scores with `value`, `low` and `high`, changed in place.
+        images (`(C,)`): test images of each class.
+        group (`(C,)`, *optional*): the [`paco_hf.metrics.shot_group`] of each class.
+        level (`float`): of the intervals, in 0..1.
+    """
     sizes = {"accuracy": images.sum(), "balanced_accuracy": images.sum()}
     if group is not None:
         sizes |= {name: images[group == i].sum() for i, name in enumerate(GROUPS)}

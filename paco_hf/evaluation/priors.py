@@ -22,7 +22,13 @@ def log_frequencies(counts: Sequence[int]) -> np.ndarray:
 
 def shifted_prior(counts: np.ndarray, ratio: float, direction: str) -> np.ndarray:
     """Class frequencies that fall geometrically by `ratio` from first to last class: `forward` in the order of the
-    training counts, `backward` in the reverse order, `uniform` not at all (Hong et al., CVPR 2021). `(C,)`, sum 1."""
+    training counts, `backward` in the reverse order, `uniform` not at all (Hong et al., CVPR 2021). `(C,)`, sum 1.
+
+    Args:
+        counts (`(C,)`): training images of each class.
+        ratio (`float`): of the most to the least frequent class.
+        direction (`str`): `forward`, `uniform` or `backward`.
+    """
     rank = np.empty(len(counts))
     rank[np.argsort(-counts, kind="stable")] = np.arange(len(counts)) / max(len(counts) - 1, 1)
     exponent = {"forward": rank, "uniform": np.zeros(len(counts)), "backward": 1 - rank}[direction]
@@ -34,7 +40,14 @@ def scores_under_priors(
     logits: np.ndarray, true: np.ndarray, predicted: np.ndarray, counts: np.ndarray
 ) -> dict[str, Any]:
     """Accuracy where classes are as frequent as a prior says, from the accuracy of each class: of the predictions as
-    they are, and with the log of the prior added to the (balanced) logits."""
+    they are, and with the log of the prior added to the (balanced) logits.
+
+    Args:
+        logits (`(N, C)`): balanced, as for equally frequent classes.
+        true (`(N,)`): class ids.
+        predicted (`(N,)`): class ids of the predictions as they are.
+        counts (`(C,)`): training images of each class.
+    """
     images = np.bincount(true, minlength=len(counts))
     shifts = [("forward", r) for r in RATIOS] + [("uniform", 1)] + [("backward", r) for r in reversed(RATIOS)]
     rows = []

@@ -27,9 +27,9 @@ def scored_images(subject: Subject) -> tuple[str, int | None]:
     """Name and number of the images of the scores: of the run's split, or what a conversion or push recorded."""
     split = "test" if subject.metrics.get("test") else "validation"
     recorded = subject.metrics.get("scored", {})
-    of_run = {} if recorded else subject.record.get("data", {}).get(split, {})
-    name = str(recorded.get("split") or of_run.get("name") or f"the {split} split")
-    images = recorded.get("images") or of_run.get("images")
+    split_record = {} if recorded else subject.record.get("data", {}).get(split, {})
+    name = str(recorded.get("split") or split_record.get("name") or f"the {split} split")
+    images = recorded.get("images") or split_record.get("images")
     return (f"{name} ({images} images)" if images else name), images
 
 

@@ -135,14 +135,19 @@ class RunFolder:
 
     def check_finished(self) -> None:
         """Raise `OSError` with the first file that a finished run has and this folder lacks."""
-        of_run = (self.home / name for name in (layout.RUN_NAME, layout.RECIPE_NAME, layout.LOG_NAME))
-        for path in (self.path / layout.METRICS_NAME, *of_run):
+        records = (self.home / name for name in (layout.RUN_NAME, layout.RECIPE_NAME, layout.LOG_NAME))
+        for path in (self.path / layout.METRICS_NAME, *records):
             if not path.is_file():
                 raise OSError(f"{path} is missing: {path.parent} is no folder of a finished run")
 
 
 def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | None:
     """What an existing output folder means for a new run.
+
+    Args:
+        folder (`Path`): the `--output_dir`.
+        run (`RunArguments`): of the new run.
+        args (`PaCoTrainingArguments`): of the new run.
 
     Returns:
         the metrics of a finished run that was to be resumed; `None` where there is something to do.
@@ -181,7 +186,13 @@ def clear_run(folder: Path) -> None:
 
 
 def changed_settings(folder: Path, settings: dict[str, Any], only_named: bool = False) -> str:
-    """What differs from the settings that the run in `folder` was started with, as text."""
+    """What differs from the settings that the run in `folder` was started with, as text.
+
+    Args:
+        folder (`Path`): of the run.
+        settings (`dict`): the new ones, by name.
+        only_named (`bool`, *optional*, defaults to `False`): leave out what `settings` does not name.
+    """
     before = RunFolder(folder).recipe or settings
     names = settings.keys() if only_named else before.keys() | settings.keys()
     # The global batch follows from others.

@@ -15,6 +15,12 @@ from ..utils.files import write_text
 def store_temperature(model: str, images: Images, class_names: list[str], **inference: Any) -> str:
     """Fit a temperature on images that a checkpoint was not trained on, and store it in its `config.json`.
 
+    Args:
+        model (`str`): folder of the checkpoint.
+        images ([`paco_hf.data.images.Images`]): a labeled split.
+        class_names (`list`): of the classes of the images.
+        **inference: arguments of [`balanced_logits`].
+
     Returns:
         a line about it.
 

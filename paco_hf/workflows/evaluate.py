@@ -103,7 +103,16 @@ def _describe(results: dict[str, Any], split: str) -> list[str]:
 
 
 def write_evaluation(folder: Path, results: dict[str, Any], examples: dict[int, list[tuple[Image, str]]]) -> Path:
-    """Write what [`examine`] found: `results.json`, the page and its figures. Returns the path of the page."""
+    """Write `results.json`, the page and its figures.
+
+    Args:
+        folder (`Path`): made where it does not exist.
+        results (`dict`): what [`examine`] computed.
+        examples (`dict`): images of the worst classes and what they were taken for, by class.
+
+    Returns:
+        path of the page.
+    """
     from ..reports.evaluation_report import write_report  # its plots take a second to import
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -133,6 +142,13 @@ def examine(
     """All that a report shows of images whose [`paco_hf.inference.logits.balanced_logits`] are known.
 
     A temperature in the checkpoint's configuration is applied, a prior is not; of several checkpoints neither.
+
+    Args:
+        models (sequence of `str`): the checkpoints.
+        images ([`paco_hf.data.images.Images`]): that were scored.
+        logits (`(N, C)`): balanced, the mean over the checkpoints.
+        labels (`(N,)`): true class ids.
+        config ([`PaCoConfig`]): of the first checkpoint.
 
     Returns:
         what [`evaluate_logits`] gives, with `model`, `dataset`, `split`, `selection` (the hash that
