@@ -244,7 +244,7 @@ def retrieval_precision(
     many: int = MANY_SHOT,
     few: int = FEW_SHOT,
 ) -> dict[str, Any]:
-    """How many of an image's nearest neighbours, by the cosine of their embeddings, are of its class.
+    """How many of an image's nearest neighbors, by the cosine of their embeddings, are of its class.
 
     An image's precision is the share of its class among its `min(k, R)` nearest, `R` being how many others there are
     of its class: 1 can be reached by a class of few images too, which plain precision at `k` makes impossible. Images
@@ -254,7 +254,7 @@ def retrieval_precision(
         embeddings (`(N, F)`): of the images that are asked about.
         labels (`(N,)`): their classes.
         class_counts (`(C,)`): images of each class in the full training selection, for the groups.
-        k (`int`, *optional*, defaults to `10`): how many neighbours are looked at.
+        k (`int`, *optional*, defaults to `10`): how many neighbors are looked at.
         gallery (`(M, F)`, *optional*), gallery_labels (`(M,)`): the images that are found (default: the other ones of
             those that are asked about).
         many, few: as in [`long_tailed_accuracy`].

@@ -136,7 +136,7 @@ def _accelerate_processes() -> int | None:
 
 
 def _accelerate_flags(command: list[str]) -> list[str] | None:
-    """What follows `accelerate launch`, however it is spelt; `None` for another command."""
+    """What follows `accelerate launch`, however it is spelled; `None` for another command."""
     for i, word in enumerate(command):
         name = Path(word).name
         if name in ("accelerate-launch", "accelerate.commands.launch"):

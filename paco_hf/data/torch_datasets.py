@@ -65,7 +65,7 @@ class ViewsDataset(Dataset):
 
 
 class WholeImages(Dataset):
-    """Labelled images of one size as they are, a batch at a time, for `BatchedViews`.
+    """Labeled images of one size as they are, a batch at a time, for `BatchedViews`.
 
     Args:
         pixels (`np.ndarray` of shape `(N, H, W, 3)`, `uint8`): the images.
@@ -92,7 +92,7 @@ class WholeImages(Dataset):
 
 
 class EvaluationDataset(Dataset):
-    """Labelled images as they are; [`ImageCollator`] gives them to the checkpoint's own image processor."""
+    """Labeled images as they are; [`ImageCollator`] gives them to the checkpoint's own image processor."""
 
     def __init__(self, images: Any, labels: Sequence[int]) -> None:
         self.images, self.labels = images, labels

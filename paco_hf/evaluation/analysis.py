@@ -1,4 +1,4 @@
-"""From the logits of a labelled split to everything that a report shows: scores with intervals, calibration,
+"""From the logits of a labeled split to everything that a report shows: scores with intervals, calibration,
 confusions, accuracy under other class priors. Numpy only; [`paco_hf.reports.evaluation_report`] draws it."""
 
 from collections.abc import Sequence

@@ -18,7 +18,7 @@ def estimate_prior(
     iterations: int = 2000,
     tolerance: float = 1e-6,
 ) -> dict[str, np.ndarray]:
-    """Class frequencies of unlabelled images by expectation maximization (Saerens et al., Neural Computation 2002).
+    """Class frequencies of unlabeled images by expectation maximization (Saerens et al., Neural Computation 2002).
 
     Args:
         probabilities (`(N, C)`): of balanced logits (a world where classes are equally frequent). They are taken at

@@ -13,7 +13,7 @@ FEW_IMAGES = 100  # to fit a temperature on
 
 
 def fit_temperature(logits: Any, labels: Any, logit_counts: Any = None) -> float:
-    """Temperature scaling (Guo et al., ICML 2017) on a labelled split of any class frequencies.
+    """Temperature scaling (Guo et al., ICML 2017) on a labeled split of any class frequencies.
 
     The labels' likelihood is that of `softmax(logits / T + log(frequencies of the labels))`: balanced logits are for a
     world where classes are equally frequent, the split mostly is not. Of logits that are for other frequencies the log

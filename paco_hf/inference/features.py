@@ -100,7 +100,7 @@ def embed_split(
 
     Args:
         model_folder (`str`): run folder, checkpoint or Hub id.
-        split ([`paco_hf.data.images.LabelledImages`] or of prepared shards): the images.
+        split ([`paco_hf.data.images.LabeledImages`] or of prepared shards): the images.
         class_names (list of `str`): names of their classes.
         batch_size, precision (*optional*): as those of [`extract_features`].
 

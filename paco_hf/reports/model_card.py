@@ -44,7 +44,7 @@ def write_card(
         repo_id (`str`, *optional*): where it will be on the Hub, for the examples.
         recipe (`str`, *optional*): the package's recipe that the run follows, where it does not say so itself.
         baselines (sequence of paths, *optional*): run folders whose test scores are shown beside.
-        license (`str`, *optional*, defaults to `"unknown"`): the Hub's identifier of the weights' licence.
+        license (`str`, *optional*, defaults to `"unknown"`): the Hub's identifier of the weights' license.
         into (path, *optional*): where to write it, instead of `folder`.
 
     Returns:
@@ -98,7 +98,7 @@ def render(subject: Subject, license: str = "unknown", drawn: Sequence[str] = ()
 
     Args:
         subject ([`Subject`]): what it is about.
-        license (`str`, *optional*, defaults to `"unknown"`): the Hub's identifier of the weights' licence.
+        license (`str`, *optional*, defaults to `"unknown"`): the Hub's identifier of the weights' license.
         drawn (sequence of `str`, *optional*): files of [`paco_hf.reports.plots`] that lie beside the card.
     """
     data = ModelCardData(

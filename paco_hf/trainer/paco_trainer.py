@@ -107,7 +107,7 @@ class PaCoTrainer(CheckpointingTrainer):
             ValueError: a view is missing.
         """
         if self.batched_views and "view_seed" in inputs:
-            # Here, as a batch is on the device by now: what has travelled is bytes.
+            # Here, as a batch is on the device by now: what has traveled is bytes.
             inputs = self.batched_views(inputs)
         if model.training and (self.frozen_backbone or self.adapted):
             self._keep_statistics()
