@@ -419,16 +419,13 @@ class Counting(ShardedImages):
     reads = 0
     most = 0
 
-    def _file(self, shard: int, name: str) -> Any:
+    def _file(self, shard: str) -> Any:
         return self
 
     def read_row_group(self, number: int, columns: list[str]) -> pa.Table:
         self.reads += 1
         self.most = max(self.most, len(self._cache))
         return pa.table({"image": pa.nulls(1)})
-
-    def select(self, indices: Any, name: str) -> "Counting":
-        return Counting(self.manifest, self.split, self.window, self.rows[np.sort(indices)], name)
 
 
 def measure_reads(scratch: Path, images: int, batch: int, workers: tuple[int, ...]) -> list[dict[str, Any]]:

@@ -80,7 +80,7 @@ class ShardedImages(ImageSplit):
     def select(self, indices: Any, **changes: Any) -> "ShardedImages":
         description = {"role": self.role, "split_off": self.split_off, **changes}
         rows = np.asarray(self.rows)[np.sort(indices)]
-        return ShardedImages(self.manifest, str(self.source_split), self.window, rows, **description)
+        return type(self)(self.manifest, str(self.source_split), self.window, rows, **description)
 
     def open(self, index: int) -> PILImage.Image:
         row = self.source_row(int(index))
