@@ -12,6 +12,8 @@ __version__ = "0.1.0"
 
 # The names that load on first use are listed in `__init__.pyi`, where type checkers see them too.
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+# `from paco_hf import *` brings the classes and the losses, not the packages.
+__all__ = [name for name in __all__ if name.startswith("PaCo") or name.endswith("_loss")]
 
 register_post_import_hook("paco_hf.models.registration:register_backbones", "timm")
 register_post_import_hook("paco_hf.models.registration:register_config", "transformers.models.auto.configuration_auto")

@@ -60,11 +60,11 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
     def __init__(
         self,
         classifier: PaCoForImageClassification,
-        variant: str,
-        projection_dim: int,
-        queue_size: int,
-        key_momentum: float,
         *,
+        variant: str = DEFAULT_LOSS,
+        projection_dim: int = 128,
+        queue_size: int = 8192,
+        key_momentum: float = 0.999,
         queue_seed: int = 0,
         projector: str = "auto",
         gather_batch: bool = False,
@@ -132,7 +132,8 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
             ValueError: where an argument is out of range.
         """
         options: dict[str, Any] = {"queue_seed": queue_seed, "projector": projector, "gather_batch": gather_batch}
-        return cls(model, variant, projection_dim, queue_size, key_momentum, **options)
+        options |= {"variant": variant, "projection_dim": projection_dim, "queue_size": queue_size}
+        return cls(model, key_momentum=key_momentum, **options)
 
     def to_classifier(self) -> PaCoForImageClassification:
         """The inference model, a `PaCoForImageClassification` that shares the weights."""
@@ -323,8 +324,14 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         """
         tensors, settings = _read_training_state(pretrained_model_name_or_path)
         classifier = PaCoForImageClassification.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        sizes = int(settings["projection_dim"]), int(settings["queue_size"]), float(settings["key_momentum"])
-        model = cls(classifier, settings["variant"], *sizes, projector=settings["projector"])
+        kinds: Any = {
+            "variant": str,
+            "projector": str,
+            "key_momentum": float,
+            "projection_dim": int,
+            "queue_size": int,
+        }
+        model = cls(classifier, **{name: kind(settings[name]) for name, kind in kinds.items()})
         model._load_training_tensors(Path(pretrained_model_name_or_path), tensors, settings)
         return model
 
