@@ -3,5 +3,3 @@
 from .inference.features import Embeddings, check_output, embed_files, embed_split
 from .inference.features import extract_features as features_of
 from .trainer.class_centers import start_from_centers
-
-__all__ = ["Embeddings", "check_output", "embed_files", "embed_split", "features_of", "start_from_centers"]

@@ -6,7 +6,10 @@ import sys
 from importlib import import_module
 
 import pytest
+import torch
 from conftest import ROOT
+
+from paco_hf import PaCoTrainingArguments
 
 NAMES = {
     "losses": "LossTerms log_class_prior paco_loss multitask_loss balanced_softmax_loss",
@@ -19,6 +22,7 @@ NAMES = {
     "EpochIndex EpochSampler ViewsDataset WholeImages EvaluationDataset ImageCollator",
     "data.long_tail": "long_tailed_counts long_tailed_indices class_counts stratified_split",
 }
+OLD_ARGUMENTS = ROOT / "tests/old_runs/csv_paco/interrupted/checkpoint-10/training_args.bin"
 GONE = {"losses": "ContrastiveLoss ClassificationLoss"}
 CHANGED = (ROOT / "CHANGELOG.md").read_text().split("### Changed")[1]
 MODULES = CHANGED.split("* Data:")[0]
@@ -35,6 +39,12 @@ def test_in_a_new_process_in_any_order() -> None:
     for modules in (list(NAMES), list(NAMES)[::-1]):
         lines = [f"from paco_hf.{module} import {', '.join(NAMES[module].split())}" for module in modules]
         subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True, timeout=300)
+
+
+def test_the_arguments_of_an_old_checkpoint_load() -> None:
+    args = torch.load(OLD_ARGUMENTS, weights_only=False)
+    assert isinstance(args, PaCoTrainingArguments)
+    assert (args.loss, args.queue_size) == ("paco", 16)
 
 
 def test_names_that_are_gone_are_in_the_changelog() -> None:

@@ -49,7 +49,12 @@ PRIVATE: dict[str, tuple[Callable[[], Any], str]] = {
 }
 MODULE_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # of distributions that are imported by another name
 
-DOORS = {"paco_hf", "paco_hf.__main__", "paco_hf.embedding"}  # of the command, and of a former import path
+DOORS = {
+    "paco_hf",
+    "paco_hf.__main__",
+    "paco_hf.embedding",
+    "paco_hf.training_args",
+}  # of the command, and of former import paths
 
 PACKAGE = ROOT / "paco_hf"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())

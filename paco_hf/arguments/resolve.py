@@ -3,9 +3,10 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from timm.data import resolve_data_config
+from timm.models import PretrainedCfg
 from transformers import BitImageProcessor
 
 from ..data.augmentation.batched_transforms import batched_obstacle
@@ -24,7 +25,7 @@ from .training_args import PaCoTrainingArguments
 
 @dataclass(frozen=True)
 class RunPlan:
-    """What a run will do. Nothing is left open, and nothing changes from here on.
+    """What a run will do. It never changes; [`resolve_loading`] gives the one that leaves nothing open.
 
     Args:
         run (`RunArguments`): the arguments of the run, with a value where there was none.
@@ -53,15 +54,15 @@ def is_pretrained(run: RunArguments, backbone: BackboneSource | None) -> bool:
 
 
 def resolve(
-    run: RunArguments, args: PaCoTrainingArguments, division: Division, images: Images, backbone: BackboneSource | None
+    run: RunArguments, args: PaCoTrainingArguments, division: Division, backbone: BackboneSource | None
 ) -> RunPlan:
-    """Decide what the arguments leave open. They stay as they are.
+    """Decide what the arguments leave open, before an image is decoded; [`resolve_loading`] then decides the rest. The
+    arguments stay as they are.
 
     Args:
         run (`RunArguments`): data, backbone and views.
         args (`PaCoTrainingArguments`): the method and the training.
         division (`Division`): the data, split.
-        images (`Images`): of the training split.
         backbone (`BackboneSource`, *optional*): that of `run.backbone`, where the user named one.
 
     Raises:
@@ -73,19 +74,32 @@ def resolve(
     chosen, automatic_notes = _choose_automatic(run, args, division, backbone)
     processor, interpolation = _choose_processor(run, data, backbone, backbone_kwargs)
     views = (str(run.query_view), str(run.key_view))[: args.spec.views]
-    backend = _choose_augment_backend(run, views, images)
-    workers = _choose_workers(run, args, images)
-    args = args.changed(**chosen, dataloader_num_workers=workers)
-    changes: dict[str, Any] = {"eval_interpolation": interpolation, "augment_backend": backend}
-    run = dataclasses.replace(run, calibrate=calibrate, automatic=frozenset(), **changes)
+    args, smooth = args.changed(**chosen), cast(Any, interpolation)
+    run = dataclasses.replace(run, calibrate=calibrate, automatic=frozenset(), eval_interpolation=smooth)
     notes = [*calibration_notes, *automatic_notes]
     if data.user_data:
         notes.append(_describe_input(run, backbone, processor))
     if (run.freeze_backbone or run.lora_rank) and not is_pretrained(run, backbone):
         notes.append("note: the backbone is frozen as it was drawn: --pretrained true starts from weights that see")
-    processes = f" in {workers} worker processes" if workers else ""
-    notes.append(f"views: {', '.join(views)}, made by {backend}{processes}")
     return RunPlan(run, args, backbone, backbone_kwargs, views, processor, run_settings(run, args), tuple(notes))
+
+
+def resolve_loading(plan: RunPlan, images: Images) -> RunPlan:
+    """Decide how the training images (`Images`) become batches, which their sizes and their number tell.
+
+    Returns:
+        the plan with what makes the views and in how many processes; its note says so.
+
+    Raises:
+        ValueError: views that cannot be made a batch at a time, or workers among which a stream cannot be divided.
+    """
+    backend = _choose_augment_backend(plan.run, plan.views, images)
+    workers = _choose_workers(plan.run, plan.args, images)
+    run = dataclasses.replace(plan.run, augment_backend=cast(Any, backend))
+    args = plan.args.changed(dataloader_num_workers=workers)
+    processes = f" in {workers} worker processes" if workers else ""
+    note = f"views: {', '.join(plan.views)}, made by {backend}{processes}"
+    return dataclasses.replace(plan, run=run, args=args, settings=run_settings(run, args), notes=(note,))
 
 
 def _choose_calibration(run: RunArguments, division: Division) -> tuple[bool, list[str]]:
@@ -150,7 +164,9 @@ def _choose_processor(
     config = backbone.config or {}
     if not backbone.weights:
         config = config | backbone_kwargs.get("pretrained_cfg_overlay", {})
-    statistics, size = resolve_data_config({}, pretrained_cfg=config), int(run.image_size or 0)
+    # timm takes the configuration of a model that has none for these values.
+    statistics = resolve_data_config({}, pretrained_cfg=config or PretrainedCfg().to_dict())
+    size = int(run.image_size or 0)
     as_backbone = data.user_data and size > SMALL_IMAGE
     smooth = as_backbone and statistics["interpolation"] != "bilinear"
     interpolation = run.eval_interpolation or ("bicubic" if smooth else "bilinear")

@@ -53,7 +53,7 @@ def load_test(spec: DataSpec | str = "builtin", **fields: Any) -> tuple[ImageSpl
     """
     spec = replace(_spec(spec, fields), window=256)
     source = open_source(spec, test_only=True)
-    only = spec.is_user_data and len(source.splits) == 1
+    only = spec.is_user_data and not (spec.streaming or is_prepared(spec.dataset)) and len(source.splits) == 1
     split = source.require(next(iter(source.splits)) if only else "test", spec.dataset)
     return split, split.class_names
 

@@ -97,8 +97,9 @@ class DataSpec:
 
         Args:
             settings (`dict`): as flags are called: `dataset`, `train_list`, `test_split`, ...
-            overrides (*optional*): fields that win over them, `lists` and `splits` split by split.
+            overrides (*optional*): fields that win over them where they are set, `lists` and `splits` split by split.
         """
+        overrides = {name: value for name, value in overrides.items() if value is not None and value is not False}
         fields = spec_fields(settings)
         for name in ("lists", "splits"):
             overrides[name] = {**fields.get(name, {}), **(overrides.get(name) or {})}

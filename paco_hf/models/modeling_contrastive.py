@@ -131,9 +131,9 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         Raises:
             ValueError: where an argument is out of range.
         """
-        options: dict[str, Any] = {"queue_seed": queue_seed, "projector": projector, "gather_batch": gather_batch}
-        options |= {"variant": variant, "projection_dim": projection_dim, "queue_size": queue_size}
-        return cls(model, key_momentum=key_momentum, **options)
+        sizes: Any = {"projection_dim": projection_dim, "queue_size": queue_size, "queue_seed": queue_seed}
+        kinds: Any = {"variant": variant, "projector": projector, "gather_batch": gather_batch}
+        return cls(model, key_momentum=key_momentum, **sizes, **kinds)
 
     def to_classifier(self) -> PaCoForImageClassification:
         """The inference model, a `PaCoForImageClassification` that shares the weights."""
@@ -310,28 +310,20 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> "PaCoForContrastiveTraining":
-        """Load a training checkpoint, a local folder with `paco_training_state.safetensors`.
+        """Load a training checkpoint, a local folder with `paco_training_state.safetensors`, as it was made.
 
         Args:
             pretrained_model_name_or_path (path): the folder.
             kwargs: as for `PaCoForImageClassification.from_pretrained`.
-
-        Returns:
-            `PaCoForContrastiveTraining` with the settings that the checkpoint was made with.
 
         Raises:
             OSError: where the folder has no training state; `from_classifier` starts a new one around a classifier.
         """
         tensors, settings = _read_training_state(pretrained_model_name_or_path)
         classifier = PaCoForImageClassification.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        kinds: Any = {
-            "variant": str,
-            "projector": str,
-            "key_momentum": float,
-            "projection_dim": int,
-            "queue_size": int,
-        }
-        model = cls(classifier, **{name: kind(settings[name]) for name, kind in kinds.items()})
+        options: dict[str, Any] = {name: int(settings[name]) for name in ("projection_dim", "queue_size")}
+        options |= {"variant": settings["variant"], "projector": settings["projector"]}
+        model = cls(classifier, key_momentum=float(settings["key_momentum"]), **options)
         model._load_training_tensors(Path(pretrained_model_name_or_path), tensors, settings)
         return model
 

@@ -27,6 +27,8 @@ PRIVATE_OVERRIDES = {
     "_get_output_dir": "where a checkpoint is written: elsewhere, until it is complete",
     "_save_checkpoint": "writes in place; `on_save`, which follows it, is too late for the callbacks that upload",
     "_load_from_checkpoint": "knows neither the training state nor adapters without a `PeftModel`",
+    "_load_optimizer_and_scheduler": "names no file where a state does not fit the optimizer",
+    "_load_rng_state": "likewise",
 }
 
 
@@ -175,6 +177,14 @@ class CheckpointingTrainer(Trainer):
                 raise ValueError(f"{weights} does not fit the model: {reason}") from error
         if isinstance(self.model, PaCoForContrastiveTraining):
             self.model.load_training_state(resume_from_checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        with readable(f"{checkpoint}/optimizer.pt or scheduler.pt"):
+            super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        with readable(f"{checkpoint}/rng_state.pth"):
+            super()._load_rng_state(checkpoint)
 
     def trained_tensors(self) -> dict[str, Tensor]:
         """What is trained of the inference model: all of it, or adapters and classifier."""

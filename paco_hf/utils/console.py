@@ -6,9 +6,10 @@ from typing import Any
 import wrapt
 
 
-def say(main: bool, text: str) -> None:
+def say(main: bool, *lines: str) -> None:
+    """Print lines from the `main` process alone."""
     if main:
-        print(text, flush=True)
+        print(*lines, sep="\n", end="\n" if lines else "", flush=True)
 
 
 def quiet() -> None:

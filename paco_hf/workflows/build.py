@@ -43,14 +43,17 @@ class RunParts:
     batched_views: BatchedViews | None
 
 
-def build(plan: RunPlan, data: RunData) -> RunParts:
-    """The model and the training data of a run.
+def build(plan: RunPlan, data: RunData, model: PaCoForImageClassification) -> RunParts:
+    """The model, with its class centers, and the training data of a run.
+
+    Args:
+        plan (`RunPlan`): of the run.
+        data (`RunData`): its splits.
+        model (`PaCoForImageClassification`): of [`build_model`].
 
     Raises:
-        ValueError: the backbone does not take the images, or stored class centers do not fit.
+        ValueError: stored class centers do not fit.
     """
-    set_seed(plan.args.seed)
-    model = build_model(plan, data)
     parts = RunParts(model, *build_views(plan, data.images["train"]))
     if (centers := plan.run.class_centers) not in ("random", "means"):
         line = start_from_centers(model, Embeddings.load(centers), Path(centers).name)
@@ -80,7 +83,12 @@ def new_model(
 
 
 def build_model(plan: RunPlan, data: RunData) -> PaCoForImageClassification:
-    """The classifier, which takes images of the plan's size."""
+    """The classifier, drawn from the plan's seed.
+
+    Raises:
+        ValueError: the backbone does not take images of the plan's size.
+    """
+    set_seed(plan.args.seed)
     run, names = plan.run, dict(enumerate(data.class_names))
     model = new_model(
         run,

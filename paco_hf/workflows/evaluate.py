@@ -58,11 +58,9 @@ def evaluate_runs(
     notes: list[str] = []
     if report and folder is None:
         notes.append("no report of several models, or of one from the Hub, without a place for it: --output_dir DIR")
+    if calibrate and not (Path(models[0]) / "config.json").is_file():
+        raise ValueError(f"--calibrate changes a checkpoint's config.json, but {models[0]} is no local folder of one")
     if calibrate:
-        if not (Path(models[0]) / "config.json").is_file():
-            raise ValueError(
-                f"--calibrate changes a checkpoint's config.json, but {models[0]} is no local folder of one"
-            )
         held_out = load_evaluation(models[0], dataset, "validation", **data_fields)
         notes.append(store_temperature(models[0], Images(held_out), held_out.class_names, **inference))
     scored = load_evaluation(models[0], dataset, split, **data_fields)

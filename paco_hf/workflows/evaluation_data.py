@@ -195,4 +195,5 @@ def _with_model_classes(run: RunFolder, images: LabeledImages) -> LabeledImages:
             f"{images.name} has a class {unknown[0]!r} that {run.name} does not know (it knows "
             f"{examples([*map(repr, known)], 5)}): not the classes it was trained on"
         )
-    return replace(images, labels=[known.index(names[label]) for label in images.labels], class_names=known)
+    index = {name: label for label, name in enumerate(known)}
+    return replace(images, labels=[index[names[label]] for label in images.labels], class_names=known)

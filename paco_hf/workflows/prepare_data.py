@@ -1,6 +1,7 @@
-"""The data of a run: loaded, checked, split and decoded."""
+"""The data of a run: loaded, checked and split; decoded when it is first read."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
@@ -8,7 +9,7 @@ from ..data.image_checks import ImageChecks, check_images
 from ..data.images import ImageData, Images, LabeledImages
 from ..data.loading import load_data
 from ..data.samplers import LANES
-from ..data.spec import DataSpec
+from ..data.spec import ROLES, DataSpec
 from ..data.split_manifest import describe_source
 from ..data.splitting import TEST_FRACTION, Division, divide, report
 from ..utils.console import say
@@ -21,12 +22,17 @@ class RunData:
     Args:
         run (`RunArguments`): those of the run, with the share that was split off for the test where there was none.
         division (`Division`): the splits.
-        images (`dict`): the images of `train`, and of `validation` and `test` where there are any.
     """
 
     run: RunArguments
     division: Division
-    images: dict[str, Images]
+
+    @cached_property
+    def images(self) -> dict[str, Images]:
+        """The images of `train`, and of `validation` and `test` where there are any. All are decoded, or sampled, at
+        once: an image that cannot be decoded should not end a finished run."""
+        splits = self.division.trained, self.division.validation, self.division.data.test
+        return {role: Images(split) for role, split in zip(ROLES, splits, strict=True) if split}
 
     @property
     def class_names(self) -> list[str]:
@@ -35,11 +41,10 @@ class RunData:
 
 
 def prepare_data(run: RunArguments, args: PaCoTrainingArguments) -> RunData:
-    """Load, check and split the data, say what the user should know of it before training, and decode it.
+    """Load, check and split the data, and say what the user should know of it before training.
 
     Raises:
-        ValueError, OSError: data that cannot be read or trained on. Everything is decoded, or sampled, here: an image
-            that cannot be decoded should not end a finished run.
+        ValueError, OSError: data that cannot be read or trained on.
     """
     main = args.process_index == 0
     with args.main_process_first(local=False):
@@ -64,8 +69,7 @@ def prepare_data(run: RunArguments, args: PaCoTrainingArguments) -> RunData:
         data, args.seed, run.validation_fraction, fraction, checks.duplicates, source=source, split_seed=run.split_seed
     )
     say(main, "\n".join(_describe(division, checks.lines)))
-    splits = {"train": division.trained, "validation": division.validation, "test": division.data.test}
-    return RunData(run, division, {role: Images(split) for role, split in splits.items() if split})
+    return RunData(run, division)
 
 
 def _describe(division: Division, lines: list[str]) -> list[str]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from ..arguments.resolve import RunPlan, is_pretrained, resolve
+from ..arguments.resolve import RunPlan, is_pretrained, resolve, resolve_loading
 from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.augmentation.transforms import build_view
@@ -21,7 +21,7 @@ from ..trainer.paco_trainer import PaCoTrainer
 from ..utils.console import say
 from ..utils.files import as_yaml, write_json, write_text
 from ..utils.memory import keep_freed_memory
-from .build import RunParts, build, build_trainer, new_model, start_from_means
+from .build import RunParts, build, build_model, build_trainer, new_model, start_from_means
 from .finish import finish, publish
 from .prepare_data import RunData, prepare_data
 
@@ -52,9 +52,12 @@ def train(
     else:
         backbone = check_settings(run, args)
         data = prepare_data(run, args)
-        plan = resolve(data.run, args, data.division, data.images["train"], backbone)
-        say(main, "\n".join(plan.notes))
-        parts = build(plan, data)
+        plan = resolve(data.run, args, data.division, backbone)
+        say(main, *plan.notes)
+        model = build_model(plan, data)
+        plan = resolve_loading(plan, data.images["train"])
+        say(main, *plan.notes)
+        parts = build(plan, data, model)
         if run.dry_run:
             say(main, as_yaml(plan.settings))
             return None
