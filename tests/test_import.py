@@ -158,6 +158,6 @@ def test_type_checkers_see_the_lazy_names(tmp_path: Path) -> None:
     snippet.write_text("import paco_hf\nreveal_type(paco_hf.PaCoTrainer)\nreveal_type(paco_hf.paco_loss)\n")
     command = [sys.executable, "-m", "mypy", "--cache-dir", str(tmp_path / "cache"), str(snippet)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT.parent)
-    assert "type[paco_hf.trainer.paco_trainer.PaCoTrainer]" in done.stdout, done.stdout
-    assert "def (features: " in done.stdout
-    assert "Any" not in done.stdout.splitlines()[0]
+    trainer, loss, _ = done.stdout.splitlines()
+    assert trainer.endswith('-> paco_hf.trainer.paco_trainer.PaCoTrainer"'), done.stdout
+    assert '"def (features: ' in loss, done.stdout
