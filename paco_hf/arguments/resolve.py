@@ -34,7 +34,6 @@ class RunPlan:
         backbone_kwargs (`dict`): keyword arguments of `timm.create_model`.
         views (tuple of `str`): the augmentations of an image, one for each view that the loss needs.
         processor (`BitImageProcessor`): what evaluation images go through.
-        settings (`dict`): the recipe that the run saves.
         notes (tuple of `str`): what was decided, for the user to read.
     """
 
@@ -44,8 +43,12 @@ class RunPlan:
     backbone_kwargs: dict[str, Any]
     views: tuple[str, ...]
     processor: BitImageProcessor
-    settings: dict[str, Any]
     notes: tuple[str, ...]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The recipe that the run saves."""
+        return run_settings(self.run, self.args)
 
 
 def is_pretrained(run: RunArguments, backbone: BackboneSource | None) -> bool:
@@ -74,14 +77,14 @@ def resolve(
     chosen, automatic_notes = _choose_automatic(run, args, division, backbone)
     processor, interpolation = _choose_processor(run, data, backbone, backbone_kwargs)
     views = (str(run.query_view), str(run.key_view))[: args.spec.views]
-    args, smooth = args.changed(**chosen), cast(Any, interpolation)
-    run = dataclasses.replace(run, calibrate=calibrate, automatic=frozenset(), eval_interpolation=smooth)
+    args, changes = args.changed(**chosen), {"calibrate": calibrate, "eval_interpolation": interpolation}
+    run = dataclasses.replace(run, automatic=frozenset(), **cast(Any, changes))
     notes = [*calibration_notes, *automatic_notes]
     if data.user_data:
         notes.append(_describe_input(run, backbone, processor))
     if (run.freeze_backbone or run.lora_rank) and not is_pretrained(run, backbone):
         notes.append("note: the backbone is frozen as it was drawn: --pretrained true starts from weights that see")
-    return RunPlan(run, args, backbone, backbone_kwargs, views, processor, run_settings(run, args), tuple(notes))
+    return RunPlan(run, args, backbone, backbone_kwargs, views, processor, tuple(notes))
 
 
 def resolve_loading(plan: RunPlan, images: Images) -> RunPlan:
@@ -99,7 +102,7 @@ def resolve_loading(plan: RunPlan, images: Images) -> RunPlan:
     args = plan.args.changed(dataloader_num_workers=workers)
     processes = f" in {workers} worker processes" if workers else ""
     note = f"views: {', '.join(plan.views)}, made by {backend}{processes}"
-    return dataclasses.replace(plan, run=run, args=args, settings=run_settings(run, args), notes=(note,))
+    return dataclasses.replace(plan, run=run, args=args, notes=(note,))
 
 
 def _choose_calibration(run: RunArguments, division: Division) -> tuple[bool, list[str]]:
@@ -161,18 +164,17 @@ def _choose_processor(
 ) -> tuple[BitImageProcessor, str]:
     """How images are made ready for evaluation: on one's own data as the backbone's weights were, unless images are
     small or the user says otherwise."""
-    config = backbone.config or {}
+    config, size = backbone.config or {}, int(run.image_size or 0)
     if not backbone.weights:
         config = config | backbone_kwargs.get("pretrained_cfg_overlay", {})
     # timm takes the configuration of a model that has none for these values.
     statistics = resolve_data_config({}, pretrained_cfg=config or PretrainedCfg().to_dict())
-    size = int(run.image_size or 0)
     as_backbone = data.user_data and size > SMALL_IMAGE
     smooth = as_backbone and statistics["interpolation"] != "bilinear"
     interpolation = run.eval_interpolation or ("bicubic" if smooth else "bilinear")
     mean, std = data.mean or statistics["mean"], data.std or statistics["std"]
-    crop = statistics["crop_pct"] if as_backbone else None
-    return build_processor(size, mean, std, interpolation, crop), interpolation
+    crop_pct = statistics["crop_pct"] if as_backbone else None
+    return build_processor(size, mean, std, interpolation, crop_pct), interpolation
 
 
 def _describe_input(run: RunArguments, backbone: BackboneSource, processor: BitImageProcessor) -> str:
