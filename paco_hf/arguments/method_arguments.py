@@ -3,12 +3,12 @@
 from typing import Annotated, Literal
 
 from ..losses.specs import DEFAULT_LOSS, LOSSES
-from .fields import AT_LEAST_0, AT_LEAST_1, FACTOR, POSITIVE, SHARE, argument_table
+from .fields import AT_LEAST_0, AT_LEAST_1, FACTOR, FRACTION, POSITIVE, SHARE, argument_table
 
 
 @argument_table
 class MethodArguments:
-    """Settings of loss, optimizer and schedule that transformers does not have.
+    """Method: settings of loss, optimizer and schedule that transformers does not have.
 
     Args:
         loss (`str`, *optional*, defaults to `"paco"`): what is trained: PaCo, GPaCo, its multi-task or one-view
@@ -69,64 +69,89 @@ class MethodArguments:
 
 
 @argument_table
-class ChangedDefaults:
-    """Settings of `transformers.TrainingArguments` with other defaults.
+class CommonArguments:
+    """Training: those of `transformers.TrainingArguments` that most runs set, some with other defaults.
 
     Args:
-        optim (`str`, *optional*, defaults to `"sgd"`): optimizer, any that transformers knows
-        learning_rate (`float`, *optional*, defaults to `0.02`): peak learning rate, for the whole batch
-        weight_decay (`float`, *optional*, defaults to `5e-4`): weight decay
+        output_dir (`str`, *optional*): the run folder (default: runs/LOSS-DATASET)
+        num_train_epochs (`float`, *optional*, defaults to `100`): passes over the training images
+        max_steps (`int`, *optional*, defaults to `-1`): optimizer steps, in place of the epochs; -1: as many as these
+            have
+        seed (`int`, *optional*, defaults to `42`): of weights, order of the images, views and validation split
         per_device_train_batch_size (`int`, *optional*, defaults to `128`): training images a process and step
         per_device_eval_batch_size (`int`, *optional*, defaults to `256`): evaluation images a process and step
-        num_train_epochs (`float`, *optional*, defaults to `100`): passes over the training images
-        max_grad_norm (`float`, *optional*, defaults to `0.0`): clip gradients to this norm; 0: never
+        gradient_accumulation_steps (`int`, *optional*, defaults to `1`): batches whose gradients an optimizer step
+            adds up
+        learning_rate (`float`, *optional*, defaults to `0.02`): peak learning rate, for the whole batch
         lr_scheduler_type (`str`, *optional*, defaults to `"cosine"`): schedule where --epoch_schedule is none
+        warmup_steps (`float`, *optional*, defaults to `0`): linear warm-up of --lr_scheduler_type; below 1: a share of
+            all steps
+        optim (`str`, *optional*, defaults to `"sgd"`): optimizer, any that transformers knows
+        weight_decay (`float`, *optional*, defaults to `5e-4`): weight decay
+        max_grad_norm (`float`, *optional*, defaults to `0.0`): clip gradients to this norm; 0: never
+        label_smoothing_factor (`float`, *optional*, defaults to `0.0`): label smoothing
         eval_strategy (`str`, *optional*, defaults to `"epoch"`): when to score the validation split
         save_strategy (`str`, *optional*, defaults to `"epoch"`): when to save a checkpoint: no, epoch or steps
+        save_steps (`float`, *optional*, defaults to `500`): steps from one checkpoint to the next; below 1: a share of
+            all steps
         save_total_limit (`int`, *optional*, defaults to `1`): checkpoints to keep
         logging_strategy (`str`, *optional*, defaults to `"epoch"`): when to log: epoch or steps
+        logging_steps (`float`, *optional*, defaults to `500`): steps from one line of the log to the next; below 1: a
+            share of all steps
         metric_for_best_model (`str`, *optional*, defaults to `"balanced_accuracy"`): validation metric that selects
             the model
         dataloader_num_workers (`int`, *optional*, defaults to `-1`): processes that decode and augment; -1: none for
             images kept in memory, else one a core, 8 at most
         dataloader_drop_last (`bool`, *optional*, defaults to `True`): drop a ragged last training batch
+        report_to (`str`, *optional*, defaults to `"none"`): trackers, such as tensorboard
+        push_to_hub (`bool`, *optional*, defaults to `False`): publish the finished run on the Hub
+        hub_model_id (`str`, *optional*): user/name on the Hub (default: the name of the run folder, yours)
+        hub_private_repo (`bool`, *optional*): whether only you can see it there (default: the Hub's setting)
+    """
+
+    output_dir: str | None = None
+    num_train_epochs: float = 100
+    max_steps: int = -1
+    seed: Annotated[int, AT_LEAST_0] = 42
+    per_device_train_batch_size: Annotated[int, AT_LEAST_1] = 128
+    per_device_eval_batch_size: Annotated[int, AT_LEAST_1] = 256
+    gradient_accumulation_steps: Annotated[int, AT_LEAST_1] = 1
+    learning_rate: Annotated[float, AT_LEAST_0] = 0.02
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: float = 0
+    optim: str = "sgd"
+    weight_decay: Annotated[float, AT_LEAST_0] = 5e-4
+    max_grad_norm: float = 0.0
+    label_smoothing_factor: Annotated[float, FRACTION] = 0.0
+    eval_strategy: str = "epoch"
+    save_strategy: str = "epoch"
+    save_steps: float = 500
+    save_total_limit: int | None = 1
+    logging_strategy: str = "epoch"
+    logging_steps: float = 500
+    metric_for_best_model: str | None = "balanced_accuracy"
+    dataloader_num_workers: int = -1
+    dataloader_drop_last: bool = True
+    report_to: str = "none"
+    push_to_hub: bool = False
+    hub_model_id: str | None = None
+    hub_private_repo: bool | None = None
+
+
+@argument_table
+class ChangedDefaults:
+    """Other settings of `transformers.TrainingArguments` whose defaults differ here.
+
+    Args:
         remove_unused_columns (`bool`, *optional*, defaults to `False`): drop columns the model does not take
         ddp_find_unused_parameters (`bool`, *optional*, defaults to `False`): of DistributedDataParallel
         logging_nan_inf_filter (`bool`, *optional*, defaults to `False`): hide losses that are not finite
-        report_to (`str`, *optional*, defaults to `"none"`): trackers, such as tensorboard
         hub_strategy (`str`, *optional*, defaults to `"end"`): end: a run is pushed once, when it is finished
         disable_tqdm (`bool`, *optional*): no progress bar (default: where there is no terminal)
     """
 
-    optim: str = "sgd"
-    learning_rate: Annotated[float, AT_LEAST_0] = 0.02
-    weight_decay: Annotated[float, AT_LEAST_0] = 5e-4
-    per_device_train_batch_size: Annotated[int, AT_LEAST_1] = 128
-    per_device_eval_batch_size: Annotated[int, AT_LEAST_1] = 256
-    num_train_epochs: float = 100
-    max_grad_norm: float = 0.0
-    lr_scheduler_type: str = "cosine"
-    eval_strategy: str = "epoch"
-    save_strategy: str = "epoch"
-    save_total_limit: int | None = 1
-    logging_strategy: str = "epoch"
-    metric_for_best_model: str | None = "balanced_accuracy"
-    dataloader_num_workers: int = -1
-    dataloader_drop_last: bool = True
     remove_unused_columns: bool | None = False
     ddp_find_unused_parameters: bool | None = False
     logging_nan_inf_filter: bool = False
-    report_to: str = "none"
     hub_strategy: str = "end"
     disable_tqdm: bool | None = None
-
-
-# Of transformers' own flags, those that `--help` shows; `--help_all` shows the rest.
-COMMON_TRAINING_FLAGS = {
-    *("output_dir", "num_train_epochs", "max_steps", "seed", "per_device_train_batch_size"),
-    *("per_device_eval_batch_size", "gradient_accumulation_steps", "learning_rate", "lr_scheduler_type"),
-    *("warmup_steps", "optim", "weight_decay", "max_grad_norm", "label_smoothing_factor", "eval_strategy"),
-    *("save_strategy", "save_steps", "save_total_limit", "logging_strategy", "logging_steps"),
-    *("dataloader_num_workers", "dataloader_drop_last", "metric_for_best_model", "report_to"),
-    *("push_to_hub", "hub_model_id", "hub_private_repo"),
-}

@@ -7,15 +7,15 @@ import json
 from pathlib import Path
 from typing import Any, NoReturn
 
-from transformers import HfArgumentParser, TrainingArguments
+from transformers import HfArgumentParser
 
 from ..data.published import BENCHMARKS
 from ..losses.specs import DEFAULT_LOSS
 from .auto_settings import SUGGESTED
-from .method_arguments import COMMON_TRAINING_FLAGS
 from .recipes import Recipe, read_recipe, recipe_names
 from .run_arguments import RUN_TABLES, RunArguments
 from .settings import run_settings
+from .train_help import DESCRIPTION, HELP_ALL, USAGE
 from .training_args import PaCoTrainingArguments
 
 _STEPWISE = {"lr_scheduler_type", "warmup_steps", "warmup_ratio"}
@@ -46,30 +46,25 @@ class RunParser(HfArgumentParser):
 
     Args:
         prog (`str`): what the help calls the program.
-        show_all (`bool`, *optional*, defaults to `False`): whether the help lists every flag of transformers.
     """
 
-    def __init__(self, prog: str, show_all: bool = False) -> None:
-        inherited = {f.name for f in dataclasses.fields(TrainingArguments)}
-        self.hidden = set() if show_all else inherited - COMMON_TRAINING_FLAGS
+    def __init__(self, prog: str) -> None:
         self.flags: list[str] = []
         super().__init__(
             [*RUN_TABLES, PaCoTrainingArguments],
             prog=prog,
-            usage=f"{prog} [--flag value ...]",
-            description="Train a classifier on long-tailed images with PaCo, GPaCo or a baseline, and score it.",
-            epilog="All other flags of transformers.TrainingArguments work too: --help_all lists them.",
+            usage=USAGE.format(prog=prog),
+            description=DESCRIPTION,
             allow_abbrev=False,
             formatter_class=argparse.HelpFormatter,
         )
-        text = "also list every flag of transformers.TrainingArguments"
-        self.add_argument("--help_all", action="help", help=text)
+        self.add_argument("--help_all", action="help", help=HELP_ALL)
 
     def add_argument(self, *options: Any, **kwargs: Any) -> argparse.Action:
         """As argparse's, without the default."""
         self.flags += options
         name, text = options[0].removeprefix("--"), kwargs.get("help")
-        if name in self.hidden or name.startswith("no_"):
+        if name.startswith("no_"):
             text = argparse.SUPPRESS
         elif text and "%" in text.replace("%%", ""):
             text = text.replace("%", "%%")
@@ -101,7 +96,7 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
     Raises:
         ValueError: an unknown flag or setting, or a value out of range.
     """
-    parser = RunParser(prog, show_all="--help_all" in argv)
+    parser = RunParser(prog)
     flags = parser.parse_flags(argv)
     recipe = flags.get("recipe") or _default_recipe(flags)
     settings = _trainable_settings(recipe) if recipe else {}
@@ -112,7 +107,7 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
         values["eval_interpolation"] = "bilinear"
     run = RunArguments(**_fields(RunArguments, values))
     args = PaCoTrainingArguments(**_fields(PaCoTrainingArguments, values))
-    _check(run, args, flags, published)
+    _check(run, flags, published)
     run, args = _fit_batch(run, args, flags, settings.get("global_batch_size"))
     if not published and recipe is None:
         run = dataclasses.replace(run, automatic=_automatic(args, flags))
@@ -151,10 +146,8 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     return implied | {f"{event}_strategy": "steps" for event in events}
 
 
-def _check(run: RunArguments, args: PaCoTrainingArguments, flags: dict[str, Any], published: bool) -> None:
-    """Refuse what cannot be: a seed that is none, flags of other data."""
-    if args.seed < 0:
-        raise ValueError(f"seed must not be negative, got {args.seed}")
+def _check(run: RunArguments, flags: dict[str, Any], published: bool) -> None:
+    """Refuse flags that are of other data."""
     if published and run.test_fraction is not None:
         raise ValueError(f"--test_fraction carves from your own data; {run.dataset} has a test split: leave it out")
     selected = run.dataset in BENCHMARKS and BENCHMARKS[run.dataset].n_max

@@ -11,8 +11,8 @@ from transformers import BitImageProcessor
 
 from ..data.augmentation.batched_transforms import batched_obstacle
 from ..data.images import ImageData, Images
-from ..data.samplers import LANES
 from ..data.splitting import Division
+from ..data.streaming.manifest import LANES
 from ..evaluation.temperature import FEW_IMAGES
 from ..models.image_processing import SMALL_IMAGE, build_processor
 from ..models.pretrained_backbones import BackboneSource, find_backbone, one_side

@@ -10,7 +10,7 @@ from .fields import AT_LEAST_0, AT_LEAST_1, FRACTION, POSITIVE, argument_table, 
 
 @argument_table
 class RecipeArguments:
-    """The recipe, which the flags change.
+    """Recipe: settings that the flags change.
 
     Args:
         recipe (`str`, *optional*): name of a recipe of the package, or a YAML file; flags win over it (on builtin a
@@ -22,7 +22,7 @@ class RecipeArguments:
 
 @argument_table
 class DataArguments:
-    """The flags that choose and split the data.
+    """Data: which images, and how they are split.
 
     Args:
         dataset (`str`, *optional*, defaults to `"builtin"`): builtin; imagenet, imagenet-lt, inat2018, places-lt,
@@ -79,7 +79,7 @@ class DataArguments:
 
 @argument_table
 class ModelArguments:
-    """The flags that choose backbone, classifier, input and views.
+    """Model: backbone, classifier, input and views.
 
     Args:
         backbone (`str`, *optional*): any timm model, a folder that timm saved, or hf://user/name (default:
@@ -134,7 +134,7 @@ class ModelArguments:
 
 @argument_table
 class WorkflowArguments:
-    """The flags of what is done around the training.
+    """Run: what is done around the training.
 
     Args:
         global_batch_size (`int`, *optional*): training images of an optimizer step, over all processes: what

@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import TrainingArguments
 
-from .method_arguments import COMMON_TRAINING_FLAGS
+from .method_arguments import CommonArguments
 from .run_arguments import RunArguments
 from .training_args import PaCoTrainingArguments
 
@@ -24,10 +24,11 @@ def run_settings(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, An
     """The settings that make the run what it is, as a recipe: the method's, and transformers' where changed."""
     settings = {f.name: getattr(run, f.name) for f in dataclasses.fields(RunArguments)}
     inherited = {f.name: f for f in dataclasses.fields(TrainingArguments)}
+    common = {f.name for f in dataclasses.fields(CommonArguments)}
     for f in dataclasses.fields(PaCoTrainingArguments):
         value = getattr(args, f.name)
         value = getattr(value, "value", value)
-        changed = f.name in COMMON_TRAINING_FLAGS or f.name not in inherited or value != inherited[f.name].default
+        changed = f.name in common or f.name not in inherited or value != inherited[f.name].default
         if f.init and changed and isinstance(value, bool | int | float | str | None):
             settings[f.name] = value
     settings["backbone_kwargs"] = run.backbone_options or None

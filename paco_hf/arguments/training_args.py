@@ -11,11 +11,11 @@ from transformers import TrainingArguments
 from ..losses.specs import LOSSES, LossSpec, loss_spec
 from ..utils.hardware import hardware_precision
 from .fields import check_ranges
-from .method_arguments import ChangedDefaults, MethodArguments
+from .method_arguments import ChangedDefaults, CommonArguments, MethodArguments
 
 
 @dataclass
-class PaCoTrainingArguments(ChangedDefaults, MethodArguments, TrainingArguments):
+class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, TrainingArguments):
     """Arguments of [`PaCoTrainer`]: those of `transformers.TrainingArguments`, and the method's.
 
     Defaults that differ from `TrainingArguments`: `optim="sgd"`, `learning_rate=0.02`, `weight_decay=5e-4`,
@@ -27,7 +27,8 @@ class PaCoTrainingArguments(ChangedDefaults, MethodArguments, TrainingArguments)
     is not finite stops the run), `report_to="none"`, `hub_strategy="end"` (there is no other), `disable_tqdm` where
     standard error is no terminal, and `use_cpu` where there is no accelerator.
 
-    Args: the fields of [`MethodArguments`] and [`ChangedDefaults`], and those of `transformers.TrainingArguments`.
+    Args: the fields of [`MethodArguments`], [`CommonArguments`] and [`ChangedDefaults`], and those of
+        `transformers.TrainingArguments`.
 
     Raises:
         ValueError: a value out of range, or two that contradict each other.
@@ -52,10 +53,6 @@ class PaCoTrainingArguments(ChangedDefaults, MethodArguments, TrainingArguments)
         check_ranges(self)
         if self.hub_strategy != "end":
             raise ValueError(f"hub_strategy must be one of end, got {self.hub_strategy!r}")
-        if (steps := self.gradient_accumulation_steps) < 1:
-            raise ValueError(f"gradient_accumulation_steps must be at least 1, got {steps}")
-        if not 0 <= (smoothing := self.label_smoothing_factor) < 1:
-            raise ValueError(f"label_smoothing_factor must be at least 0 and below 1, got {smoothing}")
         if self.epoch_schedule == "mae" and self.min_learning_rate > self.learning_rate:
             limit = f"at most learning_rate, {self.learning_rate}"
             raise ValueError(f"min_learning_rate must be {limit}, got {self.min_learning_rate}")

@@ -1,18 +1,18 @@
 """Write the model card (README.md) of a run or a recipe."""
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from .common import selected
+from .inputs import run_folder
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("run", nargs="?", help="run folder or converted checkpoint")
+    add("run", type=run_folder, nargs="?", help="run folder or converted checkpoint")
     add("--repo_id", help="user/name on the Hub, for the examples in the card")
     add("--license", default="unknown", help="of the weights, as the Hub calls it (default: unknown)")
     add("--recipe", help="recipe that the run follows, where it does not say so itself")
-    add("--baselines", nargs="+", default=[], metavar="RUN", help="runs to show the scores of beside")
+    add("--baselines", nargs="+", default=[], metavar="RUN", type=run_folder, help="runs to show the scores of beside")
     add("--recipes", metavar="DIR", help="instead: a card for each recipe, DIR/<recipe>/README.md")
 
 
@@ -29,6 +29,4 @@ def run(flags: Namespace) -> None:
             write_text(path, text)
         print(f"{len(cards)} cards in {flags.recipes}")
         return
-    if not Path(flags.run).is_dir():
-        raise OSError(f"{flags.run} is not a folder")
     print(write_card(flags.run, **selected(flags, "repo_id license recipe baselines")))

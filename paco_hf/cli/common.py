@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from .inputs import data_source
+
 ROLES = ("train", "validation", "test")
 
 
@@ -42,7 +44,7 @@ def add_data_flags(parser: argparse.ArgumentParser, default_split: str, splits: 
         default_split (`str`): the value of `--split` where it is not given.
         splits (sequence of `str`, *optional*): its possible values.
     """
-    parser.add_argument("--dataset", help="as for train (default: what the run was trained on)")
+    parser.add_argument("--dataset", type=data_source, help="as for train (default: what the run was trained on)")
     parser.add_argument("--dataset_path", help="as for train")
     trained = "; train: what the run was trained on, without what it split off" if "train" in splits else ""
     about = f"which images (default: %(default)s{trained})"
@@ -59,17 +61,6 @@ def load_split(model: str, flags: argparse.Namespace) -> Any:
     from ..workflows.evaluation_data import load_evaluation
 
     return load_evaluation(model, flags.dataset, flags.split, **spec_fields(vars(flags)))
-
-
-def check_output(file: str | None) -> None:
-    """`ValueError` where a file cannot be written there, before there is work that would be lost."""
-    if file is None:
-        return
-    path = Path(file)
-    if path.is_dir():
-        raise ValueError(f"--output {file} is a folder: give the name of a file in it")
-    if not path.absolute().parent.is_dir():
-        raise ValueError(f"--output {file} cannot be written: there is no folder {path.parent}")
 
 
 def check_checkpoint_folder(flag: str, model: str) -> None:

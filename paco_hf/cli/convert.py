@@ -5,17 +5,20 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from .common import add_column_flags, selected
+from .inputs import data_source, source_file
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("source", help="file, http(s) address, or hf://user/name[@revision]/file")
+    add("source", type=source_file, help="file, http(s) address, or hf://user/name[@revision]/file")
     add("out", help="new folder")
     add("--recipe", help="recipe it is of: it must agree (default: the only one that does, if any)")
     add("--training_state", action="store_true", help="keep projector, key encoder and queue")
     add("--backbone", help="timm name, for a ViT of unusual size (default: recognized)")
     add("--backbone_kwargs", help="JSON object of keyword arguments of timm.create_model")
-    add("--dataset", help="also score it on these images: as for train, or a folder of class folders")
+    add(
+        "--dataset", type=data_source, help="also score it on these images: as for train, or a folder of class folders"
+    )
     add("--dataset_path", help="as for train")
     add("--train_list", help="as for train: gives the class counts, for many, medium and few")
     add("--test_list", help="as for train")

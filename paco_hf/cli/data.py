@@ -5,13 +5,14 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from .common import ROLES, OneLineParser, add_column_flags, selected
+from .inputs import data_source, existing_list
 
 
 def add_flags(parser: ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, parser_class=OneLineParser, metavar="ACTION")
     prepare = actions.add_parser("prepare", help="write a data set as parquet shards with a manifest, for streaming")
     add = prepare.add_argument
-    add("dataset", help="imagenet, imagenet-lt, inat2018, places-lt; or a folder or Hub id")
+    add("dataset", type=data_source, help="imagenet, imagenet-lt, inat2018, places-lt; or a folder or Hub id")
     add("--source", help="folder of images, folder of parquet, or Hub id (default: the data set's own)")
     lists = "lists, files or addresses; the split is train where none is given (default: those that lie in --source)"
     add("--list", nargs="+", default=[], metavar="[SPLIT=]FILE", help=lists)
@@ -20,11 +21,11 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--threads", type=int, help="shards to work on at a time (default: the cores, up to 4)")
     add("--shard_mib", type=float, default=400, help="images in a shard (default: %(default)s MiB)")
     verify = actions.add_parser("verify", help="is this the published selection, and is it all there?")
-    verify.add_argument("target", help="prepared folder, or list")
+    verify.add_argument("target", type=existing_list, help="prepared folder, or list")
     verify.add_argument("--dataset", help="whose list it is (default: recognized)")
     stats = actions.add_parser("stats", help="class counts, shots, imbalance factor")
     add = stats.add_argument
-    add("target", help="prepared folder, list, or a data set as for train --dataset")
+    add("target", type=data_source, help="prepared folder, list, or a data set as for train --dataset")
     add("--dataset_path", help="as for train")
     add_column_flags(stats)
     add("--train_split", metavar="NAME", help="as for train")

@@ -4,7 +4,9 @@ import argparse
 import json
 from typing import Any
 
+from ..utils.files import check_output
 from .common import add_data_flags, add_inference_flags, load_split
+from .inputs import checkpoint, existing_path, source_file
 
 # The flags that mean something for image files.
 _FILE_FLAGS = ("model", "images", "output", "batch_size", "precision")
@@ -12,12 +14,12 @@ _FILE_FLAGS = ("model", "images", "output", "batch_size", "precision")
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", help="run folder, checkpoint or Hub id")
-    add("images", nargs="*", help="image files or folders (default: a labeled split)")
+    add("model", type=checkpoint, help="run folder, checkpoint or Hub id")
+    add("images", type=existing_path, nargs="*", help="image files or folders (default: a labeled split)")
     add("--output", required=True, metavar="FILE", help="the .safetensors file to write")
     add_data_flags(parser, "test")
     add_inference_flags(parser, 256)
-    add("--gallery", metavar="FILE", help="what is searched: another such file (default: this one)")
+    add("--gallery", metavar="FILE", type=source_file, help="what is searched: another such file (default: this one)")
     add("--neighbors", type=int, default=10, help="to judge retrieval by (default: %(default)s)")
     add("--neighbours", type=int, dest="neighbors", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add("--json", action="store_true", help="print the retrieval precision as JSON")
@@ -34,10 +36,10 @@ def run(flags: argparse.Namespace) -> None:
             f"--{unused[0]} is of labeled data, and image files have no labels to judge retrieval by: give files, or "
             "--dataset"
         )
-    from ..inference.features import Embeddings, check_output, embed_files, embed_split
+    check_output(flags.output, ".safetensors")
+    from ..inference.features import Embeddings, embed_files, embed_split
     from ..metrics import GROUPS, retrieval_precision
 
-    check_output(flags.output)
     if flags.images:
         embeddings = embed_files(flags.model, flags.images, flags.batch_size, flags.precision)
         embeddings.save(flags.output)

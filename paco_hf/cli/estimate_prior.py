@@ -4,13 +4,15 @@ import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from .common import add_inference_flags, check_checkpoint_folder, check_output
+from ..utils.files import check_output
+from .common import add_inference_flags, check_checkpoint_folder
+from .inputs import checkpoint, existing_path
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", help="run folder or checkpoint")
-    add("images", nargs="+", help="image files or folders, as they come where the model is used")
+    add("model", type=checkpoint, help="run folder or checkpoint")
+    add("images", type=existing_path, nargs="+", help="image files or folders, as they come where the model is used")
     add("--output", metavar="FILE", help="write it as JSON: `predict --prior FILE` takes it")
     add("--store", action="store_true", help="store it in the model's config.json: pipeline follows it")
     add("--resamples", type=int, default=200, help="for the ranges (default: %(default)s)")

@@ -5,12 +5,13 @@ import sys
 from argparse import ArgumentParser, Namespace
 
 from .common import add_data_flags, add_inference_flags, selected
+from .inputs import checkpoint
 from .launcher import NPROC_HELP, check_processes
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("models", nargs="+", help="run folder or checkpoint; of several the logits are averaged")
+    add("models", type=checkpoint, nargs="+", help="run folder or checkpoint; of several the logits are averaged")
     add_data_flags(parser, "test", ("test", "validation"))
     streaming = "read a prepared folder, or its address, shard by shard"
     add("--streaming", type=_boolean, nargs="?", const=True, default=False, help=streaming)

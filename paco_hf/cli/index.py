@@ -4,11 +4,12 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from .common import add_data_flags, add_inference_flags, load_split, selected
+from .inputs import checkpoint
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", help="run folder, checkpoint or Hub id")
+    add("model", type=checkpoint, help="run folder, checkpoint or Hub id")
     add_data_flags(parser, "train")
     add_inference_flags(parser, 256)
     add("--output", metavar="DIR", help="folder of the index (default: index/ in the model's folder)")

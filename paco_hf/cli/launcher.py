@@ -72,6 +72,11 @@ def check_processes(number: int) -> None:
         )
 
 
+def is_launched() -> bool:
+    """Whether a `paco-hf --nproc N` started this process."""
+    return os.environ.get(_LAUNCHER) == str(os.getppid())
+
+
 def is_first_process() -> bool:
     """Whether this is the process of rank 0, or the only one."""
     return os.environ.get("RANK", "0") == "0"
@@ -187,7 +192,7 @@ def _run(number: int, arguments: list[str]) -> int:
 
 def _end_with_launcher() -> None:
     """On Linux, have the kernel end this process with its launcher, should that be killed without a chance to."""
-    if sys.platform == "linux" and os.environ.get(_LAUNCHER) == str(os.getppid()):
+    if sys.platform == "linux" and is_launched():
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 

@@ -7,9 +7,9 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-from ..utils.console import quiet
+from ..utils.console import announce_loading, quiet
 from .common import OneLineParser
-from .launcher import in_processes, is_first_process
+from .launcher import HELP_FLAGS, in_processes, is_first_process, is_launched
 
 _USAGE = (Path(__file__).parents[1] / "templates" / "usage.txt").read_text(encoding="utf-8")
 _VERBS = re.findall(r"^  ([a-z-]+)", _USAGE, re.MULTILINE)
@@ -56,6 +56,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(verb: str, *argv: str) -> None:
     module = import_module(f".{verb.replace('-', '_')}", __package__)
+    if is_first_process() and not HELP_FLAGS & set(argv):
+        announce_loading(f"paco-hf {verb}", at_once=verb == "train" and not is_launched())
     rest = in_processes(verb, list(argv)) if verb in ("train", "evaluate") else argv
     if verb == "train":  # its settings are those of recipes, which have a parser of their own
         module.run(rest)

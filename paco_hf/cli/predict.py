@@ -2,21 +2,23 @@
 
 import json
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 from .common import add_inference_flags
+from .inputs import checkpoint, existing_path
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", help="run folder or checkpoint")
-    add("images", nargs="+", help="image files or folders")
+    add("model", type=checkpoint, help="run folder or checkpoint")
+    add("images", type=existing_path, nargs="+", help="image files or folders")
     add("--top", type=int, default=5, help="classes to list for each image (default: %(default)s)")
     add_inference_flags(parser, 32)
     priors = (
         "how frequent the classes are among these images: a file of estimate-prior; training: as there; none: "
         "all alike (default: what is stored in the model)"
     )
-    add("--prior", metavar="FILE|training|none", help=priors)
+    add("--prior", metavar="FILE|training|none", type=_prior, help=priors)
     add("--json", action="store_true", help="print a list of {file, label, score, top}")
 
 
@@ -30,3 +32,9 @@ def run(flags: Namespace) -> None:
     width = max(len(result["file"]) for result in results)
     for result in results:
         print(f"{result['file']:<{width}}  " + "  ".join(f"{t['label']} {t['score']:.3f}" for t in result["top"]))
+
+
+def _prior(text: str) -> str:
+    if text not in ("training", "none") and not Path(text).is_file():
+        raise OSError(f"--prior must be training, none or a file, got {text!r}, no file")
+    return text

@@ -5,26 +5,25 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from .common import selected
+from .inputs import existing_path, run_folder
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("run", help="run folder, checkpoint or converted checkpoint")
+    add("run", type=run_folder, help="run folder, checkpoint or converted checkpoint")
     add("repo_id", help="user/name; made where it does not exist")
     add("--private", action="store_true", help="only you can see it")
     add("--revision", help="branch, made where it does not exist (default: main)")
     add("--include_training_state", action="store_true", help="also projector, key encoder and queue, to train on")
     add("--license", help="of the weights, as the Hub calls it (default: the card's, else unknown)")
     add("--space", action="store_true", help="instead: a Space with the model, the page of `demo`")
-    add("--examples", nargs="+", metavar="IMAGE", help="with --space: images to offer on the page")
+    add("--examples", nargs="+", metavar="IMAGE", type=existing_path, help="with --space: images to offer on the page")
     index = "with --space: also what `index` made, with small copies of the training images"
     add("--include_index", action="store_true", help=index)
     add("--write_only", metavar="DIR", help="with --space: write its folder there, and send nothing")
 
 
 def run(flags: Namespace) -> None:
-    if not Path(flags.run).is_dir():
-        raise OSError(f"{flags.run} is not a folder")
     if not flags.space and (flags.examples or flags.write_only or flags.include_index):
         raise ValueError("--examples, --include_index and --write_only go with --space")
     if flags.space and (flags.revision or flags.include_training_state or flags.license):

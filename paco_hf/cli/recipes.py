@@ -20,8 +20,10 @@ def run(flags: Namespace) -> None:
         return
     if flags.name is None:
         raise ValueError("paco-hf recipes show NAME: which one? `paco-hf recipes` lists the names")
+    from ..arguments.recipes import as_text, read_recipe
+
+    read_recipe(flags.name)  # an unknown name is an error before libraries load
     from ..arguments.parser import resolved_recipe
-    from ..arguments.recipes import as_text
 
     content = resolved_recipe(flags.name)
     print(json.dumps(content, indent=2) if flags.json else as_text(content).rstrip())

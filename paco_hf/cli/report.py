@@ -4,7 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from .common import check_output
+from ..utils.files import check_output
 
 
 def add_flags(parser: ArgumentParser) -> None:

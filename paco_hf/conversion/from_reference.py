@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from ..arguments.parser import checked_recipe
 from ..arguments.recipes import Recipe, recipe_names
-from ..data.image_lists import ILSVRC, class_names
+from ..data.image_lists import imagenet_class_names
 from ..data.image_split import ImageSplit
 from ..data.images import Images
 from ..data.published import BENCHMARKS, CIFAR_MEAN, CIFAR_STD, IMAGENET_MEAN, IMAGENET_STD
@@ -212,7 +212,7 @@ def _name_classes(
                 "classes must be those it was trained on, in the same order"
             )
     elif recipes and all(str(recipe.settings.get("dataset")).startswith("imagenet") for recipe in recipes):
-        names = class_names("imagenet", ILSVRC)
+        names = imagenet_class_names()
     if names and not all(name.isdigit() for name in names):
         config.id2label = dict(enumerate(names))
         config.label2id = {name: label for label, name in enumerate(names)}

@@ -7,18 +7,15 @@ import re
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import combinations, zip_longest
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
-
-from timm.data import ImageNetInfo
 
 from ..metrics import shots
 from .long_tail import class_counts
 from .published import BENCHMARKS, Benchmark, Canonical
-
-_IMAGENET = ImageNetInfo("imagenet-1k")
-ILSVRC: list[str] = _IMAGENET.label_names()  # the synsets of ImageNet's 1000 classes, by id
 
 
 @dataclass
@@ -163,12 +160,25 @@ def _json_entries(name: str, text: str) -> Iterator[tuple[str, str, int]]:
         ) from error
 
 
+@cache
+def _imagenet() -> Any:
+    from timm.data import ImageNetInfo  # timm loads torch, which most data sets do without
+
+    return ImageNetInfo("imagenet-1k")
+
+
+def imagenet_class_names() -> list[str]:
+    """Readable names of ImageNet's 1000 classes, by id."""
+    return class_names("imagenet", _imagenet().label_names())
+
+
 def class_names(dataset: str, folders: Sequence[str]) -> list[str]:
     """Readable names of the classes of these folders; ImageNet's synsets by their description, as timm has it."""
     if not dataset.startswith("imagenet"):
         return list(folders)
-    known = set(ILSVRC)
-    names = [_IMAGENET.label_name_to_description(synset) if synset in known else synset for synset in folders]
+    info = _imagenet()
+    known = set(info.label_names())
+    names = [info.label_name_to_description(synset) if synset in known else synset for synset in folders]
     return [f"{n} ({s})" if names.count(n) > 1 else n for n, s in zip(names, folders, strict=True)]
 
 

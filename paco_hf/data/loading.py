@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from .image_lists import ILSVRC, class_names, differences, tree_lists
+from .image_lists import class_names, differences, imagenet_class_names, tree_lists
 from .image_split import ImageSplit
 from .images import ImageData, LabeledImages
 from .long_tail import class_counts, long_tailed_counts, long_tailed_indices
@@ -195,7 +195,7 @@ def _open_published(spec: DataSpec, test_only: bool) -> Source:
         splits = {"train": "train", "test": benchmark.test_split}
         tables = DatasetDict({role: tables[split] for role, split in splits.items() if split in tables})
     columns = benchmark.image_column, benchmark.label_column
-    names = class_names(spec.dataset, ILSVRC) if spec.dataset == "imagenet" else None
+    names = imagenet_class_names() if spec.dataset == "imagenet" else None
     return label_tables(spec, tables, columns, test_only=test_only, class_names=names)
 
 

@@ -41,9 +41,6 @@ class EpochSampler(Sampler[EpochIndex]):
         return np.random.default_rng([self.seed, self.epoch]).permutation(self.length)
 
 
-LANES = 8  # streams of batches a process; a worker of the data loader has one or more of them to itself
-
-
 class StreamSampler(EpochSampler):
     """An order for reading row groups one after the other: a function of `(seed, epoch)` and the arguments alone.
 

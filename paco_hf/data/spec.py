@@ -9,6 +9,7 @@ from typing import Any
 from .published import BENCHMARKS, Benchmark
 
 ROLES = ("train", "validation", "test")
+SPLITS_NAME = "splits.json"  # says which images a run split off for which role
 _SETTINGS = ("dataset_path", "image_column", "label_column", "streaming", "imbalance_factor", "imbalance_kind")
 
 

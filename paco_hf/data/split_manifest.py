@@ -11,8 +11,6 @@ from .image_split import ImageSplit
 from .images import LabeledImages
 from .long_tail import class_counts
 
-SPLITS_NAME = "splits.json"
-
 
 def describe_split(split: ImageSplit | None, with_rows: bool = False) -> dict[str, Any] | None:
     """What the manifest says of a split; of one that was split off, or `with_rows`, which images it has."""

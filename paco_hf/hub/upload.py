@@ -12,7 +12,8 @@ from transformers import AutoImageProcessor
 
 from ..arguments.run_arguments import RunArguments
 from ..arguments.settings import run_settings
-from ..data.split_manifest import SPLITS_NAME, public_manifest
+from ..data.spec import SPLITS_NAME
+from ..data.split_manifest import public_manifest
 from ..models.lora import ADAPTER_FOLDER
 from ..models.modeling_contrastive import TRAINING_STATE_NAME
 from ..models.modeling_paco import PaCoForImageClassification

@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 
 from ..data.images import Images
 from ..models.modeling_paco import PaCoModel
-from ..utils.files import read_tensors, save_tensors
+from ..utils import files
+from ..utils.tensors import read_tensors, save_tensors
 from .batches import ImageFiles, image_batches, list_image_files
 from .forward import fast_forward
 from .load_model import load_for_inference
@@ -140,6 +141,4 @@ def embed_files(
 
 def check_output(file: str | Path) -> None:
     """`ValueError` where [`Embeddings.save`] could not write, before there is work that would be lost."""
-    path = Path(file)
-    if path.suffix != ".safetensors" or path.is_dir() or not path.absolute().parent.is_dir():
-        raise ValueError(f"--output must be a file ending in .safetensors in a folder that exists, got {file}")
+    files.check_output(file, ".safetensors")

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..utils.files import first_difference, read_tensors, readable, save_tensors
+from ..utils.files import readable
 from ..utils.optional import optional_package
+from ..utils.tensors import first_difference, read_tensors, save_tensors
 from .backbones import BATCH_NORMS
 from .modeling_paco import PaCoForImageClassification
 

@@ -15,7 +15,7 @@ from transformers.utils import ModelOutput
 
 from ..losses.specs import DEFAULT_LOSS, LOSSES
 from ..utils import distributed
-from ..utils.files import first_difference, read_tensors, save_tensors
+from ..utils.tensors import first_difference, read_tensors, save_tensors
 from .feature_queue import FeatureQueue
 from .modeling_paco import PaCoForImageClassification
 

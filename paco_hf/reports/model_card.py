@@ -7,15 +7,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
 
-from ..arguments.parser import resolved_recipe
 from ..arguments.recipes import read_recipe, recipe_names
 from ..data.published import BENCHMARKS
 from ..metrics import FEW_SHOT, HEADLINE, MANY_SHOT, TITLES, shots
-from ..models.backbones import timm_defaults
 from ..runs.layout import CARD_NAME, FIGURE_NAMES, RESULTS_NAME
 from ..runs.redaction import public_settings
 from ..utils.files import write_text
@@ -68,6 +65,8 @@ def write_card(
 
 def recipe_card(name: str) -> ModelCard:
     """The card of a recipe that no measured weights go with."""
+    from ..arguments.parser import resolved_recipe
+
     content = resolved_recipe(name)
     book = read_recipe(name)
     settings = {key: value for key, value in content.items() if key not in book.metadata}
@@ -168,6 +167,10 @@ def _base_model(settings: dict[str, Any]) -> str | None:
         return None
     if name.startswith(("hf-hub:", "hf_hub:")):
         return name.split(":", 1)[1]
+    import timm
+
+    from ..models.backbones import timm_defaults
+
     defaults = timm_defaults(name)
     if defaults is None or not defaults.hf_hub_id:
         return None

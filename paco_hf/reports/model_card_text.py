@@ -4,7 +4,7 @@ import json
 import math
 from typing import Any
 
-from ..arguments.parser import resolved_recipe
+from ..arguments.defaults import expected_settings
 from ..data.long_tail import long_tailed_counts
 from ..data.published import BENCHMARKS
 from ..losses.specs import loss_spec
@@ -75,7 +75,7 @@ def changes(subject: Subject) -> str:
     """Where a run has other settings than the package's recipe that it follows."""
     if subject.recipe is None or subject.config is None or subject.conversion:
         return ""
-    recipe = public_settings(resolved_recipe(subject.recipe.name))
+    recipe = public_settings(expected_settings(subject.recipe.settings))
     if recipe.get("precision") == "auto":
         recipe.pop("precision")
     bookkeeping = ("save_", "logging_", "eval_strategy", "report_to", "dataloader_", "augment_backend")

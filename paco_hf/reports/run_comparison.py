@@ -5,9 +5,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..arguments.defaults import default_setting, has_table
 from ..losses.specs import LOSSES
 from ..metrics import HEADLINE
-from ..runs.folder import RunFolder, default_setting
+from ..runs.folder import RunFolder
 from ..runs.layout import METRICS_NAME
 
 EVALUATION_SCORES = ("worst_10_percent", "ece", "nll", "brier")  # what only `paco-hf evaluate` takes
@@ -47,6 +48,8 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
             raise ValueError(f"{path} is given twice")
     notes: list[str] = []
     runs = [_read_run(RunFolder(path), notes) for path in paths]
+    for run, settings in zip(runs, _telling([run["settings"] for run in runs]), strict=True):
+        run["settings"] = settings
     kinds = _distinct((run["settings"], run["test"]) for run in runs)
     groups = [[run for run in runs if (run["settings"], run["test"]) == kind] for kind in kinds]
     settings = _differing([group[0] for group in groups])
@@ -121,13 +124,21 @@ def _read_run(run: RunFolder, notes: list[str]) -> dict[str, Any]:
 
 
 def _settings(run: RunFolder) -> dict[str, Any]:
-    """The settings that make a difference; what a recipe does not name has its default."""
     unused = _unused(run.recipe)
-    return {
-        name: value
-        for name, value in run.settings.items()
-        if not name.startswith(_SAME) and name not in unused and value != default_setting(name)
+    return {name: v for name, v in run.settings.items() if not name.startswith(_SAME) and name not in unused}
+
+
+def _telling(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The settings that make a difference; what a recipe does not name has its default.
+
+    Where all runs have one value of a setting of transformers, its default, which takes seconds to load, is not asked.
+    """
+    alike = {
+        name
+        for name, value in settings[0].items()
+        if not has_table(name) and all(name in other and other[name] == value for other in settings)
     }
+    return [{k: v for k, v in one.items() if k not in alike and v != default_setting(k)} for one in settings]
 
 
 def _unused(settings: dict[str, Any]) -> frozenset[str]:

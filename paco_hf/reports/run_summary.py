@@ -8,7 +8,7 @@ from typing import Any
 from ..arguments.recipes import Recipe, read_recipe
 from ..data.published import BENCHMARKS, Benchmark
 from ..losses.specs import DEFAULT_LOSS, LossSpec, loss_spec
-from ..models.configuration_paco import PaCoConfig
+from ..runs.checkpoint_config import CheckpointConfig
 from ..runs.folder import RunFolder
 from ..runs.layout import METRICS_NAME
 from ..runs.redaction import public_settings
@@ -21,7 +21,7 @@ class Subject:
     title: str
     settings: dict[str, Any] = field(default_factory=dict)  # without paths
     recipe: Recipe | None = None  # the package's recipe that it follows
-    config: PaCoConfig | None = None  # of the weights, where there are any
+    config: CheckpointConfig | None = None  # of the weights, where there are any
     metrics: dict[str, Any] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)  # `run.json`
     conversion: dict[str, Any] = field(default_factory=dict)
@@ -66,7 +66,7 @@ def read_subject(folder: Path, recipe: str | None = None, baselines: Sequence[st
     """
     run = RunFolder(folder)
     run.check_model()
-    config, scores = PaCoConfig.from_pretrained(folder), run.metrics.get(run.scored_split)
+    config, scores = CheckpointConfig.read(run), run.metrics.get(run.scored_split)
     name = recipe or run.record.get("recipe") or run.conversion.get("recipe")
     book = read_recipe(name) if name else None
     settings = run.settings or public_settings(book.settings if book else {}, run.record.get("dataset"))

@@ -1,7 +1,6 @@
-"""The checkpoint folders of a run: which are complete, and what is wrong with one that cannot be read."""
+"""What is wrong with a checkpoint that cannot be read."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,6 @@ from transformers.trainer_pt_utils import safe_globals
 
 from ..arguments.training_args import PaCoTrainingArguments
 from ..utils.files import readable
-
-
-def list_checkpoints(folder: str | Path) -> list[Path]:
-    """The complete `checkpoint-N` folders of a run, oldest first."""
-    checkpoints = [p for p in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
-    return sorted(checkpoints, key=lambda path: int(path.name.split("-")[1]))
 
 
 def check_checkpoint(folder: Path, weights: str, args: PaCoTrainingArguments) -> dict[str, Any]:

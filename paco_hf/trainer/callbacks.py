@@ -11,7 +11,7 @@ from transformers.trainer_callback import ExportableState
 
 from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..runs.layout import LOG_NAME
-from ..utils.files import save_tensors
+from ..utils.tensors import save_tensors
 
 
 class MethodCallback(TrainerCallback):

@@ -15,8 +15,9 @@ from ..hub.errors import hub_errors
 from ..models import lora
 from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..models.modeling_paco import PaCoForImageClassification
+from ..runs.folder import list_checkpoints
 from ..runs.layout import STAGING
-from ..runs.resume_points import check_checkpoint, list_checkpoints
+from ..runs.resume_points import check_checkpoint
 from ..utils.files import readable
 from .callbacks import selected_file
 

@@ -1,6 +1,7 @@
 """What is printed, and what stays quiet."""
 
 import sys
+from importlib.abc import MetaPathFinder
 from typing import Any
 
 import wrapt
@@ -26,3 +27,35 @@ def quiet() -> None:
     wrapt.register_post_import_hook(quiet_transformers, "transformers.utils.logging")
     if not sys.stderr.isatty():
         wrapt.register_post_import_hook(lambda datasets: datasets.disable_progress_bars(), "datasets")
+
+
+# Libraries that take seconds to import.
+_HEAVY = {"torch": "PyTorch", "transformers": "transformers", "timm": "timm", "datasets": "datasets"}
+
+
+def announce_loading(program: str, at_once: bool = False) -> None:
+    """Say, in one line, that libraries load, before the first of those that take seconds; on a terminal.
+
+    Args:
+        program (`str`): that loads them.
+        at_once (`bool`, *optional*, defaults to `False`): say it now, and also where there is no terminal: a run
+            prints from the first second on.
+    """
+    if not _HEAVY.keys().isdisjoint(sys.modules):
+        return
+    if at_once:
+        say(True, f"{program}: loading PyTorch and transformers ...")
+    elif sys.stderr.isatty():
+        sys.meta_path.insert(0, _LoadingLine(program))
+
+
+class _LoadingLine(MetaPathFinder):
+    """Finds no module; the first time that a heavy one is looked for it prints the line."""
+
+    def __init__(self, program: str) -> None:
+        self.program = program
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> None:
+        if fullname in _HEAVY and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            print(f"{self.program}: loading {_HEAVY[fullname]} ...", file=sys.stderr, flush=True)

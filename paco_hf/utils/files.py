@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, JSON, YAML and tensors; errors that name the file."""
+"""Files: written whole or not at all, JSON and YAML; errors that name the file."""
 
 import json
 import os
@@ -9,9 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 
 @contextmanager
@@ -23,38 +20,6 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write a safetensors file, whole or not at all. Equal content makes equal files.
-
-    Args:
-        tensors (`dict`): by name.
-        path (`Path`): of the file.
-        metadata (`dict`, *optional*): strings by name, for its header.
-    """
-    contiguous = {key: tensor.contiguous() for key, tensor in tensors.items()}
-    with replacing(path) as partial:
-        save_file(contiguous, partial, metadata={"format": "pt", **(metadata or {})})
-        # safetensors writes metadata in an order that differs from run to run; sorted, they take as many bytes.
-        with open(partial, "r+b") as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-            file.seek(8)
-            file.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(length))
-
-
-def read_tensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file by name, and the strings in its header."""
-    with safe_open(path, framework="pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
-
-
-def first_difference(expected: dict[str, Tensor], tensors: dict[str, Tensor]) -> str | None:
-    """The first name that only one of two states has, or whose tensors differ in shape; `None` where they fit."""
-    names = sorted(expected.keys() ^ tensors.keys())
-    return next(iter(names or [key for key in expected if expected[key].shape != tensors[key].shape]), None)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -98,6 +63,24 @@ def read_mapping(path: Path, advice: str = "restore it, or train the run anew") 
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged (it holds no mapping): {advice}")
     return content
+
+
+def check_output(file: str | Path | None, suffix: str = "") -> None:
+    """`ValueError` where a file cannot be written there, before there is work that would be lost.
+
+    Args:
+        file (path, *optional*): the value of `--output`.
+        suffix (`str`, *optional*, defaults to `""`): that its name must end in.
+    """
+    if file is None:
+        return
+    path = Path(file)
+    if not path.name.endswith(suffix):
+        raise ValueError(f"--output must be a file ending in {suffix}, got {file}")
+    if path.is_dir():
+        raise ValueError(f"--output {file} is a folder: give the name of a file in it")
+    if not path.absolute().parent.is_dir():
+        raise ValueError(f"--output {file} cannot be written: there is no folder {path.parent}")
 
 
 @contextmanager

@@ -5,8 +5,6 @@ import platform
 import sys
 from pathlib import Path
 
-import torch
-
 
 def available_cores() -> int:
     """Workers for the data loader of this process, for its share of the cores: 1, 2, 4 or 8, which suits streams."""
@@ -17,6 +15,8 @@ def available_cores() -> int:
 
 def hardware_precision(use_cpu: bool = False) -> str:
     """`bf16` where the GPU or CPU multiplies bfloat16 matrices in hardware, else `fp32`."""
+    import torch
+
     if torch.accelerator.is_available() and not use_cpu:
         on_cuda = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16" if on_cuda else "fp32"

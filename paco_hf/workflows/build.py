@@ -16,7 +16,8 @@ from ..data.augmentation.batched_transforms import BatchedView, BatchedViews
 from ..data.augmentation.transforms import build_view
 from ..data.images import Images
 from ..data.long_tail import class_counts
-from ..data.samplers import LANES, StreamSampler
+from ..data.samplers import StreamSampler
+from ..data.streaming.manifest import LANES
 from ..data.torch_datasets import EvaluationDataset, ImageCollator, ViewsDataset, WholeImages
 from ..inference.features import Embeddings, extract_features
 from ..models.lora import add_adapter

@@ -15,8 +15,8 @@ from ..data.image_checks import decodable
 from ..data.image_split import ImageSplit
 from ..data.images import LabeledImages
 from ..data.loading import load_data, load_test
-from ..data.spec import ROLES, DataSpec
-from ..data.split_manifest import SPLITS_NAME, relative_names, same_labels, select_again
+from ..data.spec import ROLES, SPLITS_NAME, DataSpec
+from ..data.split_manifest import relative_names, same_labels, select_again
 from ..hub.errors import hub_errors
 from ..runs.folder import RunFolder
 from ..runs.layout import RECIPE_NAME, RUN_NAME

@@ -8,10 +8,10 @@ from ..arguments.training_args import PaCoTrainingArguments
 from ..data.image_checks import ImageChecks, check_images
 from ..data.images import ImageData, Images, LabeledImages
 from ..data.loading import load_data
-from ..data.samplers import LANES
 from ..data.spec import ROLES, DataSpec
 from ..data.split_manifest import describe_source
 from ..data.splitting import TEST_FRACTION, Division, divide, report
+from ..data.streaming.manifest import LANES
 from ..utils.console import say
 
 

@@ -10,13 +10,14 @@ from ..arguments.resolve import RunPlan, is_pretrained, resolve, resolve_loading
 from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.augmentation.transforms import build_view
-from ..data.split_manifest import SPLITS_NAME, check_source
+from ..data.spec import SPLITS_NAME
+from ..data.split_manifest import check_source
 from ..models.lora import describe_training
 from ..models.pretrained_backbones import BackboneSource, find_backbone
-from ..runs.folder import RunFolder, changed_settings, clear_run, open_folder
+from ..runs.folder import RunFolder, list_checkpoints
 from ..runs.layout import RECIPE_NAME
+from ..runs.output_folder import changed_settings, clear_run, open_folder
 from ..runs.record import summary
-from ..runs.resume_points import list_checkpoints
 from ..trainer.paco_trainer import PaCoTrainer
 from ..utils.console import say
 from ..utils.files import as_yaml, write_json, write_text

@@ -350,7 +350,7 @@ def test_wrong_input_is_one_clear_line(tmp_path, capsys) -> None:
     for flags, message in (
         (["--test_fraction", "1"], "test_fraction must be at least 0"),
         (["--test_fraction", "0.1"], "builtin has a test split: leave it out"),
-        (["--seed", "-1"], "seed must not be negative, got -1"),
+        (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--split_seed", "-1"], "split_seed must be at least 0, got -1"),
         (["--skip_undecodable", "true"], "give --inspect true, or leave it out"),
         (["--skip_undecodable", "true", "--inspect", "false"], "leave out --inspect false"),

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from paco_hf.runs.folder import RunFolder, changed_settings, clear_run
+from paco_hf.runs.folder import RunFolder
+from paco_hf.runs.output_folder import changed_settings, clear_run
 from paco_hf.utils.files import replacing, write_json, write_text
 
 

@@ -13,6 +13,7 @@ from ...utils.files import write_text
 MANIFEST_NAME = "manifest.json"
 FORMAT = "paco_hf shards 1"
 ROWS_PER_GROUP = 64
+LANES = 8  # streams of batches a process; a worker of the data loader has one or more of them to itself
 Shards = dict[str, list[dict[str, Any]]]  # by split: `file`, `images` and `bytes` of each
 _KINDS = {"dataset": str, "source": str, "splits": dict, "class_names": list}
 

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from datasets import ClassLabel, Image, IterableDataset, load_dataset
 
 from ...utils.text import examples, repeated
-from ..image_lists import ILSVRC, ImageList, class_names
+from ..image_lists import ImageList, class_names, imagenet_class_names
 from ..published import BENCHMARKS, Benchmark
 from ..sources.folders import parquet_files
 from ..sources.hub_dataset import connected
@@ -74,7 +74,7 @@ def from_parquet(
     if image_lists:
         names = class_names(dataset, image_lists["train"].folders)
     elif isinstance(features[label], ClassLabel):
-        names = class_names(dataset, ILSVRC) if dataset == "imagenet" else list(features[label].names)
+        names = imagenet_class_names() if dataset == "imagenet" else list(features[label].names)
     else:
         raise ValueError(f"column {label!r} of {source} is no ClassLabel, so its classes have no names")
     tasks = []

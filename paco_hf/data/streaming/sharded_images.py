@@ -16,12 +16,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image as PILImage
-from torch.utils.data import get_worker_info
 
 from ...utils.images import open_image
 from ..image_split import ImageSplit
-from ..samplers import LANES
-from .manifest import ROWS_PER_GROUP, Manifest, labels_name
+from .manifest import LANES, ROWS_PER_GROUP, Manifest, labels_name
 
 
 class ShardedImages(ImageSplit):
@@ -99,6 +97,8 @@ class ShardedImages(ImageSplit):
             raise OSError(
                 f"the shard {shard} of {self.manifest.root} is damaged ({error}): prepare it anew"
             ) from error
+        from torch.utils.data import get_worker_info
+
         worker = get_worker_info()
         workers = worker.num_workers if worker else 1
         limit = math.ceil(self.window / (self._per_group * workers)) + 2 * max(LANES // workers, 1)

@@ -1,0 +1,52 @@
+"""What settings are that a recipe does not name. Only those that no argument table has load torch."""
+
+import dataclasses
+from functools import cache
+from typing import Any
+
+from ..data.published import BENCHMARKS
+from .method_arguments import ChangedDefaults, CommonArguments, MethodArguments
+from .run_arguments import RUN_TABLES
+
+# What transformers makes of settings that it leaves open, and that a recipe therefore has.
+_RESOLVED = {"activation_checkpointing": False, "gradient_checkpointing": False, "greater_is_better": True}
+
+
+def default_setting(name: str) -> Any:
+    """What a setting is that a recipe does not name, as one from before the setting existed."""
+    return _table_defaults()[name] if has_table(name) else _library_defaults().get(name)
+
+
+def has_table(name: str) -> bool:
+    """Whether an argument table has the setting, or it is one of transformers alone."""
+    return name in _table_defaults()
+
+
+def expected_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """What the settings of a recipe come to in a run of one process, as far as the argument tables tell.
+
+    Args:
+        settings (`dict`): of the recipe.
+    """
+    implied: dict[str, Any] = {}
+    published = settings.get("dataset", "builtin") in ("builtin", *BENCHMARKS)
+    if published and settings.get("eval_interpolation") is None:
+        implied["eval_interpolation"] = "bilinear"
+    if "global_batch_size" in settings:
+        parts = settings.get("gradient_accumulation_steps", 1)
+        implied["per_device_train_batch_size"] = max(1, round(settings["global_batch_size"] / parts))
+    return {name: v for name, v in (_table_defaults() | settings | implied).items() if v is not None}
+
+
+@cache
+def _table_defaults() -> dict[str, Any]:
+    tables = (*RUN_TABLES, MethodArguments, CommonArguments, ChangedDefaults)
+    return _RESOLVED | {field.name: field.default for table in tables for field in dataclasses.fields(table)}
+
+
+@cache
+def _library_defaults() -> dict[str, Any]:
+    from transformers import TrainingArguments
+
+    fields = dataclasses.fields(TrainingArguments)
+    return {field.name: None if field.default is dataclasses.MISSING else field.default for field in fields}

@@ -1,0 +1,41 @@
+"""What `config.json` says of a model, without the libraries that would build it."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .folder import RunFolder
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    """The fields of a [`paco_hf.PaCoConfig`] that are told of a model; those that the file lacks have its defaults."""
+
+    id2label: dict[int, str]
+    backbone: str = "resnet50"
+    class_counts: list[int] | None = None
+    selection_counts: list[int] | None = None
+    image_size: int = 224
+    inference_prior: list[float] | None = None
+    temperature: float | None = None
+    balanced_logits: bool = True
+
+    @classmethod
+    def read(cls, run: RunFolder) -> "CheckpointConfig":
+        """Read the configuration in a folder.
+
+        Raises:
+            ValueError: it is damaged.
+        """
+        content: dict[str, Any] = run.config
+        names = content.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
+        known = {field.name: content[field.name] for field in fields(cls) if field.name in content}
+        return cls(**{**known, "id2label": {int(label): str(name) for label, name in names.items()}})
+
+    @property
+    def num_labels(self) -> int:
+        return len(self.id2label)
+
+    @property
+    def group_counts(self) -> list[int] | None:
+        """Training images of each class, by which the groups many, medium and few are formed."""
+        return self.selection_counts or self.class_counts
