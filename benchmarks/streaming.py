@@ -38,12 +38,12 @@ from paco_hf.data.augmentation.transforms import build_view
 from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
 from paco_hf.data.long_tail import long_tailed_counts, stratified_split
-from paco_hf.data.samplers import LANES, EpochSampler, StreamSampler
+from paco_hf.data.samplers import EpochSampler, StreamSampler
 from paco_hf.data.sources.folders import class_folders, image_tables
 from paco_hf.data.sources.source import label_tables
 from paco_hf.data.spec import DataSpec
 from paco_hf.data.streaming import sharded_images as shards
-from paco_hf.data.streaming.manifest import ROWS_PER_GROUP, Manifest, labels_name
+from paco_hf.data.streaming.manifest import LANES, ROWS_PER_GROUP, Manifest, labels_name
 from paco_hf.data.streaming.prepare import prepare
 from paco_hf.data.streaming.sharded_images import ShardedImages
 from paco_hf.data.torch_datasets import ImageCollator, ViewsDataset

@@ -11,7 +11,8 @@ from accelerate import skip_first_batches
 
 from paco_hf import PaCoConfig, PaCoForImageClassification, PaCoTrainer, PaCoTrainingArguments
 from paco_hf.data.loading import load_data
-from paco_hf.data.samplers import LANES, EpochIndex, StreamSampler
+from paco_hf.data.samplers import EpochIndex, StreamSampler
+from paco_hf.data.streaming.manifest import LANES
 
 BATCH, BUFFER, EPOCHS = 4, 128, 2
 

@@ -73,7 +73,7 @@ class CommonArguments:
     """Training: those of `transformers.TrainingArguments` that most runs set, some with other defaults.
 
     Args:
-        output_dir (`str`, *optional*): the run folder (default: runs/LOSS-DATASET)
+        output_dir (`str`, *optional*, defaults to `"trainer_output"`): the run folder (of `train`: runs/LOSS-DATASET)
         num_train_epochs (`float`, *optional*, defaults to `100`): passes over the training images
         max_steps (`int`, *optional*, defaults to `-1`): optimizer steps, in place of the epochs; -1: as many as these
             have
@@ -109,7 +109,7 @@ class CommonArguments:
         hub_private_repo (`bool`, *optional*): whether only you can see it there (default: the Hub's setting)
     """
 
-    output_dir: str | None = None
+    output_dir: str = "trainer_output"
     num_train_epochs: float = 100
     max_steps: int = -1
     seed: Annotated[int, AT_LEAST_0] = 42

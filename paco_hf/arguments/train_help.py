@@ -10,6 +10,7 @@ from .run_arguments import RUN_TABLES
 USAGE = "{prog} [--flag value ...]"
 DESCRIPTION = "Train a classifier on long-tailed images with PaCo, GPaCo or a baseline, and score it."
 HELP_ALL = "also list every flag of transformers.TrainingArguments"
+_METAVARS = {bool: "BOOL", int: "N", float: "X", str: "TEXT"}
 HELP_TABLES = (*RUN_TABLES, MethodArguments, CommonArguments)
 
 
@@ -33,7 +34,10 @@ def help_parser(prog: str) -> argparse.ArgumentParser:
 
 def _options(field: dataclasses.Field, kind: Any) -> dict[str, Any]:
     options: dict[str, Any] = {**field.metadata, "help": field.metadata["help"].replace("%", "%%")}
-    for part in (kind, *get_args(kind)):
+    parts = (kind, *get_args(kind))
+    if "choices" not in options and not any(get_origin(part) is Literal for part in parts):
+        options["metavar"] = next(name for one, name in _METAVARS.items() if one in parts)
+    for part in parts:
         if get_origin(part) is Literal:
             options["choices"] = list(get_args(part))
         elif part is bool and field.default is not None:

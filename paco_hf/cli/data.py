@@ -12,7 +12,7 @@ def add_flags(parser: ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, parser_class=OneLineParser, metavar="ACTION")
     prepare = actions.add_parser("prepare", help="write a data set as parquet shards with a manifest, for streaming")
     add = prepare.add_argument
-    add("dataset", type=data_source, help="imagenet, imagenet-lt, inat2018, places-lt; or a folder or Hub id")
+    add("dataset", help="imagenet, imagenet-lt, inat2018, places-lt; or a folder or Hub id")
     add("--source", help="folder of images, folder of parquet, or Hub id (default: the data set's own)")
     lists = "lists, files or addresses; the split is train where none is given (default: those that lie in --source)"
     add("--list", nargs="+", default=[], metavar="[SPLIT=]FILE", help=lists)
@@ -40,8 +40,6 @@ def run(flags: Namespace) -> None:
 
 def _prepare(flags: Namespace) -> None:
     from ..data.published import BENCHMARKS
-    from ..data.streaming.prepare import prepare
-    from ..data.verification import describe_counts
 
     if flags.shard_mib <= 0 or (flags.threads is not None and flags.threads < 1):
         raise ValueError(f"--shard_mib and --threads must be positive, got {flags.shard_mib} and {flags.threads}")
@@ -58,8 +56,12 @@ def _prepare(flags: Namespace) -> None:
         raise ValueError(
             f"unknown data set {flags.dataset!r}: {', '.join(BENCHMARKS)} take --source; for others give it alone"
         )
+    data_source(flags.dataset)
     name, source = (Path(flags.dataset).name, flags.dataset) if user_data else (flags.dataset, flags.source)
     settings = selected(flags, "image_column label_column threads")
+    from ..data.streaming.prepare import prepare
+    from ..data.verification import describe_counts
+
     manifest = prepare(name, source, flags.out, lists, shard_bytes=int(flags.shard_mib * 2**20), **settings)
     for split, content in manifest.splits.items():
         print(describe_counts(split, content["class_counts"]))

@@ -2,11 +2,12 @@
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
 from ..utils.files import check_output
 from .common import add_data_flags, add_inference_flags, load_split
-from .inputs import checkpoint, existing_path, source_file
+from .inputs import checkpoint, existing_path
 
 # The flags that mean something for image files.
 _FILE_FLAGS = ("model", "images", "output", "batch_size", "precision")
@@ -19,7 +20,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--output", required=True, metavar="FILE", help="the .safetensors file to write")
     add_data_flags(parser, "test")
     add_inference_flags(parser, 256)
-    add("--gallery", metavar="FILE", type=source_file, help="what is searched: another such file (default: this one)")
+    add("--gallery", metavar="FILE", type=_embeddings, help="what is searched: another such file (default: this one)")
     add("--neighbors", type=int, default=10, help="to judge retrieval by (default: %(default)s)")
     add("--neighbours", type=int, dest="neighbors", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add("--json", action="store_true", help="print the retrieval precision as JSON")
@@ -77,3 +78,9 @@ def run(flags: argparse.Namespace) -> None:
     )
     among = f" among those of {flags.gallery}" if flags.gallery else ""
     print(f"of the {flags.neighbors} nearest{among} are of the same class, in percent: {cells}\n{flags.output}")
+
+
+def _embeddings(text: str) -> str:
+    if not Path(text).is_file():
+        raise OSError(f"there is no file {text!r} of embeddings: `paco-hf embed` writes one")
+    return text

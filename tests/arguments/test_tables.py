@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from paco_hf.arguments.method_arguments import ChangedDefaults, MethodArguments
+from paco_hf.arguments.method_arguments import ChangedDefaults, CommonArguments, MethodArguments
 from paco_hf.arguments.parser import RunParser, parse_run
 from paco_hf.arguments.run_arguments import RUN_TABLES, RunArguments
 from paco_hf.arguments.training_args import PaCoTrainingArguments
@@ -23,7 +23,7 @@ def test_tables_load_neither_torch_nor_transformers() -> None:
 
 
 def test_every_field_is_a_flag_with_help(capsys: pytest.CaptureFixture[str]) -> None:
-    RunParser("paco-hf train", show_all=True).print_help()
+    RunParser("paco-hf train").print_help()
     shown = capsys.readouterr().out
     for table in (*RUN_TABLES, PaCoTrainingArguments):
         for field in dataclasses.fields(table):
@@ -79,7 +79,7 @@ def test_copies_leave_the_arguments_as_they_are() -> None:
     assert {name: repr(value) for name, value in vars(args).items()} == before
 
 
-@pytest.mark.parametrize("table", [*RUN_TABLES, MethodArguments, ChangedDefaults])
+@pytest.mark.parametrize("table", [*RUN_TABLES, MethodArguments, CommonArguments, ChangedDefaults])
 def test_the_docstring_of_a_table_is_its_help_and_tells_its_defaults(table) -> None:
     described = re.findall(
         r"^\s+(\w+) \(`[\w.]+`, \*optional\*(?:, defaults to `(.+?)`)?\):", table.__doc__, re.MULTILINE

@@ -76,7 +76,7 @@ WRONG = [
     (["embed", CHECKPOINT, "none.png", "--output", "x.safetensors"], "none.png does not exist"),
     (["embed", CHECKPOINT, "--output", "none/x.safetensors"], "there is no folder none"),
     (["embed", CHECKPOINT, "--output", "x.npz"], "--output must be a file ending in .safetensors"),
-    (["embed", CHECKPOINT, "--output", "x.safetensors", "--gallery", "none"], "none does not exist"),
+    (["embed", CHECKPOINT, "--output", "x.safetensors", "--gallery", "none"], "there is no file 'none' of embeddings"),
     (["embed", CHECKPOINT, "--output", "x.safetensors", "--dataset", "none.csv"], "none.csv does not exist"),
     (["index", "none"], "'none' is no local folder"),
     (["index", CHECKPOINT, "--dataset", "none/none/none"], "none/none/none does not exist"),

@@ -95,7 +95,7 @@ def test_class_names() -> None:
         "tench, Tinca tinca",
         "goldfish, Carassius auratus",
     ]
-    everything = lists.class_names("imagenet", lists.ILSVRC)
+    everything = lists.imagenet_class_names()
     # Two classes are called crane.
     assert len(set(everything)) == 1000
     assert "crane (n02012849)" in everything

@@ -417,7 +417,7 @@ def test_stats(tmp_path: Path, capsys) -> None:
         (["prepare", "imagenet-lt", "--out", "y", "--list", "a", "b"], "two lists for train: write SPLIT=FILE"),
         (["prepare", "imagenet-lt", "--out", "y", "--shard_mib", "0"], "must be positive"),
         (["verify", "nowhere"], "the list nowhere does not exist"),
-        (["stats", "nowhere.txt"], "no local folder, and cannot be loaded from the Hub"),
+        (["stats", "nowhere.txt"], "nowhere.txt does not exist: give a folder, a file"),
         (["prepare", "imagenet-lt"], "--out"),
         ([], "ACTION"),
     ],

@@ -14,8 +14,8 @@ import torch
 from conftest import HERE
 
 from paco_hf.data.loading import load_data
-from paco_hf.data.samplers import LANES, StreamSampler
-from paco_hf.data.streaming.manifest import ROWS_PER_GROUP
+from paco_hf.data.samplers import StreamSampler
+from paco_hf.data.streaming.manifest import LANES, ROWS_PER_GROUP
 from paco_hf.data.streaming.prepare import prepare
 from paco_hf.data.streaming.sharded_images import ShardedImages
 

@@ -86,9 +86,12 @@ def test_split_and_gallery(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     ("argv", "message"),
     [
         (["--output", "features.pt"], "must be a file ending in .safetensors"),
-        (["--output", "no/where.safetensors"], "in a folder that exists"),
-        (["x.png", "--dataset", "builtin", "--output", "a.safetensors"], "give files, or --dataset"),
-        (["x.png", "--json", "--output", "a.safetensors"], "--json is of labeled data"),
+        (["--output", "no/where.safetensors"], "there is no folder no"),
+        (
+            [str(PUBLISHED / "prior.png"), "--dataset", "builtin", "--output", "a.safetensors"],
+            "give files, or --dataset",
+        ),
+        ([str(PUBLISHED / "prior.png"), "--json", "--output", "a.safetensors"], "--json is of labeled data"),
         (["--neighbors", "0", "--output", "a.safetensors"], "--neighbors must be at least 1"),
         (["--gallery", "nothing.safetensors", "--output", "a.safetensors"], "there is no file 'nothing.safetensors'"),
     ],

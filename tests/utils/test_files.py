@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from paco_hf.utils.files import save_tensors
+from paco_hf.utils.tensors import save_tensors
 
 METADATA = {"variant": "paco", "size": "8192", "who": 'a "quoted" \\ ünïcode\n', "shared": "0", "projector": "mlp2-bn"}
 
@@ -17,7 +17,7 @@ METADATA = {"variant": "paco", "size": "8192", "who": 'a "quoted" \\ ünïcode\n
 def test_metadata_is_written_in_order(tmp_path: Path) -> None:
     """safetensors itself orders it anew in each process."""
     code = (
-        "import sys, torch; from pathlib import Path; from paco_hf.utils.files import save_tensors\n"
+        "import sys, torch; from pathlib import Path; from paco_hf.utils.tensors import save_tensors\n"
         f"save_tensors({{'b': torch.ones(2), 'a': torch.arange(3)}}, Path(sys.argv[1]), {METADATA!r})"
     )
     for seed in range(3):
