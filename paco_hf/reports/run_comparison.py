@@ -48,8 +48,8 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
             raise ValueError(f"{path} is given twice")
     notes: list[str] = []
     runs = [_read_run(RunFolder(path), notes) for path in paths]
-    for run, settings in zip(runs, _telling([run["settings"] for run in runs]), strict=True):
-        run["settings"] = settings
+    for run, telling in zip(runs, _telling([run["settings"] for run in runs]), strict=True):
+        run["settings"] = telling
     kinds = _distinct((run["settings"], run["test"]) for run in runs)
     groups = [[run for run in runs if (run["settings"], run["test"]) == kind] for kind in kinds]
     settings = _differing([group[0] for group in groups])
