@@ -82,8 +82,9 @@ class PaCoTrainer(CheckpointingTrainer):
         self.loss_parts: dict[str, list[Tensor]] = defaultdict(list)
         self.training_time = TrainingTime()
         self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
-        lines = ReadableLines() if args.disable_tqdm else ReadableProgress()
-        for callback in (MethodCallback(self), SelectionCallback(self), LogFileCallback(), self.training_time, lines):
+        self.lines = ReadableLines() if args.disable_tqdm else ReadableProgress()
+        more = (LogFileCallback(), self.training_time, self.lines)
+        for callback in (MethodCallback(self), SelectionCallback(self), *more):
             self.add_callback(callback)
 
     # ---- loss

@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+from contextlib import suppress
 from functools import cache, partial
 from typing import Any
 
@@ -47,11 +48,29 @@ def _mallopt() -> Any:
 
 def peak_memory(device_type: str) -> str:
     """The most memory that was in use so far: of the GPU, else of this process. For the user to read."""
+    return f"{_peak(device_type) / 2**20:,.0f} MB of the {'GPU' if device_type == 'cuda' else 'process'}"
+
+
+def used_memory(device_type: str) -> int:
+    """The most bytes that were in use so far: of the GPU, else of this process and what its workers have of their own.
+
+    Args:
+        device_type (`str`): `cuda`, or another one for the memory of the computer.
+    """
     if device_type == "cuda":
-        return f"{torch.cuda.max_memory_allocated() / 2**20:,.0f} MB of the GPU"
+        return _peak(device_type)
+    workers = 0
+    for worker in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            workers += worker.memory_full_info().uss
+    return _peak(device_type) + workers
+
+
+def _peak(device_type: str) -> int:
+    if device_type == "cuda":
+        return torch.cuda.max_memory_allocated()
     if sys.platform == "win32":
-        return f"{psutil.Process().memory_info().peak_wset / 2**20:,.0f} MB of the process"
+        return int(psutil.Process().memory_info().peak_wset)
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20:,.0f} MB of the process"
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

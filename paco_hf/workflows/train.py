@@ -23,6 +23,7 @@ from ..utils.console import say
 from ..utils.files import as_yaml, write_json, write_text
 from ..utils.memory import keep_freed_memory
 from .build import RunParts, build, build_model, build_trainer, new_model, start_from_means
+from .cost import announce_cost, rehearse
 from .finish import finish, publish
 from .prepare_data import RunData, prepare_data
 
@@ -61,6 +62,7 @@ def train(
         parts = build(plan, data, model)
         if run.dry_run:
             say(main, as_yaml(plan.settings))
+            say(main, *rehearse(plan, data, parts, callbacks))
             return None
         trainer = fit(plan, data, parts, callbacks)
         metrics = finish(plan, data, trainer)
@@ -125,6 +127,7 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
         say(main, "no complete checkpoint to resume from: starting anew")
     if main and not checkpoints:
         clear_run(folder)
+    announce_cost(plan, data, trainer)
     # Written when training really starts, so that a resume that fails leaves the recipe of the run as it was.
     trainer.add_callback(_RecipeCallback(plan.settings, data.division.manifest))
     trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
