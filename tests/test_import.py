@@ -1,15 +1,19 @@
 """`import paco_hf` is light, and its models are known to transformers and timm in whichever order they are imported.
 
-Each case is a process of its own, which has imported nothing before.
+Each case is a process of its own, which has imported nothing before; or, where it is about transformers, timm and this
+package, torch alone.
 """
 
 import ast
-import os
+import multiprocessing
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import spawned_worker
+from fresh_processes import FreshProcesses, fresh_processes
 
 import paco_hf
 
@@ -24,6 +28,12 @@ def python(code: str, *flags: str) -> str:
     done = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, cwd=ROOT.parent)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.fixture(scope="module")
+def fresh() -> Iterator[FreshProcesses]:
+    with fresh_processes() as processes:
+        yield processes
 
 
 def stub_names() -> set[str]:
@@ -52,10 +62,10 @@ def test_what_help_needs_is_light(code: str) -> None:
     python(f"{code}\n{IS_LIGHT}")
 
 
-def test_predicting_needs_no_data_set_and_no_trainer() -> None:
+def test_predicting_needs_no_data_set_and_no_trainer(fresh: FreshProcesses) -> None:
     code = "import sys; import paco_hf.inference.prediction; loaded = set(sys.modules); "
     unneeded = {"datasets", "matplotlib", "transformers.trainer", "paco_hf.arguments", "paco_hf.data"}
-    python(f"{code}assert not loaded & {unneeded}, loaded & {unneeded}")
+    fresh.run(f"{code}assert not loaded & {unneeded}, loaded & {unneeded}")
 
 
 def test_public_names_are_listed_and_resolve() -> None:
@@ -86,13 +96,14 @@ ORDERS = [
     "import paco_hf",
     "import transformers, timm; import paco_hf",
     "from transformers import AutoModelForImageClassification; import paco_hf",
-    "import paco_hf.models.modeling_paco",
-    "from paco_hf import *\nfrom transformers import *",
-    "import threading; t = threading.Thread(target=__import__, args=['paco_hf']); t.start(); t.join()",
 ]
 MORE_ORDERS = [
     "import transformers; import paco_hf",
     "import timm; import paco_hf",
+    "import paco_hf.models.modeling_paco",
+    "from paco_hf import *",
+    "from paco_hf import *\nfrom transformers import *",
+    "import threading; t = threading.Thread(target=__import__, args=['paco_hf']); t.start(); t.join()",
     "import paco_hf, transformers; transformers.AutoConfig; transformers.AutoModel",
     "import transformers.models.auto.modeling_auto; import paco_hf",
     "import paco_hf.models.configuration_paco",
@@ -101,47 +112,36 @@ MORE_ORDERS = [
 ]
 
 
-@pytest.mark.parametrize("first", [*ORDERS, *(pytest.param(code, marks=pytest.mark.slow) for code in MORE_ORDERS)])
+@pytest.mark.parametrize("first", ORDERS)
+def test_orders_of_import_register_the_models(fresh: FreshProcesses, first: str) -> None:
+    fresh.run(first + KNOWN)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", [*ORDERS, *MORE_ORDERS])
 def test_every_order_of_import_registers_the_models(first: str) -> None:
+    """In processes that have not imported torch either."""
     python(first + KNOWN)
 
 
-def test_configuration_alone_loads_no_model() -> None:
+def test_configuration_alone_loads_no_model(fresh: FreshProcesses) -> None:
     code = f"import paco_hf; from transformers import AutoConfig; AutoConfig.from_pretrained({str(CHECKPOINT)!r})"
-    python(f"{code}\nimport sys; assert 'paco_hf.models.modeling_paco' not in sys.modules")
+    fresh.run(f"{code}\nimport sys; assert 'paco_hf.models.modeling_paco' not in sys.modules")
 
 
-def test_pipeline_after_the_import_alone() -> None:
+def test_pipeline_after_the_import_alone(fresh: FreshProcesses) -> None:
     picture = str(CHECKPOINT / "class_counts.png")
     code = "import paco_hf; from transformers import pipeline"
     made = f"pipeline('image-classification', model={str(CHECKPOINT)!r})"
-    assert "score" in python(f"{code}; print({made}({picture!r}))")
+    assert "score" in fresh.run(f"{code}; print({made}({picture!r}))")[0]
 
 
-SPAWNED = """
-import multiprocessing, sys
-
-def work(config, cls, model):
-    from transformers import AutoModel
-    same = type(AutoModel.from_config(config)) is cls
-    return type(config).__name__, same, sum(p.numel() for p in model.parameters())
-
-if __name__ == "__main__":
-    from paco_hf import PaCoConfig, PaCoModel
-    config = PaCoConfig(backbone="cifar_resnet20", num_labels=3)
-    model = PaCoModel(config)
+def test_spawned_worker_unpickles_configuration_class_and_model() -> None:
+    config = paco_hf.PaCoConfig(backbone="cifar_resnet20", num_labels=3)
+    model = paco_hf.PaCoModel(config)
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        name, same, count = pool.apply(work, (config, PaCoModel, model))
-    assert (name, same, count) == ("PaCoConfig", True, sum(p.numel() for p in model.parameters()))
-"""
-
-
-def test_spawned_worker_unpickles_configuration_class_and_model(tmp_path: Path) -> None:
-    script = tmp_path / "spawned.py"
-    script.write_text(SPAWNED)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT.parent)}
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr
+        found = pool.apply(spawned_worker.describe, (config, paco_hf.PaCoModel, model))
+    assert found == ("PaCoConfig", True, sum(p.numel() for p in model.parameters()))
 
 
 def test_module_answers_help() -> None:
