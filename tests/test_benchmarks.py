@@ -9,13 +9,22 @@ import pytest
 import torch
 
 from benchmarks import bench, growth
-from benchmarks.machine import peak_memory
+from benchmarks.machine import ceilings, peak_memory
 from paco_hf.utils.memory import keep_freed_memory
 
 
+SHORT = ["--quick", "--repeats", "1"]
+
+
+@pytest.fixture
+def small_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "ceilings", lambda: ceilings(64, 1))
+
+
+@pytest.mark.usefixtures("small_ceilings")
 def test_rows_are_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output = tmp_path / "result.json"
-    assert bench.main(["--quick", "--rows", "ema", "loss_c1000", "views", "--output", str(output)]) == 0
+    assert bench.main([*SHORT, "--rows", "ema", "loss_c1000", "views", "--output", str(output)]) == 0
     result = json.loads(output.read_text())
     # In the order of the table, whatever the order asked for.
     assert [row["name"] for row in result["rows"]] == ["loss_c1000", "ema", "views", "loss_c1000_training"]
@@ -33,13 +42,14 @@ def test_rows_are_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFix
     assert "loss_c1000" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("small_ceilings")
 def test_another_implementation_can_take_part(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     other = tmp_path / "other.py"
     other.write_text(
         "from benchmarks import plain\n\n\ndef paco_loss(*args):\n    return 1.01 * plain.paco_loss(*args)\n"
     )
     output = str(tmp_path / "result.json")
-    assert bench.main(["--quick", "--rows", "loss_c1000", "--against", str(other), "--output", output]) == 0
+    assert bench.main([*SHORT, "--rows", "loss_c1000", "--against", str(other), "--output", output]) == 0
     rows = json.loads(Path(output).read_text())["rows"]
     assert all(set(row["ratio"]) == {"ours", "against"} for row in rows)
     assert all(row["disagrees_with_plain"] == ["against"] for row in rows)
