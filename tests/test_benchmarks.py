@@ -12,7 +12,6 @@ from benchmarks import bench, growth
 from benchmarks.machine import ceilings, peak_memory
 from paco_hf.utils.memory import keep_freed_memory
 
-
 SHORT = ["--quick", "--repeats", "1"]
 
 

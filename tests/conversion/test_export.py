@@ -49,9 +49,9 @@ for folder in sys.argv[2:]:
     found[folder + "/pixels"], found[folder + "/logits"] = pixels, logits
     found[folder + "/labels"] = [entry["label"] for entry in scores]
     found[folder + "/scores"] = [entry["score"] for entry in scores]
-assert not [name for name in sys.modules if name.startswith("paco_hf")]
 numpy.savez(sys.argv[1], **found)
 """
+ABSENT = "assert not [name for name in sys.modules if name.startswith('paco_hf')]"
 
 
 def build(kind: str, more_kwargs: dict | None = None, **config) -> PaCoForImageClassification:
@@ -113,7 +113,20 @@ def test_timm_gives_the_logits(tmp_path, kind):
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
-def test_transformers_without_the_package(tmp_path):
+def in_this_process(folder: Path, *arguments: object) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["-c", *map(str, arguments)])
+        exec(LOADED_BY_TRANSFORMERS, {})
+
+
+def without_the_package(folder: Path, *arguments: object) -> None:
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    code = LOADED_BY_TRANSFORMERS + ABSENT
+    subprocess.run([sys.executable, "-c", code, *arguments], cwd=folder, env=environment, check=True)
+
+
+@pytest.mark.parametrize("load", [in_this_process, pytest.param(without_the_package, marks=pytest.mark.slow)])
+def test_transformers_gives_the_logits(tmp_path, load):
     expected = {}
     for kind in ("resnext", "vit"):
         model, folder = build(kind, temperature=0.5), tmp_path / kind
@@ -123,12 +136,11 @@ def test_transformers_without_the_package(tmp_path):
         image.save(f"{folder}.png")
         pixels = processor(image, return_tensors="pt")["pixel_values"]
         expected[folder] = (model, pixels)
-    subprocess.run(
-        [sys.executable, "-c", LOADED_BY_TRANSFORMERS, tmp_path / "found.npz", *expected],
-        cwd=tmp_path,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
-        check=True,
-    )
+    load(tmp_path, tmp_path / "found.npz", *expected)
+    for folder in expected:
+        # Nothing that it needs is ours.
+        assert "paco" not in (folder / "config.json").read_text().lower()
+        assert "paco" not in (folder / "preprocessor_config.json").read_text().lower()
     found = np.load(tmp_path / "found.npz")
     for folder, (model, pixels) in expected.items():
         assert np.array_equal(found[f"{folder}/pixels"], pixels.numpy())
@@ -227,9 +239,10 @@ def test_refusals_leave_nothing(tmp_path, monkeypatch, exporter):
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("kind", [pytest.param("resnet", marks=pytest.mark.slow), "vit", "cifar"])
+@pytest.mark.parametrize("kind", [*(pytest.param(k, marks=pytest.mark.slow) for k in ("resnet", "cifar")), "vit"])
 def test_onnx_gives_the_logits(tmp_path, capfd, kind):
-    model = build(kind, temperature=1.7, inference_prior=[5, 4, 3, 2, 1], class_counts=[9, 7, 5, 3, 1])
+    shallow = {"depth": 1} if kind == "vit" else {}
+    model = build(kind, shallow, temperature=1.7, inference_prior=[5, 4, 3, 2, 1], class_counts=[9, 7, 5, 3, 1])
     size = model.config.image_size
     processor = build_processor(size, [0.5, 0.4, 0.3], [0.2, 0.3, 0.25])
     (tmp_path / "x").mkdir()
@@ -243,7 +256,7 @@ def test_onnx_gives_the_logits(tmp_path, capfd, kind):
 
     images = images_of(2, 3, size + 16, size + 40)
     if kind == "vit":
-        fixed, model = model, build("vit", {"dynamic_img_size": True})
+        fixed, model = model, build("vit", {**shallow, "dynamic_img_size": True})
         model.load_state_dict(fixed.state_dict())
         model.config = fixed.config
     assert distance(model, images, run_onnx(result.file, images)) < 1e-5
@@ -266,10 +279,12 @@ def test_onnx_gives_the_logits(tmp_path, capfd, kind):
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["model.onnx", "preprocessor_config.json"]
 
 
-def test_onnx_takes_a_prior(tmp_path):
-    model = build("resnext", temperature=0.5)
+@pytest.mark.parametrize("kind", [pytest.param("resnext", marks=pytest.mark.slow), "vit"])
+def test_onnx_takes_a_prior(tmp_path, kind):
+    model = build(kind, {"depth": 1} if kind == "vit" else None, temperature=0.5)
     file = export_onnx(model, tmp_path / "x", prior_input=True).file
-    images, prior = images_of(3, 3, 64, 64), torch.tensor([50.0, 20, 1, 9, 0.5])
+    size = model.config.image_size
+    images, prior = images_of(3, 3, size, size), torch.tensor([50.0, 20, 1, 9, 0.5])
     logits = run_onnx(file, images, prior=prior)
     assert distance(model, images, logits) > 1e-2
     model.config.inference_prior = prior.tolist()
@@ -336,14 +351,13 @@ def test_full_width(tmp_path, backbone):
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = PaCoForImageClassification.from_timm("resnet18", num_labels=3, image_size=64)
-    model.save_pretrained(tmp_path / "run")
-    build_processor(64, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)).save_pretrained(tmp_path / "run")
+    build("vit", {"depth": 1}).save_pretrained(tmp_path / "run")
+    build_processor(32, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)).save_pretrained(tmp_path / "run")
     capsys.readouterr()
     run, out = str(tmp_path / "run"), tmp_path / "out"
     assert main(["export", run, str(out / "timm"), "--to", "timm"]) == 0
     assert f"local-dir:{out / 'timm'}" in capsys.readouterr().out
-    assert timm.create_model(f"local-dir:{out / 'timm'}", pretrained=True).num_classes == 3
+    assert timm.create_model(f"local-dir:{out / 'timm'}", pretrained=True).num_classes == 5
     assert main(["export", run, str(out / "onnx"), "--to", "onnx", "--prior_input"]) == 0
     assert "batch dynamic, image size dynamic" in capsys.readouterr().out
     session = onnxruntime.InferenceSession(out / "onnx" / "model.onnx")
