@@ -3,6 +3,7 @@ set, where it lies beside the checkout (or where PACO_HF_GOLDENS points), is use
 
 import os
 import zlib
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,6 +15,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import numpy as np
 import pytest
 import torch
+from fresh_processes import TORCH, TRAINER, FreshProcesses, fresh_processes
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -90,3 +92,17 @@ def surveys(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     folder = tmp_path_factory.mktemp("surveys")
     monkeypatch.setattr(image_checks, "_folder", lambda: folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def with_torch() -> Iterator[FreshProcesses]:
+    """Processes that have imported torch, but neither transformers nor timm nor this package."""
+    with fresh_processes(TORCH) as processes:
+        yield processes
+
+
+@pytest.fixture(scope="session")
+def with_trainer() -> Iterator[FreshProcesses]:
+    """Processes that have imported the trainer, and have not used it."""
+    with fresh_processes(TRAINER) as processes:
+        yield processes

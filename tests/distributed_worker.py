@@ -126,10 +126,13 @@ def row_exchange() -> dict:
     }
 
 
-if __name__ == "__main__":
-    out, batch = Path(sys.argv[1]), int(sys.argv[2])
+def main(out: Path, batch: int) -> None:
     results: dict = {name: run(out / name, batch, **case) for name, case in CASES.items()}
     if world_size() > 1:
         results["rows"] = row_exchange()
     rank = torch.distributed.get_rank() if world_size() > 1 else 0
     torch.save(results, out / f"rank{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -10,10 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from conftest import HERE, ROOT
-
+HERE = Path(__file__).parent
+ROOT = HERE.parent
 # What transformers and timm need, but neither of them.
 TORCH = "import torch, torchvision, scipy.optimize, huggingface_hub.hf_api"
+# What a trainer needs, and the workers that use it; each of which is given its settings by its environment.
+TRAINER = "import distributed_worker, stream_worker, torch._dynamo, torch.distributed.fsdp, torch.distributed.tensor"
 # Reads jobs, each a list of pieces of code that run at the same time; answers with the status of each.
 SERVER = """
 import json, os, sys, traceback
@@ -73,6 +76,15 @@ class FreshProcesses:
             errors = "\n".join(Path(job["err"]).read_text()[-3000:] for job in jobs)
             assert statuses == [0] * len(jobs), errors
             return [Path(job["out"]).read_text() for job in jobs]
+
+
+def rank_environments(processes: int) -> list[dict[str, str]]:
+    """What a launcher would tell each of so many processes on this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    size = dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
+    return [{**meeting, **size, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(processes)]
 
 
 @contextlib.contextmanager

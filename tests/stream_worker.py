@@ -31,9 +31,7 @@ class Places:
         return {"labels": torch.tensor([int(index), index.epoch, self.split.labels[index], *pixel])}
 
 
-if __name__ == "__main__":
-    folder, out, workers = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
-    skip = int(sys.argv[4]) if len(sys.argv) > 4 else 0
+def main(folder: str, out: Path, workers: int, skip: int = 0) -> None:
     split = load_data(folder, streaming=True, window=BUFFER).train
     args = PaCoTrainingArguments(
         output_dir=str(out / "run"),
@@ -57,3 +55,7 @@ if __name__ == "__main__":
     torch.save(
         {"world_size": args.world_size, "epochs": seen, "length": len(loader)}, out / f"rank{args.process_index}.pt"
     )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:]))

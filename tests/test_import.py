@@ -8,12 +8,11 @@ import ast
 import multiprocessing
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import spawned_worker
-from fresh_processes import FreshProcesses, fresh_processes
+from fresh_processes import FreshProcesses
 
 import paco_hf
 
@@ -28,12 +27,6 @@ def python(code: str, *flags: str) -> str:
     done = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, cwd=ROOT.parent)
     assert done.returncode == 0, done.stderr
     return done.stdout
-
-
-@pytest.fixture(scope="module")
-def fresh() -> Iterator[FreshProcesses]:
-    with fresh_processes() as processes:
-        yield processes
 
 
 def stub_names() -> set[str]:
@@ -62,10 +55,10 @@ def test_what_help_needs_is_light(code: str) -> None:
     python(f"{code}\n{IS_LIGHT}")
 
 
-def test_predicting_needs_no_data_set_and_no_trainer(fresh: FreshProcesses) -> None:
+def test_predicting_needs_no_data_set_and_no_trainer(with_torch: FreshProcesses) -> None:
     code = "import sys; import paco_hf.inference.prediction; loaded = set(sys.modules); "
     unneeded = {"datasets", "matplotlib", "transformers.trainer", "paco_hf.arguments", "paco_hf.data"}
-    fresh.run(f"{code}assert not loaded & {unneeded}, loaded & {unneeded}")
+    with_torch.run(f"{code}assert not loaded & {unneeded}, loaded & {unneeded}")
 
 
 def test_public_names_are_listed_and_resolve() -> None:
@@ -113,8 +106,8 @@ MORE_ORDERS = [
 
 
 @pytest.mark.parametrize("first", ORDERS)
-def test_orders_of_import_register_the_models(fresh: FreshProcesses, first: str) -> None:
-    fresh.run(first + KNOWN)
+def test_orders_of_import_register_the_models(with_torch: FreshProcesses, first: str) -> None:
+    with_torch.run(first + KNOWN)
 
 
 @pytest.mark.slow
@@ -124,16 +117,16 @@ def test_every_order_of_import_registers_the_models(first: str) -> None:
     python(first + KNOWN)
 
 
-def test_configuration_alone_loads_no_model(fresh: FreshProcesses) -> None:
+def test_configuration_alone_loads_no_model(with_torch: FreshProcesses) -> None:
     code = f"import paco_hf; from transformers import AutoConfig; AutoConfig.from_pretrained({str(CHECKPOINT)!r})"
-    fresh.run(f"{code}\nimport sys; assert 'paco_hf.models.modeling_paco' not in sys.modules")
+    with_torch.run(f"{code}\nimport sys; assert 'paco_hf.models.modeling_paco' not in sys.modules")
 
 
-def test_pipeline_after_the_import_alone(fresh: FreshProcesses) -> None:
+def test_pipeline_after_the_import_alone(with_torch: FreshProcesses) -> None:
     picture = str(CHECKPOINT / "class_counts.png")
     code = "import paco_hf; from transformers import pipeline"
     made = f"pipeline('image-classification', model={str(CHECKPOINT)!r})"
-    assert "score" in fresh.run(f"{code}; print({made}({picture!r}))")[0]
+    assert "score" in with_torch.run(f"{code}; print({made}({picture!r}))")[0]
 
 
 def test_spawned_worker_unpickles_configuration_class_and_model() -> None:

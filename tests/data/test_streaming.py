@@ -1,9 +1,6 @@
 """Streaming prepared shards: each image once, whoever reads it, from any batch on."""
 
-import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import fsspec
@@ -11,7 +8,7 @@ import miniature
 import numpy as np
 import pytest
 import torch
-from conftest import HERE
+from fresh_processes import FreshProcesses, rank_environments
 
 from paco_hf.data.loading import load_data
 from paco_hf.data.samplers import StreamSampler
@@ -19,7 +16,6 @@ from paco_hf.data.streaming.manifest import LANES, ROWS_PER_GROUP
 from paco_hf.data.streaming.prepare import prepare
 from paco_hf.data.streaming.sharded_images import ShardedImages
 
-WORKER = HERE / "stream_worker.py"
 IMAGES = 330
 
 
@@ -120,18 +116,17 @@ def test_an_address_is_as_good_as_a_folder(folder: Path) -> None:
         memory.rm("/stream-test", recursive=True)
 
 
-def launch(folder: Path, out: Path, processes: int, workers: int, *skip: str) -> list[dict]:
+def launch(fresh: FreshProcesses, folder: Path, out: Path, processes: int, workers: int, skip: int = 0) -> list[dict]:
     out.mkdir()
-    start = [sys.executable, *(["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)])]
-    command = [*(start if processes > 1 else start[:1]), str(WORKER), str(folder), str(out), str(workers), *skip]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
+    code = f"import stream_worker; from pathlib import Path; stream_worker.main({str(folder)!r}, Path({str(out)!r}), "
+    fresh.run(*[f"{code}{workers}, {skip})"] * processes, environments=rank_environments(processes))
     return [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(processes)]
 
 
-def test_two_ranks_of_two_workers_see_every_image_once(folder: Path, tmp_path: Path) -> None:
-    ranks = launch(folder, tmp_path / "whole", 2, 2)
+def test_two_ranks_of_two_workers_see_every_image_once(
+    with_trainer: FreshProcesses, folder: Path, tmp_path: Path
+) -> None:
+    ranks = launch(with_trainer, folder, tmp_path / "whole", 2, 2)
     assert [rank["world_size"] for rank in ranks] == [2, 2]
     split = load_data(str(folder), streaming=True).train
     dropped = []
@@ -150,10 +145,12 @@ def test_two_ranks_of_two_workers_see_every_image_once(folder: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_from_any_batch_on_with_any_number_of_workers_it_is_the_same(folder: Path, tmp_path: Path) -> None:
-    ranks = launch(folder, tmp_path / "whole", 2, 2)
+def test_from_any_batch_on_with_any_number_of_workers_it_is_the_same(
+    with_trainer: FreshProcesses, folder: Path, tmp_path: Path
+) -> None:
+    ranks = launch(with_trainer, folder, tmp_path / "whole", 2, 2)
     for workers, skip in ((2, 17), (0, 5), (1, 40)):
-        resumed = launch(folder, tmp_path / f"resumed-{workers}", 2, workers, str(skip))
+        resumed = launch(with_trainer, folder, tmp_path / f"resumed-{workers}", 2, workers, skip)
         for whole, part in zip(ranks, resumed, strict=True):
             assert torch.equal(whole["epochs"][0][skip:], part["epochs"][0])
             assert torch.equal(whole["epochs"][1], part["epochs"][1])

@@ -8,25 +8,25 @@ import sys
 import pytest
 import torch
 import yaml
-from conftest import HERE, ROOT
+from conftest import ROOT
+from fresh_processes import FreshProcesses, rank_environments
 
 from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
 from paco_hf.inference.logits import score
 
-WORKER = str(HERE / "distributed_worker.py")
 GATHERED = ["gpaco_gathered", "multitask_gathered", "ce", "balanced_softmax"]
 CONTRASTIVE = ["gpaco_gathered", "multitask_gathered", "gpaco", "paco", "paco_batchnorm"]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+def runs(with_trainer: FreshProcesses, tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     """`[one process, rank 0 of two, rank 1 of two]`."""
     folders = [tmp_path_factory.mktemp(name) for name in ("one", "two")]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for command in ([sys.executable, WORKER, str(folders[0]), "8"], [*torchrun, WORKER, str(folders[1]), "4"]):
-        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stderr[-3000:]
+    for folder, processes in zip(folders, (1, 2), strict=True):
+        code = f"import distributed_worker, pathlib; distributed_worker.main(pathlib.Path({str(folder)!r}), "
+        environments = rank_environments(processes) if processes > 1 else None
+        with_trainer.run(*[f"{code}{8 // processes})"] * processes, environments=environments)
     files = [folders[0] / "rank0.pt", folders[1] / "rank0.pt", folders[1] / "rank1.pt"]
     return [torch.load(file, weights_only=True) for file in files]
 
