@@ -147,13 +147,8 @@ def test_custom_width_is_recognized() -> None:
     assert torch.equal(given.classifier.weight, model.classifier.weight)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.slow] if name != "fullsize_paco_lt_resnet50" else [])
-        for name in FULL_SIZE
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL_SIZE)
 def test_full_size_architectures(name: str) -> None:
     state, tensors, metadata = full_size_state(name)
     images = seeded_images(int(metadata["image_seed"]), tuple(int(n) for n in metadata["image_shape"].split("x")))

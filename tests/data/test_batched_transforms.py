@@ -294,7 +294,13 @@ def test_probabilities_of_the_steps() -> None:
 # ---- whole views
 
 
-@pytest.mark.parametrize("name", sorted(BATCHED_VIEWS))
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("cifar_reg", "sim") else pytest.param(name, marks=pytest.mark.slow)
+        for name in sorted(BATCHED_VIEWS)
+    ],
+)
 def test_views_are_distributed_as_those_of_pil(name: str, pictures) -> None:
     pictures, draws = pictures[:20], 60
     view = build_view(name, 32)

@@ -12,6 +12,7 @@ from conftest import ROOT
 from safetensors.torch import load_file, save_file
 from tiny_trainer import make_model, make_trainer
 from transformers import AutoModelForImageClassification, pipeline
+from user_data import folders
 
 from paco_hf import PaCoConfig, PaCoForContrastiveTraining, PaCoForImageClassification
 from paco_hf.cli import main
@@ -185,6 +186,12 @@ def flags(folder: Path, *more: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> str:
+    counts = {"ant": 60, "bee": 40, "cat": 30, "dog": 20, "elk": 20}
+    return str(folders(tmp_path_factory.mktemp("photos"), counts, size=(32, 32)))
+
+
+@pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A file of weights of the backbone, as if it was pretrained."""
     torch.manual_seed(7)
@@ -194,10 +201,10 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_memory_is_of_the_optimizer(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_memory_is_of_the_optimizer(photos: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     said = []
     for optim in ("sgd", "adamw_torch"):
-        more = ["--optim", optim, "--max_steps", "1", "--save_strategy", "no"]
+        more = ["--dataset", photos, "--optim", optim, "--max_steps", "1", "--save_strategy", "no"]
         assert main(flags(tmp_path / optim, *more)) == 0
         out = capsys.readouterr().out
         assert "peak memory of training" in out
@@ -206,9 +213,9 @@ def test_memory_is_of_the_optimizer(tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, weights: Path) -> Path:
+def run(tmp_path_factory: pytest.TempPathFactory, photos: str, weights: Path) -> Path:
     folder = tmp_path_factory.mktemp("lora") / "run"
-    assert main(flags(folder, "--pretrained_file", str(weights), "--class_centers", "means")) == 0
+    assert main(flags(folder, "--dataset", photos, "--pretrained_file", str(weights), "--class_centers", "means")) == 0
     return folder
 
 
@@ -220,7 +227,7 @@ def everything(folder: Path) -> dict[str, torch.Tensor]:
     return tensors | {f"momentum {i}": s["momentum_buffer"] for i, s in state.items()}
 
 
-def test_resumed_run_has_the_same_bits(run: Path, weights: Path, tmp_path: Path) -> None:
+def test_resumed_run_has_the_same_bits(run: Path, photos: str, weights: Path, tmp_path: Path) -> None:
     before = weights.read_bytes()
     resumed = tmp_path / "run"
     shutil.copytree(run, resumed)
@@ -228,7 +235,8 @@ def test_resumed_run_has_the_same_bits(run: Path, weights: Path, tmp_path: Path)
         shutil.rmtree(resumed / leftover)
     for leftover in ("metrics.json", "model.safetensors", "selected-4.safetensors"):
         (resumed / leftover).unlink(missing_ok=True)
-    assert main(flags(resumed, "--pretrained_file", str(weights), "--class_centers", "means", "--resume")) == 0
+    more = ["--dataset", photos, "--pretrained_file", str(weights), "--class_centers", "means", "--resume"]
+    assert main(flags(resumed, *more)) == 0
     wanted, found = everything(run), everything(resumed)
     assert wanted.keys() == found.keys()
     assert [name for name in wanted if not torch.equal(wanted[name], found[name])] == []
@@ -280,11 +288,11 @@ def test_frozen_training_state_loads(tmp_path: Path) -> None:
     trainer.model.load_training_state(checkpoint)
 
 
-def test_other_base_is_refused(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_other_base_is_refused(run: Path, photos: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     resumed = tmp_path / "run"
     shutil.copytree(run, resumed)
     (resumed / "metrics.json").unlink()
-    assert main(flags(resumed, "--resume")) == 2
+    assert main(flags(resumed, "--dataset", photos, "--resume")) == 2
     assert "was trained on other weights of the backbone" in capsys.readouterr().err
     assert main(["evaluate", str(run / "checkpoint-2")]) == 2
     assert "adapters without the weights that they adapt" in capsys.readouterr().err

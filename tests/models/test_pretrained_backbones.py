@@ -108,7 +108,7 @@ def test_backbones_that_are_not_there(saved: Path, tmp_path, capsys) -> None:
         assert message in complaint(capsys, "train", *argv)
 
 
-@pytest.mark.parametrize("loss", ["paco", "gpaco", "ce"])
+@pytest.mark.parametrize("loss", ["paco", *(pytest.param(loss, marks=pytest.mark.slow) for loss in ("gpaco", "ce"))])
 def test_frozen_backbone_stays_as_it_is(loss: str, tmp_path, capsys) -> None:
     root = folders(tmp_path / "photos", {"a": 12, "b": 12})
     argv = ["--dataset", str(root), "--backbone", "cifar_resnet20", "--freeze_backbone", "true", "--loss", loss]

@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import torch
+from fresh_processes import FreshProcesses
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -14,15 +17,22 @@ from paco_hf.utils.tensors import save_tensors
 METADATA = {"variant": "paco", "size": "8192", "who": 'a "quoted" \\ ünïcode\n', "shared": "0", "projector": "mlp2-bn"}
 
 
-def test_metadata_is_written_in_order(tmp_path: Path) -> None:
+def in_forks(processes: FreshProcesses, codes: list[str]) -> None:
+    processes.run(*codes)
+
+
+def with_hashes_of_their_own(processes: FreshProcesses, codes: list[str]) -> None:
+    for seed, code in enumerate(codes):
+        environment = {**os.environ, "PYTHONHASHSEED": str(seed)}
+        subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+
+
+@pytest.mark.parametrize("write", [in_forks, pytest.param(with_hashes_of_their_own, marks=pytest.mark.slow)])
+def test_metadata_is_written_in_order(with_torch: FreshProcesses, tmp_path: Path, write: Callable) -> None:
     """safetensors itself orders it anew in each process."""
-    code = (
-        "import sys, torch; from pathlib import Path; from paco_hf.utils.tensors import save_tensors\n"
-        f"save_tensors({{'b': torch.ones(2), 'a': torch.arange(3)}}, Path(sys.argv[1]), {METADATA!r})"
-    )
-    for seed in range(3):
-        command = [sys.executable, "-c", code, str(tmp_path / f"{seed}.safetensors")]
-        subprocess.run(command, check=True, env={**os.environ, "PYTHONHASHSEED": str(seed)})
+    code = "import torch; from pathlib import Path; from paco_hf.utils.tensors import save_tensors\n"
+    code += f"save_tensors({{'b': torch.ones(2), 'a': torch.arange(3)}}, Path({str(tmp_path)!r}) / '"
+    write(with_torch, [f"{code}{i}.safetensors', {METADATA!r})" for i in range(3)])
     ordered = dict(sorted(METADATA.items()))
     save_tensors({"a": torch.arange(3), "b": torch.ones(2)}, tmp_path / "3.safetensors", ordered)
     assert len({file.read_bytes() for file in tmp_path.glob("*.safetensors")}) == 1
