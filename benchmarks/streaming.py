@@ -42,7 +42,6 @@ from paco_hf.data.samplers import EpochSampler, StreamSampler
 from paco_hf.data.sources.folders import class_folders, image_tables
 from paco_hf.data.sources.source import label_tables
 from paco_hf.data.spec import DataSpec
-from paco_hf.data.streaming import sharded_images as shards
 from paco_hf.data.streaming.manifest import LANES, ROWS_PER_GROUP, Manifest, labels_name
 from paco_hf.data.streaming.prepare import prepare
 from paco_hf.data.streaming.sharded_images import ShardedImages
@@ -442,7 +441,7 @@ def measure_reads(scratch: Path, images: int, batch: int, workers: tuple[int, ..
                 for worker in range(max(count, 1)):
                     own = pickle.loads(pickle.dumps(split))
                     info = SimpleNamespace(num_workers=count) if count else None
-                    with mock.patch.object(shards, "get_worker_info", return_value=info):
+                    with mock.patch.object(torch.utils.data, "get_worker_info", return_value=info):
                         for groups in batches[worker :: max(count, 1)]:
                             for group in groups:
                                 own._read_group(group)
