@@ -8,15 +8,14 @@ from distributed_worker import VIT, Images
 from paco_hf import PaCoConfig, PaCoForImageClassification, PaCoTrainer, PaCoTrainingArguments
 
 COUNTS = [9, 7, 5, 3, 2]
+NARROW = {"channels": [8, 8, 16, 16]}  # for a ResNet of all its layers
 
 
 def make_model(backbone: str = "vit_tiny_patch16_224", **fields) -> PaCoForImageClassification:
     torch.manual_seed(0)
-    kwargs = VIT if backbone.startswith("vit") else {}
-    fields = {"class_counts": COUNTS, **fields}
-    return PaCoForImageClassification(
-        PaCoConfig(backbone=backbone, backbone_kwargs=kwargs, num_labels=5, image_size=32, **fields)
-    )
+    kwargs = VIT if backbone.startswith("vit") else NARROW if backbone == "resnet18" else {}
+    fields = {"class_counts": COUNTS, "backbone_kwargs": kwargs, **fields}
+    return PaCoForImageClassification(PaCoConfig(backbone=backbone, num_labels=5, image_size=32, **fields))
 
 
 def make_trainer(

@@ -14,13 +14,13 @@ from paco_hf.models.feature_queue import FeatureQueue
 
 BACKBONES = [
     ("resnet18", {}, 64),
-    ("resnext50_32x4d", {}, 64),
+    pytest.param("resnext50_32x4d", {}, 64, marks=pytest.mark.slow),
     ("convnext_atto", {}, 64),
     ("vit_tiny_patch16_224", {"img_size": 64, "depth": 2}, 64),
     ("swin_tiny_patch4_window7_224", {"img_size": 56, "depths": (1, 1, 1, 1)}, 56),
     ("eva02_tiny_patch14_224", {"img_size": 56, "depth": 2}, 56),
     ("cifar_resnet32", {}, 32),
-    ("cifar_resnet50", {}, 32),
+    pytest.param("cifar_resnet50", {}, 32, marks=pytest.mark.slow),
 ]
 
 
