@@ -433,13 +433,12 @@ def test_what_is_kept_of_a_run_names_no_folder_of_the_computer(tmp_path) -> None
         assert shown in (run / "run.json").read_text()
 
 
-def test_validation_of_a_run_on_the_builtin_images(tmp_path) -> None:
-    assert main(["train", *SHORT, "--output_dir", str(tmp_path)]) == 0
-    split = load_evaluation(tmp_path, split="validation")
-    record = json.loads((tmp_path / "run.json").read_text())["data"]["validation"]
+def test_validation_of_a_run_on_the_builtin_images(paco_run) -> None:
+    split = load_evaluation(paco_run, split="validation")
+    record = json.loads((paco_run / "run.json").read_text())["data"]["validation"]
     assert (len(split.labels), len(split.class_names)) == (record["images"], 20)
-    assert score(tmp_path, Images(split)) == json.loads((tmp_path / "metrics.json").read_text())["validation"]
-    assert len(load_evaluation(tmp_path).labels) == 2000
+    assert score(paco_run, Images(split)) == json.loads((paco_run / "metrics.json").read_text())["validation"]
+    assert len(load_evaluation(paco_run).labels) == 2000
 
 
 def test_resume_gives_the_same_splits(tmp_path, capsys) -> None:
