@@ -12,8 +12,8 @@ demo: $(READY)  ## train PaCo and two baselines on the built-in images, compare 
 test: $(READY)  ## the quick tests, a process for each core
 	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --durations 10
 
-test-slow: $(READY)  ## the tests that take minutes
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow
+test-slow: $(READY)  ## the tests that take minutes, two at a time
+	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow -n 2 --dist worksteal --durations 10
 
 bench: $(READY)  ## ours against a plain implementation, on a machine that does nothing else
 	$(BIN)/python -m benchmarks.bench

@@ -6,15 +6,12 @@ import time
 from pathlib import Path
 
 import torch
+from patience import wait_until
 from safetensors.torch import load_file
 
 
 def kill_when(process: subprocess.Popen, moment, delay: float = 0.0) -> None:
-    deadline = time.time() + 120
-    while not moment():
-        assert process.poll() is None, f"the run ended before it was killed: {process.stderr.read()}"
-        assert time.time() < deadline
-        time.sleep(0.0005)
+    wait_until(moment, process)
     time.sleep(delay)
     process.send_signal(signal.SIGKILL)
     process.communicate()

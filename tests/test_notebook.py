@@ -4,12 +4,12 @@ import json
 import os
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import nbformat
+import patience
 import pytest
 from ipykernel.kernelspec import install
 from loopback_hub import Hub
@@ -136,7 +136,7 @@ def test_it_runs_from_top_to_end_and_publishes(tmp_path: Path, monkeypatch: pyte
         image = str(work / "photos" / "test" / "apple" / "1.png")
         environment = hub.environment("token-ada", tmp_path / "another home")
         command = [sys.executable, "-c", LOADED, image]
-        done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, timeout=300)
+        done = patience.run(command, cwd=work, env=environment)
         assert done.returncode == 0, done.stderr
         published, own = json.loads(done.stdout)
         assert published == own

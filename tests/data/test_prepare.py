@@ -3,16 +3,16 @@
 import json
 import os
 import resource
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import miniature
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from interrupted_runs import kill_when
+from patience import ended
 
 from paco_hf.data.loading import load_data
 from paco_hf.data.streaming import prepare as module
@@ -201,21 +201,18 @@ def test_killed_and_started_again_it_is_the_same(source: str, tmp_path: Path) ->
     flags += ["--list", str(tree / "ImageNet_LT_train.txt"), "--threads", "1"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     done = run([*flags, "--out", str(whole)])
-    assert done.wait(60) == 0, done.stderr.read()
+    _, errors = ended(done)
+    assert done.returncode == 0, errors
     pattern = "train-*.parquet" if source == "tree" else f"{module.PARTS}/train-*.parquet"
     for count in (1, 4):
         process = run([*flags, "--out", str(killed)])
-        deadline = time.time() + 60
-        while len(list(killed.glob(pattern))) < count:
-            assert process.poll() is None, "it ended before it was killed"
-            assert time.time() < deadline
-        process.send_signal(signal.SIGKILL)
-        process.communicate()
+        kill_when(process, lambda count=count: len(list(killed.glob(pattern))) >= count)
         assert not (killed / "manifest.json").exists()
         with pytest.raises(OSError, match="start that again where it was stopped"):
             load_data("imagenet-lt", dataset_path=str(killed), streaming=True)
     last = run([*flags, "--out", str(killed)])
-    assert last.wait(60) == 0, last.stderr.read()
+    _, errors = ended(last)
+    assert last.returncode == 0, errors
     for split in ("train", "test"):
         assert rows(killed, split) == rows(whole, split)
     assert (killed / "manifest.json").read_text() == (whole / "manifest.json").read_text()
@@ -228,13 +225,15 @@ def test_a_full_disk_leaves_nothing_that_looks_complete(tmp_path: Path) -> None:
     root = miniature.imagenet_lt(tmp_path / "source")
     flags = ["imagenet-lt", "--source", str(root), "--out", str(tmp_path / "out")]
     process = run(flags, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)))
-    output, errors = process.communicate(timeout=60)
+    output, errors = ended(process)
     assert process.returncode == 2, output
     assert len(errors.splitlines()) == 1
     assert "the same command goes on from it" in errors
     assert not list((tmp_path / "out").glob("*.parquet*"))
     assert not (tmp_path / "out" / "manifest.json").exists()
-    assert run(flags).wait(60) == 0
+    again = run(flags)
+    ended(again)
+    assert again.returncode == 0
     assert len(rows(tmp_path / "out", "train")) == 40
 
 

@@ -3,7 +3,6 @@
 import hashlib
 import inspect
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
@@ -11,6 +10,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import patience
 import pytest
 from loopback_hub import Hub
 
@@ -50,7 +50,7 @@ def client(hub: Hub, home: Path, function: Callable, *arguments: object, token: 
     sources = "\n".join(dedent(inspect.getsource(one)) for one in (raised, function))
     code = f"{head}{sources}\nprint(json.dumps({function.__name__}(*{arguments!r})))"
     environment = hub.environment(token, home)
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    done = patience.run([sys.executable, "-c", code], env=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

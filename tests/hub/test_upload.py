@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import patience
 import pytest
 import yaml
 from conftest import golden_path
@@ -47,7 +48,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def python(*command: object, cwd: Path, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess:
     arguments = [sys.executable, *map(str, command)]
-    return subprocess.run(arguments, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    return patience.run(arguments, cwd=cwd, env=environment)
 
 
 class Computer:

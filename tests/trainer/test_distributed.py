@@ -2,9 +2,9 @@
 
 import json
 import os
-import subprocess
 import sys
 
+import patience
 import pytest
 import torch
 import yaml
@@ -102,7 +102,7 @@ def test_a_run_of_two_processes_from_the_command_line(tmp_path) -> None:
     script = str(ROOT / "training" / "train.py")
     command = [*launch, script, *flags, "--backbone", "cifar_resnet20", "--output_dir", str(folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    result = patience.run(command, env=environment)
     assert result.returncode == 0, result.stderr
     assert "2 processes" in result.stdout
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["augment_backend"] == "tensor"

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -304,26 +305,36 @@ def browser() -> Iterator[Any]:
 
 def opened(browser: Any, address: str, **context: Any) -> tuple[Any, list[str]]:
     page = browser.new_context(**context).new_page()
+    page.set_default_timeout(120_000)
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda r: said.append(r.url) if not r.url.startswith((address, "data:", "blob:")) else None)
     page.goto(address)
-    page.wait_for_selector("#image input[type=file]", state="attached", timeout=60_000)
+    page.wait_for_selector("#image input[type=file]", state="attached")
     # The page is interactive a moment after it is there.
     page.wait_for_timeout(1500)
     return page, said
 
 
 def table(page: Any) -> list[tuple[str, str, str]]:
-    rows = page.locator("#classes tbody tr").all()
-    return [tuple(cell.inner_text() for cell in row.locator("th, td").all()) for row in rows]
+    cells = "row => [...row.querySelectorAll('th, td')].map(cell => cell.innerText)"
+    # All rows at one moment, as they may be replaced at any.
+    return [tuple(row) for row in page.evaluate(f"[...document.querySelectorAll('#classes tbody tr')].map({cells})")]
+
+
+def wait_for_table(page: Any, wanted: list[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    """The rows, which follow what was done on the page a moment later."""
+    deadline = time.monotonic() + 120
+    while [row[:2] for row in table(page)] != wanted and time.monotonic() < deadline:
+        page.wait_for_timeout(200)
+    rows = table(page)
+    assert [row[:2] for row in rows] == wanted
+    return rows
 
 
 def wait_for_caption(page: Any, text: str) -> None:
-    page.wait_for_function(
-        "text => document.querySelector('#classes caption')?.innerText.includes(text)", arg=text, timeout=30_000
-    )
+    page.wait_for_function("text => document.querySelector('#classes caption')?.innerText.includes(text)", arg=text)
 
 
 def expected(classifier: Classifier, file: Path, place: float, own: Any = None) -> list[tuple[str, str]]:
@@ -346,9 +357,7 @@ def test_every_control(run: Path, picture: Path, tmp_path: Path, browser: Any, a
         "name => document.querySelector('#classes caption')?.innerText.startsWith(name)",
         arg=expected(classifier, picture, ALL_EQUAL)[0][0],
     )
-    page.wait_for_timeout(1000)
-    shown = table(page)
-    assert [row[:2] for row in shown] == expected(classifier, picture, ALL_EQUAL)
+    shown = wait_for_table(page, expected(classifier, picture, ALL_EQUAL))
     counts = dict(zip(classifier.names, classifier.counts, strict=True))
     for name, _, rarity in shown:
         group = "many" if counts[name] > 100 else "few" if counts[name] < 20 else "medium"
@@ -364,32 +373,31 @@ def test_every_control(run: Path, picture: Path, tmp_path: Path, browser: Any, a
     slider.focus()
     slider.press("Home")
     wait_for_caption(page, "as frequent as in training")
-    assert [row[:2] for row in table(page)] == expected(classifier, picture, AS_TRAINED)
+    wait_for_table(page, expected(classifier, picture, AS_TRAINED))
     assert [row[0] for row in table(page)] != [row[0] for row in shown]
     number = page.locator("#place input[type=number]")
     number.fill("0.5")
     number.press("Enter")
     wait_for_caption(page, "by 50% of the logarithm")
-    assert [row[:2] for row in table(page)] == expected(classifier, picture, 0.5)
+    wait_for_table(page, expected(classifier, picture, 0.5))
     # One's own frequencies: from a file, then by hand.
     own = {name: 1.0 + 100 * (name == shown[4][0]) for name in classifier.names}
     content = {"classes": [{"label": name, "frequency": value} for name, value in own.items()]}
     (tmp_path / "prior.json").write_text(json.dumps(content))
     page.get_by_text("Your own frequencies").click()
     page.set_input_files("#file input[type=file]", tmp_path / "prior.json")
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(3000)
     slider.focus()
     slider.press("End")
     wait_for_caption(page, "as frequent as you say")
-    assert [row[:2] for row in table(page)] == expected(classifier, picture, CUSTOM, list(own.values()))
+    wait_for_table(page, expected(classifier, picture, CUSTOM, list(own.values())))
     assert table(page)[0][0] == shown[4][0]
     own[classifier.names[0]] = 5000.0
     page.locator("#frequencies [data-testid=cell-0-1]").dblclick()
     page.keyboard.press("Control+A")
     page.keyboard.type("5000")
     page.keyboard.press("Enter")
-    page.wait_for_timeout(2000)
-    assert [row[:2] for row in table(page)] == expected(classifier, picture, CUSTOM, list(own.values()))
+    wait_for_table(page, expected(classifier, picture, CUSTOM, list(own.values())))
     assert said == []
 
 
@@ -408,7 +416,7 @@ def test_wrong_files_get_a_message(tmp_path: Path, browser: Any, address: str) -
         if where == "#file":
             page.get_by_text("Your own frequencies").click()
         page.set_input_files(f"{where} input[type=file]", tmp_path / name)
-        page.wait_for_function("text => document.body.innerText.includes(text)", arg=message, timeout=20_000)
+        page.wait_for_function("text => document.body.innerText.includes(text)", arg=message)
     assert not re.search(r"/tmp/|/gradio/", page.inner_text("body"))
 
 

@@ -2,12 +2,12 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import miniature
 import numpy as np
+import patience
 import pytest
 import timm
 import torch
@@ -61,9 +61,7 @@ def launch(script: str, *arguments: str, config: str | None = None) -> str:
         else ["--num_processes", "1", "--cpu"]
     )
     command = [*LAUNCH, *options, str(TRAINING / script), *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=900, env={**os.environ, "HF_HUB_OFFLINE": "1"}
-    )
+    done = patience.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 

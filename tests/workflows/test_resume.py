@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from interrupted_runs import final_tensors, kill_when
+from patience import ended
 from user_data import folders
 
 from paco_hf.cli import main
@@ -44,7 +45,7 @@ def start(command: list[str], **environment: str) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=300)
+    _, errors = ended(process)
     assert process.returncode == 0, errors
 
 

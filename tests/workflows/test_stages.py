@@ -10,6 +10,7 @@ import miniature
 import pytest
 import torch
 from interrupted_runs import final_tensors, kill_when
+from patience import ended
 
 from paco_hf.cli import main
 
@@ -26,7 +27,7 @@ def start(*arguments: str) -> subprocess.Popen:
 
 
 def finish(process: subprocess.Popen) -> None:
-    _, errors = process.communicate(timeout=300)
+    _, errors = ended(process)
     assert process.returncode == 0, errors
 
 
