@@ -116,7 +116,7 @@ class Estimate:
             ways.append(("--freeze_backbone true", cost.training * share))
         size = int(run.image_size or 0)
         smaller = size * 2 // 3 // 32 * 32
-        if smaller >= 64 and (ratio := self._share_of_size(smaller)):
+        if smaller >= 64 and (ratio := self._size_ratio(smaller)):
             ways.append((f"--image_size {smaller}", cost.training * ratio))
         if args.max_steps <= 0 and (epochs := int(args.num_train_epochs / 4)):
             ways.append((f"--num_train_epochs {epochs}", cost.training * epochs / args.num_train_epochs))
@@ -140,7 +140,7 @@ class Estimate:
         batch = min(_TIMED_IMAGES, self.plan.args.per_device_eval_batch_size)
         return reading + _forward_seconds(self.trainer.model, batch, int(self.plan.run.image_size or 0)) / batch
 
-    def _share_of_size(self, size: int) -> float | None:
+    def _size_ratio(self, size: int) -> float | None:
         """The time of smaller images as a share; `None` where the backbone is built for one size."""
         whole = _forward_seconds(self.trainer.model, _SAMPLE, int(self.plan.run.image_size or 0))
         try:
