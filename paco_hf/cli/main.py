@@ -56,8 +56,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run(verb: str, *argv: str) -> None:
     module = import_module(f".{verb.replace('-', '_')}", __package__)
-    if is_first_process() and not HELP_FLAGS & set(argv):
-        announce_loading(f"paco-hf {verb}", at_once=verb == "train" and not is_launched())
+    if is_first_process() and not is_launched() and not HELP_FLAGS & set(argv):
+        announce_loading(f"paco-hf {verb}", at_once=verb == "train")
     rest = in_processes(verb, list(argv)) if verb in ("train", "evaluate") else argv
     if verb == "train":  # its settings are those of recipes, which have a parser of their own
         module.run(rest)

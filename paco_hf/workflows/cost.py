@@ -1,5 +1,6 @@
 """What a run costs, before it has cost it: time and memory, from a few timed steps."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -81,16 +82,18 @@ class Estimate:
         steps = args.max_steps if args.max_steps > 0 else int(args.num_train_epochs * per_epoch)
         left = max(steps - self.trainer.state.global_step, 0)
         image = self.image_seconds
-        between = times.between
-        if between is None:
+        if times.between is not None:
+            beside = left / per_epoch * times.between
+        else:
             validation = len(self.trainer.eval_dataset or ()) * image / args.world_size
-            saved = sum(p.numel() for p in self.trainer.model.parameters()) * 12  # weights, momentum, selection
-            between = (args.eval_strategy == "epoch") * validation + (args.save_strategy == "epoch") * saved / _WRITING
+            saving = sum(p.numel() for p in self.trainer.model.parameters()) * 12 / _WRITING  # with momentum, selected
+            beside = left * validation / _interval(args.eval_strategy, args.eval_steps, per_epoch)
+            beside += left * saving / _interval(args.save_strategy, args.save_steps, per_epoch)
         scoring = sum(self.scored) * image / args.world_size
         length = f"{steps} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs of {per_epoch} steps"
         if self.trainer.state.global_step > times.steps:
             length += f", of which {left} steps are left"
-        training = left * times.step + left / per_epoch * between
+        training = left * times.step + beside
         if self.plan.run.class_centers == "means" and self.trainer.state.global_step == 0:
             training += len(self.trainer.train_dataset) * image
         return RunCost(
@@ -116,7 +119,7 @@ class Estimate:
             ways.append(("--freeze_backbone true", cost.training * share))
         size = int(run.image_size or 0)
         smaller = size * 2 // 3 // 32 * 32
-        if smaller >= 64 and (ratio := self._share_of_size(smaller)):
+        if smaller >= 64 and (ratio := self._size_ratio(smaller)):
             ways.append((f"--image_size {smaller}", cost.training * ratio))
         if args.max_steps <= 0 and (epochs := int(args.num_train_epochs / 4)):
             ways.append((f"--num_train_epochs {epochs}", cost.training * epochs / args.num_train_epochs))
@@ -140,13 +143,18 @@ class Estimate:
         batch = min(_TIMED_IMAGES, self.plan.args.per_device_eval_batch_size)
         return reading + _forward_seconds(self.trainer.model, batch, int(self.plan.run.image_size or 0)) / batch
 
-    def _share_of_size(self, size: int) -> float | None:
+    def _size_ratio(self, size: int) -> float | None:
         """The time of smaller images as a share; `None` where the backbone is built for one size."""
         whole = _forward_seconds(self.trainer.model, _SAMPLE, int(self.plan.run.image_size or 0))
         try:
             return _forward_seconds(self.trainer.model, _SAMPLE, size) / whole
         except (AssertionError, RuntimeError, ValueError):
             return None
+
+
+def _interval(strategy: str, steps: float | None, per_epoch: int) -> float:
+    """Steps from one validation or checkpoint to the next."""
+    return math.inf if strategy == "no" else (steps or per_epoch) if strategy == "steps" else per_epoch
 
 
 def _forward_seconds(model: torch.nn.Module, batch: int, size: int) -> float:
