@@ -190,7 +190,7 @@ def test_what_is_chosen_is_said_and_flags_win(tmp_path, capsys) -> None:
     assert "num_train_epochs 200" in line
     assert "per_device_train_batch_size 10" in line
     assert "queue_size" not in line
-    settings = yaml.safe_load(out[out.index("dataset: ") :])
+    settings = yaml.safe_load(out[out.index("dataset: ") : out.rindex("\nabout ")])
     assert (settings["queue_size"], settings["learning_rate"], settings["num_train_epochs"]) == (100, 0.3, 200)
     assert (settings["epoch_schedule"], settings["warmup_epochs"], settings["temperature"]) == ("cosine", 20, 0.05)
     out = printed(capsys, *argv, "--recipe", "paco-resnet32-builtin")
