@@ -193,7 +193,7 @@ def test_what_is_chosen_is_said_and_flags_win(tmp_path, capsys) -> None:
     settings = yaml.safe_load(out[out.index("dataset: ") : out.rindex("\nabout ")])
     assert (settings["queue_size"], settings["learning_rate"], settings["num_train_epochs"]) == (100, 0.3, 200)
     assert (settings["epoch_schedule"], settings["warmup_epochs"], settings["temperature"]) == ("cosine", 20, 0.05)
-    out = printed(capsys, *argv, "--recipe", "paco-resnet32-builtin")
+    out = printed(capsys, *argv, "--recipe", "paco-resnet32-builtin", "--per_device_train_batch_size", "32")
     assert "chosen for 4" not in out
     run, args = parse_run(["--dataset", str(root), "--optim", "adamw_torch", "--warmup_steps", "3"])
     assert not run.automatic & {"learning_rate", "epoch_schedule", "warmup_epochs"}
