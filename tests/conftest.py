@@ -3,6 +3,7 @@ set, where it lies beside the checkout (or where PACO_HF_GOLDENS points), is use
 
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,6 +15,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -82,6 +84,44 @@ def weight_by_rule(key: str, shape: tuple[int, ...], num_classes: int) -> torch.
 
 def seeded_images(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape)).float()
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that one of the processes of the tests makes for all of them: to read, or to copy."""
+    base = factory.getbasetemp()
+    # Each process of pytest-xdist has a folder of its own in a common one.
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "made_once" / name
+    folder.parent.mkdir(exist_ok=True)
+    done = folder.with_name(f"{name}.done")
+    with FileLock(folder.with_name(f"{name}.lock")):
+        if not done.exists():
+            make(folder)
+            done.touch()
+    return folder
+
+
+SHORT = "--backbone test_resnet --max_steps 4 --per_device_train_batch_size 32 --queue_size 64 --save_steps 2".split()
+
+
+def _short_run(factory: pytest.TempPathFactory, loss: str) -> Path:
+    from paco_hf.cli import main
+
+    def train(folder: Path) -> None:
+        assert main(["train", "--loss", loss, *SHORT, "--output_dir", str(folder)]) == 0
+
+    return made_once(factory, f"{loss}-run", train)
+
+
+@pytest.fixture(scope="session")
+def paco_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of PaCo on the built-in images, made once for all tests: to read, or to copy."""
+    return _short_run(tmp_path_factory, "paco")
+
+
+@pytest.fixture(scope="session")
+def ce_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run of the baseline, as `paco_run`."""
+    return _short_run(tmp_path_factory, "ce")
 
 
 @pytest.fixture(autouse=True)

@@ -239,12 +239,11 @@ def model_folder(tmp_path: Path) -> Path:
 
 def test_estimate_prior_command(model_folder: Path, tmp_path: Path, capsys) -> None:
     data = load_data("builtin")
-    images = Images(data.test)
     shots = tmp_path / "shots"
     shots.mkdir()
     rows = [i for i, label in enumerate(data.test.labels) if label == 3][:30]
     for i in rows:
-        images[i].save(shots / f"{i}.png")
+        data.test.open(i).save(shots / f"{i}.png")
     output = tmp_path / "prior.json"
     command = ["estimate-prior", str(model_folder), str(shots), "--resamples", "5"]
     assert main([*command, "--output", str(output), "--json"]) == 0
@@ -270,12 +269,12 @@ def test_estimate_prior_command(model_folder: Path, tmp_path: Path, capsys) -> N
 
 
 def test_pipeline_takes_a_prior(tmp_path: Path) -> None:
-    images = Images(load_data("builtin").test)
+    image = load_data("builtin").test.open(0)
     plain = pipeline("image-classification", model=str(PUBLISHED), top_k=1)
     prior = [1e-6] * 100
     prior[7] = 1
     skewed = pipeline("image-classification", model=str(PUBLISHED), model_kwargs={"inference_prior": prior})
-    assert plain(images[0])[0]["label"] != skewed(images[0])[0]["label"] == plain.model.config.id2label[7]
+    assert plain(image)[0]["label"] != skewed(image)[0]["label"] == plain.model.config.id2label[7]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +292,7 @@ def test_bad_priors_of_predict(flags: list[str], message: str, tmp_path: Path, c
     other.write_text(json.dumps({"classes": [{"label": "zebra crossing", "frequency": 1.0}]}))
     broken.write_text("[]")
     image = tmp_path / "image.png"
-    Images(load_data("builtin").test)[0].save(image)
+    load_data("builtin").test.open(0).save(image)
     negative, nothing = tmp_path / "negative.json", tmp_path / "nothing.json"
     names = PaCoConfig.from_pretrained(PUBLISHED).id2label.values()
     for file, first in ((negative, -1.0), (nothing, 0.0)):

@@ -22,14 +22,6 @@ PUBLISHED = ROOT / "model_cards" / "paco-resnet32-cifar100-lt-100"
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("run") / "tiny"
-    argv = ["train", "--backbone", "cifar_resnet20", "--max_steps", "2", "--queue_size", "32"]
-    assert main([*argv, "--output_dir", str(folder)]) == 0
-    return folder
-
-
-@pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("pictures")
     for i in range(3):
@@ -59,27 +51,27 @@ def test_file(tmp_path: Path, pictures: list[Path], capsys: pytest.CaptureFixtur
     assert np.array_equal(stored.features, embed_files(str(PUBLISHED), pictures).features)
 
 
-def test_split_and_gallery(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_split_and_gallery(paco_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     seen, asked = (str(tmp_path / f"{split}.safetensors") for split in ("train", "test"))
-    assert main(["embed", str(run), "--split", "train", "--output", seen]) == 0
+    assert main(["embed", str(paco_run), "--split", "train", "--output", seen]) == 0
     capsys.readouterr()
-    assert main(["embed", str(run), "--output", asked, "--gallery", seen, "--neighbors", "3", "--json"]) == 0
+    assert main(["embed", str(paco_run), "--output", asked, "--gallery", seen, "--neighbors", "3", "--json"]) == 0
     scores = json.loads(capsys.readouterr().out)
     train, test = Embeddings.load(seen), Embeddings.load(asked)
-    record = json.loads((run / "run.json").read_text())["data"]
+    record = json.loads((paco_run / "run.json").read_text())["data"]
     # What was carved for validation is not what was trained on.
     assert len(train.labels) == record["train"]["images"] < record["train"]["images"] + record["validation"]["images"]
-    counts = json.loads((run / "config.json").read_text())["selection_counts"]
+    counts = json.loads((paco_run / "config.json").read_text())["selection_counts"]
     wanted = retrieval_precision(
         test.features, test.labels, counts, k=3, gallery=train.features, gallery_labels=train.labels
     )
     assert scores == wanted
     assert 0 < scores["precision"] < 1
-    assert main(["embed", str(run), "--output", asked, "--gallery", seen]) == 0
+    assert main(["embed", str(paco_run), "--output", asked, "--gallery", seen]) == 0
     out = capsys.readouterr().out
     assert "many " in out
     assert "few " in out
-    assert "of builtin test, width 64" in out
+    assert "of builtin test, width 96" in out
 
 
 @pytest.mark.parametrize(
@@ -244,7 +236,7 @@ def test_training_starts_from_centers(tmp_path: Path, capsys: pytest.CaptureFixt
     for file in root.rglob("*.png"):
         image = np.asarray(Image.open(file)) // 4 + (160 if file.parent.name == "a" else 0)
         Image.fromarray(image.astype(np.uint8)).save(file)
-    argv = ["train", "--dataset", str(root), "--backbone", "cifar_resnet20", "--loss", "ce", "--learning_rate", "0"]
+    argv = ["train", "--dataset", str(root), "--backbone", "test_resnet", "--loss", "ce", "--learning_rate", "0"]
     argv += [
         "--weight_decay",
         "0",

@@ -42,11 +42,9 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(paco_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder with an index."""
-    folder = tmp_path_factory.mktemp("run") / "tiny"
-    argv = ["train", "--backbone", "cifar_resnet20", "--max_steps", "15", "--queue_size", "32"]
-    assert main([*argv, "--output_dir", str(folder)]) == 0
+    folder = Path(shutil.copytree(paco_run, tmp_path_factory.mktemp("run") / "tiny"))
     assert main(["index", str(folder)]) == 0
     return folder
 

@@ -25,7 +25,7 @@ FAST = [
     "--per_device_train_batch_size",
     "32",
     "--backbone",
-    "cifar_resnet20",
+    "test_resnet",
     "--eval_strategy",
     "no",
     "--save_strategy",
@@ -141,16 +141,16 @@ def test_train_calibrates(tmp_path: Path, capsys) -> None:
 
 @pytest.mark.parametrize(("images", "expected"), [(60, False), (110, True)])
 def test_own_data_is_calibrated_where_there_is_enough(images: int, expected: bool, tmp_path: Path) -> None:
-    source = Images(load_data("builtin").test)
+    source = load_data("builtin").test
     for i in range(2 * images):
         file = tmp_path / "photos" / "train" / "ab"[i % 2] / f"{i}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        source[i].save(file)
+        source.open(i).save(file)
     flags = [
         "--max_steps",
         "2",
         "--backbone",
-        "cifar_resnet20",
+        "test_resnet",
         "--validation_fraction",
         "0.5",
         "--test_fraction",
@@ -162,13 +162,13 @@ def test_own_data_is_calibrated_where_there_is_enough(images: int, expected: boo
 
 
 def test_ensembles_of_other_carves_are_refused(tmp_path: Path, capsys) -> None:
-    source = Images(load_data("builtin").test)
+    source = load_data("builtin").test
     for i in range(40):
         file = tmp_path / "photos" / "ab"[i % 2] / f"{i}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
-        source[i].save(file)
+        source.open(i).save(file)
     runs = [str(tmp_path / f"run{seed}") for seed in range(3)]
-    flags = ["--dataset", str(tmp_path / "photos"), "--max_steps", "1", "--backbone", "cifar_resnet20"]
+    flags = ["--dataset", str(tmp_path / "photos"), "--max_steps", "1", "--backbone", "test_resnet"]
     for run, seeds in zip(runs, (("0", "0"), ("1", "0"), ("1", "1")), strict=True):
         assert main(["train", *flags, "--seed", seeds[0], "--split_seed", seeds[1], "--output_dir", run]) == 0
     assert main(["evaluate", *runs[:2], "--no_report"]) == 0

@@ -11,7 +11,7 @@ from paco_hf.arguments.parser import parse_run
 from paco_hf.arguments.resolve import RunPlan
 from paco_hf.workflows import train as workflow
 
-STEPS = ["--backbone", "cifar_resnet20", "--max_steps", "2", "--precision", "fp32"]
+STEPS = ["--backbone", "test_resnet", "--max_steps", "2", "--precision", "fp32"]
 
 
 def written(folder: Path) -> tuple[bytes, ...]:
