@@ -100,7 +100,8 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
     return folder
 
 
-SHORT = "--backbone test_resnet --max_steps 4 --per_device_train_batch_size 32 --queue_size 64 --save_steps 2".split()
+SHORT = ["--backbone", "test_resnet", "--max_steps", "4", "--per_device_train_batch_size", "32"]
+SHORT += ["--queue_size", "64", "--save_steps", "2"]
 
 
 def _short_run(factory: pytest.TempPathFactory, loss: str) -> Path:

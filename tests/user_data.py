@@ -13,7 +13,7 @@ from PIL import Image
 from paco_hf.cli import main
 
 SPECIES = {"Rosa canina, L.": 9, "Ñandú": 6, "猫": 4, "a/b": 2}  # images of each class
-SHORT = ["--backbone", "test_resnet", "--max_steps", "2"]
+SHORT = ["--backbone", "cifar_resnet20", "--max_steps", "2"]
 
 
 def noise(seed: int, size: tuple[int, int] = (16, 16)) -> Image.Image:

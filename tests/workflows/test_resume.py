@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from interrupted_runs import final_tensors, kill_when
+from user_data import folders
 
 from paco_hf.cli import main
 
@@ -36,11 +37,10 @@ SETTINGS = [
 ]
 
 
-def start(folder: Path, *extra: str) -> subprocess.Popen:
-    command = [sys.executable, "-m", "paco_hf", "train", *SETTINGS, "--output_dir", str(folder), *extra]
-    # With as many threads as users have.
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+def start(command: list[str], **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "paco_hf", *command]
+    pipe, null = subprocess.PIPE, subprocess.DEVNULL
+    return subprocess.Popen(command, stdout=null, stderr=pipe, text=True, env=environment or None)
 
 
 def finish(process: subprocess.Popen) -> None:
@@ -48,42 +48,61 @@ def finish(process: subprocess.Popen) -> None:
     assert process.returncode == 0, errors
 
 
-@pytest.mark.parametrize(
-    ("workers", "backend", "kills"),
-    [
-        (0, "tensor", 1),
-        pytest.param(0, "tensor", 3, marks=pytest.mark.slow),
-        pytest.param(2, "pil", 3, marks=pytest.mark.slow),
-    ],
-)
+def assert_same_end(whole: Path, resumed: Path) -> None:
+    one, other = final_tensors(whole), final_tensors(resumed)
+    assert one.keys() == other.keys()
+    assert any("queue.features" in name for name in one)
+    assert any("key_encoder" in name for name in one)
+    assert not [name for name in one if not torch.equal(one[name], other[name])]
+    assert (whole / "metrics.json").read_text() == (resumed / "metrics.json").read_text()
+    logs = [(folder / "log.jsonl").read_text().splitlines() for folder in (whole, resumed)]
+    assert len(logs[0]) == len(logs[1])
+    assert not (resumed / "checkpoint.partial").exists()
+
+
+def test_killed_in_a_checkpoint_and_resumed_is_bit_identical(tmp_path: Path) -> None:
+    """A few steps of a small model; what is killed is a process, what goes on is this one."""
+    photos = folders(tmp_path / "photos", {"a": 24, "b": 16})
+    small = ["--dataset", str(photos), "--backbone", "cifar_resnet20", "--per_device_train_batch_size", "8"]
+    command = ["train", *SETTINGS, *small, "--output_dir"]
+    assert main([*command, str(tmp_path / "whole")]) == 0
+    killed = tmp_path / "killed"
+    staging = killed / "checkpoint.partial"
+    process = start([*command, str(killed)])
+    # While a checkpoint in the middle is being written.
+    kill_when(process, lambda: list(staging.glob("checkpoint-6/optimizer.pt")))
+    assert staging.exists()
+    assert [path.name for path in killed.glob("checkpoint-*")] == ["checkpoint-3"]
+    assert main([*command, str(killed), "--resume"]) == 0
+    assert_same_end(tmp_path / "whole", killed)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("workers", "backend", "kills"), [(0, "tensor", 1), (0, "tensor", 3), (2, "pil", 3)])
 def test_killed_and_resumed_is_bit_identical(tmp_path: Path, workers: int, backend: str, kills: int) -> None:
     loader = ("--dataloader_num_workers", str(workers), "--augment_backend", backend)
-    finish(start(tmp_path / "whole", *loader))
+    # With as many threads as users have.
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+
+    def run(folder: Path, *extra: str) -> subprocess.Popen:
+        return start(["train", *SETTINGS, "--output_dir", str(folder), *extra, *loader], **environment)
+
+    finish(run(tmp_path / "whole"))
 
     folder = tmp_path / "killed"
     staging = folder / "checkpoint.partial"
     if kills > 1:
         # At a random moment of the first epoch, wherever that is in a step.
-        kill_when(start(folder, *loader), (folder / "checkpoint-3").exists, random.uniform(0, 1))
+        kill_when(run(folder), (folder / "checkpoint-3").exists, random.uniform(0, 1))
     # While a checkpoint is being written.
-    kill_when(start(folder, "--resume", *loader), lambda: list(staging.glob("checkpoint-15/optimizer.pt")))
+    kill_when(run(folder, "--resume"), lambda: list(staging.glob("checkpoint-15/optimizer.pt")))
     assert staging.exists()
     if kills > 1:
         # After a validation that selected weights which the last checkpoint does not know of.
-        kill_when(start(folder, "--resume", *loader), (folder / "selected-17.safetensors").exists)
+        kill_when(run(folder, "--resume"), (folder / "selected-17.safetensors").exists)
         assert not (folder / "checkpoint-18").exists()
-    finish(start(folder, "--resume", *loader))
-
-    whole, resumed = final_tensors(tmp_path / "whole"), final_tensors(folder)
-    assert whole.keys() == resumed.keys()
-    assert any("queue.features" in name for name in whole)
-    assert any("key_encoder" in name for name in whole)
-    different = [name for name in whole if not torch.equal(whole[name], resumed[name])]
-    assert not different
-    assert (tmp_path / "whole/metrics.json").read_text() == (folder / "metrics.json").read_text()
-    logs = [(f / "log.jsonl").read_text().splitlines() for f in (tmp_path / "whole", folder)]
-    assert len(logs[0]) == len(logs[1])
-    assert not staging.exists()
+    finish(run(folder, "--resume"))
+    assert_same_end(tmp_path / "whole", folder)
 
 
 @pytest.mark.parametrize(
@@ -96,11 +115,13 @@ def test_killed_and_resumed_is_bit_identical(tmp_path: Path, workers: int, backe
     ids=["no validation", "keyword arguments"],
 )
 def test_finished_run_is_left_as_it_is(tmp_path: Path, capsys, settings: tuple[str, ...]) -> None:
-    command = ["train", *SETTINGS, *settings, "--max_steps", "1", "--output_dir", str(tmp_path)]
+    photos = folders(tmp_path / "photos", {"a": 24, "b": 16}, size=(32, 32))
+    settings = ("--dataset", str(photos), "--per_device_train_batch_size", "8", *settings)
+    command = ["train", *SETTINGS, *settings, "--max_steps", "1", "--output_dir", str(tmp_path / "run")]
     assert main(command) == 0
-    scores = (tmp_path / "metrics.json").stat()
-    for again in (command, [*command, "--recipe", str(tmp_path / "recipe.yaml")]):
+    scores = (tmp_path / "run" / "metrics.json").stat()
+    for again in (command, [*command, "--recipe", str(tmp_path / "run" / "recipe.yaml")]):
         capsys.readouterr()
         assert main([*again, "--resume"]) == 0
         assert "is finished; nothing to resume" in capsys.readouterr().out
-    assert (tmp_path / "metrics.json").stat() == scores
+    assert (tmp_path / "run" / "metrics.json").stat() == scores

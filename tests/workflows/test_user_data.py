@@ -81,7 +81,7 @@ from timm.models import push_to_hf_hub
 push_to_hf_hub(timm.create_model("test_resnet", num_classes=3), "ada/mine", safe_serialization=True)
 from paco_hf.cli import main
 command = ["train", "--dataset", "ada/flowers", "--max_steps", "2", "--backbone"]
-assert main([*command, "test_resnet", "--report", "true", "--output_dir", {str(tmp_path / "run")!r}]) == 0
+assert main([*command, "cifar_resnet20", "--report", "true", "--output_dir", {str(tmp_path / "run")!r}]) == 0
 assert main([*command, "hf://ada/mine", "--freeze_backbone", "true", "--output_dir", {str(tmp_path / "hub")!r}]) == 0
 from paco_hf.workflows.evaluation_data import load_evaluation
 from paco_hf.hub.upload import push
@@ -433,18 +433,17 @@ def test_what_is_kept_of_a_run_names_no_folder_of_the_computer(tmp_path) -> None
         assert shown in (run / "run.json").read_text()
 
 
-def test_validation_of_a_run_on_the_builtin_images(tmp_path) -> None:
-    assert main(["train", *SHORT, "--output_dir", str(tmp_path)]) == 0
-    split = load_evaluation(tmp_path, split="validation")
-    record = json.loads((tmp_path / "run.json").read_text())["data"]["validation"]
+def test_validation_of_a_run_on_the_builtin_images(paco_run) -> None:
+    split = load_evaluation(paco_run, split="validation")
+    record = json.loads((paco_run / "run.json").read_text())["data"]["validation"]
     assert (len(split.labels), len(split.class_names)) == (record["images"], 20)
-    assert score(tmp_path, Images(split)) == json.loads((tmp_path / "metrics.json").read_text())["validation"]
-    assert len(load_evaluation(tmp_path).labels) == 2000
+    assert score(paco_run, Images(split)) == json.loads((paco_run / "metrics.json").read_text())["validation"]
+    assert len(load_evaluation(paco_run).labels) == 2000
 
 
 def test_resume_gives_the_same_splits(tmp_path, capsys) -> None:
     root = folders(tmp_path / "photos", {"a": 12, "b": 12})
-    argv = ["--dataset", str(root), "--backbone", "test_resnet", "--num_train_epochs", "2"]
+    argv = ["--dataset", str(root), "--backbone", "cifar_resnet20", "--num_train_epochs", "2"]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     printed(capsys, *argv, "--output_dir", str(whole))
     printed(capsys, *argv, "--output_dir", str(parts), "--save_total_limit", "5")
