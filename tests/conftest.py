@@ -1,6 +1,7 @@
 """No test touches a hub. Goldens: numbers that the reference implementation produced, in `tests/goldens`; the full
 set, where it lies beside the checkout (or where PACO_HF_GOLDENS points), is used in its place."""
 
+import gc
 import os
 import zlib
 from collections.abc import Callable
@@ -131,3 +132,9 @@ def surveys(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
     folder = tmp_path_factory.mktemp("surveys")
     monkeypatch.setattr(image_checks, "_folder", lambda: folder)
     return folder
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: each training collects garbage, which need not look through it."""
+    gc.collect()
+    gc.freeze()
