@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Small tensors: a second thread costs more than it gives, most of all beside other processes.
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import FileLock
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -124,6 +126,25 @@ def paco_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ce_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run of the baseline, as `paco_run`."""
     return _short_run(tmp_path_factory, "ce")
+
+
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, but not rendered, which is half of the time of an evaluation: for tests of something else."""
+
+    def save(self: Any, file: Any, **options: Any) -> None:
+        if hasattr(file, "write"):
+            file.write("<svg></svg>")
+        else:
+            Image.new("RGB", (1, 1)).save(file)
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save)
+
+
+@pytest.fixture
+def no_rehearsal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run takes no steps to tell what the run would cost: for tests of something else."""
+    monkeypatch.setattr("paco_hf.workflows.train.rehearse", lambda *arguments: [])
 
 
 @pytest.fixture(autouse=True)

@@ -49,7 +49,7 @@ def run(trained: dict[int, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained[0], tmp_path / "run"))
 
 
-def test_evaluate_writes_results_and_report_beside_the_run(run: Path, tmp_path: Path, capsys) -> None:
+def test_evaluate_writes_results_and_report_beside_the_run(run: Path, tmp_path: Path, capsys, request) -> None:
     assert main(["evaluate", str(run)]) == 0
     said = capsys.readouterr().out
     assert "95% intervals: top-1" in said
@@ -66,6 +66,7 @@ def test_evaluate_writes_results_and_report_beside_the_run(run: Path, tmp_path: 
     assert "Expected calibration error" in card
     assert "](reliability.png)" in card
     assert (run / "reliability.png").is_file()
+    request.getfixturevalue("blank_figures")  # the others
     # It may have been edited since, so it is left alone, which is said.
     (run / "README.md").write_text("Mine.")
     assert main(["evaluate", str(run)]) == 0
@@ -88,7 +89,7 @@ def test_no_report_writes_nothing(run: Path, capsys) -> None:
     assert not (run / "evaluation").exists()
 
 
-def test_calibrate_uses_the_validation_split_and_is_stored(run: Path, capsys) -> None:
+def test_calibrate_uses_the_validation_split_and_is_stored(run: Path, capsys, blank_figures) -> None:
     assert main(["evaluate", str(run), "--calibrate"]) == 0
     said = capsys.readouterr().out
     temperature = PaCoConfig.from_pretrained(run).temperature
@@ -120,7 +121,7 @@ def test_calibrate_uses_the_validation_split_and_is_stored(run: Path, capsys) ->
     assert results["metrics"]["ece"]["value"] == pytest.approx(ece, abs=1e-5)
 
 
-def test_train_calibrates(tmp_path: Path, capsys) -> None:
+def test_train_calibrates(tmp_path: Path, capsys, blank_figures) -> None:
     folder = tmp_path / "run"
     assert main(["train", *FAST, "--calibrate", "true", "--report", "true", "--output_dir", str(folder)]) == 0
     temperature = PaCoConfig.from_pretrained(folder).temperature
@@ -182,7 +183,7 @@ def test_ensembles_of_other_carves_are_refused(tmp_path: Path, capsys) -> None:
 
 
 def test_ensembles_have_a_report_where_there_is_a_place_and_no_temperature(
-    trained: dict[int, Path], tmp_path: Path, capsys
+    trained: dict[int, Path], tmp_path: Path, capsys, blank_figures
 ) -> None:
     both = [str(folder) for folder in trained.values()]
     assert main(["evaluate", *both]) == 0

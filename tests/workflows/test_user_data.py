@@ -33,7 +33,7 @@ from paco_hf.workflows.evaluation_data import check_same_test, load_evaluation
 
 
 @pytest.mark.parametrize("form", ["folder", "csv", "parquet"])
-def test_from_nothing_to_a_scored_model(form: str, tmp_path, capsys) -> None:
+def test_from_nothing_to_a_scored_model(form: str, tmp_path, capsys, blank_figures) -> None:
     if form == "folder":
         source = folders(tmp_path / "photos", {name.replace("/", "-"): count for name, count in SPECIES.items()})
     elif form == "csv":
@@ -82,7 +82,8 @@ push_to_hf_hub(timm.create_model("test_resnet", num_classes=3), "ada/mine", safe
 from paco_hf.cli import main
 command = ["train", "--dataset", "ada/flowers", "--max_steps", "2", "--backbone"]
 assert main([*command, "cifar_resnet20", "--report", "true", "--output_dir", {str(tmp_path / "run")!r}]) == 0
-assert main([*command, "hf://ada/mine", "--freeze_backbone", "true", "--output_dir", {str(tmp_path / "hub")!r}]) == 0
+flags = ["--freeze_backbone", "true", "--report", "false", "--output_dir", {str(tmp_path / "hub")!r}]
+assert main([*command, "hf://ada/mine", *flags]) == 0
 from paco_hf.workflows.evaluation_data import load_evaluation
 from paco_hf.hub.upload import push
 push({str(tmp_path / "run")!r}, "ada/model")
@@ -125,7 +126,7 @@ print("scored", load_evaluation("ada/model").rows, load_evaluation("ada/model", 
 # ---- the survey
 
 
-def test_survey_counts_what_cannot_be_decoded_and_remembers(tmp_path, capsys, surveys) -> None:
+def test_survey_counts_what_cannot_be_decoded_and_remembers(tmp_path, capsys, surveys, no_rehearsal) -> None:
     root = folders(tmp_path / "photos", {"cat": 8, "dog": 8})
     (root / "cat" / "3.png").write_bytes(b"no image")
     (root / "dog" / "5.png").write_bytes((root / "dog" / "5.png").read_bytes()[:200])
