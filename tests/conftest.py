@@ -1,11 +1,13 @@
 """No test touches a hub. Goldens: numbers that the reference implementation produced, in `tests/goldens`; the full
 set, where it lies beside the checkout (or where PACO_HF_GOLDENS points), is used in its place."""
 
+import gc
 import os
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Small tensors: a second thread costs more than it gives, most of all beside other processes.
@@ -17,6 +19,7 @@ import pytest
 import torch
 from filelock import FileLock
 from fresh_processes import TORCH, TRAINER, FreshProcesses, fresh_processes
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -126,6 +129,25 @@ def ce_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _short_run(tmp_path_factory, "ce")
 
 
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are made, but not rendered, which is half of the time of an evaluation: for tests of something else."""
+
+    def save(self: Any, file: Any, **options: Any) -> None:
+        if hasattr(file, "write"):
+            file.write("<svg></svg>")
+        else:
+            Image.new("RGB", (1, 1)).save(file)
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", save)
+
+
+@pytest.fixture
+def no_rehearsal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dry run takes no steps to tell what the run would cost: for tests of something else."""
+    monkeypatch.setattr("paco_hf.workflows.train.rehearse", lambda *arguments: [])
+
+
 @pytest.fixture(autouse=True)
 def surveys(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a test finds no survey of another."""
@@ -146,3 +168,9 @@ def with_trainer() -> Iterator[FreshProcesses]:
     """Processes that have imported the trainer, and have not used it."""
     with fresh_processes(TRAINER) as processes:
         yield processes
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: each training collects garbage, which need not look through it."""
+    gc.collect()
+    gc.freeze()

@@ -9,13 +9,17 @@ from pathlib import Path
 
 import patience
 import pytest
+import torch
 import yaml
 from conftest import golden_path
+from datasets import Value
 from huggingface_hub import ModelCard
 from loopback_hub import File, Hub, Repo
 from miniature import picture
+from safetensors.torch import load
+from user_data import SPECIES, labels_of, parquet
 
-from paco_hf import PaCoTrainingArguments
+from paco_hf import PaCoForImageClassification, PaCoTrainingArguments
 from paco_hf.cli import main
 
 REPO, HIDDEN, REFUSED = "ada/rare-things", "ada/hidden-things", "ada/refused-things"
@@ -53,13 +57,28 @@ def python(*command: object, cwd: Path, environment: dict[str, str] | None = Non
 
 class Computer:
     """A process somewhere else, whose user types `paco-hf` commands, or Python. Waiting before another attempt takes
-    no time."""
+    no time, nor do figures and the estimate of a dry run."""
 
     LOOP = """
-import contextlib, io, json, os, sys, time
+import contextlib, io, json, os, sys, time, traceback
+from matplotlib.figure import Figure
+from PIL import Image
 from paco_hf import PaCoTrainingArguments
 from paco_hf.cli import main
-time.sleep = lambda seconds: None
+from paco_hf.workflows import train
+
+def save(figure, file, **options):
+    file.write("<svg></svg>") if hasattr(file, "write") else Image.new("RGB", (1, 1)).save(file)
+
+def run(code):
+    try:
+        exec(code, {})
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+time.sleep, Figure.savefig, train.rehearse = lambda seconds: None, save, lambda *arguments: []
 for line in sys.stdin:
     argv, token = json.loads(line)
     os.environ.pop("HF_TOKEN", None)
@@ -67,7 +86,7 @@ for line in sys.stdin:
         os.environ["HF_TOKEN"] = token
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        status = exec(argv[1], {}) or 0 if argv[0] == "-c" else main(argv)
+        status = run(argv[1]) if argv[0] == "-c" else main(argv)
     print(json.dumps([status, out.getvalue(), err.getvalue()]), flush=True)
 """
 
@@ -83,9 +102,11 @@ for line in sys.stdin:
         assert status == 0, err
         return out
 
-    def python(self, code: str, token: str | None = "token-ada") -> str:
-        """What the code prints."""
-        return self.paco_hf("-c", code, token=token)
+    def python(self, code: str, token: str | None = "token-ada") -> tuple[str, str]:
+        """What the code prints, and what it says of errors."""
+        status, out, err = self._answer(("-c", code), token)
+        assert status == 0, err
+        return out, err
 
     def refused(self, *command: object, token: str | None = "token-ada") -> str:
         """The one line that a refused command prints."""
@@ -172,7 +193,7 @@ def test_train_push_and_load_elsewhere(hub: Hub, computer: Computer, run_folder:
     image = tmp_path / "bird.png"
     picture(1, (40, 32)).save(image)
     code = [CLASSIFY.format(remote=remote, repo=REPO, image=str(image)) for remote in (False, True)]
-    answers = [json.loads(computer.python(code[0], token=None))]
+    answers = [json.loads(computer.python(code[0], token=None)[0])]
     (tmp_path / "elsewhere").mkdir()
     anyone = hub.environment(None, tmp_path / "cache")
     done = python("-c", WITHOUT_THE_PACKAGE + code[1], cwd=tmp_path / "elsewhere", environment=anyone)
@@ -286,6 +307,54 @@ def test_conversion_from_the_hub(hub: Hub, computer: Computer, tmp_path: Path) -
     assert "HTTP 404" in computer.refused("convert", "hf://ada/files/none.pth", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert json.loads(computer.paco_hf("convert", source, tmp_path / "out", "--json"))["source"] == source
+
+
+def test_a_data_set_and_a_backbone_of_the_hub(hub: Hub, computer: Computer, tmp_path: Path) -> None:
+    parquet(tmp_path / "data" / "train-00000-of-00001.parquet", labels_of(SPECIES), Value("string"))
+    code = f"""
+from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+HfApi().create_repo("ada/flowers", repo_type="dataset")
+HfApi().upload_folder(repo_id="ada/flowers", folder_path={str(tmp_path / "data")!r}, repo_type="dataset")
+import timm
+from timm.models import push_to_hf_hub
+push_to_hf_hub(timm.create_model("test_resnet", num_classes=3), "ada/mine", safe_serialization=True)
+from paco_hf.cli import main
+command = ["train", "--dataset", "ada/flowers", "--max_steps", "2", "--backbone"]
+assert main([*command, "cifar_resnet20", "--report", "true", "--output_dir", {str(tmp_path / "run")!r}]) == 0
+flags = ["--freeze_backbone", "true", "--report", "false", "--output_dir", {str(tmp_path / "hub")!r}]
+assert main([*command, "hf://ada/mine", *flags]) == 0
+from paco_hf.workflows.evaluation_data import load_evaluation
+from paco_hf.hub.upload import push
+push({str(tmp_path / "run")!r}, "ada/model")
+HfApi().create_repo("ada/several", repo_type="dataset")
+several = [{{"config_name": name, "data_files": name + "/*.parquet"}} for name in ("small", "large")]
+card = DatasetCard.from_template(DatasetCardData(configs=several), template_str="---\\n{{{{ card_data }}}}\\n---\\n")
+card.push_to_hub("ada/several")
+for name in ("small", "large"):
+    HfApi().upload_folder(
+        repo_id="ada/several", folder_path={str(tmp_path / "data")!r}, repo_type="dataset", path_in_repo=name
+    )
+for name in ("ada/several", "ada/several:tiny", "ada/several:large"):
+    main(["train", "--dataset", name, "--dry_run"])
+print("scored", load_evaluation("ada/model").rows, load_evaluation("ada/model", {str(tmp_path / "data")!r}).rows)
+"""
+    out, err = computer.python(code)
+    assert out.count("columns: image 'image', label 'label'; splits: train 'train'") == 3, err
+    choice = "choose one, as in --dataset ada/several:small (there are small, large)"
+    assert f"ada/several has several configurations: {choice}" in err
+    assert f"ada/several has no configuration 'tiny': {choice}" in err
+    rows = json.loads((tmp_path / "run" / "splits.json").read_text())["splits"]["test"]["rows"]
+    assert f"scored {rows} {rows}" in out
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["test"]["accuracy"] is not None
+    assert "猫" in (tmp_path / "run" / "evaluation" / "report.html").read_text()
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["dataset"] == "ada/flowers"
+    # The backbone of the Hub is in the checkpoint, which loads without it.
+    model = PaCoForImageClassification.from_pretrained(tmp_path / "hub")
+    assert model.config.backbone == "test_resnet"
+    theirs = load(hub.files("ada/mine")["model.safetensors"])
+    state = model.paco.backbone.state_dict()
+    assert all(torch.equal(state[name], tensor) for name, tensor in theirs.items() if not name.startswith("fc."))
 
 
 TRAINER = """

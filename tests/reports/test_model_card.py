@@ -75,7 +75,7 @@ def test_card_of_a_run(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
     assert yaml.safe_load((runs["paco"] / "recipe.yaml").read_text())["queue_size"] == 64
 
 
-def test_results_in_the_hubs_format(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_results_in_the_hubs_format(runs: dict[str, Path], tmp_path: Path, blank_figures: None) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     for file in runs["paco"].iterdir():
@@ -105,7 +105,7 @@ def test_results_in_the_hubs_format(runs: dict[str, Path], tmp_path: Path) -> No
     assert "model-index" not in text
 
 
-def test_evidence_of_something_else_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_evidence_of_something_else_is_refused(runs: dict[str, Path], tmp_path: Path, blank_figures: None) -> None:
     with pytest.raises(ValueError, match="does not follow paco-resnet50-imagenet-lt: its dataset is builtin"):
         write_card(runs["paco"], recipe="paco-resnet50-imagenet-lt", into=tmp_path)
     other = tmp_path / "other"
@@ -120,7 +120,7 @@ def test_evidence_of_something_else_is_refused(runs: dict[str, Path], tmp_path: 
         write_card(runs["paco"], baselines=[other], into=tmp_path)
 
 
-def test_a_checkpoint_is_of_its_run(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_checkpoint_is_of_its_run(runs: dict[str, Path], tmp_path: Path, blank_figures: None) -> None:
     checkpoint = next(runs["ce"].glob("checkpoint-*"))
     text = write_card(checkpoint, into=tmp_path).read_text()
     assert "| method | cross-entropy |" in text
@@ -132,7 +132,7 @@ def test_a_checkpoint_is_of_its_run(runs: dict[str, Path], tmp_path: Path) -> No
     assert "PaCo" not in text.split("## How to use it")[0]
 
 
-def test_without_a_test_split_the_card_says_so(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_without_a_test_split_the_card_says_so(runs: dict[str, Path], tmp_path: Path, blank_figures: None) -> None:
     folder = tmp_path / "run"
     shutil.copytree(runs["paco"], folder)
     metrics = json.loads((folder / "metrics.json").read_text())

@@ -6,6 +6,7 @@ import pytest
 from timm.models import register_model
 from timm.models.resnet import BasicBlock, ResNet
 from torch import nn
+from user_data import folders
 
 from paco_hf.cli import main
 
@@ -16,8 +17,20 @@ def resnet_without_cfg(pretrained: bool = False, **kwargs) -> nn.Module:
     return ResNet(BasicBlock, (1, 1, 1, 1), channels=(4, 8, 8, 8), **kwargs)
 
 
-def test_it_is_planned_with_timms_defaults(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    argv = ["train", "--backbone", "resnet_without_cfg", "--dry_run", "--output_dir", str(tmp_path / "run")]
+def test_it_is_planned_with_timms_defaults(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], no_rehearsal: None
+) -> None:
+    photos = str(folders(tmp_path / "photos", {"a": 9, "b": 6}, size=(32, 32)))
+    argv = [
+        "train",
+        "--dataset",
+        photos,
+        "--backbone",
+        "resnet_without_cfg",
+        "--dry_run",
+        "--output_dir",
+        str(tmp_path / "run"),
+    ]
     assert main(argv) == 0
     assert "backbone: resnet_without_cfg" in capsys.readouterr().out
 

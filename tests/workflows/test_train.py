@@ -37,7 +37,7 @@ def test_calls_with_the_same_arguments_give_the_same_run(source: str, tmp_path: 
     assert (state(run), state(args)) == before
 
 
-def test_plan_is_whole_and_frozen(tmp_path: Path, surveys: Path, monkeypatch, capsys) -> None:
+def test_plan_is_whole_and_frozen(tmp_path: Path, surveys: Path, no_rehearsal: None, monkeypatch, capsys) -> None:
     plans: list[RunPlan] = []
 
     def build(plan: RunPlan, data: Any, model: Any) -> None:

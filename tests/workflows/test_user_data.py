@@ -1,22 +1,17 @@
-"""A folder, a table or a Hub id of one's own, from nothing to a scored model: survey, carve, evaluation, resume."""
+"""A folder or a table of one's own, from nothing to a scored model: survey, carve, evaluation, resume."""
 
 import html
 import json
 import os
 import shutil
-import subprocess
-import sys
 from itertools import chain
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import yaml
 from datasets import Value
-from loopback_hub import Hub
 from PIL import Image
-from safetensors.torch import load
 from user_data import SHORT, SPECIES, complaint, folders, labels_of, noise, parquet, png, printed, table
 
 from paco_hf.cli import main
@@ -26,14 +21,13 @@ from paco_hf.data.loading import load_data
 from paco_hf.data.split_manifest import check_source, describe_source, public_manifest, select_again
 from paco_hf.data.splitting import divide, report
 from paco_hf.inference.logits import score
-from paco_hf.models.modeling_paco import PaCoForImageClassification
 from paco_hf.workflows.evaluation_data import check_same_test, load_evaluation
 
 # ---- one command
 
 
 @pytest.mark.parametrize("form", ["folder", "csv", "parquet"])
-def test_from_nothing_to_a_scored_model(form: str, tmp_path, capsys) -> None:
+def test_from_nothing_to_a_scored_model(form: str, tmp_path, capsys, blank_figures) -> None:
     if form == "folder":
         source = folders(tmp_path / "photos", {name.replace("/", "-"): count for name, count in SPECIES.items()})
     elif form == "csv":
@@ -69,63 +63,10 @@ def test_from_nothing_to_a_scored_model(form: str, tmp_path, capsys) -> None:
         assert all((root / file).is_file() for file in manifest["splits"]["test"]["files"])
 
 
-def test_from_the_hub(tmp_path) -> None:
-    parquet(tmp_path / "data" / "train-00000-of-00001.parquet", labels_of(SPECIES), Value("string"))
-    code = f"""
-import json, sys
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi
-HfApi().create_repo("ada/flowers", repo_type="dataset")
-HfApi().upload_folder(repo_id="ada/flowers", folder_path={str(tmp_path / "data")!r}, repo_type="dataset")
-import timm
-from timm.models import push_to_hf_hub
-push_to_hf_hub(timm.create_model("test_resnet", num_classes=3), "ada/mine", safe_serialization=True)
-from paco_hf.cli import main
-command = ["train", "--dataset", "ada/flowers", "--max_steps", "2", "--backbone"]
-assert main([*command, "cifar_resnet20", "--report", "true", "--output_dir", {str(tmp_path / "run")!r}]) == 0
-assert main([*command, "hf://ada/mine", "--freeze_backbone", "true", "--output_dir", {str(tmp_path / "hub")!r}]) == 0
-from paco_hf.workflows.evaluation_data import load_evaluation
-from paco_hf.hub.upload import push
-push({str(tmp_path / "run")!r}, "ada/model")
-HfApi().create_repo("ada/several", repo_type="dataset")
-several = [{{"config_name": name, "data_files": name + "/*.parquet"}} for name in ("small", "large")]
-card = DatasetCard.from_template(DatasetCardData(configs=several), template_str="---\\n{{{{ card_data }}}}\\n---\\n")
-card.push_to_hub("ada/several")
-for name in ("small", "large"):
-    HfApi().upload_folder(
-        repo_id="ada/several", folder_path={str(tmp_path / "data")!r}, repo_type="dataset", path_in_repo=name
-    )
-for name in ("ada/several", "ada/several:tiny", "ada/several:large"):
-    main(["train", "--dataset", name, "--dry_run"])
-print("scored", load_evaluation("ada/model").rows, load_evaluation("ada/model", {str(tmp_path / "data")!r}).rows)
-"""
-    with Hub({"token-ada": "ada"}) as hub:
-        environment = hub.environment("token-ada", tmp_path / "home") | {"OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300
-        )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("columns: image 'image', label 'label'; splits: train 'train'") == 3, done.stderr
-    choice = "choose one, as in --dataset ada/several:small (there are small, large)"
-    assert f"ada/several has several configurations: {choice}" in done.stderr
-    assert f"ada/several has no configuration 'tiny': {choice}" in done.stderr
-    rows = json.loads((tmp_path / "run" / "splits.json").read_text())["splits"]["test"]["rows"]
-    assert f"scored {rows} {rows}" in done.stdout
-    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
-    assert metrics["test"]["accuracy"] is not None
-    assert "猫" in (tmp_path / "run" / "evaluation" / "report.html").read_text()
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["dataset"] == "ada/flowers"
-    # The backbone of the Hub is in the checkpoint, which loads without it.
-    model = PaCoForImageClassification.from_pretrained(tmp_path / "hub")
-    assert model.config.backbone == "test_resnet"
-    theirs = load(hub.files("ada/mine")["model.safetensors"])
-    state = model.paco.backbone.state_dict()
-    assert all(torch.equal(state[name], tensor) for name, tensor in theirs.items() if not name.startswith("fc."))
-
-
 # ---- the survey
 
 
-def test_survey_counts_what_cannot_be_decoded_and_remembers(tmp_path, capsys, surveys) -> None:
+def test_survey_counts_what_cannot_be_decoded_and_remembers(tmp_path, capsys, surveys, no_rehearsal) -> None:
     root = folders(tmp_path / "photos", {"cat": 8, "dog": 8})
     (root / "cat" / "3.png").write_bytes(b"no image")
     (root / "dog" / "5.png").write_bytes((root / "dog" / "5.png").read_bytes()[:200])
