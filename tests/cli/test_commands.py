@@ -258,7 +258,7 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, capsys) -> None:
         (("--recipe", str(tmp_path / "recipe.yaml"), *out), "invalid int value: '16.5'"),
     ):
         assert message in complaint(capsys, "train", *argv)
-    assert "fewer than one batch" in complaint(capsys, "train", *out, "--per_device_train_batch_size", "9999")
+    assert "fewer than one batch" in complaint(capsys, "train", *good, "--per_device_train_batch_size", "9999")
     assert not (tmp_path / "out").exists()
 
 
