@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PUBLISHED = ROOT / "model_cards" / "paco-resnet32-cifar100-lt-100"
 FOLDER = Path("runs/demo")
 # One block a stage and half of ResNet-18's width: on these images a ninth of the time of CIFAR's ResNet-32.
-NETWORK = ("--backbone", "resnet18", "--backbone_kwargs", '{"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]}')
+SHAPE = {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256], "stem_type": "deep", "stem_width": 16}
+NETWORK = ("--backbone", "resnet18", "--backbone_kwargs", json.dumps(SHAPE))
 BUDGET = ("--num_train_epochs", "45")
 RATES = {"paco": "0.1", "balanced_softmax": "0.05", "ce": "0.05"}
 # What the stages take, in times of the published model's pass through the test images.

@@ -60,7 +60,7 @@ def test_short_epochs_are_timed_whole(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_times_are_said_as_people_do() -> None:
-    said = {0.2: "1 s", 59: "59 s", 120: "2 min", 5000: "83 min", 7000: "1.9 h", 400_000: "111.1 h"}
+    said = {0.2: "1 s", 59: "59 s", 120: "2.0 min", 700: "12 min", 5000: "83 min", 7000: "1.9 h", 400_000: "111.1 h"}
     assert {seconds: cost.duration(seconds) for seconds in said} == said
 
 
