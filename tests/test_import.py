@@ -89,8 +89,6 @@ ORDERS = [
     "import paco_hf",
     "import transformers, timm; import paco_hf",
     "from transformers import AutoModelForImageClassification; import paco_hf",
-]
-MORE_ORDERS = [
     "import transformers; import paco_hf",
     "import timm; import paco_hf",
     "import paco_hf.models.modeling_paco",
@@ -105,21 +103,39 @@ MORE_ORDERS = [
 ]
 
 
-@pytest.mark.parametrize("first", ORDERS)
-def test_orders_of_import_register_the_models(with_torch: FreshProcesses, first: str) -> None:
-    with_torch.run(first + KNOWN)
+def test_configuration_alone_loads_no_model_and_then_the_models_are_known(with_torch: FreshProcesses) -> None:
+    """Where this package is imported before transformers and timm."""
+    code = f"import paco_hf; from transformers import AutoConfig; AutoConfig.from_pretrained({str(CHECKPOINT)!r})"
+    with_torch.run(f"{code}\nimport sys; assert 'paco_hf.models.modeling_paco' not in sys.modules{KNOWN}")
+
+
+def test_import_is_light_and_loads_the_heavy_parts_on_first_use(with_torch: FreshProcesses) -> None:
+    """Where transformers and timm were there before."""
+    code = """
+import sys, time
+import transformers, timm
+from transformers import PreTrainedModel, AutoModelForImageClassification
+loaded, before = set(sys.modules), time.process_time()
+import paco_hf
+took = time.process_time() - before
+new = set(sys.modules) - loaded
+heavy = ("transformers.trainer", "datasets", "evaluate", "matplotlib", "torchvision.transforms.v2")
+heavy += ("paco_hf.trainer.paco_trainer", "paco_hf.data.loading")
+assert not new.intersection(heavy), new.intersection(heavy)
+print(took)
+"""
+    first_use = """
+paco_hf.PaCoTrainer, paco_hf.metrics.long_tailed_accuracy, paco_hf.data.long_tailed_counts
+paco_hf.conversion.load_reference_checkpoint
+"""
+    assert float(with_torch.run(code + KNOWN + first_use)[0].splitlines()[0]) < 0.3
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", [*ORDERS, *MORE_ORDERS])
+@pytest.mark.parametrize("first", ORDERS)
 def test_every_order_of_import_registers_the_models(first: str) -> None:
     """In processes that have not imported torch either."""
     python(first + KNOWN)
-
-
-def test_configuration_alone_loads_no_model(with_torch: FreshProcesses) -> None:
-    code = f"import paco_hf; from transformers import AutoConfig; AutoConfig.from_pretrained({str(CHECKPOINT)!r})"
-    with_torch.run(f"{code}\nimport sys; assert 'paco_hf.models.modeling_paco' not in sys.modules")
 
 
 def test_pipeline_after_the_import_alone(with_torch: FreshProcesses) -> None:
@@ -129,6 +145,7 @@ def test_pipeline_after_the_import_alone(with_torch: FreshProcesses) -> None:
     assert "score" in with_torch.run(f"{code}; print({made}({picture!r}))")[0]
 
 
+@pytest.mark.slow
 def test_spawned_worker_unpickles_configuration_class_and_model() -> None:
     config = paco_hf.PaCoConfig(backbone="cifar_resnet20", num_labels=3)
     model = paco_hf.PaCoModel(config)

@@ -3,15 +3,14 @@
 import hashlib
 import inspect
 import json
-import sys
 from collections.abc import Callable, Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
-import patience
 import pytest
+from fresh_processes import FreshProcesses, fresh_processes
 from loopback_hub import Hub
 
 CONFIG = b'{"model_type": "tiny"}'
@@ -33,6 +32,29 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "folder"
 
 
+@pytest.fixture(scope="module")
+def processes() -> Iterator[FreshProcesses]:
+    """Processes that have imported what the client needs, but not the client, which reads its settings there."""
+    with fresh_processes("import httpx, fsspec, tqdm.auto, yaml, packaging.version, filelock") as processes:
+        yield processes
+
+
+@pytest.fixture
+def client(hub: Hub, tmp_path: Path, processes: FreshProcesses) -> Callable:
+    def call(function: Callable, *arguments: object, token: str | None = "token-ada", home: str = "home") -> Any:
+        """What the function returns, by way of JSON, called in a new process that sees this hub alone. Its source is
+        all that the process gets, with that of `raised`, so it imports what it needs. Waiting before another attempt
+        takes no time there."""
+        environment = hub.environment(token, tmp_path / home)
+        head = f"import json, os, time\nos.environ.clear()\nos.environ.update({environment!r})\n"
+        head += "from collections.abc import Callable\ntime.sleep = lambda seconds: None\n"
+        sources = "\n".join(dedent(inspect.getsource(one)) for one in (raised, function))
+        code = f"{head}{sources}\nprint(json.dumps({function.__name__}(*{arguments!r})))"
+        return json.loads(processes.run(code)[0].splitlines()[-1])
+
+    return call
+
+
 def raised(call: Callable) -> list[str]:
     """The names of the classes of what the call raises."""
     try:
@@ -40,19 +62,6 @@ def raised(call: Callable) -> list[str]:
     except Exception as error:
         return [one.__name__ for one in type(error).__mro__]
     return []
-
-
-def client(hub: Hub, home: Path, function: Callable, *arguments: object, token: str | None = "token-ada") -> Any:
-    """What the function returns, by way of JSON, called in a new process that sees this hub alone. Its source is all
-    that the process gets, with that of `raised`, so it imports what it needs. Waiting before another attempt takes no
-    time there."""
-    head = "import json, time\nfrom collections.abc import Callable\ntime.sleep = lambda seconds: None\n"
-    sources = "\n".join(dedent(inspect.getsource(one)) for one in (raised, function))
-    code = f"{head}{sources}\nprint(json.dumps({function.__name__}(*{arguments!r})))"
-    environment = hub.environment(token, home)
-    done = patience.run([sys.executable, "-c", code], env=environment)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 def push(folder: str, private: bool = False) -> str:
@@ -69,7 +78,7 @@ def push_and_catch(folder: str) -> list[str]:
     return raised(lambda: HfApi().upload_folder(repo_id="ada/repo", folder_path=folder))
 
 
-def test_a_folder_is_pushed_and_pulled(hub: Hub, tmp_path: Path, folder: Path) -> None:
+def test_a_folder_is_pushed_and_pulled(hub: Hub, client: Callable, folder: Path) -> None:
     def pull() -> list:
         from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
@@ -77,17 +86,17 @@ def test_a_folder_is_pushed_and_pulled(hub: Hub, tmp_path: Path, folder: Path) -
         titles = [commit.title for commit in HfApi().list_repo_commits("ada/repo")]
         return [snapshot_download("ada/repo"), hf_hub_download("ada/repo", "config.json"), tree, titles]
 
-    first = client(hub, tmp_path / "home", push, str(folder))
+    first = client(push, str(folder))
     assert hub.commits("ada/repo")[0].sha == first
     assert hub.files("ada/repo").items() >= {"config.json": CONFIG, "sub/model.safetensors": WEIGHTS}.items()
-    assert client(hub, tmp_path / "home", push, str(folder)) == first
+    assert client(push, str(folder)) == first
     (folder / "config.json").write_bytes(b"{}")
-    second = client(hub, tmp_path / "home", push, str(folder))
+    second = client(push, str(folder))
     assert second != first
     assert [request.status for request in hub.seen("PUT", CDN)] == [200]
     assert len(hub.seen("POST", "/commit/main$")) == 2
 
-    root, config, tree, titles = client(hub, tmp_path / "home", pull)
+    root, config, tree, titles = client(pull)
     assert Path(root).name == second
     assert Path(root, "sub", "model.safetensors").read_bytes() == WEIGHTS
     assert Path(config).read_bytes() == b"{}"
@@ -96,7 +105,7 @@ def test_a_folder_is_pushed_and_pulled(hub: Hub, tmp_path: Path, folder: Path) -
     assert all("Authorization" not in request.headers for request in hub.seen("GET", CDN))
 
 
-def test_a_private_repository_is_its_owners(hub: Hub, tmp_path: Path, folder: Path) -> None:
+def test_a_private_repository_is_its_owners(hub: Hub, client: Callable, folder: Path) -> None:
     def attempts() -> list[str]:
         from huggingface_hub import HfApi, hf_hub_download
 
@@ -108,16 +117,16 @@ def test_a_private_repository_is_its_owners(hub: Hub, tmp_path: Path, folder: Pa
         )
         return [(raised(call) or [""])[0] for call in calls]
 
-    client(hub, tmp_path / "ada", push, str(folder), True)
+    client(push, str(folder), True, home="ada")
     missing, error = "RepositoryNotFoundError", "HfHubHTTPError"
-    assert client(hub, tmp_path / "home", attempts, token=None) == ["LocalTokenNotFoundError", *[missing] * 3]
-    assert client(hub, tmp_path / "home", attempts, token="token-bob") == ["", missing, missing, error]
-    assert client(hub, tmp_path / "home", attempts, token="mistyped") == [error] * 4
+    assert client(attempts, token=None) == ["LocalTokenNotFoundError", *[missing] * 3]
+    assert client(attempts, token="token-bob") == ["", missing, missing, error]
+    assert client(attempts, token="mistyped") == [error] * 4
     assert [request.status for request in hub.seen("POST", "/create$")] == [200, 401, 403, 401]
-    assert client(hub, tmp_path / "home", attempts) == [""] * 4
+    assert client(attempts) == [""] * 4
 
 
-def test_revisions_and_what_is_missing(hub: Hub, tmp_path: Path) -> None:
+def test_revisions_and_what_is_missing(hub: Hub, client: Callable) -> None:
     def attempts() -> list:
         from pathlib import Path
 
@@ -142,13 +151,13 @@ def test_revisions_and_what_is_missing(hub: Hub, tmp_path: Path) -> None:
         api.delete_repo("ada/repo")
         return [found, branches, missing, api.repo_exists("ada/repo")]
 
-    found, branches, missing, exists = client(hub, tmp_path / "home", attempts)
+    found, branches, missing, exists = client(attempts)
     assert (found, branches) == (["1", "2", "3"], ["main", "more/counts"])
     assert missing == ["RemoteEntryNotFoundError", "RevisionNotFoundError", "RepositoryNotFoundError"]
     assert not exists
 
 
-def test_armed_answers(hub: Hub, tmp_path: Path, folder: Path) -> None:
+def test_armed_answers(hub: Hub, client: Callable, folder: Path) -> None:
     """Where the client tries again, and where it raises."""
 
     def attempts() -> list:
@@ -169,13 +178,13 @@ def test_armed_answers(hub: Hub, tmp_path: Path, folder: Path) -> None:
             outcomes.append([raised(call), waits])
         return outcomes
 
-    client(hub, tmp_path / "home", push, str(folder))
+    client(push, str(folder))
     hub.fail_next("GET", CDN, 429, headers={"RateLimit": '"resolvers";r=0;t=3'})
     hub.fail_next("GET", CDN, 429, headers={"Retry-After": "7"})
     hub.fail_next("HEAD", "/config.json$", 503, times=7)
     hub.fail_next("POST", "/preupload/", 503, times=2)
     hub.fail_next("POST", "/commit/", 409)
-    limited, unavailable, conflict, passed = client(hub, tmp_path / "home", attempts)
+    limited, unavailable, conflict, passed = client(attempts)
     assert limited == [[], [4, 8]]
     assert (unavailable[0][:3], unavailable[1]) == (
         ["LocalEntryNotFoundError", "FileNotFoundError", "OSError"],
@@ -185,7 +194,7 @@ def test_armed_answers(hub: Hub, tmp_path: Path, folder: Path) -> None:
     assert passed == [[], []]
 
 
-def test_downloads_that_are_cut(hub: Hub, tmp_path: Path, folder: Path) -> None:
+def test_downloads_that_are_cut(hub: Hub, client: Callable, folder: Path) -> None:
     def attempts() -> list:
         from huggingface_hub import hf_hub_download
 
@@ -194,11 +203,11 @@ def test_downloads_that_are_cut(hub: Hub, tmp_path: Path, folder: Path) -> None:
 
     large = bytes(11_000_000)  # what the client keeps of a download that is cut are whole pieces of 10 MiB
     (folder / "large.bin").write_bytes(large)
-    client(hub, tmp_path / "home", push, str(folder))
+    client(push, str(folder))
     hub.cut_next("GET", CDN + hashlib.sha256(large).hexdigest(), 10_900_000)
     hub.cut_next("GET", CDN + hashlib.sha256(WEIGHTS).hexdigest(), 100_000, reset=True)
     hub.cut_next("HEAD", "/config.json$")
-    resumed, reset, unanswered = client(hub, tmp_path / "home", attempts)
+    resumed, reset, unanswered = client(attempts)
     assert resumed == []
     assert [(one.status, one.headers["Range"]) for one in hub.seen("GET", CDN)[:2]] == [
         (200, None),
@@ -209,29 +218,29 @@ def test_downloads_that_are_cut(hub: Hub, tmp_path: Path, folder: Path) -> None:
     assert "OSError" not in reset + unanswered
 
 
-def test_uploads_that_are_cut(hub: Hub, tmp_path: Path, folder: Path) -> None:
+def test_uploads_that_are_cut(hub: Hub, client: Callable, folder: Path) -> None:
     (folder / "other.bin").write_bytes(b"other" * 100_000)
     other = CDN + hashlib.sha256(b"other" * 100_000).hexdigest()
     hub.cut_next("PUT", other, 1000, times=99)
-    assert client(hub, tmp_path / "home", push_and_catch, str(folder))[0] == "RuntimeError"
+    assert client(push_and_catch, str(folder))[0] == "RuntimeError"
     assert [one.status for one in hub.seen("PUT", other)] == [0] * 6
     assert len(hub.commits("ada/repo")) == 1
 
     hub.disarm()
     hub.cut_next("POST", "/commit/", cut="answer")
-    assert client(hub, tmp_path / "home", push_and_catch, str(folder))[0] == "RemoteProtocolError"
+    assert client(push_and_catch, str(folder))[0] == "RemoteProtocolError"
     assert len(hub.seen("PUT", CDN)) == 6 + 2
     assert hub.files("ada/repo").keys() == {".gitattributes", "config.json", "other.bin", "sub/model.safetensors"}
 
-    assert client(hub, tmp_path / "home", push_and_catch, str(folder)) == []
+    assert client(push_and_catch, str(folder)) == []
     assert len(hub.seen("PUT", CDN)) == 6 + 2
     assert len(hub.commits("ada/repo")) == 2
 
 
-def test_a_large_file_is_uploaded_in_parts(hub: Hub, tmp_path: Path, folder: Path) -> None:
+def test_a_large_file_is_uploaded_in_parts(hub: Hub, client: Callable, folder: Path) -> None:
     hub.part_size = 100_000
     hub.cut_next("PUT", CDN + ".*/2$", 1000)
-    assert client(hub, tmp_path / "home", push_and_catch, str(folder)) == []
+    assert client(push_and_catch, str(folder)) == []
     assert [(one.path[-2:], one.status) for one in hub.seen("PUT", CDN)] == [
         ("/1", 200),
         ("/2", 0),
@@ -241,8 +250,8 @@ def test_a_large_file_is_uploaded_in_parts(hub: Hub, tmp_path: Path, folder: Pat
     assert hub.files("ada/repo")["sub/model.safetensors"] == WEIGHTS
 
 
-def test_what_was_not_uploaded_cannot_be_committed(hub: Hub, tmp_path: Path, folder: Path) -> None:
-    client(hub, tmp_path / "home", push, str(folder))
+def test_what_was_not_uploaded_cannot_be_committed(hub: Hub, client: Callable, folder: Path) -> None:
+    client(push, str(folder))
     lines: list[dict] = [{"key": "header", "value": {"summary": "Add"}}]
     lines += [{"key": "lfsFile", "value": {"path": "x.bin", "algo": "sha256", "oid": "0" * 64, "size": 1}}]
     body = "\n".join(json.dumps(line) for line in lines)
@@ -257,7 +266,7 @@ def test_what_was_not_uploaded_cannot_be_committed(hub: Hub, tmp_path: Path, fol
 
 
 @pytest.mark.slow
-def test_datasets_loads_what_was_uploaded(hub: Hub, tmp_path: Path) -> None:
+def test_datasets_loads_what_was_uploaded(hub: Hub, client: Callable, tmp_path: Path) -> None:
     def attempts(folder: str) -> list:
         import datasets
         from huggingface_hub import HfApi
@@ -269,11 +278,11 @@ def test_datasets_loads_what_was_uploaded(hub: Hub, tmp_path: Path) -> None:
         return [datasets.load_dataset("ada/data")["train"]["label"][:], [row["label"] for row in streamed]]
 
     (tmp_path / "folder" / "data").mkdir(parents=True)
-    assert client(hub, tmp_path / "home", attempts, str(tmp_path / "folder")) == [[1, 2, 3], [1, 2, 3]]
+    assert client(attempts, str(tmp_path / "folder")) == [[1, 2, 3], [1, 2, 3]]
 
 
 @pytest.mark.slow
-def test_transformers_and_timm_load_what_they_pushed(hub: Hub, tmp_path: Path) -> None:
+def test_transformers_and_timm_load_what_they_pushed(hub: Hub, client: Callable) -> None:
     def attempts() -> list[bool]:
         import timm
         from timm.models import push_to_hf_hub
@@ -294,6 +303,6 @@ def test_transformers_and_timm_load_what_they_pushed(hub: Hub, tmp_path: Path) -
             same(timm_model, timm.create_model("hf-hub:ada/timm-model", pretrained=True)),
         ]
 
-    assert client(hub, tmp_path / "home", attempts) == [True, True]
+    assert client(attempts) == [True, True]
     assert hub.files("ada/resnet").keys() == {".gitattributes", "README.md", "config.json", "model.safetensors"}
     assert hub.files("ada/timm-model").keys() == hub.files("ada/resnet").keys()

@@ -139,6 +139,9 @@ WITHOUT_THE_PACKAGE = """
 import sys
 sys.modules["paco_hf"] = None  # as where the package is not installed
 """
+WITH_IT_AGAIN = """
+sys.modules["paco_hf"] = package
+"""
 CLASSIFY = """
 import json
 import torch
@@ -152,6 +155,15 @@ images = torch.ones(1, 3, 32, 32)
 assert torch.equal(again.eval()(images).logits, classify.model(images).logits)
 print(json.dumps([first, type(classify.model).__module__]))
 """
+
+
+def classified_without_the_package(repo: str, image: Path, folder: Path, environment: dict[str, str]) -> list:
+    """What `CLASSIFY` prints in a process where this package is not installed."""
+    folder.mkdir()
+    code = WITHOUT_THE_PACKAGE + CLASSIFY.format(remote=True, repo=repo, image=str(image))
+    done = python("-c", code, cwd=folder, environment=environment)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 def test_train_push_and_load_elsewhere(hub: Hub, computer: Computer, run_folder: Path, tmp_path: Path) -> None:
@@ -193,12 +205,8 @@ def test_train_push_and_load_elsewhere(hub: Hub, computer: Computer, run_folder:
     image = tmp_path / "bird.png"
     picture(1, (40, 32)).save(image)
     code = [CLASSIFY.format(remote=remote, repo=REPO, image=str(image)) for remote in (False, True)]
-    answers = [json.loads(computer.python(code[0], token=None)[0])]
-    (tmp_path / "elsewhere").mkdir()
-    anyone = hub.environment(None, tmp_path / "cache")
-    done = python("-c", WITHOUT_THE_PACKAGE + code[1], cwd=tmp_path / "elsewhere", environment=anyone)
-    assert done.returncode == 0, done.stderr
-    answers.append(json.loads(done.stdout))
+    code[1] = f"import paco_hf as package\n{WITHOUT_THE_PACKAGE}{code[1]}{WITH_IT_AGAIN}"
+    answers = [json.loads(computer.python(one, token=None)[0]) for one in code]
     assert answers[0][0] == answers[1][0]
     assert answers[0][0][0]["label"].startswith("bird ")
     assert answers[0][1] == "paco_hf.models.modeling_paco"
@@ -211,6 +219,19 @@ def test_train_push_and_load_elsewhere(hub: Hub, computer: Computer, run_folder:
     computer.paco_hf(*push)
     assert len(hub.seen("PUT", "")) == sent
     assert hub.files(REPO) == files
+
+
+@pytest.mark.slow
+def test_code_of_the_hub_needs_no_package(hub: Hub, computer: Computer, run_folder: Path, tmp_path: Path) -> None:
+    """In a process that never had it."""
+    computer.paco_hf("push", run_folder, REPO)
+    image = tmp_path / "bird.png"
+    picture(1, (40, 32)).save(image)
+    with_it = json.loads(computer.python(CLASSIFY.format(remote=False, repo=REPO, image=str(image)), token=None)[0])
+    environment = hub.environment(None, tmp_path / "cache")
+    without_it = classified_without_the_package(REPO, image, tmp_path / "elsewhere", environment)
+    assert without_it[0] == with_it[0]
+    assert without_it[1].startswith("transformers_modules.ada.")
 
 
 def test_private_repositories_and_revisions(hub: Hub, computer: Computer, run_folder: Path, tmp_path: Path) -> None:
@@ -430,6 +451,7 @@ def test_space_is_one_commit_and_complete(hub: Hub, computer: Computer, run_fold
     assert "HTTP 403" in computer.refused("push", run_folder, "ada/rare-page", "--space", token="token-bob")
 
 
+@pytest.mark.slow
 def test_adapters_are_pushed_beside_the_merged_model(
     hub: Hub, computer: Computer, run_folder: Path, tmp_path: Path
 ) -> None:

@@ -5,7 +5,6 @@ import json
 import pytest
 import timm
 import torch
-from fresh_processes import FreshProcesses
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, BitImageProcessor
 
@@ -371,25 +370,6 @@ def test_auto_classes_and_pipeline(tmp_path) -> None:
         logits = model(AutoImageProcessor.from_pretrained(tmp_path)(image, return_tensors="pt")["pixel_values"]).logits
     assert result[0]["label"] == f"class {logits.argmax().item()}"
     assert result[0]["score"] == pytest.approx(logits.softmax(-1).max().item(), abs=1e-6)
-
-
-def test_import_is_light_and_loads_the_heavy_parts_on_first_use(with_torch: FreshProcesses) -> None:
-    code = """
-import sys, time
-import transformers, timm
-from transformers import PreTrainedModel, AutoModelForImageClassification
-loaded, before = set(sys.modules), time.process_time()
-import paco_hf
-took = time.process_time() - before
-new = set(sys.modules) - loaded
-heavy = ("transformers.trainer", "datasets", "evaluate", "matplotlib", "torchvision.transforms.v2")
-heavy += ("paco_hf.trainer.paco_trainer", "paco_hf.data.loading")
-assert not new.intersection(heavy), new.intersection(heavy)
-print(took)
-paco_hf.PaCoTrainer, paco_hf.metrics.long_tailed_accuracy, paco_hf.data.long_tailed_counts
-paco_hf.conversion.load_reference_checkpoint
-"""
-    assert float(with_torch.run(code)[0]) < 0.3
 
 
 def test_calibration_and_prior_are_saved(tmp_path) -> None:
