@@ -139,8 +139,16 @@ WITHOUT_THE_PACKAGE = """
 import sys
 sys.modules["paco_hf"] = None  # as where the package is not installed
 """
-WITH_IT_AGAIN = """
-sys.modules["paco_hf"] = package
+# The same in a process that has imported it, and goes on with it.
+FORGET_THE_PACKAGE = """
+import sys, paco_hf
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+known = CONFIG_MAPPING._extra_content.pop("paco")
+sys.modules["paco_hf"] = None
+"""
+REMEMBER_THE_PACKAGE = """
+sys.modules["paco_hf"] = paco_hf
+CONFIG_MAPPING._extra_content["paco"] = known
 """
 CLASSIFY = """
 import json
@@ -205,7 +213,7 @@ def test_train_push_and_load_elsewhere(hub: Hub, computer: Computer, run_folder:
     image = tmp_path / "bird.png"
     picture(1, (40, 32)).save(image)
     code = [CLASSIFY.format(remote=remote, repo=REPO, image=str(image)) for remote in (False, True)]
-    code[1] = f"import paco_hf as package\n{WITHOUT_THE_PACKAGE}{code[1]}{WITH_IT_AGAIN}"
+    code[1] = f"{FORGET_THE_PACKAGE}{code[1]}{REMEMBER_THE_PACKAGE}"
     answers = [json.loads(computer.python(one, token=None)[0]) for one in code]
     assert answers[0][0] == answers[1][0]
     assert answers[0][0][0]["label"].startswith("bird ")
