@@ -143,6 +143,22 @@ def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def no_pngs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are rendered into the pages, but not beside them once more."""
+    from matplotlib.figure import Figure
+
+    render = Figure.savefig
+
+    def save(self: Any, file: Any, **options: Any) -> None:
+        if hasattr(file, "write"):
+            render(self, file, **options)
+        else:
+            Image.new("RGB", (1, 1)).save(file)
+
+    monkeypatch.setattr(Figure, "savefig", save)
+
+
+@pytest.fixture
 def no_rehearsal(monkeypatch: pytest.MonkeyPatch) -> None:
     """A dry run takes no steps to tell what the run would cost: for tests of something else."""
     monkeypatch.setattr("paco_hf.workflows.train.rehearse", lambda *arguments: [])

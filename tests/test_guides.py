@@ -45,7 +45,7 @@ def typed_anew(words: list[str]) -> None:
 
 @pytest.mark.parametrize("run", [typed, pytest.param(typed_anew, marks=pytest.mark.slow)])
 def test_a_loss_is_added_as_the_guide_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Callable[[list[str]], None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, blank_figures: None, run: Callable[[list[str]], None]
 ) -> None:
     text = section("guide-extend.md", "A loss")
     script, entry, test = blocks(text, "python")

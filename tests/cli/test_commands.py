@@ -200,7 +200,7 @@ def test_truncated_checkpoint_is_named(own_images: list[str], tmp_path, capsys) 
     assert "cannot be read" in complaint(capsys, "evaluate", str(tmp_path))
 
 
-def test_dry_run_checks_everything_and_writes_nothing(tmp_path, capsys) -> None:
+def test_dry_run_checks_everything_and_writes_nothing(tmp_path, capsys, no_rehearsal) -> None:
     assert main(["train", *SHORT, "--dry_run", "--output_dir", str(tmp_path / "none")]) == 0
     out = capsys.readouterr().out
     assert "20 classes, 250 to 5 images a class" in out
@@ -383,7 +383,7 @@ def test_evaluate_needs_the_test_split_alone_and_the_same_classes(run: Path, tmp
     assert "does not know (it knows 'apple', 'bed', " in line
 
 
-def test_backbones_of_a_fixed_size_are_built_for_the_images(capsys, tmp_path) -> None:
-    small = ["--max_steps", "1", "--per_device_train_batch_size", "8", "--output_dir", str(tmp_path)]
+def test_backbones_of_a_fixed_size_are_built_for_the_images(own_images: list[str], capsys, tmp_path) -> None:
+    small = [*own_images, "--max_steps", "1", "--per_device_train_batch_size", "8", "--output_dir", str(tmp_path)]
     assert main(["train", "--backbone", "test_vit", "--loss", "ce", *small]) == 0
     assert json.loads((tmp_path / "config.json").read_text())["backbone_kwargs"] == {"img_size": 32}

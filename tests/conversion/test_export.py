@@ -279,7 +279,8 @@ def test_onnx_gives_the_logits(tmp_path, capfd, kind):
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == ["model.onnx", "preprocessor_config.json"]
 
 
-@pytest.mark.parametrize("kind", [pytest.param("resnext", marks=pytest.mark.slow), "vit"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["resnext", "vit"])
 def test_onnx_takes_a_prior(tmp_path, kind):
     model = build(kind, {"depth": 1} if kind == "vit" else None, temperature=0.5)
     file = export_onnx(model, tmp_path / "x", prior_input=True).file
@@ -351,7 +352,8 @@ def test_full_width(tmp_path, backbone):
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    build("vit", {"depth": 1}).save_pretrained(tmp_path / "run")
+    model = build("vit", {"depth": 1}, temperature=0.5)
+    model.save_pretrained(tmp_path / "run")
     build_processor(32, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)).save_pretrained(tmp_path / "run")
     capsys.readouterr()
     run, out = str(tmp_path / "run"), tmp_path / "out"
@@ -362,6 +364,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "batch dynamic, image size dynamic" in capsys.readouterr().out
     session = onnxruntime.InferenceSession(out / "onnx" / "model.onnx")
     assert [given.name for given in session.get_inputs()] == ["pixel_values", "prior"]
+    images, prior = images_of(3, 3, 32, 32), torch.tensor([50.0, 20, 1, 9, 0.5])
+    logits = run_onnx(out / "onnx" / "model.onnx", images, prior=prior)
+    assert distance(model, images, logits) > 1e-2
+    model.config.inference_prior = prior.tolist()
+    assert distance(model, images, logits) < 1e-5
+    with pytest.raises(ValueError, match="carry the configuration's inference_prior already"):
+        export_onnx(model, tmp_path / "y", prior_input=True)
     for arguments, message in (
         ([run, str(out / "onnx"), "--to", "onnx"], "not an empty folder"),
         ([run, str(out / "new"), "--to", "timm", "--prior_input"], "goes with --to onnx"),

@@ -127,10 +127,7 @@ def synthetic(listing: dict, path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if "resnet32" in name or name == "paco_lt_resnet50_inat18" else [pytest.mark.slow])
-        for name in LISTINGS
-    ],
+    [pytest.param(name, marks=[] if "resnet32" in name else [pytest.mark.slow]) for name in LISTINGS],
 )
 def test_every_listing_converts(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     listing = json.loads(golden_path(f"checkpoint_{name}.json").read_text())

@@ -60,7 +60,7 @@ def assert_equal(result: Tensor, expected: list[Image.Image]) -> None:
 # ---- operations, bit for bit
 
 
-@pytest.mark.parametrize("size", [32, 41])
+@pytest.mark.parametrize("size", [32, pytest.param(41, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_policy_operations_are_those_of_pil(name: str, size: int, pictures) -> None:
     pictures = [picture.resize((size, size)) for picture in pictures]
@@ -188,7 +188,10 @@ def kolmogorov_smirnov(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(below[0] - below[1]).max())
 
 
-@pytest.mark.parametrize(("height", "width", "low"), [(32, 32, 0.2), (40, 48, 0.08), (24, 96, 0.2), (96, 24, 0.5)])
+@pytest.mark.parametrize(
+    ("height", "width", "low"),
+    [(32, 32, 0.2), (40, 48, 0.08), pytest.param(24, 96, 0.2, marks=pytest.mark.slow), (96, 24, 0.5)],
+)
 def test_boxes_are_distributed_as_torchvisions(height: int, width: int, low: float) -> None:
     count = 4000
     crop = v2.RandomResizedCrop(32, scale=(low, 1.0))
@@ -296,10 +299,7 @@ def test_probabilities_of_the_steps() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        name if name in ("cifar_reg", "sim") else pytest.param(name, marks=pytest.mark.slow)
-        for name in sorted(BATCHED_VIEWS)
-    ],
+    [name if name == "cifar_reg" else pytest.param(name, marks=pytest.mark.slow) for name in sorted(BATCHED_VIEWS)],
 )
 def test_views_are_distributed_as_those_of_pil(name: str, pictures) -> None:
     pictures, draws = pictures[:20], 60

@@ -169,7 +169,9 @@ def test_parameters_move(runs: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", [PLAIN, PAIR], ids=lambda spec: spec.name)
-def test_what_a_run_leaves(runs: Path, spec: LossSpec, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_run_leaves(
+    runs: Path, spec: LossSpec, capsys: pytest.CaptureFixture[str], blank_figures: None
+) -> None:
     folder = runs / spec.name
     assert yaml.safe_load((folder / "recipe.yaml").read_text())["loss"] == spec.name
     scores = json.loads((folder / "metrics.json").read_text())["test"]

@@ -244,7 +244,7 @@ def test_page_is_self_contained_and_escaped(page: Path) -> None:
     assert html.count("<img") == 40
 
 
-def test_ten_thousand_classes_make_a_page_of_moderate_size(tmp_path: Path) -> None:
+def test_ten_thousand_classes_make_a_page_of_moderate_size(tmp_path: Path, no_pngs: None) -> None:
     results = make_results(classes=10_000, most=4000, least=1, per_class=3)
     file = write_report(results, tmp_path, {})
     html = file.read_text(encoding="utf-8")
@@ -261,7 +261,9 @@ def test_ten_thousand_classes_make_a_page_of_moderate_size(tmp_path: Path) -> No
         ({"classes": 1, "most": 200, "least": 200}, {"many": 1, "medium": 0, "few": 0}),
     ],
 )
-def test_empty_groups_have_no_figure(settings: dict[str, Any], groups: dict[str, int], tmp_path: Path) -> None:
+def test_empty_groups_have_no_figure(
+    settings: dict[str, Any], groups: dict[str, int], tmp_path: Path, no_pngs: None
+) -> None:
     results = make_results(**settings)
     html = write_report(results, tmp_path, {}).read_text(encoding="utf-8")
     assert_well_formed(html)
@@ -273,7 +275,7 @@ def test_empty_groups_have_no_figure(settings: dict[str, Any], groups: dict[str,
         assert (by_start[name] == ["no test images"]) == (groups[name] == 0)
 
 
-def test_classes_without_images(tmp_path: Path) -> None:
+def test_classes_without_images(tmp_path: Path, no_pngs: None) -> None:
     results = make_results(classes=12)
     results["class_counts"][3] = 0
     results["per_class"][3] |= {"train_images": 0}

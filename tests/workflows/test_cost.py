@@ -69,7 +69,13 @@ class Slow(TrainerCallback):
         time.sleep(0.06)
 
 
-@pytest.mark.parametrize("counts", [{"a": 40, "b": 20}, {"a": 110, "b": 40}], ids=["short epochs", "long epochs"])
+@pytest.mark.parametrize(
+    "counts",
+    [
+        pytest.param({"a": 40, "b": 20}, id="short epochs"),
+        pytest.param({"a": 110, "b": 40}, id="long epochs", marks=pytest.mark.slow),
+    ],
+)
 def test_the_estimate_is_near_what_the_run_takes(
     counts: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
 ) -> None:
