@@ -125,6 +125,7 @@ for line in sys.stdin:
 
     def __exit__(self, *raised: object) -> None:
         self.process.stdin.close()
+        self.process.kill()
         self.process.wait()
 
 
