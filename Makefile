@@ -9,11 +9,12 @@ READY = $(VENV)/.installed
 demo: $(READY)  ## train PaCo and two baselines on the built-in images, compare them, classify a few images
 	$(BIN)/python training/demo.py
 
+# Bytecode is kept, even where the environment says otherwise: each process would compile tests and package anew.
 test: $(READY)  ## the quick tests, a process for each core
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --durations 10
+	PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --durations 10
 
 test-slow: $(READY)  ## the tests that take minutes, two at a time
-	HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow -n 2 --dist worksteal --durations 10
+	PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow -n 2 --dist worksteal --durations 10
 
 bench: $(READY)  ## ours against a plain implementation, on a machine that does nothing else
 	$(BIN)/python -m benchmarks.bench

@@ -14,13 +14,13 @@ from transformers import TrainerCallback
 from paco_hf import PaCoConfig, PaCoForImageClassification, PaCoTrainer, PaCoTrainingArguments
 from paco_hf.utils.distributed import exchange_rows, gather_rows, restore_rows, world_size
 
-VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
 CASES = {
     "gpaco_gathered": {"loss": "gpaco", "gather_batch": True},
     "multitask_gathered": {"loss": "multitask", "gather_batch": True},
     "gpaco": {"loss": "gpaco"},
     "paco": {"loss": "paco"},
-    "paco_batchnorm": {"loss": "paco", "backbone": "cifar_resnet20"},
+    "paco_batchnorm": {"loss": "paco", "backbone": "test_resnet"},
     "ce": {"loss": "ce"},
     "balanced_softmax": {"loss": "balanced_softmax"},
 }
@@ -81,6 +81,7 @@ def run(out: Path, batch: int, loss: str, gather_batch: bool = False, backbone: 
         save_strategy="no",
         eval_strategy="no",
         disable_tqdm=True,
+        report_to="none",
         log_level="error",
     )
     recorder = Recorder()
