@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,8 @@ from paco_hf.models.lora import (
 
 TINY = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 48, "num_heads": 3}
 LOSSES = ["paco", "gpaco", "multitask", "balanced_softmax", "ce"]
-pytest.importorskip("peft")
+# Not imported where the tests are only collected, which each process does.
+pytestmark = pytest.mark.skipif(find_spec("peft") is None, reason="needs peft")
 
 
 def adapted(**settings) -> PaCoForImageClassification:
