@@ -16,7 +16,7 @@ from ..arguments.resolve import RunPlan, is_pretrained
 from ..trainer.paco_trainer import PaCoTrainer
 from ..trainer.step_timer import MOST, StepTimer, StepTimes
 from ..utils.hardware import available_cores
-from ..utils.memory import used_memory
+from ..utils.memory import keep_freed_memory, used_memory
 from .build import RunParts, build_trainer
 from .prepare_data import RunData
 
@@ -92,7 +92,8 @@ class Estimate:
             beside = left * validation / _interval(args.eval_strategy, args.eval_steps, per_epoch)
             beside += left * saving / _interval(args.save_strategy, args.save_steps, per_epoch)
         scoring = sum(self.scored) * image / args.world_size
-        length = f"{steps} steps" if args.max_steps > 0 else f"{args.num_train_epochs:g} epochs of {per_epoch} steps"
+        epochs = f"{args.num_train_epochs:g} epoch{'s' if args.num_train_epochs != 1 else ''}"
+        length = f"{steps} steps" if args.max_steps > 0 else f"{epochs} of {per_epoch} steps"
         if self.trainer.state.global_step > times.steps:
             length += f", of which {left} steps are left"
         training = left * times.step + beside
@@ -101,7 +102,7 @@ class Estimate:
         return RunCost(
             training,
             scoring + _REPORT * self.plan.run.report,
-            memory,
+            max(memory, float(used_memory(args.device.type))),  # by now, a batch has been scored
             length,
         )
 
@@ -142,8 +143,14 @@ class Estimate:
         self.plan.processor([images[i] for i in range(count)], return_tensors="pt")
         workers = 1 if images.decoded is not None else available_cores()
         reading = (time.monotonic() - start) / count / workers
-        batch = min(_TIMED_IMAGES, self.plan.args.per_device_eval_batch_size)
-        return reading + _forward_seconds(self.trainer.model, batch, int(self.plan.run.image_size or 0)) / batch
+        batch, size = self.plan.args.per_device_eval_batch_size, int(self.plan.run.image_size or 0)
+        timed = min(_TIMED_IMAGES, batch)
+        image = _forward_seconds(self.trainer.model, timed, size) / timed
+        batch = min(batch, max(self.scored, default=0))
+        if timed < batch <= _LONG_STEP / 2 / image:
+            # As many as will be scored at a time: these may take more memory than a step.
+            image = _forward_seconds(self.trainer.model, batch, size) / batch
+        return reading + image
 
     def _size_ratio(self, size: int) -> float | None:
         """The time of smaller images as a share; `None` where the backbone is built for one size."""
@@ -208,6 +215,8 @@ def rehearse(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[
     Returns:
         lines for the user.
     """
+    if plan.args.device.type == "cpu":
+        keep_freed_memory()
     timed = []
     for size in _batches_to_time(plan, parts):
         with TemporaryDirectory() as scratch:
