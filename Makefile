@@ -6,7 +6,7 @@ READY = $(VENV)/.installed
 
 .PHONY: demo test test-slow bench cards graph quality style
 
-demo: $(READY)  ## train PaCo and two baselines on the built-in images, compare them, classify a few images
+demo: $(READY)  ## a published model answers; PaCo and two baselines train on the built-in images and are compared
 	$(BIN)/python training/demo.py
 
 # Bytecode is kept, even where the environment says otherwise: each process would compile tests and package anew.

@@ -4,6 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ..runs.folder import RunFolder
 from ..utils.files import check_output
 
 
@@ -16,6 +17,8 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def run(flags: Namespace) -> None:
     check_output(flags.output)
+    for folder in flags.runs:
+        RunFolder(folder).check_finished()
     from ..reports.comparison_report import comparison_text, write_comparison
     from ..reports.run_comparison import compare_runs
 
