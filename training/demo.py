@@ -46,7 +46,9 @@ def demo(flags: list[str]) -> None:
     print("paco_hf demo: loading PyTorch and transformers ...", flush=True)
     from paco_hf.cli import main
     from paco_hf.losses import LOSSES
+    from paco_hf.utils.console import quiet
 
+    quiet()
     unit = answer(stages)
     for loss, rate in RATES.items():
         title = LOSSES[loss].title
