@@ -125,7 +125,7 @@ def compare() -> None:
     for loss in RATES:
         scores = json.loads((FOLDER / loss / "metrics.json").read_text())["test"]
         print(f"{LOSSES[loss].title:<18}" + "".join(f"{100 * scores[column]:>9.1f}" for column in COLUMNS))
-    print()
+    print("Seeds differ by some points: docs/performance.md has three, with their spread.\n")
     main(["report", *(str(FOLDER / loss) for loss in RATES), "--output", str(FOLDER / "comparison.html")])
 
 
