@@ -45,14 +45,15 @@ def demo(flags: list[str]) -> None:
     stages = Stages(5)
     print("paco_hf demo: loading PyTorch and transformers ...", flush=True)
     from paco_hf.cli import main
+    from paco_hf.data.loading import load_data
     from paco_hf.losses import LOSSES
     from paco_hf.utils.console import quiet
 
     quiet()
-    unit = answer(stages)
+    unit, images = answer(stages), len(load_data().train.labels)
     for loss, rate in RATES.items():
         title = LOSSES[loss].title
-        with stages.stage(f"training with {title} on {training_images()} images", SHARES[loss] * unit):
+        with stages.stage(f"training with {title} on {images:,} images", SHARES[loss] * unit):
             folder = ["--output_dir", str(FOLDER / loss), "--overwrite"]
             status = main(["train", "--loss", loss, *NETWORK, *BUDGET, "--learning_rate", rate, *folder, *flags])
         if status != 0:
@@ -106,13 +107,6 @@ def answer(stages: Stages) -> float:
         print(f"top-1 among all {model.config.num_labels} classes, on the images of these {len(names)}: {score:.1f}%")
         print(f"on all 10,000 test images of CIFAR-100: {full:.1f}% ({source})")
     return seconds["auto"]
-
-
-def training_images() -> str:
-    from paco_hf.data.loading import load_data
-
-    data = load_data()
-    return f"{len(data.train.labels):,}"
 
 
 def compare() -> None:

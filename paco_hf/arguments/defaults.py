@@ -4,7 +4,7 @@ import dataclasses
 from functools import cache
 from typing import Any
 
-from ..data.published import BENCHMARKS
+from ..data.spec import is_published
 from .method_arguments import ChangedDefaults, CommonArguments, MethodArguments
 from .run_arguments import RUN_TABLES
 
@@ -29,8 +29,7 @@ def expected_settings(settings: dict[str, Any]) -> dict[str, Any]:
         settings (`dict`): of the recipe.
     """
     implied: dict[str, Any] = {}
-    published = settings.get("dataset", "builtin") in ("builtin", *BENCHMARKS)
-    if published and settings.get("eval_interpolation") is None:
+    if is_published(settings.get("dataset", "builtin")) and settings.get("eval_interpolation") is None:
         implied["eval_interpolation"] = "bilinear"
     if "global_batch_size" in settings:
         parts = settings.get("gradient_accumulation_steps", 1)

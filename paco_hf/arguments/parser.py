@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from transformers import HfArgumentParser
 
 from ..data.published import BENCHMARKS
+from ..data.spec import is_published
 from ..losses.specs import DEFAULT_LOSS
 from .auto_settings import SUGGESTED
 from .recipes import Recipe, read_recipe, recipe_names
@@ -101,8 +102,7 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
     recipe = flags.get("recipe") or _default_recipe(flags)
     settings = _trainable_settings(recipe) if recipe else {}
     values = {**parser.convert(settings), **_implied(flags, settings), **flags, "recipe": recipe}
-    dataset = values.get("dataset", RunArguments.dataset)
-    published = dataset == "builtin" or dataset in BENCHMARKS
+    published = is_published(values.get("dataset", RunArguments.dataset))
     if published and values.get("eval_interpolation") is None:
         values["eval_interpolation"] = "bilinear"
     run = RunArguments(**_fields(RunArguments, values))

@@ -1,12 +1,10 @@
 """Types of the flags that name files, checkpoints and data: what is not there is an error before libraries load."""
 
 import os
-import re
 from pathlib import Path
 
-from ..data.published import BENCHMARKS
-
-_REPO_ID = r"[\w-][\w.-]*/[\w-][\w.-]*"
+from ..data.spec import hub_id, is_published
+from ..utils.text import is_repo_id
 
 
 def existing_path(text: str) -> str:
@@ -43,7 +41,7 @@ def checkpoint(text: str) -> str:
         if not any(Path(text).glob("*config.json")):
             raise OSError(f"{text} has no config.json: give a run folder, or a checkpoint in one")
         return text
-    reason = _unreachable("models", text) if re.fullmatch(_REPO_ID, text) else "an id there is user/name"
+    reason = _unreachable("models", text) if is_repo_id(text) else "an id there is user/name"
     if reason:
         raise OSError(f"{text!r} is no local folder, and cannot be loaded from the Hub ({reason})")
     return text
@@ -51,12 +49,12 @@ def checkpoint(text: str) -> str:
 
 def data_source(text: str) -> str:
     """A named data set, a path, an address or a Hub id; `OSError` where it can be none of them."""
-    if text in ("builtin", *BENCHMARKS) or "://" in text or Path(text).exists():
+    if is_published(text) or "://" in text or Path(text).exists():
         return text
-    hub_id = re.fullmatch(rf"({_REPO_ID}|[\w-][\w.-]*)(:[\w.-]+)?", text)
-    if hub_id is None or Path(text).suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"):
+    repo_id = hub_id(text)
+    if repo_id is None or Path(text).suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"):
         raise OSError(f"{text} does not exist: give a folder, a file, an address or the id of a data set on the Hub")
-    if reason := _unreachable("datasets", hub_id[1]):
+    if reason := _unreachable("datasets", repo_id):
         raise OSError(
             f"{text!r} is no local folder, and cannot be loaded from the Hub ({reason}). Without network give a local "
             "folder: --dataset FOLDER, or for a benchmark --dataset_path FOLDER"
@@ -65,7 +63,7 @@ def data_source(text: str) -> str:
 
 
 def _unreachable(kind: str, repo_id: str) -> str | None:
-    """Why nothing can be had of a repository on the Hub, where that is known without asking."""
+    """Why a repository on the Hub cannot be loaded, where that is known without a request; else `None`."""
     from huggingface_hub import constants
 
     if not constants.HF_HUB_OFFLINE:

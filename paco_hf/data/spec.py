@@ -85,7 +85,7 @@ class DataSpec:
     @property
     def is_user_data(self) -> bool:
         """Whether it is neither built in nor a published benchmark."""
-        return self.benchmark is None and self.dataset != "builtin"
+        return not is_published(self.dataset)
 
     @property
     def root(self) -> str | None:
@@ -119,7 +119,17 @@ def spec_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
     return fields
 
 
+def is_published(dataset: str) -> bool:
+    """Whether a data set is the built-in one or one of the papers', and not of the user's own."""
+    return dataset == "builtin" or dataset in BENCHMARKS
+
+
+def hub_id(dataset: str) -> str | None:
+    """What would be the id on the Hub, without the configuration; `None` where a data set's name cannot be one."""
+    match = re.fullmatch(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?::[\w.-]+)?", dataset)
+    return match and match[1]
+
+
 def public_name(dataset: str) -> str:
     """A data set's name or Hub id; of a folder its name alone. Where it is relative, it must be there."""
-    hub_id = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?(:[\w.-]+)?", dataset)
-    return dataset if hub_id and not Path(dataset).exists() else Path(dataset).resolve().name
+    return dataset if hub_id(dataset) and not Path(dataset).exists() else Path(dataset).resolve().name

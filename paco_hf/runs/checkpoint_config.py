@@ -8,7 +8,7 @@ from .folder import RunFolder
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    """The fields of a [`paco_hf.PaCoConfig`] that are told of a model; those that the file lacks have its defaults."""
+    """The fields of a [`paco_hf.PaCoConfig`] that cards show; those that the file lacks have its defaults."""
 
     id2label: dict[int, str]
     backbone: str = "resnet50"

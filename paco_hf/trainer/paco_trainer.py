@@ -83,8 +83,13 @@ class PaCoTrainer(CheckpointingTrainer):
         self.training_time = TrainingTime()
         self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
         self.lines = ReadableLines() if args.disable_tqdm else ReadableProgress()
-        more = (LogFileCallback(), self.training_time, self.lines)
-        for callback in (MethodCallback(self), SelectionCallback(self), *more):
+        for callback in (
+            MethodCallback(self),
+            SelectionCallback(self),
+            LogFileCallback(),
+            self.training_time,
+            self.lines,
+        ):
             self.add_callback(callback)
 
     # ---- loss

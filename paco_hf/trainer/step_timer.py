@@ -84,15 +84,6 @@ class StepTimer(TrainerCallback):
             self._finish(control, now - self.last)
             self.last = now
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Where training is to end, it ends without validation and checkpoint.
-
-        Args:
-            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
-        """
-        if self.stop and self.done:
-            control.should_evaluate = control.should_save = False
-
     def _finish(self, control: Any, between: float | None) -> None:
         self.done = True
         timed = self.intervals[1:] or self.intervals

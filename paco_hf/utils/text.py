@@ -1,5 +1,6 @@
 """Short texts for messages."""
 
+import re
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from typing import TypeVar
@@ -10,6 +11,11 @@ T = TypeVar("T", bound=Hashable)
 def examples(names: Sequence[object], count: int = 3) -> str:
     """The first few of them, and `...` where there are more."""
     return ", ".join(map(str, names[:count])) + (", ..." if len(names) > count else "")
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether it is written as the id of a repository on the Hub: `user/name`."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None
 
 
 def repeated(values: Iterable[T]) -> T | None:

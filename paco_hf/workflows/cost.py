@@ -71,14 +71,15 @@ class Estimate:
 
     def __init__(self, plan: RunPlan, data: RunData, trainer: PaCoTrainer) -> None:
         self.plan, self.trainer, self.split_images = plan, trainer, data.images
+        self.size = int(plan.run.image_size or 0)
         self.scored = [len(data.images[role].split.labels) for role in ("validation", "test") if role in data.images]
 
-    def cost(self, times: StepTimes, memory: float) -> RunCost:
+    def cost(self, times: StepTimes, memory: float = 0) -> RunCost:
         """What is left after the timed steps.
 
         Args:
             times ([`StepTimes`]): of the run's own batch.
-            memory (`float`): bytes in use at the most.
+            memory (`float`, *optional*, defaults to `0`): bytes that the run needs, where that is more than is in use.
         """
         args, per_epoch = self.plan.args, self._steps_per_epoch()
         steps = args.max_steps if args.max_steps > 0 else int(args.num_train_epochs * per_epoch)
@@ -120,8 +121,7 @@ class Estimate:
             images = args.per_device_train_batch_size * args.gradient_accumulation_steps
             share = min(len(self.plan.views) * images * self.image_seconds / step, 1)
             ways.append(("--freeze_backbone true", cost.training * share))
-        size = int(run.image_size or 0)
-        smaller = size * 2 // 3 // 32 * 32
+        smaller = self.size * 2 // 3 // 32 * 32
         if smaller >= 64 and (ratio := self._size_ratio(smaller)):
             ways.append((f"--image_size {smaller}", cost.training * ratio))
         if args.max_steps <= 0 and (epochs := int(args.num_train_epochs / 4)):
@@ -143,18 +143,18 @@ class Estimate:
         self.plan.processor([images[i] for i in range(count)], return_tensors="pt")
         workers = 1 if images.decoded is not None else available_cores()
         reading = (time.monotonic() - start) / count / workers
-        batch, size = self.plan.args.per_device_eval_batch_size, int(self.plan.run.image_size or 0)
+        batch = self.plan.args.per_device_eval_batch_size
         timed = min(_TIMED_IMAGES, batch)
-        image = _forward_seconds(self.trainer.model, timed, size) / timed
+        image = _forward_seconds(self.trainer.model, timed, self.size) / timed
         batch = min(batch, max(self.scored, default=0))
         if timed < batch <= _LONG_STEP / 2 / image:
             # As many as will be scored at a time: these may take more memory than a step.
-            image = _forward_seconds(self.trainer.model, batch, size) / batch
+            image = _forward_seconds(self.trainer.model, batch, self.size) / batch
         return reading + image
 
     def _size_ratio(self, size: int) -> float | None:
         """The time of smaller images as a share; `None` where the backbone is built for one size."""
-        whole = _forward_seconds(self.trainer.model, _SAMPLE, int(self.plan.run.image_size or 0))
+        whole = _forward_seconds(self.trainer.model, _SAMPLE, self.size)
         try:
             return _forward_seconds(self.trainer.model, _SAMPLE, size) / whole
         except (AssertionError, RuntimeError, ValueError):
@@ -193,7 +193,7 @@ def announce_cost(plan: RunPlan, data: RunData, trainer: PaCoTrainer) -> None:
     """
 
     def announce(times: StepTimes) -> None:
-        lines = _lines(plan, Estimate(plan, data, trainer), times, used_memory(plan.args.device.type))
+        lines = _lines(plan, Estimate(plan, data, trainer), times)
         for line in lines if plan.args.process_index == 0 else ():
             trainer.lines.write(line)
 
@@ -209,7 +209,7 @@ def rehearse(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[
     Args:
         plan (`RunPlan`): of the run.
         data (`RunData`): its splits.
-        parts (`RunParts`): its model, which is spoilt, and training data.
+        parts (`RunParts`): its model, whose weights change, and training data.
         callbacks (sequence of `transformers.TrainerCallback`): for the trainer.
 
     Returns:
@@ -242,8 +242,8 @@ def _batches_to_time(plan: RunPlan, parts: RunParts) -> list[int]:
     # A step goes forward through each view, and backward, which is twice the work, through one.
     step = batch * image * (2 + len(plan.views))
     larger = max(int(batch * _LONG_STEP / step), 4)
-    sizes = [batch] if larger >= batch else [larger // 2, larger]
-    return list(broadcast_object_list(sizes))
+    [sizes] = broadcast_object_list([[batch] if larger >= batch else [larger // 2, larger]])
+    return list(sizes)
 
 
 def _train_briefly(
@@ -259,7 +259,7 @@ def _train_briefly(
     return trainer, results[0]
 
 
-def _lines(plan: RunPlan, estimate: Estimate, times: StepTimes, memory: float) -> list[str]:
+def _lines(plan: RunPlan, estimate: Estimate, times: StepTimes, memory: float = 0) -> list[str]:
     cost = estimate.cost(times, memory)
     lines = [str(cost)]
     if cost.seconds > PATIENCE and plan.args.device.type == "cpu":

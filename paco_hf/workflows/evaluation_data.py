@@ -1,6 +1,5 @@
 """What a run can be scored on: the images that it split off, or others that it was not trained on."""
 
-import re
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -20,7 +19,7 @@ from ..data.split_manifest import relative_names, same_labels, select_again
 from ..hub.errors import hub_errors
 from ..runs.folder import RunFolder
 from ..runs.layout import RECIPE_NAME, RUN_NAME
-from ..utils.text import examples
+from ..utils.text import examples, is_repo_id
 
 
 def load_evaluation(
@@ -72,7 +71,7 @@ def read_run(run_folder: str | Path) -> RunFolder:
     Raises:
         OSError: the Hub refuses.
     """
-    if Path(run_folder).exists() or not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", str(run_folder)):
+    if Path(run_folder).exists() or not is_repo_id(str(run_folder)):
         return RunFolder(run_folder)
     folder = Path(run_folder)
     for name in ("config.json", RECIPE_NAME, SPLITS_NAME, RUN_NAME):
