@@ -79,7 +79,7 @@ class CommonArguments:
             have
         seed (`int`, *optional*, defaults to `42`): of weights, order of the images, views and validation split
         per_device_train_batch_size (`int`, *optional*, defaults to `128`): training images a process and step
-        per_device_eval_batch_size (`int`, *optional*, defaults to `256`): evaluation images a process and step
+        per_device_eval_batch_size (`int`, *optional*, defaults to `64`): evaluation images a process and step
         gradient_accumulation_steps (`int`, *optional*, defaults to `1`): batches whose gradients an optimizer step
             adds up
         learning_rate (`float`, *optional*, defaults to `0.02`): peak learning rate, for the whole batch
@@ -114,7 +114,7 @@ class CommonArguments:
     max_steps: int = -1
     seed: Annotated[int, AT_LEAST_0] = 42
     per_device_train_batch_size: Annotated[int, AT_LEAST_1] = 128
-    per_device_eval_batch_size: Annotated[int, AT_LEAST_1] = 256
+    per_device_eval_batch_size: Annotated[int, AT_LEAST_1] = 64
     gradient_accumulation_steps: Annotated[int, AT_LEAST_1] = 1
     learning_rate: Annotated[float, AT_LEAST_0] = 0.02
     lr_scheduler_type: str = "cosine"

@@ -19,7 +19,7 @@ class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, T
     """Arguments of [`PaCoTrainer`]: those of `transformers.TrainingArguments`, and the method's.
 
     Defaults that differ from `TrainingArguments`: `optim="sgd"`, `learning_rate=0.02`, `weight_decay=5e-4`,
-    `per_device_train_batch_size=128`, `per_device_eval_batch_size=256`, `max_grad_norm=0` (no clipping),
+    `per_device_train_batch_size=128`, `per_device_eval_batch_size=64`, `max_grad_norm=0` (no clipping),
     `num_train_epochs=100`, `eval_strategy="epoch"`, `save_strategy="epoch"`, `save_total_limit=1`,
     `logging_strategy="epoch"`, `dataloader_num_workers=-1` (chosen by the data; with [`PaCoTrainer`] alone 0),
     `metric_for_best_model="balanced_accuracy"`, `dataloader_drop_last=True` (training only),
@@ -56,6 +56,8 @@ class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, T
         if self.epoch_schedule == "mae" and self.min_learning_rate > self.learning_rate:
             limit = f"at most learning_rate, {self.learning_rate}"
             raise ValueError(f"min_learning_rate must be {limit}, got {self.min_learning_rate}")
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise ValueError(f"max_steps must be positive, or -1 for those of num_train_epochs, got {self.max_steps}")
         if not self.num_train_epochs > 0 and not self.max_steps > 0:
             raise ValueError(f"num_train_epochs must be positive, got {self.num_train_epochs}")
         super().__post_init__()

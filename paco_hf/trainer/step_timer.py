@@ -1,37 +1,43 @@
 """Times the first steps of a training, for an estimate of what the rest will take."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import mean, median
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-STEPS, FEWER_STEPS, SECONDS = 8, 2, 10.0  # timed steps: so many, or fewer where these take so many seconds
-MOST = STEPS + 1  # steps after which it always knows enough; the first one is not counted
+STEPS, FEWER_STEPS, SECONDS = 8, 2, 10.0  # timed steps: so many, or fewer once they have taken so many seconds
 
 
 @dataclass(frozen=True)
 class StepTimes:
-    """What was timed.
+    """What was timed, in seconds.
 
     Args:
-        step (`float`): seconds of an optimizer step, reading its images included.
-        first (`float`): seconds by which the first step took longer.
-        between (`float`, *optional*): seconds from an epoch's last step to the next one's first, with validation and
-            checkpoint; `None` where no epoch has ended yet.
-        steps (`int`): optimizer steps so far.
+        step (`float`): an optimizer step, reading its images included.
+        update (`float`): what of it does not depend on the number of images: the optimizer and the key encoder.
+        epoch_start (`float`): by which the first step of a later epoch took longer.
+        validation, saving (`float`, *optional*): one of each; `None` where there was none.
     """
 
     step: float
-    first: float
-    between: float | None
-    steps: int
+    update: float = 0.0
+    epoch_start: float = 0.0
+    validation: float | None = None
+    saving: float | None = None
+
+    def scaled(self, images: float) -> "StepTimes":
+        """Those of steps with `images` times as many images."""
+        return replace(self, step=self.update + images * (self.step - self.update))
 
 
 class StepTimer(TrainerCallback):
-    """Times steps, and calls once when it knows enough: after a few, or where an epoch has fewer after that epoch.
+    """Times steps, and calls once when it knows enough. The first step, which prepares much, does not count; nor do,
+    where there are enough, those whose images the workers of a data loader had ready by then.
 
     Args:
         report (callable): takes [`StepTimes`].
@@ -40,12 +46,22 @@ class StepTimer(TrainerCallback):
 
     def __init__(self, report: Callable[[StepTimes], None], stop: bool = False) -> None:
         self.report, self.stop = report, stop
-        self.intervals: list[float] = []
+        self.steps: list[float] = []
+        self.parts: dict[str, list[float]] = defaultdict(list)
         self.last: float | None = None
-        self.done = False
+        self.done = self.epoch_starts = False
+        self.start = self.update_start = 0.0
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note that the next step starts an epoch.
+
+        Args:
+            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
+        """
+        self.epoch_starts = True
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Start with the first step; the later ones count from the end of the one before.
+        """Start with the first step; the later ones count from the end of what was before.
 
         Args:
             args, state, control, kwargs: as in [`transformers.TrainerCallback`].
@@ -53,41 +69,75 @@ class StepTimer(TrainerCallback):
         if self.last is None:
             self.last = time.monotonic()
 
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note when the gradients are there.
+
+        Args:
+            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
+        """
+        self.update_start = self._now(args)
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Take the time of a step.
+        """Take the time of a step; report after enough of them.
 
         Args:
             args, state, control, kwargs: as in [`transformers.TrainerCallback`].
         """
         if self.done or self.last is None:
             return
-        if args.device.type != "cpu":
-            torch.accelerator.synchronize()
-        now = time.monotonic()
-        self.intervals.append(now - self.last)
-        self.last = now
-        timed = self.intervals[1:]
-        few = len(timed) >= FEWER_STEPS and sum(timed) >= SECONDS
+        now, first = self._now(args), not self.start
+        if first:
+            self.start = now
+        else:
+            self.parts["update"].append(now - self.update_start)
+            (self.parts["epoch_start"] if self.epoch_starts else self.steps).append(now - self.last)
+        self.last, self.epoch_starts = now, False
+        count = len(self.parts["update"])
+        ready = (args.dataloader_prefetch_factor or 2) * args.dataloader_num_workers
+        enough = count >= FEWER_STEPS and now - self.start >= SECONDS
         if self.stop and args.world_size > 1:  # all processes must end with the same step
-            few = len(timed) == FEWER_STEPS
-        if few or len(timed) >= STEPS:
-            self._finish(control, None)
+            enough = count == FEWER_STEPS
+        if enough or count >= ready + STEPS:
+            self.done = True
+            self.report(self._times(ready))
+            if self.stop:
+                control.should_training_stop = True
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Where an epoch has passed before that, it tells what a whole one takes.
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the time of a validation.
 
         Args:
             args, state, control, kwargs: as in [`transformers.TrainerCallback`].
         """
-        if not self.done and not self.stop and self.last is not None:
-            now = time.monotonic()
-            self._finish(control, now - self.last)
+        self._take("validation", args)
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take the time of a checkpoint.
+
+        Args:
+            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
+        """
+        self._take("saving", args)
+
+    def _take(self, part: str, args: Any) -> None:
+        if self.last is not None:  # before the first step nothing is timed
+            now = self._now(args)
+            self.parts[part].append(now - self.last)
             self.last = now
 
-    def _finish(self, control: Any, between: float | None) -> None:
-        self.done = True
-        timed = self.intervals[1:] or self.intervals
-        step = sum(timed) / len(timed)
-        self.report(StepTimes(step, self.intervals[0] - step, between, len(self.intervals)))
-        if self.stop:
-            control.should_training_stop = True
+    def _now(self, args: Any) -> float:
+        if not self.done and args.device.type != "cpu":
+            torch.accelerator.synchronize()
+        return time.monotonic()
+
+    def _times(self, ready: int) -> StepTimes:
+        # Where an epoch has one step, that is what a step is.
+        step = median(self.steps[ready:] or self.steps or self.parts["epoch_start"])
+        starts, validation, saving = (self.parts[part] for part in ("epoch_start", "validation", "saving"))
+        return StepTimes(
+            step,
+            update=min(median(self.parts["update"]), step),
+            epoch_start=max(mean(starts) - step, 0) if self.steps and starts else 0.0,
+            validation=mean(validation) if validation else None,
+            saving=mean(saving) if saving else None,
+        )

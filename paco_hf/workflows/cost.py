@@ -1,29 +1,31 @@
 """What a run costs, before it has cost it: time and memory, from a few timed steps."""
 
 import math
+import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import psutil
 import torch
 from accelerate.utils import broadcast_object_list
-from transformers import TrainerCallback
 
 from ..arguments.resolve import RunPlan, is_pretrained
+from ..arguments.training_args import PaCoTrainingArguments
 from ..trainer.paco_trainer import PaCoTrainer
-from ..trainer.step_timer import MOST, StepTimer, StepTimes
+from ..trainer.step_timer import StepTimer, StepTimes
+from ..trainer.validation import check_training
 from ..utils.hardware import available_cores
 from ..utils.memory import keep_freed_memory, used_memory
 from .build import RunParts, build_trainer
 from .prepare_data import RunData
 
 PATIENCE = 3600.0  # seconds on a CPU above which shorter ways are named
-_REPORT = 4.0  # seconds of figures, report and card
-_WRITING = 4e8  # bytes a second of a checkpoint
-_TIMED_IMAGES, _SAMPLE = 32, 8
+_REPORT = 5.0  # seconds of figures, report and card
+_DISK = 4e8  # bytes of a checkpoint that are written in a second
+_SAMPLE, _FEWEST = 8, 16  # images of a timed forward pass, and of a timed step
 _LONG_STEP = 8.0  # seconds; a dry run does not take longer steps
 
 
@@ -33,19 +35,19 @@ class RunCost:
 
     Args:
         training (`float`): seconds of steps, validations and checkpoints.
-        finishing (`float`): seconds of the scores and the report at the end.
+        fixed (`float`): seconds, whatever the steps: class centers from features before them, scores and report after.
         memory (`float`): bytes.
         length (`str`): its epochs and steps, in words.
     """
 
     training: float
-    finishing: float
+    fixed: float
     memory: float
     length: str
 
     @property
     def seconds(self) -> float:
-        return self.training + self.finishing
+        return self.training + self.fixed
 
     def __str__(self) -> str:
         return f"about {duration(self.seconds)} on this computer, {self.memory / 1e9:.1f} GB; {self.length}"
@@ -67,45 +69,54 @@ class Estimate:
         plan (`RunPlan`): of the run.
         data (`RunData`): its splits.
         trainer ([`PaCoTrainer`]): of the run, or one like it with other steps.
+        steps, per_epoch (`int`): optimizer steps of the whole run, and of an epoch.
+        done (`int`, *optional*, defaults to `0`): steps that are behind it.
     """
 
-    def __init__(self, plan: RunPlan, data: RunData, trainer: PaCoTrainer) -> None:
-        self.plan, self.trainer, self.split_images = plan, trainer, data.images
+    def __init__(
+        self, plan: RunPlan, data: RunData, trainer: PaCoTrainer, steps: int, per_epoch: int, done: int = 0
+    ) -> None:
+        self.plan, self.trainer, self.images = plan, trainer, data.images
+        self.steps, self.per_epoch, self.left = steps, per_epoch, max(steps - done, 0)
         self.size = int(plan.run.image_size or 0)
-        self.scored = [len(data.images[role].split.labels) for role in ("validation", "test") if role in data.images]
 
-    def cost(self, times: StepTimes, memory: float = 0) -> RunCost:
-        """What is left after the timed steps.
+    def cost(self, times: StepTimes, memory: float, resumed: bool = False) -> RunCost:
+        """What is left.
 
         Args:
-            times ([`StepTimes`]): of the run's own batch.
-            memory (`float`, *optional*, defaults to `0`): bytes that the run needs, where that is more than is in use.
+            times ([`StepTimes`]): of steps like those of the run.
+            memory (`float`): bytes that a process needs for them.
+            resumed (`bool`, *optional*, defaults to `False`): whether a part of the run was there before.
         """
-        args, per_epoch = self.plan.args, self._steps_per_epoch()
-        steps = args.max_steps if args.max_steps > 0 else int(args.num_train_epochs * per_epoch)
-        left = max(steps - self.trainer.state.global_step, 0)
-        image = self.image_seconds
-        if times.between is not None:
-            beside = left / per_epoch * times.between
-        else:
-            validation = len(self.trainer.eval_dataset or ()) * image / args.world_size
-            saving = sum(p.numel() for p in self.trainer.model.parameters()) * 12 / _WRITING  # with momentum, selected
-            beside = left * validation / _interval(args.eval_strategy, args.eval_steps, per_epoch)
-            beside += left * saving / _interval(args.save_strategy, args.save_steps, per_epoch)
-        scoring = sum(self.scored) * image / args.world_size
+        args, run = self.plan.args, self.plan.run
+        validation, saving = times.validation, times.saving
+        if validation is None:
+            validation = len(self.trainer.eval_dataset or ()) * self.image_seconds / args.world_size
+        if saving is None:  # with momentum, and the weights selected
+            saving = sum(parameter.numel() for parameter in self.trainer.model.parameters()) * 12 / _DISK
+        training = self.left * (times.step + times.epoch_start / self.per_epoch)
+        training += self._occasions(args.eval_strategy, args.eval_steps or args.logging_steps) * validation
+        training += self._occasions(args.save_strategy, args.save_steps) * saving
+        counts = {role: len(self.images[role]) for role in ("validation", "test") if role in self.images}
+        scored = counts.get("test", 0) + counts.get("validation", 0) * (2 if run.calibrate else 1)
+        fixed = scored * self.scoring_seconds / args.world_size + _REPORT * run.report
         epochs = f"{args.num_train_epochs:g} epoch{'s' if args.num_train_epochs != 1 else ''}"
-        length = f"{steps} steps" if args.max_steps > 0 else f"{epochs} of {per_epoch} steps"
-        if self.trainer.state.global_step > times.steps:
-            length += f", of which {left} steps are left"
-        training = left * times.step + beside
-        if self.plan.run.class_centers == "means" and self.trainer.state.global_step == 0:
-            training += len(self.trainer.train_dataset) * image
-        return RunCost(
-            training,
-            scoring + _REPORT * self.plan.run.report,
-            max(memory, float(used_memory(args.device.type))),  # by now, a batch has been scored
-            length,
-        )
+        length = f"{self.steps} steps" if args.max_steps > 0 else f"{epochs} of {self.per_epoch} steps"
+        if resumed:
+            length += f", of which {self.left} steps are left"
+        memory = max(memory, used_memory(args.device.type))  # by now, a batch has been scored
+        if args.device.type == "cpu":
+            memory *= int(os.environ.get("LOCAL_WORLD_SIZE") or args.world_size)
+        return RunCost(training, fixed, memory, length)
+
+    def _occasions(self, strategy: str, steps: float) -> float:
+        """Of validation or saving, in the steps left."""
+        if strategy == "no":
+            return 0
+        every = self.per_epoch
+        if strategy == "steps":
+            every = int(steps) if steps >= 1 else math.ceil(steps * self.steps)
+        return self.left / every
 
     def shorter(self, cost: RunCost, step: float) -> list[str]:
         """Flags that would make the run shorter, each with the time that it then takes.
@@ -114,73 +125,76 @@ class Estimate:
             cost ([`RunCost`]): of the run.
             step (`float`): seconds of one of its steps.
         """
-        run, args, ways = self.plan.run, self.plan.args, []
-        trained = not self.trainer.frozen_backbone and not run.lora_rank
+        run, args, flags = self.plan.run, self.plan.args, []
+        trained = not (self.trainer.frozen_backbone or run.lora_rank or args.trainable_convolutions)
         if trained and is_pretrained(run, self.plan.backbone):
             # What stays are the forward passes of the views, and reading the images.
             images = args.per_device_train_batch_size * args.gradient_accumulation_steps
             share = min(len(self.plan.views) * images * self.image_seconds / step, 1)
-            ways.append(("--freeze_backbone true", cost.training * share))
+            flags.append(("--freeze_backbone true", cost.training * share))
         smaller = self.size * 2 // 3 // 32 * 32
         if smaller >= 64 and (ratio := self._size_ratio(smaller)):
-            ways.append((f"--image_size {smaller}", cost.training * ratio))
+            flags.append((f"--image_size {smaller}", cost.training * ratio))
         if args.max_steps <= 0 and (epochs := int(args.num_train_epochs / 4)):
-            ways.append((f"--num_train_epochs {epochs}", cost.training * epochs / args.num_train_epochs))
-        return [f"{flag}: about {duration(seconds + cost.finishing)}" for flag, seconds in ways]
-
-    def _steps_per_epoch(self) -> int:
-        args = self.plan.args
-        batches = len(self.trainer.train_dataset) / (args.per_device_train_batch_size * args.world_size)
-        whole = int(batches) if args.dataloader_drop_last else -int(-batches // 1)
-        return max(whole // args.gradient_accumulation_steps, 1)
+            flags.append((f"--num_train_epochs {epochs}", cost.training * epochs / args.num_train_epochs))
+        return [f"{flag}: about {duration(seconds + cost.fixed)}" for flag, seconds in flags]
 
     @cached_property
     def image_seconds(self) -> float:
-        """Of decoding and scoring one, in the precision of the scores."""
-        images = next(self.split_images[role] for role in ("validation", "test", "train") if role in self.split_images)
-        count = min(_SAMPLE, len(images))
-        start = time.monotonic()
-        self.plan.processor([images[i] for i in range(count)], return_tensors="pt")
-        workers = 1 if images.decoded is not None else available_cores()
-        reading = (time.monotonic() - start) / count / workers
-        batch = self.plan.args.per_device_eval_batch_size
-        timed = min(_TIMED_IMAGES, batch)
-        image = _forward_seconds(self.trainer.model, timed, self.size) / timed
-        batch = min(batch, max(self.scored, default=0))
-        if timed < batch <= _LONG_STEP / 2 / image:
-            # As many as will be scored at a time: these may take more memory than a step.
-            image = _forward_seconds(self.trainer.model, batch, self.size) / batch
-        return reading + image
+        """Of reading and scoring an image during training."""
+        return self._reading_seconds + self._forward_seconds(self.size, self.plan.args.resolved_precision)
+
+    @cached_property
+    def scoring_seconds(self) -> float:
+        """Of reading and scoring an image at the end: in full precision, as many at a time as will be."""
+        args = self.plan.args
+        seconds = self._forward_seconds(self.size, "fp32")
+        batch = min(args.per_device_eval_batch_size, max(map(len, self.images.values())))
+        if args.device.type == "cpu" and batch * seconds <= _LONG_STEP / 2:
+            seconds = self._forward_seconds(self.size, "fp32", batch)
+        return self._reading_seconds + seconds
+
+    @cached_property
+    def _reading_seconds(self) -> float:
+        images = next(self.images[role] for role in ("validation", "test", "train") if role in self.images)
+        count, seconds = min(_SAMPLE, len(images)), []
+        for _ in range(2):  # the first one prepares
+            start = time.monotonic()
+            self.plan.processor([images[i] for i in range(count)], return_tensors="pt")
+            seconds.append(time.monotonic() - start)
+        return min(seconds) / count / (1 if images.decoded is not None else available_cores())
+
+    def _forward_seconds(self, size: int, precision: str, batch: int = _SAMPLE) -> float:
+        return _forward_seconds(self.trainer.model, batch, size, precision)
 
     def _size_ratio(self, size: int) -> float | None:
         """The time of smaller images as a share; `None` where the backbone is built for one size."""
-        whole = _forward_seconds(self.trainer.model, _SAMPLE, self.size)
+        precision = self.plan.args.resolved_precision
         try:
-            return _forward_seconds(self.trainer.model, _SAMPLE, size) / whole
+            return self._forward_seconds(size, precision) / self._forward_seconds(self.size, precision)
         except (AssertionError, RuntimeError, ValueError):
             return None
 
 
-def _interval(strategy: str, steps: float | None, per_epoch: int) -> float:
-    """Steps from one validation or checkpoint to the next."""
-    return math.inf if strategy == "no" else (steps or per_epoch) if strategy == "steps" else per_epoch
-
-
-def _forward_seconds(model: torch.nn.Module, batch: int, size: int) -> float:
-    """Of a batch of images through a model, in evaluation."""
+def _forward_seconds(model: torch.nn.Module, batch: int, size: int, precision: str) -> float:
+    """Seconds an image of a batch through a model in evaluation: the least of a few, as others may use the cores."""
     training, device = model.training, next(model.parameters()).device
     pixels = torch.zeros(batch, 3, size, size, device=device).contiguous(memory_format=torch.channels_last)
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     model.eval()
+    seconds: list[float] = []
     try:
-        with torch.no_grad():
-            for _ in range(2):  # the first one prepares
+        with torch.no_grad(), torch.autocast(device.type, dtype, enabled=precision != "fp32"):
+            # The first one prepares.
+            while len(seconds) < 2 or (len(seconds) < 5 and sum(seconds) < 1):
                 start = time.monotonic()
                 model(pixels)
                 if device.type != "cpu":
                     torch.accelerator.synchronize()
+                seconds.append(time.monotonic() - start)
     finally:
         model.train(training)
-    return time.monotonic() - start
+    return min(seconds) / batch
 
 
 def announce_cost(plan: RunPlan, data: RunData, trainer: PaCoTrainer) -> None:
@@ -193,75 +207,104 @@ def announce_cost(plan: RunPlan, data: RunData, trainer: PaCoTrainer) -> None:
     """
 
     def announce(times: StepTimes) -> None:
-        lines = _lines(plan, Estimate(plan, data, trainer), times)
+        start, state = time.monotonic(), trainer.state
+        memory = used_memory(plan.args.device.type)
+        estimate = Estimate(plan, data, trainer, state.max_steps, trainer.updates_per_epoch, state.global_step)
+        lines = _lines(estimate, times, memory, trainer.resumed_step > 0)
         for line in lines if plan.args.process_index == 0 else ():
             trainer.lines.write(line)
+        trainer.training_time.start += time.monotonic() - start  # that was no training
 
     trainer.add_callback(StepTimer(announce))
 
 
-def rehearse(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[TrainerCallback]) -> list[str]:
+def rehearse(plan: RunPlan, data: RunData, parts: RunParts, done: int = 0) -> list[str]:
     """What a run would cost, from a few steps of it that leave nothing behind.
 
-    Where a step of the run's batch would take long, those of two smaller batches are timed, and a line is drawn
-    through them.
+    Where a step would take long, those of fewer images are timed.
 
     Args:
         plan (`RunPlan`): of the run.
         data (`RunData`): its splits.
         parts (`RunParts`): its model, whose weights change, and training data.
-        callbacks (sequence of `transformers.TrainerCallback`): for the trainer.
+        done (`int`, *optional*, defaults to `0`): steps of the checkpoint that the run would resume from.
 
     Returns:
         lines for the user.
+
+    Raises:
+        ValueError: as the run.
     """
-    if plan.args.device.type == "cpu":
+    args, count = plan.args, len(data.images["train"])
+    check_training(parts.model, args, parts.train_dataset, parts.batched_views)
+    if args.device.type == "cpu":
         keep_freed_memory()
-    timed = []
-    for size in _batches_to_time(plan, parts):
-        with TemporaryDirectory() as scratch:
-            trainer, times = _train_briefly(plan, data, parts, callbacks, size, scratch)
-        timed.append((size, times, float(used_memory(plan.args.device.type))))
-    size, times, memory = timed[-1]
-    if more := plan.args.per_device_train_batch_size - size:
-        fewer, before, small = timed[0]
-        step = times.step + more * max(times.step - before.step, 0) / (size - fewer)
-        times = StepTimes(step, times.first, None, times.steps)
-        memory += more * max(memory - small, 0) / (size - fewer)
-    trainer.state.global_step = 0
-    return _lines(plan, Estimate(plan, data, trainer), times, memory)
+    batch = min(args.per_device_train_batch_size, max(count // args.world_size, 1))
+    size = _images_to_time(plan, parts, batch)
+    before = psutil.Process().memory_info().rss
+    with TemporaryDirectory() as scratch:
+        trainer, times, memory = _train_briefly(plan, data, parts, size, scratch)
+    if size < batch:  # on a CPU: an accelerator is never that slow
+        fixed = before + _state_bytes(trainer)
+        memory = max(memory, fixed + (memory - fixed) * batch / size)
+    per_epoch = updates_per_epoch(args, count)
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
+    estimate = Estimate(plan, data, trainer, steps, per_epoch, done)
+    times = times.scaled(batch * args.gradient_accumulation_steps / size)
+    return _lines(estimate, times, memory, done > 0, plan.run.class_centers == "means" and not done)
 
 
-def _batches_to_time(plan: RunPlan, parts: RunParts) -> list[int]:
-    """The run's batch, or where a step of it would take more than [`_LONG_STEP`] two smaller ones."""
-    batch, size = plan.args.per_device_train_batch_size, int(plan.run.image_size or 0)
-    model = parts.model.to(plan.args.device)
-    image = _forward_seconds(model, 1, size)
-    if image < _LONG_STEP / 20:
-        image = _forward_seconds(model, _SAMPLE, size) / _SAMPLE
+def updates_per_epoch(args: PaCoTrainingArguments, images: int) -> int:
+    """Optimizer steps of an epoch, as transformers counts them.
+
+    Args:
+        args (`PaCoTrainingArguments`): with batch, processes and accumulation.
+        images (`int`): to train on.
+    """
+    batches = images / (args.per_device_train_batch_size * args.world_size)
+    whole = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
+    return max(math.ceil(whole / args.gradient_accumulation_steps), 1)
+
+
+def _images_to_time(plan: RunPlan, parts: RunParts, batch: int) -> int:
+    """The run's batch, or as many images as make no step longer than [`_LONG_STEP`], but some."""
+    size, model = int(plan.run.image_size or 0), parts.model.to(plan.args.device)
     # A step goes forward through each view, and backward, which is twice the work, through one.
-    step = batch * image * (2 + len(plan.views))
-    larger = max(int(batch * _LONG_STEP / step), 4)
-    [sizes] = broadcast_object_list([[batch] if larger >= batch else [larger // 2, larger]])
-    return list(sizes)
+    seconds = _forward_seconds(model, min(batch, _SAMPLE), size, plan.args.resolved_precision) * (2 + len(plan.views))
+    [images] = broadcast_object_list([min(batch, max(int(_LONG_STEP / seconds), _FEWEST))])
+    return int(images)
+
+
+def _state_bytes(trainer: PaCoTrainer) -> int:
+    """Gradients, and what the optimizer keeps."""
+    tensors = [parameter for parameter in trainer.model.parameters() if parameter.requires_grad]
+    for state in trainer.optimizer.state.values():
+        tensors += [value for value in state.values() if isinstance(value, torch.Tensor)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
 def _train_briefly(
-    plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[TrainerCallback], size: int, folder: str
-) -> tuple[PaCoTrainer, StepTimes]:
-    results: list[StepTimes] = []
+    plan: RunPlan, data: RunData, parts: RunParts, size: int, folder: str
+) -> tuple[PaCoTrainer, StepTimes, float]:
+    """A trainer after a few steps of `size` images, their times, and the bytes in use meanwhile."""
+    results: list[tuple[StepTimes, float]] = []
     quiet = {"disable_tqdm": True, "report_to": [], "push_to_hub": False, "logging_strategy": "no"}
-    changes: dict[str, Any] = {"output_dir": folder, "per_device_train_batch_size": size, **quiet}
-    args = plan.args.changed(**changes, eval_strategy="no", save_strategy="no", max_steps=MOST)
-    trainer = build_trainer(replace(plan, args=args), data, parts, callbacks)
-    trainer.add_callback(StepTimer(results.append, stop=True))
+    changes: dict[str, Any] = {"output_dir": folder, "eval_strategy": "no", "save_strategy": "no", **quiet}
+    changes |= {"per_device_train_batch_size": size, "gradient_accumulation_steps": 1, "dataloader_drop_last": True}
+    args = plan.args.changed(**changes, max_steps=1000)  # the timer ends it
+    trainer = build_trainer(replace(plan, args=args), data, parts, ())
+    timer = StepTimer(lambda times: results.append((times, used_memory(args.device.type))), stop=True)
+    trainer.add_callback(timer)
     trainer.train()
-    return trainer, results[0]
+    return trainer, *results[0]
 
 
-def _lines(plan: RunPlan, estimate: Estimate, times: StepTimes, memory: float = 0) -> list[str]:
-    cost = estimate.cost(times, memory)
+def _lines(estimate: Estimate, times: StepTimes, memory: float, resumed: bool, means: bool = False) -> list[str]:
+    cost = estimate.cost(times, memory, resumed)
+    if means:  # the features of the class centers come first
+        features = len(estimate.images["train"]) * estimate.scoring_seconds
+        cost = replace(cost, fixed=cost.fixed + features)
     lines = [str(cost)]
-    if cost.seconds > PATIENCE and plan.args.device.type == "cpu":
+    if cost.seconds > PATIENCE and estimate.plan.args.device.type == "cpu":
         lines += [f"shorter: {way}" for way in estimate.shorter(cost, times.step)]
     return lines

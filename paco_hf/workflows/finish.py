@@ -36,14 +36,15 @@ def finish(plan: RunPlan, data: RunData, trainer: PaCoTrainer) -> dict[str, Any]
         say(main, f"peak memory of training: {peak_memory(args.device.type)}")
     steps = _save(plan, trainer, folder)
     test, validation = data.images.get("test"), data.images.get("validation")
+    batch = args.per_device_eval_batch_size
     if run.calibrate and validation:
-        say(main, store_temperature(str(folder), validation, data.class_names))
+        say(main, store_temperature(str(folder), validation, data.class_names, batch_size=batch))
         trainer.accelerator.wait_for_everyone()
     # What is scored is the saved folder, in full precision: what `pipeline` will give.
-    tested = balanced_logits(str(folder), test, data.class_names) if test else None
+    tested = balanced_logits(str(folder), test, data.class_names, batch) if test else None
     metrics: dict[str, Any] = {
         "test": headline(tested[0].argmax(axis=1), tested[1], tested[2]) if tested else None,
-        "validation": score(folder, validation) if validation else None,
+        "validation": score(folder, validation, batch) if validation else None,
         **steps,
     }
     if main:

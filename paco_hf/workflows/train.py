@@ -62,7 +62,9 @@ def train(
         parts = build(plan, data, model)
         if run.dry_run:
             say(main, as_yaml(plan.settings))
-            say(main, *rehearse(plan, data, parts, callbacks))
+            checkpoints = list_checkpoints(folder) if run.resume else []
+            done = int(checkpoints[-1].name.split("-")[1]) if checkpoints else 0
+            say(main, *rehearse(plan, data, parts, done))
             return None
         trainer = fit(plan, data, parts, callbacks)
         metrics = finish(plan, data, trainer)

@@ -1,9 +1,12 @@
 """What a run is said to cost: the steps that are timed, and how near it comes to what the run then takes."""
 
+import math
 import re
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
+import psutil
 import pytest
 from tiny_trainer import make_trainer
 from transformers import TrainerCallback
@@ -11,7 +14,7 @@ from user_data import folders, printed
 
 from paco_hf.arguments.parser import parse_run
 from paco_hf.trainer import step_timer
-from paco_hf.trainer.step_timer import MOST, StepTimer, StepTimes
+from paco_hf.trainer.step_timer import STEPS, StepTimer, StepTimes
 from paco_hf.workflows import cost
 from paco_hf.workflows.train import train
 
@@ -19,22 +22,33 @@ TINY = ["--backbone", "test_resnet", "--precision", "fp32", "--per_device_train_
 
 
 class Clock(TrainerCallback):
-    """A time that passes in steps (2 s, the first one 7) and in validations (5 s) alone."""
+    """A time that passes in steps (2 s, the first one 7, the first of a later epoch 3), in the optimizer (half a
+    second of these), in validations (5 s) and in checkpoints (1 s) alone."""
 
     now = 100.0
 
-    def on_step_begin(self, args, state, control, **kwargs) -> None:
-        self.now += 7 if state.global_step == 0 else 2
+    def on_epoch_begin(self, args, state, control, **kwargs) -> None:
+        self.now += 5 if state.global_step == 0 else 1
+
+    def on_substep(self, args, state, control, **kwargs) -> None:
+        self.now += 1.5
+
+    on_step_begin = on_substep
+
+    def on_optimizer_step(self, args, state, control, **kwargs) -> None:
+        self.now += 0.5
 
     def on_evaluate(self, args, state, control, **kwargs) -> None:
         self.now += 5
+
+    def on_save(self, args, state, control, **kwargs) -> None:
+        self.now += 1
 
 
 def timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: bool = False, **settings) -> tuple[list, int]:
     clock, results = Clock(), []
     monkeypatch.setattr(step_timer.time, "monotonic", lambda: clock.now)
-    # The timer comes first, so that it sees a step begin before the clock moves.
-    trainer = make_trainer(tmp_path, callbacks=[StepTimer(results.append, stop), clock], **settings)
+    trainer = make_trainer(tmp_path, callbacks=[clock, StepTimer(results.append, stop)], **settings)
     trainer.train()
     return results, trainer.state.global_step
 
@@ -42,21 +56,34 @@ def timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: bool = False, *
 def test_steps_are_timed_without_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_timer, "SECONDS", 100)
     results, steps = timed(tmp_path, monkeypatch, images=96, max_steps=12)
-    assert results == [StepTimes(step=2.0, first=5.0, between=None, steps=MOST)]
+    assert results == [StepTimes(step=2.0, update=0.5)]
     assert steps == 12
 
 
 def test_long_steps_are_timed_fewer_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(step_timer, "SECONDS", 3.5)
     results, steps = timed(tmp_path, monkeypatch, stop=True, images=96, max_steps=12)
-    assert results == [StepTimes(step=2.0, first=5.0, between=None, steps=3)]
+    assert results == [StepTimes(step=2.0, update=0.5)]
     assert steps == 3
 
 
-def test_short_epochs_are_timed_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"images": 24, "evaluate": 8, "max_steps": -1, "num_train_epochs": 2, "eval_strategy": "epoch"}
-    results, _ = timed(tmp_path, monkeypatch, **settings)
-    assert results == [StepTimes(step=2.0, first=5.0, between=5.0, steps=3)]
+@pytest.mark.parametrize(
+    ("images", "expected"),
+    [
+        pytest.param(24, StepTimes(2.0, 0.5, epoch_start=1.0, validation=5.0, saving=1.0), id="three steps an epoch"),
+        pytest.param(8, StepTimes(3.0, 0.5, validation=5.0, saving=1.0), id="one step an epoch"),
+    ],
+)
+def test_validations_and_checkpoints_are_timed_apart(
+    images: int, expected: StepTimes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"images": images, "evaluate": 8, "max_steps": -1, "num_train_epochs": 6, "eval_strategy": "epoch"}
+    results, _ = timed(tmp_path, monkeypatch, save_strategy="epoch", **settings)
+    assert results == [expected]
+
+
+def test_steps_of_more_images_take_longer_but_for_the_update() -> None:
+    assert StepTimes(step=2.0, update=0.5, saving=1.0).scaled(4) == StepTimes(step=6.5, update=0.5, saving=1.0)
 
 
 def test_times_are_said_as_people_do() -> None:
@@ -89,8 +116,7 @@ def test_the_estimate_is_near_what_the_run_takes(
     argv = ["--dataset", str(root), *TINY, "--num_train_epochs", "3", "--output_dir", str(tmp_path / "run")]
     train(*parse_run(argv), callbacks=[Slow()])
     (trainer,), (first,) = started, costs
-    timed = MOST if counts["a"] == 110 else trainer.state.max_steps // 3
-    taken = trainer.training_time.seconds * (1 - timed / trainer.state.max_steps)
+    taken = trainer.training_time.seconds * (1 - (STEPS + 1) / trainer.state.max_steps)
     assert first.training == pytest.approx(taken, rel=0.25)
     out = capsys.readouterr().out
     steps = trainer.state.max_steps // 3
@@ -112,21 +138,62 @@ def test_long_steps_of_a_dry_run_are_reckoned_from_smaller_ones(
 ) -> None:
     sizes = []
 
-    def train_briefly(plan, data, parts, callbacks, size, folder):
+    def train_briefly(plan, data, parts, size, folder):
         sizes.append(size)
-        return make_trainer(Path(folder)), StepTimes(step=1 + 0.5 * size, first=0, between=None, steps=3)
+        trainer = make_trainer(Path(folder))
+        trainer.create_optimizer()
+        return trainer, StepTimes(step=1 + 0.5 * size, update=1), psutil.Process().memory_info().rss + 2e9
 
     monkeypatch.setattr(cost, "_train_briefly", train_briefly)
-    monkeypatch.setattr(cost, "_forward_seconds", lambda model, batch, size: 1.0 * batch)
-    monkeypatch.setattr(cost, "used_memory", lambda device: 1e9 + 1e8 * sizes[-1])
+    monkeypatch.setattr(cost, "_forward_seconds", lambda model, batch, size, precision: 10.0)
     costs = []
-    monkeypatch.setattr(cost, "_lines", lambda plan, estimate, times, memory: costs.append((times, memory)) or [])
+    monkeypatch.setattr(cost, "_lines", lambda *arguments: costs.append(arguments[1:3]) or [])
     root = folders(tmp_path / "photos", {"a": 60, "b": 45})
-    printed(capsys, "--dataset", str(root), *TINY, "--dry_run")
-    assert sizes == [2, 4]
+    argv = ["--dataset", str(root), *TINY, "--per_device_train_batch_size", "64", "--gradient_accumulation_steps", "3"]
+    before = psutil.Process().memory_info().rss
+    printed(capsys, *argv, "--dry_run")
+    assert sizes == [16]
     ((times, memory),) = costs
-    assert times.step == pytest.approx(1 + 0.5 * 8)
-    assert memory == pytest.approx(1e9 + 1e8 * 8)
+    assert times.step == pytest.approx(1 + 0.5 * 3 * 64)
+    assert memory == pytest.approx(before + 4 * 2e9, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"gradient_accumulation_steps": 3, "num_train_epochs": 2.3, "dataloader_drop_last": False},
+        {"gradient_accumulation_steps": 3, "num_train_epochs": 2.3, "dataloader_drop_last": True},
+        {"dataloader_drop_last": False, "num_train_epochs": 0.4},
+    ],
+)
+def test_steps_are_counted_as_in_the_run(settings: dict, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, images=87, **{"max_steps": -1, **settings})
+    *_, max_steps = trainer.set_initial_training_values(trainer.args, trainer.get_train_dataloader())
+    per_epoch = cost.updates_per_epoch(trainer.args, 87)
+    assert per_epoch == trainer.updates_per_epoch
+    assert math.ceil(trainer.args.num_train_epochs * per_epoch) == max_steps
+
+
+def test_shares_of_all_steps_are_no_steps(tmp_path: Path) -> None:
+    estimate = cost.Estimate(
+        SimpleNamespace(run=SimpleNamespace(image_size=8)), SimpleNamespace(images={}), None, 400, 25, done=200
+    )
+    times = {
+        ("no", 500): 0,
+        ("epoch", 500): 8,
+        ("steps", 50): 4,
+        ("steps", 0.05): 10,
+    }
+    assert {key: estimate._occasions(*key) for key in times} == times
+
+
+def test_a_dry_run_of_a_resumed_one_says_what_is_left(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr("paco_hf.workflows.train.finish", lambda plan, data, trainer: {})
+    root = folders(tmp_path / "photos", {"a": 60, "b": 45})
+    argv = ["--dataset", str(root), *TINY, "--output_dir", str(tmp_path / "run")]
+    train(*parse_run([*argv, "--max_steps", "10", "--save_strategy", "steps", "--save_steps", "10"]))
+    out = printed(capsys, *argv, "--max_steps", "400", "--resume", "--dry_run")
+    assert "; 400 steps, of which 390 steps are left" in out
 
 
 def test_what_takes_long_on_a_cpu_has_shorter_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -138,4 +205,5 @@ def test_what_takes_long_on_a_cpu_has_shorter_ways(tmp_path: Path, monkeypatch: 
         "shorter: --image_size 64",
         "shorter: --num_train_epochs 20",
     ]
-    assert not any("freeze" in line for line in lines)  # a backbone without pretrained weights has to learn
+    # A backbone without pretrained weights has to learn.
+    assert not any("freeze" in line for line in lines)
