@@ -23,7 +23,7 @@ from .build import RunParts, build_trainer
 from .prepare_data import RunData
 
 PATIENCE = 3600.0  # seconds on a CPU above which shorter ways are named
-_REPORT = 5.0  # seconds of figures, report and card
+_REPORT, _LIBRARIES = 5.0, 3e8  # seconds of figures, report and card; bytes of the libraries that draw them
 _DISK = 4e8  # bytes of a checkpoint that are written in a second
 _SAMPLE, _FEWEST = 8, 16  # images of a timed forward pass, and of a timed step
 _LONG_STEP = 8.0  # seconds; a dry run does not take longer steps
@@ -106,6 +106,7 @@ class Estimate:
             length += f", of which {self.left} steps are left"
         memory = max(memory, used_memory(args.device.type))  # by now, a batch has been scored
         if args.device.type == "cpu":
+            memory += _LIBRARIES * run.report
             memory *= int(os.environ.get("LOCAL_WORLD_SIZE") or args.world_size)
         return RunCost(training, fixed, memory, length)
 
