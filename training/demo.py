@@ -5,6 +5,7 @@ as each method's learning rate was (docs/performance.md has three seeds of it). 
 to the runs, such as `--num_train_epochs 10` or `--seed 1`.
 """
 
+import argparse
 import contextlib
 import json
 import sys
@@ -18,9 +19,9 @@ FOLDER = Path("runs/demo")
 # One block a stage and half of ResNet-18's width: on these images a ninth of the time of CIFAR's ResNet-32.
 SHAPE = {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256], "stem_type": "deep", "stem_width": 16}
 NETWORK = ("--backbone", "resnet18", "--backbone_kwargs", json.dumps(SHAPE))
-BUDGET = ("--num_train_epochs", "45")
+EPOCHS = 45
 RATES = {"paco": "0.1", "balanced_softmax": "0.1", "ce": "0.2"}
-# What the stages take, in times of the published model's pass through the test images.
+# What the stages take with these epochs, in times of the published model's pass through the test images.
 SHARES = {"paco": 40.0, "balanced_softmax": 24.0, "ce": 24.0, "comparison": 1.0}
 COLUMNS = {"accuracy": "top-1", "many": "many", "medium": "medium", "few": "few"}
 
@@ -42,7 +43,10 @@ class Stages:
 
 
 def demo(flags: list[str]) -> None:
-    stages = Stages(5)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--num_train_epochs", type=float, default=EPOCHS)
+    budget, others = parser.parse_known_args(flags)
+    epochs, stages = budget.num_train_epochs, Stages(5)
     print("paco_hf demo: loading PyTorch and transformers ...", flush=True)
     from paco_hf.cli import main
     from paco_hf.data.loading import load_data
@@ -53,15 +57,20 @@ def demo(flags: list[str]) -> None:
     unit, images = answer(stages), len(load_data().train.labels)
     for loss, rate in RATES.items():
         title = LOSSES[loss].title
-        with stages.stage(f"training with {title} on {images:,} images", SHARES[loss] * unit):
+        with stages.stage(f"training with {title} on {images:,} images", SHARES[loss] * unit * epochs / EPOCHS):
             folder = ["--output_dir", str(FOLDER / loss), "--overwrite"]
-            status = main(["train", "--loss", loss, *NETWORK, *BUDGET, "--learning_rate", rate, *folder, *flags])
-        if status != 0:
-            sys.exit(status)
+            rates = ["--learning_rate", rate, "--num_train_epochs", f"{epochs:g}"]
+            succeed(main(["train", "--loss", loss, *NETWORK, *rates, *folder, *others]))
     with stages.stage("the runs beside one another, and a few images", SHARES["comparison"] * unit):
         compare()
         classify()
     print(f"\nTo look at in a browser: {FOLDER}/paco/evaluation/report.html and {FOLDER}/comparison.html")
+
+
+def succeed(status: int) -> None:
+    """End where a command has failed, which has said why."""
+    if status != 0:
+        sys.exit(status)
 
 
 def answer(stages: Stages) -> float:
@@ -120,7 +129,7 @@ def compare() -> None:
         scores = json.loads((FOLDER / loss / "metrics.json").read_text())["test"]
         print(f"{LOSSES[loss].title:<18}" + "".join(f"{100 * scores[column]:>9.1f}" for column in COLUMNS))
     print("Seeds differ by some points: docs/performance.md has three, with their spread.\n")
-    main(["report", *(str(FOLDER / loss) for loss in RATES), "--output", str(FOLDER / "comparison.html")])
+    succeed(main(["report", *(str(FOLDER / loss) for loss in RATES), "--output", str(FOLDER / "comparison.html")]))
 
 
 def classify() -> None:

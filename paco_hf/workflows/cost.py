@@ -138,7 +138,8 @@ class Estimate:
             flags.append((f"--image_size {smaller}", cost.training * ratio))
         if args.max_steps <= 0 and (epochs := int(args.num_train_epochs / 4)):
             flags.append((f"--num_train_epochs {epochs}", cost.training * epochs / args.num_train_epochs))
-        return [f"{flag}: about {duration(seconds + cost.fixed)}" for flag, seconds in flags]
+        shorter = [(flag, seconds) for flag, seconds in flags if seconds < 0.9 * cost.training]
+        return [f"{flag}: about {duration(seconds + cost.fixed)}" for flag, seconds in shorter]
 
     @cached_property
     def image_seconds(self) -> float:
