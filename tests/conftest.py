@@ -133,6 +133,27 @@ def ce_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _short_run(tmp_path_factory, "ce")
 
 
+@pytest.fixture(scope="session")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """330 images of 4 classes, prepared in 3 shards of 2 row groups each."""
+    import miniature
+
+    from paco_hf.data.streaming.prepare import prepare
+
+    def make(root: Path) -> None:
+        for c, count in enumerate([150, 100, 50, 30]):
+            for split, n in (("train", count), ("test", 2)):
+                (root / "source" / split / f"class{c}").mkdir(parents=True)
+                for i in range(n):
+                    file = root / "source" / split / f"class{c}" / f"{i}.jpg"
+                    file.write_bytes(miniature.jpeg(1000 * c + i, (24, 24)))
+        size = sum(file.stat().st_size for file in (root / "source" / "train").rglob("*.jpg"))
+        manifest = prepare("mine", str(root / "source"), str(root / "out"), shard_bytes=size // 3)
+        assert [shard["images"] for shard in manifest.splits["train"]["shards"]] == [110, 110, 110]
+
+    return made_once(tmp_path_factory, "stream", make) / "out"
+
+
 @pytest.fixture
 def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are drawn on nothing, as drawing and rendering is half of the time of an evaluation: for tests of
