@@ -337,7 +337,7 @@ def test_defaults_follow_the_size_of_the_images(tmp_path, capsys, no_rehearsal) 
     assert "image_size: 224" in photos
     assert "augment_backend: pil" in photos
     builtin = Path(paco_hf.__file__).parent / "data" / "builtin"
-    assert main(["train", "--dataset", str(builtin), "--dry_run"]) == 0
+    assert main(["train", "--dataset", str(builtin), "--dry_run", "--inspect", "false"]) == 0
     small = capsys.readouterr().out
     assert "backbone: cifar_resnet32" in small
     assert "image_size: 32" in small
