@@ -254,7 +254,7 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, capsys) -> None:
         ((*good, "--report_to", "nothing_known"), "nothing_known"),
         (("--dataset", str(tmp_path / "badtest"), *out), "image 1 of"),
         ((*out, "--backbone", "vit_tiny_patch16_224", "--backbone_kwargs", '{"num_heads": 5}'), "cannot be built"),
-        ((*out, "--backbone", "vgg11", "--image_size", "8"), "cannot take images of 8 x 8 pixels"),
+        ((*out, "--backbone", "dla46_c", "--image_size", "8"), "cannot take images of 8 x 8 pixels"),
         (("--recipe", str(tmp_path / "recipe.yaml"), *out), "invalid int value: '16.5'"),
     ):
         assert message in complaint(capsys, "train", *argv)
