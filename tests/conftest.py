@@ -1,5 +1,9 @@
 """No test touches a hub. Goldens: numbers that the reference implementation produced, in `tests/goldens`; the full
-set, where it lies beside the checkout (or where PACO_HF_GOLDENS points), is used in its place."""
+set, where it lies beside the checkout (or where PACO_HF_GOLDENS points), is used in its place.
+
+Nothing heavy is imported before it is needed: the process that only deals out the tests reads this file as well."""
+
+from __future__ import annotations
 
 import gc
 import os
@@ -7,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from unittest.mock import MagicMock
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -17,20 +21,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np
 import pytest
-import torch
 from filelock import FileLock
 from fresh_processes import TORCH, TRAINER, FreshProcesses, fresh_processes
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import load_file
 
-from paco_hf.arguments.run_arguments import RunArguments
-from paco_hf.data import image_checks
-
-# The report of each of a hundred short runs would cost minutes; those that are about it ask for it.
-RunArguments.__init__.__defaults__ = tuple(
-    False if field.name == "report" else field.default for field in fields(RunArguments)
-)
+if TYPE_CHECKING:
+    import torch
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -48,6 +44,9 @@ def golden_path(name: str) -> Path:
 
 def golden(name: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Tensors and metadata of a golden file."""
+    from safetensors import safe_open
+    from safetensors.torch import load_file
+
     path = golden_path(name)
     with safe_open(path, "pt") as file:
         metadata = file.metadata() or {}
@@ -60,6 +59,8 @@ def doubled(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def weight_by_rule(key: str, shape: tuple[int, ...], num_classes: int) -> torch.Tensor:
     """The goldens' weight rule: normals seeded by the key's CRC-32, scaled by what the key is."""
+    import torch
+
     generator = np.random.RandomState(zlib.crc32(key.encode()))
     if key.endswith("num_batches_tracked"):
         return torch.tensor(100)
@@ -88,6 +89,8 @@ def weight_by_rule(key: str, shape: tuple[int, ...], num_classes: int) -> torch.
 
 
 def seeded_images(seed: int, shape: tuple[int, ...]) -> torch.Tensor:
+    import torch
+
     return torch.from_numpy(np.random.RandomState(seed).standard_normal(shape)).float()
 
 
@@ -128,6 +131,27 @@ def paco_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ce_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run of the baseline, as `paco_run`."""
     return _short_run(tmp_path_factory, "ce")
+
+
+@pytest.fixture(scope="session")
+def stream(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """330 images of 4 classes, prepared in 3 shards of 2 row groups each."""
+    import miniature
+
+    from paco_hf.data.streaming.prepare import prepare
+
+    def make(root: Path) -> None:
+        for c, count in enumerate([150, 100, 50, 30]):
+            for split, n in (("train", count), ("test", 2)):
+                (root / "source" / split / f"class{c}").mkdir(parents=True)
+                for i in range(n):
+                    file = root / "source" / split / f"class{c}" / f"{i}.jpg"
+                    file.write_bytes(miniature.jpeg(1000 * c + i, (24, 24)))
+        size = sum(file.stat().st_size for file in (root / "source" / "train").rglob("*.jpg"))
+        manifest = prepare("mine", str(root / "source"), str(root / "out"), shard_bytes=size // 3)
+        assert [shard["images"] for shard in manifest.splits["train"]["shards"]] == [110, 110, 110]
+
+    return made_once(tmp_path_factory, "stream", make) / "out"
 
 
 @pytest.fixture
@@ -171,7 +195,7 @@ def no_rehearsal(monkeypatch: pytest.MonkeyPatch) -> None:
 def surveys(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a test finds no survey of another."""
     folder = tmp_path_factory.mktemp("surveys")
-    monkeypatch.setattr(image_checks, "_folder", lambda: folder)
+    monkeypatch.setattr("paco_hf.data.image_checks._folder", lambda: folder)
     return folder
 
 
@@ -190,6 +214,12 @@ def with_trainer() -> Iterator[FreshProcesses]:
 
 
 def pytest_collection_finish() -> None:
-    """What was imported stays: each training collects garbage, which need not look through it."""
+    from paco_hf.arguments.run_arguments import RunArguments
+
+    # The report of each of a hundred short runs would cost minutes; those that are about it ask for it.
+    RunArguments.__init__.__defaults__ = tuple(
+        False if field.name == "report" else field.default for field in fields(RunArguments)
+    )
+    # What was imported stays: each training collects garbage, which need not look through it.
     gc.collect()
     gc.freeze()

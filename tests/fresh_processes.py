@@ -19,7 +19,7 @@ TORCH = "import torch, torchvision, scipy.optimize, huggingface_hub.hf_api"
 TRAINER = "import distributed_worker, stream_worker, torch._dynamo, torch.distributed.fsdp, torch.distributed.tensor"
 # Reads jobs, each a list of pieces of code that run at the same time; answers with the status of each.
 SERVER = """
-import json, os, sys, traceback
+import gc, json, os, sys, traceback
 
 def fork(job):
     pid = os.fork()
@@ -42,6 +42,7 @@ def fork(job):
     os._exit(status if isinstance(status, int) else 1)
 
 exec(sys.argv[1])
+gc.freeze()  # what was imported stays: no collection of a fork need look through it
 print("ready", flush=True)
 for line in sys.stdin:
     statuses = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in [fork(job) for job in json.loads(line)]]

@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
 import timm
 import torch
@@ -83,6 +81,8 @@ def distance(model, images: torch.Tensor, logits) -> float:
 
 
 def run_onnx(file: Path, images: torch.Tensor, **more: torch.Tensor) -> np.ndarray:
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     return session.run(None, {"pixel_values": images.numpy(), **{k: v.numpy() for k, v in more.items()}})[0]
 
@@ -241,6 +241,8 @@ def test_refusals_leave_nothing(tmp_path, monkeypatch, exporter):
 
 @pytest.mark.parametrize("kind", [*(pytest.param(k, marks=pytest.mark.slow) for k in ("resnet", "cifar")), "vit"])
 def test_onnx_gives_the_logits(tmp_path, capfd, kind):
+    import onnx
+
     shallow = {"depth": 1} if kind == "vit" else {}
     model = build(kind, shallow, temperature=1.7, inference_prior=[5, 4, 3, 2, 1], class_counts=[9, 7, 5, 3, 1])
     size = model.config.image_size
@@ -352,6 +354,8 @@ def test_full_width(tmp_path, backbone):
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    import onnxruntime
+
     model = build("vit", {"depth": 1}, temperature=0.5)
     model.save_pretrained(tmp_path / "run")
     build_processor(32, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2)).save_pretrained(tmp_path / "run")

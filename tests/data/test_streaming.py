@@ -1,22 +1,17 @@
-"""Streaming prepared shards: each image once, whoever reads it, from any batch on."""
+"""Streaming prepared shards: each image once. That it is so whoever reads it, and from any batch on, is in
+`tests/trainer/test_distributed.py`."""
 
 import pickle
 from pathlib import Path
 
 import fsspec
-import miniature
 import numpy as np
 import pytest
-import torch
-from fresh_processes import FreshProcesses, rank_environments
 
 from paco_hf.data.loading import load_data
 from paco_hf.data.samplers import StreamSampler
 from paco_hf.data.streaming.manifest import LANES, ROWS_PER_GROUP
-from paco_hf.data.streaming.prepare import prepare
 from paco_hf.data.streaming.sharded_images import ShardedImages
-
-IMAGES = 330
 
 
 def groups(sizes: list[int]) -> np.ndarray:
@@ -60,20 +55,9 @@ def test_lanes_read_few_groups_at_a_time() -> None:
     assert np.mean(np.diff(batches[0]) == 1) < 0.5
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """330 images of 4 classes, prepared in 3 shards of 2 row groups each."""
-    root = tmp_path_factory.mktemp("stream")
-    for c, count in enumerate([150, 100, 50, 30]):
-        for split, n in (("train", count), ("test", 2)):
-            (root / "source" / split / f"class{c}").mkdir(parents=True)
-            for i in range(n):
-                file = root / "source" / split / f"class{c}" / f"{i}.jpg"
-                file.write_bytes(miniature.jpeg(1000 * c + i, (24, 24)))
-    size = sum(file.stat().st_size for file in (root / "source" / "train").rglob("*.jpg"))
-    manifest = prepare("mine", str(root / "source"), str(root / "out"), shard_bytes=size // 3)
-    assert [shard["images"] for shard in manifest.splits["train"]["shards"]] == [110, 110, 110]
-    return root / "out"
+@pytest.fixture
+def folder(stream: Path) -> Path:
+    return stream
 
 
 def test_row_groups_are_read_about_once_an_epoch(folder: Path, monkeypatch) -> None:
@@ -114,46 +98,6 @@ def test_an_address_is_as_good_as_a_folder(folder: Path) -> None:
         assert remote.train.open(200).getpixel((3, 3)) == local.train.open(200).getpixel((3, 3))
     finally:
         memory.rm("/stream-test", recursive=True)
-
-
-def launch(fresh: FreshProcesses, folder: Path, out: Path, processes: int, workers: int, skip: int = 0) -> list[dict]:
-    out.mkdir()
-    code = f"import stream_worker; from pathlib import Path; stream_worker.main({str(folder)!r}, Path({str(out)!r}), "
-    fresh.run(*[f"{code}{workers}, {skip})"] * processes, environments=rank_environments(processes))
-    return [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(processes)]
-
-
-def test_two_ranks_of_two_workers_see_every_image_once(
-    with_trainer: FreshProcesses, folder: Path, tmp_path: Path
-) -> None:
-    ranks = launch(with_trainer, folder, tmp_path / "whole", 2, 2)
-    assert [rank["world_size"] for rank in ranks] == [2, 2]
-    split = load_data(str(folder), streaming=True).train
-    dropped = []
-    for epoch in range(2):
-        seen = torch.cat([rank["epochs"][epoch].flatten(0, 1) for rank in ranks])
-        index = seen[:, 0].tolist()
-        # 330 images are 41 batches of 4 for each of two ranks; the last 2 images are the ragged batch that is dropped.
-        assert len(index) == len(set(index)) == 41 * 8
-        assert set(seen[:, 1].tolist()) == {epoch}
-        dropped.append(set(range(IMAGES)) - set(index))
-        assert all(split.labels[i] == label for i, label in zip(index, seen[:, 2].tolist(), strict=True))
-        for i, _, _, *pixel in seen[:20].tolist():
-            assert tuple(pixel) == split.open(i).getpixel((0, 0))
-    assert dropped[0] != dropped[1]
-    assert not torch.equal(ranks[0]["epochs"][0], ranks[0]["epochs"][1])
-
-
-@pytest.mark.slow
-def test_from_any_batch_on_with_any_number_of_workers_it_is_the_same(
-    with_trainer: FreshProcesses, folder: Path, tmp_path: Path
-) -> None:
-    ranks = launch(with_trainer, folder, tmp_path / "whole", 2, 2)
-    for workers, skip in ((2, 17), (0, 5), (1, 40)):
-        resumed = launch(with_trainer, folder, tmp_path / f"resumed-{workers}", 2, workers, skip)
-        for whole, part in zip(ranks, resumed, strict=True):
-            assert torch.equal(whole["epochs"][0][skip:], part["epochs"][0])
-            assert torch.equal(whole["epochs"][1], part["epochs"][1])
 
 
 def test_streaming_needs_a_manifest(tmp_path: Path) -> None:

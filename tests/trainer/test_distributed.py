@@ -1,8 +1,9 @@
-"""Two gloo processes beside one with the same global batch."""
+"""Two gloo processes beside one with the same global batch, and two that stream the images of one folder."""
 
 import json
 import os
 import sys
+from pathlib import Path
 
 import patience
 import pytest
@@ -92,6 +93,46 @@ def test_rows_are_exchanged_and_restored(runs: list[dict]) -> None:
         assert run["rows"]["restored"]
         assert run["rows"]["same_multiset"]
         assert run["rows"]["gathered"] == [0, 1, 2, 10, 11, 12, 13]
+
+
+def launch(fresh: FreshProcesses, folder: Path, out: Path, processes: int, workers: int, skip: int = 0) -> list[dict]:
+    out.mkdir()
+    code = f"import stream_worker; from pathlib import Path; stream_worker.main({str(folder)!r}, Path({str(out)!r}), "
+    fresh.run(*[f"{code}{workers}, {skip})"] * processes, environments=rank_environments(processes))
+    return [torch.load(out / f"rank{rank}.pt", weights_only=True) for rank in range(processes)]
+
+
+def test_two_ranks_of_two_workers_see_every_image_once(
+    with_trainer: FreshProcesses, stream: Path, tmp_path: Path
+) -> None:
+    ranks = launch(with_trainer, stream, tmp_path / "whole", 2, 2)
+    assert [rank["world_size"] for rank in ranks] == [2, 2]
+    split = load_data(str(stream), streaming=True).train
+    dropped = []
+    for epoch in range(2):
+        seen = torch.cat([rank["epochs"][epoch].flatten(0, 1) for rank in ranks])
+        index = seen[:, 0].tolist()
+        # 330 images are 41 batches of 4 for each of two ranks; the last 2 images are the ragged batch that is dropped.
+        assert len(index) == len(set(index)) == 41 * 8
+        assert set(seen[:, 1].tolist()) == {epoch}
+        dropped.append(set(range(330)) - set(index))
+        assert all(split.labels[i] == label for i, label in zip(index, seen[:, 2].tolist(), strict=True))
+        for i, _, _, *pixel in seen[:20].tolist():
+            assert tuple(pixel) == split.open(i).getpixel((0, 0))
+    assert dropped[0] != dropped[1]
+    assert not torch.equal(ranks[0]["epochs"][0], ranks[0]["epochs"][1])
+
+
+@pytest.mark.slow
+def test_from_any_batch_on_with_any_number_of_workers_it_is_the_same(
+    with_trainer: FreshProcesses, stream: Path, tmp_path: Path
+) -> None:
+    ranks = launch(with_trainer, stream, tmp_path / "whole", 2, 2)
+    for workers, skip in ((2, 17), (0, 5), (1, 40)):
+        resumed = launch(with_trainer, stream, tmp_path / f"resumed-{workers}", 2, workers, skip)
+        for whole, part in zip(ranks, resumed, strict=True):
+            assert torch.equal(whole["epochs"][0][skip:], part["epochs"][0])
+            assert torch.equal(whole["epochs"][1], part["epochs"][1])
 
 
 @pytest.mark.slow

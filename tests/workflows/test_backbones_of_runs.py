@@ -39,6 +39,6 @@ def test_a_size_that_it_cannot_take_is_said_before_images_are_decoded(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("paco_hf.workflows.prepare_data.Images", lambda split: pytest.fail("decoded too early"))
-    argv = ["train", "--backbone", "vgg11", "--image_size", "8", "--dry_run", "--output_dir", str(tmp_path / "run")]
+    argv = ["train", "--backbone", "dla46_c", "--image_size", "8", "--dry_run", "--output_dir", str(tmp_path / "run")]
     assert main(argv) == 2
     assert "cannot take images of 8 x 8 pixels" in capsys.readouterr().err

@@ -22,7 +22,7 @@ from paco_hf.workflows.evaluation_data import load_evaluation
 
 FAST = [
     "--max_steps",
-    "20",
+    "8",
     "--learning_rate",
     "0.01",
     "--per_device_train_batch_size",
@@ -74,7 +74,9 @@ def run(trained: dict[int, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained[0], tmp_path / "run"))
 
 
-def test_evaluate_writes_results_and_report_beside_the_run(run: Path, tmp_path: Path, capsys, request) -> None:
+def test_evaluate_writes_results_and_report_beside_the_run(
+    run: Path, tmp_path: Path, capsys, no_pngs, request
+) -> None:
     assert main(["evaluate", str(run)]) == 0
     said = capsys.readouterr().out
     assert "95% intervals: top-1" in said

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from interrupted_runs import final_tensors, kill_when
+from interrupted_runs import Fork, final_tensors, kill_when
 from patience import ended
 from user_data import folders
 
@@ -62,16 +62,15 @@ def assert_same_end(whole: Path, resumed: Path) -> None:
 
 
 def test_killed_in_a_checkpoint_and_resumed_is_bit_identical(tmp_path: Path) -> None:
-    """A few steps of a small model; what is killed is a process, what goes on is this one."""
+    """A few steps of a small model; what is killed is a fork of this process, what goes on is this one."""
     photos = folders(tmp_path / "photos", {"a": 24, "b": 16})
     small = ["--dataset", str(photos), "--backbone", "cifar_resnet20", "--per_device_train_batch_size", "8"]
     command = ["train", *SETTINGS, *small, "--output_dir"]
     assert main([*command, str(tmp_path / "whole")]) == 0
     killed = tmp_path / "killed"
     staging = killed / "checkpoint.partial"
-    process = start([*command, str(killed)])
     # While a checkpoint in the middle is being written.
-    kill_when(process, lambda: list(staging.glob("checkpoint-6/optimizer.pt")))
+    kill_when(Fork(main, [*command, str(killed)]), lambda: list(staging.glob("checkpoint-6/optimizer.pt")))
     assert staging.exists()
     assert [path.name for path in killed.glob("checkpoint-*")] == ["checkpoint-3"]
     assert main([*command, str(killed), "--resume"]) == 0
