@@ -29,21 +29,14 @@ def open_image(source: Any, name: str) -> Image.Image:
         ValueError: it cannot be decoded; the message has the `name`.
     """
     try:
-        with Image.open(source, formats=_formats(source)) as image:
-            ImageOps.exif_transpose(image, in_place=True)
-            return _eight_bits(image).convert("RGB")
+        with Image.open(source) as image:
+            return _eight_bits(ImageOps.exif_transpose(image)).convert("RGB")
     except (OSError, SyntaxError, ValueError, TypeError, EOFError, Image.DecompressionBombError) as error:
         reason = str(error)
         if isinstance(source, str | os.PathLike):  # `name` says as much of its place as may be known
             reason = reason.replace(os.fspath(source), os.path.basename(source))
         reason = re.sub(r" ?<_io\.BytesIO object at \w+>", "", reason)
         raise ValueError(f"{name} cannot be decoded as an image: {reason}; replace or remove it") from error
-
-
-def _formats(source: Any) -> list[str] | None:
-    """WebP where it is that, which PIL would try as a third of its formats before it comes to it; else any."""
-    header = source.getbuffer()[:12].tobytes() if isinstance(source, io.BytesIO) else b""
-    return ["WEBP"] if header[:4] == b"RIFF" and header[8:] == b"WEBP" else None
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
