@@ -14,12 +14,13 @@ _RESOLVED = {"activation_checkpointing": False, "gradient_checkpointing": False,
 
 def default_setting(name: str) -> Any:
     """What a setting is that a recipe does not name, as one from before the setting existed."""
-    return _table_defaults()[name] if has_table(name) else _library_defaults().get(name)
+    tables = _table_defaults()
+    return tables[name] if name in tables else _library_defaults().get(name)
 
 
-def has_table(name: str) -> bool:
-    """Whether an argument table has the setting, or it is one of transformers alone."""
-    return name in _table_defaults()
+def shown_default(name: str) -> Any:
+    """[`default_setting`] without libraries: of what transformers alone has, the word `default`."""
+    return _table_defaults().get(name, "default")
 
 
 def expected_settings(settings: dict[str, Any]) -> dict[str, Any]:

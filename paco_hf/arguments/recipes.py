@@ -67,6 +67,14 @@ def read_recipe(recipe: str) -> Recipe:
     return Recipe(recipe, content, **metadata)
 
 
+def check_single(recipe: Recipe) -> Recipe:
+    """The recipe; `ValueError` where it is one of several models."""
+    if recipe.ensemble:
+        members = " and ".join(recipe.ensemble)
+        raise ValueError(f"recipe {recipe.name!r} is an ensemble of {members}: convert these one by one")
+    return recipe
+
+
 def as_text(content: dict[str, Any]) -> str:
     """Settings and metadata as YAML that [`read_recipe`] takes; `about` reads as a paragraph."""
     rest = {key: value for key, value in content.items() if key != "about"}

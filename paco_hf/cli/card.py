@@ -3,15 +3,15 @@
 from argparse import ArgumentParser, Namespace
 
 from .common import selected
-from .inputs import run_folder
+from .inputs import recipe, repo_name, run_folder
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("run", type=run_folder, nargs="?", help="run folder or converted checkpoint")
-    add("--repo_id", help="user/name on the Hub, for the examples in the card")
+    add("--repo_id", type=repo_name, help="user/name on the Hub, for the examples in the card")
     add("--license", default="unknown", help="of the weights, as the Hub calls it (default: unknown)")
-    add("--recipe", help="recipe that the run follows, where it does not say so itself")
+    add("--recipe", type=recipe, help="recipe that the run follows, where it does not say so itself")
     add("--baselines", nargs="+", default=[], metavar="RUN", type=run_folder, help="runs to show the scores of beside")
     add("--recipes", metavar="DIR", help="instead: a card for each recipe, DIR/<recipe>/README.md")
 

@@ -1,19 +1,20 @@
 """What the verbs of the command line share."""
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .inputs import data_source
-
-ROLES = ("train", "validation", "test")
+from ..data.spec import ROLES, DataSpec, spec_fields
+from .inputs import COUNT, data_source, dataset_path, list_file
 
 
 class OneLineParser(argparse.ArgumentParser):
     """argparse, but a bad argument is one line, like every other bad input."""
 
     def error(self, message: str) -> NoReturn:
+        message = re.sub(r"^argument (--\w+):(?= must )", r"\1", message)
         raise ValueError(f"{message} (--help lists the arguments)")
 
 
@@ -30,7 +31,8 @@ def add_column_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_inference_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:
     """The flags for how images go through a model."""
-    parser.add_argument("--batch_size", type=int, default=batch_size, help="images at a time (default: %(default)s)")
+    about = "images at a time (default: %(default)s)"
+    parser.add_argument("--batch_size", type=COUNT, default=batch_size, help=about)
     formats = ["auto", "fp32", "bf16", "fp16"]
     about = "fp32 gives what pipeline gives; auto: bf16 where the hardware has it, which is faster"
     parser.add_argument("--precision", choices=formats, default="fp32", help=about)
@@ -45,22 +47,27 @@ def add_data_flags(parser: argparse.ArgumentParser, default_split: str, splits: 
         splits (sequence of `str`, *optional*): its possible values.
     """
     parser.add_argument("--dataset", type=data_source, help="as for train (default: what the run was trained on)")
-    parser.add_argument("--dataset_path", help="as for train")
+    parser.add_argument("--dataset_path", type=dataset_path, help="as for train")
     trained = "; train: what the run was trained on, without what it split off" if "train" in splits else ""
     about = f"which images (default: %(default)s{trained})"
     parser.add_argument("--split", choices=splits, default=default_split, help=about)
     add_column_flags(parser)
     for role in ROLES:
-        parser.add_argument(f"--{role}_list", metavar="FILE", help="as for train")
+        parser.add_argument(f"--{role}_list", metavar="FILE", type=list_file, help="as for train")
         parser.add_argument(f"--{role}_split", metavar="NAME", help="as for train")
 
 
 def load_split(model: str, flags: argparse.Namespace) -> Any:
     """The images that the flags of [`add_data_flags`] mean."""
-    from ..data.spec import spec_fields
     from ..workflows.evaluation_data import load_evaluation
 
     return load_evaluation(model, flags.dataset, flags.split, **spec_fields(vars(flags)))
+
+
+def check_data_flags(flags: argparse.Namespace) -> None:
+    """`ValueError` where flags of [`add_data_flags`] do not go together, as far as they tell without the run's."""
+    if flags.dataset:
+        DataSpec(flags.dataset, **spec_fields(vars(flags)))
 
 
 def check_checkpoint_folder(flag: str, model: str) -> None:

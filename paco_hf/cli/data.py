@@ -4,33 +4,53 @@ import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from .common import ROLES, OneLineParser, add_column_flags, selected
-from .inputs import data_source, existing_list
+from ..arguments.fields import AT_LEAST_1, POSITIVE
+from . import inputs
+from .common import OneLineParser, add_column_flags, selected
 
 
 def add_flags(parser: ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, parser_class=OneLineParser, metavar="ACTION")
     prepare = actions.add_parser("prepare", help="write a data set as parquet shards with a manifest, for streaming")
     add = prepare.add_argument
-    add("dataset", help="imagenet, imagenet-lt, inat2018, places-lt; or a folder or Hub id")
-    add("--source", help="folder of images, folder of parquet, or Hub id (default: the data set's own)")
+    add("dataset", type=inputs.data_source, help="imagenet, imagenet-lt, inat2018, places-lt; or a folder or Hub id")
+    add(
+        "--source",
+        type=inputs.data_source,
+        help="folder of images or of parquet, or Hub id (default: the data set's own)",
+    )
     lists = "lists, files or addresses; the split is train where none is given (default: those that lie in --source)"
-    add("--list", nargs="+", default=[], metavar="[SPLIT=]FILE", help=lists)
-    add("--out", required=True, help="new folder; the same command again goes on from a stop")
+    add("--list", nargs="+", default=[], metavar="[SPLIT=]FILE", type=inputs.split_list, help=lists)
+    add(
+        "--out",
+        required=True,
+        type=inputs.preparation_folder,
+        help="new folder; the same command again goes on from a stop",
+    )
     add_column_flags(prepare)
-    add("--threads", type=int, help="shards to work on at a time (default: the cores, up to 4)")
-    add("--shard_mib", type=float, default=400, help="images in a shard (default: %(default)s MiB)")
+    add("--threads", type=inputs.COUNT, help="shards to work on at a time (default: the cores, up to 4)")
+    add(
+        "--shard_mib",
+        type=inputs.number(float, POSITIVE),
+        default=400,
+        help="images in a shard (default: %(default)s MiB)",
+    )
     verify = actions.add_parser("verify", help="is this the published selection, and is it all there?")
-    verify.add_argument("target", type=existing_list, help="prepared folder, or list")
+    verify.add_argument("target", type=inputs.prepared_or_list, help="prepared folder, or list")
     verify.add_argument("--dataset", help="whose list it is (default: recognized)")
     stats = actions.add_parser("stats", help="class counts, shots, imbalance factor")
     add = stats.add_argument
-    add("target", type=data_source, help="prepared folder, list, or a data set as for train --dataset")
-    add("--dataset_path", help="as for train")
+    add("target", type=inputs.data_source, help="prepared folder, list, or a data set as for train --dataset")
+    add("--dataset_path", type=inputs.dataset_path, help="as for train")
     add_column_flags(stats)
     add("--train_split", metavar="NAME", help="as for train")
-    add("--imbalance_factor", type=float, default=100, help="as for train (default: %(default)s)")
-    add("--plot", metavar="FILE", help="also write a figure (png, svg, pdf)")
+    add(
+        "--imbalance_factor",
+        type=inputs.number(float, AT_LEAST_1),
+        default=100,
+        help="as for train (default: %(default)s)",
+    )
+    add("--plot", metavar="FILE", type=inputs.figure_output, help="also write a figure (png, svg, pdf)")
     add("--json", action="store_true", help="print the counts as JSON")
 
 
@@ -41,13 +61,8 @@ def run(flags: Namespace) -> None:
 def _prepare(flags: Namespace) -> None:
     from ..data.published import BENCHMARKS
 
-    if flags.shard_mib <= 0 or (flags.threads is not None and flags.threads < 1):
-        raise ValueError(f"--shard_mib and --threads must be positive, got {flags.shard_mib} and {flags.threads}")
     lists: dict[str, str] = {}
-    for entry in flags.list:
-        split, _, source = entry.partition("=")
-        if split not in ROLES:
-            split, source = "train", entry
+    for split, source in flags.list:
         if split in lists:
             raise ValueError(f"--list has two lists for {split}: write SPLIT=FILE, such as test={source}")
         lists[split] = source
@@ -56,7 +71,6 @@ def _prepare(flags: Namespace) -> None:
         raise ValueError(
             f"unknown data set {flags.dataset!r}: {', '.join(BENCHMARKS)} take --source; for others give it alone"
         )
-    data_source(flags.dataset)
     name, source = (Path(flags.dataset).name, flags.dataset) if user_data else (flags.dataset, flags.source)
     settings = selected(flags, "image_column label_column threads")
     from ..data.streaming.prepare import prepare

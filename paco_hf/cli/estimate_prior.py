@@ -4,24 +4,22 @@ import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ..utils.files import check_output
 from .common import add_inference_flags, check_checkpoint_folder
-from .inputs import checkpoint, existing_path
+from .inputs import COUNT, checkpoint, images, output_file
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("model", type=checkpoint, help="run folder or checkpoint")
-    add("images", type=existing_path, nargs="+", help="image files or folders, as they come where the model is used")
-    add("--output", metavar="FILE", help="write it as JSON: `predict --prior FILE` takes it")
+    add("images", type=images, nargs="+", help="image files or folders, as they come where the model is used")
+    add("--output", metavar="FILE", type=output_file, help="write it as JSON: `predict --prior FILE` takes it")
     add("--store", action="store_true", help="store it in the model's config.json: pipeline follows it")
-    add("--resamples", type=int, default=200, help="for the ranges (default: %(default)s)")
+    add("--resamples", type=COUNT, default=200, help="for the ranges (default: %(default)s)")
     add_inference_flags(parser, 32)
     add("--json", action="store_true", help="print a list of {label, frequency, low, high}")
 
 
 def run(flags: Namespace) -> None:
-    check_output(flags.output)
     if flags.store:
         check_checkpoint_folder("--store", flags.model)
     from ..evaluation.prior_estimation import MIN_FREQUENCY

@@ -2,13 +2,13 @@
 
 from argparse import ArgumentParser, Namespace
 
-from .inputs import checkpoint
+from .inputs import checkpoint, new_folder
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("model", type=checkpoint, help="run folder, checkpoint or Hub id")
-    add("out", help="new folder")
+    add("out", type=new_folder, help="new folder")
     add("--to", choices=["timm", "onnx"], required=True, help="timm's own format, or ONNX")
     add("--prior_input", action="store_true", help="onnx: a second input, the class frequencies")
 

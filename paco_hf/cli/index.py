@@ -3,7 +3,8 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from .common import add_data_flags, add_inference_flags, load_split, selected
+from ..inference.index_folder import INDEX_FOLDER, check_new_index
+from .common import add_data_flags, add_inference_flags, check_data_flags, load_split, selected
 from .inputs import checkpoint
 
 
@@ -19,9 +20,11 @@ def add_flags(parser: ArgumentParser) -> None:
 def run(flags: Namespace) -> None:
     if flags.output is None and not Path(flags.model).is_dir():
         raise ValueError(f"{flags.model} is no folder to put the index into: give --output")
-    from ..inference.image_index import INDEX_FOLDER, index_split
-
     folder = Path(flags.output or Path(flags.model) / INDEX_FOLDER)
+    check_new_index(folder, flags.overwrite)
+    check_data_flags(flags)
+    from ..inference.image_index import index_split
+
     settings = selected(flags, "overwrite batch_size precision")
     count = index_split(flags.model, lambda: load_split(flags.model, flags), folder, **settings)
     print(f"{count:,} images: {folder}")

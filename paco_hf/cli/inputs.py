@@ -1,75 +1,148 @@
-"""Types of the flags that name files, checkpoints and data: what is not there is an error before libraries load."""
+"""Types of the flags that name files, checkpoints and data, and of numbers: what is wrong is an error before libraries
+load. Each gives what it is passed, or raises the error with which what is behind it would refuse that."""
 
+import math
 import os
+from argparse import ArgumentTypeError
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Any
 
-from ..data.spec import hub_id, is_published
+from ..arguments.fields import AT_LEAST_1, Range
+from ..arguments.recipes import check_single, read_recipe
+from ..arguments.run_arguments import json_object
+from ..data import spec
+from ..data.image_lists import check_list
+from ..data.streaming.manifest import Manifest, check_preparation
+from ..evaluation.priors import read_frequencies
+from ..inference.index_folder import check_index
+from ..runs.checkpoint_config import CheckpointConfig
+from ..runs.folder import RunFolder
+from ..utils import files
+from ..utils.images import list_image_files
 from ..utils.text import is_repo_id
 
 
-def existing_path(text: str) -> str:
-    """A file or folder; `OSError` where there is none."""
-    if not Path(text).exists():
-        raise OSError(f"{text} does not exist")
-    return text
+def number(kind: type, allowed: Range) -> Callable[[str], Any]:
+    """A type of finite numbers in a range."""
+    what, accepts = allowed
+
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError as error:
+            raise ArgumentTypeError(f"must be a {'whole ' if kind is int else ''}number, got {text!r}") from error
+        if not math.isfinite(value) or not accepts(value):
+            raise ArgumentTypeError(f"must be {what}, got {text}")
+        return value
+
+    return read
 
 
-def source_file(text: str) -> str:
-    """A file or an address; `OSError` where it is a path without a file."""
-    if "://" not in text and not Path(text).is_file():
-        raise OSError(f"{text} does not exist, or is not a file")
-    return text
+COUNT = number(int, AT_LEAST_1)
 
 
-def existing_list(text: str) -> str:
-    """A file, folder or address; `OSError` where it is a path to nothing."""
-    if "://" not in text and not Path(text).exists():
-        raise OSError(f"the list {text} does not exist: give a file or an address (http, https)")
-    return text
+def _argument(check: Callable[[str], Any]) -> Callable[[str], Any]:
+    """A type of argparse: what a check gives, where that is nothing the text; its errors have the name of the flag."""
+
+    @wraps(check)
+    def read(text: str) -> Any:
+        try:
+            result = check(text)
+        except (OSError, ValueError) as error:
+            raise ArgumentTypeError(str(error)) from error
+        return text if result is None else result
+
+    return read
 
 
-def run_folder(text: str) -> str:
-    """A folder; `OSError` where there is none."""
-    if not Path(text).is_dir():
-        raise OSError(f"{text} is not a folder")
-    return text
+source_file, new_folder = _argument(files.check_source), _argument(files.check_new_folder)
+embeddings, output_file = _argument(files.check_embeddings), _argument(files.check_output)
+embeddings_output = _argument(lambda text: files.check_output(text, ".safetensors"))
+figure_output = _argument(lambda text: files.check_output(text, (".png", ".svg", ".pdf")))
+images = _argument(lambda text: list_image_files([text]) and None)
+recipe = _argument(lambda text: read_recipe(text).name)
+single_recipe = _argument(lambda text: check_single(read_recipe(text)).name)
+dataset_path, list_file = _argument(spec.check_dataset_path), _argument(check_list)
+finished_run = _argument(lambda text: RunFolder(text).check_finished())
+index_folder = _argument(lambda text: check_index(Path(text)))
+preparation_folder = _argument(lambda text: check_preparation(Path(text)))
+prior = _argument(lambda text: text if text in ("training", "none") else read_frequencies(text) and text)
+prepared_or_list = _argument(lambda text: Manifest.read(text).root if Path(text).is_dir() else check_list(text))
+json_options = _argument(json_object)
 
 
-def checkpoint(text: str) -> str:
+@_argument
+def split_list(text: str) -> tuple[str, str]:
+    """A split, `train` where none is named, and its list."""
+    split, _, source = text.partition("=")
+    split, source = (split, source) if split in spec.ROLES else ("train", text)
+    check_list(source)
+    return split, source
+
+
+@_argument
+def run_folder(text: str) -> None:
+    """A folder with a finished model."""
+    files.check_folder(text, "give a run folder, a checkpoint in one, or a converted checkpoint")
+    run = RunFolder(text)
+    run.check_model()
+    CheckpointConfig.read(run)
+
+
+@_argument
+def repo_name(text: str) -> None:
+    """The id of a repository on the Hub, or a name there of the user who is logged in."""
+    if not is_repo_id(text if "/" in text else f"user/{text}"):
+        raise ValueError(f"{text!r} is no id of the Hub: give user/name, of letters, digits, -, _ and .")
+
+
+@_argument
+def checkpoint(text: str) -> None:
     """A local folder with a checkpoint, or the id of a model on the Hub; `OSError` where it can be neither."""
     if Path(text).is_dir():
         if not any(Path(text).glob("*config.json")):
             raise OSError(f"{text} has no config.json: give a run folder, or a checkpoint in one")
-        return text
-    reason = _unreachable("models", text) if is_repo_id(text) else "an id there is user/name"
-    if reason:
-        raise OSError(f"{text!r} is no local folder, and cannot be loaded from the Hub ({reason})")
-    return text
+        CheckpointConfig.read(RunFolder(text))
+    elif not is_repo_id(text):
+        raise OSError(f"{text!r} is no local folder, and cannot be loaded from the Hub (an id there is user/name)")
+    else:
+        _check_hub("model", text, "give the folder of a run or checkpoint, or the id of a model on the Hub")
 
 
-def data_source(text: str) -> str:
+@_argument
+def data_source(text: str) -> None:
     """A named data set, a path, an address or a Hub id; `OSError` where it can be none of them."""
-    if is_published(text) or "://" in text or Path(text).exists():
-        return text
-    repo_id = hub_id(text)
+    if spec.is_published(text) or "://" in text or Path(text).exists():
+        return
+    repo_id = spec.hub_id(text)
     if repo_id is None or Path(text).suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"):
         raise OSError(f"{text} does not exist: give a folder, a file, an address or the id of a data set on the Hub")
-    if reason := _unreachable("datasets", repo_id):
-        raise OSError(
-            f"{text!r} is no local folder, and cannot be loaded from the Hub ({reason}). Without network give a local "
-            "folder: --dataset FOLDER, or for a benchmark --dataset_path FOLDER"
-        )
-    return text
+    _check_hub("dataset", repo_id, "give a local folder (of a benchmark with --dataset_path), or an id on the Hub")
 
 
-def _unreachable(kind: str, repo_id: str) -> str | None:
-    """Why a repository on the Hub cannot be loaded, where that is known without a request; else `None`."""
+def _check_hub(kind: str, repo_id: str, advice: str) -> None:
+    """`OSError` where a repository is neither in the cache nor on the Hub, which takes a request."""
     from huggingface_hub import constants
 
-    if not constants.HF_HUB_OFFLINE:
-        return None
-    caches = [Path(constants.HF_HUB_CACHE) / f"{kind}--{repo_id.replace('/', '--')}"]
-    if kind == "datasets":
+    caches = [Path(constants.HF_HUB_CACHE) / f"{kind}s--{repo_id.replace('/', '--')}"]
+    if kind == "dataset":
         prepared = os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets"
         caches += Path(prepared).glob(f"{repo_id.replace('/', '___')}*")
-    return None if any(map(Path.exists, caches)) else "offline, and the cache has nothing of it"
+    if any(map(Path.exists, caches)):
+        return
+    refusal = f"{repo_id!r} is no local folder, and cannot be loaded from the Hub"
+    if constants.HF_HUB_OFFLINE:
+        raise OSError(f"{refusal} (offline, and the cache has nothing of it): {advice}")
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
+
+    from ..hub.errors import hub_errors
+
+    with hub_errors(refusal):
+        try:
+            HfApi().repo_info(repo_id, repo_type=kind, timeout=10)
+        except HfHubHTTPError as error:  # what else the Hub refuses is said where files are asked for
+            if isinstance(error, RepositoryNotFoundError) and not isinstance(error, GatedRepoError):
+                raise

@@ -27,7 +27,7 @@ def in_processes(verb: str, argv: list[str]) -> list[str]:
     Raises:
         ValueError: N is no positive number, or not what the launcher started, or there are fewer GPUs.
     """
-    number, rest = _split(argv)
+    number, rest = split_number(argv)
     if HELP_FLAGS & set(rest):
         return rest
     _end_with_launcher()
@@ -82,7 +82,8 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _split(argv: list[str]) -> tuple[int | None, list[str]]:
+def split_number(argv: list[str]) -> tuple[int | None, list[str]]:
+    """The number that `--nproc` gives, `None` without it, and the other arguments; `ValueError` where it is none."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--nproc", nargs="?", const="")
     known, rest = parser.parse_known_args(argv)

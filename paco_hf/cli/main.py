@@ -4,12 +4,14 @@ import os
 import re
 import sys
 import time
+from contextlib import nullcontext
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 from ..utils.console import announce_loading, quiet
 from .common import OneLineParser
-from .launcher import HELP_FLAGS, in_processes, is_first_process, is_launched
+from .launcher import HELP_FLAGS, in_processes, is_first_process, is_launched, split_number
 
 _USAGE = (Path(__file__).parents[1] / "templates" / "usage.txt").read_text(encoding="utf-8")
 _VERBS = re.findall(r"^  ([a-z-]+)", _USAGE, re.MULTILINE)
@@ -55,10 +57,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(verb: str, *argv: str) -> None:
+    if verb in ("train", "evaluate"):
+        split_number(list(argv))  # refuses what is no number before the line of loading
     module = import_module(f".{verb.replace('-', '_')}", __package__)
-    if is_first_process() and not is_launched() and not HELP_FLAGS & set(argv):
-        announce_loading(f"paco-hf {verb}", at_once=verb == "train")
-    rest = in_processes(verb, list(argv)) if verb in ("train", "evaluate") else argv
+    is_quiet = not is_first_process() or is_launched() or HELP_FLAGS & set(argv)
+    with nullcontext() if is_quiet else announce_loading(f"paco-hf {verb}", at_once=verb == "train"):
+        _run_verb(module, verb, list(argv))
+
+
+def _run_verb(module: ModuleType, verb: str, argv: list[str]) -> None:
+    rest = in_processes(verb, argv) if verb in ("train", "evaluate") else argv
     if verb == "train":  # its settings are those of recipes, which have a parser of their own
         module.run(rest)
         return

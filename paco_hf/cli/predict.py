@@ -2,23 +2,22 @@
 
 import json
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from .common import add_inference_flags
-from .inputs import checkpoint, existing_path
+from .inputs import COUNT, checkpoint, images, prior
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("model", type=checkpoint, help="run folder or checkpoint")
-    add("images", type=existing_path, nargs="+", help="image files or folders")
-    add("--top", type=int, default=5, help="classes to list for each image (default: %(default)s)")
+    add("images", type=images, nargs="+", help="image files or folders")
+    add("--top", type=COUNT, default=5, help="classes to list for each image (default: %(default)s)")
     add_inference_flags(parser, 32)
     priors = (
         "how frequent the classes are among these images: a file of estimate-prior; training: as there; none: "
         "all alike (default: what is stored in the model)"
     )
-    add("--prior", metavar="FILE|training|none", type=_prior, help=priors)
+    add("--prior", metavar="FILE|training|none", type=prior, help=priors)
     add("--json", action="store_true", help="print a list of {file, label, score, top}")
 
 
@@ -32,9 +31,3 @@ def run(flags: Namespace) -> None:
     width = max(len(result["file"]) for result in results)
     for result in results:
         print(f"{result['file']:<{width}}  " + "  ".join(f"{t['label']} {t['score']:.3f}" for t in result["top"]))
-
-
-def _prior(text: str) -> str:
-    if text not in ("training", "none") and not Path(text).is_file():
-        raise OSError(f"--prior must be training, none or a file, got {text!r}, no file")
-    return text

@@ -4,23 +4,24 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from ..inference.index_folder import check_included_index
 from .common import selected
-from .inputs import existing_path, run_folder
+from .inputs import images, new_folder, repo_name, run_folder
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("run", type=run_folder, help="run folder, checkpoint or converted checkpoint")
-    add("repo_id", help="user/name; made where it does not exist")
+    add("repo_id", type=repo_name, help="user/name; made where it does not exist")
     add("--private", action="store_true", help="only you can see it")
     add("--revision", help="branch, made where it does not exist (default: main)")
     add("--include_training_state", action="store_true", help="also projector, key encoder and queue, to train on")
     add("--license", help="of the weights, as the Hub calls it (default: the card's, else unknown)")
     add("--space", action="store_true", help="instead: a Space with the model, the page of `demo`")
-    add("--examples", nargs="+", metavar="IMAGE", type=existing_path, help="with --space: images to offer on the page")
+    add("--examples", nargs="+", metavar="IMAGE", type=images, help="with --space: images to offer on the page")
     index = "with --space: also what `index` made, with small copies of the training images"
     add("--include_index", action="store_true", help=index)
-    add("--write_only", metavar="DIR", help="with --space: write its folder there, and send nothing")
+    add("--write_only", metavar="DIR", type=new_folder, help="with --space: write its folder there, and send nothing")
 
 
 def run(flags: Namespace) -> None:
@@ -28,6 +29,8 @@ def run(flags: Namespace) -> None:
         raise ValueError("--examples, --include_index and --write_only go with --space")
     if flags.space and (flags.revision or flags.include_training_state or flags.license):
         raise ValueError("a Space has no --revision, --include_training_state or --license: push the model for these")
+    if flags.include_index:
+        check_included_index(Path(flags.run))
     if flags.space:
         _push_space(flags)
         return

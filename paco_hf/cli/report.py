@@ -4,21 +4,17 @@ import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ..runs.folder import RunFolder
-from ..utils.files import check_output
+from .inputs import finished_run, output_file
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("runs", nargs="+", metavar="RUN", help="run folders")
-    add("--output", default="comparison.html", help="the page to write (default: %(default)s)")
+    add("runs", nargs="+", metavar="RUN", type=finished_run, help="run folders")
+    add("--output", type=output_file, default="comparison.html", help="the page to write (default: %(default)s)")
     add("--json", action="store_true", help="print the comparison as JSON, write nothing")
 
 
 def run(flags: Namespace) -> None:
-    check_output(flags.output)
-    for folder in flags.runs:
-        RunFolder(folder).check_finished()
     from ..reports.comparison_report import comparison_text, write_comparison
     from ..reports.run_comparison import compare_runs
 

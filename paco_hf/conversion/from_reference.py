@@ -3,7 +3,6 @@
 import hashlib
 import http.client
 import os
-import re
 import shutil
 import tempfile
 import urllib.request
@@ -17,7 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..arguments.parser import checked_recipe
-from ..arguments.recipes import Recipe, recipe_names
+from ..arguments.recipes import Recipe, check_single, recipe_names
 from ..data.image_lists import imagenet_class_names
 from ..data.image_split import ImageSplit
 from ..data.images import Images
@@ -29,7 +28,7 @@ from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..reports.model_card import write_card
 from ..reports.model_card_text import guessing
 from ..runs.layout import CONVERSION_NAME, METRICS_NAME
-from ..utils.files import new_folder, write_json
+from ..utils.files import check_source, hub_file_parts, new_folder, write_json
 from .reference_checkpoint import load_reference_checkpoint
 
 _STATE_REASON = "of training only; --training_state keeps it"
@@ -69,7 +68,7 @@ def convert(
         OSError: the source cannot be had or read; `out` cannot be written.
     """
     with new_folder(out) as folder:
-        wanted = _single_recipe(recipe) if recipe else None
+        wanted = check_single(checked_recipe(recipe)) if recipe else None
         file = _fetch(source)
         model = _load(source, file, backbone, backbone_kwargs)
         recipes = _matching_recipes(wanted, model, source)
@@ -99,15 +98,6 @@ def convert(
             warning = guessing(metrics, len(images[0].labels))
         write_card(folder, title=Path(out).resolve().name)
     return {**record, "metrics": metrics, "warning": warning}
-
-
-def _single_recipe(name: str) -> Recipe:
-    recipe = checked_recipe(name)
-    if recipe.ensemble:
-        raise ValueError(
-            f"recipe {name!r} is an ensemble of {' and '.join(recipe.ensemble)}: convert these one by one"
-        )
-    return recipe
 
 
 def _load(source: str, file: Path, backbone: str | None, kwargs: dict[str, Any] | None) -> PaCoForContrastiveTraining:
@@ -221,16 +211,12 @@ def _name_classes(
 
 def _fetch(source: str) -> Path:
     """The local file of a source, downloaded into the libraries' caches where it is elsewhere."""
+    check_source(source)
     if source.startswith("hf://"):
-        parts = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", source)
-        if parts is None:
-            raise ValueError(f"{source!r} names no file: expected hf://user/name/path/in/repository")
         from ..hub.errors import hub_file
 
-        return hub_file(*parts.groups())
-    if not source.startswith(("http://", "https://")):
-        if "://" in source:
-            raise ValueError(f"{source!r} is of an unknown kind: give a file, or an address of http, https or hf")
+        return hub_file(*hub_file_parts(source))
+    if "://" not in source:
         return Path(source)
     # Many checkpoints are called the same, so the address is a part of the cached file's name.
     name = f"{hashlib.sha256(source.encode()).hexdigest()[:16]}-{Path(urlsplit(source).path).name or 'checkpoint'}"

@@ -1,5 +1,6 @@
 """The published lists of images (`path label` lines, or iNaturalist's JSON): reading and recognizing them."""
 
+import csv
 import hashlib
 import http.client
 import json
@@ -8,12 +9,13 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import distribution
 from itertools import combinations, zip_longest
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from ..metrics import shots
+from ..utils.files import check_file
 from .long_tail import class_counts
 from .published import BENCHMARKS, Benchmark, Canonical
 
@@ -35,6 +37,12 @@ def git_blob_id(content: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
+def check_list(source: str) -> None:
+    """`OSError` where a list is neither a file nor an address."""
+    if not source.startswith(("http://", "https://")):
+        check_file(source, "give the file of a list, or its address (http, https)")
+
+
 def fetch(source: str) -> tuple[str, bytes]:
     """Name and content of a local file or an `http(s)` address.
 
@@ -42,10 +50,8 @@ def fetch(source: str) -> tuple[str, bytes]:
         OSError: it does not exist or cannot be reached.
     """
     if not source.startswith(("http://", "https://")):
-        path = Path(source)
-        if not path.is_file():
-            raise OSError(f"the list {source} does not exist: give a file or an address (http, https)")
-        return path.name, path.read_bytes()
+        check_list(source)
+        return Path(source).name, Path(source).read_bytes()
     try:
         with urllib.request.urlopen(source, timeout=20) as answer:
             return Path(urlsplit(source).path).name, answer.read()
@@ -161,24 +167,24 @@ def _json_entries(name: str, text: str) -> Iterator[tuple[str, str, int]]:
 
 
 @cache
-def _imagenet() -> Any:
-    from timm.data import ImageNetInfo  # timm loads torch, which most data sets do without
-
-    return ImageNetInfo("imagenet-1k")
+def _imagenet() -> dict[str, str]:
+    """Synsets of ImageNet's 1000 classes with their names: timm's files, read without timm, which loads torch."""
+    folder = Path(str(distribution("timm").locate_file("timm/data/_info")))
+    named = (folder / "imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines()
+    names = dict(csv.reader(named, delimiter="\t"))
+    return {synset: names[synset] for synset in (folder / "imagenet_synsets.txt").read_text().split()}
 
 
 def imagenet_class_names() -> list[str]:
     """Readable names of ImageNet's 1000 classes, by id."""
-    return class_names("imagenet", _imagenet().label_names())
+    return class_names("imagenet", list(_imagenet()))
 
 
 def class_names(dataset: str, folders: Sequence[str]) -> list[str]:
     """Readable names of the classes of these folders; ImageNet's synsets by their description, as timm has it."""
     if not dataset.startswith("imagenet"):
         return list(folders)
-    info = _imagenet()
-    known = set(info.label_names())
-    names = [info.label_name_to_description(synset) if synset in known else synset for synset in folders]
+    names = [_imagenet().get(synset, synset) for synset in folders]
     return [f"{n} ({s})" if names.count(n) > 1 else n for n, s in zip(names, folders, strict=True)]
 
 

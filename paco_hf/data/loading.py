@@ -17,7 +17,7 @@ from .sources.folders import image_tables, load_folder, read_tree
 from .sources.hub_dataset import load_hub
 from .sources.source import Source, assign_roles, label_tables
 from .sources.user_dataset import open_user_dataset
-from .spec import DataSpec
+from .spec import DataSpec, check_dataset_path
 from .streaming.manifest import Manifest, is_prepared
 from .streaming.sharded_images import ShardedImages
 
@@ -162,8 +162,7 @@ def _open_tree(spec: DataSpec, test_only: bool) -> Source:
     """The official folders: the images of the lists, for ImageNet's own splits those of the class folders."""
     benchmark, root = spec.benchmark, Path(str(spec.root))
     assert benchmark is not None
-    if not root.is_dir():
-        raise OSError(f"{root} is not a folder")
+    check_dataset_path(str(root))
     lists = tree_lists(spec.dataset, root, spec.lists, needs_train=not test_only)
     folders = next((lst.folders for split, lst in lists.items() if split == "train" or test_only), [])
     scored = assign_roles(lists, True).get("test")

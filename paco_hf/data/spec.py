@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..utils.files import check_folder
 from .published import BENCHMARKS, Benchmark
 
 ROLES = ("train", "validation", "test")
@@ -122,6 +123,12 @@ def spec_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
 def is_published(dataset: str) -> bool:
     """Whether a data set is the built-in one or one of the papers', and not of the user's own."""
     return dataset == "builtin" or dataset in BENCHMARKS
+
+
+def check_dataset_path(path: str) -> None:
+    """`OSError` where it is neither a folder nor an address."""
+    if "://" not in path:
+        check_folder(path, "give a folder of `paco-hf data prepare`, the official folders, or a folder of parquet")
 
 
 def hub_id(dataset: str) -> str | None:

@@ -1,11 +1,36 @@
 """Class priors: logits adapted to them, and scores where the classes are distributed otherwise."""
 
+import json
+import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 RATIOS = (50, 25, 10, 5, 2)
+
+
+def read_frequencies(file: str) -> dict[str, float]:
+    """Class frequencies by label, of a file that `paco-hf estimate-prior` wrote.
+
+    Raises:
+        ValueError: it is something else.
+        OSError: there is no such file.
+    """
+    try:
+        stored = json.loads(Path(file).read_text(encoding="utf-8"))
+        frequencies = {entry["label"]: float(entry["frequency"]) for entry in stored["classes"]}
+        wrong = next((label for label, value in frequencies.items() if not 0 <= value < math.inf), None)
+        if wrong is not None:
+            raise ValueError(f"the frequency of {wrong!r} is {frequencies[wrong]}, which is no share of images")
+        if sum(frequencies.values()) <= 0:
+            raise ValueError("all frequencies are 0, which is no share of images")
+    except OSError as error:
+        raise OSError(f"--prior must be training, none or a file, got {file!r} ({error})") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{file} is not what `paco-hf estimate-prior --output` writes ({error})") from error
+    return frequencies
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

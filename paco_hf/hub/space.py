@@ -10,12 +10,11 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi
 
-from ..inference.batches import list_image_files
-from ..inference.image_index import INDEX_FOLDER
+from ..inference.index_folder import INDEX_FOLDER, check_included_index
 from ..reports.run_summary import read_subject
 from ..runs.layout import CARD_NAME
 from ..utils.files import new_folder, write_text
-from ..utils.images import open_image
+from ..utils.images import list_image_files, open_image
 from .errors import hub_errors
 from .upload import check_no_paths, full_name, make_repo, stage_model
 
@@ -62,8 +61,8 @@ def write_space(
         ImportError: `gradio` is not installed, whose version the card names.
     """
     run, pictures = Path(run), list_image_files(examples or ())
-    if include_index and not (run / INDEX_FOLDER).is_dir():
-        raise ValueError(f"{run} has no {INDEX_FOLDER}/ to include: `paco-hf index {run}` makes one")
+    if include_index:
+        check_included_index(run)
     for file in pictures:
         open_image(file, str(file))
     try:

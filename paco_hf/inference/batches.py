@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
 from ..utils.hardware import available_cores
-from ..utils.images import IMAGE_SUFFIXES, open_image
+from ..utils.images import open_image
 
 
 class ImageFiles:
@@ -24,27 +24,6 @@ class ImageFiles:
 
     def __getitem__(self, index: int) -> Image.Image:
         return open_image(self.files[index], str(self.files[index]))
-
-
-def list_image_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files, and the image files in the folders, sorted within each.
-
-    Raises:
-        ValueError: a folder has no image files.
-        OSError: a path does not exist.
-    """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-            if not inside:
-                raise ValueError(f"the folder {path} has no image files")
-            files += inside
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise OSError(f"{path} does not exist")
-    return files
 
 
 class _Collator:

@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from ..data.images import Images
 from ..models.modeling_paco import PaCoModel
 from ..utils import files
+from ..utils.images import list_image_files
 from ..utils.tensors import read_tensors, save_tensors
-from .batches import ImageFiles, image_batches, list_image_files
+from .batches import ImageFiles, image_batches
 from .forward import fast_forward
 from .load_model import load_for_inference
 
@@ -51,8 +52,7 @@ class Embeddings:
             OSError: no such file, or not safetensors.
             ValueError: there are no features `(N, F)` in it, or as many labels as features are not.
         """
-        if not Path(file).is_file():
-            raise OSError(f"there is no file {str(file)!r} of embeddings: `paco-hf embed` writes one")
+        files.check_embeddings(file)
         try:
             tensors, metadata = read_tensors(file)
             names = {name: json.loads(metadata[name]) for name in ("files", "class_names") if name in metadata}

@@ -23,10 +23,9 @@ from ..utils.files import read_mapping, write_json
 from ..utils.images import small_copy
 from ..utils.optional import optional_package
 from .features import extract_features
+from .index_folder import ABOUT, PICTURES, VECTORS, check_index, check_new_index
 from .load_model import load_for_inference
 
-INDEX_FOLDER = "index"
-_VECTORS, _PICTURES, _ABOUT = "vectors.faiss", "pictures.parquet", "index.json"
 THUMBNAIL = 128  # pixels of the longer side
 
 
@@ -72,13 +71,12 @@ class NearestImages:
             ImportError: `faiss` is not installed.
         """
         folder, faiss = Path(folder), _faiss()
-        if not (folder / _ABOUT).is_file():
-            raise OSError(f"{folder} is no index of images: `paco-hf index` makes one")
+        check_index(folder)
         try:
-            about = read_mapping(folder / _ABOUT)
+            about = read_mapping(folder / ABOUT)
             made_with = about["weights"], about["class_names"]
-            vectors = faiss.read_index(str(folder / _VECTORS))
-            table = pq.read_table(folder / _PICTURES)
+            vectors = faiss.read_index(str(folder / VECTORS))
+            table = pq.read_table(folder / PICTURES)
         except (RuntimeError, OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise OSError(
@@ -128,9 +126,7 @@ def index_split(
         ImportError: `faiss` is not installed.
     """
     faiss = _faiss()
-    inside = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
-    if folder.is_file() or (inside and not (overwrite and inside == {_VECTORS, _PICTURES, _ABOUT})):
-        raise ValueError(f"{folder} is not empty: --overwrite replaces an index, and nothing else; or give --output")
+    check_new_index(folder, overwrite)
     model, processor = load_for_inference(model_folder, batch_size, precision)
     split = load()
     if max(split.labels) >= model.config.num_labels:
@@ -146,9 +142,9 @@ def index_split(
     with TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         made = Path(scratch) / "new"
         made.mkdir()
-        faiss.write_index(vectors, str(made / _VECTORS))
-        pq.write_table(pa.table({"picture": pictures, "label": split.labels}), made / _PICTURES)
-        write_json(made / _ABOUT, {**about, "weights": digest})
+        faiss.write_index(vectors, str(made / VECTORS))
+        pq.write_table(pa.table({"picture": pictures, "label": split.labels}), made / PICTURES)
+        write_json(made / ABOUT, {**about, "weights": digest})
         if folder.exists():
             folder.rename(Path(scratch) / "old")
         made.rename(folder)

@@ -1,7 +1,5 @@
 """Image files classified, and their class frequencies."""
 
-import json
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +8,11 @@ import torch
 from torch import Tensor
 
 from ..evaluation.prior_estimation import MIN_FREQUENCY, estimate_prior
+from ..evaluation.priors import read_frequencies
 from ..models.configuration_paco import PaCoConfig
+from ..utils.images import list_image_files
 from ..utils.memory import keep_freed_memory
-from .batches import ImageFiles, image_batches, list_image_files
+from .batches import ImageFiles, image_batches
 from .forward import fast_forward
 from .load_model import load_for_inference
 
@@ -106,18 +106,7 @@ def read_prior(prior: str, model_folder: str, config: PaCoConfig) -> list[float]
         if config.class_counts is None:
             raise ValueError(f"{model_folder} does not say how frequent its classes were in training: --prior FILE")
         return [max(count, 0.5) for count in config.class_counts]
-    try:
-        stored = json.loads(Path(prior).read_text(encoding="utf-8"))
-        frequencies = {entry["label"]: float(entry["frequency"]) for entry in stored["classes"]}
-        wrong = next((label for label, value in frequencies.items() if not 0 <= value < math.inf), None)
-        if wrong is not None:
-            raise ValueError(f"the frequency of {wrong!r} is {frequencies[wrong]}, which is no share of images")
-        if sum(frequencies.values()) <= 0:
-            raise ValueError("all frequencies are 0, which is no share of images")
-    except OSError as error:
-        raise OSError(f"--prior must be training, none or a file, got {prior!r} ({error})") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{prior} is not what `paco-hf estimate-prior --output` writes ({error})") from error
+    frequencies = read_frequencies(prior)
     names = [config.id2label[c] for c in range(config.num_labels)]
     if different := sorted(frequencies.keys() ^ set(names), key=str):
         raise ValueError(

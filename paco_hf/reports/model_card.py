@@ -5,7 +5,6 @@ Figures come from `metrics.json`, which only an evaluation writes; those of othe
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
@@ -105,7 +104,7 @@ def render(subject: Subject, license: str = "unknown", drawn: Sequence[str] = ()
         pipeline_tag="image-classification",
         license=license,
         datasets=_hub_dataset(subject.settings.get("dataset")),
-        base_model=_base_model(subject.settings),
+        base_model=_base_model(subject),
         metrics=["accuracy"],
         tags=["paco", "long-tailed", "imbalanced-data", "image-classification", "timm"],
         model_name=subject.title,
@@ -160,22 +159,16 @@ def _hub_dataset(dataset: str | None) -> str | None:
     return dataset.partition(":")[0] if dataset and dataset.count("/") == 1 else None
 
 
-def _base_model(settings: dict[str, Any]) -> str | None:
+def _base_model(subject: Subject) -> str | None:
     """The Hub id of the pretrained weights that training started from."""
-    name = str(settings.get("backbone") or "")
-    if not settings.get("pretrained") or not name:
+    name = str(subject.settings.get("backbone") or "")
+    if not subject.settings.get("pretrained") or not name:
         return None
-    if name.startswith(("hf-hub:", "hf_hub:")):
-        return name.split(":", 1)[1]
-    import timm
+    if "base_model" in subject.record:
+        return subject.record["base_model"]
+    from ..models.backbones import weights_id  # loads timm: runs of before say nothing of it
 
-    from ..models.backbones import timm_defaults
-
-    defaults = timm_defaults(name)
-    if defaults is None or not defaults.hf_hub_id:
-        return None
-    hub_id = str(defaults.hf_hub_id)
-    return f"{hub_id}{timm.get_arch_name(name)}.{defaults.tag}" if hub_id.endswith("/") else hub_id
+    return weights_id(name)
 
 
 def _legacy_results(subject: Subject) -> list[EvalResult]:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..arguments.defaults import default_setting, has_table
+from ..arguments.defaults import shown_default
 from ..losses.specs import LOSSES
 from ..metrics import HEADLINE
 from ..runs.folder import RunFolder
@@ -48,8 +48,6 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
             raise ValueError(f"{path} is given twice")
     notes: list[str] = []
     runs = [_read_run(RunFolder(path), notes) for path in paths]
-    for run, telling in zip(runs, _telling([run["settings"] for run in runs]), strict=True):
-        run["settings"] = telling
     kinds = _distinct((run["settings"], run["test"]) for run in runs)
     groups = [[run for run in runs if (run["settings"], run["test"]) == kind] for kind in kinds]
     settings = _differing([group[0] for group in groups])
@@ -124,32 +122,21 @@ def _read_run(run: RunFolder, notes: list[str]) -> dict[str, Any]:
 
 
 def _settings(run: RunFolder) -> dict[str, Any]:
-    unused = _unused(run.recipe)
-    return {name: v for name, v in run.settings.items() if not name.startswith(_SAME) and name not in unused}
-
-
-def _telling(settings: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The settings that make a difference; what a recipe does not name has its default.
-
-    Where all runs have one value of a setting of transformers, its default, which takes seconds to load, is not asked.
-    """
-    alike = {
-        name
-        for name, value in settings[0].items()
-        if not has_table(name) and all(name in other and other[name] == value for other in settings)
-    }
-    return [{k: v for k, v in one.items() if k not in alike and v != default_setting(k)} for one in settings]
+    """The settings that make a difference; what a recipe does not name has its default."""
+    unused, settings = _unused(run.recipe), run.settings
+    named = {name: v for name, v in settings.items() if not name.startswith(_SAME) and name not in unused}
+    return {name: value for name, value in named.items() if value != shown_default(name)}
 
 
 def _unused(settings: dict[str, Any]) -> frozenset[str]:
     """What a recipe names though its loss does not use it."""
-    spec = LOSSES.get(str(settings.get("loss", default_setting("loss"))))
+    spec = LOSSES.get(str(settings.get("loss", shown_default("loss"))))
     return spec.ignores if spec else frozenset()
 
 
 def _value(run: dict[str, Any], setting: str) -> Any:
     settings = run["settings"]
-    return None if setting in _unused(settings) else settings.get(setting, default_setting(setting))
+    return None if setting in _unused(settings) else settings.get(setting, shown_default(setting))
 
 
 def _evaluation(

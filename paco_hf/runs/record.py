@@ -14,6 +14,7 @@ from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.image_split import ImageSplit
 from ..metrics import HEADLINE, TITLES
+from ..models.backbones import weights_id
 from ..utils.hardware import cpu_name
 from .redaction import public_name, public_text
 
@@ -41,6 +42,7 @@ def run_record(
     return {
         "dataset": public_name(run.dataset),
         "recipe": run.recipe if run.recipe in recipe_names() else None,
+        **({"base_model": weights_id(run.backbone)} if run.pretrained and run.backbone else {}),
         "data": {
             name: {"name": split.public_name, "images": len(split.labels), "selection": split.selection}
             for name, split in splits.items()

@@ -1,6 +1,8 @@
 """What is printed, and what stays quiet."""
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
 from typing import Any
 
@@ -33,20 +35,24 @@ def quiet() -> None:
 _HEAVY = {"torch": "PyTorch", "transformers": "transformers", "timm": "timm", "datasets": "datasets"}
 
 
-def announce_loading(program: str, at_once: bool = False) -> None:
-    """Say, in one line, that libraries load, before the first of those that take seconds; on a terminal.
+@contextmanager
+def announce_loading(program: str, at_once: bool = False) -> Iterator[None]:
+    """Say, in one line, that libraries load, before the first in the block that takes seconds; on a terminal.
 
     Args:
         program (`str`): that loads them.
         at_once (`bool`, *optional*, defaults to `False`): say it now, and also where there is no terminal: a run
             prints from the first second on.
     """
-    if not _HEAVY.keys().isdisjoint(sys.modules):
-        return
-    if at_once:
+    line, loaded = _LoadingLine(program), not _HEAVY.keys().isdisjoint(sys.modules)
+    if at_once and not loaded:
         say(True, f"{program}: loading PyTorch and transformers ...")
-    elif sys.stderr.isatty():
-        sys.meta_path.insert(0, _LoadingLine(program))
+    elif sys.stderr.isatty() and not loaded:
+        sys.meta_path.insert(0, line)
+    try:
+        yield
+    finally:
+        sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not line]
 
 
 class _LoadingLine(MetaPathFinder):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,34 +66,75 @@ def read_mapping(path: Path, advice: str = "restore it, or train the run anew") 
     return content
 
 
-def check_output(file: str | Path | None, suffix: str = "") -> None:
+def check_file(file: str | Path, advice: str) -> None:
+    """`OSError` with what to give instead, where there is no such file."""
+    if not Path(file).is_file():
+        raise OSError(f"{file} {'is a folder' if Path(file).is_dir() else 'does not exist'}: {advice}")
+
+
+def check_folder(folder: str | Path, advice: str) -> None:
+    """`OSError` with what to give instead, where there is no such folder."""
+    if not Path(folder).is_dir():
+        raise OSError(f"{folder} {'is not a folder' if Path(folder).exists() else 'does not exist'}: {advice}")
+
+
+def check_embeddings(file: str | Path) -> None:
+    """`OSError` where there is no such file."""
+    check_file(file, "give a file that `paco-hf embed` wrote")
+
+
+def hub_file_parts(address: str) -> tuple[str, str | None, str]:
+    """Repository, revision and path of `hf://user/name[@revision]/path`; `ValueError` where it is no such address."""
+    parts = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", address)
+    if parts is None:
+        raise ValueError(f"{address!r} names no file: expected hf://user/name/path/in/repository")
+    return parts[1], parts[2], parts[3]
+
+
+def check_source(source: str) -> None:
+    """`OSError` where it is a path without a file, `ValueError` where it is an address that cannot be read."""
+    if source.startswith("hf://"):
+        hub_file_parts(source)
+    elif "://" not in source:
+        check_file(source, "give a file of the reference, or an address (http, https, hf://user/name/file)")
+    elif not source.startswith(("http://", "https://")):
+        raise ValueError(f"{source!r} is of an unknown kind: give a file, or an address of http, https or hf")
+
+
+def check_output(file: str | Path, suffixes: str | tuple[str, ...] = "") -> None:
     """`ValueError` where a file cannot be written there, before there is work that would be lost.
 
     Args:
-        file (path, *optional*): the value of `--output`.
-        suffix (`str`, *optional*, defaults to `""`): that its name must end in.
+        file (path): to be written.
+        suffixes (`str` or several, *optional*, defaults to `""`): that its name must end in.
     """
-    if file is None:
-        return
     path = Path(file)
-    if not path.name.endswith(suffix):
-        raise ValueError(f"--output must be a file ending in {suffix}, got {file}")
+    if not path.name.lower().endswith(suffixes):
+        named = suffixes if isinstance(suffixes, str) else ", ".join(suffixes)
+        raise ValueError(f"must be a file ending in {named}, got {file}")
     if path.is_dir():
-        raise ValueError(f"--output {file} is a folder: give the name of a file in it")
+        raise ValueError(f"{file} is a folder: give the name of a file in it")
     if not path.absolute().parent.is_dir():
-        raise ValueError(f"--output {file} cannot be written: there is no folder {path.parent}")
+        raise ValueError(f"{file} cannot be written: there is no folder {path.parent}: make it, or give another")
 
 
-@contextmanager
-def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
-    """A folder that takes its name when the block ends, and is gone where the block fails; `ValueError` where there is
-    one already with something in it."""
+def check_new_folder(folder: str | os.PathLike) -> None:
+    """`ValueError` where a folder cannot be made, or has something in it."""
     target = Path(folder).resolve()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ValueError(f"{os.fspath(folder)} exists and is not an empty folder: name another one, or remove it")
     existing = next(parent for parent in target.parents if parent.exists())
     if not existing.is_dir():
         raise ValueError(f"{os.fspath(folder)} cannot be made: {existing} is a file")
+
+
+@contextmanager
+def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
+    """A folder that takes its name when the block ends, and is gone where the block fails; `ValueError` where there is
+    one already with something in it."""
+    check_new_folder(folder)
+    target = Path(folder).resolve()
+    existing = next(parent for parent in target.parents if parent.exists())
     with tempfile.TemporaryDirectory(dir=existing, prefix=f".{target.name}-") as scratch:
         made = Path(scratch) / target.name
         made.mkdir()

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..inference.batches import list_image_files
-from ..inference.image_index import INDEX_FOLDER, NearestImages
+from ..inference.image_index import NearestImages
+from ..inference.index_folder import INDEX_FOLDER
+from ..utils.images import list_image_files
 from ..utils.optional import optional_package
 from .classifier import ALL_EQUAL, AS_TRAINED, CUSTOM, MOST_EDITABLE, Classifier
 from .handlers import Handlers

@@ -273,7 +273,7 @@ def test_bad_input_of_the_other_verbs(run: Path, photos: Path, tmp_path, capsys)
         (("evaluate", str(run), "--dataset", "nobody/nothing"), "cannot be loaded from the Hub"),
         (("recipes", "show", "nothing"), "no recipe and no file 'nothing'"),
         (("fly",), "unknown verb 'fly'"),
-        (("predict", str(run), str(tmp_path / "empty"), "--top", "0"), "--top must be at least 1, got 0"),
+        (("predict", str(run), str(photos), "--top", "0"), "--top must be at least 1, got 0"),
         (("predict", str(run)), "the following arguments are required: images"),
         (("predict", str(run), str(photos), "--precision", "fp16"), "fp16 needs a GPU"),
         (("evaluate", str(run), "--precision", "half"), "invalid choice: 'half'"),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from loopback_hub import Hub
 
 from paco_hf.arguments.defaults import expected_settings
 from paco_hf.arguments.parser import RunParser, resolved_recipe
@@ -42,9 +43,11 @@ print(json.dumps(results))
 """
 
 
-def run_light(commands: list[list[str]], folder: Path) -> list[tuple[int, str, str]]:
+def run_light(
+    commands: list[list[str]], folder: Path, changed: dict[str, str] | None = None
+) -> list[tuple[int, str, str]]:
     """Status, output and error of each command; fails at the first that loads torch, transformers or timm."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), **(changed or {})}
     command = [sys.executable, "-c", SCRIPT, json.dumps(commands)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
@@ -61,53 +64,124 @@ def test_help_and_lists_load_no_library(tmp_path: Path) -> None:
     assert statuses == [2, 0, 0, 2] + [0] * (2 + len(helps))
 
 
+EMBED = ["embed", CHECKPOINT, "--output", "x.safetensors"]
+CONVERT = ["convert", PICTURE, "out"]
+# Beside them lie: `empty/`, `full/` with a file, `bad.json`, which is no JSON, and `damaged/`, whose configuration is.
 WRONG = [
     (["predict", CHECKPOINT, PICTURE, "--nosuch"], "unrecognized arguments: --nosuch"),
-    (["predict", CHECKPOINT, "none.png"], "none.png does not exist"),
+    (["predict", CHECKPOINT, "none.png"], "argument images: none.png does not exist: give image files"),
+    (["predict", CHECKPOINT, "empty"], "the folder empty has no image files: give image files"),
     (["predict", "none", PICTURE], "'none' is no local folder"),
-    (
-        ["predict", "nobody/none", PICTURE],
-        "'nobody/none' is no local folder, and cannot be loaded from the Hub",
-    ),
+    (["predict", "nobody/none", PICTURE], "'nobody/none' is no local folder, and cannot be loaded from the Hub"),
     (["predict", ".", PICTURE], ". has no config.json"),
+    (["predict", "damaged", PICTURE], "config.json is damaged (id2label must be"),
     (["predict", CHECKPOINT, PICTURE, "--prior", "none.json"], "--prior must be training, none or a file"),
+    (["predict", CHECKPOINT, PICTURE, "--prior", "bad.json"], "bad.json is not what `paco-hf estimate-prior"),
+    (["predict", CHECKPOINT, PICTURE, "--top", "0"], "--top must be at least 1, got 0"),
+    (["predict", CHECKPOINT, PICTURE, "--top", "many"], "--top must be a whole number, got 'many'"),
+    (["predict", CHECKPOINT, PICTURE, "--batch_size", "-1"], "--batch_size must be at least 1, got -1"),
     (["estimate-prior", CHECKPOINT, "none.png"], "none.png does not exist"),
     (["estimate-prior", CHECKPOINT, PICTURE, "--output", "none/x.json"], "there is no folder none"),
+    (["estimate-prior", CHECKPOINT, PICTURE, "--resamples", "0"], "--resamples must be at least 1, got 0"),
     (["embed", CHECKPOINT, "none.png", "--output", "x.safetensors"], "none.png does not exist"),
     (["embed", CHECKPOINT, "--output", "none/x.safetensors"], "there is no folder none"),
     (["embed", CHECKPOINT, "--output", "x.npz"], "--output must be a file ending in .safetensors"),
-    (["embed", CHECKPOINT, "--output", "x.safetensors", "--gallery", "none"], "there is no file 'none' of embeddings"),
-    (["embed", CHECKPOINT, "--output", "x.safetensors", "--dataset", "none.csv"], "none.csv does not exist"),
+    ([*EMBED, "--gallery", "none"], "--gallery: none does not exist: give a file that `paco-hf embed` wrote"),
+    ([*EMBED, "--dataset", "none.csv"], "none.csv does not exist"),
+    ([*EMBED, "--dataset_path", "none"], "--dataset_path: none does not exist: give a folder of `paco-hf data"),
+    ([*EMBED, "--train_list", "none"], "--train_list: none does not exist: give the file of a list"),
+    ([*EMBED, "--dataset", "builtin", "--train_split", "x"], "those of builtin are known"),
+    ([*EMBED, "--neighbors", "nan"], "--neighbors must be a whole number, got 'nan'"),
     (["index", "none"], "'none' is no local folder"),
     (["index", CHECKPOINT, "--dataset", "none/none/none"], "none/none/none does not exist"),
+    (["index", CHECKPOINT, "--dataset_path", "none"], "--dataset_path: none does not exist"),
+    (["index", CHECKPOINT, "--test_list", "none"], "--test_list: none does not exist"),
+    (["index", CHECKPOINT, "--output", "full"], "full is not empty: --overwrite replaces an index"),
     (["demo", "none"], "'none' is no local folder"),
     (["demo", CHECKPOINT, "--examples", "none.png"], "none.png does not exist"),
-    (["demo", CHECKPOINT, "--index", "none"], "none is not a folder"),
+    (["demo", CHECKPOINT, "--index", "empty"], "empty is no index of images: `paco-hf index` makes one"),
     (["demo", CHECKPOINT, "--port", "0"], "--port must be 1 to 65535"),
     (["export", "none", "out", "--to", "timm"], "'none' is no local folder"),
+    (["export", CHECKPOINT, "full", "--to", "timm"], "full exists and is not an empty folder"),
     (["export", CHECKPOINT, "out", "--to", "tflite"], "invalid choice: 'tflite'"),
     (["convert", "none.pth", "out"], "none.pth does not exist"),
-    (["convert", PICTURE, "out", "--dataset", "none.csv"], "none.csv does not exist"),
+    (["convert", "hf://user/name", "out"], "'hf://user/name' names no file"),
+    (["convert", "ftp://x/y.pth", "out"], "is of an unknown kind: give a file"),
+    (["convert", PICTURE, "full"], "full exists and is not an empty folder"),
+    ([*CONVERT, "--recipe", "none"], "--recipe: no recipe and no file 'none'"),
+    ([*CONVERT, "--recipe", "gpaco-ensemble-imagenet-lt"], "is an ensemble of"),
+    ([*CONVERT, "--backbone_kwargs", "[1]"], "backbone_kwargs must be a JSON object"),
+    ([*CONVERT, "--dataset", "none.csv"], "none.csv does not exist"),
+    ([*CONVERT, "--dataset", "imagenet", "--dataset_path", "none"], "--dataset_path: none does not exist"),
+    ([*CONVERT, "--dataset", "imagenet-lt", "--train_list", "none"], "--train_list: none does not exist"),
+    ([*CONVERT, "--dataset", "full", "--dataset_path", "full"], "for a folder of your own give --dataset full"),
+    ([*CONVERT, "--batch_size", "0"], "--batch_size must be at least 1, got 0"),
     (["data", "stats", "none.csv"], "none.csv does not exist"),
     (["data", "stats", "nobody/none"], "'nobody/none' is no local folder, and cannot be loaded from the Hub"),
-    (["data", "verify", "none.txt"], "the list none.txt does not exist"),
+    (["data", "stats", "imagenet", "--dataset_path", "none"], "--dataset_path: none does not exist"),
+    (["data", "stats", "builtin", "--plot", "none/x.png"], "there is no folder none"),
+    (["data", "stats", "builtin", "--plot", "x.txt"], "--plot must be a file ending in .png, .svg, .pdf"),
+    (["data", "stats", "cifar100-lt", "--imbalance_factor", "inf"], "--imbalance_factor must be at least 1, got inf"),
+    (["data", "verify", "none.txt"], "none.txt does not exist: give the file of a list"),
+    (["data", "verify", "empty"], "empty has no manifest.json"),
     (["data", "prepare", "./none", "--out", "x"], "./none does not exist"),
+    (["data", "prepare", "imagenet", "--source", "./none", "--out", "x"], "./none does not exist"),
+    (["data", "prepare", "imagenet", "--source", "nobody/none", "--out", "x"], "cannot be loaded from the Hub"),
+    (["data", "prepare", "imagenet-lt", "--list", "test=none", "--out", "x"], "--list: none does not exist"),
+    (["data", "prepare", "imagenet-lt", "--out", "full"], "--out full is not empty"),
+    (["data", "prepare", "imagenet-lt", "--out", "x", "--threads", "0"], "--threads must be at least 1, got 0"),
+    (["data", "prepare", "imagenet-lt", "--out", "x", "--shard_mib", "0"], "--shard_mib must be positive, got 0"),
     (["data", "nonsense"], "invalid choice: 'nonsense'"),
     (["recipes", "show", "none"], "no recipe and no file 'none'"),
     (["report", "none"], "none is no folder of a finished run"),
-    (["card", "none"], "none is not a folder"),
-    (["card", TRAINED, "--baselines", "none"], "none is not a folder"),
-    (["push", "none", "nobody/none"], "none is not a folder"),
+    (["report", TRAINED, "--output", "none/x.html"], "there is no folder none"),
+    (["card", "none"], "none does not exist: give a run folder"),
+    (["card", "empty"], "empty holds no finished model"),
+    (["card", "damaged"], "config.json is damaged (id2label must be the name of each class by its number, got 'x')"),
+    (["card", TRAINED, "--recipe", "none"], "--recipe: no recipe and no file 'none'"),
+    (["card", TRAINED, "--repo_id", "a/b/c"], "'a/b/c' is no id of the Hub: give user/name"),
+    (["card", TRAINED, "--baselines", "none"], "--baselines: none does not exist"),
+    (["push", "none", "nobody/none"], "none does not exist: give a run folder"),
+    (["push", "empty", "nobody/none"], "empty holds no finished model"),
     (["push", TRAINED, "nobody/none", "--space", "--examples", "none.png"], "none.png does not exist"),
+    (["push", TRAINED, "nobody/none", "--space", "--write_only", "full"], "full exists and is not an empty folder"),
+    (["push", TRAINED, "nobody/none", "--space", "--include_index"], "has no index/ to include"),
+    (["train", "--nproc", "0"], "--nproc must be a number of processes, at least 1, got '0'"),
 ]
 
 
-def test_wrong_flags_and_missing_files_load_no_library(tmp_path: Path) -> None:
-    for (argv, message), (status, _, error) in zip(WRONG, run_light([a for a, _ in WRONG], tmp_path), strict=True):
-        assert status == 2, argv
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where the commands of `WRONG` run."""
+    for name in ("empty", "full", "damaged"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "full" / "notes.txt").touch()
+    (tmp_path / "bad.json").write_text("{")
+    (tmp_path / "damaged" / "config.json").write_text('{"id2label": "x"}')
+    (tmp_path / "damaged" / "model.safetensors").touch()
+    return tmp_path
+
+
+def test_wrong_flags_and_missing_files_load_no_library(folder: Path) -> None:
+    for (argv, message), (status, out, error) in zip(WRONG, run_light([a for a, _ in WRONG], folder), strict=True):
+        assert (status, out) == (2, ""), argv
         assert error.startswith(f"paco-hf {argv[0]}: "), error
         assert message in error
         assert error.count("\n") == 1
+    assert not (folder / "x").exists()
+    assert not (folder / "out").exists()
+
+
+def test_what_is_not_on_the_hub_is_refused_before_libraries_load(tmp_path: Path) -> None:
+    with Hub({"token-ada": "ada"}) as hub:
+        online = {**hub.environment("token-ada", tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+        commands = [["predict", "runs/typo", PICTURE], ["data", "stats", "nobody/none"]]
+        for (*_, name), (status, _, error) in zip(commands, run_light(commands, tmp_path, online), strict=True):
+            repo_id = "runs/typo" if name == PICTURE else name
+            assert status == 2
+            assert f"'{repo_id}' is no local folder, and cannot be loaded from the Hub (HTTP 404" in error
+            assert error.count("\n") == 1
+    assert [request.path for request in hub.requests] == ["/api/models/runs/typo", "/api/datasets/nobody/none"]
 
 
 def test_wrong_flags_of_every_verb_load_no_library(tmp_path: Path) -> None:
@@ -122,12 +196,22 @@ def test_descriptions_of_data_and_runs_load_no_library(tmp_path: Path) -> None:
         ["data", "stats", "builtin", "--plot", "counts.png"],
         ["report", TRAINED, "--output", str(tmp_path / "comparison.html")],
         ["card", str(tmp_path / "run"), "--baselines", TRAINED],
+        ["data", "stats", "imagenet", "--dataset_path", "tree"],
+        ["report", TRAINED, "copy", "--json"],
+        ["card", "copy"],
     ]
     (tmp_path / "run").symlink_to(tmp_path / "copy")
     subprocess.run(["cp", "-r", TRAINED, tmp_path / "copy"], check=True)
+    with (tmp_path / "copy" / "recipe.yaml").open("a") as recipe:
+        recipe.write("adam_beta1: 0.8\npretrained: true\n")
+    record = json.loads((tmp_path / "copy" / "run.json").read_text())
+    (tmp_path / "copy" / "run.json").write_text(json.dumps(record | {"base_model": "ada/weights"}))
+    for name in ("train/n01440764/a.png", "train/n01443537/b.png", "val/n01440764/c.png"):
+        (tmp_path / "tree" / name).parent.mkdir(parents=True)
+        (tmp_path / "tree" / name).symlink_to(PICTURE)
     for status, _, error in run_light(commands, tmp_path):
         assert status == 0, error
-    assert (tmp_path / "copy" / "README.md").is_file()
+    assert "base_model: ada/weights" in (tmp_path / "copy" / "README.md").read_text()
 
 
 def test_help_of_train_is_that_of_the_parser() -> None:
@@ -177,14 +261,15 @@ def on_a_terminal(code: str) -> str:
 
 
 def test_one_line_says_that_libraries_load() -> None:
-    code = "from paco_hf.utils.console import announce_loading; announce_loading('paco-hf x'); "
+    code = "from paco_hf.utils.console import announce_loading; import importlib.util as u\nwith announce_loading('paco-hf x'): "
 
-    printed = on_a_terminal(f"{code}import importlib.util as u; u.find_spec('torch'); u.find_spec('timm')")
+    printed = on_a_terminal(f"{code}u.find_spec('torch'); u.find_spec('timm')")
     assert printed == "paco-hf x: loading PyTorch ...\n"
+    assert on_a_terminal(f"{code}pass\nu.find_spec('torch')") == ""
 
 
 def test_a_run_says_so_at_once_without_a_terminal() -> None:
-    code = "from paco_hf.utils.console import announce_loading; announce_loading('paco-hf train', at_once=True); "
-    check = "import sys; assert 'torch' not in sys.modules"
+    code = "from paco_hf.utils.console import announce_loading; import sys\nwith announce_loading('paco-hf train', at_once=True): "
+    check = "assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("paco-hf train: loading PyTorch and transformers ...\n", "")

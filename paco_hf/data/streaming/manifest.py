@@ -10,7 +10,7 @@ import fsspec
 
 from ...utils.files import write_text
 
-MANIFEST_NAME = "manifest.json"
+MANIFEST_NAME, PLAN_NAME, LOCK_NAME = "manifest.json", "plan.json", ".lock"
 FORMAT = "paco_hf shards 1"
 ROWS_PER_GROUP = 64
 LANES = 8  # streams of batches a process; a worker of the data loader has one or more of them to itself
@@ -79,6 +79,14 @@ class Manifest:
                 if size != shard["bytes"]:
                     state = "missing" if size is None else f"truncated: {size} bytes instead of {shard['bytes']}"
                     raise OSError(f"the shard {shard['file']} of {self.root} is {state}; {advice}")
+
+
+def check_preparation(folder: Path) -> None:
+    """`ValueError` where a data set cannot be prepared in a folder: it is a file, or holds something else."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"--out {folder} is a file: give a folder")
+    if not (folder / PLAN_NAME).is_file() and folder.is_dir() and any(f.name != LOCK_NAME for f in folder.iterdir()):
+        raise ValueError(f"--out {folder} is not empty, and no preparation was begun in it: give another folder")
 
 
 def is_prepared(root: str) -> bool:

@@ -24,12 +24,11 @@ from ..image_lists import ImageList, class_names, git_blob_id, tree_lists
 from ..image_split import selection_hash
 from ..long_tail import class_counts
 from ..published import BENCHMARKS
-from .manifest import MANIFEST_NAME, Manifest, Shards, labels_name
+from .manifest import LOCK_NAME, MANIFEST_NAME, PLAN_NAME, Manifest, Shards, check_preparation, labels_name
 from .prepare_parquet import PARTS, from_parquet
 from .prepare_tree import ImageTree
 from .writer import ShardWriter
 
-PLAN_NAME, LOCK_NAME = "plan.json", ".lock"
 SHARD_BYTES = 400 * 2**20
 
 
@@ -151,8 +150,6 @@ def _begin(folder: Path, plan: dict[str, Any]) -> Manifest | None:
             except (OSError, ValueError) as error:
                 print(f"{error}; now doing so")
                 _remove_damaged(folder)
-    elif any(file.name != LOCK_NAME for file in folder.iterdir()):
-        raise ValueError(f"--out {folder} is not empty, and no preparation was begun in it: give another folder")
     write_text(path, json.dumps(plan, indent=1) + "\n")
     for stale in folder.glob("**/*.partial"):
         stale.unlink()
@@ -161,13 +158,17 @@ def _begin(folder: Path, plan: dict[str, Any]) -> Manifest | None:
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder; a process that was killed has let go of it."""
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out {folder} is a file")
+    """Hold the folder; a process that was killed has let go of it. A new one goes again where nothing came of it."""
+    check_preparation(folder)
+    is_new = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / LOCK_NAME, timeout=0):
-            yield
+            try:
+                yield
+            finally:
+                if is_new and not any(f.name not in (PLAN_NAME, LOCK_NAME) for f in folder.iterdir()):
+                    shutil.rmtree(folder)
     except Timeout as error:
         raise ValueError(
             f"another process is preparing data in {folder}: wait for it, or give another --out"

@@ -1,0 +1,25 @@
+"""The folder of an index of images: what is in it, and whether it can be read or written. It loads no torch."""
+
+from pathlib import Path
+
+INDEX_FOLDER = "index"
+VECTORS, PICTURES, ABOUT = "vectors.faiss", "pictures.parquet", "index.json"
+
+
+def check_index(folder: Path) -> None:
+    """`OSError` where there is no index."""
+    if not (folder / ABOUT).is_file():
+        raise OSError(f"{folder} is no index of images: `paco-hf index` makes one")
+
+
+def check_new_index(folder: Path, overwrite: bool) -> None:
+    """`ValueError` where an index would replace something else, or another one without `overwrite`."""
+    inside = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    if folder.is_file() or (inside and not (overwrite and inside == {VECTORS, PICTURES, ABOUT})):
+        raise ValueError(f"{folder} is not empty: --overwrite replaces an index, and nothing else; or give --output")
+
+
+def check_included_index(run: Path) -> None:
+    """`ValueError` where a run has no index to publish."""
+    if not (run / INDEX_FOLDER).is_dir():
+        raise ValueError(f"{run} has no {INDEX_FOLDER}/ to include: `paco-hf index {run}` makes one")
