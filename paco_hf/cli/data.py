@@ -4,7 +4,6 @@ import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ..arguments.fields import AT_LEAST_1, POSITIVE
 from . import inputs
 from .common import OneLineParser, add_column_flags, selected
 
@@ -17,24 +16,14 @@ def add_flags(parser: ArgumentParser) -> None:
     add(
         "--source",
         type=inputs.data_source,
-        help="folder of images or of parquet, or Hub id (default: the data set's own)",
+        help="folder of images or parquet, or Hub id (default: the data set's)",
     )
     lists = "lists, files or addresses; the split is train where none is given (default: those that lie in --source)"
     add("--list", nargs="+", default=[], metavar="[SPLIT=]FILE", type=inputs.split_list, help=lists)
-    add(
-        "--out",
-        required=True,
-        type=inputs.preparation_folder,
-        help="new folder; the same command again goes on from a stop",
-    )
+    add("--out", required=True, type=inputs.preparation_folder, help="new folder; the same command resumes a stop")
     add_column_flags(prepare)
     add("--threads", type=inputs.COUNT, help="shards to work on at a time (default: the cores, up to 4)")
-    add(
-        "--shard_mib",
-        type=inputs.number(float, POSITIVE),
-        default=400,
-        help="images in a shard (default: %(default)s MiB)",
-    )
+    add("--shard_mib", type=inputs.SIZE, default=400, help="images a shard (default: %(default)s MiB)")
     verify = actions.add_parser("verify", help="is this the published selection, and is it all there?")
     verify.add_argument("target", type=inputs.prepared_or_list, help="prepared folder, or list")
     verify.add_argument("--dataset", help="whose list it is (default: recognized)")
@@ -44,12 +33,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--dataset_path", type=inputs.dataset_path, help="as for train")
     add_column_flags(stats)
     add("--train_split", metavar="NAME", help="as for train")
-    add(
-        "--imbalance_factor",
-        type=inputs.number(float, AT_LEAST_1),
-        default=100,
-        help="as for train (default: %(default)s)",
-    )
+    add("--imbalance_factor", type=inputs.FACTOR, default=100, help="as for train (default: %(default)s)")
     add("--plot", metavar="FILE", type=inputs.figure_output, help="also write a figure (png, svg, pdf)")
     add("--json", action="store_true", help="print the counts as JSON")
 

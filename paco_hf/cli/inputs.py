@@ -9,7 +9,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Any
 
-from ..arguments.fields import AT_LEAST_1, Range
+from ..arguments.fields import AT_LEAST_1, POSITIVE, Range
 from ..arguments.recipes import check_single, read_recipe
 from ..arguments.run_arguments import json_object
 from ..data import spec
@@ -40,7 +40,7 @@ def number(kind: type, allowed: Range) -> Callable[[str], Any]:
     return read
 
 
-COUNT = number(int, AT_LEAST_1)
+COUNT, FACTOR, SIZE = number(int, AT_LEAST_1), number(float, AT_LEAST_1), number(float, POSITIVE)
 
 
 def _argument(check: Callable[[str], Any]) -> Callable[[str], Any]:

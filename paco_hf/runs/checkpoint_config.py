@@ -29,13 +29,16 @@ class CheckpointConfig:
         content: dict[str, Any] = run.config
         names = content.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
         known = {field.name: content[field.name] for field in fields(cls) if field.name in content}
-        if not isinstance(names, dict) or not all(str(label).isdecimal() for label in names):
-            raise _damaged(run, "id2label", "the name of each class by its number", names)
-        for name in ("class_counts", "selection_counts", "inference_prior"):
-            values, kind = known.get(name), float if name == "inference_prior" else int
-            complete = isinstance(values, list) and len(values) == len(names)
-            if values is not None and not (complete and all(type(v) in (int, kind) and v >= 0 for v in values)):
-                raise _damaged(run, name, f"a number for each of {len(names)} classes", values)
+        wrong = {} if isinstance(names, dict) and all(str(n).isdecimal() for n in names) else {"id2label": names}
+        for name in known.keys() & {"class_counts", "selection_counts", "inference_prior"} if not wrong else ():
+            values, kinds = known[name] or [], (int, float) if name == "inference_prior" else (int,)
+            numbers = isinstance(values, list) and all(type(value) in kinds and value >= 0 for value in values)
+            if known[name] is not None and not (numbers and len(values) == len(names)):
+                wrong[name] = values
+        if wrong:
+            (name, value), *_ = wrong.items()
+            path = run.path / "config.json"
+            raise ValueError(f"{path} is damaged ({name} does not fit the classes: {value!r:.40}): restore it")
         return cls(**{**known, "id2label": {int(label): str(name) for label, name in names.items()}})
 
     @property
@@ -46,8 +49,3 @@ class CheckpointConfig:
     def group_counts(self) -> list[int] | None:
         """Training images of each class, by which the groups many, medium and few are formed."""
         return self.selection_counts or self.class_counts
-
-
-def _damaged(run: RunFolder, name: str, expected: str, value: Any) -> ValueError:
-    path = run.path / "config.json"
-    return ValueError(f"{path} is damaged ({name} must be {expected}, got {value!r:.40}): restore it")

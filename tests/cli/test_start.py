@@ -74,7 +74,7 @@ WRONG = [
     (["predict", "none", PICTURE], "'none' is no local folder"),
     (["predict", "nobody/none", PICTURE], "'nobody/none' is no local folder, and cannot be loaded from the Hub"),
     (["predict", ".", PICTURE], ". has no config.json"),
-    (["predict", "damaged", PICTURE], "config.json is damaged (id2label must be"),
+    (["predict", "damaged", PICTURE], "config.json is damaged (id2label does not fit"),
     (["predict", CHECKPOINT, PICTURE, "--prior", "none.json"], "--prior must be training, none or a file"),
     (["predict", CHECKPOINT, PICTURE, "--prior", "bad.json"], "bad.json is not what `paco-hf estimate-prior"),
     (["predict", CHECKPOINT, PICTURE, "--top", "0"], "--top must be at least 1, got 0"),
@@ -137,7 +137,7 @@ WRONG = [
     (["report", TRAINED, "--output", "none/x.html"], "there is no folder none"),
     (["card", "none"], "none does not exist: give a run folder"),
     (["card", "empty"], "empty holds no finished model"),
-    (["card", "damaged"], "config.json is damaged (id2label must be the name of each class by its number, got 'x')"),
+    (["card", "damaged"], "config.json is damaged (id2label does not fit the classes: 'x')"),
     (["card", TRAINED, "--recipe", "none"], "--recipe: no recipe and no file 'none'"),
     (["card", TRAINED, "--repo_id", "a/b/c"], "'a/b/c' is no id of the Hub: give user/name"),
     (["card", TRAINED, "--baselines", "none"], "--baselines: none does not exist"),
@@ -261,7 +261,8 @@ def on_a_terminal(code: str) -> str:
 
 
 def test_one_line_says_that_libraries_load() -> None:
-    code = "from paco_hf.utils.console import announce_loading; import importlib.util as u\nwith announce_loading('paco-hf x'): "
+    code = "from paco_hf.utils.console import announce_loading; import importlib.util as u"
+    code += "\nwith announce_loading('paco-hf x'): "
 
     printed = on_a_terminal(f"{code}u.find_spec('torch'); u.find_spec('timm')")
     assert printed == "paco-hf x: loading PyTorch ...\n"
@@ -269,7 +270,8 @@ def test_one_line_says_that_libraries_load() -> None:
 
 
 def test_a_run_says_so_at_once_without_a_terminal() -> None:
-    code = "from paco_hf.utils.console import announce_loading; import sys\nwith announce_loading('paco-hf train', at_once=True): "
+    code = "from paco_hf.utils.console import announce_loading; import sys"
+    code += "\nwith announce_loading('paco-hf train', at_once=True): "
     check = "assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code + check], capture_output=True, text=True, cwd=ROOT)
     assert (done.stdout, done.stderr) == ("paco-hf train: loading PyTorch and transformers ...\n", "")

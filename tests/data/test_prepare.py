@@ -412,10 +412,14 @@ def test_stats(tmp_path: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["prepare", "imagenet_lt", "--source", "x", "--out", "y"], "unknown data set 'imagenet_lt'"),
-        (["prepare", "imagenet-lt", "--out", "y", "--list", "a", "b"], "two lists for train: write SPLIT=FILE"),
+        (["prepare", "imagenet_lt", "--out", "y"], "cannot be loaded from the Hub"),
+        (["prepare", ".", "--source", ".", "--out", "y"], "unknown data set '.'"),
+        (
+            ["prepare", "imagenet-lt", "--out", "y", "--list", "http://a", "http://b"],
+            "two lists for train: write SPLIT=FILE",
+        ),
         (["prepare", "imagenet-lt", "--out", "y", "--shard_mib", "0"], "must be positive"),
-        (["verify", "nowhere"], "the list nowhere does not exist"),
+        (["verify", "nowhere"], "nowhere does not exist: give the file of a list"),
         (["stats", "nowhere.txt"], "nowhere.txt does not exist: give a folder, a file"),
         (["prepare", "imagenet-lt"], "--out"),
         ([], "ACTION"),
