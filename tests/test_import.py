@@ -15,6 +15,7 @@ import spawned_worker
 from fresh_processes import FreshProcesses
 
 import paco_hf
+from paco_hf.data.image_lists import imagenet_class_names
 
 ROOT = Path(paco_hf.__file__).parent
 CHECKPOINT = ROOT.parent / "model_cards" / "paco-resnet32-cifar100-lt-100"
@@ -59,6 +60,23 @@ def test_predicting_needs_no_data_set_and_no_trainer(with_torch: FreshProcesses)
     code = "import sys; import paco_hf.inference.prediction; loaded = set(sys.modules); "
     unneeded = {"datasets", "matplotlib", "transformers.trainer", "paco_hf.arguments", "paco_hf.data"}
     with_torch.run(f"{code}assert not loaded & {unneeded}, loaded & {unneeded}")
+
+
+def test_predicting_image_files_loads_no_trainer_no_data_sets_and_no_figures(with_torch: FreshProcesses) -> None:
+    picture = str(CHECKPOINT / "class_counts.png")
+    code = (
+        f"from paco_hf.cli import main; import sys; assert main(['predict', {str(CHECKPOINT)!r}, {picture!r}]) == 0; "
+    )
+    unneeded = {"datasets", "matplotlib", "transformers.trainer", "paco_hf.trainer.paco_trainer"}
+    with_torch.run(f"{code}loaded = {unneeded} & set(sys.modules); assert not loaded, loaded")
+
+
+def test_names_of_imagenets_classes_are_those_of_timm() -> None:
+    from timm.data import ImageNetInfo
+
+    names = ImageNetInfo("imagenet-1k").label_descriptions()
+    ours = imagenet_class_names()
+    assert [ours[i].removesuffix(f" ({synset})") for i, synset in enumerate(ImageNetInfo().label_names())] == names
 
 
 def test_public_names_are_listed_and_resolve() -> None:

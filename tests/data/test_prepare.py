@@ -416,7 +416,7 @@ def test_stats(tmp_path: Path, capsys) -> None:
         (["prepare", ".", "--source", ".", "--out", "y"], "unknown data set '.'"),
         (
             ["prepare", "imagenet-lt", "--out", "y", "--list", "http://a", "http://b"],
-            "two lists for train: write SPLIT=FILE",
+            "two lists for train: write",
         ),
         (["prepare", "imagenet-lt", "--out", "y", "--shard_mib", "0"], "must be positive"),
         (["verify", "nowhere"], "nowhere does not exist: give the file of a list"),

@@ -85,7 +85,10 @@ def test_split_and_gallery(paco_run: Path, tmp_path: Path, capsys: pytest.Captur
         ),
         ([str(PUBLISHED / "prior.png"), "--json", "--output", "a.safetensors"], "--json is of labeled data"),
         (["--neighbors", "0", "--output", "a.safetensors"], "--neighbors must be at least 1"),
-        (["--gallery", "nothing.safetensors", "--output", "a.safetensors"], "there is no file 'nothing.safetensors'"),
+        (
+            ["--gallery", "nothing.safetensors", "--output", "a.safetensors"],
+            "nothing.safetensors does not exist: give a file",
+        ),
     ],
 )
 def test_refusals(

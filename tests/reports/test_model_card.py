@@ -152,7 +152,7 @@ def test_chance_depends_on_the_images() -> None:
 def test_a_card_needs_a_model(tmp_path: Path, runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         ([str(tmp_path)], "holds no finished model"),
-        ([str(tmp_path / "none")], "is not a folder"),
+        ([str(tmp_path / "none")], "none does not exist: give a run folder"),
         ([str(runs["paco"]), "--baselines", str(tmp_path)], "has no test scores"),
         ([str(runs["paco"]), "--recipe", "paco-resnet"], "did you mean"),
         ([], "give a run folder, or --recipes"),
