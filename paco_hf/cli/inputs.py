@@ -33,7 +33,7 @@ def number(kind: type, allowed: Range) -> Callable[[str], Any]:
             value = kind(text)
         except ValueError as error:
             raise ArgumentTypeError(f"must be a {'whole ' if kind is int else ''}number, got {text!r}") from error
-        if not math.isfinite(value) or not accepts(value):
+        if not (accepts(value) and value < math.inf):
             raise ArgumentTypeError(f"must be {what}, got {text}")
         return value
 
@@ -63,6 +63,7 @@ embeddings_output = _argument(lambda text: files.check_output(text, ".safetensor
 figure_output = _argument(lambda text: files.check_output(text, (".png", ".svg", ".pdf")))
 images = _argument(lambda text: list_image_files([text]) and None)
 recipe = _argument(lambda text: read_recipe(text).name)
+baseline = _argument(lambda text: files.check_folder(text, "give the folder of a run with test scores"))
 single_recipe = _argument(lambda text: check_single(read_recipe(text)).name)
 dataset_path, list_file = _argument(spec.check_dataset_path), _argument(check_list)
 finished_run = _argument(lambda text: RunFolder(text).check_finished())
