@@ -78,7 +78,15 @@ def changes(subject: Subject) -> str:
     recipe = public_settings(expected_settings(subject.recipe.settings))
     if recipe.get("precision") == "auto":
         recipe.pop("precision")
-    bookkeeping = ("save_", "logging_", "eval_strategy", "report_to", "dataloader_", "augment_backend")
+    bookkeeping = (
+        "save_",
+        "logging_",
+        "eval_strategy",
+        "report_to",
+        "dataloader_",
+        "augment_backend",
+        "per_device_eval_",
+    )
     return ", ".join(
         f"`{name}` {value} instead of {recipe[name]}"
         for name, value in subject.settings.items()

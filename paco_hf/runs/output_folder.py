@@ -69,8 +69,8 @@ def changed_settings(folder: Path, settings: dict[str, Any], only_named: bool = 
     """
     before = RunFolder(folder).recipe or settings
     names = settings.keys() if only_named else before.keys() | settings.keys()
-    # The global batch follows from others.
-    bookkeeping = ("save_", "logging_", "report_to", "dataloader_num_workers", "global_batch_size")
+    # The global batch follows from others; how many images are scored at a time makes no other model.
+    bookkeeping = ("save_", "logging_", "report_to", "dataloader_num_workers", "global_batch_size", "per_device_eval_")
     changes = []
     for name in sorted(names):
         old, new = (values.get(name, default_setting(name)) for values in (before, settings))
