@@ -251,17 +251,6 @@ def timm_defaults(name: str) -> Any:
     return timm.get_pretrained_cfg(name) if timm.is_model(name) else None
 
 
-def weights_id(name: str) -> str | None:
-    """The Hub id of a backbone's pretrained weights, `None` where they are not on the Hub."""
-    if name.startswith(("hf-hub:", "hf_hub:")):
-        return name.split(":", 1)[1]
-    defaults = timm_defaults(name)
-    if defaults is None or not defaults.hf_hub_id:
-        return None
-    hub_id = str(defaults.hf_hub_id)
-    return f"{hub_id}{timm.get_arch_name(name)}.{defaults.tag}" if hub_id.endswith("/") else hub_id
-
-
 def feature_size(backbone: nn.Module) -> int:
     """Width `F` of the pooled features. timm keeps it in `head_hidden_size`, older models in `num_features`."""
     size: Any = getattr(backbone, "head_hidden_size", None) or backbone.num_features

@@ -104,3 +104,14 @@ def one_side(size: Any, name: str) -> int:
     if len(sides) != 1 or not all(isinstance(side, int) and side > 0 for side in sides):
         raise ValueError(f"img_size of the backbone {name!r} must be the side of a square in pixels, got {size!r}")
     return int(sides.pop())
+
+
+def weights_id(name: str) -> str | None:
+    """The Hub id of a backbone's pretrained weights, `None` where they are not on the Hub."""
+    if name.startswith(("hf-hub:", "hf_hub:")):
+        return name.split(":", 1)[1]
+    defaults = timm_defaults(name)
+    if defaults is None or not defaults.hf_hub_id:
+        return None
+    hub_id = str(defaults.hf_hub_id)
+    return f"{hub_id}{timm.get_arch_name(name)}.{defaults.tag}" if hub_id.endswith("/") else hub_id

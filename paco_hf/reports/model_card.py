@@ -166,7 +166,7 @@ def _base_model(subject: Subject) -> str | None:
         return None
     if "base_model" in subject.record:
         return subject.record["base_model"]
-    from ..models.backbones import weights_id  # loads timm: runs of before say nothing of it
+    from ..models.pretrained_backbones import weights_id  # loads timm: runs of before say nothing of it
 
     return weights_id(name)
 

@@ -14,7 +14,7 @@ from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.image_split import ImageSplit
 from ..metrics import HEADLINE, TITLES
-from ..models.backbones import weights_id
+from ..models.pretrained_backbones import weights_id
 from ..utils.hardware import cpu_name
 from .redaction import public_name, public_text
 
