@@ -13,14 +13,10 @@ from ..arguments.fields import AT_LEAST_1, POSITIVE, Range
 from ..arguments.recipes import check_single, read_recipe
 from ..arguments.run_arguments import json_object
 from ..data import spec
-from ..data.image_lists import check_list
-from ..data.streaming.manifest import Manifest, check_preparation
-from ..evaluation.priors import read_frequencies
 from ..inference.index_folder import check_index
 from ..runs.checkpoint_config import CheckpointConfig
 from ..runs.folder import RunFolder
 from ..utils import files
-from ..utils.images import list_image_files
 from ..utils.text import is_repo_id
 
 
@@ -61,22 +57,68 @@ source_file, new_folder = _argument(files.check_source), _argument(files.check_n
 embeddings, output_file = _argument(files.check_embeddings), _argument(files.check_output)
 embeddings_output = _argument(lambda text: files.check_output(text, ".safetensors"))
 figure_output = _argument(lambda text: files.check_output(text, (".png", ".svg", ".pdf")))
-images = _argument(lambda text: list_image_files([text]) and None)
 recipe = _argument(lambda text: read_recipe(text).name)
 baseline = _argument(lambda text: files.check_folder(text, "give the folder of a run with test scores"))
 single_recipe = _argument(lambda text: check_single(read_recipe(text)).name)
-dataset_path, list_file = _argument(spec.check_dataset_path), _argument(check_list)
+dataset_path = _argument(spec.check_dataset_path)
 finished_run = _argument(lambda text: RunFolder(text).check_finished())
 index_folder = _argument(lambda text: check_index(Path(text)))
-preparation_folder = _argument(lambda text: check_preparation(Path(text)))
-prior = _argument(lambda text: text if text in ("training", "none") else read_frequencies(text) and text)
-prepared_or_list = _argument(lambda text: Manifest.read(text).root if Path(text).is_dir() else check_list(text))
 json_options = _argument(json_object)
+
+
+# What these check with takes longer to load than all else here.
+
+
+@_argument
+def images(text: str) -> None:
+    """An image file, or a folder of some."""
+    from ..utils.images import list_image_files
+
+    list_image_files([text])
+
+
+@_argument
+def list_file(text: str) -> None:
+    """A list of images: a file, a folder or an address."""
+    from ..data.image_lists import check_list
+
+    check_list(text)
+
+
+@_argument
+def preparation_folder(text: str) -> None:
+    """A folder to prepare data in."""
+    from ..data.streaming.manifest import check_preparation
+
+    check_preparation(Path(text))
+
+
+@_argument
+def prepared_or_list(text: str) -> None:
+    """A folder of prepared data, or a list of images."""
+    from ..data.image_lists import check_list
+    from ..data.streaming.manifest import Manifest
+
+    if Path(text).is_dir():
+        Manifest.read(text)
+    else:
+        check_list(text)
+
+
+@_argument
+def prior(text: str) -> None:
+    """The frequencies of classes: those of training, none, or those in a file."""
+    from ..evaluation.priors import read_frequencies
+
+    if text not in ("training", "none"):
+        read_frequencies(text)
 
 
 @_argument
 def split_list(text: str) -> tuple[str, str]:
     """A split, `train` where none is named, and its list."""
+    from ..data.image_lists import check_list
+
     split, _, source = text.partition("=")
     split, source = (split, source) if split in spec.ROLES else ("train", text)
     check_list(source)
