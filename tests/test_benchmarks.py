@@ -21,6 +21,7 @@ def small_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("small_ceilings")
+@pytest.mark.slow
 def test_rows_are_measured_and_written(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output = tmp_path / "result.json"
     assert bench.main([*SHORT, "--rows", "ema", "loss_c1000", "views", "--output", str(output)]) == 0

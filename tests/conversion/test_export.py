@@ -239,7 +239,8 @@ def test_refusals_leave_nothing(tmp_path, monkeypatch, exporter):
     assert [path.name for path in (tmp_path / "full").iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("kind", [*(pytest.param(k, marks=pytest.mark.slow) for k in ("resnet", "cifar")), "vit"])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["resnet", "cifar", "vit"])
 def test_onnx_gives_the_logits(tmp_path, capfd, kind):
     import onnx
 

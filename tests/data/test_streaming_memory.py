@@ -18,6 +18,7 @@ from paco_hf.data.streaming.prepare import prepare
 from paco_hf.data.streaming.sharded_images import ShardedImages
 
 
+@pytest.mark.slow
 def test_its_tables_have_their_rows(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     output = tmp_path / "result.json"
     tiny = ["--images", "32", "--batch", "4", "--rounds", "1", "--views", "crop", "--workers", "0", "1"]

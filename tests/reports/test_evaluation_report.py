@@ -244,6 +244,7 @@ def test_page_is_self_contained_and_escaped(page: Path) -> None:
     assert html.count("<img") == 40
 
 
+@pytest.mark.slow
 def test_ten_thousand_classes_make_a_page_of_moderate_size(tmp_path: Path, no_pngs: None) -> None:
     results = make_results(classes=10_000, most=4000, least=1, per_class=3)
     file = write_report(results, tmp_path, {})

@@ -123,6 +123,7 @@ def asked(page: Any, picture: Path) -> str:
     return function.fn(str(picture), slider.value, None)[1]
 
 
+@pytest.mark.slow
 def test_page_of_models_that_know_less(tmp_path: Path, picture: Path) -> None:
     nothing = {"class_counts": None, "selection_counts": None}
     page = build_demo(altered(tmp_path / "paco", **nothing))
