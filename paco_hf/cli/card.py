@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 
 from .common import selected
-from .inputs import baseline, recipe, repo_name, run_folder
+from .inputs import baseline, folder, recipe, repo_name, run_folder
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -13,7 +13,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--license", default="unknown", help="of the weights, as the Hub calls it (default: unknown)")
     add("--recipe", type=recipe, help="recipe that the run follows, where it does not say so itself")
     add("--baselines", nargs="+", default=[], metavar="RUN", type=baseline, help="runs to show the scores of beside")
-    add("--recipes", metavar="DIR", help="instead: a card for each recipe, DIR/<recipe>/README.md")
+    add("--recipes", metavar="DIR", type=folder, help="instead: a card for each recipe, DIR/<recipe>/README.md")
 
 
 def run(flags: Namespace) -> None:

@@ -50,6 +50,8 @@ def _prepare(flags: Namespace) -> None:
         if split in lists:
             raise ValueError(f"--list has two lists for {split}: write SPLIT=FILE, such as test={source}")
         lists[split] = source
+    if flags.dataset == "builtin":
+        raise ValueError("the built-in data set needs no preparation: train on it as it is")
     user_data = flags.dataset not in BENCHMARKS
     if user_data and flags.source:
         raise ValueError(

@@ -45,6 +45,8 @@ def _argument(check: Callable[[str], Any]) -> Callable[[str], Any]:
     @wraps(check)
     def read(text: str) -> Any:
         try:
+            if not text.strip():
+                raise ValueError("is empty: give a value, or leave the flag out")
             result = check(text)
         except (OSError, ValueError) as error:
             raise ArgumentTypeError(str(error)) from error
@@ -61,6 +63,7 @@ recipe = _argument(lambda text: read_recipe(text).name)
 baseline = _argument(lambda text: files.check_folder(text, "give the folder of a run with test scores"))
 single_recipe = _argument(lambda text: check_single(read_recipe(text)).name)
 dataset_path = _argument(spec.check_dataset_path)
+folder = _argument(lambda text: files.check_folder(text, "give a folder") if Path(text).exists() else None)
 finished_run = _argument(lambda text: RunFolder(text).check_finished())
 index_folder = _argument(lambda text: check_index(Path(text)))
 json_options = _argument(json_object)
@@ -120,6 +123,8 @@ def split_list(text: str) -> tuple[str, str]:
     from ..data.image_lists import check_list
 
     split, _, source = text.partition("=")
+    if source and split not in spec.ROLES and not Path(text).exists() and "://" not in text:
+        raise ValueError(f"{text} is of no split: give FILE, or SPLIT=FILE with {', '.join(spec.ROLES)} as SPLIT")
     split, source = (split, source) if split in spec.ROLES else ("train", text)
     check_list(source)
     return split, source
@@ -145,8 +150,9 @@ def repo_name(text: str) -> None:
 def checkpoint(text: str) -> None:
     """A local folder with a checkpoint, or the id of a model on the Hub; `OSError` where it can be neither."""
     if Path(text).is_dir():
-        if not any(Path(text).glob("*config.json")):
-            raise OSError(f"{text} has no config.json: give a run folder, or a checkpoint in one")
+        weights = (file for kind in ("safetensors", "index.json", "bin") for file in Path(text).glob(f"*.{kind}"))
+        if not (Path(text) / "config.json").is_file() or not any(weights):
+            raise OSError(f"{text} has no config.json with weights: give a run folder, or a checkpoint in one")
         CheckpointConfig.read(RunFolder(text))
     elif not is_repo_id(text):
         raise OSError(f"{text!r} is no local folder, and cannot be loaded from the Hub (an id there is user/name)")

@@ -135,7 +135,8 @@ def _guess_dataset(content: bytes) -> str:
     if fitting := _matching_datasets(path, known):
         return fitting[0]
     wanted = ", ".join(benchmark.example for benchmark in known.values())
-    raise ValueError(f"its first line, {path[:80]!r}, is no path of a known data set, such as {wanted}")
+    line = text.split("\n", 1)[0][:80]
+    raise ValueError(f"its first line, {line!r}, is no path and label of a known data set; paths are such as {wanted}")
 
 
 def _matching_datasets(path: str, benchmarks: Mapping[str, Benchmark]) -> list[str]:

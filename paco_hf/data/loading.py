@@ -12,7 +12,7 @@ from .image_lists import class_names, differences, imagenet_class_names, tree_li
 from .image_split import ImageSplit
 from .images import ImageData, LabeledImages
 from .long_tail import class_counts, long_tailed_counts, long_tailed_indices
-from .published import BENCHMARKS, CIFAR_MEAN, CIFAR_STD
+from .published import CIFAR_MEAN, CIFAR_STD
 from .sources.folders import image_tables, load_folder, read_tree
 from .sources.hub_dataset import load_hub
 from .sources.source import Source, assign_roles, label_tables
@@ -148,13 +148,12 @@ def _open_prepared(spec: DataSpec, test_only: bool) -> Source:
 
 
 def _open_builtin(spec: DataSpec, test_only: bool) -> Source:
-    _refuse_lists(spec)
     tables = {split: Dataset.from_parquet(str(BUILTIN / f"{split}.parquet")) for split in ("train", "test")}
     return label_tables(spec, DatasetDict(tables), test_only=test_only)
 
 
 def _open_user_data(spec: DataSpec, test_only: bool) -> Source:
-    _refuse_lists(spec)
+    spec.check_lists()
     return open_user_dataset(spec, test_only)
 
 
@@ -196,11 +195,6 @@ def _open_published(spec: DataSpec, test_only: bool) -> Source:
     columns = benchmark.image_column, benchmark.label_column
     names = imagenet_class_names() if spec.dataset == "imagenet" else None
     return label_tables(spec, tables, columns, test_only=test_only, class_names=names)
-
-
-def _refuse_lists(spec: DataSpec) -> None:
-    if spec.lists:
-        raise ValueError(f"lists go with {', '.join(n for n, b in BENCHMARKS.items() if b.lists)}, not {spec.dataset}")
 
 
 def _is_prepared(spec: DataSpec) -> bool:

@@ -61,6 +61,8 @@ class DataSpec:
                 f"--{next(iter(self.splits))}_split names a split of your own data; those of {self.dataset} are "
                 "known: leave it out"
             )
+        if not self.is_user_data:
+            self.check_lists()
         if self.dataset_path and not self.benchmark:
             raise ValueError(
                 f"--dataset_path goes with {', '.join(BENCHMARKS)}; for a folder of your own give --dataset "
@@ -77,6 +79,12 @@ class DataSpec:
             )
         if self.benchmark and self.benchmark.n_max:
             raise ValueError(f"{self.dataset} is selected image by image and small: leave out --streaming")
+
+    def check_lists(self) -> None:
+        """`ValueError` where lists are not what the data set is selected by."""
+        if self.lists and not (self.benchmark and self.benchmark.lists):
+            names = ", ".join(name for name, benchmark in BENCHMARKS.items() if benchmark.lists)
+            raise ValueError(f"lists go with {names}, not {self.dataset}: leave out --{next(iter(self.lists))}_list")
 
     @property
     def benchmark(self) -> Benchmark | None:

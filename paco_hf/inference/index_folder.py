@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from ..utils.files import check_new_folder
+
 INDEX_FOLDER = "index"
 VECTORS, PICTURES, ABOUT = "vectors.faiss", "pictures.parquet", "index.json"
 
@@ -17,6 +19,8 @@ def check_new_index(folder: Path, overwrite: bool) -> None:
     inside = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
     if folder.is_file() or (inside and not (overwrite and inside == {VECTORS, PICTURES, ABOUT})):
         raise ValueError(f"{folder} is not empty: --overwrite replaces an index, and nothing else; or give --output")
+    if not inside:
+        check_new_folder(folder)
 
 
 def check_included_index(run: Path) -> None:

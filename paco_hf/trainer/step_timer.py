@@ -97,7 +97,8 @@ class StepTimer(TrainerCallback):
         enough = count >= FEWER_STEPS and now - self.start >= SECONDS
         if self.stop and args.world_size > 1:  # all processes must end with the same step
             enough = count == FEWER_STEPS
-        if enough or count >= ready + STEPS:
+        # Of a short training it should not be the last ones.
+        if enough or count >= min(ready + STEPS, max(state.max_steps // 3, FEWER_STEPS)):
             self.done = True
             self.report(self._times(ready))
             if self.stop:

@@ -79,8 +79,16 @@ def check_folder(folder: str | Path, advice: str) -> None:
 
 
 def check_embeddings(file: str | Path) -> None:
-    """`OSError` where there is no such file."""
-    check_file(file, "give a file that `paco-hf embed` wrote")
+    """`OSError` where there is no such file, or it is not of safetensors."""
+    from safetensors import SafetensorError, safe_open
+
+    advice = "give a file that `paco-hf embed` wrote"
+    check_file(file, advice)
+    try:
+        with safe_open(file, framework="np"):
+            pass
+    except SafetensorError as error:
+        raise OSError(f"{file} cannot be read ({error}): {advice}") from error
 
 
 def hub_file_parts(address: str) -> tuple[str, str | None, str]:

@@ -136,8 +136,11 @@ class Estimate:
         smaller = self.size * 2 // 3 // 32 * 32
         if smaller >= 64 and (ratio := self._size_ratio(smaller)):
             flags.append((f"--image_size {smaller}", cost.training * ratio))
-        if args.max_steps <= 0 and (epochs := int(args.num_train_epochs / 4)):
-            flags.append((f"--num_train_epochs {epochs}", cost.training * epochs / args.num_train_epochs))
+        name = "max_steps" if args.max_steps > 0 else "num_train_epochs"
+        length = getattr(args, name)
+        fewer = length // 4 if length >= 4 else length / 2
+        if fewer >= 1 or name == "num_train_epochs":
+            flags.append((f"--{name} {fewer:g}", cost.training * fewer / length))
         shorter = [(flag, seconds) for flag, seconds in flags if seconds < 0.9 * cost.training]
         return [f"{flag}: about {duration(seconds + cost.fixed)}" for flag, seconds in shorter]
 
@@ -212,7 +215,8 @@ def announce_cost(plan: RunPlan, data: RunData, trainer: PaCoTrainer) -> None:
         start, state = time.monotonic(), trainer.state
         memory = used_memory(plan.args.device.type)
         estimate = Estimate(plan, data, trainer, state.max_steps, trainer.updates_per_epoch, state.global_step)
-        lines = _lines(estimate, times, memory, trainer.resumed_step > 0)
+        mean, whole = images_per_step(plan.args, len(data.images["train"]))
+        lines = _lines(estimate, times.scaled(mean / whole), memory, trainer.resumed_step > 0)
         for line in lines if plan.args.process_index == 0 else ():
             trainer.lines.write(line)
         trainer.training_time.start += time.monotonic() - start  # that was no training
@@ -252,7 +256,7 @@ def rehearse(plan: RunPlan, data: RunData, parts: RunParts, done: int = 0) -> li
     per_epoch = updates_per_epoch(args, count)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
     estimate = Estimate(plan, data, trainer, steps, per_epoch, done)
-    times = times.scaled(batch * args.gradient_accumulation_steps / size)
+    times = times.scaled(images_per_step(args, count)[0] / size)
     return _lines(estimate, times, memory, done > 0, plan.run.class_centers == "means" and not done)
 
 
@@ -266,6 +270,19 @@ def updates_per_epoch(args: PaCoTrainingArguments, images: int) -> int:
     batches = images / (args.per_device_train_batch_size * args.world_size)
     whole = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
     return max(math.ceil(whole / args.gradient_accumulation_steps), 1)
+
+
+def images_per_step(args: PaCoTrainingArguments, images: int) -> tuple[float, float]:
+    """Images of an optimizer step in a process: in the mean, and of a whole one. The last step of an epoch has what is
+    left of the batches that a step adds up.
+
+    Args:
+        args, images: as those of [`updates_per_epoch`].
+    """
+    batch = args.per_device_train_batch_size
+    share = images / args.world_size
+    epoch = share // batch * batch if args.dataloader_drop_last else share
+    return epoch / updates_per_epoch(args, images), min(epoch, batch * args.gradient_accumulation_steps)
 
 
 def _images_to_time(plan: RunPlan, parts: RunParts, batch: int) -> int:
@@ -292,6 +309,7 @@ def _train_briefly(
     results: list[tuple[StepTimes, float]] = []
     quiet = {"disable_tqdm": True, "report_to": [], "push_to_hub": False, "logging_strategy": "no"}
     changes: dict[str, Any] = {"output_dir": folder, "eval_strategy": "no", "save_strategy": "no", **quiet}
+    changes["eval_on_start"] = False
     changes |= {"per_device_train_batch_size": size, "gradient_accumulation_steps": 1, "dataloader_drop_last": True}
     args = plan.args.changed(**changes, max_steps=1000)  # the timer ends it
     trainer = build_trainer(replace(plan, args=args), data, parts, ())

@@ -69,6 +69,8 @@ CONVERT = ["convert", PICTURE, "out"]
 # Beside them lie: `empty/`, `full/` with a file, `bad.json`, which is no JSON, and `damaged/`, whose configuration is.
 WRONG = [
     (["predict", CHECKPOINT, PICTURE, "--nosuch"], "unrecognized arguments: --nosuch"),
+    (["predict", CHECKPOINT, ""], "argument images: is empty: give a value, or leave the flag out"),
+    (["predict", "full", PICTURE], "full has no config.json with weights"),
     (["predict", CHECKPOINT, "none.png"], "argument images: none.png does not exist: give image files"),
     (["predict", CHECKPOINT, "empty"], "the folder empty has no image files: give image files"),
     (["predict", "none", PICTURE], "'none' is no local folder"),
@@ -87,6 +89,8 @@ WRONG = [
     (["embed", CHECKPOINT, "--output", "none/x.safetensors"], "there is no folder none"),
     (["embed", CHECKPOINT, "--output", "x.npz"], "--output must be a file ending in .safetensors"),
     ([*EMBED, "--gallery", "none"], "--gallery: none does not exist: give a file that `paco-hf embed` wrote"),
+    ([*EMBED, "--gallery", "bad.json"], "--gallery: bad.json cannot be read"),
+    ([*EMBED, "--dataset", "builtin", "--test_list", "bad.json"], "lists go with imagenet-lt, inat2018, places-lt"),
     ([*EMBED, "--dataset", "none.csv"], "none.csv does not exist"),
     ([*EMBED, "--dataset_path", "none"], "--dataset_path: none does not exist: give a folder of `paco-hf data"),
     ([*EMBED, "--train_list", "none"], "--train_list: none does not exist: give the file of a list"),
@@ -97,6 +101,7 @@ WRONG = [
     (["index", CHECKPOINT, "--dataset_path", "none"], "--dataset_path: none does not exist"),
     (["index", CHECKPOINT, "--test_list", "none"], "--test_list: none does not exist"),
     (["index", CHECKPOINT, "--output", "full"], "full is not empty: --overwrite replaces an index"),
+    (["index", CHECKPOINT, "--output", "bad.json/x"], "cannot be made"),
     (["demo", "none"], "'none' is no local folder"),
     (["demo", CHECKPOINT, "--examples", "none.png"], "none.png does not exist"),
     (["demo", CHECKPOINT, "--index", "empty"], "empty is no index of images: `paco-hf index` makes one"),
@@ -131,6 +136,12 @@ WRONG = [
     (["data", "prepare", "imagenet-lt", "--out", "full"], "--out full is not empty"),
     (["data", "prepare", "imagenet-lt", "--out", "x", "--threads", "0"], "--threads must be at least 1, got 0"),
     (["data", "prepare", "imagenet-lt", "--out", "x", "--shard_mib", "0"], "--shard_mib must be positive, got 0"),
+    (
+        ["data", "prepare", "imagenet-lt", "--list", "val=none.txt", "--out", "x"],
+        "give FILE, or SPLIT=FILE with train",
+    ),
+    (["data", "prepare", "builtin", "--out", "x"], "the built-in data set needs no preparation"),
+    (["card", "--recipes", "bad.json"], "argument --recipes: bad.json is not a folder"),
     (["data", "nonsense"], "invalid choice: 'nonsense'"),
     (["recipes", "show", "none"], "no recipe and no file 'none'"),
     (["report", "none"], "none is no folder of a finished run"),

@@ -216,7 +216,7 @@ def test_index_refusals(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_demo_refusals(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     for argv, message in (
-        ([str(tmp_path)], "has no config.json: give a run folder"),
+        ([str(tmp_path)], "has no config.json with weights: give a run folder"),
         ([str(PUBLISHED), "--examples", str(tmp_path)], "has no image files"),
         ([str(PUBLISHED), "--port", "99999"], "--port must be 1 to 65535"),
     ):

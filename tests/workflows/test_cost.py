@@ -14,7 +14,7 @@ from user_data import folders, printed
 
 from paco_hf.arguments.parser import parse_run
 from paco_hf.trainer import step_timer
-from paco_hf.trainer.step_timer import STEPS, StepTimer, StepTimes
+from paco_hf.trainer.step_timer import StepTimer, StepTimes
 from paco_hf.workflows import cost
 from paco_hf.workflows.train import train
 
@@ -109,14 +109,14 @@ def test_the_estimate_is_near_what_the_run_takes(
     """The time of these runs is that of sleeping, which other processes do not lengthen."""
     costs = []
     estimate = cost.Estimate.cost
-    monkeypatch.setattr(cost.Estimate, "cost", lambda *a: costs.append(estimate(*a)) or costs[-1])
+    monkeypatch.setattr(cost.Estimate, "cost", lambda *a: costs.append((estimate(*a), a[0].left)) or costs[-1][0])
     started = []
     monkeypatch.setattr("paco_hf.workflows.train.finish", lambda plan, data, trainer: started.append(trainer) or {})
     root = folders(tmp_path / "photos", counts)
     argv = ["--dataset", str(root), *TINY, "--num_train_epochs", "3", "--output_dir", str(tmp_path / "run")]
     train(*parse_run(argv), callbacks=[Slow()])
-    (trainer,), (first,) = started, costs
-    taken = trainer.training_time.seconds * (1 - (STEPS + 1) / trainer.state.max_steps)
+    (trainer,), ((first, left),) = started, costs
+    taken = trainer.training_time.seconds * left / trainer.state.max_steps
     assert first.training == pytest.approx(taken, rel=0.25)
     out = capsys.readouterr().out
     steps = trainer.state.max_steps // 3
@@ -154,7 +154,8 @@ def test_long_steps_of_a_dry_run_are_reckoned_from_smaller_ones(
     printed(capsys, *argv, "--dry_run")
     assert sizes == [16]
     ((times, memory),) = costs
-    assert times.step == pytest.approx(1 + 0.5 * 3 * 64)
+    # Of 95 images an epoch has one batch, which is all that its step adds up.
+    assert times.step == pytest.approx(1 + 0.5 * 64)
     assert memory == pytest.approx(before + 4 * 2e9, rel=0.1)
 
 
@@ -172,6 +173,30 @@ def test_steps_are_counted_as_in_the_run(settings: dict, tmp_path: Path) -> None
     per_epoch = cost.updates_per_epoch(trainer.args, 87)
     assert per_epoch == trainer.updates_per_epoch
     assert math.ceil(trainer.args.num_train_epochs * per_epoch) == max_steps
+
+
+@pytest.mark.parametrize(
+    ("settings", "mean", "whole"),
+    [
+        ({"gradient_accumulation_steps": 64, "dataloader_drop_last": True}, 80, 80),  # ten batches in one step
+        ({"gradient_accumulation_steps": 4, "dataloader_drop_last": True}, 80 / 3, 32),  # 4, 4 and 2 batches
+        ({"gradient_accumulation_steps": 4, "dataloader_drop_last": False}, 87 / 3, 32),
+        ({"per_device_train_batch_size": 128, "dataloader_drop_last": False}, 87, 87),
+        ({"dataloader_drop_last": True}, 8, 8),
+    ],
+)
+def test_images_of_a_step_are_those_that_there_are(settings: dict, mean: float, whole: float, tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, images=87, **settings)
+    assert cost.images_per_step(trainer.args, 87) == (pytest.approx(mean), whole)
+
+
+def test_a_short_training_is_timed_in_its_first_third(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_timer, "SECONDS", 100)
+    seen = []
+    trainer = make_trainer(tmp_path, images=96, max_steps=9)
+    trainer.add_callback(StepTimer(lambda times: seen.append(trainer.state.global_step)))
+    trainer.train()
+    assert seen == [4]
 
 
 def test_shares_of_all_steps_are_no_steps(tmp_path: Path) -> None:

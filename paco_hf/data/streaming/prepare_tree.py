@@ -45,7 +45,11 @@ class ImageTree:
         Raises:
             ValueError: there are no images to train on, or empty files.
         """
-        files, folders = read_tree(root, lists, _whole_folders(benchmark, root, lists))
+        whole = _whole_folders(benchmark, root, lists)
+        for split, folder in whole:
+            if not (root / folder).is_dir():
+                raise ValueError(f"{root} has no folder {folder}/ with the {split} images in class folders")
+        files, folders = read_tree(root, lists, whole)
         if not folders or "train" not in files:
             raise ValueError(f"{root} has no train/ folder of class folders, and no parquet files")
         sized = {}
