@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-STEPS, FEWER_STEPS, SECONDS = 8, 2, 10.0  # timed steps: so many, or fewer once they have taken so many seconds
+# Timed steps: so many, and more until they have taken some seconds; or fewer once they have taken many.
+STEPS, FEWER_STEPS, LEAST_SECONDS, SECONDS = 8, 2, 2.0, 10.0
 
 
 @dataclass(frozen=True)
@@ -94,11 +95,14 @@ class StepTimer(TrainerCallback):
         self.last, self.epoch_starts = now, False
         count = len(self.parts["update"])
         ready = (args.dataloader_prefetch_factor or 2) * args.dataloader_num_workers
-        enough = count >= FEWER_STEPS and now - self.start >= SECONDS
+        seconds = now - self.start
+        enough = count >= ready + STEPS and seconds >= LEAST_SECONDS
+        # Of a short training it should not be the last ones.
+        enough |= count >= max(state.max_steps // 3, FEWER_STEPS)
+        enough |= count >= FEWER_STEPS and seconds >= SECONDS
         if self.stop and args.world_size > 1:  # all processes must end with the same step
             enough = count == FEWER_STEPS
-        # Of a short training it should not be the last ones.
-        if enough or count >= min(ready + STEPS, max(state.max_steps // 3, FEWER_STEPS)):
+        if enough:
             self.done = True
             self.report(self._times(ready))
             if self.stop:
