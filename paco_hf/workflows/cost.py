@@ -23,7 +23,7 @@ from .build import RunParts, build_trainer
 from .prepare_data import RunData
 
 PATIENCE = 3600.0  # seconds on a CPU above which shorter ways are named
-_REPORT, _LIBRARIES = 6.5, 3e8  # seconds of calibration, figures, report and card; bytes of what draws them
+_REPORT, _LIBRARIES = 5.0, 3e8  # seconds of calibration, figures, report and card; bytes of what draws them
 _DISK = 4e8  # bytes of a checkpoint that are written in a second
 _SAMPLE, _FEWEST = 8, 16  # images of a timed forward pass, and of a timed step
 _LONG_STEP = 8.0  # seconds; a dry run does not take longer steps
