@@ -362,7 +362,7 @@ def test_wrong_input_is_one_clear_line(tmp_path, capsys) -> None:
 
 
 @pytest.mark.parametrize("classes", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_thousands_of_classes(tmp_path, capsys, classes: int) -> None:
+def test_thousands_of_classes(tmp_path, capsys, no_rehearsal, classes: int) -> None:
     for i in range(4):
         noise(i).save(tmp_path / f"{i}.png")
     lines = [f"{(c + k) % 4}.png,species {c:05}" for c in range(classes) for k in range(1 + c % 4)]

@@ -36,7 +36,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_local_backbone_brings_its_weights_and_its_data_configuration(saved: Path, tmp_path, capsys) -> None:
+def test_local_backbone_brings_its_weights_and_its_data_configuration(
+    saved: Path, tmp_path, capsys, no_rehearsal
+) -> None:
     root = folders(tmp_path / "photos", {"a": 6, "b": 6}, size=(110, 100))
     argv = ["--dataset", str(root), "--backbone", str(saved), "--output_dir", str(tmp_path / "run")]
     out = printed(capsys, *argv, "--max_steps", "1", "--learning_rate", "0", "--weight_decay", "0")

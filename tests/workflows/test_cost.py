@@ -21,6 +21,11 @@ from paco_hf.workflows.train import train
 TINY = ["--backbone", "test_resnet", "--precision", "fp32", "--per_device_train_batch_size", "8"]
 
 
+@pytest.fixture(autouse=True)
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(step_timer, "LEAST_SECONDS", 0)
+
+
 class Clock(TrainerCallback):
     """A time that passes in steps (2 s, the first one 7, the first of a later epoch 3), in the optimizer (half a
     second of these), in validations (5 s) and in checkpoints (1 s) alone."""
