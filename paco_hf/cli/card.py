@@ -20,7 +20,9 @@ def run(flags: Namespace) -> None:
     if (flags.run is None) == (flags.recipes is None):
         raise ValueError("give a run folder, or --recipes DIR (not both)")
     from ..reports.model_card import recipe_cards, write_card
+    from ..runs.folder import RunFolder
     from ..utils.files import write_text
+    from ..utils.locks import sole_owner
 
     if flags.recipes:
         cards = dict(recipe_cards(flags.recipes))
@@ -29,4 +31,5 @@ def run(flags: Namespace) -> None:
             write_text(path, text)
         print(f"{len(cards)} cards in {flags.recipes}")
         return
-    print(write_card(flags.run, **selected(flags, "repo_id license recipe baselines")))
+    with sole_owner(RunFolder(flags.run).home, "its card is written", "write it then"):
+        print(write_card(flags.run, **selected(flags, "repo_id license recipe baselines")))

@@ -24,14 +24,17 @@ def run(flags: Namespace) -> None:
         check_checkpoint_folder("--store", flags.model)
     from ..evaluation.prior_estimation import MIN_FREQUENCY
     from ..inference.prediction import estimate_file_prior
+    from ..runs.folder import RunFolder
     from ..utils.files import write_json
+    from ..utils.locks import sole_owner
     from ..workflows.calibrate import update_config
 
     classes = estimate_file_prior(flags.model, flags.images, flags.resamples, flags.batch_size, flags.precision)
     if flags.output:
         write_json(Path(flags.output), {"model": Path(flags.model).resolve().name, "classes": classes})
     if flags.store:
-        update_config(flags.model, inference_prior=[max(entry["frequency"], MIN_FREQUENCY) for entry in classes])
+        with sole_owner(RunFolder(flags.model).home, "a prior is stored in it", "store it then"):
+            update_config(flags.model, inference_prior=[max(entry["frequency"], MIN_FREQUENCY) for entry in classes])
     if flags.json:
         print(json.dumps(classes, indent=2))
         return

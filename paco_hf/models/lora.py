@@ -18,6 +18,7 @@ from .modeling_paco import PaCoForImageClassification
 
 ADAPTER_FOLDER = "adapter"
 ADAPTER_NAME = "adapter_model.safetensors"
+ADAPTER_FILES = (ADAPTER_NAME, "adapter_config.json", "config.json")
 
 # What peft calls the one adapter of a model, and puts before the names of a model that it wraps.
 _ADAPTER, _PREFIX = "default", "base_model.model."

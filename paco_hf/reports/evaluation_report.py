@@ -7,10 +7,10 @@ from typing import Any
 from PIL import Image
 
 from ..metrics import FEW_SHOT, GROUP_SIZES, GROUPS, MANY_SHOT, TITLES, shots
+from ..runs.layout import REPORT_NAME
 from .html_page import number, percent, picture, points, svg, write_page
 from .plots import CAPTIONS, COUNTS_NAME, FREQUENCY_NAME, PRIOR_NAME, RELIABILITY_NAME, figures, prior_order
 
-REPORT_NAME = "report.html"
 _SHOWN = ("model", "dataset", "images", "confidence", "class_counts", "metrics", "calibration", "confusion_groups")
 LISTED = 50  # classes in the page's last table, where there are more than twice as many
 

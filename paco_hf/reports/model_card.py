@@ -14,7 +14,8 @@ from ..data.published import BENCHMARKS
 from ..metrics import FEW_SHOT, HEADLINE, MANY_SHOT, TITLES, shots
 from ..runs.layout import CARD_NAME, FIGURE_NAMES, RESULTS_NAME
 from ..runs.redaction import public_settings
-from ..utils.files import write_text
+from ..utils.console import say
+from ..utils.files import write_signed, write_text
 from . import model_card_text as text
 from .html_page import templates
 from .plots import CAPTIONS, figures
@@ -58,7 +59,8 @@ def write_card(
     if results:
         (into / RESULTS_NAME).parent.mkdir(exist_ok=True)
         write_text(into / RESULTS_NAME, results)
-    write_text(into / CARD_NAME, str(render(subject, license, _draw(subject, into))))
+    kept = write_signed(into / CARD_NAME, str(render(subject, license, _draw(subject, into))))
+    say(kept is not None, f"the {CARD_NAME} that was there had been changed, and is kept as {kept}")
     return into / CARD_NAME
 
 

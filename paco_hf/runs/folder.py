@@ -108,6 +108,14 @@ class RunFolder:
         return read_mapping(self.path / "config.json")
 
     @property
+    def started(self) -> bool:
+        """Whether a training wrote into the folder: there are its log, and a recipe with its settings."""
+        recipe = self.path / layout.RECIPE_NAME
+        if not ((self.path / layout.LOG_NAME).is_file() and recipe.is_file()):
+            return False
+        return {"loss", "dataset", "backbone", "learning_rate"} <= read_mapping(recipe).keys()
+
+    @property
     def card(self) -> Path:
         """Where the model card lies, or would lie."""
         return self.path / layout.CARD_NAME

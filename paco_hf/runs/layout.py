@@ -2,14 +2,18 @@
 
 METRICS_NAME, RECIPE_NAME, RUN_NAME, CONVERSION_NAME = "metrics.json", "recipe.yaml", "run.json", "conversion.json"
 CARD_NAME, RESULTS_NAME = "README.md", ".eval_results/paco_hf.yaml"
-EVALUATION_FOLDER, EVALUATION_NAME = "evaluation", "results.json"  # of `paco-hf evaluate`
-STAGING = "checkpoint.partial"
+STAGING, STATE_NAME = "checkpoint.partial", "trainer_state.json"
 LOG_NAME = "log.jsonl"
 
 # The figures of a run, drawn for its card, and those of an evaluation, beside its report.
 COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME = "class_counts.png", "training_curve.png", "accuracy_by_frequency.png"
 RELIABILITY_NAME, PRIOR_NAME = "reliability.png", "prior.png"
 FIGURE_NAMES = (COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME, RELIABILITY_NAME, PRIOR_NAME)
+
+# Of `paco-hf evaluate` on the test split, and on the validation split, which must not replace the former.
+EVALUATION_FOLDER, VALIDATION_FOLDER = "evaluation", "evaluation-validation"
+EVALUATION_NAME, REPORT_NAME = "results.json", "report.html"
+EVALUATION_FILES = (EVALUATION_NAME, REPORT_NAME, *FIGURE_NAMES)
 
 # What a run writes into its folder, besides checkpoints, adapter and evaluations.
 RUN_FILES = (

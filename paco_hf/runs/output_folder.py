@@ -1,6 +1,7 @@
 """What an existing output folder means for a new run."""
 
 import shutil
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ from ..arguments.run_arguments import RunArguments
 from ..arguments.settings import run_settings
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.spec import SPLITS_NAME
-from ..models.lora import ADAPTER_FOLDER
+from ..models.lora import ADAPTER_FILES, ADAPTER_FOLDER
 from ..models.modeling_paco import CODE_FILES
+from ..utils.files import is_changed
+from ..utils.locks import LOCK_NAME
 from . import layout
 from .folder import RunFolder, list_checkpoints
 
@@ -27,7 +30,7 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
         the metrics of a finished run that was to be resumed; `None` where there is something to do.
 
     Raises:
-        ValueError: the folder is a file, in use by another run, or of a run finished with other settings.
+        ValueError: the folder is a file, no run of ours, or of a run finished with other settings.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file")
@@ -40,8 +43,13 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
                 f"remove its {layout.METRICS_NAME} to go on from its last checkpoint with the new ones"
             )
         return metrics
-    empty = not folder.exists() or not any(folder.iterdir())
-    if not (empty or run.dry_run or run.resume or run.overwrite):
+    if run.dry_run or not folder.exists() or _is_fresh(folder):
+        return None
+    if not RunFolder(folder).started:
+        inside = sorted(path.name for path in folder.iterdir() if path.name != LOCK_NAME)
+        shown = ", ".join(inside[:5]) + (f" and {len(inside) - 5} more" if len(inside) > 5 else "")
+        raise ValueError(f"--output_dir {folder} is not empty, and holds no run ({shown}): give another folder")
+    if not (run.resume or run.overwrite):
         raise ValueError(
             f"--output_dir {folder} is not empty: --resume goes on with the run in it, --overwrite replaces it"
         )
@@ -50,13 +58,32 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
 
 def clear_run(folder: Path) -> None:
     """Remove what an earlier run left, and nothing else."""
-    for leftover in (*list_checkpoints(folder), folder / layout.STAGING, folder / ADAPTER_FOLDER):
-        shutil.rmtree(leftover, ignore_errors=True)
-    for evaluated in folder.glob(f"{layout.EVALUATION_FOLDER}*/{layout.EVALUATION_NAME}"):
-        shutil.rmtree(evaluated.parent)
-    for pattern in (*layout.RUN_FILES, SPLITS_NAME, *CODE_FILES):
+    for checkpoint in list_checkpoints(folder):
+        if (checkpoint / layout.STATE_NAME).is_file():
+            shutil.rmtree(checkpoint)
+    shutil.rmtree(folder / layout.STAGING, ignore_errors=True)
+    _remove(folder / ADAPTER_FOLDER, ADAPTER_FILES)
+    for evaluated in (layout.EVALUATION_FOLDER, layout.VALIDATION_FOLDER):
+        _remove(folder / evaluated, layout.EVALUATION_FILES)
+    kept = [layout.CARD_NAME] if is_changed(folder / layout.CARD_NAME) else []
+    _remove(folder, (*layout.RUN_FILES, SPLITS_NAME, *CODE_FILES), kept)
+
+
+def _remove(folder: Path, patterns: Iterable[str], kept: Collection[str] = ()) -> None:
+    """Remove the files of these names, whole or partial, and the folder where nothing else is in it."""
+    for pattern in patterns:
         for file in (*folder.glob(pattern), *folder.glob(f"{pattern}.*.partial")):
-            file.unlink()
+            if file.name not in kept:
+                file.unlink()
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+def _is_fresh(folder: Path) -> bool:
+    """Whether nothing is in it but what a run has that was killed as it started."""
+    log = folder / layout.LOG_NAME
+    names = {path.name for path in folder.iterdir() if path.suffix != ".partial"}
+    return names <= {LOCK_NAME, layout.LOG_NAME, SPLITS_NAME} and not (log.is_file() and log.stat().st_size)
 
 
 def changed_settings(folder: Path, settings: dict[str, Any], only_named: bool = False) -> str:

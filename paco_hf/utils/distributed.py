@@ -1,5 +1,7 @@
 """Row-wise collectives for the contrastive batch. Without an initialized process group each is the identity."""
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -94,6 +96,23 @@ def broadcast_buffers(model: nn.Module) -> None:
     if world_size() > 1:
         for buffer in model.buffers():
             dist.broadcast(buffer, src=0)
+
+
+@contextmanager
+def entered_once(context: AbstractContextManager[None]) -> Iterator[None]:
+    """Enter a context in rank 0 alone; where it cannot be entered, that is the error of all ranks."""
+    failure: list[Exception | None] = [None]
+    with ExitStack() as stack:
+        if world_size() == 1 or dist.get_rank() == 0:
+            try:
+                stack.enter_context(context)
+            except (OSError, ValueError) as error:
+                failure = [error]
+        if world_size() > 1:
+            dist.broadcast_object_list(failure)
+        if failure[0] is not None:
+            raise failure[0]
+        yield
 
 
 def leave_together() -> None:

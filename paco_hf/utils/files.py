@@ -1,5 +1,7 @@
 """Files: written whole or not at all, JSON and YAML; errors that name the file."""
 
+import hashlib
+import itertools
 import json
 import os
 import re
@@ -30,6 +32,36 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_signed(path: Path, text: str) -> Path | None:
+    """Write a Markdown file that people may change; what they changed is kept under another name.
+
+    Args:
+        path (`Path`): the file.
+        text (`str`): its content; a comment with its checksum is added.
+
+    Returns:
+        where the former file now is, `None` where there was none, or one as it was written.
+    """
+    kept = None
+    if is_changed(path):
+        names = (path.with_name(f"{path.stem}.kept{number or ''}{path.suffix}") for number in itertools.count())
+        path.rename(kept := next(name for name in names if not name.exists()))
+    write_text(path, f"{text.rstrip()}\n\n{_signature(text)}\n")
+    return kept
+
+
+def is_changed(path: Path) -> bool:
+    """Whether there is a file, and it is not as [`write_signed`] wrote it."""
+    if not path.is_file():
+        return False
+    text, _, signature = path.read_bytes().decode(errors="replace").rstrip().rpartition("\n\n")
+    return signature != _signature(text)
+
+
+def _signature(text: str) -> str:
+    return f"<!-- as paco-hf wrote it: {hashlib.sha256(text.rstrip().encode()).hexdigest()[:16]} -->"
 
 
 def as_yaml(settings: dict[str, Any]) -> str:

@@ -1,6 +1,7 @@
 """From a run to its evaluation: scores, `results.json`, the report, and what is then stored in the checkpoint."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ from ..evaluation.analysis import evaluate_logits
 from ..inference.logits import balanced_logits
 from ..metrics import headline
 from ..models.configuration_paco import PaCoConfig
-from ..runs.layout import CARD_NAME, EVALUATION_FOLDER, EVALUATION_NAME
+from ..runs.folder import RunFolder
+from ..runs.layout import CARD_NAME, EVALUATION_FOLDER, EVALUATION_NAME, VALIDATION_FOLDER
+from ..utils.distributed import entered_once
 from ..utils.files import write_json
+from ..utils.locks import sole_owner
 from .calibrate import store_temperature
 from .evaluation_data import check_same_test, load_evaluation
 
@@ -55,11 +59,28 @@ def evaluate_runs(
     if output_dir is not None and not report:
         raise ValueError("--no_report writes nothing into --output_dir: leave out one of them")
     folder = _output_folder(models, output_dir, split) if report else None
+    if calibrate and not (Path(models[0]) / "config.json").is_file():
+        raise ValueError(f"--calibrate changes a checkpoint's config.json, but {models[0]} is no local folder of one")
+    with ExitStack() as held:
+        if calibrate or (folder and output_dir is None):
+            home = sole_owner(RunFolder(models[0]).home, "an evaluation", "evaluate it then")
+            held.enter_context(entered_once(home))
+        return _evaluate_runs(models, dataset, split, data_fields, inference, calibrate, report, folder)
+
+
+def _evaluate_runs(
+    models: Sequence[str],
+    dataset: str | None,
+    split: str,
+    data_fields: dict[str, Any],
+    inference: dict[str, Any],
+    calibrate: bool,
+    report: bool,
+    folder: Path | None,
+) -> tuple[dict[str, Any], Path | None, list[str]]:
     notes: list[str] = []
     if report and folder is None:
         notes.append("no report of several models, or of one from the Hub, without a place for it: --output_dir DIR")
-    if calibrate and not (Path(models[0]) / "config.json").is_file():
-        raise ValueError(f"--calibrate changes a checkpoint's config.json, but {models[0]} is no local folder of one")
     if calibrate:
         held_out = load_evaluation(models[0], dataset, "validation", **data_fields)
         notes.append(store_temperature(models[0], Images(held_out), held_out.class_names, **inference))
@@ -130,8 +151,7 @@ def _output_folder(models: Sequence[str], output_dir: str | None, split: str) ->
         return folder
     if len(models) > 1 or not Path(models[0]).is_dir():
         return None
-    # What was found on the validation split must not replace what was on the test split.
-    return Path(models[0]) / (EVALUATION_FOLDER if split == "test" else f"{EVALUATION_FOLDER}-{split}")
+    return Path(models[0]) / (EVALUATION_FOLDER if split == "test" else VALIDATION_FOLDER)
 
 
 def examine(

@@ -20,7 +20,9 @@ from ..runs.output_folder import changed_settings, clear_run, open_folder
 from ..runs.record import summary
 from ..trainer.paco_trainer import PaCoTrainer
 from ..utils.console import say
+from ..utils.distributed import entered_once
 from ..utils.files import as_yaml, write_json, write_text
+from ..utils.locks import sole_owner
 from ..utils.memory import keep_freed_memory
 from .build import RunParts, build, build_model, build_trainer, new_model, start_from_means
 from .cost import announce_cost, rehearse
@@ -47,6 +49,15 @@ def train(
         ValueError, OSError: bad settings or data, found before training starts.
         FloatingPointError: a loss that is not finite.
     """
+    if run.dry_run:
+        return _train(run, args, callbacks)
+    with entered_once(sole_owner(args.output_dir, "a training", "give another --output_dir")):
+        return _train(run, args, callbacks)
+
+
+def _train(
+    run: RunArguments, args: PaCoTrainingArguments, callbacks: Sequence[TrainerCallback]
+) -> dict[str, Any] | None:
     main, folder = args.process_index == 0, Path(args.output_dir)
     metrics = open_folder(folder, run, args)
     if metrics is not None:

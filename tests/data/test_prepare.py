@@ -20,6 +20,7 @@ from paco_hf.data.streaming import prepare_tree
 from paco_hf.data.streaming.manifest import Manifest
 from paco_hf.data.streaming.prepare import prepare
 from paco_hf.data.verification import describe_counts, split_counts, verify
+from paco_hf.utils.locks import sole_owner
 
 SMALL = 20_000  # bytes of a shard: several shards of a miniature
 
@@ -308,7 +309,7 @@ def test_what_is_damaged_beside_the_shards_is_written_again(tmp_path: Path) -> N
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     root = miniature.imagenet_lt(tmp_path / "source")
-    with module._alone(tmp_path / "out"), pytest.raises(ValueError, match="another process is preparing data in"):
+    with sole_owner(tmp_path / "out", "x", "y"), pytest.raises(OSError, match="out is in use: x, process"):
         prepare("imagenet-lt", str(root), str(tmp_path / "out"))
     prepare("imagenet-lt", str(root), str(tmp_path / "out"))
 

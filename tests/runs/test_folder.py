@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from paco_hf.arguments.run_arguments import RunArguments
+from paco_hf.arguments.training_args import PaCoTrainingArguments
 from paco_hf.runs.folder import RunFolder
-from paco_hf.runs.output_folder import changed_settings, clear_run
-from paco_hf.utils.files import replacing, write_json, write_text
+from paco_hf.runs.output_folder import changed_settings, clear_run, open_folder
+from paco_hf.utils.files import is_changed, replacing, write_json, write_signed, write_text
 
 
 @pytest.fixture
@@ -90,10 +92,67 @@ def test_changed_settings_know_defaults(run: Path) -> None:
 
 
 def test_what_was_not_written_by_a_run_stays(run: Path) -> None:
-    (run / "notes.txt").write_text("mine")
-    (run / "metrics.json.123.partial").write_text("{")
+    mine = {
+        "notes.txt": "mine",
+        "adapter/notes.txt": "mine",
+        "evaluation/thesis.txt": "mine",
+        "evaluation_2024/results.json": "{}",
+        "checkpoint-7/other_tool.bin": "mine",
+        "checkpoint-best/model.safetensors": "mine",
+    }
+    for name, content in mine.items():
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text(content)
+    for name in ("metrics.json.123.partial", "adapter/adapter_model.safetensors", "checkpoint-8/trainer_state.json"):
+        (run / name).parent.mkdir(exist_ok=True)
+        (run / name).write_text("{")
+    card = run / "README.md"
+    card.write_text("mine")
+    assert write_signed(card, "# A card\n") == run / "README.kept.md"
     clear_run(run)
-    assert sorted(path.name for path in run.iterdir()) == ["emissions.csv", "notes.txt"]
+    left = sorted(str(file.relative_to(run)) for file in run.rglob("*") if file.is_file())
+    assert left == sorted([*mine, "README.kept.md", "emissions.csv"])
+
+
+def test_a_card_that_was_changed_is_kept(tmp_path: Path) -> None:
+    card = tmp_path / "README.md"
+    assert write_signed(card, "one\n") is None
+    assert write_signed(card, "two\n") is None
+    for number, changed in enumerate((card.read_text() + "mine", "mine alone", card.read_text().replace("two", "2"))):
+        card.write_text(changed)
+        kept = write_signed(card, "three\n")
+        assert kept == tmp_path / f"README.kept{number or ''}.md"
+        assert kept.read_text() == changed
+        assert not is_changed(card)
+    assert card.read_text().startswith("three\n\n<!-- as paco-hf wrote it: ")
+
+
+RECIPE = "loss: paco\ndataset: builtin\nbackbone: resnet18\nlearning_rate: 0.1\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"README.md": "mine", "config.json": "{}"}, r"is not empty, and holds no run \(README.md, config.json\)"),
+        ({"recipe.yaml": "soup: 1\n", "log.jsonl": "{}"}, "holds no run"),
+        ({"recipe.yaml": RECIPE}, r"holds no run \(recipe.yaml\)"),
+        ({"log.jsonl": "{}\n"}, "holds no run"),
+        ({f"file{i}": "" for i in range(9)}, "and 4 more"),
+        ({"recipe.yaml": RECIPE, "log.jsonl": ""}, None),
+        ({"log.jsonl": "", ".lock": "{}"}, None),
+    ],
+)
+@pytest.mark.parametrize("flag", ["overwrite", "resume"])
+def test_a_folder_is_only_replaced_where_it_is_a_run(files, message, flag, tmp_path: Path) -> None:
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    run, args = RunArguments(**{flag: True}), PaCoTrainingArguments(output_dir=str(tmp_path))
+    if message is None:
+        assert open_folder(tmp_path, run, args) is None
+        return
+    with pytest.raises(ValueError, match=message):
+        open_folder(tmp_path, run, args)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
 
 
 def test_a_file_is_written_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import fsspec
 
 from ...utils.files import write_text
+from ...utils.locks import LOCK_NAME
 
-MANIFEST_NAME, PLAN_NAME, LOCK_NAME = "manifest.json", "plan.json", ".lock"
+MANIFEST_NAME, PLAN_NAME = "manifest.json", "plan.json"
 FORMAT = "paco_hf shards 1"
 ROWS_PER_GROUP = 64
 LANES = 8  # streams of batches a process; a worker of the data loader has one or more of them to itself

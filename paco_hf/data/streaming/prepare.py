@@ -9,22 +9,21 @@ where it was.
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 
 from ...utils.files import read_mapping, replacing, write_text
+from ...utils.locks import sole_owner
 from ..image_lists import ImageList, class_names, git_blob_id, tree_lists
 from ..image_split import selection_hash
 from ..long_tail import class_counts
 from ..published import BENCHMARKS
-from .manifest import LOCK_NAME, MANIFEST_NAME, PLAN_NAME, Manifest, Shards, check_preparation, labels_name
+from .manifest import MANIFEST_NAME, PLAN_NAME, Manifest, Shards, check_preparation, labels_name
 from .prepare_parquet import PARTS, from_parquet
 from .prepare_tree import ImageTree
 from .writer import ShardWriter
@@ -84,7 +83,8 @@ def prepare(
     }
     writer = ShardWriter(Path(out), threads or min(os.cpu_count() or 1, 4), shard_bytes)
     try:
-        with _alone(writer.folder):
+        check_preparation(writer.folder)
+        with sole_owner(writer.folder, "data is prepared in it", "give another --out", traces=(PLAN_NAME,)):
             manifest = _begin(writer.folder, plan)
             if manifest is None:
                 manifest = Manifest(str(writer.folder), dataset, source, [], {})
@@ -154,25 +154,6 @@ def _begin(folder: Path, plan: dict[str, Any]) -> Manifest | None:
     for stale in folder.glob("**/*.partial"):
         stale.unlink()
     return None
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Hold the folder; a process that was killed has let go of it. A new one goes again where nothing came of it."""
-    check_preparation(folder)
-    is_new = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / LOCK_NAME, timeout=0):
-            try:
-                yield
-            finally:
-                if is_new and not any(f.name not in (PLAN_NAME, LOCK_NAME) for f in folder.iterdir()):
-                    shutil.rmtree(folder)
-    except Timeout as error:
-        raise ValueError(
-            f"another process is preparing data in {folder}: wait for it, or give another --out"
-        ) from error
 
 
 def _remove_damaged(folder: Path) -> None:
