@@ -30,6 +30,7 @@ def checked_recipe(recipe: str) -> Recipe:
     """
     result = read_recipe(recipe)
     known = {f.name for table in (*RUN_TABLES, PaCoTrainingArguments) for f in dataclasses.fields(table) if f.init}
+    known -= {"recipe", "automatic", "notes"}
     for name in result.settings:
         if name not in known:
             near = difflib.get_close_matches(str(name), known, n=1)
@@ -138,12 +139,16 @@ def _trainable_settings(recipe: str) -> dict[str, Any]:
 def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     """Settings that follow from flags, over the recipe's."""
     chosen = {"loss": DEFAULT_LOSS, "dataset": "builtin"} | settings | flags
-    implied: dict[str, Any] = {"output_dir": str(Path("runs") / f"{chosen['loss']}-{Path(chosen['dataset']).name}")}
+    implied: dict[str, Any] = {}
+    if "output_dir" not in settings:
+        implied["output_dir"] = str(Path("runs") / f"{chosen['loss']}-{Path(chosen['dataset']).name}")
     if flags.keys() & _STEPWISE:
         implied["epoch_schedule"] = "none"
     # A number of steps for saving or logging means that.
-    events = (event for event in ("save", "logging", "eval") if f"{event}_steps" in flags)
-    return implied | {f"{event}_strategy": "steps" for event in events}
+    for event in ("save", "logging", "eval"):
+        if f"{event}_steps" in (flags if f"{event}_strategy" in settings else settings | flags):
+            implied[f"{event}_strategy"] = "steps"
+    return implied
 
 
 def _check(run: RunArguments, flags: dict[str, Any], published: bool) -> None:

@@ -1,6 +1,7 @@
 """The recipes are the reference's rows, read afresh; and how recipe, flags and number of processes make a run."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -277,3 +278,20 @@ def test_the_documented_table_is_that_of_the_recipes() -> None:
     from benchmarks.rows import DOCUMENT, document_table, table
 
     assert document_table(DOCUMENT.read_text(encoding="utf-8")) == table()
+
+
+def test_every_setting_of_a_recipe_is_honored_or_refused(tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    content = {"dataset": "photos", "output_dir": "my-run", "overwrite": True, "save_steps": 7, "eval_steps": 5}
+    recipe.write_text(yaml.safe_dump(content))
+    run, args = parse_run(["--recipe", str(recipe)])
+    assert (args.output_dir, run.overwrite) == ("my-run", True)
+    assert (args.save_strategy, args.save_steps, args.eval_strategy, args.eval_steps) == ("steps", 7, "steps", 5)
+    assert parse_run(["--recipe", str(recipe), "--output_dir", "another"])[1].output_dir == "another"
+    recipe.write_text(yaml.safe_dump({**content, "save_strategy": "epoch"}))
+    assert parse_run(["--recipe", str(recipe)])[1].save_strategy == "epoch"
+    assert parse_run(["--recipe", str(recipe), "--save_steps", "3"])[1].save_strategy == "steps"
+    for name in ("recipe", "notes", "automatic"):
+        recipe.write_text(yaml.safe_dump({"dataset": "photos", name: ["learning_rate"]}))
+        with pytest.raises(ValueError, match=f"has an unknown setting '{name}'"):
+            parse_run(["--recipe", str(recipe)])
