@@ -42,11 +42,13 @@ class ImageChecks:
         data (`ImageData`): without the images that cannot be decoded, and with notes and warnings.
         lines (list of `str`): in words.
         duplicates (`np.ndarray` of `bool`, `(N,)`, *optional*): training images with an exact copy in any split.
+        pixels (`dict`): a hash of the decoded images of each split, by role.
     """
 
     data: ImageData
     lines: list[str] = field(default_factory=list)
     duplicates: np.ndarray | None = None
+    pixels: dict[str, str] = field(default_factory=dict)
 
 
 def check_images(data: ImageData, skip_undecodable: bool = False) -> ImageChecks:
@@ -96,7 +98,8 @@ def check_images(data: ImageData, skip_undecodable: bool = False) -> ImageChecks
     duplicates = np.zeros(len(splits["train"].labels), dtype=bool)
     duplicates[[index for group in groups for role, index in group if role == "train"]] = True
     changes: dict[str, Any] = {**splits, "notes": data.notes + notes, "warnings": data.warnings + warnings}
-    return ImageChecks(replace(data, **changes), [f"{decodable}{known}: {extent}", line], duplicates)
+    hashes = {role: _digest("\n".join(filter(None, one.pixels)).encode()) for role, one in contents.items()}
+    return ImageChecks(replace(data, **changes), [f"{decodable}{known}: {extent}", line], duplicates, hashes)
 
 
 def decodable(split: LabeledImages) -> LabeledImages:
@@ -166,7 +169,7 @@ def _decode(split: LabeledImages) -> _Contents:
         except ValueError as error:
             return "", [], str(error)
         content = f"{image.width} {image.height} ".encode() + image.tobytes()
-        return hashlib.blake2b(content, digest_size=16).hexdigest(), [*image.size], ""
+        return _digest(content), [*image.size], ""
 
     # A file that many rows name is decoded once.
     files: Any = _files(split) or range(len(split.labels))
@@ -181,6 +184,10 @@ def _decode(split: LabeledImages) -> _Contents:
     sizes = [size for _, size, _ in outcomes.values() if size]
     extremes = [pick(sizes, key=math.prod, default=None) for pick in (min, max)]
     return _Contents([outcomes[file][0] for file in files], errors, extremes)
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
 def _folder() -> Path:
@@ -198,7 +205,7 @@ def _files(split: LabeledImages) -> list[str] | None:
 
 
 def _fingerprint(split: LabeledImages) -> str:
-    """Of what would be decoded: paths, sizes and times of files, else the fingerprint that `datasets` keeps."""
+    """Of what would be decoded: paths, sizes, times, inodes of files, else the fingerprint that `datasets` keeps."""
     digest = hashlib.blake2b(f"{_VERSION} {split.name} ".encode(), digest_size=16)
     files = _files(split)
     if files is None:
@@ -207,5 +214,8 @@ def _fingerprint(split: LabeledImages) -> str:
         return digest.hexdigest()
     states = {file: os.stat(file) for file in set(files)}
     for file in files:
-        digest.update(f"{os.path.abspath(file)} {states[file].st_size} {states[file].st_mtime_ns}\n".encode())
+        state = states[file]
+        # A file that is replaced may keep its size and time of writing, but not the time of the change of its inode.
+        identity = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
+        digest.update(f"{os.path.abspath(file)} {identity}\n".encode())
     return digest.hexdigest()

@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from .image_split import ImageSplit
-from .images import LabeledImages
+from .images import ImageData, LabeledImages
 from .long_tail import class_counts
+from .spec import ROLES
 
 
 def describe_split(split: ImageSplit | None, with_rows: bool = False) -> dict[str, Any] | None:
@@ -83,6 +84,50 @@ def _content(full: LabeledImages) -> str | None:
     return hashlib.sha256(selected.tobytes()).hexdigest()
 
 
+def describe_data(data: ImageData, pixels: dict[str, str]) -> dict[str, Any]:
+    """What identifies all the images that a run is trained and scored on, wherever they come from, and their classes.
+
+    Args:
+        data (`ImageData`): the splits of the source.
+        pixels (`dict`): hashes of their decoded images by role, where these are known.
+
+    Returns:
+        `classes`, the SHA-256 of their names, and for each role what [`describe_source`] says, with `pixels`.
+    """
+    described: dict[str, Any] = {"classes": hashlib.sha256("\n".join(data.class_names).encode()).hexdigest()}
+    for role, split in data.splits.items():
+        described[role] = describe_source(split) | ({"pixels": pixels[role]} if role in pixels else {})
+    return described
+
+
+def check_data(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """That a run that is resumed has the data that it was started with; otherwise it could be scored on images that it
+    has trained on.
+
+    Args:
+        before (`dict`): what [`describe_data`] said at its start; empty where that is not known.
+        now (`dict`): what it says now.
+
+    Raises:
+        ValueError: images were moved, added, removed or replaced, or classes are others.
+    """
+    if not before:
+        return
+    changes = []
+    for role in ROLES:
+        if (role in before) != (role in now):
+            changes.append(f"there is {'now a' if role in now else 'no longer a'} {role} split")
+        elif role in now and (changed := _changed(before[role], now[role])):
+            changes.append(f"{role}: {changed}")
+    if not changes and before["classes"] != now["classes"]:
+        changes = ["other names of classes"]
+    if changes:
+        raise ValueError(
+            f"the data has changed since the run was started ({'; '.join(changes)}), which may have trained on images "
+            "that it would be scored on: restore it, or start anew with --overwrite"
+        )
+
+
 def same_labels(full: ImageSplit, source: dict[str, Any]) -> bool:
     """Whether images have the labels of [`describe_source`], in the same order."""
     return len(full.labels) == source["images"] and full.selection == source["selection"]
@@ -95,8 +140,10 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
     if before["selection"] != now["selection"]:
         return "other labels, or another order"
     # Runs of before contents were recorded have labels only.
-    contents = before.get("content"), now.get("content")
-    return "other, changed or renamed images, or another order" if all(contents) and contents[0] != contents[1] else ""
+    for what in ("content", "pixels"):
+        if before.get(what) and now.get(what) and before[what] != now[what]:
+            return "other, changed or renamed images, or another order"
+    return ""
 
 
 def public_manifest(manifest: dict[str, Any]) -> dict[str, Any]:

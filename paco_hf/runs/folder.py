@@ -59,6 +59,11 @@ class RunFolder:
         return read_mapping(self.home / SPLITS_NAME)
 
     @cached_property
+    def data(self) -> dict[str, Any]:
+        """`data.json`: what identifies the images that it was started with."""
+        return read_mapping(self.home / layout.DATA_NAME)
+
+    @cached_property
     def log(self) -> list[dict[str, Any]]:
         """`log.jsonl`: the entries of the training log."""
         path = self.home / layout.LOG_NAME
@@ -109,11 +114,11 @@ class RunFolder:
 
     @property
     def started(self) -> bool:
-        """Whether a training wrote into the folder: there are its log, and a recipe with its settings."""
-        recipe = self.path / layout.RECIPE_NAME
-        if not ((self.path / layout.LOG_NAME).is_file() and recipe.is_file()):
-            return False
-        return {"loss", "dataset", "backbone", "learning_rate"} <= read_mapping(recipe).keys()
+        """Whether a training wrote into the folder: there are a recipe with its settings, and its log or a
+        checkpoint."""
+        written = (self.path / layout.LOG_NAME, *(path / layout.STATE_NAME for path in list_checkpoints(self.path)))
+        recipe = read_mapping(self.path / layout.RECIPE_NAME)
+        return any(map(Path.is_file, written)) and {"loss", "dataset", "backbone", "learning_rate"} <= recipe.keys()
 
     @property
     def card(self) -> Path:

@@ -1,8 +1,9 @@
 """The names of the files in a run folder."""
 
 METRICS_NAME, RECIPE_NAME, RUN_NAME, CONVERSION_NAME = "metrics.json", "recipe.yaml", "run.json", "conversion.json"
+DATA_NAME = "data.json"  # identifies the images that a run was started with
 CARD_NAME, RESULTS_NAME = "README.md", ".eval_results/paco_hf.yaml"
-STAGING, STATE_NAME = "checkpoint.partial", "trainer_state.json"
+STAGING, SET_ASIDE, STATE_NAME = "checkpoint.partial", ".set-aside", "trainer_state.json"
 LOG_NAME = "log.jsonl"
 
 # The figures of a run, drawn for its card, and those of an evaluation, beside its report.
@@ -17,6 +18,6 @@ EVALUATION_FILES = (EVALUATION_NAME, REPORT_NAME, *FIGURE_NAMES)
 
 # What a run writes into its folder, besides checkpoints, adapter and evaluations.
 RUN_FILES = (
-    *(METRICS_NAME, RECIPE_NAME, RUN_NAME, CARD_NAME, RESULTS_NAME, LOG_NAME, *FIGURE_NAMES),
+    *(METRICS_NAME, RECIPE_NAME, RUN_NAME, DATA_NAME, CARD_NAME, RESULTS_NAME, LOG_NAME, *FIGURE_NAMES),
     *("config.json", "model.safetensors", "preprocessor_config.json", "selected-*.safetensors"),
 )

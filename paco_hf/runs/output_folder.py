@@ -49,16 +49,22 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
         inside = sorted(path.name for path in folder.iterdir() if path.name != LOCK_NAME)
         shown = ", ".join(inside[:5]) + (f" and {len(inside) - 5} more" if len(inside) > 5 else "")
         raise ValueError(f"--output_dir {folder} is not empty, and holds no run ({shown}): give another folder")
-    if not (run.resume or run.overwrite):
+    if not (run.resume or run.overwrite or _within(args.resume_from_checkpoint, folder)):
         raise ValueError(
             f"--output_dir {folder} is not empty: --resume goes on with the run in it, --overwrite replaces it"
         )
     return None
 
 
+def _within(checkpoint: Any, folder: Path) -> bool:
+    """Whether a training is to resume from a checkpoint of the folder."""
+    chosen = str(checkpoint or "")
+    return chosen.lower() == "true" or (bool(chosen) and Path(chosen).resolve().parent == folder.resolve())
+
+
 def clear_run(folder: Path) -> None:
     """Remove what an earlier run left, and nothing else."""
-    for checkpoint in list_checkpoints(folder):
+    for checkpoint in (*list_checkpoints(folder), *folder.glob(f"checkpoint-*{layout.SET_ASIDE}")):
         if (checkpoint / layout.STATE_NAME).is_file():
             shutil.rmtree(checkpoint)
     shutil.rmtree(folder / layout.STAGING, ignore_errors=True)
@@ -82,8 +88,10 @@ def _remove(folder: Path, patterns: Iterable[str], kept: Collection[str] = ()) -
 def _is_fresh(folder: Path) -> bool:
     """Whether nothing is in it but what a run has that was killed as it started."""
     log = folder / layout.LOG_NAME
+    if log.is_file() and log.stat().st_size:
+        return False
     names = {path.name for path in folder.iterdir() if path.suffix != ".partial"}
-    return names <= {LOCK_NAME, layout.LOG_NAME, SPLITS_NAME} and not (log.is_file() and log.stat().st_size)
+    return names <= {LOCK_NAME, log.name, layout.DATA_NAME, SPLITS_NAME}
 
 
 def changed_settings(folder: Path, settings: dict[str, Any], only_named: bool = False) -> str:

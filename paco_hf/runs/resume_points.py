@@ -1,15 +1,84 @@
-"""What is wrong with a checkpoint that cannot be read."""
+"""The checkpoints that a training may resume from, and what is wrong with one that cannot be read."""
 
 import json
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_pt_utils import safe_globals
 
+from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
 from ..utils.files import readable
+from .folder import list_checkpoints
+from .layout import SET_ASIDE
+
+
+def resume_points(folder: Path, run: RunArguments, args: PaCoTrainingArguments) -> list[Path]:
+    """The checkpoints that a training is to resume from, the first that is complete; none: it starts anew.
+
+    Args:
+        folder (`Path`): the `--output_dir`.
+        run (`RunArguments`): its `resume` asks for the last one of the folder, if there is one.
+        args (`PaCoTrainingArguments`): its `resume_from_checkpoint` is a folder, or `true` for the last one.
+
+    Raises:
+        ValueError: flags that contradict each other.
+        OSError: there is no such checkpoint.
+    """
+    last_first = list_checkpoints(folder)[::-1]
+    chosen = str(args.resume_from_checkpoint or "")
+    if chosen.lower() in ("", "false"):
+        return last_first if run.resume else []
+    if run.resume:
+        raise ValueError(f"--resume_from_checkpoint {chosen} and --resume both say where to go on from: give one")
+    if chosen.lower() == "true":
+        if not last_first:
+            raise OSError(f"--resume_from_checkpoint true: {folder} has no complete checkpoint")
+        points = last_first
+    elif not (Path(chosen) / TRAINER_STATE_NAME).is_file():
+        raise OSError(
+            f"--resume_from_checkpoint {chosen} is no checkpoint of a training: give a folder such as "
+            "RUN/checkpoint-20, or true for the last one in --output_dir"
+        )
+    else:
+        points = [Path(chosen)]
+    if run.overwrite and points[0].resolve().parent == folder.resolve():
+        raise ValueError(f"--overwrite would remove {points[0]}, which --resume_from_checkpoint goes on from")
+    return points
+
+
+def first_complete(points: Sequence[Path], weights: str, args: PaCoTrainingArguments) -> tuple[Path, list[str]]:
+    """The first checkpoint that can be read, and for the user a line about each before it.
+
+    Args:
+        points (sequence of `Path`): checkpoints, at least one.
+        weights, args: as those of [`check_checkpoint`].
+
+    Raises:
+        OSError: none can be read: what is wrong with the first.
+    """
+    errors: list[OSError] = []
+    for point in points:
+        try:
+            check_checkpoint(point, weights, args)
+        except OSError as error:
+            errors.append(error)
+        else:
+            return point, [f"WARNING: {error}; going on from the checkpoint before it" for error in errors]
+    raise errors[0]
+
+
+def set_aside_later(checkpoint: Path) -> None:
+    """Rename the checkpoints of a run that come after one, which is resumed from: the run will write others."""
+    later = list_checkpoints(checkpoint.parent)
+    for other in later[later.index(checkpoint.parent / checkpoint.name) + 1 :]:
+        shutil.rmtree(other.with_suffix(SET_ASIDE), ignore_errors=True)
+        other.rename(other.with_suffix(SET_ASIDE))
 
 
 def check_checkpoint(folder: Path, weights: str, args: PaCoTrainingArguments) -> dict[str, Any]:
@@ -26,11 +95,13 @@ def check_checkpoint(folder: Path, weights: str, args: PaCoTrainingArguments) ->
     Raises:
         OSError: a file is missing, or cannot be read.
     """
-    random_state = f"rng_state_{args.process_index}.pth" if args.world_size > 1 else "rng_state.pth"
+    # Every process looks at those of all, so that all find the same.
+    ranks = range(args.world_size)
+    random_states = [f"rng_state_{rank}.pth" for rank in ranks] if args.world_size > 1 else ["rng_state.pth"]
     made_with = len(list(folder.glob("rng_state*.pth")))
-    pickled = ("optimizer.pt", "scheduler.pt", random_state)
+    pickled = ("optimizer.pt", "scheduler.pt", *random_states)
     for name in (weights, *pickled, TRAINER_STATE_NAME):
-        if name == random_state and not (folder / name).is_file() and made_with:
+        if name in random_states and not (folder / name).is_file() and made_with:
             raise OSError(
                 f"the checkpoint {folder} was made with {made_with} processes, but there are {args.world_size} now"
             )
@@ -39,6 +110,9 @@ def check_checkpoint(folder: Path, weights: str, args: PaCoTrainingArguments) ->
     for name in pickled:
         with readable(folder / name), safe_globals():
             torch.load(folder / name, map_location="cpu", weights_only=True, mmap=True)
+    for file in folder.glob("*.safetensors"):
+        with readable(file), safe_open(file, "pt"):
+            pass
     with readable(folder / TRAINER_STATE_NAME):
         state: dict[str, Any] = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     return state

@@ -53,6 +53,11 @@ class CheckpointingTrainer(Trainer):
         """The inference model, with the weights being trained."""
         return self.model.to_classifier() if isinstance(self.model, PaCoForContrastiveTraining) else self.model
 
+    @property
+    def weights_name(self) -> str:
+        """The file of a checkpoint that has what is trained of the inference model."""
+        return lora.ADAPTER_NAME if self.adapted else "model.safetensors"
+
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         return grad_norm
 
@@ -148,8 +153,8 @@ class CheckpointingTrainer(Trainer):
             resume_from_checkpoint = str(checkpoints[-1])
         self.resumed_step = 0
         if resume_from_checkpoint:
-            weights = lora.ADAPTER_NAME if self.adapted else "model.safetensors"
-            self.resumed_step = check_checkpoint(Path(resume_from_checkpoint), weights, self.args)["global_step"]
+            checked = check_checkpoint(Path(resume_from_checkpoint), self.weights_name, self.args)
+            self.resumed_step = checked["global_step"]
         result = super().train(resume_from_checkpoint, *args, **kwargs)
         if self.args.load_best_model_at_end:
             self.load_selected()

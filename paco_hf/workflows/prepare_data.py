@@ -22,10 +22,12 @@ class RunData:
     Args:
         run (`RunArguments`): those of the run, with the share that was split off for the test where there was none.
         division (`Division`): the splits.
+        pixels (`dict`): a hash of the decoded images of each split by role, where they were inspected.
     """
 
     run: RunArguments
     division: Division
+    pixels: dict[str, str]
 
     @cached_property
     def images(self) -> dict[str, Images]:
@@ -69,7 +71,7 @@ def prepare_data(run: RunArguments, args: PaCoTrainingArguments) -> RunData:
         data, args.seed, run.validation_fraction, fraction, checks.duplicates, source=source, split_seed=run.split_seed
     )
     say(main, "\n".join(_describe(division, checks.lines)))
-    return RunData(run, division)
+    return RunData(run, division, checks.pixels)
 
 
 def _describe(division: Division, lines: list[str]) -> list[str]:

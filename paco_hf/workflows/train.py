@@ -11,13 +11,14 @@ from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.augmentation.transforms import build_view
 from ..data.spec import SPLITS_NAME
-from ..data.split_manifest import check_source
+from ..data.split_manifest import check_data, check_source, describe_data
 from ..models.lora import describe_training
 from ..models.pretrained_backbones import BackboneSource, find_backbone
-from ..runs.folder import RunFolder, list_checkpoints
-from ..runs.layout import RECIPE_NAME
+from ..runs.folder import RunFolder
+from ..runs.layout import DATA_NAME, RECIPE_NAME
 from ..runs.output_folder import changed_settings, clear_run, open_folder
 from ..runs.record import summary
+from ..runs.resume_points import first_complete, resume_points, set_aside_later
 from ..trainer.paco_trainer import PaCoTrainer
 from ..utils.console import say
 from ..utils.distributed import entered_once
@@ -59,6 +60,7 @@ def _train(
     run: RunArguments, args: PaCoTrainingArguments, callbacks: Sequence[TrainerCallback]
 ) -> dict[str, Any] | None:
     main, folder = args.process_index == 0, Path(args.output_dir)
+    resume_points(folder, run, args)  # it refuses what is none
     metrics = open_folder(folder, run, args)
     if metrics is not None:
         say(main, f"{folder} is finished; nothing to resume\n{summary(metrics, str(folder))}")
@@ -73,8 +75,8 @@ def _train(
         parts = build(plan, data, model)
         if run.dry_run:
             say(main, as_yaml(plan.settings))
-            checkpoints = list_checkpoints(folder) if run.resume else []
-            done = int(checkpoints[-1].name.split("-")[1]) if checkpoints else 0
+            points = resume_points(folder, run, args)
+            done = int(points[0].name.split("-")[1]) if points else 0
             say(main, *rehearse(plan, data, parts, done))
             return None
         trainer = fit(plan, data, parts, callbacks)
@@ -125,34 +127,43 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
     main = args.process_index == 0
     if args.device.type == "cpu":
         keep_freed_memory()
-    checkpoints = list_checkpoints(folder) if run.resume else []
+    checkpoints, state = resume_points(folder, run, args), describe_data(data.division.data, data.pixels)
     if run.class_centers == "means" and not checkpoints:
         say(main, start_from_means(plan, parts.model, data.images["train"]))
     trainer = build_trainer(plan, data, parts, callbacks)
     if run.lora_rank:
         moments = 2 if "adam" in str(getattr(args.optim, "value", args.optim)) else 1
         say(main, describe_training(trainer.model, moments))
+    checkpoint = None
     if checkpoints:
-        check_source(RunFolder(folder).manifest, data.division.manifest)
-        changed = changed_settings(folder, plan.settings)
-        say(main, f"resuming from {checkpoints[-1]}" + (f", with changed settings: {changed}" if changed else ""))
+        before = RunFolder(checkpoints[0])
+        check_source(before.manifest, data.division.manifest)
+        check_data(before.data, state)
+        checkpoint, notes = first_complete(checkpoints, trainer.weights_name, args)
+        changed = changed_settings(before.home, plan.settings)
+        say(main, *notes, f"resuming from {checkpoint}" + (f", with changed settings: {changed}" if changed else ""))
     elif run.resume:
         say(main, "no complete checkpoint to resume from: starting anew")
-    if main and not checkpoints:
+    if main and checkpoint and checkpoint.resolve().parent == folder.resolve():
+        set_aside_later(checkpoint)
+    elif main:
         clear_run(folder)
     announce_cost(plan, data, trainer)
     # Written when training really starts, so that a resume that fails leaves the recipe of the run as it was.
-    trainer.add_callback(_RecipeCallback(plan.settings, data.division.manifest))
-    trainer.train(resume_from_checkpoint=str(checkpoints[-1]) if checkpoints else None)
+    trainer.add_callback(_RecipeCallback(plan.settings, state, data.division.manifest))
+    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     return trainer
 
 
 class _RecipeCallback(TrainerCallback):
-    def __init__(self, settings: dict[str, Any], manifest: dict[str, Any] | None) -> None:
-        self.settings, self.manifest = settings, manifest
+    def __init__(self, settings: dict[str, Any], data: dict[str, Any], manifest: dict[str, Any] | None) -> None:
+        self.settings, self.data, self.manifest = settings, data, manifest
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            write_text(Path(args.output_dir) / RECIPE_NAME, as_yaml(self.settings))
+            folder = Path(args.output_dir)
+            write_json(folder / DATA_NAME, self.data)
             if self.manifest:
-                write_json(Path(args.output_dir) / SPLITS_NAME, self.manifest)
+                write_json(folder / SPLITS_NAME, self.manifest)
+            # Last: it says that this is the folder of a run.
+            write_text(folder / RECIPE_NAME, as_yaml(self.settings))

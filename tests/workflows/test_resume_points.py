@@ -1,0 +1,132 @@
+"""What a training resumes from, and that it is still the training that was started."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from user_data import complaint, folders, printed
+
+TINY = ["--backbone", "test_resnet", "--precision", "fp32", "--per_device_train_batch_size", "8", "--report", "false"]
+STEPS = ["--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "3"]
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data with a test split of its own, and a run of six steps on it with three checkpoints."""
+    home = tmp_path_factory.mktemp("started")
+    folders(home / "data" / "train", {"cat": 20, "dog": 16})
+    folders(home / "data" / "test", {"cat": 4, "dog": 4})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        from paco_hf.cli import main
+
+        assert main(["train", "--dataset", "data", *TINY, *STEPS, "--max_steps", "6", "--output_dir", "run"]) == 0
+    return home
+
+
+@pytest.fixture
+def copy(started: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(started, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def train(*flags: str) -> list[str]:
+    return ["--dataset", "data", *TINY, *STEPS, "--output_dir", "run", *flags]
+
+
+def move_to_test() -> None:
+    for name in ("cat", "dog"):
+        next(iter(sorted(Path(f"data/train/{name}").iterdir()))).rename(f"data/test/{name}/moved.png")
+
+
+def replace_one() -> None:
+    shutil.copy("data/train/dog/0.png", "data/test/cat/0.png")
+
+
+def add_one() -> None:
+    shutil.copy("data/train/dog/0.png", "data/train/dog/new.png")
+
+
+def rename_class() -> None:
+    for split in ("train", "test"):
+        Path(f"data/{split}/dog").rename(f"data/{split}/wolf")
+
+
+def remove_test() -> None:
+    shutil.rmtree("data/test")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (move_to_test, "34 images instead of 36"),
+        (replace_one, "test: other, changed or renamed images"),
+        (add_one, "37 images instead of 36"),
+        (rename_class, "other, changed or renamed images"),
+        (remove_test, "other images would be carved for the test"),
+    ],
+)
+def test_changed_data_is_seen_by_a_resume(change, message: str, copy: Path, capsys) -> None:
+    (copy / "run" / "metrics.json").unlink()
+    change()
+    before = sorted(path.name for path in (copy / "run").iterdir())
+    assert message in complaint(capsys, "train", *train("--max_steps", "8", "--resume"))
+    assert sorted(path.name for path in (copy / "run").iterdir()) == before
+
+
+def test_data_without_carved_splits_is_checked_too(copy: Path, capsys) -> None:
+    whole = ["--validation_fraction", "0", "--overwrite"]
+    printed(capsys, *train("--max_steps", "2", *whole))
+    assert not (copy / "run" / "splits.json").exists()
+    (copy / "run" / "metrics.json").unlink()
+    move_to_test()
+    error = complaint(capsys, "train", *train("--max_steps", "4", "--validation_fraction", "0", "--resume"))
+    assert "the data has changed since the run was started (train: 34 images instead of 36; test: 10 images" in error
+    assert "instead of 8), which may have trained on images that it would be scored on: restore it, or start" in error
+
+
+def test_a_checkpoint_of_choice(copy: Path, capsys) -> None:
+    (copy / "run" / "metrics.json").unlink()
+    out = printed(capsys, *train("--max_steps", "6", "--resume_from_checkpoint", "run/checkpoint-2"))
+    assert "resuming from run/checkpoint-2" in out
+    checkpoints = sorted(path.name for path in (copy / "run").glob("checkpoint-*"))
+    assert [name.removeprefix("checkpoint-") for name in checkpoints] == ["2", "4", "4.set-aside", "6", "6.set-aside"]
+    again, first = ((copy / "run" / f"checkpoint-6{end}" / "model.safetensors") for end in ("", ".set-aside"))
+    assert again.read_bytes() == first.read_bytes()
+    out = printed(capsys, *train("--max_steps", "8", "--resume_from_checkpoint", "true"))
+    assert "resuming from run/checkpoint-6" in out
+    # Of another run, into a new folder.
+    shutil.move(copy / "run", copy / "old")
+    out = printed(capsys, *train("--max_steps", "6", "--resume_from_checkpoint", "old/checkpoint-4"))
+    assert "resuming from old/checkpoint-4" in out
+    assert (copy / "run" / "metrics.json").is_file()
+    printed(capsys, *train("--overwrite", "--max_steps", "2"))
+    assert [path.name for path in (copy / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--resume_from_checkpoint", "no/such/checkpoint-2"], "no/such/checkpoint-2 is no checkpoint of a training"),
+        (["--resume_from_checkpoint", "run"], "run is no checkpoint of a training: give a folder such as"),
+        (["--resume_from_checkpoint", "true", "--resume"], "both say where to go on from"),
+        (["--resume_from_checkpoint", "run/checkpoint-4", "--overwrite"], "--overwrite would remove run/checkpoint-4"),
+        (["--resume_from_checkpoint", "true", "--output_dir", "new"], "new has no complete checkpoint"),
+    ],
+)
+def test_what_cannot_be_resumed_from_is_refused(flags: list[str], message: str, copy: Path, capsys) -> None:
+    assert message in complaint(capsys, "train", *train(*flags))
+    assert not (copy / "new").exists()
+    assert len(list((copy / "run").glob("checkpoint-?"))) == 3
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt", "trainer_state.json"])
+def test_of_a_damaged_checkpoint_the_one_before_is_taken(name: str, copy: Path, capsys) -> None:
+    (copy / "run" / "metrics.json").unlink()
+    file = copy / "run" / "checkpoint-6" / name
+    file.write_bytes(file.read_bytes()[:100])
+    out = printed(capsys, *train("--max_steps", "6", "--resume"))
+    assert f"WARNING: run/checkpoint-6/{name} cannot be read" in out
+    assert "resuming from run/checkpoint-4" in out
+    assert (copy / "run" / "checkpoint-6" / name).stat().st_size > 100
