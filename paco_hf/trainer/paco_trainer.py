@@ -15,7 +15,7 @@ from ..arguments.training_args import PaCoTrainingArguments
 from ..data.samplers import EpochSampler
 from ..losses.functional import LossTerms
 from ..losses.modules import LossModule
-from ..models.lora import keep_statistics
+from ..models.lora import has_adapter, keep_statistics
 from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.distributed import broadcast_buffers
@@ -46,8 +46,9 @@ class PaCoTrainer(CheckpointingTrainer):
             device ([`BatchedViews`] of [`WholeImages`]).
         train_sampler (sampler with `set_epoch`, *optional*): order of the training images, a function of the epoch
             alone ([`StreamSampler`]); [`EpochSampler`] where there is none.
-        kwargs: what `transformers.Trainer` takes: `train_dataset`, `eval_dataset`, `data_collator`,
-            `processing_class`, ...
+        kwargs: what `transformers.Trainer` takes: `train_dataset`, `eval_dataset` (one, or several by name),
+            `data_collator`, `processing_class`, `model_init` instead of a model, `compute_metrics` (it gets logits;
+            `None`: the loss alone is evaluated), ...
 
     Raises:
         ValueError: settings that contradict the model or the data.
@@ -57,30 +58,31 @@ class PaCoTrainer(CheckpointingTrainer):
 
     def __init__(
         self,
-        model: PaCoForImageClassification,
+        model: PaCoForImageClassification | None = None,
         args: PaCoTrainingArguments | None = None,
         batched_views: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
         train_sampler: Any = None,
         **kwargs: Any,
     ) -> None:
         args = args or PaCoTrainingArguments(output_dir="paco-run")
-        check_training(model, args, kwargs.get("train_dataset"), batched_views)
-        evaluates = kwargs.get("eval_dataset") is not None
-        if evaluates and "compute_metrics" not in kwargs:
-            check_metric(args.metric_for_best_model, model.config)
+        evaluated = kwargs.get("eval_dataset")
         # The arguments as a trainer changes them. Their device is set up by now, once for both.
-        strategy, workers = args.eval_strategy if evaluates else "no", max(args.dataloader_num_workers, 0)
+        strategy, workers = "no" if evaluated is None else args.eval_strategy, max(args.dataloader_num_workers, 0)
         args = args.changed(eval_strategy=strategy, dataloader_num_workers=workers)
-        model = _training_model(model, args)
+        if kwargs.get("compute_metrics", self._long_tailed_metrics) is None:
+            args = args.changed(metric_for_best_model="loss", greater_is_better=False)
         kwargs.setdefault("compute_metrics", self._long_tailed_metrics)
-        kwargs.setdefault("preprocess_logits_for_metrics", lambda logits, labels: logits.argmax(-1))
-        super().__init__(model=model, args=args, **kwargs)
-        self.frozen_backbone = not any(parameter.requires_grad for parameter in model.paco.backbone.parameters())
-        self.class_counts = prior_counts(args, model.config)
-        self.loss = LossModule(args.loss, self.class_counts, **args.spec.formula_settings(args)).to(args.device)
         self.batched_views, self.train_sampler = batched_views, train_sampler
         self.loss_parts: dict[str, list[Tensor]] = defaultdict(list)
         self.training_time = TrainingTime()
+        if model is not None:
+            check_training(model, args, kwargs.get("train_dataset"), batched_views)
+            model = _training_model(model, args)
+        super().__init__(model=model, args=args, **kwargs)
+        self._take_method(self.model)
+        if evaluated is not None and self.compute_metrics == self._long_tailed_metrics:
+            names = tuple(evaluated) if isinstance(evaluated, dict) else ()
+            check_metric(args.metric_for_best_model, self.model.config, names)
         self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
         self.lines = ReadableLines() if args.disable_tqdm else ReadableProgress()
         for callback in (
@@ -91,6 +93,25 @@ class PaCoTrainer(CheckpointingTrainer):
             self.lines,
         ):
             self.add_callback(callback)
+
+    def call_model_init(self, trial: Any = None) -> Any:
+        """As the base class; with what the loss needs around the model.
+
+        Args:
+            trial (*optional*): of a search over settings, which `args` have by now.
+        """
+        classifier = super().call_model_init(trial)
+        check_training(classifier, self.args, getattr(self, "train_dataset", None), self.batched_views)
+        model = _training_model(classifier, self.args)
+        self._take_method(model)
+        return model
+
+    def _take_method(self, model: Any) -> None:
+        args = self.args
+        self.adapted = has_adapter(model)
+        self.frozen_backbone = not any(parameter.requires_grad for parameter in model.paco.backbone.parameters())
+        self.class_counts = prior_counts(args, model.config)
+        self.loss = LossModule(args.loss, self.class_counts, **args.spec.formula_settings(args)).to(args.device)
 
     # ---- loss
 
@@ -171,14 +192,27 @@ class PaCoTrainer(CheckpointingTrainer):
         super().log(logs, *args, **kwargs)
 
     def _long_tailed_metrics(self, prediction: Any) -> dict[str, float]:
-        return validation_scores(prediction.predictions, prediction.label_ids, self.model.config)
+        predictions = prediction.predictions
+        classes = predictions.argmax(-1) if predictions.ndim > 1 else predictions
+        return validation_scores(classes, prediction.label_ids, self.model.config)
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """As the base class, with one model on all processes."""
+    def evaluation_loop(self, dataloader: Any, description: str, *args: Any, **kwargs: Any) -> Any:
+        """As the base class, with one model on all processes.
+
+        Args:
+            dataloader (`DataLoader`): of the images.
+            description (`str`): what is done.
+            args, kwargs: as in the base class.
+        """
         # DistributedDataParallel evens out BatchNorm statistics only in training: without this each rank would score
         # its share of the images with statistics of its own.
         broadcast_buffers(self.model)
-        return super().evaluation_loop(*args, **kwargs)
+        reduced = self.preprocess_logits_for_metrics
+        if description == "Evaluation" and reduced is None and self.compute_metrics == self._long_tailed_metrics:
+            # The package's metrics need class ids alone: logits of thousands of classes need not be gathered.
+            reduced = _class_ids
+        with _changed(self, "preprocess_logits_for_metrics", reduced):
+            return super().evaluation_loop(dataloader, description, *args, **kwargs)
 
     # ---- optimizer and schedule
 
@@ -222,8 +256,12 @@ class PaCoTrainer(CheckpointingTrainer):
             return super().get_test_dataloader(test_dataset)
 
 
+def _class_ids(logits: Tensor, labels: Tensor) -> Tensor:
+    return logits.argmax(-1)
+
+
 @contextmanager
-def _changed(args: PaCoTrainingArguments, name: str, value: Any) -> Iterator[None]:
+def _changed(args: Any, name: str, value: Any) -> Iterator[None]:
     before = getattr(args, name)
     setattr(args, name, value)
     try:

@@ -44,7 +44,7 @@ class CheckpointingTrainer(Trainer):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.adapted = lora.has_adapter(self.model)
+        self.adapted: bool = lora.has_adapter(self.model)
         self.staging: Path | None = None
         self.resumed_step, self.updates_per_epoch = 0, 1
 
@@ -98,7 +98,7 @@ class CheckpointingTrainer(Trainer):
                 f"the weights are not finite at step {self.state.global_step}, and are not saved over the last "
                 "checkpoint: resume from it with a lower --learning_rate"
             )
-        root, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+        root, name = Path(super()._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
         staging = self.staging = root / STAGING
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)

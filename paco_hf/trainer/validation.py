@@ -1,6 +1,6 @@
 """Settings of a training that contradict its model or data: each is refused before anything is built."""
 
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from typing import Any
 
 from torch import nn
@@ -107,9 +107,20 @@ def validation_scores(predictions: Any, references: Any, config: PaCoConfig) -> 
     return {name: value for name, value in scores.items() if isinstance(value, float)}
 
 
-def check_metric(name: str | None, config: PaCoConfig) -> None:
-    """Raise `ValueError` where the metric that selects a model is none of those of these classes."""
+def check_metric(name: str | None, config: PaCoConfig, sets: Sequence[str] = ()) -> None:
+    """Refuse a metric to select a model by that there is not.
+
+    Args:
+        name (`str`, *optional*): of the metric.
+        config (`PaCoConfig`): with the classes.
+        sets (sequence of `str`, *optional*): names of the data sets that are evaluated, where these are several.
+
+    Raises:
+        ValueError: it is none of those of these classes.
+    """
     classes = range(config.num_labels)
     known = [*validation_scores(classes, classes, config), "loss"]
+    if sets:
+        known = [f"{data}_{metric}" for data in sets for metric in known]
     if name is not None and name.removeprefix("eval_") not in known:
         raise ValueError(f"metric_for_best_model must be one of {', '.join(known)} for these classes, got {name!r}")
