@@ -34,8 +34,8 @@ class MethodCallback(TrainerCallback):
         """
         # What the logits are for changes with the weights, and both are the model's that the trainer was handed.
         self.trainer.model.config.balanced_logits = self.trainer.class_counts is not None
-        if isinstance(self.trainer.model, PaCoForContrastiveTraining):
-            self.parameters = self.trainer.model.key_and_query_parameters()
+        contrastive = isinstance(self.trainer.model, PaCoForContrastiveTraining)
+        self.parameters = self.trainer.model.key_and_query_parameters() if contrastive else None
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Tell the sampler which epoch it is, also where a resumed training starts within one.

@@ -98,8 +98,12 @@ class PaCoTrainer(CheckpointingTrainer):
         """As the base class; with what the loss needs around the model.
 
         Args:
-            trial (*optional*): of a search over settings, which `args` have by now.
+            trial (*optional*): of a search over settings.
         """
+        if trial is not None:
+            # The base class takes over the settings of a trial after it has made the model, which depends on them.
+            self._hp_search_setup(trial)
+            set_seed(self.args.seed)
         classifier = super().call_model_init(trial)
         check_training(classifier, self.args, getattr(self, "train_dataset", None), self.batched_views)
         model = _training_model(classifier, self.args)
