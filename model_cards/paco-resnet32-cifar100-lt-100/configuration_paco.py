@@ -6,6 +6,9 @@ from numbers import Real
 from typing import Any
 
 from transformers import PreTrainedConfig
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 
 class PaCoConfig(PreTrainedConfig):
@@ -112,9 +115,20 @@ class PaCoConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As `PreTrainedConfig.from_dict`; an argument replaces what is stored before validation."""
-        names = ("class_counts", "selection_counts", "inference_prior", "temperature", "balanced_logits")
+        """As `PreTrainedConfig.from_dict`; an argument replaces what is stored before validation, and what is stored of
+        another number of classes than `num_labels` or `id2label` say is left out, with a warning."""
+        by_class = ("class_counts", "selection_counts", "inference_prior")
+        names = (*by_class, "temperature", "balanced_logits")
         replaced: dict[str, Any] = {name: kwargs.pop(name) for name in names if name in kwargs}
+        classes = len(kwargs["id2label"]) if kwargs.get("id2label") else kwargs.get("num_labels")
+        stored = [name for name in by_class if name not in replaced and config_dict.get(name)]
+        if classes and (unfit := [name for name in stored if len(config_dict[name]) != classes]):
+            logger.warning(
+                f"{', '.join(unfit)} of the checkpoint {'are' if len(unfit) > 1 else 'is'} of "
+                f"{len(config_dict[unfit[0]])} classes, and not taken over into a model of {classes}; nor is its "
+                "temperature: set class_counts to the training images of each new class"
+            )
+            replaced |= {"temperature": replaced.get("temperature"), **dict.fromkeys(unfit)}
         return super().from_dict({**config_dict, **replaced}, **kwargs)
 
 

@@ -1,12 +1,14 @@
 """Models over timm backbones: timm's initialization, the Auto classes, saving and loading, key encoder and queue."""
 
 import json
+from pathlib import Path
 
 import pytest
 import timm
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, BitImageProcessor
+from transformers.utils import logging as transformers_logging
 
 from paco_hf import PaCoConfig, PaCoForContrastiveTraining, PaCoForImageClassification, PaCoModel
 from paco_hf.models.feature_queue import FeatureQueue
@@ -97,6 +99,34 @@ def test_new_number_of_classes_gives_a_fresh_head(tmp_path) -> None:
     model = PaCoForImageClassification.from_pretrained(tmp_path, num_labels=7, ignore_mismatched_sizes=True)
     assert model.classifier.weight.shape == (7, 64)
     assert 0 < model.classifier.weight.abs().max() <= 1 / 8
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [{"num_labels": 7}, {"id2label": {0: "a", 1: "b"}, "label2id": {"a": 0, "b": 1}}],
+    ids=["number", "names"],
+)
+def test_a_new_head_has_no_counts_of_the_old_one(labels: dict, tmp_path: Path, caplog) -> None:
+    counts = {"class_counts": [8, 4, 2], "selection_counts": [9, 5, 3], "inference_prior": [0.5, 0.3, 0.2]}
+    tiny(num_labels=3, temperature=0.5, **counts).save_pretrained(tmp_path / "old")
+    load = AutoModelForImageClassification.from_pretrained
+    transformers_logging.get_logger().addHandler(caplog.handler)
+    try:
+        model = load(tmp_path / "old", ignore_mismatched_sizes=True, **labels)
+    finally:
+        transformers_logging.get_logger().removeHandler(caplog.handler)
+    assert "class_counts, selection_counts, inference_prior of the checkpoint are of 3 classes" in caplog.text
+    size = model.config.num_labels
+    assert [getattr(model.config, name) for name in (*counts, "temperature")] == [None] * 4
+    model.save_pretrained(tmp_path / "new")
+    again = load(tmp_path / "new")
+    assert again.config.num_labels == size == len(again.classifier.weight)
+    assert torch.equal(again.classifier.weight, model.classifier.weight)
+    # As many classes are the same head.
+    assert load(tmp_path / "old", num_labels=3).config.class_counts == [8, 4, 2]
+    # What is passed is checked as ever.
+    with pytest.raises(ValueError, match="class_counts has 2 entries, but the model has"):
+        load(tmp_path / "old", num_labels=7, class_counts=[1, 2], ignore_mismatched_sizes=True)
 
 
 def test_file_that_lacks_backbone_weights_is_refused(tmp_path) -> None:
