@@ -115,8 +115,8 @@ class PaCoConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As `PreTrainedConfig.from_dict`; an argument replaces what is stored before validation, and what is stored of
-        another number of classes than `num_labels` or `id2label` say is left out, with a warning."""
+        """As `PreTrainedConfig.from_dict`; an argument replaces what is stored before validation, and what was stored
+        for another number of classes than `num_labels` or `id2label` say is left out, with a warning."""
         by_class = ("class_counts", "selection_counts", "inference_prior")
         names = (*by_class, "temperature", "balanced_logits")
         replaced: dict[str, Any] = {name: kwargs.pop(name) for name in names if name in kwargs}
