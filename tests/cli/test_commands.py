@@ -151,9 +151,13 @@ def test_folder_with_a_run_in_it(run: Path, own_images: list[str], capsys, tmp_p
     changed = complaint(capsys, "train", *SHORT, "--output_dir", str(run), "--resume", "--learning_rate", "0.5")
     assert "finished, and was made with other settings (learning_rate 0.1 -> 0.5)" in changed
     (tmp_path / "notes.txt").write_text("mine")
-    again = ["train", *own_images, *SHORT, "--output_dir", str(tmp_path), "--overwrite", "--loss", "ce"]
-    assert main(again) == 0
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+    again = ["train", *own_images, *SHORT, "--overwrite", "--loss", "ce", "--output_dir"]
+    assert "is not empty, and holds no run (notes.txt)" in complaint(capsys, *again, str(tmp_path))
+    copy = Path(shutil.copytree(run, tmp_path / "copy"))
+    (copy / "notes.txt").write_text("mine")
+    assert main([*again, str(copy)]) == 0
+    assert (copy / "notes.txt").read_text() == "mine"
+    assert yaml.safe_load((copy / "recipe.yaml").read_text())["loss"] == "ce"
     assert "contradict" in complaint(capsys, "train", "--resume", "--overwrite")
 
 
