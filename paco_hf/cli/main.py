@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ..utils.console import announce_loading, quiet
+from ..utils.files import disk_errors
 from .common import OneLineParser
 from .launcher import HELP_FLAGS, in_processes, is_first_process, is_launched, split_number
 
@@ -32,7 +33,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"paco-hf: unknown verb {argv[0]!r}: choose one of {', '.join(_VERBS)}", file=sys.stderr)
         return 2
     try:
-        _run(*argv)
+        again = "--resume goes on from the last complete checkpoint" if argv[0] == "train" else "run the command again"
+        with disk_errors(f"make space, and {again}"):
+            _run(*argv)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit

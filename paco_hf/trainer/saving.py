@@ -105,15 +105,20 @@ class CheckpointingTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         try:
             super()._save_checkpoint(model, trial)
+            self.accelerator.wait_for_everyone()
+            # The base class takes the folder that is to move for the best checkpoint; `load_selected` needs none.
+            self.state.best_model_checkpoint = None
+            if self.args.should_save:
+                if isinstance(self.model, PaCoForContrastiveTraining):
+                    self.model.save_training_state(staging / name)
+                self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
+        except BaseException:
+            if self.args.should_save:  # what is half written takes space that there may not be
+                shutil.rmtree(staging, ignore_errors=True)
+            raise
         finally:
             self.staging = None
-        self.accelerator.wait_for_everyone()
-        # The base class takes the folder that is about to move for the best checkpoint; `load_selected` needs none.
-        self.state.best_model_checkpoint = None
         if self.args.should_save:
-            if isinstance(self.model, PaCoForContrastiveTraining):
-                self.model.save_training_state(staging / name)
-            self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
             shutil.rmtree(root / name, ignore_errors=True)
             (staging / name).rename(root / name)
             shutil.rmtree(staging)

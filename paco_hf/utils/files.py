@@ -1,10 +1,12 @@
 """Files: written whole or not at all, JSON and YAML; errors that name the file."""
 
+import errno
 import hashlib
 import itertools
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -181,6 +183,51 @@ def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
         yield made
         target.parent.mkdir(parents=True, exist_ok=True)
         made.rename(target)
+
+
+@contextmanager
+def disk_errors(advice: str) -> Iterator[None]:
+    """Turn what libraries raise where a disk is full or read-only, each in its way, into an `OSError` of one line.
+
+    Args:
+        advice (`str`): what to do once there is space.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = _disk_error(error)
+        if reason is None:
+            raise
+        raise OSError(f"{reason}: {advice}") from error
+
+
+def check_space(folder: Path, needed: int, what: str) -> None:
+    """`OSError` where a folder's disk has less free space than will be written to it at least.
+
+    Args:
+        folder (`Path`): that there is.
+        needed (`int`): bytes.
+        what (`str`): what needs them.
+    """
+    if (free := shutil.disk_usage(folder).free) < needed:
+        raise OSError(
+            f"the disk of {folder} has {free / 1e6:.0f} MB left, but {what} needs {needed / 1e6:.0f} MB: make space, "
+            "or choose another folder"
+        )
+
+
+def _disk_error(error: BaseException | None) -> str | None:
+    """What is wrong with the disk, where an error or one that it comes of is about that."""
+    while error is not None:
+        number = error.errno if isinstance(error, OSError) else None
+        full = "No space left" in str(error) or number in (errno.ENOSPC, errno.EDQUOT)
+        # torch's writer of archives notices only that its place in the file is another one.
+        full |= "inline_container" in str(error) or "PytorchStreamWriter" in str(error)
+        if full or number == errno.EROFS:
+            file = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+            return f"the disk is {'full' if full else 'read-only'}{file}"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 @contextmanager

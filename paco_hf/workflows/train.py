@@ -22,7 +22,7 @@ from ..runs.resume_points import first_complete, resume_points, set_aside_later
 from ..trainer.paco_trainer import PaCoTrainer
 from ..utils.console import say
 from ..utils.distributed import entered_once
-from ..utils.files import as_yaml, write_json, write_text
+from ..utils.files import as_yaml, check_space, write_json, write_text
 from ..utils.locks import sole_owner
 from ..utils.memory import keep_freed_memory
 from .build import RunParts, build, build_model, build_trainer, new_model, start_from_means
@@ -148,6 +148,10 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
         set_aside_later(checkpoint)
     elif main:
         clear_run(folder)
+    if main:
+        # The model in the end, and in a checkpoint beside what the optimizer keeps of each weight.
+        weights = sum(tensor.numel() * tensor.element_size() for tensor in trainer.classifier.state_dict().values())
+        check_space(folder, weights * (1 if args.save_strategy == "no" else 3), "a run with this model")
     announce_cost(plan, data, trainer)
     # Written when training really starts, so that a resume that fails leaves the recipe of the run as it was.
     trainer.add_callback(_RecipeCallback(plan.settings, state, data.division.manifest))
