@@ -1,0 +1,78 @@
+"""What evaluations of a trainer get and give: logits for the user, class ids for the package's own metrics."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_trainer import Images, make_model
+
+from paco_hf import PaCoTrainer, PaCoTrainingArguments
+
+EVERY = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+
+
+def trainer_of(folder: Path, settings: dict | None = None, **kwargs) -> PaCoTrainer:
+    settings = {"max_steps": 2, "precision": "fp32", "per_device_train_batch_size": 8, **EVERY, **(settings or {})}
+    args = PaCoTrainingArguments(output_dir=str(folder), loss="ce", disable_tqdm=True, **settings)
+    kwargs = {"train_dataset": Images(16), "eval_dataset": Images(11), **kwargs}
+    return PaCoTrainer(make_model(), args, **kwargs)
+
+
+@pytest.mark.parametrize("later", [False, True], ids=["passed", "set later"])
+def test_metrics_of_the_user_get_logits(later: bool, tmp_path: Path) -> None:
+    shapes = []
+
+    def metrics(prediction) -> dict[str, float]:
+        shapes.append(prediction.predictions.shape)
+        return {"mine": float((prediction.predictions.argmax(axis=1) == prediction.label_ids).mean())}
+
+    kwargs = {} if later else {"compute_metrics": metrics}
+    trainer = trainer_of(tmp_path, {"metric_for_best_model": "loss" if later else "mine"}, **kwargs)
+    own = trainer_of(tmp_path).evaluate()["eval_accuracy"]
+    trainer.compute_metrics = metrics
+    assert trainer.evaluate()["eval_mine"] == pytest.approx(own)
+    if not later:
+        trainer.train()
+        assert trainer.state.best_metric == max(e["eval_mine"] for e in trainer.state.log_history if "eval_mine" in e)
+    assert set(shapes) == {(11, 5)}
+
+
+def test_predict_gives_logits_and_the_metrics(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    scores = trainer.evaluate()
+    output = trainer.predict(Images(11))
+    assert output.predictions.shape == (11, 5)
+    assert output.metrics["test_accuracy"] == scores["eval_accuracy"]
+    assert np.mean(output.predictions.argmax(-1) == output.label_ids) == pytest.approx(scores["eval_accuracy"])
+
+
+def test_the_package_s_metrics_gather_class_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = []
+    monkeypatch.setattr(
+        "paco_hf.trainer.paco_trainer.validation_scores",
+        lambda predictions, references, config: shapes.append(predictions.shape) or {"balanced_accuracy": 0.5},
+    )
+    trainer_of(tmp_path).train()
+    assert set(shapes) == {(11,)}
+
+
+def test_several_data_sets_are_evaluated_by_name(tmp_path: Path) -> None:
+    sets = {"here": Images(11), "there": Images(7)}
+    trainer = trainer_of(tmp_path, {"metric_for_best_model": "eval_there_balanced_accuracy"}, eval_dataset=sets)
+    trainer.train()
+    logged = {key for entry in trainer.state.log_history for key in entry}
+    assert {"eval_here_accuracy", "eval_there_accuracy"} <= logged
+    values = [e["eval_there_balanced_accuracy"] for e in trainer.state.log_history if "eval_there_accuracy" in e]
+    assert trainer.state.best_metric == max(values)
+    assert trainer.state.best_global_step == 1 + values.index(max(values))
+    with pytest.raises(ValueError, match=r"metric_for_best_model must be one of here_accuracy, .* got 'balanced_acc"):
+        trainer_of(tmp_path / "other", eval_dataset=sets)
+
+
+def test_without_metrics_the_loss_selects(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, compute_metrics=None)
+    trainer.train()
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert trainer.state.best_metric == min(losses)
+    assert not any("accuracy" in key for entry in trainer.state.log_history for key in entry)
+    assert (tmp_path / f"selected-{1 + losses.index(min(losses))}.safetensors").is_file()
