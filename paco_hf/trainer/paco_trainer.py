@@ -24,7 +24,7 @@ from .optimizer import freeze_convolutions, optimizer_and_settings
 from .progress import ReadableLines, ReadableProgress
 from .saving import CheckpointingTrainer
 from .schedules import step_factor
-from .validation import check_metric, check_training, prior_counts, validation_scores
+from .validation import check_labels, check_metric, check_training, check_types, prior_counts, validation_scores
 
 _VIEWS = ("pixel_values", "key_pixel_values")
 
@@ -65,6 +65,7 @@ class PaCoTrainer(CheckpointingTrainer):
         **kwargs: Any,
     ) -> None:
         args = args or PaCoTrainingArguments(output_dir="paco-run")
+        check_types(args, train_sampler)
         evaluated = kwargs.get("eval_dataset")
         # The arguments as a trainer changes them. Their device is set up by now, once for both.
         strategy, workers = "no" if evaluated is None else args.eval_strategy, max(args.dataloader_num_workers, 0)
@@ -135,7 +136,7 @@ class PaCoTrainer(CheckpointingTrainer):
             the loss, a scalar, or it and the outputs.
 
         Raises:
-            ValueError: a view is missing.
+            ValueError: a view is missing, or a label is of no class.
         """
         if self.batched_views and "view_seed" in inputs:
             # Here, as a batch is on the device by now: what has traveled is bytes.
@@ -143,6 +144,8 @@ class PaCoTrainer(CheckpointingTrainer):
         if model.training and (self.frozen_backbone or self.adapted):
             self._keep_statistics()
         spec, labels = self.args.spec, inputs["labels"]
+        if labels.is_cpu or self.state.global_step == 0:  # a GPU need not be waited for in every step
+            check_labels(labels, self.model.config.num_labels)
         views = {name: inputs[name] for name in _VIEWS[: spec.views] if name in inputs}
         if self.args.channels_last:
             views = {name: view.contiguous(memory_format=torch.channels_last) for name, view in views.items()}

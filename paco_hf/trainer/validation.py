@@ -3,7 +3,7 @@
 from collections.abc import Sequence, Sized
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.torch_datasets import WholeImages
@@ -25,9 +25,15 @@ def check_training(
         batched_views (callable, *optional*): what makes views of whole images.
 
     Raises:
-        ValueError: logits that are calibrated or shifted to a prior, class counts that are lacking or 0, several GPUs
-            for one process, a model in training that is of another loss, or batches that cannot be.
+        ValueError: a model of another kind, logits that are calibrated or shifted to a prior, class counts that are
+            lacking or 0, several GPUs for one process, a model in training that is of another loss, or batches that
+            cannot be.
     """
+    if not (hasattr(model, "paco") and hasattr(model.config, "class_counts")):
+        raise ValueError(
+            f"the model is a {type(model).__name__}, and a PaCoTrainer trains a PaCoForImageClassification: make one "
+            "of any timm backbone with PaCoForImageClassification.from_timm(name, num_labels=...)"
+        )
     if model.config.temperature is not None or model.config.inference_prior is not None:
         raise ValueError("training works on balanced logits: set the config's temperature and inference_prior to None")
     check_class_counts(args, model.config)
@@ -42,6 +48,38 @@ def check_training(
         raise ValueError("WholeImages are bytes without views: give batched_views, what makes views of them, too")
     if isinstance(train_dataset, Sized):
         check_batches(args, len(train_dataset), model)
+
+
+def check_types(args: Any, train_sampler: Any) -> None:
+    """Refuse arguments and samplers that are those of other trainers.
+
+    Args:
+        args (`PaCoTrainingArguments`): as they are handed to the trainer.
+        train_sampler (sampler, *optional*): likewise.
+
+    Raises:
+        ValueError: they are others, with what to give instead.
+    """
+    if not isinstance(args, PaCoTrainingArguments):
+        raise ValueError(
+            f"args are {type(args).__name__}, and a PaCoTrainer needs PaCoTrainingArguments: they take the same "
+            "settings, and those of the method"
+        )
+    if train_sampler is not None and not hasattr(train_sampler, "set_epoch"):
+        raise ValueError(
+            f"train_sampler is a {type(train_sampler).__name__} without set_epoch(epoch), which a resumed training "
+            "needs for the order of its epoch: give it that, or leave it out"
+        )
+
+
+def check_labels(labels: Tensor, classes: int) -> None:
+    """`ValueError` where a label `(B,)` is none of `0..classes - 1`."""
+    wrong = labels[(labels < 0) | (labels >= classes)]
+    if len(wrong):
+        raise ValueError(
+            f"a label is {int(wrong[0])}, but the model has {classes} classes, 0 to {classes - 1}: number the classes "
+            "so, or make the model with more num_labels"
+        )
 
 
 def prior_counts(args: PaCoTrainingArguments, config: PaCoConfig) -> list[int] | None:

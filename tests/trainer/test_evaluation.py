@@ -1,10 +1,13 @@
-"""What evaluations of a trainer get and give: logits for the user, class ids for the package's own metrics."""
+"""What evaluations of a trainer get and give: logits for the user, class ids for the package's own metrics; and what
+a trainer cannot take."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tiny_trainer import Images, make_model
+from torch.utils.data import SequentialSampler
+from transformers import ResNetConfig, ResNetForImageClassification, TrainingArguments
 
 from paco_hf import PaCoTrainer, PaCoTrainingArguments
 
@@ -13,7 +16,7 @@ EVERY = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "s
 
 def trainer_of(folder: Path, settings: dict | None = None, **kwargs) -> PaCoTrainer:
     settings = {"max_steps": 2, "precision": "fp32", "per_device_train_batch_size": 8, **EVERY, **(settings or {})}
-    args = PaCoTrainingArguments(output_dir=str(folder), loss="ce", disable_tqdm=True, **settings)
+    args = PaCoTrainingArguments(output_dir=str(folder), disable_tqdm=True, **{"loss": "ce", **settings})
     kwargs = {"train_dataset": Images(16), "eval_dataset": Images(11), **kwargs}
     return PaCoTrainer(make_model(), args, **kwargs)
 
@@ -76,3 +79,29 @@ def test_without_metrics_the_loss_selects(tmp_path: Path) -> None:
     assert trainer.state.best_metric == min(losses)
     assert not any("accuracy" in key for entry in trainer.state.log_history for key in entry)
     assert (tmp_path / f"selected-{1 + losses.index(min(losses))}.safetensors").is_file()
+
+
+class Wrong(Images):
+    def __getitem__(self, index: int) -> dict:
+        return {**super().__getitem__(index), "labels": 9 if index == 3 else -1 if index == 12 else 0}
+
+
+@pytest.mark.parametrize("loss", ["ce", "paco", "balanced_softmax"])
+def test_labels_of_no_class_are_refused(loss: str, tmp_path: Path) -> None:
+    settings = {"eval_strategy": "no", "save_strategy": "no", "loss": loss}
+    with pytest.raises(
+        ValueError, match=r"a label is (9|-1), but the model has 5 classes, 0 to 4: number the classes"
+    ):
+        trainer_of(tmp_path, settings, train_dataset=Wrong(16)).train()
+    with pytest.raises(ValueError, match=r"a label is (9|-1), but"):
+        trainer_of(tmp_path, settings).evaluate(Wrong(16))
+
+
+def test_what_other_trainers_take_is_refused(tmp_path: Path) -> None:
+    resnet = ResNetForImageClassification(ResNetConfig(depths=[1], hidden_sizes=[8], embedding_size=8))
+    with pytest.raises(ValueError, match="the model is a ResNetForImageClassification, and a PaCoTrainer trains"):
+        PaCoTrainer(resnet, PaCoTrainingArguments(output_dir=str(tmp_path)), train_dataset=Images(16))
+    with pytest.raises(ValueError, match="args are TrainingArguments, and a PaCoTrainer needs PaCoTrainingArguments"):
+        PaCoTrainer(make_model(), TrainingArguments(output_dir=str(tmp_path)), train_dataset=Images(16))
+    with pytest.raises(ValueError, match=r"train_sampler is a SequentialSampler without set_epoch\(epoch\)"):
+        trainer_of(tmp_path, train_sampler=SequentialSampler(range(16)))
