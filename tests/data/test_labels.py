@@ -25,7 +25,7 @@ def load(root: Path, labels: list[Any], suffix: str = "csv") -> Any:
 
 @pytest.mark.parametrize("suffix", ["csv", "json"])
 def test_integers_beyond_floats_are_read_exactly(tmp_path, suffix: str) -> None:
-    for labels in ([LARGE, LARGE + 1, LARGE + 2], [10**18, 10**18 + 1], [LARGE + 1, 0, LARGE]):
+    for labels in ([LARGE, LARGE + 1, LARGE + 2], [10**18, 10**18 + 1], [2**64, 2**64 + 1], [LARGE + 1, 0, LARGE]):
         assert load(tmp_path, labels, suffix).class_names == list(map(str, sorted(labels)))
 
 
@@ -68,14 +68,24 @@ def test_classes_that_look_alike_are_refused(tmp_path, labels: list[str], twin: 
 def test_invisible_characters_and_case_are_noted(tmp_path) -> None:
     data = load(tmp_path, ["cat\u200b", "dog", "red\u00a0fox"])
     assert data.class_names == ["cat\u200b", "dog", "red\u00a0fox"]
-    assert r"2 classes have invisible characters or unusual white space in their names: 'cat\u200b'" in data.notes[0]
+    assert (
+        r"classes with invisible characters or unusual white space in their names: 'cat\u200b', 'red\xa0fox'"
+        in data.notes[0]
+    )
     assert load(tmp_path, ["\u0645\u06cc\u200c\u062e", "\u2764\ufe0f"]).notes == []  # a part of their spelling
     spaced = load(tmp_path, ["cat ", "cat", "\u00a0dog"])
     assert (spaced.class_names, spaced.class_counts) == (["cat", "dog"], [2, 1])
     assert "white space around labels in label column 'label'" in spaced.notes[0]
-    for labels, names in ((["Cat", "cat"], "'Cat' and 'cat'"), (["a", "B", "b"], "'B' and 'b'"), (["É", "é"], "'É'")):
+    for labels, names in (
+        (["Cat", "cat"], "'Cat' and 'cat'"),
+        (["a", "B", "b"], "'B' and 'b'"),
+        (["É", "é"], "'É'"),
+        (["1", "1.0", "x"], "'1' and '1.0'"),
+        (["icebear", "ice bear"], "'ice bear' and 'icebear'"),
+        (["01", "1", "2"], "'01' and '1'"),
+    ):
         assert (
-            f"WARNING: classes whose names differ in case only are kept apart: {names}"
+            f"only in case, spaces or how a number is written are kept apart: {names}"
             in load(tmp_path, labels).notes[0]
         )
     with pytest.raises(ValueError, match=r"1 of the 3 rows of .* have no label in 'label', the first being row 1"):
@@ -93,10 +103,12 @@ def test_invisible_characters_and_case_are_noted(tmp_path) -> None:
         (["1", "2", "1,2"], "1,2", ","),
         (["a", "b", "c", "a,b/c"], "a,b/c", ","),
         (["A", "B", "A+B"], "A+B", "+"),
+        (["elk", "cat, dog", "dog, cat"], "cat, dog", ","),  # the same in another order
+        (["elk", "cat|dog", "Cat | Dog"], "cat|dog", "|"),
     ],
 )
 def test_several_labels_in_a_cell_are_refused(tmp_path, labels: list[str], cell: str, separator: str) -> None:
-    with pytest.raises(ValueError, match="joins other labels") as caught:
+    with pytest.raises(ValueError, match="joins several labels") as caught:
         load(tmp_path, labels)
     message = (
         f"row {labels.index(cell)} of column 'label' of {tmp_path / 'all.csv'} has the label {cell!r}, which joins"
@@ -123,6 +135,8 @@ def test_names_with_separators_are_classes(tmp_path) -> None:
 def test_lists_as_text_are_refused(tmp_path, text: str) -> None:
     with pytest.raises(ValueError, match=r"row 1 of label column 'label' of .* holds a list, .*give each image one"):
         load(tmp_path, ["cat", text, "dog"])
+    with pytest.raises(ValueError, match=r"row 1 .* holds a list, '\[dog, cat\]'"):
+        load(tmp_path, ["cat", "[dog, cat]"])
     assert load(tmp_path, ["[unknown]", "(cat)", "dog"]).class_names == ["(cat)", "[unknown]", "dog"]
 
 

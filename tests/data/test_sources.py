@@ -148,7 +148,7 @@ def test_a_class_twice_is_named(tmp_path) -> None:
     data = load_data(str(tmp_path / "photos"))
     assert (data.class_names, data.class_counts) == (["Cat", "cat"], [1, 2])
     assert "more than one folder for the class 'cat'" in data.notes[0]
-    assert "differ in case only" in data.notes[1]
+    assert "differ only in case" in data.notes[1]
 
 
 def test_splits_without_labels_or_with_other_classes(tmp_path) -> None:

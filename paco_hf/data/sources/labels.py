@@ -126,7 +126,7 @@ def _is_list(text: str) -> bool:
         return False
     with suppress(ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return isinstance(ast.literal_eval(text), list | tuple | set | dict)
-    return re.fullmatch(r"\[\s*-?\d[-\d.\s]*\]", text) is not None
+    return re.fullmatch(r"\[(.*,.*|[-\d.\s]+)\]", text) is not None
 
 
 def label_classes(
@@ -182,12 +182,14 @@ def _check_joined(names: Sequence[str], values: Sequence[str], where: str, notes
         }
         # Names have commas, and seldom bars and semicolons, where one known part is enough.
         enough = any if separators in "|;" else all
-        joined = {name for name, one in parts.items() if len(one) > 1 and enough(part in known for part in one)}
+        several = {name: frozenset(one) for name, one in parts.items() if len(one) > 1}
+        repeats = Counter(several.values())  # the same parts in another order
+        joined = {name for name, one in several.items() if enough(part in known for part in one) or repeats[one] > 1}
         if joined:
             first = next(value for value in values if value in joined)
             separator = next(one for one in separators if one in first)
             raise ValueError(
-                f"row {values.index(first)} of {where} has the label {first!r}, which joins other labels with "
+                f"row {values.index(first)} of {where} has the label {first!r}, which joins several labels with "
                 f"{separator!r} ({len(joined)} such labels), but an image has one class: {_ONE_LABEL}"
             )
         if separators in "|;" and parts:
@@ -195,7 +197,7 @@ def _check_joined(names: Sequence[str], values: Sequence[str], where: str, notes
 
 
 def _check_look(names: Sequence[str], dataset: str, notes: list[str]) -> None:
-    """That classes can be told apart by what is seen of their names; notes on those that differ in case only, and on
+    """That classes can be told apart by what is seen of their names; notes on those that hardly differ, and on
     characters that are not seen."""
     shapes: dict[str, str] = {}
     alike = defaultdict(list)
@@ -206,14 +208,15 @@ def _check_look(names: Sequence[str], dataset: str, notes: list[str]) -> None:
                 f"the classes {other!a} and {name!a} of {dataset} differ in white space or invisible "
                 "characters only: write both in one way if they are one class, or rename one"
             )
-        alike[shown.casefold()].append(name)
+        number = re.fullmatch(r"0*(\d+?)(\.0*)?", shown)
+        alike[number[1] if number else shown.casefold().replace(" ", "")].append(name)
     if same := [names for names in alike.values() if len(names) > 1]:
         more = f", and {len(same) - 1} more" if len(same) > 1 else ""
         first = " and ".join(map(repr, same[0]))
-        notes.append(f"WARNING: classes whose names differ in case only are kept apart: {first}{more}")
+        notes.append(
+            "WARNING: classes whose names differ only in case, spaces or how a number is written are kept apart: "
+            f"{first}{more}"
+        )
     hidden = [repr(name) for name in names if visible(plain := _JOINERS.sub("", name)) != plain]
     if hidden:
-        notes.append(
-            f"{len(hidden)} classes have invisible characters or unusual white space in their names: "
-            f"{examples(hidden)}"
-        )
+        notes.append(f"classes with invisible characters or unusual white space in their names: {examples(hidden)}")
