@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -61,7 +62,10 @@ def load_split(model: str, flags: argparse.Namespace) -> Any:
     """The images that the flags of [`add_data_flags`] mean."""
     from ..workflows.evaluation_data import load_evaluation
 
-    return load_evaluation(model, flags.dataset, flags.split, **spec_fields(vars(flags)))
+    split = load_evaluation(model, flags.dataset, flags.split, **spec_fields(vars(flags)))
+    if split.note:
+        print(split.note, file=sys.stderr)
+    return split
 
 
 def check_data_flags(flags: argparse.Namespace) -> None:

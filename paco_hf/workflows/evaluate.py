@@ -83,6 +83,7 @@ def _evaluate_runs(
         notes.append("no report of several models, or of one from the Hub, without a place for it: --output_dir DIR")
     if calibrate:
         held_out = load_evaluation(models[0], dataset, "validation", **data_fields)
+        notes += filter(None, [held_out.note])
         notes.append(store_temperature(models[0], Images(held_out), held_out.class_names, **inference))
     scored = load_evaluation(models[0], dataset, split, **data_fields)
     if len(models) > 1:

@@ -14,6 +14,7 @@ from ..data.image_checks import decodable
 from ..data.image_split import ImageSplit
 from ..data.images import LabeledImages
 from ..data.loading import load_data, load_test
+from ..data.sources.labels import look_alike
 from ..data.spec import ROLES, SPLITS_NAME, DataSpec
 from ..data.split_manifest import relative_names, same_labels, select_again
 from ..hub.errors import hub_errors
@@ -178,21 +179,37 @@ def _same(one: str, other: str) -> bool:
 
 
 def _with_model_classes(run: RunFolder, images: LabeledImages) -> LabeledImages:
-    """The classes of user data are the model's by name, whichever of them it has and in whatever order.
+    """The classes of user data are the model's by name, whichever of them it has and in whatever order; numbers are
+    positions of the model's classes where no class is called by a number. The note says so, and which have no image.
 
     Raises:
         ValueError: a class that the model does not know.
     """
-    names, id2label = images.class_names, run.config.get("id2label") or {}
+    names, id2label, notes = images.class_names, run.config.get("id2label") or {}, [images.note]
     known = [id2label[label] for label in sorted(id2label, key=int)]
-    if names == known or known == [f"LABEL_{label}" for label in range(len(known))]:
+    index = {name: label for label, name in enumerate(known)}
+    unnamed = known == [f"LABEL_{label}" for label in range(len(known))]
+    unknown = [name for name in names if name not in index]
+    if not known:
         return images
-    if unknown := [name for name in names if name not in known]:
-        if names == [str(label) for label in range(len(names))] and not any(map(str.isdigit, known)):
-            return images  # numbered, not named
+    if unknown and not any(map(str.isdigit, known)):
+        positions = {name: label for label, name in enumerate(map(str, range(len(known))))}
+        if {*names} <= positions.keys() and (unnamed or "0" in names):
+            index, unknown = positions, []
+        elif unnamed and len(names) == len(known):
+            index, unknown = {name: label for label, name in enumerate(names)}, []
+        pairs = [f"{name} as {known[index[name]]!r}" for name in names if name in index]
+        notes.append(f"the labels of {images.name} are taken by their position in {run.name}: {examples(pairs, 10)}")
+    if unknown:
         raise ValueError(
             f"{images.name} has a class {unknown[0]!r} that {run.name} does not know (it knows "
-            f"{examples([*map(repr, known)], 5)}): not the classes it was trained on"
+            f"{examples([*map(repr, known)], 5)}): not the classes it was trained on" + look_alike(unknown[0], known)
         )
-    index = {name: label for label, name in enumerate(known)}
-    return replace(images, labels=[index[names[label]] for label in images.labels], class_names=known)
+    labels = [index[names[label]] for label in images.labels]
+    if missing := sorted({*range(len(known))} - {*labels}):
+        notes.append(
+            f"{len(missing)} of the {len(known)} classes of {run.name} have no image in {images.name}, such as "
+            f"{known[missing[0]]!r}: the scores say nothing of them"
+        )
+    class_names = names if unnamed and len(names) == len(known) else known
+    return replace(images, labels=labels, class_names=class_names, note="; ".join(filter(None, notes)))

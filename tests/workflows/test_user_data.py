@@ -239,7 +239,8 @@ def test_evaluation_takes_the_carve_of_the_run(tmp_path) -> None:
         [1] * 3,
         ["a", "b"],
         f"{tmp_path / 'new'}, all images",
-        "",
+        f"1 of the 2 classes of {run} have no image in {tmp_path / 'new'}, all images, such as 'a': the scores say "
+        "nothing of them",
     )
     with pytest.raises(ValueError, match=r"has no recipe\.yaml that names its data: give --dataset"):
         load_evaluation(tmp_path)

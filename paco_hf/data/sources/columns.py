@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from datasets import ClassLabel, Value
 
 from ...utils.images import IMAGE_SUFFIXES
+from ...utils.text import examples
 from .source import check_column, choose_column
 from .table_files import Rows
 from .tables import SPLIT_NAMES, holds_images, is_text
 
 _IMAGE_COLUMNS = ("image", "img", "file_name", "filename", "file", "image_path", "path", "filepath")
 _LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "species")
+_BITS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 
 
 def split_roles(dataset: str, names: Sequence[str], chosen: Mapping[str, str], test_only: bool) -> dict[str, str]:
@@ -103,4 +105,29 @@ def find_label_column(rows: Rows, dataset: str, image: str, column: str | None) 
     if not candidates:
         values = [name for name, feature in features.items() if name != image and isinstance(feature, Value)]
         candidates = [name for name in values if len(set(rows.data[name][:])) < len(rows.data)]
+    _check_indicators(rows, candidates, dataset, image)
     return choose_column(candidates, features, dataset, "label", _LABEL_COLUMNS)
+
+
+def _check_indicators(rows: Rows, candidates: Sequence[str], dataset: str, image: str) -> None:
+    """That the label column is none of several columns of 0 and 1, one a class."""
+    values = [name for name, feature in rows.data.features.items() if name != image and isinstance(feature, Value)]
+    head = rows.data.select_columns(values)[:50]
+    values = [name for name in values if None not in _as_bits(head[name])]
+    columns = {name: _as_bits(rows.data[name][:]) for name in values if {*candidates} <= {*values}}
+    columns = {name: column for name, column in columns.items() if None not in column}
+    if len(columns) < 2 or not candidates or not {*candidates} <= columns.keys():
+        return
+    one_hot = all(sum(row) == 1 for row in zip(*columns.values(), strict=True))
+    usual = any(name.lower() in _LABEL_COLUMNS for name in candidates)
+    if (one_hot and len(columns) > 2) or (len(candidates) > 1 and not usual):
+        kind = "a single 1 in each row (one-hot)" if one_hot else "not one 1 in each row (multi-label)"
+        raise ValueError(
+            f"the columns {examples([*map(repr, columns)], 5)} of {dataset} hold 0 and 1, {kind}, where one column of "
+            "classes was expected: write the class of each row into a column 'label' (of one-hot columns, pandas: "
+            "idxmax(axis=1)), or choose a column with --label_column"
+        )
+
+
+def _as_bits(values: Sequence[object]) -> list[int | None]:
+    return [_BITS.get(str(value).strip().lower()) for value in values]

@@ -113,7 +113,12 @@ def _parse_json(path: Path, text: str) -> dict[str, list[Any]]:
     columns: dict[str, list[Any]] = {}
     for name in dict.fromkeys(name for row in content for name in row):
         values = [row.get(name) for row in content]
-        if len({type(value) for value in values if value is not None}) > 1:
+        kinds = {type(value) for value in values if value is not None}
+        if kinds == {int, float}:  # 1 and 1.0 are one label
+            values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
+            kinds = {type(value) for value in values if value is not None}
+        too_large = kinds == {int} and any(value is not None and not -(2**63) <= value < 2**63 for value in values)
+        if len(kinds) > 1 or too_large:
             values = [None if value is None else str(value) for value in values]
         columns[name] = values
     return columns

@@ -1,25 +1,22 @@
 """A user's own data set: which columns hold images and classes, which splits there are, and the classes' names."""
 
-import math
 import os
-import re
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
-from datasets import ClassLabel, Image, Value
+from datasets import Image
 
-from ...utils.text import examples, repeated
+from ...utils.text import examples
 from ..image_split import ImageSplit
 from ..images import LabeledImages
 from ..spec import DataSpec
 from .columns import find_image_column, find_label_column, split_roles
 from .folders import image_tables
+from .labels import label_classes, look_alike, read_labels
 from .source import Source, check_column
 from .table_files import Rows
-from .tables import clean, is_text, read_rows, split_column
-
-_WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0*)?")
+from .tables import is_text, read_rows, split_column
 
 
 def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
@@ -45,7 +42,7 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
     roles = {role: split for role, split in roles.items() if role in values}
     if not values:
         raise ValueError(f"{dataset} has no labels to score its images by: {'; '.join(notes)}")
-    names, ids = _classes(first, label, next(iter(values.values())), dataset, notes)
+    names, ids = label_classes(first, label, next(iter(values.values())), dataset, notes)
     if len(names) < 2 and not test_only:
         raise ValueError(
             f"{dataset} has one class only ({', '.join(map(repr, names))}): a classifier needs at least two"
@@ -57,6 +54,13 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
             value, count = next(iter(unknown.items()))
             raise ValueError(
                 f"the split {split!r} of {dataset} has a class {value!r} that its train split has not ({count} images)"
+                + look_alike(str(value), names)
+            )
+        present = {*values[role]}
+        if missing := [name for value, name in zip(ids, names, strict=True) if value not in present]:
+            notes.append(
+                f"{len(missing)} of the {len(names)} classes have no image in the split {split!r}, such as "
+                f"{missing[0]!r}: its scores leave them out"
             )
         about: dict[str, Any] = {"dataset": dataset, "source_split": split, "role": role, "class_names": names}
         splits[role] = _images(rows[split], image, labels=[ids[value] for value in values[role]], **about)
@@ -86,7 +90,7 @@ def _labels_by_role(
             check_column(features, column, f"the split {split!r} of {spec.dataset}", kind)
         # Whether the labels of a text file are numbers is seen in those to train on.
         numbers = isinstance(values["train"][0], int) if "train" in values else None
-        labels = _read_labels(rows[split], columns[1], name, numbers)
+        labels = read_labels(rows[split], columns[1], name, notes, numbers)
         if not (missing := labels.count(None)):
             values[role] = labels
         elif missing == len(labels) and role != "train":
@@ -103,80 +107,6 @@ def _describe_columns(rows: Rows, image: str, label: str, split: str | None) -> 
     unused = [repr(name) for name in rows.data.features if name not in (image, label)]
     text = f"columns: image {image!r}, label {label!r}" + (f", split {split!r}" if split else "")
     return f"{text} (not used: {examples(unused, 5)})" if unused else text
-
-
-def _read_labels(rows: Rows, column: str, name: str, numbers: bool | None = None) -> list[Any]:
-    """The label of each row as text or as a whole number, `None` where there is none.
-
-    `numbers`: whether text that is a whole number is read as one; `None`: where all of it is.
-    """
-    feature, values, where = rows.data.features[column], rows.data[column][:], f"label column {column!r} of {name}"
-    if isinstance(feature, ClassLabel):
-        names = [clean(one) for one in feature.names]
-        if (twice := repeated(names)) is not None:
-            raise ValueError(f"the column {column!r} of {name} has the class {twice!r} twice: rename one of the two")
-        return [None if value is None or value < 0 else names[value] for value in values]
-    if not isinstance(feature, Value):
-        raise ValueError(f"{where} must hold one class an image, got {feature}")
-    if feature.dtype == "bool":
-        return [None if value is None else str(value) for value in values]
-    if feature.dtype.startswith("float"):
-        values = [None if value is None or math.isnan(value) else value for value in values]
-        if broken := next((value for value in values if value and not value.is_integer()), None):
-            raise ValueError(f"{where} holds {broken}, which is no class: give text or whole numbers")
-        return [None if value is None else int(value) for value in values]
-    if "int" in feature.dtype:
-        return list(values)
-    if not is_text(feature):
-        raise ValueError(f"{where} must hold text or whole numbers, got {feature.dtype}")
-    values = [clean(value or "") for value in values]
-    filled = [value for value in values if value]
-    if broken := next((value for value in filled if re.search(r"[\t\r\n]", value)), None):
-        raise ValueError(
-            f"row {values.index(broken)} of {name} has a label of more than one line or column, {broken[:60]!r}: a "
-            "quotation mark in the file may be left open"
-        )
-    if numbers is None:
-        numbers = rows.text and bool(filled) and all(map(_WHOLE.fullmatch, filled))
-    if numbers:
-        return [int(float(value)) if _WHOLE.fullmatch(value) else value or None for value in values]
-    if rows.text and filled and all(re.fullmatch(r"-?\d+\.\d+", value) for value in filled):
-        raise ValueError(f"{where} holds {filled[0]}, which is no class: give text or whole numbers")
-    return [value or None for value in values]
-
-
-def _classes(
-    rows: Rows, column: str, values: Sequence[Any], dataset: str, notes: list[str]
-) -> tuple[list[str], dict[Any, int]]:
-    """Names of the classes, and the index of each label."""
-    counts = Counter(values)
-    ordered: list[Any] = sorted(counts)
-    feature = rows.data.features[column]
-    if isinstance(feature, ClassLabel):
-        names = [clean(name) for name in feature.names]
-        ordered = [name for name in names if counts[name]]
-        if empty := [name for name in names if not counts[name]]:
-            share = f"{len(empty)} of the {len(names)} classes"
-            notes.append(f"{share} have no training image and are left out, such as {empty[0]!r}")
-    elif any(isinstance(value, int) for value in ordered):
-        if ordered[0] < 0:
-            raise ValueError(
-                f"label {ordered[0]} of row {list(values).index(ordered[0])} of {dataset} is out of range: labels are "
-                "not negative; label or remove the image"
-            )
-        if ordered != list(range(len(ordered))):
-            notes.append(
-                f"the labels are {len(ordered)} whole numbers from {ordered[0]} to {ordered[-1]}, not 0 to "
-                f"{len(ordered) - 1}: they are taken as names of classes"
-            )
-    alike = defaultdict(list)
-    for value in map(str, ordered):
-        alike[value.casefold()].append(value)
-    if same := [names for names in alike.values() if len(names) > 1]:
-        more = f", and {len(same) - 1} more" if len(same) > 1 else ""
-        first = " and ".join(map(repr, same[0]))
-        notes.append(f"classes whose names differ in case only are kept apart: {first}{more}")
-    return [str(value) for value in ordered], {value: label for label, value in enumerate(ordered)}
 
 
 def _images(rows: Rows, column: str, *, dataset: str, source_split: str, **about: Any) -> LabeledImages:
