@@ -2,6 +2,7 @@
 
 import ast
 import io
+import os
 import re
 import sys
 import tokenize
@@ -42,6 +43,7 @@ PRIVATE: dict[str, tuple[Callable[[], Any], str]] = {
     "_fingerprint": (lambda: Dataset.from_dict({}), "datasets names the content of a data set in no other way"),
     "_indices": (lambda: Dataset.from_dict({}), "the rows that `select` chose"),
     "_hub": (lambda: timm.models, "timm's own reading of a local folder's configuration"),
+    "_exit": (lambda: os, "the end of a process from a thread that is not the main one, which may be waiting"),
     "_foreach_lerp_": (
         lambda: torch,
         "one kernel for all weights of the key encoder, as in torch.optim",
