@@ -11,6 +11,7 @@ from types import ModuleType
 
 from ..utils.console import announce_loading, quiet
 from ..utils.files import disk_errors
+from ..utils.signals import STATUS, Stopped
 from .common import OneLineParser
 from .launcher import HELP_FLAGS, in_processes, is_first_process, is_launched, split_number
 
@@ -51,6 +52,10 @@ def main(argv: list[str] | None = None) -> int:
         message = message.splitlines()[-1] if "Original Traceback" in message else message
         print(f"paco-hf {argv[0]}: {' '.join(message.split())}", file=sys.stderr)
         return 2
+    except Stopped as stop:
+        if is_first_process():
+            print(f"paco-hf {argv[0]}: {stop}", file=sys.stderr)
+        return STATUS
     except KeyboardInterrupt:
         if is_first_process():
             advice = "; --resume goes on from the last checkpoint" if argv[0] == "train" else ""

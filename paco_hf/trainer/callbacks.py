@@ -6,11 +6,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed as dist
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
 
 from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..runs.layout import LOG_NAME
+from ..utils.distributed import world_size
+from ..utils.signals import Termination
 from ..utils.tensors import save_tensors
 
 
@@ -75,6 +79,60 @@ class MethodCallback(TrainerCallback):
         """
         if self.save_at_end:
             control.should_save, self.save_at_end = True, False
+
+
+class StopCallback(TrainerCallback):
+    """Ends a training on request, after the checkpoint of a step; `step` is then that step.
+
+    The step is one as any other: a step that validates does so before its checkpoint.
+
+    Args:
+        termination ([`Termination`]): the request, which one process is enough for.
+    """
+
+    def __init__(self, termination: Termination) -> None:
+        self.termination = termination
+        self.stopping, self.step = False, 0
+        self.group: Any = None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Make a group of processes that agree on the CPU, so that no step waits for the GPU.
+
+        Args:
+            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
+        """
+        if world_size() > 1:
+            self.group = dist.new_group(backend="gloo")
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Agree with the other processes, and have a checkpoint written.
+
+        Args:
+            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
+        """
+        requested = torch.tensor(int(self.termination.requested))
+        if self.group is not None:
+            dist.all_reduce(requested, dist.ReduceOp.MAX, self.group)
+        self.stopping = bool(requested)
+        control.should_save |= self.stopping
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop, now that the checkpoint is complete.
+
+        Args:
+            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
+        """
+        if self.stopping:
+            control.should_training_stop, self.step = True, state.global_step
+
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Leave out what the end of an epoch would bring: the epoch has not ended.
+
+        Args:
+            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
+        """
+        if self.step:
+            control.should_log = control.should_evaluate = control.should_save = False
 
 
 class LogFileCallback(TrainerCallback):

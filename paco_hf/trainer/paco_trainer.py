@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from ..models.lora import has_adapter, keep_statistics
 from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.distributed import broadcast_buffers
+from ..utils.signals import start_worker
 from .callbacks import LogFileCallback, MethodCallback, SelectionCallback, TrainingTime
 from .optimizer import freeze_convolutions, optimizer_and_settings
 from .progress import ReadableLines, ReadableProgress
@@ -246,7 +248,7 @@ class PaCoTrainer(CheckpointingTrainer):
         """The training batches, in the order of `train_sampler`."""
         # transformers' own orders would only be thrown away.
         with _changed(self.args, "train_sampling_strategy", "sequential"):
-            loader = super().get_train_dataloader()
+            loader = _outliving_signals(super().get_train_dataloader())
         if not isinstance(self.train_dataset, IterableDataset):
             self.train_sampler = self.train_sampler or EpochSampler(len(self.train_dataset), self.args.order_seed)
             loader.set_sampler(self.train_sampler)
@@ -255,12 +257,18 @@ class PaCoTrainer(CheckpointingTrainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """The evaluation batches, the ragged last one among them, which transformers would drop too."""
         with _changed(self.args, "dataloader_drop_last", False):
-            return super().get_eval_dataloader(eval_dataset)
+            return _outliving_signals(super().get_eval_dataloader(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         """As [`get_eval_dataloader`], for `predict`."""
         with _changed(self.args, "dataloader_drop_last", False):
             return super().get_test_dataloader(test_dataset)
+
+
+def _outliving_signals(loader: Any) -> Any:
+    # torchrun's agent signals all that a process has started, too.
+    loader.base_dataloader.worker_init_fn = partial(start_worker, loader.worker_init_fn)
+    return loader
 
 
 def _class_ids(logits: Tensor, labels: Tensor) -> Tensor:

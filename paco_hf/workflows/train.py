@@ -19,12 +19,14 @@ from ..runs.layout import DATA_NAME, RECIPE_NAME
 from ..runs.output_folder import changed_settings, clear_run, open_folder
 from ..runs.record import summary
 from ..runs.resume_points import first_complete, resume_points, set_aside_later
+from ..trainer.callbacks import StopCallback
 from ..trainer.paco_trainer import PaCoTrainer
 from ..utils.console import say
-from ..utils.distributed import entered_once
+from ..utils.distributed import entered_once, leave_together
 from ..utils.files import as_yaml, check_space, write_json, write_text
 from ..utils.locks import sole_owner
 from ..utils.memory import keep_freed_memory
+from ..utils.signals import Stopped, Termination
 from .build import RunParts, build, build_model, build_trainer, new_model, start_from_means
 from .cost import announce_cost, rehearse
 from .finish import finish, publish
@@ -49,6 +51,7 @@ def train(
     Raises:
         ValueError, OSError: bad settings or data, found before training starts.
         FloatingPointError: a loss that is not finite.
+        Stopped: SIGTERM came; the run can be resumed from the step that it came in.
     """
     if run.dry_run:
         return _train(run, args, callbacks)
@@ -122,6 +125,7 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
     Raises:
         ValueError, OSError: a checkpoint that does not fit the settings or the data.
         FloatingPointError: a loss that is not finite.
+        Stopped: SIGTERM came; there is a checkpoint of the step.
     """
     run, args, folder = plan.run, plan.args, Path(plan.args.output_dir)
     main = args.process_index == 0
@@ -130,7 +134,10 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
     checkpoints, state = resume_points(folder, run, args), describe_data(data.division.data, data.pixels)
     if run.class_centers == "means" and not checkpoints:
         say(main, start_from_means(plan, parts.model, data.images["train"]))
-    trainer = build_trainer(plan, data, parts, callbacks)
+    termination = Termination(args.process_index, args.world_size)
+    # The first: others look at what it asks for.
+    stop = StopCallback(termination)
+    trainer = build_trainer(plan, data, parts, [stop, *callbacks])
     if run.lora_rank:
         moments = 2 if "adam" in str(getattr(args.optim, "value", args.optim)) else 1
         say(main, describe_training(trainer.model, moments))
@@ -155,7 +162,12 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
     announce_cost(plan, data, trainer)
     # Written when training really starts, so that a resume that fails leaves the recipe of the run as it was.
     trainer.add_callback(_RecipeCallback(plan.settings, state, data.division.manifest))
-    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    with termination:
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        termination.granted = stop.step > 0
+    if stop.step:
+        leave_together()
+        raise Stopped(f"stopped by SIGTERM after step {stop.step}; --resume goes on from checkpoint-{stop.step}")
     return trainer
 
 

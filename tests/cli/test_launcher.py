@@ -226,9 +226,9 @@ def slurm(tmp_path: Path) -> dict[str, str]:
     (tmp_path / "calls").mkdir()
     srun = 'echo $$ > "$CALLS/pid"\nprintf "%s\\n" "$@" > "$CALLS/partial" && mv "$CALLS/partial" "$CALLS/srun"\n'
     srun += '[[ -z "$STATUS" ]] || exit "$STATUS"\nexec sleep 60\n'
-    scontrol = 'if [[ $1 == show ]]; then printf "node7\\nnode8\\n"; else echo "$*" > "$CALLS/scontrol"; '
-    scontrol += 'kill "$(cat "$CALLS/pid")"; fi\n'
-    for name, script in (("srun", srun), ("scontrol", scontrol)):
+    scontrol = 'if [[ $1 == show ]]; then printf "node7\\nnode8\\n"; else echo "$*" >> "$CALLS/scontrol"; fi\n'
+    scancel = 'echo "$*" > "$CALLS/scancel"; kill "$(cat "$CALLS/pid")"\n'
+    for name, script in (("srun", srun), ("scontrol", scontrol), ("scancel", scancel)):
         (tmp_path / name).write_text(f"#!/bin/bash\n{script}")
         (tmp_path / name).chmod(0o755)
     job = {"SLURM_JOB_ID": "31234", "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_NODELIST": "node[7-8]"}
@@ -273,8 +273,9 @@ def test_slurm_requeues_before_the_time_limit(slurm: dict[str, str], tmp_path: P
         out, _ = job.communicate(timeout=120)
     finally:
         job.kill()
+    assert (tmp_path / "calls" / "scancel").read_text() == "--signal=TERM 31234.0\n"
     assert (tmp_path / "calls" / "scontrol").read_text() == "requeue 31234\n"
-    assert "the time limit is near: requeueing job 31234" in out
+    assert "the time limit is near: stopping and requeueing job 31234" in out
     assert job.returncode == 128 + signal.SIGTERM
 
 

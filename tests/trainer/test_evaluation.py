@@ -89,9 +89,7 @@ class Wrong(Images):
 @pytest.mark.parametrize("loss", ["ce", "paco", "balanced_softmax"])
 def test_labels_of_no_class_are_refused(loss: str, tmp_path: Path) -> None:
     settings = {"eval_strategy": "no", "save_strategy": "no", "loss": loss}
-    with pytest.raises(
-        ValueError, match=r"a label is (9|-1), but the model has 5 classes, 0 to 4: number"
-    ):
+    with pytest.raises(ValueError, match=r"a label is (9|-1), but the model has 5 classes, 0 to 4: number"):
         trainer_of(tmp_path, settings, train_dataset=Wrong(16)).train()
     with pytest.raises(ValueError, match=r"a label is (9|-1), but"):
         trainer_of(tmp_path, settings).evaluate(Wrong(16))

@@ -1,0 +1,114 @@
+"""SIGTERM as a request to stop, heard at once: also while the main thread waits for a GPU or for another process."""
+
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+STATUS = 128 + signal.SIGTERM
+_SILENCE = timedelta(seconds=6)  # without a sign of life, after which a process counts as gone
+
+
+class Stopped(Exception):  # noqa: N818 - it is no error
+    """A training that stopped on request, after a checkpoint."""
+
+
+class Termination:
+    """In its context the first SIGTERM sets `requested`, and a second one ends the process at once.
+
+    Leaving the context without `granted` ends the process by the signal, as it would have ended without a context.
+    In several processes each gives signs of life: where one is gone, a step that was interrupted has no end, and
+    what is left of it ends, too. A thread other than the main one hears no signals.
+
+    Args:
+        rank (`int`): of this process.
+        world (`int`): number of processes. If several, environment variables `MASTER_ADDR` and `MASTER_PORT` say where
+            their store is.
+    """
+
+    def __init__(self, rank: int, world: int) -> None:
+        self.rank, self.world = rank, world
+        self.requested = self.granted = False
+
+    def __enter__(self) -> "Termination":
+        self.heard = threading.current_thread() is threading.main_thread()
+        if self.heard:
+            # Python runs handlers in the main thread, between two operations; the byte is there at once.
+            self.reader, self.writer = socket.socketpair()
+            self.writer.setblocking(False)
+            self.wakeup = signal.set_wakeup_fd(self.writer.fileno(), warn_on_full_buffer=False)
+            self.handler = signal.signal(signal.SIGTERM, lambda *_: None)
+            self.thread = threading.Thread(target=self._listen, daemon=True)
+            self.thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.heard:
+            signal.signal(signal.SIGTERM, self.handler)
+            signal.set_wakeup_fd(self.wakeup)
+            self.writer.close()
+            self.thread.join()
+            self.reader.close()
+            if self.requested and not self.granted:
+                signal.raise_signal(signal.SIGTERM)
+
+    def _listen(self) -> None:
+        peers = _Peers(self.rank, self.world) if self.world > 1 and "MASTER_ADDR" in os.environ else None
+        self.reader.settimeout(1 if peers else None)
+        received = None
+        while received != b"":  # the writer is closed
+            with suppress(TimeoutError):
+                received = self.reader.recv(64)
+                requests = self.requested + received.count(signal.SIGTERM)
+                if requests > 1:
+                    os._exit(STATUS)
+                if requests > self.requested and self.rank == 0:
+                    print("SIGTERM: stopping after this step, with a checkpoint", file=sys.stderr, flush=True)
+                self.requested = requests > 0
+            if peers and peers.gone(self.requested):
+                os._exit(STATUS)
+
+
+def start_worker(function: Callable[[int], None] | None, worker: int) -> None:
+    """Start a data loader's worker that outlives the first SIGTERM: the process that it works for decides.
+
+    Args:
+        function (callable, *optional*): what the worker starts with.
+        worker (`int`): its number.
+    """
+    signal.set_wakeup_fd(-1)  # a fork has that of the process
+    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    if function is not None:
+        function(worker)
+
+
+class _Peers:
+    def __init__(self, rank: int, world: int) -> None:
+        self.names, self.name = [f"paco_hf/alive/{i}" for i in range(world)], f"paco_hf/alive/{rank}"
+        self.store: Any = None
+        self.signs: dict[str, tuple[bytes, float]] = {}
+
+    def gone(self, asked: bool) -> bool:
+        """Give a sign of life; `asked`, say whether some process has given none for a while."""
+        from torch.distributed import TCPStore
+
+        try:
+            if self.store is None:
+                # A connection of its own: that of the group of processes may be waiting.
+                address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+                self.store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=_SILENCE)
+            self.store.add(self.name, 1)
+            counts = self.store.multi_get(self.names) if asked else []
+        except RuntimeError:  # the store is gone, with the process that had it, or a process never came
+            return asked
+        now = time.monotonic()
+        for name, count in zip(self.names, counts, strict=False):
+            if self.signs.get(name, (b"", now))[0] != count:
+                self.signs[name] = (count, now)
+        return any(now - moment > _SILENCE.total_seconds() for _, moment in self.signs.values())
