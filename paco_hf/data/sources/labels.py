@@ -94,7 +94,7 @@ def _read_text(
     texts: Sequence[str | None], from_text: bool, name: str, where: str, notes: list[str], numbers: bool | None
 ) -> list[str | int | None]:
     kept = {text: clean(text) for text in {*texts} if text}
-    values = [kept.get(text, "") for text in texts]
+    values = [kept.get(text or "", "") for text in texts]
     values = [value if value and visible(value) else "" for value in values]
     filled = [value for value in values if value]
     if broken := next((value for value in filled if re.search(r"[\t\r\n]", value)), None):
