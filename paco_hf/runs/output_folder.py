@@ -16,6 +16,7 @@ from ..utils.files import is_changed
 from ..utils.locks import LOCK_NAME
 from . import layout
 from .folder import RunFolder, list_checkpoints
+from .resume_points import lies_in, resume_points
 
 
 def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | None:
@@ -30,10 +31,12 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
         the metrics of a finished run that was to be resumed; `None` where there is something to do.
 
     Raises:
+        OSError: there is no such checkpoint to resume from.
         ValueError: the folder is a file, no run of ours, or of a run finished with other settings.
     """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--output_dir {folder} is a file")
+    points = resume_points(folder, run, args)
     if run.resume and (folder / layout.METRICS_NAME).is_file():
         metrics = RunFolder(folder).metrics
         changed = changed_settings(folder, run_settings(run, args), only_named=True)
@@ -49,17 +52,11 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
         inside = sorted(path.name for path in folder.iterdir() if path.name != LOCK_NAME)
         shown = ", ".join(inside[:5]) + (f" and {len(inside) - 5} more" if len(inside) > 5 else "")
         raise ValueError(f"--output_dir {folder} is not empty, and holds no run ({shown}): give another folder")
-    if not (run.resume or run.overwrite or _within(args.resume_from_checkpoint, folder)):
+    if not (run.resume or run.overwrite or any(lies_in(point, folder) for point in points)):
         raise ValueError(
             f"--output_dir {folder} is not empty: --resume goes on with the run in it, --overwrite replaces it"
         )
     return None
-
-
-def _within(checkpoint: Any, folder: Path) -> bool:
-    """Whether a training is to resume from a checkpoint of the folder."""
-    chosen = str(checkpoint or "")
-    return chosen.lower() == "true" or (bool(chosen) and Path(chosen).resolve().parent == folder.resolve())
 
 
 def clear_run(folder: Path) -> None:

@@ -47,9 +47,14 @@ def resume_points(folder: Path, run: RunArguments, args: PaCoTrainingArguments) 
         )
     else:
         points = [Path(chosen)]
-    if run.overwrite and points[0].resolve().parent == folder.resolve():
+    if run.overwrite and lies_in(points[0], folder):
         raise ValueError(f"--overwrite would remove {points[0]}, which --resume_from_checkpoint goes on from")
     return points
+
+
+def lies_in(checkpoint: Path, folder: Path) -> bool:
+    """Whether a checkpoint is one of the run in a folder."""
+    return checkpoint.resolve().parent == folder.resolve()
 
 
 def first_complete(points: Sequence[Path], weights: str, args: PaCoTrainingArguments) -> tuple[Path, list[str]]:

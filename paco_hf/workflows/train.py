@@ -18,7 +18,7 @@ from ..runs.folder import RunFolder
 from ..runs.layout import DATA_NAME, RECIPE_NAME
 from ..runs.output_folder import changed_settings, clear_run, open_folder
 from ..runs.record import summary
-from ..runs.resume_points import first_complete, resume_points, set_aside_later
+from ..runs.resume_points import first_complete, lies_in, resume_points, set_aside_later
 from ..trainer.callbacks import StopCallback
 from ..trainer.paco_trainer import PaCoTrainer
 from ..utils.console import say
@@ -63,7 +63,6 @@ def _train(
     run: RunArguments, args: PaCoTrainingArguments, callbacks: Sequence[TrainerCallback]
 ) -> dict[str, Any] | None:
     main, folder = args.process_index == 0, Path(args.output_dir)
-    resume_points(folder, run, args)  # it refuses what is none
     metrics = open_folder(folder, run, args)
     if metrics is not None:
         say(main, f"{folder} is finished; nothing to resume\n{summary(metrics, str(folder))}")
@@ -151,14 +150,15 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
         say(main, *notes, f"resuming from {checkpoint}" + (f", with changed settings: {changed}" if changed else ""))
     elif run.resume:
         say(main, "no complete checkpoint to resume from: starting anew")
-    if main and checkpoint and checkpoint.resolve().parent == folder.resolve():
-        set_aside_later(checkpoint)
-    elif main:
-        clear_run(folder)
     if main:
         # The model in the end, and in a checkpoint beside what the optimizer keeps of each weight.
         weights = sum(tensor.numel() * tensor.element_size() for tensor in trainer.classifier.state_dict().values())
         check_space(folder, weights * (1 if args.save_strategy == "no" else 3), "a run with this model")
+        # The last check has passed: only now is anything of an earlier run touched.
+        if checkpoint and lies_in(checkpoint, folder):
+            set_aside_later(checkpoint)
+        else:
+            clear_run(folder)
     announce_cost(plan, data, trainer)
     # Written when training really starts, so that a resume that fails leaves the recipe of the run as it was.
     trainer.add_callback(_RecipeCallback(plan.settings, state, data.division.manifest))

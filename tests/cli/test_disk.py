@@ -88,6 +88,13 @@ def test_too_little_space_is_said_before_training(tmp_path: Path, monkeypatch: p
     line = complaint(capsys, "train", "--dataset", "data", *TINY, *STEPS, "--max_steps", "4", "--output_dir", "run")
     assert "the disk of run has 0 MB left, but a run with this model needs" in line
     assert not (tmp_path / "run").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(files.shutil, "disk_usage", lambda folder: usage._replace(free=10**9))
+        printed(capsys, "--dataset", "data", *TINY, *STEPS, "--max_steps", "2", "--output_dir", "run")
+    before = {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    argv = ["train", "--dataset", "data", *TINY, *STEPS, "--max_steps", "4", "--output_dir", "run", "--overwrite"]
+    assert "the disk of run has 0 MB left" in complaint(capsys, *argv)
+    assert {file: file.read_bytes() for file in (tmp_path / "run").rglob("*") if file.is_file()} == before
 
 
 def test_verbs_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
