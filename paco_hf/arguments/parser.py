@@ -19,7 +19,7 @@ from .settings import run_settings
 from .train_help import DESCRIPTION, HELP_ALL, USAGE
 from .training_args import PaCoTrainingArguments
 
-_STEPWISE = {"lr_scheduler_type", "warmup_steps", "warmup_ratio"}
+_STEPWISE = {"lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"}
 
 
 def checked_recipe(recipe: str) -> Recipe:

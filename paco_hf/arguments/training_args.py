@@ -12,6 +12,7 @@ from ..losses.specs import LOSSES, LossSpec, loss_spec
 from ..utils.hardware import hardware_precision
 from .fields import check_ranges
 from .method_arguments import ChangedDefaults, CommonArguments, MethodArguments
+from .unsupported import check_accelerator, check_idle, check_supported
 
 
 @dataclass
@@ -31,7 +32,7 @@ class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, T
         `transformers.TrainingArguments`.
 
     Raises:
-        ValueError: a value out of range, or two that contradict each other.
+        ValueError: a value out of range, two that contradict each other, or a setting of [`UNSUPPORTED`].
     """
 
     def __post_init__(self) -> None:
@@ -51,6 +52,8 @@ class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, T
             raise ValueError("fp16 needs a GPU: on a CPU choose --precision bf16 or fp32")
         loss_spec(self.loss)
         check_ranges(self)
+        check_supported(self)
+        check_idle(self)
         if self.hub_strategy != "end":
             raise ValueError(f"hub_strategy must be one of end, got {self.hub_strategy!r}")
         if self.epoch_schedule == "mae" and self.min_learning_rate > self.learning_rate:
@@ -61,6 +64,7 @@ class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, T
         if not self.num_train_epochs > 0 and not self.max_steps > 0:
             raise ValueError(f"num_train_epochs must be positive, got {self.num_train_epochs}")
         super().__post_init__()
+        check_accelerator(self.accelerator_config)
 
     def changed(self, **values: Any) -> "PaCoTrainingArguments":
         """A copy with other values, which are not checked; device and processes are not set up anew."""

@@ -228,6 +228,10 @@ class TrainingTime(TrainerCallback, ExportableState):
         """Seconds of training so far, not a number where a checkpoint kept no time."""
         return self.before + time.monotonic() - self.start
 
+    @seconds.setter
+    def seconds(self, value: float) -> None:
+        self.before, self.start = value, time.monotonic()
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
         return {"args": {}, "attributes": {"seconds": self.seconds}}

@@ -26,7 +26,15 @@ from .optimizer import freeze_convolutions, optimizer_and_settings
 from .progress import ReadableLines, ReadableProgress
 from .saving import CheckpointingTrainer
 from .schedules import step_factor
-from .validation import check_labels, check_metric, check_training, check_types, prior_counts, validation_scores
+from .validation import (
+    check_labels,
+    check_metric,
+    check_training,
+    check_types,
+    metric_names,
+    prior_counts,
+    validation_scores,
+)
 
 _VIEWS = ("pixel_values", "key_pixel_values")
 
@@ -72,27 +80,27 @@ class PaCoTrainer(CheckpointingTrainer):
         # The arguments as a trainer changes them. Their device is set up by now, once for both.
         strategy, workers = "no" if evaluated is None else args.eval_strategy, max(args.dataloader_num_workers, 0)
         args = args.changed(eval_strategy=strategy, dataloader_num_workers=workers)
+        if args.prediction_loss_only:
+            kwargs["compute_metrics"] = None
         if kwargs.get("compute_metrics", self._long_tailed_metrics) is None:
             args = args.changed(metric_for_best_model="loss", greater_is_better=False)
         kwargs.setdefault("compute_metrics", self._long_tailed_metrics)
         self.batched_views, self.train_sampler = batched_views, train_sampler
         self.loss_parts: dict[str, list[Tensor]] = defaultdict(list)
-        self.training_time = TrainingTime()
         if model is not None:
             check_training(model, args, kwargs.get("train_dataset"), batched_views)
             model = _training_model(model, args)
         super().__init__(model=model, args=args, **kwargs)
         self._take_method(self.model)
         if evaluated is not None and self.compute_metrics == self._long_tailed_metrics:
-            names = tuple(evaluated) if isinstance(evaluated, dict) else ()
-            check_metric(args.metric_for_best_model, self.model.config, names)
+            self._check_metric()
         self.remove_callback(PrinterCallback if args.disable_tqdm else ProgressCallback)
         self.lines = ReadableLines() if args.disable_tqdm else ReadableProgress()
         for callback in (
             MethodCallback(self),
             SelectionCallback(self),
             LogFileCallback(),
-            self.training_time,
+            TrainingTime(),
             self.lines,
         ):
             self.add_callback(callback)
@@ -112,6 +120,30 @@ class PaCoTrainer(CheckpointingTrainer):
         model = _training_model(classifier, self.args)
         self._take_method(model)
         return model
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As [`CheckpointingTrainer.train`]; a metric to select by that is not computed is a `ValueError` before it.
+
+        Args:
+            args, kwargs: as there.
+        """
+        # A function of the user, which may be set after the trainer was made.
+        evaluates = self.args.eval_strategy != "no" and not self.args.batch_eval_metrics
+        if evaluates and self.compute_metrics not in (None, self._long_tailed_metrics):
+            self._check_metric()
+        return super().train(*args, **kwargs)
+
+    @property
+    def training_time(self) -> TrainingTime:
+        """The clock of the training."""
+        # A resumed training may replace its callbacks.
+        return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, TrainingTime))
+
+    def _check_metric(self) -> None:
+        names = metric_names(self.compute_metrics, self.model.config)
+        if names is not None:
+            sets = tuple(self.eval_dataset) if isinstance(self.eval_dataset, dict) else ()
+            check_metric(self.args.metric_for_best_model, names, sets)
 
     def _take_method(self, model: Any) -> None:
         args = self.args
@@ -236,7 +268,12 @@ class PaCoTrainer(CheckpointingTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """The schedule of `args.epoch_schedule`; that of the base class where it is `none`."""
         if self.args.epoch_schedule == "none" or self.lr_scheduler is not None:
-            return super().create_scheduler(num_training_steps, optimizer)
+            settings = self.args.lr_scheduler_kwargs
+            if self.args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+                # Both would take a score that rises for one that gets worse.
+                settings = {"mode": "max" if self.args.greater_is_better else "min", **(settings or {})}
+            with _changed(self.args, "lr_scheduler_kwargs", settings):
+                return super().create_scheduler(num_training_steps, optimizer)
         factor = step_factor(self.args, num_training_steps, self.updates_per_epoch)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
         self._created_lr_scheduler = True

@@ -1,9 +1,12 @@
 """Settings of a training that contradict its model or data: each is refused before anything is built."""
 
-from collections.abc import Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
+from transformers import EvalPrediction
+from transformers.utils import logging
 
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.torch_datasets import WholeImages
@@ -11,6 +14,8 @@ from ..metrics import headline
 from ..models.configuration_paco import PaCoConfig
 from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..models.modeling_paco import PaCoForImageClassification
+
+_log = logging.get_logger(__name__)
 
 
 def check_training(
@@ -145,19 +150,40 @@ def validation_scores(predictions: Any, references: Any, config: PaCoConfig) -> 
     return {name: value for name, value in scores.items() if isinstance(value, float)}
 
 
-def check_metric(name: str | None, config: PaCoConfig, sets: Sequence[str] = ()) -> None:
+def metric_names(compute_metrics: Callable[[Any], dict[str, Any]], config: PaCoConfig) -> list[str] | None:
+    """The names that a function of the user gives its metrics, as it says of one image of each class, classified right.
+
+    Args:
+        compute_metrics (callable): as `transformers.Trainer` takes it.
+        config (`PaCoConfig`): with the classes.
+
+    Returns:
+        the names; `None`, with a warning, where it fails on these images.
+    """
+    classes = np.arange(config.num_labels)
+    logits = np.eye(config.num_labels, dtype=np.float32) * 10
+    try:
+        return list(compute_metrics(EvalPrediction(predictions=logits, label_ids=classes)))
+    except Exception as error:  # it may count on inputs, or on the images of its data set
+        _log.warning(
+            f"compute_metrics could not be tried before training on one image of each class ({type(error).__name__}: "
+            f"{error}): the first evaluation will show whether it gives metric_for_best_model"
+        )
+        return None
+
+
+def check_metric(name: str | None, known: Iterable[str], sets: Sequence[str] = ()) -> None:
     """Refuse a metric to select a model by that there is not.
 
     Args:
-        name (`str`, *optional*): of the metric.
-        config (`PaCoConfig`): with the classes.
+        name (`str`, *optional*): of the metric, with or without `eval_`.
+        known (iterable of `str`): the metrics that are computed, besides the loss.
         sets (sequence of `str`, *optional*): names of the data sets that are evaluated, where these are several.
 
     Raises:
-        ValueError: it is none of those of these classes.
+        ValueError: it is none of them.
     """
-    classes = range(config.num_labels)
-    known = [*validation_scores(classes, classes, config), "loss"]
+    known = [*(metric.removeprefix("eval_") for metric in known), "loss"]
     if sets:
         known = [f"{data}_{metric}" for data in sets for metric in known]
     if name is not None and name.removeprefix("eval_") not in known:

@@ -100,8 +100,8 @@ def test_flags_win_over_the_recipe() -> None:
     default, _ = parse_run(["--loss", "ce"])
     assert default.dataset == "builtin"
     assert parse_run(["--loss", "ce"])[1].epoch_schedule == "cosine"
-    _, stepwise = parse_run(["--lr_scheduler_type", "constant", "--warmup_steps", "50"])
-    assert (stepwise.epoch_schedule, stepwise.lr_scheduler_type) == ("none", "constant")
+    _, stepwise = parse_run(["--lr_scheduler_type", "constant_with_warmup", "--warmup_steps", "50"])
+    assert (stepwise.epoch_schedule, stepwise.lr_scheduler_type) == ("none", "constant_with_warmup")
 
 
 def test_evaluate_agrees_with_the_run_and_with_pipeline(run: Path, capsys, blank_figures) -> None:

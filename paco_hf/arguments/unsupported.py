@@ -1,0 +1,113 @@
+"""Settings of `transformers.TrainingArguments` that a PaCo training refuses, since they would do nothing or harm."""
+
+import dataclasses
+import os
+from typing import Any
+
+from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers import TrainingArguments
+
+_WHOLE = "queue and key encoder are whole in every process: launch several processes with `paco-hf train --nproc N`"
+_BATCHES = "the batches of several processes are part of what a loss contrasts"
+_CHECKPOINTING = "timm's backbones know activation_checkpointing on and off"
+_ORDER = "the order of the images is a function of seed and epoch alone, so that a killed run resumes exactly"
+
+# What to use instead, or why there is nothing.
+UNSUPPORTED = {
+    "activation_checkpointing_kwargs": _CHECKPOINTING,
+    "auto_find_batch_size": "a smaller batch needs another learning rate: set per_device_train_batch_size (`paco-hf "
+    "train --dry_run` says what it takes) and gradient_accumulation_steps",
+    "average_tokens_across_devices": "images have no tokens, and a loss is the mean over a batch",
+    "bf16_full_eval": "weights would stay rounded after an evaluation: set precision='bf16'",
+    "dataloader_in_order": _ORDER,
+    "deepspeed": _WHOLE,
+    "do_predict": "call trainer.predict(data set); `paco-hf train` scores the test split by itself",
+    "enable_jit_checkpoint": "`paco-hf train` writes a checkpoint on SIGTERM by itself",
+    "eval_do_concat_batches": "the metrics need all images in one array",
+    "eval_use_gather_object": "it is for outputs other than tensors, and the logits are one tensor",
+    "fp16_full_eval": "weights would stay rounded after an evaluation: set precision='fp16'",
+    "fsdp": _WHOLE,
+    "fsdp_config": _WHOLE,
+    "hub_always_push": "a run is pushed once, when it is finished",
+    "gradient_checkpointing_kwargs": _CHECKPOINTING,
+    "ignore_data_skip": _ORDER,
+    "include_num_input_tokens_seen": "images have no tokens: the log has epochs and steps",
+    "label_names": "the loss takes its labels from the column 'labels': rename yours",
+    "length_column_name": "images have no lengths to group by",
+    "liger_kernel_config": "it is for language models: set torch_compile for fused kernels",
+    "logging_nan_inf_filter": "a loss that is not finite ends a training",
+    "neftune_noise_alpha": "it is noise on the embeddings of words: choose stronger views, such as --augment randaug",
+    "parallelism_config": _WHOLE,
+    "save_only_model": "nothing could resume from such a checkpoint: set save_strategy='no', and call "
+    "trainer.save_model(folder) for the model alone",
+    "train_sampling_strategy": f"{_ORDER}: give train_sampler for another order",
+    "use_cache": "it is for models that generate text",
+    "use_liger_kernel": "it is for language models: set torch_compile for fused kernels",
+}
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
+# `accelerate launch` and its configuration file ask for these by the environment alone.
+_ENVIRONMENT = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
+_ENVIRONMENT |= {"ACCELERATE_USE_MEGATRON_LM": "Megatron-LM", "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism"}
+
+
+def check_supported(args: Any) -> None:
+    """Refuse what would be ignored in a PaCo training, or would break it.
+
+    Args:
+        args (`PaCoTrainingArguments`): as they are set.
+
+    Raises:
+        ValueError: a setting of [`UNSUPPORTED`], or a wrapper that `accelerate launch` asks for.
+    """
+    for name, reason in UNSUPPORTED.items():
+        value, default = getattr(args, name), {"logging_nan_inf_filter": False}.get(name, _DEFAULTS[name])
+        if (value or default) and value != default and (name, value) != ("label_names", ["labels"]):
+            raise ValueError(f"{name}={value!r} is not supported: {reason}")
+    for variable, wrapper in _ENVIRONMENT.items():
+        if os.environ.get(variable, "").lower() in ("true", "1", "yes"):
+            raise ValueError(f"{wrapper} is asked for ({variable}={os.environ[variable]}), but not supported: {_WHOLE}")
+
+
+def check_accelerator(config: AcceleratorConfig) -> None:
+    """Refuse batches of several processes that are made in another way.
+
+    Args:
+        config (`AcceleratorConfig`): as it was read.
+
+    Raises:
+        ValueError: it changes how batches are made.
+    """
+    plain = AcceleratorConfig()
+    for name in ("split_batches", "dispatch_batches", "even_batches", "use_seedable_sampler"):
+        if (value := getattr(config, name)) != getattr(plain, name):
+            reason = _ORDER if name == "use_seedable_sampler" else _BATCHES
+            raise ValueError(f"accelerator_config with {name}={value} is not supported: {reason}")
+
+
+def check_idle(args: Any) -> None:
+    """Refuse settings that another one leaves without an effect.
+
+    Args:
+        args (`PaCoTrainingArguments`): as they are set.
+
+    Raises:
+        ValueError: a setting of an optimizer or schedule that is not the chosen one.
+    """
+    adam = [name for name in ("adam_beta1", "adam_beta2", "adam_epsilon") if getattr(args, name) != _DEFAULTS[name]]
+    if adam and args.optim == "sgd":
+        raise ValueError(f"{adam[0]} is a setting of Adam, and optim is 'sgd': set optim='adamw_torch', or momentum")
+    if args.epoch_schedule != "none":
+        stepwise = {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": None, "warmup_steps": 0}
+        for name, default in stepwise.items():
+            if (value := getattr(args, name)) != default and (value or default):
+                raise ValueError(
+                    f"{name}={value!r} has no effect with epoch_schedule={args.epoch_schedule!r}: set "
+                    "epoch_schedule='none', or choose warmup_epochs"
+                )
+    plain = ("constant", "reduce_lr_on_plateau", "greedy")
+    if args.epoch_schedule == "none" and args.warmup_steps and args.lr_scheduler_type in plain:
+        raise ValueError(
+            f"warmup_steps={args.warmup_steps!r} has no effect with lr_scheduler_type "
+            f"{str(getattr(args.lr_scheduler_type, 'value', args.lr_scheduler_type))!r}: set 'constant_with_warmup', "
+            "or leave it out"
+        )
