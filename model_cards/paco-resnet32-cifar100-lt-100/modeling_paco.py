@@ -65,6 +65,10 @@ class PaCoPreTrainedModel(PreTrainedModel):
         if enable and self.base_model.statistics_guard is None:
             self.base_model.statistics_guard = StatisticsGuard(self.base_model)
 
+    def as_asked(self, output: Any, return_dict: bool | None) -> Any:
+        """An output as a tuple where `return_dict`, or where that is `None` the configuration's, is `False`."""
+        return output if (self.config.return_dict if return_dict is None else return_dict) else output.to_tuple()
+
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
         """As `PreTrainedModel.save_pretrained`, with the files of code that `trust_remote_code=True` loads it by."""
         if kwargs.get("is_main_process", True):
@@ -109,21 +113,43 @@ class PaCoModel(PaCoPreTrainedModel):
         self.statistics_guard: StatisticsGuard | None = None
         self.post_init()
 
-    def forward(self, pixel_values: Tensor, return_dict: bool | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self,
+        pixel_values: Tensor,
+        return_dict: bool | None = None,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
         """
         Args:
             pixel_values (`Tensor` of shape `(B, 3, H, W)`): normalized images.
-            return_dict (`bool`, *optional*): a tuple instead of an output object where `False`.
+            return_dict (`bool`, *optional*): a tuple instead of an output object where `False` (default: the
+                configuration's).
+            output_hidden_states (`bool`, *optional*): also `hidden_states`, the feature maps `(B, C, H, W)` of timm's
+                `forward_intermediates` (default: the configuration's).
+            output_attentions (`bool`, *optional*): refused.
 
         Returns:
             `BaseModelOutputWithPooling` with `last_hidden_state` (what the backbone's `forward_features` gives) and
             `pooler_output` `(B, F)`.
+
+        Raises:
+            ValueError: feature maps of a backbone that gives none, or attentions.
         """
-        hidden = self.backbone.forward_features(pixel_values)
+        if self.config.output_attentions if output_attentions is None else output_attentions:
+            raise ValueError("output_attentions=True: backbones of timm give no attentions")
+        states = None
+        if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
+            if not hasattr(self.backbone, "forward_intermediates"):
+                raise ValueError(f"output_hidden_states=True: the backbone {self.config.backbone!r} gives none")
+            hidden, states = self.backbone.forward_intermediates(pixel_values)
+        else:
+            hidden = self.backbone.forward_features(pixel_values)
         pooled = self.backbone.forward_head(hidden, pre_logits=True)
-        if return_dict is False:
-            return hidden, pooled
-        return BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled)
+        states = None if states is None else tuple(states)
+        output = BaseModelOutputWithPooling(last_hidden_state=hidden, pooler_output=pooled, hidden_states=states)
+        return self.as_asked(output, return_dict)
 
 
 class PaCoForImageClassification(PaCoPreTrainedModel):
@@ -182,17 +208,22 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
         Args:
             pixel_values (`Tensor` of shape `(B, 3, H, W)`): normalized images.
             labels (`Tensor` of shape `(B,)`, *optional*): class indices; adds the plain cross-entropy as `loss`.
-            return_dict (`bool`, *optional*): a tuple instead of an output object where `False`.
+            return_dict (`bool`, *optional*): a tuple instead of an output object where `False` (default: the
+                configuration's).
+            kwargs: `output_hidden_states` and others of [`PaCoModel`].
 
         Returns:
             `ImageClassifierOutput` with `logits` `(B, C)`: balanced (of cross-entropy: as in training), no prior
             added, unless the configuration has a `temperature` or an `inference_prior`.
+
+        Raises:
+            ValueError: as [`PaCoModel`].
         """
-        logits = self.adjust_logits(self.classifier(self.paco(pixel_values).pooler_output))
+        encoded = self.paco(pixel_values, return_dict=True, **kwargs)
+        logits = self.adjust_logits(self.classifier(encoded.pooler_output))
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
-        if return_dict is False:
-            return (logits,) if loss is None else (loss, logits)
-        return ImageClassifierOutput(loss=loss, logits=logits)
+        output = ImageClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+        return self.as_asked(output, return_dict)
 
     def set_prior(self, prior: Any, tau: float = 1.0) -> None:
         """Adapt the model to how frequent the classes are where it is used (Bayes' rule).

@@ -4,8 +4,8 @@ import dataclasses
 import os
 from typing import Any
 
-from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 _WHOLE = "queue and key encoder are whole in every process: launch several processes with `paco-hf train --nproc N`"
 _BATCHES = "the batches of several processes are part of what a loss contrasts"
@@ -65,7 +65,9 @@ def check_supported(args: Any) -> None:
             raise ValueError(f"{name}={value!r} is not supported: {reason}")
     for variable, wrapper in _ENVIRONMENT.items():
         if os.environ.get(variable, "").lower() in ("true", "1", "yes"):
-            raise ValueError(f"{wrapper} is asked for ({variable}={os.environ[variable]}), but not supported: {_WHOLE}")
+            raise ValueError(
+                f"{wrapper} is asked for ({variable}={os.environ[variable]}), but not supported: {_WHOLE}"
+            )
 
 
 def check_accelerator(config: AcceleratorConfig) -> None:

@@ -55,7 +55,9 @@ def label_names(model: PaCoForImageClassification) -> list[str]:
 
 def reference_model(model: PaCoForImageClassification) -> Any:
     """A copy to compare with and to export: float32, on the CPU, in evaluation mode."""
-    return copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
+    copied = copy.deepcopy(model).to(device="cpu", dtype=torch.float32).eval()
+    copied.config.return_dict, copied.config.output_hidden_states = True, False
+    return copied
 
 
 def folded_classifier(model: PaCoForImageClassification) -> nn.Linear:

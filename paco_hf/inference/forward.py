@@ -70,7 +70,7 @@ def fast_forward(
 
     def computed(images: Tensor) -> Tensor:
         with torch.autocast(device.type, dtype, enabled=precision != "fp32"):
-            result: Tensor = model(images)[output]
+            result: Tensor = model(images, return_dict=True)[output]
         return result
 
     compiled = _compiled(computed, device.type) if compile else computed

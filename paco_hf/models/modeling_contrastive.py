@@ -165,7 +165,7 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         """
         single = self.spec.views == 1
         if key_pixel_values is None and not (single and self.training and labels is not None):
-            return super().forward(pixel_values, labels=labels, return_dict=return_dict)
+            return super().forward(pixel_values, labels=labels, return_dict=return_dict, **kwargs)
         if labels is None:
             raise ValueError("two views need labels: pass labels of shape (B,), or only pixel_values to classify")
         if single and key_pixel_values is not None:
@@ -192,10 +192,10 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         if self.training and self.spec.enqueues:
             enqueued = query if self.spec.enqueues == "query" else views[-1]
             self.queue.enqueue(*(torch.cat(distributed.gather_rows(tensor)) for tensor in (enqueued, labels)))
-        return output.to_tuple() if return_dict is False else output
+        return self.as_asked(output, return_dict)
 
     def _project(self, pixel_values: Any) -> tuple[Tensor, Tensor]:
-        pooled = self.paco(pixel_values).pooler_output
+        pooled = self.paco(pixel_values, return_dict=True).pooler_output
         return self.classifier(pooled), self._normalize(self.projector(pooled))
 
     @torch.no_grad()
@@ -203,7 +203,7 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         shuffle = self.training and distributed.world_size() > 1
         if shuffle:
             pixel_values, order, start = distributed.exchange_rows(pixel_values)
-        pooled = self.key_encoder["paco"](pixel_values).pooler_output
+        pooled = self.key_encoder["paco"](pixel_values, return_dict=True).pooler_output
         key = self._normalize(self.key_encoder["projector"](pooled))
         return distributed.restore_rows(key, order, start) if shuffle else key
 

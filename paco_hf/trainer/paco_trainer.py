@@ -187,7 +187,8 @@ class PaCoTrainer(CheckpointingTrainer):
         if contrastive and len(views) < spec.views:
             names = " and ".join(_VIEWS)
             raise ValueError(f"loss {spec.name!r} contrasts two views: the items of the data set need {names}")
-        outputs = model(**views, labels=labels) if contrastive else model(views["pixel_values"])
+        inputs = {**views, "labels": labels} if contrastive else {"pixel_values": views["pixel_values"]}
+        outputs = model(**inputs, return_dict=True)
         if contrastive:
             batch = outputs.batch_features
             queue = outputs.features[len(batch) :].detach()

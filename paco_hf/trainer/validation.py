@@ -151,7 +151,7 @@ def validation_scores(predictions: Any, references: Any, config: PaCoConfig) -> 
 
 
 def metric_names(compute_metrics: Callable[[Any], dict[str, Any]], config: PaCoConfig) -> list[str] | None:
-    """The names that a function of the user gives its metrics, as it says of one image of each class, classified right.
+    """The names of the metrics of a user's function, tried on one image of each class, classified right.
 
     Args:
         compute_metrics (callable): as `transformers.Trainer` takes it.

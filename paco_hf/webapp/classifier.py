@@ -80,7 +80,7 @@ class Classifier:
     def forward(self, image: Any) -> tuple[np.ndarray, np.ndarray]:
         """The logits `(C,)` of a PIL image where all classes are alike, and its features `(F,)`."""
         pixels = self.processor(image, return_tensors="pt")["pixel_values"].to(self.model.device, self.model.dtype)
-        features = self.model.paco(pixels).pooler_output
+        features = self.model.paco(pixels, return_dict=True).pooler_output
         logits = self.model.adjust_logits(self.model.classifier(features))
         return logits[0].double().cpu().numpy(), features[0].float().cpu().numpy()
 

@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from fresh_processes import FreshProcesses
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, BitImageProcessor
 from transformers.utils import logging as transformers_logging
 
 from paco_hf import PaCoConfig, PaCoForContrastiveTraining, PaCoForImageClassification, PaCoModel
+from paco_hf.inference.forward import fast_forward
 from paco_hf.models.feature_queue import FeatureQueue
 
 BACKBONES = [
@@ -129,6 +131,37 @@ def test_a_new_head_has_no_counts_of_the_old_one(labels: dict, tmp_path: Path, c
         load(tmp_path / "old", num_labels=7, class_counts=[1, 2], ignore_mismatched_sizes=True)
 
 
+PLAIN_TRAINER = """
+import sys
+sys.modules["paco_hf"] = None  # as where the package is not installed
+import torch
+from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
+
+def load(folder, **labels):
+    return AutoModelForImageClassification.from_pretrained(folder, trust_remote_code=True, **labels)
+
+model = load("old", ignore_mismatched_sizes=True, num_labels=7)
+images = [{"pixel_values": torch.randn(3, 32, 32), "labels": i % 7} for i in range(8)]
+args = TrainingArguments("run", max_steps=2, save_steps=2, eval_strategy="steps", eval_steps=2, use_cpu=True)
+trainer = Trainer(model, args, train_dataset=images, eval_dataset=images)
+trainer.train()
+trainer.save_model("new")
+again, pixels = load("new").eval(), torch.ones(1, 3, 32, 32)
+assert (again.config.num_labels, again.config.class_counts) == (7, None)
+assert torch.allclose(again(pixels).logits, trainer.model.eval()(pixels).logits, atol=1e-5)
+trainer = Trainer(load("old", ignore_mismatched_sizes=True, num_labels=7), args, train_dataset=images, eval_dataset=images)
+trainer.train(resume_from_checkpoint=True)
+print(trainer.state.global_step, type(again).__module__.split(".")[0])
+"""
+
+
+def test_a_new_head_in_a_plain_trainer_without_the_package(with_torch: FreshProcesses, tmp_path: Path) -> None:
+    tiny(class_counts=[5, 4, 3, 2, 1], temperature=0.5).save_pretrained(tmp_path / "old")
+    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+    [printed] = with_torch.run(PLAIN_TRAINER, environments=[environment], folder=tmp_path)
+    assert printed.splitlines()[-1] == "2 transformers_modules"
+
+
 def test_file_that_lacks_backbone_weights_is_refused(tmp_path) -> None:
     tiny().save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")
@@ -194,6 +227,45 @@ def test_loss_of_the_classifier_is_cross_entropy() -> None:
     out = model(images, labels=labels)
     assert out.loss.item() == pytest.approx(torch.nn.functional.cross_entropy(out.logits, labels).item())
     assert isinstance(model(images, labels=labels, return_dict=False), tuple)
+
+
+@pytest.mark.parametrize(("name", "kwargs", "size"), BACKBONES)
+def test_hidden_states_are_given_or_refused(name: str, kwargs: dict, size: int) -> None:
+    config = PaCoConfig(backbone=name, backbone_kwargs=kwargs, num_labels=5)
+    model, images = PaCoForImageClassification(config).eval(), torch.randn(2, 3, size, size)
+    if name.startswith("cifar"):
+        with pytest.raises(ValueError, match=f"the backbone '{name}' gives none"):
+            model(images, output_hidden_states=True)
+        return
+    with torch.no_grad():
+        plain, output = model(images), model(images, output_hidden_states=True)
+        expected = model.paco.backbone.forward_intermediates(images, intermediates_only=True)
+    assert plain.hidden_states is None
+    assert torch.allclose(output.logits, plain.logits, atol=1e-6)
+    assert len(output.hidden_states) == len(expected) > 1
+    assert all(torch.equal(state, given) for state, given in zip(output.hidden_states, expected, strict=True))
+    model.config.output_hidden_states = True
+    assert len(model(images).hidden_states) == len(expected)
+    assert len(model.paco(images).hidden_states) == len(expected)
+    assert model(images, output_hidden_states=False).hidden_states is None
+
+
+def test_attentions_are_refused() -> None:
+    with pytest.raises(ValueError, match="output_attentions=True: backbones of timm give no attentions"):
+        tiny()(torch.randn(1, 3, 32, 32), output_attentions=True)
+
+
+def test_tuples_where_the_configuration_asks_for_them(tmp_path: Path) -> None:
+    tiny(return_dict=False).save_pretrained(tmp_path)
+    model, images, labels = PaCoForImageClassification.from_pretrained(tmp_path), torch.randn(2, 3, 32, 32), [1, 2]
+    loss, logits = model(images, labels=torch.tensor(labels))
+    assert logits.shape == (2, 5)
+    assert torch.equal(model(images, labels=torch.tensor(labels), return_dict=True).loss, loss)
+    assert isinstance(model.paco(images), tuple)
+    training = PaCoForContrastiveTraining.from_classifier(model, "paco", projection_dim=8, queue_size=4)
+    views = {"pixel_values": images, "key_pixel_values": images, "labels": torch.tensor(labels)}
+    assert isinstance(training(**views), tuple)
+    assert fast_forward(model)(images).shape == (2, 5)
 
 
 # ---- training model

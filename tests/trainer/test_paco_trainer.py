@@ -188,7 +188,7 @@ def test_the_selected_weights_are_those_of_the_best_score(tmp_path) -> None:
     trainer = make_trainer(
         tmp_path, evaluate=8, max_steps=6, save_strategy="steps", save_steps=2, eval_strategy="steps", eval_steps=2
     )
-    scores, kept = iter([0.2, 0.6, 0.4]), {}
+    scores, kept = iter([0.0, 0.2, 0.6, 0.4]), {}  # the first before the training
 
     def score_of(prediction) -> dict:
         score = next(scores)
@@ -197,7 +197,7 @@ def test_the_selected_weights_are_those_of_the_best_score(tmp_path) -> None:
 
     trainer.compute_metrics = score_of
     trainer.train()
-    assert len(kept) == 3
+    assert len(kept) == 4
     last = weights(trainer)
     assert trainer.load_selected() == 4
     selected = weights(trainer)
@@ -321,7 +321,7 @@ def test_best_model_is_loaded_at_the_end_where_asked(tmp_path) -> None:
         eval_steps=2,
         load_best_model_at_end=True,
     )
-    scores, kept = iter([0.6, 0.4]), []
+    scores, kept = iter([0.0, 0.6, 0.4]), []  # the first before the training
 
     def score_of(prediction) -> dict:
         kept.append(weights(trainer))
@@ -329,7 +329,7 @@ def test_best_model_is_loaded_at_the_end_where_asked(tmp_path) -> None:
 
     trainer.compute_metrics = score_of
     trainer.train()
-    assert torch.equal(weights(trainer)["classifier.weight"], kept[0]["classifier.weight"])
+    assert torch.equal(weights(trainer)["classifier.weight"], kept[1]["classifier.weight"])
 
 
 def test_gradient_checkpointing(tmp_path) -> None:

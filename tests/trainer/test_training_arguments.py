@@ -13,6 +13,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArgumen
 
 from paco_hf import PaCoTrainer, PaCoTrainingArguments
 from paco_hf.arguments.unsupported import UNSUPPORTED
+from paco_hf.losses.specs import LOSSES
 
 DOCS = Path(__file__).parents[2] / "docs" / "training-arguments.md"
 EVERY_STEP = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
@@ -100,9 +101,10 @@ def test_the_same_numbers(settings: dict, loss: str, tmp_path: Path) -> None:
     for trainer in (plain, other):
         trainer.train()
     names = ("loss", "eval_loss", "eval_balanced_accuracy", "eval_accuracy")
-    first, second = ([{n: entry[n] for n in names if n in entry} for entry in t.state.log_history] for t in (plain, other))
-    for one, another in zip(first, second, strict=True):
-        assert one == pytest.approx(another, rel=1e-5)
+    for entry, expected in zip(other.state.log_history, plain.state.log_history, strict=True):
+        assert {n: entry[n] for n in names if n in entry} == pytest.approx(
+            {n: expected[n] for n in names if n in expected}, rel=1e-5
+        )
     for name, tensor in weights(plain).items():
         assert torch.allclose(tensor, weights(other)[name], atol=1e-6), name
     other.save_model(tmp_path / "model")
@@ -202,6 +204,16 @@ def test_settings_reach_the_optimizer(tmp_path: Path) -> None:
     assert (group["momentum"], group["nesterov"]) == (0.8, True)
 
 
+def test_label_smoothing_is_of_every_loss(tmp_path: Path) -> None:
+    for loss in LOSSES:
+        losses = []
+        for smoothing in (0.0, 0.2):
+            trainer = make_trainer(tmp_path, loss=loss, label_smoothing_factor=smoothing)
+            trainer.train()
+            losses.append(trainer.state.log_history[0]["loss"])
+        assert abs(losses[0] - losses[1]) > 1e-3, loss
+
+
 def test_gradients_are_clipped(tmp_path: Path) -> None:
     before = weights(make_trainer(tmp_path))
     trainer = make_trainer(tmp_path, max_grad_norm=1e-3, momentum=0, weight_decay=0, learning_rate=1.0)
@@ -209,12 +221,6 @@ def test_gradients_are_clipped(tmp_path: Path) -> None:
     trained = [name for name, parameter in trainer.model.named_parameters() if parameter.requires_grad]
     step = math.sqrt(sum(float((weights(trainer)[name] - before[name]).square().sum()) for name in trained))
     assert step == pytest.approx(1e-3, rel=1e-2)
-
-
-@pytest.mark.parametrize("loss", ["paco", "multitask_b"])
-def test_label_smoothing_is_refused_where_a_loss_has_none(loss: str, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="label_smoothing_factor"):
-        make_trainer(tmp_path, loss=loss, label_smoothing_factor=0.1)
 
 
 def test_metrics_of_one_batch_at_a_time(tmp_path: Path) -> None:
