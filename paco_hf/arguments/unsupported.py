@@ -36,7 +36,7 @@ UNSUPPORTED = {
     "length_column_name": "images have no lengths to group by",
     "liger_kernel_config": "it is for language models: set torch_compile for fused kernels",
     "logging_nan_inf_filter": "a loss that is not finite ends a training",
-    "neftune_noise_alpha": "it is noise on the embeddings of words: choose stronger views, such as --augment randaug",
+    "neftune_noise_alpha": "it is noise on the embeddings of words: choose stronger views (query_view)",
     "parallelism_config": _WHOLE,
     "save_only_model": "nothing could resume from such a checkpoint: set save_strategy='no', and call "
     "trainer.save_model(folder) for the model alone",
