@@ -55,6 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     except Stopped as stop:
         if is_first_process():
             print(f"paco-hf {argv[0]}: {stop}", file=sys.stderr)
+        else:
+            time.sleep(1)  # once a process has ended, the launcher ends the others: the first tells before
         return STATUS
     except KeyboardInterrupt:
         if is_first_process():

@@ -1,5 +1,6 @@
 """`PaCoTrainer`: PaCo, GPaCo and the baselines on `transformers.Trainer`."""
 
+import multiprocessing
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from ..models.lora import has_adapter, keep_statistics
 from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.distributed import broadcast_buffers
-from ..utils.signals import start_worker
+from ..utils.signals import start_worker, worker_context
 from .callbacks import LogFileCallback, MethodCallback, SelectionCallback, TrainingTime
 from .optimizer import freeze_convolutions, optimizer_and_settings
 from .progress import ReadableLines, ReadableProgress
@@ -305,7 +306,11 @@ class PaCoTrainer(CheckpointingTrainer):
 
 def _outliving_signals(loader: Any) -> Any:
     # torchrun's agent signals all that a process has started, too.
-    loader.base_dataloader.worker_init_fn = partial(start_worker, loader.worker_init_fn)
+    base = loader.base_dataloader
+    base.worker_init_fn = partial(start_worker, base.worker_init_fn)
+    context = base.multiprocessing_context or multiprocessing.get_context()
+    if base.num_workers and context.get_start_method() == "fork":
+        base.multiprocessing_context = worker_context()
     return loader
 
 

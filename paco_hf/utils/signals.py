@@ -1,5 +1,6 @@
 """SIGTERM as a request to stop, heard at once: also while the main thread waits for a GPU or for another process."""
 
+import multiprocessing
 import os
 import signal
 import socket
@@ -9,10 +10,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from multiprocessing.context import BaseContext
 from typing import Any
 
 STATUS = 128 + signal.SIGTERM
 _SILENCE = timedelta(seconds=6)  # without a sign of life, after which a process counts as gone
+_ECHO = 2.0  # seconds in which torchrun's agent passes on a signal that all processes of a job were sent as well
 
 
 class Stopped(Exception):  # noqa: N818 - it is no error
@@ -22,6 +25,8 @@ class Stopped(Exception):  # noqa: N818 - it is no error
 class Termination:
     """In its context the first SIGTERM sets `requested`, and a second one ends the process at once.
 
+    Slurm and systemd signal all processes of a job, and torchrun's agent passes on what it is sent: under an agent,
+    signals of the same two seconds are one.
     Leaving the context without `granted` ends the process by the signal, as it would have ended without a context.
     In several processes each gives signs of life: where one is gone, a step that was interrupted has no end, and
     what is left of it ends, too. A thread other than the main one hears no signals.
@@ -61,18 +66,40 @@ class Termination:
     def _listen(self) -> None:
         peers = _Peers(self.rank, self.world) if self.world > 1 and "MASTER_ADDR" in os.environ else None
         self.reader.settimeout(1 if peers else None)
-        received = None
+        received, since = None, 0.0
         while received != b"":  # the writer is closed
             with suppress(TimeoutError):
                 received = self.reader.recv(64)
                 requests = self.requested + received.count(signal.SIGTERM)
-                if requests > 1:
+                if requests and not since:
+                    since = time.monotonic()
+                if requests > 1 and not _is_echo(since):
                     os._exit(STATUS)
                 if requests > self.requested and self.rank == 0:
                     print("SIGTERM: stopping after this step, with a checkpoint", file=sys.stderr, flush=True)
                 self.requested = requests > 0
             if peers and peers.gone(self.requested):
                 os._exit(STATUS)
+
+
+def worker_context() -> BaseContext:
+    """What a data loader starts workers by that hear no SIGTERM before [`start_worker`].
+
+    A fork has the handler of the process, so that a signal to both would be heard twice, and torch replaces it by one
+    that ends the worker.
+    """
+    fork = multiprocessing.get_context("fork")
+
+    class Worker(fork.Process):  # type: ignore[name-defined]
+        def start(self) -> None:
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+            try:
+                super().start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+    context: BaseContext = type("Context", (type(fork),), {"Process": Worker})()
+    return context
 
 
 def start_worker(function: Callable[[int], None] | None, worker: int) -> None:
@@ -82,10 +109,25 @@ def start_worker(function: Callable[[int], None] | None, worker: int) -> None:
         function (callable, *optional*): what the worker starts with.
         worker (`int`): its number.
     """
+    since = 0.0
+
+    def hear(*_: Any) -> None:
+        nonlocal since
+        if since and not _is_echo(since):
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGTERM)
+        since = since or time.monotonic()
+
     signal.set_wakeup_fd(-1)  # a fork has that of the process
-    signal.signal(signal.SIGTERM, lambda *_: signal.signal(signal.SIGTERM, signal.SIG_DFL))
+    signal.signal(signal.SIGTERM, hear)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if function is not None:
         function(worker)
+
+
+def _is_echo(since: float) -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - since < _ECHO
 
 
 class _Peers:

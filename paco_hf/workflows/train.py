@@ -165,8 +165,9 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
     with termination:
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         termination.granted = stop.step > 0
+        if stop.step:  # before signs of life end: another process may still be writing
+            leave_together()
     if stop.step:
-        leave_together()
         raise Stopped(f"stopped by SIGTERM after step {stop.step}; --resume goes on from checkpoint-{stop.step}")
     return trainer
 

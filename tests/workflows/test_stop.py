@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch.distributed as dist
+from accelerate.data_loader import DataLoaderShard
 from interrupted_runs import Fork
 from patience import ended, wait_until
 from test_resume import SETTINGS, assert_same_end
@@ -22,6 +23,7 @@ from user_data import folders
 
 from paco_hf.arguments.parser import parse_run
 from paco_hf.cli import main
+from paco_hf.trainer import paco_trainer
 from paco_hf.utils import signals
 from paco_hf.utils.signals import STATUS, Stopped, Termination
 from paco_hf.workflows.train import train
@@ -114,6 +116,16 @@ def test_ends_without_a_checkpoint(world: int, signaled: int, status: int, monke
     assert fork.process.exitcode == status
 
 
+@pytest.mark.parametrize(("seconds", "status"), [(60, -signal.SIGTERM), (0, STATUS)])
+def test_under_torchrun_signals_of_one_moment_are_one(seconds: float, status: int, monkeypatch) -> None:
+    """What a whole job is sent comes once more from torchrun's agent; a user's second signal comes later."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setattr(signals, "_ECHO", seconds)
+    fork = Fork(waiting, 1, 2)
+    fork.process.join(60)
+    assert fork.process.exitcode == status
+
+
 def test_a_worker_outlives_one_signal() -> None:
     def work() -> None:
         signals.start_worker(None, 0)
@@ -123,6 +135,25 @@ def test_a_worker_outlives_one_signal() -> None:
     fork = Fork(work)
     fork.process.join(60)
     assert fork.process.exitcode == -signal.SIGTERM
+
+
+def test_a_worker_that_starts_outlives_one_signal(monkeypatch) -> None:
+    """And its process hears nothing of a signal to a worker that has not come to `start_worker`."""
+
+    def start(function: None, worker: int) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        signals.start_worker(function, worker)
+
+    def work() -> None:
+        with Termination(0, 1) as termination:
+            loader = paco_trainer._outliving_signals(DataLoaderShard(range(4), num_workers=1))
+            assert len(list(loader.base_dataloader)) == 4
+            assert not termination.requested
+
+    monkeypatch.setattr(paco_trainer, "start_worker", start)
+    fork = Fork(work)
+    fork.process.join(60)
+    assert fork.process.exitcode == 0
 
 
 def started(folder: Path, command: list[str], *extra: str) -> subprocess.Popen:
