@@ -1,18 +1,18 @@
 """How many processes a command runs in: as many as `--nproc` or a launcher was asked for, or an error."""
 
 import argparse
-import ctypes
 import logging
 import os
 import signal
 import sys
 from pathlib import Path
 
+from ..utils.signals import end_with_parent
+
 NPROC_HELP = "processes: launches itself as so many, one a GPU where there are GPUs; under a launcher: checks for them"
 HELP_FLAGS = {"-h", "--help", "--help_all"}
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # those that accelerate reads
 _LAUNCHER = "PACO_HF_LAUNCHER"
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def in_processes(verb: str, argv: list[str]) -> list[str]:
@@ -30,7 +30,8 @@ def in_processes(verb: str, argv: list[str]) -> list[str]:
     number, rest = split_number(argv)
     if HELP_FLAGS & set(rest):
         return rest
-    _end_with_launcher()
+    if is_launched():
+        end_with_parent()
     world = world_size()
     launched = _check_accelerate(verb, world or 1) or world is not None
     if launched and number not in (None, world or 1):
@@ -189,12 +190,6 @@ def _run(number: int, arguments: list[str]) -> int:
         print(f"paco-hf {arguments[0]}: process {rank} of {number} was ended by {name}", file=sys.stderr)
         return 128 - failure.exitcode
     return 0
-
-
-def _end_with_launcher() -> None:
-    """On Linux, have the kernel end this process with its launcher, should that be killed without a chance to."""
-    if sys.platform == "linux" and is_launched():
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _processes(number: int) -> str:

@@ -5,6 +5,7 @@ Figures come from `metrics.json`, which only an evaluation writes; those of othe
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardData, eval_result_entries_to_yaml
@@ -31,6 +32,7 @@ def write_card(
     baselines: Sequence[str | Path] = (),
     license: str = "unknown",
     into: str | Path | None = None,
+    metrics: dict[str, Any] | None = None,
 ) -> Path:
     """Write `README.md` for a run folder or a converted checkpoint, with its figures and its results in
     the Hub's format.
@@ -43,6 +45,7 @@ def write_card(
         baselines (sequence of paths, *optional*): run folders whose test scores are shown beside.
         license (`str`, *optional*, defaults to `"unknown"`): the Hub's identifier of the weights' license.
         into (path, *optional*): where to write it, instead of `folder`.
+        metrics (`dict`, *optional*): what `metrics.json` will hold, where it is not written yet.
 
     Returns:
         path of the card.
@@ -52,7 +55,7 @@ def write_card(
             those of other images.
     """
     folder, into = Path(folder), Path(into or folder)
-    subject = read_subject(folder, recipe, baselines)
+    subject = read_subject(folder, recipe, baselines, metrics)
     subject.title = title or (repo_id or folder.resolve().name).split("/")[-1]
     subject.repo = repo_id or f"USER/{subject.title}"
     results = eval_results(subject)

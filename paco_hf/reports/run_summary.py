@@ -53,18 +53,26 @@ class Subject:
         return self.metrics.get("test") or self.metrics.get("validation")
 
 
-def read_subject(folder: Path, recipe: str | None = None, baselines: Sequence[str | Path] = ()) -> Subject:
+def read_subject(
+    folder: Path,
+    recipe: str | None = None,
+    baselines: Sequence[str | Path] = (),
+    metrics: dict[str, Any] | None = None,
+) -> Subject:
     """What a folder holds, as a card says it.
 
     Args:
         folder (`Path`): run folder, checkpoint or converted checkpoint.
         recipe (`str`, *optional*): the package's recipe that it follows, where it does not say so itself.
         baselines (sequence of paths, *optional*): run folders whose test scores stand beside.
+        metrics (`dict`, *optional*): its scores, where they are not in the folder yet.
 
     Raises:
         ValueError: no finished model, a recipe that it does not follow, a baseline of other images or without scores.
     """
     run = RunFolder(folder)
+    if metrics is not None:
+        run.metrics = metrics
     run.check_model()
     config, scores = CheckpointConfig.read(run), run.metrics.get(run.scored_split)
     name = recipe or run.record.get("recipe") or run.conversion.get("recipe")

@@ -72,6 +72,16 @@ def clear_run(folder: Path) -> None:
     _remove(folder, (*layout.RUN_FILES, SPLITS_NAME, *CODE_FILES), kept)
 
 
+def clear_unfinished(folder: Path) -> None:
+    """Remove what a run that was killed had only begun to write: its next process has another name for it."""
+    shutil.rmtree(folder / layout.STAGING, ignore_errors=True)
+    evaluation = (f"{layout.EVALUATION_FOLDER}/{name}" for name in layout.EVALUATION_FILES)
+    adapter = (f"{ADAPTER_FOLDER}/{name}" for name in ADAPTER_FILES)
+    for name in (*layout.RUN_FILES, SPLITS_NAME, *CODE_FILES, *evaluation, *adapter):
+        for file in folder.glob(f"{name}.*.partial"):
+            file.unlink()
+
+
 def _remove(folder: Path, patterns: Iterable[str], kept: Collection[str] = ()) -> None:
     """Remove the files of these names, whole or partial, and the folder where nothing else is in it."""
     for pattern in patterns:

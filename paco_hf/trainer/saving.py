@@ -161,6 +161,9 @@ class CheckpointingTrainer(Trainer):
             checked = check_checkpoint(Path(resume_from_checkpoint), self.weights_name, self.args)
             self.resumed_step = checked["global_step"]
         result = super().train(resume_from_checkpoint, *args, **kwargs)
+        if self.resumed_step and self.args.should_save:
+            # Killed after the last checkpoint, and before this: no other follows.
+            self.remove_old_checkpoints()
         if self.args.load_best_model_at_end:
             self.load_selected()
         return result

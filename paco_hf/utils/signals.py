@@ -1,5 +1,6 @@
 """SIGTERM as a request to stop, heard at once: also while the main thread waits for a GPU or for another process."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -15,6 +16,7 @@ from typing import Any
 
 STATUS = 128 + signal.SIGTERM
 _SILENCE = timedelta(seconds=6)  # without a sign of life, after which a process counts as gone
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _ECHO = 2.0  # seconds in which torchrun's agent passes on a signal that all processes of a job were sent as well
 
 
@@ -82,6 +84,12 @@ class Termination:
                 os._exit(STATUS)
 
 
+def end_with_parent() -> None:
+    """On Linux, have the kernel end this process with its parent, should that be killed without a chance to."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def worker_context() -> BaseContext:
     """What a data loader starts workers by that hear no SIGTERM before [`start_worker`].
 
@@ -109,6 +117,7 @@ def start_worker(function: Callable[[int], None] | None, worker: int) -> None:
         function (callable, *optional*): what the worker starts with.
         worker (`int`): its number.
     """
+    end_with_parent()  # it would hold the lock of the folder for seconds
     since = 0.0
 
     def hear(*_: Any) -> None:

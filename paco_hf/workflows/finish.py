@@ -52,13 +52,14 @@ def finish(plan: RunPlan, data: RunData, trainer: PaCoTrainer) -> dict[str, Any]
         seconds = trainer.training_time.seconds
         record = run_record(run, args, splits, seconds, [*notes.warnings, *notes.notes])
         write_json(folder / RUN_NAME, record)
-        write_json(folder / METRICS_NAME, metrics)
     say(main, summary(metrics, str(folder)))
     if main and run.report:
         if test and tested:
             page = write_evaluation(folder / EVALUATION_FOLDER, *examine([str(folder)], test, *tested))
             say(main, f"report: {page}")
-        say(main, f"model card: {write_card(folder)}")
+        say(main, f"model card: {write_card(folder, metrics=metrics)}")
+    if main:  # last: it says that the run is finished
+        write_json(folder / METRICS_NAME, metrics)
     return metrics
 
 

@@ -16,7 +16,7 @@ from ..models.lora import describe_training
 from ..models.pretrained_backbones import BackboneSource, find_backbone
 from ..runs.folder import RunFolder
 from ..runs.layout import DATA_NAME, RECIPE_NAME
-from ..runs.output_folder import changed_settings, clear_run, open_folder
+from ..runs.output_folder import changed_settings, clear_run, clear_unfinished, open_folder
 from ..runs.record import summary
 from ..runs.resume_points import first_complete, lies_in, resume_points, set_aside_later
 from ..trainer.callbacks import StopCallback
@@ -157,6 +157,7 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
         # The last check has passed: only now is anything of an earlier run touched.
         if checkpoint and lies_in(checkpoint, folder):
             set_aside_later(checkpoint)
+            clear_unfinished(folder)
         else:
             clear_run(folder)
     announce_cost(plan, data, trainer)
