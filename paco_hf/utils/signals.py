@@ -118,6 +118,9 @@ def start_worker(function: Callable[[int], None] | None, worker: int) -> None:
         worker (`int`): its number.
     """
     end_with_parent()  # it would hold the lock of the folder for seconds
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid != os.getppid():
+        os._exit(STATUS)  # the process ended before: torch would take its successor for it, and wait forever
     since = 0.0
 
     def hear(*_: Any) -> None:

@@ -98,7 +98,7 @@ def test_no_trace(tmp_path: Path, processes: int, number: int) -> None:
     photos = folders(tmp_path / "photos", {"a": 40, "b": 30})
     loader = ["--dataloader_num_workers", "1", "--augment_backend", "pil"] if processes > 1 else []
     arguments = [*SETTINGS, "--dataset", str(photos), *TINY, "--test_fraction", "0.15", "--logging_steps", "1"]
-    arguments += [*loader, "--save_steps", "2", "--report", "true", "--calibrate", "true"]
+    arguments += [*loader, "--num_train_epochs", "3", "--save_steps", "2", "--report", "true", "--calibrate", "true"]
     whole = tmp_path / "whole"
     life = Life(arguments, whole, processes)
     while not life.works:

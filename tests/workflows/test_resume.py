@@ -77,6 +77,38 @@ def test_killed_in_a_checkpoint_and_resumed_is_bit_identical(tmp_path: Path) -> 
     assert_same_end(tmp_path / "whole", killed)
 
 
+def test_traces_of_a_kill_are_gone_after_a_resume(tmp_path: Path) -> None:
+    """What is left of one after the last checkpoint: old checkpoints, and files that were only begun."""
+    photos = folders(tmp_path / "photos", {"a": 24, "b": 16})
+    small = ["--dataset", str(photos), "--backbone", "cifar_resnet20", "--per_device_train_batch_size", "8"]
+    folder = tmp_path / "run"
+    command = ["train", *SETTINGS, *small, "--max_steps", "2", "--report", "true", "--output_dir", str(folder)]
+    assert main(command) == 0
+    names = {path.relative_to(folder) for path in folder.rglob("*")}
+    (folder / "metrics.json").rename(folder / "metrics.json.1.partial")
+    (folder / "README.md").unlink()
+    for name in ("checkpoint.partial", "checkpoint-1"):
+        (folder / name).mkdir()
+    assert main([*command, "--resume"]) == 0
+    assert {path.relative_to(folder) for path in folder.rglob("*")} == names
+
+
+def test_a_run_is_finished_once_its_card_is_written(tmp_path: Path, monkeypatch) -> None:
+    def killed(folder: Path, metrics: dict) -> None:
+        raise KeyboardInterrupt
+
+    photos = folders(tmp_path / "photos", {"a": 24, "b": 16})
+    small = ["--dataset", str(photos), "--backbone", "cifar_resnet20", "--per_device_train_batch_size", "8"]
+    folder = tmp_path / "run"
+    command = ["train", *SETTINGS, *small, "--max_steps", "2", "--report", "true", "--output_dir", str(folder)]
+    with monkeypatch.context() as patch:
+        patch.setattr("paco_hf.workflows.finish.write_card", killed)
+        assert main(command) == 130
+    assert not (folder / "metrics.json").exists()
+    assert main([*command, "--resume"]) == 0
+    assert (folder / "README.md").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "backend", "kills"), [(0, "tensor", 1), (0, "tensor", 3), (2, "pil", 3)])
 def test_killed_and_resumed_is_bit_identical(tmp_path: Path, workers: int, backend: str, kills: int) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -164,32 +163,6 @@ def started(folder: Path, command: list[str], *extra: str) -> subprocess.Popen:
 
 def stepping(folder: Path) -> bool:
     return (folder / "log.jsonl").exists() and bool((folder / "log.jsonl").read_text())
-
-
-@pytest.mark.slow
-def test_stopped_at_any_moment(whole, tmp_path: Path) -> None:
-    """Five times, or as often as `STOPS` says; in the end the run is as one that was left alone."""
-    folder, command = tmp_path / "stopped", [*SETTINGS, "--logging_steps", "1", "--output_dir"]
-    _, errors = ended(whole_run := started(tmp_path / "whole", command))
-    assert whole_run.returncode == 0, errors
-    statuses = []
-    for _ in range(int(os.environ.get("STOPS", "5"))):
-        run = started(folder, command, "--resume")
-        wait_until(lambda: stepping(folder), run)
-        time.sleep(random.uniform(0, 4))
-        run.send_signal(signal.SIGTERM)
-        _, errors = ended(run)
-        statuses.append(run.returncode)
-        if run.returncode == STATUS:
-            step = int(errors.split("checkpoint-")[1])
-            assert (folder / f"checkpoint-{step}" / "trainer_state.json").exists()
-        else:  # it had not begun to train, or had ended
-            assert run.returncode in (0, -signal.SIGTERM), errors
-        assert not (folder / "checkpoint.partial").exists()
-    assert STATUS in statuses
-    _, errors = ended(run := started(folder, command, "--resume"))
-    assert run.returncode == 0, errors
-    assert_same_end(tmp_path / "whole", folder)
 
 
 @pytest.mark.slow
