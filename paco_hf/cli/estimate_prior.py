@@ -2,6 +2,7 @@
 
 import json
 from argparse import ArgumentParser, Namespace
+from contextlib import nullcontext
 from pathlib import Path
 
 from .common import add_inference_flags, check_checkpoint_folder
@@ -29,11 +30,13 @@ def run(flags: Namespace) -> None:
     from ..utils.locks import sole_owner
     from ..workflows.calibrate import update_config
 
-    classes = estimate_file_prior(flags.model, flags.images, flags.resamples, flags.batch_size, flags.precision)
-    if flags.output:
-        write_json(Path(flags.output), {"model": Path(flags.model).resolve().name, "classes": classes})
-    if flags.store:
-        with sole_owner(RunFolder(flags.model).home, "a prior is stored in it", "store it then"):
+    # Before the images are looked at: what is in use is refused at once.
+    home = sole_owner(RunFolder(flags.model).home, "a prior is stored in it", "store it then")
+    with home if flags.store else nullcontext():
+        classes = estimate_file_prior(flags.model, flags.images, flags.resamples, flags.batch_size, flags.precision)
+        if flags.output:
+            write_json(Path(flags.output), {"model": Path(flags.model).resolve().name, "classes": classes})
+        if flags.store:
             update_config(flags.model, inference_prior=[max(entry["frequency"], MIN_FREQUENCY) for entry in classes])
     if flags.json:
         print(json.dumps(classes, indent=2))
