@@ -185,6 +185,18 @@ def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
         made.rename(target)
 
 
+def identity(file: str | Path) -> tuple[int | str, ...]:
+    """What changes where a file is changed or replaced, even by one of its size under its time stamp.
+
+    The time of the change of an inode cannot be set. Where there is none, it is the content that counts.
+    """
+    state = os.stat(file)
+    if os.name == "nt" or not state.st_ino:
+        with open(file, "rb") as opened:
+            return (hashlib.file_digest(opened, "sha256").hexdigest(),)
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
+
+
 @contextmanager
 def disk_errors(advice: str) -> Iterator[None]:
     """Turn what libraries raise where a disk is full or read-only, each in its way, into an `OSError` of one line.
