@@ -158,6 +158,7 @@ def check_output(file: str | Path, suffixes: str | tuple[str, ...] = "") -> None
         raise ValueError(f"{file} is a folder: give the name of a file in it")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"{file} cannot be written: there is no folder {path.parent}: make it, or give another")
+    _check_writable(path.absolute().parent, file)
 
 
 def check_new_folder(folder: str | os.PathLike) -> None:
@@ -168,6 +169,12 @@ def check_new_folder(folder: str | os.PathLike) -> None:
     existing = next(parent for parent in target.parents if parent.exists())
     if not existing.is_dir():
         raise ValueError(f"{os.fspath(folder)} cannot be made: {existing} is a file")
+    _check_writable(existing, folder)
+
+
+def _check_writable(folder: Path, path: str | os.PathLike) -> None:
+    if not os.access(folder, os.W_OK):  # of a disk that is read-only, too
+        raise ValueError(f"{os.fspath(path)} cannot be written: {folder} is read-only: give another folder")
 
 
 @contextmanager
@@ -197,20 +204,26 @@ def identity(file: str | Path) -> tuple[int | str, ...]:
     return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
 
 
+class DiskError(OSError):
+    """That a folder cannot be written, in one line that says what to do."""
+
+
 @contextmanager
 def disk_errors(advice: str) -> Iterator[None]:
-    """Turn what libraries raise where a disk is full or read-only, each in its way, into an `OSError` of one line.
+    """Turn what libraries raise where a disk is full or read-only, each in its way, into a [`DiskError`].
 
     Args:
-        advice (`str`): what to do once there is space.
+        advice (`str`): what to do.
     """
     try:
         yield
+    except DiskError:
+        raise
     except Exception as error:
         reason = _disk_error(error)
         if reason is None:
             raise
-        raise OSError(f"{reason}: {advice}") from error
+        raise DiskError(f"{reason}: {advice}") from error
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:

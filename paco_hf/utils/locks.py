@@ -16,6 +16,8 @@ from typing import Any
 import psutil
 from filelock import FileLock, Timeout
 
+from .files import DiskError
+
 LOCK_NAME = ".lock"
 BEAT, SILENCE = 20, 300  # seconds between an owner's signs of life, and without one until it is taken for ended
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system
@@ -51,7 +53,7 @@ def sole_owner(folder: str | Path, use: str, advice: str, traces: Collection[str
     except Timeout as error:
         raise OSError(f"{folder} is in use{_describe(*_owner(file))}: wait for it, or {advice}") from error
     except OSError as error:
-        raise OSError(f"{folder} cannot be written ({error.strerror or error}): {advice}") from error
+        raise DiskError(f"{folder} cannot be written ({error.strerror or error}): {advice}") from error
     ended = Event()
     try:
         if before and not (_is_here(before) and (locked or not psutil.pid_exists(before["pid"]))):

@@ -120,7 +120,7 @@ def test_processes_of_one_run_hold_it_together(home: Path) -> None:
         children = psutil.Process(run.pid).children(recursive=True)
         for nproc in ("1", "2"):  # a second command of several processes does not wait for itself either
             second = ended([*command, *TRAIN, "--overwrite", "--nproc", nproc], env=environment)
-            pattern = r"paco-hf train: run is in use: a training, process (\d+) on .*, for 0 min: .*"
+            pattern = r"paco-hf train: run is in use: a training, process (\d+) on .*, for \d+ min: .*"
             found = re.fullmatch(pattern, second.stderr.strip())
             assert second.returncode == 2
             assert found, second.stderr

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
+from datasets.config import HF_DATASETS_CACHE
 from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.table import InMemoryTable
 
-from ...utils.files import identity
+from ...utils.files import disk_errors, identity
 from ...utils.images import IMAGE_SUFFIXES
 from ...utils.text import examples
 from ..image_lists import ImageList
@@ -128,7 +129,10 @@ def read_parquet(files: Sequence[str | Path]) -> Dataset:
     they are the files of then."""
     paths = [os.path.abspath(file) for file in files]
     keys = [tuple(map(str, identity(path))) for path in paths]
-    return Dataset.from_parquet(DataFilesDict(train=DataFilesList(paths, keys)), split="train")
+    with disk_errors(
+        f"make space in {HF_DATASETS_CACHE}, where rows are cached, or set HF_DATASETS_CACHE to elsewhere"
+    ):
+        return Dataset.from_parquet(DataFilesDict(train=DataFilesList(paths, keys)), split="train")
 
 
 def parquet_files(folder: Path) -> dict[str, list[str]]:
