@@ -72,7 +72,7 @@ def describe_source(full: ImageSplit, with_content: bool = True) -> dict[str, An
 
 def _content(full: ImageSplit) -> str | None:
     if isinstance(full, ShardedImages):
-        # What was prepared says which images it has, by their names, and how large they are.
+        # The names of its images, and digests of them.
         prepared = full.manifest.splits[str(full.source_split)]
         return hashlib.sha256(json.dumps(prepared, sort_keys=True).encode()).hexdigest()
     if not isinstance(full, LabeledImages):
