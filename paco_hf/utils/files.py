@@ -158,7 +158,7 @@ def check_output(file: str | Path, suffixes: str | tuple[str, ...] = "") -> None
         raise ValueError(f"{file} is a folder: give the name of a file in it")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"{file} cannot be written: there is no folder {path.parent}: make it, or give another")
-    _check_writable(path.absolute().parent, file)
+    check_writable(file)
 
 
 def check_new_folder(folder: str | os.PathLike) -> None:
@@ -169,12 +169,15 @@ def check_new_folder(folder: str | os.PathLike) -> None:
     existing = next(parent for parent in target.parents if parent.exists())
     if not existing.is_dir():
         raise ValueError(f"{os.fspath(folder)} cannot be made: {existing} is a file")
-    _check_writable(existing, folder)
+    check_writable(folder)
 
 
-def _check_writable(folder: Path, path: str | os.PathLike) -> None:
-    if not os.access(folder, os.W_OK):  # of a disk that is read-only, too
-        raise ValueError(f"{os.fspath(path)} cannot be written: {folder} is read-only: give another folder")
+def check_writable(path: str | os.PathLike) -> None:
+    """`ValueError` where nothing can be written to a path, as its folder, or its disk, is read-only."""
+    target = Path(path).absolute()
+    existing = next(parent for parent in (target, *target.parents) if parent.is_dir())
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"{os.fspath(path)} cannot be written: {existing} is read-only: give another place")
 
 
 @contextmanager
