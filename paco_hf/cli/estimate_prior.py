@@ -28,6 +28,7 @@ def run(flags: Namespace) -> None:
     from ..runs.folder import RunFolder
     from ..utils.files import write_json
     from ..utils.locks import sole_owner
+    from ..utils.text import one_line
     from ..workflows.calibrate import update_config
 
     # Before the images are looked at: what is in use is refused at once.
@@ -41,9 +42,11 @@ def run(flags: Namespace) -> None:
     if flags.json:
         print(json.dumps(classes, indent=2))
         return
-    width = max(len(entry["label"]) for entry in classes)
+    width = max(len(one_line(entry["label"])) for entry in classes)
     for entry in sorted(classes, key=lambda entry: -entry["frequency"]):
-        print(f"{entry['label']:<{width}}  {entry['frequency']:6.1%}  ({entry['low']:.1%} to {entry['high']:.1%})")
+        print(
+            f"{one_line(entry['label']):<{width}}  {entry['frequency']:6.1%}  ({entry['low']:.1%} to {entry['high']:.1%})"
+        )
     if flags.store:
         print(f"stored in {flags.model}/config.json; `model.set_prior(None)` undoes it")
     else:

@@ -115,6 +115,9 @@ def _parse_json(path: Path, text: str) -> dict[str, list[Any]]:
     for name in dict.fromkeys(name for row in content for name in row):
         values = [row.get(name) for row in content]
         kinds = {type(value) for value in values if value is not None}
+        if kinds == {int, float} and any(isinstance(value, float) and abs(value) >= 2**53 for value in values):
+            values = [None if value is None else float(value) for value in values]  # which are refused as labels
+            kinds = {float}
         if kinds == {int, float}:  # 1 and 1.0 are one label
             values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
             kinds = {type(value) for value in values if value is not None}
