@@ -54,23 +54,19 @@ def sole_owner(folder: str | Path, use: str, advice: str, traces: Collection[str
         raise OSError(f"{folder} is in use{_describe(*_owner(file))}: wait for it, or {advice}") from error
     except OSError as error:
         raise DiskError(f"{folder} cannot be written ({error.strerror or error}): {advice}") from error
+    if before and not (_is_here(before) and (locked or not psutil.pid_exists(before["pid"]))):
+        if silent < SILENCE:
+            lock.release()
+            raise OSError(
+                f"{folder} is in use{_describe(before, silent)}: wait for it, or {advice}; where that process has "
+                f"ended, remove {file}"
+            )
+        print(f"{folder} was in use{_describe(before, silent)}: taken for ended", file=sys.stderr)
     ended = Event()
     try:
-        if before and not (_is_here(before) and (locked or not psutil.pid_exists(before["pid"]))):
-            if silent < SILENCE:
-                raise OSError(
-                    f"{folder} is in use{_describe(before, silent)}: wait for it, or {advice}; where that process has "
-                    f"ended, remove {file}"
-                )
-            print(f"{folder} was in use{_describe(before, silent)}: taken for ended", file=sys.stderr)
-        file.write_text(
-            json.dumps({"use": use, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
-        )
+        owner = {"use": use, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+        file.write_text(json.dumps(owner))
         Thread(target=_show_life, args=(file, ended), daemon=True).start()
-    except BaseException:
-        lock.release()
-        raise
-    try:
         yield
     finally:
         ended.set()

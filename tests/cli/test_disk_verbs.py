@@ -164,6 +164,17 @@ def blank_figures_as_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Figure, "savefig", save)
 
 
+def test_a_lock_that_cannot_be_written_leaves_nothing(homes, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    monkeypatch.chdir(homes[0])
+    before = files(homes[0])
+    with monkeypatch.context() as patch:
+        in_file(".lock")(patch)
+        assert "the disk is full" in complaint(capsys, "train", *TINY, "--output_dir", "new/deep")
+        assert "the disk is full" in complaint(capsys, "card", "run")
+    assert files(homes[0]) == before
+    assert not (homes[0] / "new").exists()
+
+
 def test_surveys_that_cannot_be_stored_stop_nothing(homes, monkeypatch: pytest.MonkeyPatch, surveys: Path) -> None:
     monkeypatch.chdir(homes[0])
     with monkeypatch.context() as patch:
