@@ -36,26 +36,36 @@ def model(root: Path, *names: str) -> Path:
     return root
 
 
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return prepared(tmp_path_factory.mktemp("pets"), COUNTS | {"elk": 4}, {"cat": 3, "dog": 2, "elk": 1})
+
+
 @pytest.mark.parametrize("streaming", [False, True])
-def test_subsets_supersets_and_case(streaming: bool, tmp_path: Path) -> None:
-    out = prepared(tmp_path, COUNTS | {"elk": 4}, {"cat": 3, "dog": 2, "elk": 1})
-    test = load_data(out, streaming=streaming).test
-    # As many classes, and more, in another order.
-    for names in (("elk", "dog", "cat"), ("ant", "cat", "dog", "elk"), ("cat", "dog", "elk", "yak")):
-        split = load_evaluation(model(tmp_path / "run", *names), out, streaming=streaming)
-        assert split.class_names == list(names)
-        assert [names[label] for label in split.labels] == [test.class_names[label] for label in test.labels]
-        assert [split.open(i).tobytes() for i in range(6)] == [test.open(i).tobytes() for i in range(6)]
-        left_out = {*names} - {"cat", "dog", "elk"}
-        if left_out:
-            assert f"1 of the 4 classes of {tmp_path / 'run'} have no image in" in split.note
-            assert f"such as {left_out.pop()!r}: the scores say nothing of them" in split.note
-        part = split.select([0, 5])
-        assert [names[label] for label in part.labels] == [test.class_names[test.labels[i]] for i in (0, 5)]
-    for names, hint in ((("cat", "dog"), ""), (("Cat", "dog", "elk"), "'Cat'")):
-        with pytest.raises(ValueError, match=r"has a class '(elk|cat)' that .* does not know") as caught:
-            load_evaluation(model(tmp_path / "run", *names), out, streaming=streaming)
-        assert hint in str(caught.value)
+@pytest.mark.parametrize(
+    "names", [("elk", "dog", "cat"), ("ant", "cat", "dog", "elk"), ("cat", "dog", "elk", "yak"), ("cat", "dog", "elk")]
+)
+def test_shards_are_scored_by_name(names: tuple[str, ...], streaming: bool, pets: str, tmp_path: Path) -> None:
+    test = load_data(pets, streaming=streaming).test
+    split = load_evaluation(model(tmp_path, *names), pets, streaming=streaming)
+    assert split.class_names == list(names)
+    assert [names[label] for label in split.labels] == [test.class_names[label] for label in test.labels]
+    assert [split.open(i).tobytes() for i in range(6)] == [test.open(i).tobytes() for i in range(6)]
+    for name in {*names} - {"cat", "dog", "elk"}:
+        said = f"1 of the 4 classes of {tmp_path} have no image in {split.name}, such as {name!r}: the scores say"
+        assert split.note == f"{said} nothing of them"
+    part = split.select([0, 5])
+    assert [names[label] for label in part.labels] == [test.class_names[test.labels[i]] for i in (0, 5)]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("names", "hint"), [(("cat", "dog"), "'elk'"), (("Cat", "dog", "elk"), "; 'Cat' differs from it")]
+)
+def test_shards_of_unknown_classes_are_refused(names, hint: str, streaming: bool, pets: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"has a class '(elk|cat)' that .* does not know") as caught:
+        load_evaluation(model(tmp_path, *names), pets, streaming=streaming)
+    assert hint in str(caught.value)
 
 
 @pytest.fixture
