@@ -177,10 +177,10 @@ def no_pngs(monkeypatch: pytest.MonkeyPatch) -> None:
     render = Figure.savefig
 
     def save(self: Any, file: Any, **options: Any) -> None:
-        if hasattr(file, "write"):
+        if options["format"] == "svg":
             render(self, file, **options)
         else:
-            Image.new("RGB", (1, 1)).save(file)
+            Image.new("RGB", (1, 1)).save(file, "PNG")
 
     monkeypatch.setattr(Figure, "savefig", save)
 

@@ -2,6 +2,7 @@
 
 import json
 from argparse import ArgumentParser, Namespace
+from contextlib import nullcontext
 from pathlib import Path
 
 from .common import add_inference_flags, check_checkpoint_folder
@@ -27,20 +28,25 @@ def run(flags: Namespace) -> None:
     from ..runs.folder import RunFolder
     from ..utils.files import write_json
     from ..utils.locks import sole_owner
+    from ..utils.text import one_line
     from ..workflows.calibrate import update_config
 
-    classes = estimate_file_prior(flags.model, flags.images, flags.resamples, flags.batch_size, flags.precision)
-    if flags.output:
-        write_json(Path(flags.output), {"model": Path(flags.model).resolve().name, "classes": classes})
-    if flags.store:
-        with sole_owner(RunFolder(flags.model).home, "a prior is stored in it", "store it then"):
+    # Before the images are looked at: what is in use is refused at once.
+    home = sole_owner(RunFolder(flags.model).home, "a prior is stored in it", "store it then")
+    with home if flags.store else nullcontext():
+        classes = estimate_file_prior(flags.model, flags.images, flags.resamples, flags.batch_size, flags.precision)
+        if flags.output:
+            write_json(Path(flags.output), {"model": Path(flags.model).resolve().name, "classes": classes})
+        if flags.store:
             update_config(flags.model, inference_prior=[max(entry["frequency"], MIN_FREQUENCY) for entry in classes])
     if flags.json:
         print(json.dumps(classes, indent=2))
         return
-    width = max(len(entry["label"]) for entry in classes)
+    width = max(len(one_line(entry["label"])) for entry in classes)
     for entry in sorted(classes, key=lambda entry: -entry["frequency"]):
-        print(f"{entry['label']:<{width}}  {entry['frequency']:6.1%}  ({entry['low']:.1%} to {entry['high']:.1%})")
+        print(
+            f"{one_line(entry['label']):<{width}}  {entry['frequency']:6.1%}  ({entry['low']:.1%} to {entry['high']:.1%})"
+        )
     if flags.store:
         print(f"stored in {flags.model}/config.json; `model.set_prior(None)` undoes it")
     else:

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-from ..utils.console import announce_loading, quiet
+from ..utils.console import PRINTED_ONCE, announce_loading, quiet
 from ..utils.files import disk_errors
 from ..utils.signals import STATUS, Stopped
 from .common import OneLineParser
@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError, ImportError) as error:
         if os.environ.get("PACO_HF_DEBUG"):
             raise
+        if PRINTED_ONCE in getattr(error, "__notes__", ()):
+            return 2
         if not is_first_process():
             # Most errors befall all processes alike: once the first has told, the launcher ends the others.
             time.sleep(5)

@@ -28,6 +28,11 @@ def run(flags: Namespace) -> None:
     if flags.json:
         print(json.dumps(results, indent=2))
         return
+    from ..utils.text import one_line
+
     width = max(len(result["file"]) for result in results)
     for result in results:
-        print(f"{result['file']:<{width}}  " + "  ".join(f"{t['label']} {t['score']:.3f}" for t in result["top"]))
+        print(
+            f"{result['file']:<{width}}  "
+            + "  ".join(f"{one_line(t['label'])} {t['score']:.3f}" for t in result["top"])
+        )

@@ -16,7 +16,7 @@ import datasets
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..utils.files import write_text
+from ..utils.files import identity, write_text
 from ..utils.hardware import available_cores
 from .images import ImageData, LabeledImages
 
@@ -212,10 +212,7 @@ def _fingerprint(split: LabeledImages) -> str:
         # Private, as `datasets` names the state of a data set nowhere else; it changes with every transformation.
         digest.update(f"{split.data._fingerprint} {split.image_column}".encode())
         return digest.hexdigest()
-    states = {file: os.stat(file) for file in set(files)}
+    identities = {file: identity(file) for file in set(files)}
     for file in files:
-        state = states[file]
-        # A file that is replaced may keep its size and time of writing, but not the time of the change of its inode.
-        identity = (state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino)
-        digest.update(f"{os.path.abspath(file)} {identity}\n".encode())
+        digest.update(f"{os.path.abspath(file)} {identities[file]}\n".encode())
     return digest.hexdigest()

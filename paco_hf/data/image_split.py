@@ -1,5 +1,6 @@
 """One split of a data set: what it is of, its labels, and which rows of the source it has."""
 
+import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -82,6 +83,19 @@ class ImageSplit:
     def select(self, indices: Any, **changes: Any) -> Self:
         """The images of these indices, as a split of their own; `changes`: of its `role`, `split_off`, ..."""
         raise NotImplementedError
+
+    def with_classes(self, labels: list[int], class_names: list[str], note: str) -> Self:
+        """The same images with the classes of a model.
+
+        Args:
+            labels (list of `int`): the class of each image.
+            class_names (list of `str`): by class.
+            note (`str`): what the user should know of that.
+        """
+        changed = copy.copy(self)
+        changed.labels, changed.class_names, changed.note = labels, class_names, note
+        changed.__dict__.pop("selection", None)  # that of other labels
+        return changed
 
     def open(self, index: int) -> PILImage.Image:
         """Decode one image to RGB.

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 
 from .image_lists import class_names, differences, imagenet_class_names, tree_lists
 from .image_split import ImageSplit
 from .images import ImageData, LabeledImages
 from .long_tail import class_counts, long_tailed_counts, long_tailed_indices
 from .published import CIFAR_MEAN, CIFAR_STD
-from .sources.folders import image_tables, load_folder, read_tree
+from .sources.folders import image_tables, load_folder, read_parquet, read_tree
 from .sources.hub_dataset import load_hub
 from .sources.source import Source, assign_roles, label_tables
 from .sources.user_dataset import open_user_dataset
@@ -138,7 +138,7 @@ def _open_prepared(spec: DataSpec, test_only: bool) -> Source:
     manifest.check_files()
     if not spec.streaming:
         files = {split: [f"{root}/{s['file']}" for s in c["shards"]] for split, c in manifest.splits.items()}
-        tables = {split: Dataset.from_parquet(shards) for split, shards in files.items()}
+        tables = {split: read_parquet(shards) for split, shards in files.items()}
         return label_tables(spec, DatasetDict(tables), test_only=test_only)
     splits: dict[str, ImageSplit] = {}
     for role, split in assign_roles(manifest.splits, test_only).items():
@@ -148,7 +148,7 @@ def _open_prepared(spec: DataSpec, test_only: bool) -> Source:
 
 
 def _open_builtin(spec: DataSpec, test_only: bool) -> Source:
-    tables = {split: Dataset.from_parquet(str(BUILTIN / f"{split}.parquet")) for split in ("train", "test")}
+    tables = {split: read_parquet([BUILTIN / f"{split}.parquet"]) for split in ("train", "test")}
     return label_tables(spec, DatasetDict(tables), test_only=test_only)
 
 

@@ -1,6 +1,7 @@
 """`splits.json`: which images each split of a run has, and whether data is still what it was made from."""
 
 import hashlib
+import json
 import os
 from typing import Any
 
@@ -11,6 +12,7 @@ from .image_split import ImageSplit
 from .images import ImageData, LabeledImages
 from .long_tail import class_counts
 from .spec import ROLES
+from .streaming.sharded_images import ShardedImages
 
 
 def describe_split(split: ImageSplit | None, with_rows: bool = False) -> dict[str, Any] | None:
@@ -64,11 +66,17 @@ def describe_source(full: ImageSplit, with_content: bool = True) -> dict[str, An
     """What identifies a training split; `with_content` also a hash of the files' names and sizes, or of the encoded
     images' sizes."""
     source = {"name": full.public_name, "images": len(full.labels), "selection": full.selection}
-    content = _content(full) if with_content and isinstance(full, LabeledImages) else None
+    content = _content(full) if with_content else None
     return source | ({"content": content} if content else {})
 
 
-def _content(full: LabeledImages) -> str | None:
+def _content(full: ImageSplit) -> str | None:
+    if isinstance(full, ShardedImages):
+        # The names of its images, and digests of them.
+        prepared = full.manifest.splits[str(full.source_split)]
+        return hashlib.sha256(json.dumps(prepared, sort_keys=True).encode()).hexdigest()
+    if not isinstance(full, LabeledImages):
+        return None
     if full.files:
         names = relative_names(full.files)
         lines = [f"{names[row]} {os.path.getsize(full.files[row])}\n" for row in full.source_rows]

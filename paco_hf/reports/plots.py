@@ -1,5 +1,6 @@
 """The figures of a run and of an evaluation, as files or as SVG."""
 
+import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
@@ -8,6 +9,7 @@ from typing import Any, TextIO
 
 from ..metrics import FEW_SHOT, GROUPS, MANY_SHOT, TITLES
 from ..runs.layout import COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME, PRIOR_NAME, RELIABILITY_NAME
+from ..utils.files import replacing
 
 # What each shows, in the words of a card. Those of reliability and priors need an evaluation.
 CAPTIONS = {
@@ -47,8 +49,11 @@ def _figure(
             nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
             figure.savefig(file, format="svg", transparent=True, metadata=nothing)
         else:
+            kind, drawn = Path(file).suffix[1:].lower(), io.BytesIO()
             # Without the version of matplotlib: the same data are the same file.
-            figure.savefig(file, dpi=130, metadata={"Software": None} if Path(file).suffix == ".png" else None)
+            figure.savefig(drawn, format=kind, dpi=130, metadata={"Software": None} if kind == "png" else None)
+            with replacing(Path(file)) as partial:
+                partial.write_bytes(drawn.getvalue())
 
 
 def _legend(axes: Any, columns: int = 4) -> None:

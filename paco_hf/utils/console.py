@@ -8,6 +8,8 @@ from typing import Any
 
 import wrapt
 
+PRINTED_ONCE = "the first process tells this error"  # a note on an error of all processes
+
 
 def say(main: bool, *lines: str) -> None:
     """Print lines from the `main` process alone."""

@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from .console import PRINTED_ONCE
+
 
 def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -111,6 +113,8 @@ def entered_once(context: AbstractContextManager[None]) -> Iterator[None]:
         if world_size() > 1:
             dist.broadcast_object_list(failure)
         if failure[0] is not None:
+            if world_size() > 1 and dist.get_rank() > 0:
+                failure[0].add_note(PRINTED_ONCE)
             raise failure[0]
         yield
 

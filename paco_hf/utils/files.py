@@ -158,6 +158,7 @@ def check_output(file: str | Path, suffixes: str | tuple[str, ...] = "") -> None
         raise ValueError(f"{file} is a folder: give the name of a file in it")
     if not path.absolute().parent.is_dir():
         raise ValueError(f"{file} cannot be written: there is no folder {path.parent}: make it, or give another")
+    check_writable(file)
 
 
 def check_new_folder(folder: str | os.PathLike) -> None:
@@ -168,6 +169,15 @@ def check_new_folder(folder: str | os.PathLike) -> None:
     existing = next(parent for parent in target.parents if parent.exists())
     if not existing.is_dir():
         raise ValueError(f"{os.fspath(folder)} cannot be made: {existing} is a file")
+    check_writable(folder)
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """`ValueError` where nothing can be written to a path, as its folder, or its disk, is read-only."""
+    target = Path(path).absolute()
+    existing = next(parent for parent in (target, *target.parents) if parent.is_dir())
+    if not os.access(existing, os.W_OK):
+        raise ValueError(f"{os.fspath(path)} cannot be written: {existing} is read-only: give another place")
 
 
 @contextmanager
@@ -185,20 +195,38 @@ def new_folder(folder: str | os.PathLike) -> Iterator[Path]:
         made.rename(target)
 
 
+def identity(file: str | Path) -> tuple[int | str, ...]:
+    """What changes where a file is changed or replaced, even by one of its size under its time stamp.
+
+    The time of the change of an inode cannot be set. Where there is none, it is the content that counts.
+    """
+    state = os.stat(file)
+    if os.name == "nt" or not state.st_ino:
+        with open(file, "rb") as opened:
+            return (hashlib.file_digest(opened, "sha256").hexdigest(),)
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
+
+
+class DiskError(OSError):
+    """That a folder cannot be written, in one line that says what to do."""
+
+
 @contextmanager
 def disk_errors(advice: str) -> Iterator[None]:
-    """Turn what libraries raise where a disk is full or read-only, each in its way, into an `OSError` of one line.
+    """Turn what libraries raise where a disk is full or read-only, each in its way, into a [`DiskError`].
 
     Args:
-        advice (`str`): what to do once there is space.
+        advice (`str`): what to do.
     """
     try:
         yield
+    except DiskError:
+        raise
     except Exception as error:
         reason = _disk_error(error)
         if reason is None:
             raise
-        raise OSError(f"{reason}: {advice}") from error
+        raise DiskError(f"{reason}: {advice}") from error
 
 
 def check_space(folder: Path, needed: int, what: str) -> None:

@@ -1,22 +1,34 @@
 """A folder has one owner at a time: a lock that dies with its process."""
 
+import errno
 import json
 import os
 import shutil
 import socket
+import sys
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
+from typing import Any
 
+import psutil
 from filelock import FileLock, Timeout
 
+from .files import DiskError
+
 LOCK_NAME = ".lock"
+BEAT, SILENCE = 20, 300  # seconds between an owner's signs of life, and without one until it is taken for ended
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system
 
 
 @contextmanager
 def sole_owner(folder: str | Path, use: str, advice: str, traces: Collection[str] = ()) -> Iterator[None]:
     """Hold a folder, which is made where there is none; where nothing comes of it, it is gone afterwards.
+
+    The system ends the lock with its process. Not every shared disk tells one computer of another's locks, and some
+    have none: there the owner's signs of life count, which are the times of the lock's file.
 
     Args:
         folder (path): to write to.
@@ -33,20 +45,31 @@ def sole_owner(folder: str | Path, use: str, advice: str, traces: Collection[str
         raise OSError(f"{folder} is a file: give a folder")
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     file = folder / LOCK_NAME
+    before, silent = _owner(file)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file, timeout=0)
-        lock.acquire()
+        lock = FileLock(file, timeout=0, fallback_to_soft=False)
+        locked = _acquire(lock)
     except Timeout as error:
-        raise OSError(f"{folder} is in use{_holder(file)}: wait for it, or {advice}") from error
+        raise OSError(f"{folder} is in use{_describe(*_owner(file))}: wait for it, or {advice}") from error
     except OSError as error:
-        raise OSError(f"{folder} cannot be written ({error.strerror or error}): {advice}") from error
+        raise DiskError(f"{folder} cannot be written ({error.strerror or error}): {advice}") from error
+    if before and not (_is_here(before) and (locked or not psutil.pid_exists(before["pid"]))):
+        if silent < SILENCE:
+            lock.release()
+            raise OSError(
+                f"{folder} is in use{_describe(before, silent)}: wait for it, or {advice}; where that process has "
+                f"ended, remove {file}"
+            )
+        print(f"{folder} was in use{_describe(before, silent)}: taken for ended", file=sys.stderr)
+    ended = Event()
     try:
-        file.write_text(
-            json.dumps({"use": use, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()})
-        )
+        owner = {"use": use, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
+        file.write_text(json.dumps(owner))
+        Thread(target=_show_life, args=(file, ended), daemon=True).start()
         yield
     finally:
+        ended.set()
         if missing and {path.name for path in folder.iterdir()} <= {LOCK_NAME, *traces}:
             shutil.rmtree(folder)
         file.unlink(missing_ok=True)
@@ -56,10 +79,46 @@ def sole_owner(folder: str | Path, use: str, advice: str, traces: Collection[str
                 path.rmdir()
 
 
-def _holder(file: Path) -> str:
+def _acquire(lock: FileLock) -> bool:
+    """Whether the file system has locks; `Timeout` where another process has this one."""
+    try:
+        lock.acquire()
+    except NotImplementedError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        return False
+    return True
+
+
+def _show_life(file: Path, ended: Event) -> None:
+    while not ended.wait(BEAT):
+        with suppress(OSError):  # the disk may come back
+            os.utime(file)
+
+
+def _owner(file: Path) -> tuple[dict[str, Any], float]:
+    """What an owner wrote, and the seconds since its last sign of life; nothing where that cannot be read."""
     with suppress(OSError, ValueError, KeyError, TypeError):  # it is just being written, or cannot be read while held
-        held = json.loads(file.read_text())
-        minutes = (time.time() - held["since"]) / 60
-        age = f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.0f} h"
-        return f": {held['use']}, process {held['pid']} on {held['host']}, for {age}"
-    return " by another process"
+        owner = json.loads(file.read_text())
+        return {name: owner[name] for name in ("use", "host", "pid", "since")}, time.time() - file.stat().st_mtime
+    return {}, 0.0
+
+
+def _is_here(owner: dict[str, Any]) -> bool:
+    return bool(owner["host"] == socket.gethostname())
+
+
+def _describe(owner: dict[str, Any], silent: float) -> str:
+    if not owner:
+        return " by another process"
+    last = "" if _is_here(owner) else f", last seen {_age(silent)} ago"
+    return (
+        f": {owner['use']}, process {owner['pid']} on {owner['host']}, for {_age(time.time() - owner['since'])}{last}"
+    )
+
+
+def _age(seconds: float) -> str:
+    seconds = max(seconds, 0.0)  # the clocks of two computers differ
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.0f} h"

@@ -21,3 +21,8 @@ def is_repo_id(name: str) -> bool:
 def repeated(values: Iterable[T]) -> T | None:
     """The first value that is there more than once, `None` where none is."""
     return next((value for value, count in Counter(values).items() if count > 1), None)
+
+
+def one_line(name: str) -> str:
+    """A class name with its control characters spelled out, as a folder's name may have line breaks."""
+    return re.sub(r"[\x00-\x1f\x7f]", lambda character: repr(character[0])[1:-1], name)

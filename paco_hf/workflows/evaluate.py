@@ -18,7 +18,7 @@ from ..models.configuration_paco import PaCoConfig
 from ..runs.folder import RunFolder
 from ..runs.layout import CARD_NAME, EVALUATION_FOLDER, EVALUATION_NAME, VALIDATION_FOLDER
 from ..utils.distributed import entered_once
-from ..utils.files import write_json
+from ..utils.files import check_writable, write_json
 from ..utils.locks import sole_owner
 from .calibrate import store_temperature
 from .evaluation_data import check_same_test, load_evaluation
@@ -149,6 +149,7 @@ def _output_folder(models: Sequence[str], output_dir: str | None, split: str) ->
         folder = Path(output_dir)
         if folder.exists() and not folder.is_dir():
             raise ValueError(f"--output_dir {folder} is a file")
+        check_writable(folder)
         return folder
     if len(models) > 1 or not Path(models[0]).is_dir():
         return None

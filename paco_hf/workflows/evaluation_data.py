@@ -59,9 +59,7 @@ def load_evaluation(
             f"{error} (it is what {run.name} was trained on; where it lies elsewhere now, or the path is relative to "
             "another folder, give --dataset)"
         ) from error
-    if not isinstance(images, LabeledImages):
-        return images
-    if is_run_data and run.recipe.get("skip_undecodable"):
+    if is_run_data and run.recipe.get("skip_undecodable") and isinstance(images, LabeledImages):
         images = decodable(images)
     return _with_model_classes(run, images)
 
@@ -178,7 +176,7 @@ def _same(one: str, other: str) -> bool:
     return one == other or (Path(one).exists() and Path(other).exists() and Path(one).samefile(other))
 
 
-def _with_model_classes(run: RunFolder, images: LabeledImages) -> LabeledImages:
+def _with_model_classes(run: RunFolder, images: ImageSplit) -> ImageSplit:
     """The classes of user data are the model's by name, whichever of them it has and in whatever order; numbers are
     positions of the model's classes where no class is called by a number. The note says so, and which have no image.
 
@@ -212,4 +210,4 @@ def _with_model_classes(run: RunFolder, images: LabeledImages) -> LabeledImages:
             f"{known[missing[0]]!r}: the scores say nothing of them"
         )
     class_names = names if unnamed and len(names) == len(known) else known
-    return replace(images, labels=labels, class_names=class_names, note="; ".join(filter(None, notes)))
+    return images.with_classes(labels, class_names, note="; ".join(filter(None, notes)))

@@ -1,6 +1,7 @@
 """Labels as tables have them: none is silently read as another class, or as one that is none."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,19 @@ def test_numbers_of_other_types(tmp_path) -> None:
     assert load(tmp_path, [f"{LARGE + 1}.0", f"{LARGE}.00"]).class_names == [str(LARGE), str(LARGE + 1)]
     mixed = load(tmp_path, [1, 1.0, 2, 2.0], "json")
     assert (mixed.class_names, mixed.class_counts) == (["1", "2"], [2, 2])
+
+
+def test_large_numbers_that_are_no_integers(tmp_path) -> None:
+    """None is merged with its neighbor, and those that are whole are read."""
+    for labels in ([LARGE + 1.0, float(LARGE), 1], [1, 2.0**60]):
+        with pytest.raises(ValueError, match=r"as float64, which tells whole numbers apart below"):
+            load(tmp_path, labels, "json")
+    assert load(tmp_path, [LARGE - 1.0, LARGE + 1, 0], "json").class_names == ["0", str(LARGE - 1), str(LARGE + 1)]
+    numbers = [Decimal(LARGE + 1), Decimal(LARGE), Decimal(10**25)]
+    file = parquet(tmp_path / "0.parquet", numbers, Value("decimal128(38, 0)"))
+    assert load_data(str(file)).class_names == list(map(str, sorted(numbers)))
+    with pytest.raises(ValueError, match=r"must hold text or whole numbers, got decimal128\(4, 1\)"):
+        load_data(str(parquet(tmp_path / "1.parquet", [Decimal("0.5"), Decimal("1.5")], Value("decimal128(4, 1)"))))
 
 
 @pytest.mark.parametrize(
@@ -103,6 +117,15 @@ def test_invisible_characters_and_case_are_noted(tmp_path) -> None:
         (["1", "2", "1,2"], "1,2", ","),
         (["a", "b", "c", "a,b/c"], "a,b/c", ","),
         (["A", "B", "A+B"], "A+B", "+"),
+        (["猫", "犬", "猫、犬"], "猫、犬", "、"),
+        (["cat", "dog", "cat\uff0cdog"], "cat\uff0cdog", "\uff0c"),
+        (["cat", "cat\uff1bdog", "bird"], "cat\uff1bdog", "\uff1b"),
+        (["cat", "dog", "cat\\dog"], "cat\\dog", "\\"),
+        (["cat", "dog", "dog: cat"], "dog: cat", ":"),
+        (["cat", "dog", "cat • dog"], "cat • dog", "•"),
+        (["cat", "dog", "'cat', 'dog'"], "'cat', 'dog'", ","),
+        (["5", "16 0", "0"], "16 0", " "),  # numbers have no spaces, as names have
+        (["7 1 2", "1 2 7"], "7 1 2", " "),
         (["elk", "cat, dog", "dog, cat"], "cat, dog", ","),  # the same in another order
         (["elk", "cat|dog", "Cat | Dog"], "cat|dog", "|"),
     ],
@@ -124,6 +147,9 @@ def test_names_with_separators_are_classes(tmp_path) -> None:
         ["Rosa canina, L.", "Rosa", "Ilex"],
         ["A", "A+", "N/A", "N"],
         ["C", "C++", "salt & pepper", "salt"],
+        ["ice", "ice cream", "cream"],
+        ["2020 Corvette", "2020", "Corvette"],
+        ["D: drive", "drive"],
     ):
         data = load(tmp_path, labels)
         assert (data.class_names, data.notes) == (sorted(labels), [])

@@ -68,7 +68,7 @@ from paco_hf.cli import main
 from paco_hf.workflows import train
 
 def save(figure, file, **options):
-    file.write("<svg></svg>") if hasattr(file, "write") else Image.new("RGB", (1, 1)).save(file)
+    file.write("<svg></svg>") if options["format"] == "svg" else Image.new("RGB", (1, 1)).save(file, "PNG")
 
 def run(code):
     try:

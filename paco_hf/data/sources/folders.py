@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pyarrow as pa
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
+from datasets.config import HF_DATASETS_CACHE
+from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.table import InMemoryTable
 
+from ...utils.files import disk_errors, identity
 from ...utils.images import IMAGE_SUFFIXES
 from ...utils.text import examples
 from ..image_lists import ImageList
@@ -114,9 +117,22 @@ def load_folder(folder: str) -> DatasetDict:
         raise OSError(f"{folder} is not a folder")
     files = parquet_files(path)
     if not files:
-        return load_dataset("imagefolder", data_dir=str(path))
+        # `datasets` knows tables by their time stamps; of images it keeps no more than their names.
+        mode = "force_redownload" if any(path.glob("**/metadata.*")) else None
+        return load_dataset("imagefolder", data_dir=str(path), download_mode=mode)
     # One by one: splits may differ in columns that do not matter here.
-    return DatasetDict({split: Dataset.from_parquet(names) for split, names in files.items()})
+    return DatasetDict({split: read_parquet(names) for split, names in files.items()})
+
+
+def read_parquet(files: Sequence[str | Path]) -> Dataset:
+    """The rows of parquet files: of the cache of `datasets`, which knows files by their time stamps alone, only where
+    they are the files of then."""
+    paths = [os.path.abspath(file) for file in files]
+    keys = [tuple(map(str, identity(path))) for path in paths]
+    with disk_errors(
+        f"make space in {HF_DATASETS_CACHE}, where rows are cached, or set HF_DATASETS_CACHE to elsewhere"
+    ):
+        return Dataset.from_parquet(DataFilesDict(train=DataFilesList(paths, keys)), split="train")
 
 
 def parquet_files(folder: Path) -> dict[str, list[str]]:

@@ -20,7 +20,16 @@ _EXACT = {"float16": 11, "float32": 24, "float64": 53}  # bits of the whole numb
 # Letters and marks that show nothing; characters of the category Cf, such as the zero-width space, are told by that.
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\ufe00-\ufe0f\uffa0]")
 _JOINERS = re.compile("[\u200c\u200d\ufe00-\ufe0f]")  # part of scripts and of emoji
-_SEPARATORS = (",", "|", ";", "/", "+", "&", ",|;/+&")  # of several labels in a cell; the last: any of them
+_SEPARATORS = (
+    ",\uff0c、",
+    "|\uff5c",
+    ";\uff1b",
+    "/\uff0f\\",
+    "+\uff0b",
+    "&\uff06",
+    ":\uff1a",
+    "•·",
+)  # of several labels in a cell, also as wide characters
 _ONE_LABEL = "give each image one label, or name a column that does with --label_column"
 
 
@@ -70,6 +79,8 @@ def read_labels(
         return [None if value is None else str(value) for value in values]
     if feature.dtype.startswith("float"):
         return _whole_numbers(values, feature.dtype, where)
+    if re.fullmatch(r"decimal\d+\(\d+, 0\)", feature.dtype):  # the whole numbers of data bases
+        return [None if value is None else int(value) for value in values]
     if "int" in feature.dtype:
         return list(values)
     if not is_text(feature):
@@ -174,14 +185,17 @@ def label_classes(
 def _check_joined(names: Sequence[str], values: Sequence[str], where: str, notes: list[str]) -> None:
     """That no label is several others with a separator between, save names of which no part is a class."""
     known = {name.casefold() for name in names}
-    for separators in _SEPARATORS:
+    for separators in (*_SEPARATORS, "".join(_SEPARATORS), " "):
         parts = {
-            name: {part.strip().casefold() for part in re.split(f"[{separators}]", name) if part.strip()}
+            name: {part.strip(" \"'").casefold() for part in re.split(f"[{re.escape(separators)}]", name)} - {""}
             for name in names
-            if any(separator in name for separator in separators) and name.casefold() != "n/a"
+            if any(separator in name for separator in separators)
+            and name.casefold() != "n/a"
+            # Names have spaces, save numbers.
+            and (separators != " " or re.fullmatch("[0-9 ]+", name))
         }
         # Names have commas, and seldom bars and semicolons, where one known part is enough.
-        enough = any if separators in "|;" else all
+        enough = any if separators[0] in "|; " else all
         several = {name: frozenset(one) for name, one in parts.items() if len(one) > 1}
         repeats = Counter(several.values())  # the same parts in another order
         joined = {name for name, one in several.items() if enough(part in known for part in one) or repeats[one] > 1}
@@ -192,8 +206,8 @@ def _check_joined(names: Sequence[str], values: Sequence[str], where: str, notes
                 f"row {values.index(first)} of {where} has the label {first!r}, which joins several labels with "
                 f"{separator!r} ({len(joined)} such labels), but an image has one class: {_ONE_LABEL}"
             )
-        if separators in "|;" and parts:
-            notes.append(f"labels with {separators!r}, such as {next(iter(parts))!r}, are each taken as one class")
+        if separators[0] in "|;" and parts:
+            notes.append(f"labels with {separators[0]!r}, such as {next(iter(parts))!r}, are each taken as one class")
 
 
 def _check_look(names: Sequence[str], dataset: str, notes: list[str]) -> None:

@@ -14,6 +14,7 @@ from datasets import Dataset
 
 from ...utils.images import IMAGE_SUFFIXES
 from ...utils.text import repeated
+from .folders import read_parquet
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
@@ -40,7 +41,7 @@ def read_files(paths: Sequence[Path]) -> Rows:
         return parts[0]
     if all(path.suffix.lower() == ".parquet" for path in paths):
         # One data set over all files, whose cache the next run finds.
-        return Rows(Dataset.from_parquet([str(path) for path in paths]), paths[0].parent)
+        return Rows(read_parquet(paths), paths[0].parent)
     raise ValueError(f"{paths[0]} and {paths[1]} are both of the same split: keep one of them, or name another")
 
 
@@ -56,7 +57,7 @@ def _read_parquet(path: Path) -> Rows:
             raise ValueError(
                 f"the column {name!r} of {path} has the class {twice!r} twice: rename one of the two, or merge them"
             )
-    return Rows(Dataset.from_parquet(str(path)), path.parent)
+    return Rows(read_parquet([path]), path.parent)
 
 
 def _read_text(path: Path) -> Rows:
@@ -114,6 +115,9 @@ def _parse_json(path: Path, text: str) -> dict[str, list[Any]]:
     for name in dict.fromkeys(name for row in content for name in row):
         values = [row.get(name) for row in content]
         kinds = {type(value) for value in values if value is not None}
+        if kinds == {int, float} and any(isinstance(value, float) and abs(value) >= 2**53 for value in values):
+            values = [None if value is None else float(value) for value in values]  # which are refused as labels
+            kinds = {float}
         if kinds == {int, float}:  # 1 and 1.0 are one label
             values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
             kinds = {type(value) for value in values if value is not None}

@@ -15,14 +15,14 @@ MANIFEST_NAME, PLAN_NAME = "manifest.json", "plan.json"
 FORMAT = "paco_hf shards 1"
 ROWS_PER_GROUP = 64
 LANES = 8  # streams of batches a process; a worker of the data loader has one or more of them to itself
-Shards = dict[str, list[dict[str, Any]]]  # by split: `file`, `images` and `bytes` of each
+Shards = dict[str, list[dict[str, Any]]]  # by split: `file`, `images`, `bytes` and `digest` of each
 _KINDS = {"dataset": str, "source": str, "splits": dict, "class_names": list}
 
 
 @dataclass
 class Manifest:
     """What a prepared folder holds. `splits` maps a split to `images`, `class_counts`, `selection` (a hash of what is
-    selected) and `shards` (`file`, `images`, `bytes`)."""
+    selected) and `shards` (`file`, `images`, `bytes`, `digest`)."""
 
     root: str
     dataset: str

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...utils.files import read_mapping, replacing, write_text
+from ...utils.files import DiskError, read_mapping, replacing, write_text
 from ...utils.locks import sole_owner
 from ..image_lists import ImageList, class_names, git_blob_id, tree_lists
 from ..image_split import selection_hash
@@ -25,7 +25,7 @@ from ..long_tail import class_counts
 from ..published import BENCHMARKS
 from .manifest import MANIFEST_NAME, PLAN_NAME, Manifest, Shards, check_preparation, labels_name
 from .prepare_parquet import PARTS, from_parquet
-from .prepare_tree import ImageTree
+from .prepare_tree import ImageTree, file_state
 from .writer import ShardWriter
 
 SHARD_BYTES = 400 * 2**20
@@ -80,6 +80,7 @@ def prepare(
         "columns": [image_column, label_column],
         "shard_bytes": shard_bytes,
         "content": tree.fingerprint() if tree else sizes or None,
+        "state": tree.state() if tree else file_state(files) if files else None,
     }
     writer = ShardWriter(Path(out), threads or min(os.cpu_count() or 1, 4), shard_bytes)
     try:
@@ -100,7 +101,7 @@ def prepare(
     except OSError as error:
         if error.errno is None:
             raise
-        raise OSError(
+        raise DiskError(
             f"{writer.folder}: {error.strerror or error}. What is complete there is kept, and nothing else is taken "
             "for it: the same command goes on from it"
         ) from error
@@ -135,8 +136,10 @@ def _begin(folder: Path, plan: dict[str, Any]) -> Manifest | None:
     path = folder / PLAN_NAME
     if path.is_file():
         before = read_mapping(path, advice=f"remove {folder}, and prepare anew")
+        written_since = plan["state"] != (before["state"] if "state" in before else plan["state"])
+        before = before | {"state": plan["state"]}
         if before != plan and any(folder.glob("**/*.parquet")):
-            settings = {key: value for key, value in plan.items() if key != "content"}
+            settings = {key: value for key, value in plan.items() if key not in ("content", "state")}
             changed = [f"{k} {before.get(k)} -> {value}" for k, value in settings.items() if before.get(k) != value]
             changes = ", ".join(changed) or "the images of the source have changed since"
             raise ValueError(
@@ -146,10 +149,20 @@ def _begin(folder: Path, plan: dict[str, Any]) -> Manifest | None:
             try:
                 manifest = Manifest.read(str(folder))
                 manifest.check_files()
+                if written_since:
+                    print(
+                        f"{folder} is complete, but files of {plan['source']} have been written since: where images "
+                        f"are others now, remove {folder}, and prepare anew"
+                    )
                 return manifest
             except (OSError, ValueError) as error:
                 print(f"{error}; now doing so")
                 _remove_damaged(folder)
+        if written_since:
+            print(f"files of {plan['source']} have been written since the stop: starting anew")
+            shutil.rmtree(folder / PARTS, ignore_errors=True)
+            for shard in folder.glob("*.parquet"):
+                shard.unlink()
     write_text(path, json.dumps(plan, indent=1) + "\n")
     for stale in folder.glob("**/*.partial"):
         stale.unlink()

@@ -1,14 +1,17 @@
 """Preparing from image files: the official folder tree of a benchmark, or class folders under the splits' folders."""
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
+from ...utils.files import identity
 from ..image_lists import ImageList
 from ..image_split import selection_hash
 from ..published import Benchmark
@@ -78,6 +81,10 @@ class ImageTree:
             prints[split] = selection_hash(names, labels)
         return prints
 
+    def state(self) -> str:
+        """Changes with every file that is written, even one of its size under its time stamp."""
+        return file_state(chain(*(paths for paths, *_ in self.files.values())))
+
     def write(self, class_names: list[str], writer: ShardWriter) -> Shards:
         """Write the shards of all splits, and describe them."""
         schema = shard_schema(class_names)
@@ -91,6 +98,10 @@ class ImageTree:
             write_files(target, [(paths[i], keys[split][i], labels[i]) for i in rows.tolist()], schema)
 
         return writer.write_splits(splits, write, "writing shards")
+
+
+def file_state(files: Iterable[str | Path]) -> str:
+    return hashlib.sha256("".join(f"{identity(file)}\n" for file in files).encode()).hexdigest()
 
 
 def _whole_folders(benchmark: Benchmark | None, root: Path, lists: Mapping[str, ImageList]) -> list[tuple[str, str]]:

@@ -77,8 +77,10 @@ class ShardedImages(ImageSplit):
 
     def select(self, indices: Any, **changes: Any) -> "ShardedImages":
         description = {"role": self.role, "split_off": self.split_off, **changes}
-        rows = np.asarray(self.rows)[np.sort(indices)]
-        return type(self)(self.manifest, str(self.source_split), self.window, rows, **description)
+        indices = np.sort(indices)
+        rows = np.asarray(self.rows)[indices]
+        selected = type(self)(self.manifest, str(self.source_split), self.window, rows, **description)
+        return selected.with_classes([self.labels[i] for i in indices], self.class_names, selected.note)
 
     def open(self, index: int) -> PILImage.Image:
         row = self.source_row(int(index))

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from tqdm.auto import tqdm
 
 from ...utils.files import replacing
 from .manifest import ROWS_PER_GROUP, Shards
+
+_DIGEST = b"paco_hf digest"  # of the images of a shard, in its metadata
 
 
 def shard_schema(names: list[str]) -> pa.Schema:
@@ -37,9 +40,13 @@ def write_parquet(path: Path, tables: Iterable[pa.Table], schema: pa.Schema) -> 
     """
     # Images do not compress.
     options: dict[str, Any] = {"compression": "none", "use_dictionary": ["label"]}
+    digest = hashlib.sha256()
     with replacing(path) as unfinished, pq.ParquetWriter(unfinished, schema, **options) as writer:
         for table in tables:
             writer.write_table(table, row_group_size=ROWS_PER_GROUP)
+            for image in chain(*(images.field("bytes") for images in table["image"].chunks)):
+                digest.update(image.as_buffer() or b"")
+        writer.add_key_value_metadata({_DIGEST: digest.hexdigest()})
 
 
 @dataclass(frozen=True)
@@ -99,4 +106,7 @@ class ShardWriter:
 
 
 def _describe_shard(path: Path) -> dict[str, Any]:
-    return {"file": path.name, "images": pq.read_metadata(path).num_rows, "bytes": path.stat().st_size}
+    about = pq.read_metadata(path)
+    digest = (about.metadata or {}).get(_DIGEST)  # shards of former versions have none
+    described = {"file": path.name, "images": about.num_rows, "bytes": path.stat().st_size}
+    return described | ({"digest": digest.decode()} if digest else {})
