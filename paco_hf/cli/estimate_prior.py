@@ -44,9 +44,8 @@ def run(flags: Namespace) -> None:
         return
     width = max(len(one_line(entry["label"])) for entry in classes)
     for entry in sorted(classes, key=lambda entry: -entry["frequency"]):
-        print(
-            f"{one_line(entry['label']):<{width}}  {entry['frequency']:6.1%}  ({entry['low']:.1%} to {entry['high']:.1%})"
-        )
+        name, interval = one_line(entry["label"]), f"({entry['low']:.1%} to {entry['high']:.1%})"
+        print(f"{name:<{width}}  {entry['frequency']:6.1%}  {interval}")
     if flags.store:
         print(f"stored in {flags.model}/config.json; `model.set_prior(None)` undoes it")
     else:

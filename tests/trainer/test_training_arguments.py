@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from interrupted_runs import Fork
 from tiny_trainer import Images, make_model, make_trainer, weights
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
@@ -79,8 +80,6 @@ def test_what_another_setting_makes_idle_is_refused(settings: dict, message: str
 @pytest.mark.parametrize(
     "settings",
     [
-        {"torch_compile": True, "torch_compile_backend": "eager"},
-        {"torch_compile_backend": "aot_eager"},
         {"torch_empty_cache_steps": 1},
         {"remove_unused_columns": True},
         {"full_determinism": True},
@@ -96,6 +95,19 @@ def test_what_another_setting_makes_idle_is_refused(settings: dict, message: str
 )
 @pytest.mark.parametrize("loss", ["paco", "ce"])
 def test_the_same_numbers(settings: dict, loss: str, tmp_path: Path) -> None:
+    assert_same_numbers(settings, loss, tmp_path)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("loss", ["paco", "ce"])
+def test_compiled(backend: str, loss: str, tmp_path: Path) -> None:
+    # In a process of its own: it starts threads of autograd, after which no fork of this one could train.
+    fork = Fork(assert_same_numbers, {"torch_compile": True, "torch_compile_backend": backend}, loss, tmp_path)
+    fork.process.join(600)
+    assert fork.process.exitcode == 0
+
+
+def assert_same_numbers(settings: dict, loss: str, tmp_path: Path) -> None:
     common = {"loss": loss, "max_steps": 3, "evaluate": 12, "eval_strategy": "steps", "eval_steps": 3}
     plain, other = make_trainer(tmp_path / "a", **common), make_trainer(tmp_path / "b", **common, **settings)
     for trainer in (plain, other):
