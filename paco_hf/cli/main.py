@@ -33,8 +33,8 @@ def main(argv: list[str] | None = None) -> int:
     if argv[0] not in _VERBS:
         print(f"paco-hf: unknown verb {argv[0]!r}: choose one of {', '.join(_VERBS)}", file=sys.stderr)
         return 2
+    again = "--resume goes on from the last complete checkpoint" if argv[0] == "train" else "run the command again"
     try:
-        again = "--resume goes on from the last complete checkpoint" if argv[0] == "train" else "run the command again"
         with disk_errors(f"make space, and {again}"):
             _run(*argv)
         sys.stdout.flush()
@@ -54,6 +54,11 @@ def main(argv: list[str] | None = None) -> int:
         message = message.splitlines()[-1] if "Original Traceback" in message else message
         print(f"paco-hf {argv[0]}: {' '.join(message.split())}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if os.environ.get("PACO_HF_DEBUG") or not _is_lost_process(error):
+            raise
+        print(f"paco-hf {argv[0]}: another process of it is gone; {again}", file=sys.stderr)
+        return 1
     except Stopped as stop:
         if is_first_process():
             print(f"paco-hf {argv[0]}: {stop}", file=sys.stderr)
@@ -66,6 +71,12 @@ def main(argv: list[str] | None = None) -> int:
             print(f"paco-hf {argv[0]}: stopped{advice}", file=sys.stderr)
         return 130
     return 0
+
+
+def _is_lost_process(error: RuntimeError) -> bool:
+    """Whether a collective failed, as it does where another process was killed, which its launcher tells."""
+    # NCCL's are of a type of their own; gloo's name the file of its sources.
+    return type(error).__name__.startswith("Dist") or "/gloo/" in str(error)
 
 
 def _run(verb: str, *argv: str) -> None:

@@ -359,3 +359,16 @@ def test_processes_end_with_the_command(tmp_path: Path, name: str) -> None:
         for child in children:
             with contextlib.suppress(psutil.NoSuchProcess):
                 child.kill()
+
+
+def test_a_lost_process_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def lose(*_: object) -> None:
+        raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error: Connection reset")
+
+    monkeypatch.setattr("paco_hf.cli.main._run", lose)
+    assert main(["train"]) == 1
+    line = "paco-hf train: another process of it is gone; --resume goes on from the last complete checkpoint\n"
+    assert capsys.readouterr().err == line
+    monkeypatch.setattr("paco_hf.cli.main._run", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="size"):
+        main(["train"])

@@ -98,7 +98,18 @@ def test_no_trace(tmp_path: Path, processes: int, number: int) -> None:
     photos = folders(tmp_path / "photos", {"a": 40, "b": 30})
     loader = ["--dataloader_num_workers", "1", "--augment_backend", "pil"] if processes > 1 else []
     arguments = [*SETTINGS, "--dataset", str(photos), *TINY, "--test_fraction", "0.15", "--logging_steps", "1"]
-    arguments += [*loader, "--num_train_epochs", "3", "--save_steps", "2", "--report", "true", "--calibrate", "true"]
+    # A stop is one of the training: that takes most of the time then.
+    arguments += [
+        *loader,
+        "--num_train_epochs",
+        "3" if number == signal.SIGKILL else "20",
+        "--save_steps",
+        "2",
+        "--report",
+        "true",
+        "--calibrate",
+        "true",
+    ]
     whole = tmp_path / "whole"
     life = Life(arguments, whole, processes)
     while not life.works:
@@ -125,7 +136,7 @@ def test_no_trace(tmp_path: Path, processes: int, number: int) -> None:
             status, errors = life.end()
             told = f"{number.name} to {target} {'' if early else 'work + '}{moment:.2f} s: {status}"
             print(told, f"after {time.monotonic() - since:.1f} s:", *errors.splitlines()[-1:])
-            assert number == signal.SIGKILL or "Traceback" not in errors, errors
+            assert "Traceback" not in errors, errors
             if "goes on from checkpoint-" in errors and number == signal.SIGTERM:
                 step = int(errors.split("goes on from checkpoint-")[1].split()[0])
                 assert status == STATUS
