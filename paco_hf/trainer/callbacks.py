@@ -94,6 +94,8 @@ class StopCallback(TrainerCallback):
         self.termination = termination
         self.stopping, self.step = False, 0
         self.group: Any = None
+        # Kept: freed by gloo's thread, it would have that take Python's locks, perhaps while this process forks.
+        self.requested = torch.tensor(0)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Make a group of processes that agree on the CPU, so that no step waits for the GPU.
@@ -110,10 +112,10 @@ class StopCallback(TrainerCallback):
         Args:
             args, state, control, kwargs: as in [`transformers.TrainerCallback`].
         """
-        requested = torch.tensor(int(self.termination.requested))
+        self.requested.fill_(int(self.termination.requested))
         if self.group is not None:
-            dist.all_reduce(requested, dist.ReduceOp.MAX, self.group)
-        self.stopping = bool(requested)
+            dist.all_reduce(self.requested, dist.ReduceOp.MAX, self.group)
+        self.stopping = bool(self.requested)
         control.should_save |= self.stopping
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -3,6 +3,7 @@
 import ctypes
 import multiprocessing
 import os
+import select
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 STATUS = 128 + signal.SIGTERM
 _SILENCE = timedelta(seconds=6)  # without a sign of life, after which a process counts as gone
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_BIRTH = 10.0  # seconds in which a fork comes to its first line, for which it takes milliseconds
 _ECHO = 2.0  # seconds in which torchrun's agent passes on a signal that all processes of a job were sent as well
 
 
@@ -91,20 +93,36 @@ def end_with_parent() -> None:
 
 
 def worker_context() -> BaseContext:
-    """What a data loader starts workers by that hear no SIGTERM before [`start_worker`].
+    """What a data loader starts workers by that come to life, and hear no SIGTERM before [`start_worker`].
 
     A fork has the handler of the process, so that a signal to both would be heard twice, and torch replaces it by one
     that ends the worker.
+
+    In Python 3.11 a fork waits forever for a lock that another thread had as it was made: it is made anew then.
     """
     fork = multiprocessing.get_context("fork")
 
     class Worker(fork.Process):  # type: ignore[name-defined]
-        def start(self) -> None:
+        @staticmethod
+        def _Popen(process: Any) -> Any:  # noqa: N802 - its name in multiprocessing
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             try:
-                super().start()
+                while True:
+                    reader, process.alive = os.pipe()
+                    started = fork.Process._Popen(process)  # type: ignore[attr-defined]
+                    os.close(process.alive)
+                    lives = select.select([reader], [], [], _BIRTH)[0]
+                    os.close(reader)
+                    if lives:
+                        return started
+                    started.kill()
+                    started.wait()
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+        def run(self) -> None:
+            os.close(self.alive)
+            super().run()
 
     context: BaseContext = type("Context", (type(fork),), {"Process": Worker})()
     return context

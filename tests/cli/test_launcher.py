@@ -365,10 +365,10 @@ def test_a_lost_process_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     def lose(*_: object) -> None:
         raise RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:545] Read error: Connection reset")
 
-    monkeypatch.setattr("paco_hf.cli.main._run", lose)
+    monkeypatch.setattr(sys.modules["paco_hf.cli.main"], "_run", lose)
     assert main(["train"]) == 1
     line = "paco-hf train: another process of it is gone; --resume goes on from the last complete checkpoint\n"
     assert capsys.readouterr().err == line
-    monkeypatch.setattr("paco_hf.cli.main._run", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr(sys.modules["paco_hf.cli.main"], "_run", lambda *_: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size"):
         main(["train"])

@@ -99,10 +99,11 @@ def test_no_trace(tmp_path: Path, processes: int, number: int) -> None:
     loader = ["--dataloader_num_workers", "1", "--augment_backend", "pil"] if processes > 1 else []
     arguments = [*SETTINGS, "--dataset", str(photos), *TINY, "--test_fraction", "0.15", "--logging_steps", "1"]
     # A stop is one of the training: that takes most of the time then.
+    epochs = "3" if number == signal.SIGKILL else "20"
     arguments += [
         *loader,
         "--num_train_epochs",
-        "3" if number == signal.SIGKILL else "20",
+        epochs,
         "--save_steps",
         "2",
         "--report",

@@ -155,6 +155,26 @@ def test_a_worker_that_starts_outlives_one_signal(monkeypatch) -> None:
     assert fork.process.exitcode == 0
 
 
+def test_a_worker_that_does_not_come_to_life_is_started_anew(tmp_path: Path, monkeypatch) -> None:
+    born = tmp_path / "born"
+
+    def wait_forever() -> None:
+        if not born.exists():
+            born.touch()
+            lock_forever()
+
+    def work() -> None:
+        os.register_at_fork(after_in_child=wait_forever)
+        loader = paco_trainer._outliving_signals(DataLoaderShard(range(4), num_workers=1))
+        assert len(list(loader.base_dataloader)) == 4
+
+    monkeypatch.setattr(signals, "_BIRTH", 0.5)
+    fork = Fork(work)
+    fork.process.join(60)
+    assert fork.process.exitcode == 0
+    assert born.exists()
+
+
 def started(folder: Path, command: list[str], *extra: str) -> subprocess.Popen:
     words = [sys.executable, "-m", "paco_hf", "train", *command, str(folder), *extra]
     pipe = subprocess.PIPE
