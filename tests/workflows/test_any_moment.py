@@ -100,7 +100,8 @@ def test_no_trace(tmp_path: Path, processes: int, number: int) -> None:
     arguments = [*SETTINGS, "--dataset", str(photos), *TINY, "--test_fraction", "0.15", "--logging_steps", "1"]
     # A stop is one of the training: that takes most of the time then.
     epochs = "3" if number == signal.SIGKILL else "20"
-    arguments += [
+    arguments += [*loader, "--num_train_epochs", epochs, "--save_steps", "2"]
+    arguments += ["--report", "true", "--calibrate", "true"]
         *loader,
         "--num_train_epochs",
         epochs,
