@@ -102,16 +102,6 @@ def test_no_trace(tmp_path: Path, processes: int, number: int) -> None:
     epochs = "3" if number == signal.SIGKILL else "20"
     arguments += [*loader, "--num_train_epochs", epochs, "--save_steps", "2"]
     arguments += ["--report", "true", "--calibrate", "true"]
-        *loader,
-        "--num_train_epochs",
-        epochs,
-        "--save_steps",
-        "2",
-        "--report",
-        "true",
-        "--calibrate",
-        "true",
-    ]
     whole = tmp_path / "whole"
     life = Life(arguments, whole, processes)
     while not life.works:
