@@ -109,7 +109,7 @@ def worker_context() -> BaseContext:
             try:
                 while True:
                     reader, process.alive = os.pipe()
-                    started = fork.Process._Popen(process)  # type: ignore[attr-defined]
+                    started = fork.Process._Popen(process)
                     os.close(process.alive)
                     lives = select.select([reader], [], [], _BIRTH)[0]
                     os.close(reader)
