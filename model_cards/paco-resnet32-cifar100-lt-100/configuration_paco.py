@@ -73,6 +73,8 @@ class PaCoConfig(PreTrainedConfig):
             raise ValueError(f"backbone_kwargs must be a dictionary, got {self.backbone_kwargs!r}")
         if not isinstance(self.image_size, int) or self.image_size < 1:
             raise ValueError(f"image_size must be a positive number of pixels, got {self.image_size!r}")
+        if self.output_attentions:
+            raise ValueError("output_attentions: backbones of timm give no attentions: leave it out")
         if self.num_labels < 1:
             raise ValueError(f"num_labels must be at least 1, got {self.num_labels}")
         for name in ("class_counts", "selection_counts"):
@@ -118,9 +120,10 @@ class PaCoConfig(PreTrainedConfig):
         """As `PreTrainedConfig.from_dict`; an argument replaces what is stored before validation, and what was stored
         for another number of classes than `num_labels` or `id2label` say is left out, with a warning."""
         by_class = ("class_counts", "selection_counts", "inference_prior")
-        names = (*by_class, "temperature", "balanced_logits")
-        replaced: dict[str, Any] = {name: kwargs.pop(name) for name in names if name in kwargs}
-        classes = len(kwargs["id2label"]) if kwargs.get("id2label") else kwargs.get("num_labels")
+        fields = (*by_class, "temperature", "balanced_logits")
+        replaced: dict[str, Any] = {name: kwargs.pop(name) for name in fields if name in kwargs}
+        names = kwargs.get("id2label") or kwargs.get("label2id")
+        classes = len(names) if names else kwargs.get("num_labels")
         stored = [name for name in by_class if name not in replaced and config_dict.get(name)]
         if classes and (unfit := [name for name in stored if len(config_dict[name]) != classes]):
             logger.warning(
@@ -129,6 +132,10 @@ class PaCoConfig(PreTrainedConfig):
                 "temperature: set class_counts to the training images of each new class"
             )
             replaced |= {"temperature": replaced.get("temperature"), **dict.fromkeys(unfit)}
+        if kwargs.get("id2label") and "label2id" not in kwargs:
+            kwargs["label2id"] = {name: int(label) for label, name in kwargs["id2label"].items()}
+        elif kwargs.get("label2id") and "id2label" not in kwargs:
+            kwargs["id2label"] = {int(label): name for name, label in kwargs["label2id"].items()}
         return super().from_dict({**config_dict, **replaced}, **kwargs)
 
 

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from ..losses.specs import DEFAULT_LOSS, LOSSES
 from .fields import AT_LEAST_0, AT_LEAST_1, FACTOR, FRACTION, POSITIVE, SHARE, argument_table
 
+DEFAULT_METRIC = "balanced_accuracy"
+
 
 @argument_table
 class MethodArguments:
@@ -121,7 +123,7 @@ class CommonArguments:
     warmup_steps: float = 0
     optim: str = "sgd"
     weight_decay: Annotated[float, AT_LEAST_0] = 5e-4
-    max_grad_norm: float = 0.0
+    max_grad_norm: Annotated[float, AT_LEAST_0] = 0.0
     label_smoothing_factor: Annotated[float, FRACTION] = 0.0
     eval_strategy: str = "epoch"
     save_strategy: str = "epoch"
@@ -129,7 +131,7 @@ class CommonArguments:
     save_total_limit: int | None = 1
     logging_strategy: str = "epoch"
     logging_steps: float = 500
-    metric_for_best_model: str | None = "balanced_accuracy"
+    metric_for_best_model: str | None = DEFAULT_METRIC
     dataloader_num_workers: int = -1
     dataloader_drop_last: bool = True
     report_to: str = "none"

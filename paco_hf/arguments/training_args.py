@@ -59,8 +59,10 @@ class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, T
         if self.epoch_schedule == "mae" and self.min_learning_rate > self.learning_rate:
             limit = f"at most learning_rate, {self.learning_rate}"
             raise ValueError(f"min_learning_rate must be {limit}, got {self.min_learning_rate}")
-        if self.max_steps == 0 or self.max_steps < -1:
-            raise ValueError(f"max_steps must be positive, or -1 for those of num_train_epochs, got {self.max_steps}")
+        if self.max_steps == 0 or self.max_steps < -1 or self.max_steps != int(self.max_steps):
+            raise ValueError(
+                f"max_steps must be a positive whole number, or -1 for those of num_train_epochs, got {self.max_steps}"
+            )
         if not self.num_train_epochs > 0 and not self.max_steps > 0:
             raise ValueError(f"num_train_epochs must be positive, got {self.num_train_epochs}")
         super().__post_init__()

@@ -63,6 +63,17 @@ def check_supported(args: Any) -> None:
         value, default = getattr(args, name), {"logging_nan_inf_filter": False}.get(name, _DEFAULTS[name])
         if (value or default) and value != default and (name, value) != ("label_names", ["labels"]):
             raise ValueError(f"{name}={value!r} is not supported: {reason}")
+    if unknown := {*args.include_for_metrics} - {"inputs", "loss"}:
+        raise ValueError(f"include_for_metrics must hold inputs or loss, got {sorted(unknown)[0]!r}")
+    if isinstance(args.accelerator_config, dict):
+        known = {field.name for field in dataclasses.fields(AcceleratorConfig)}
+        if other := sorted(args.accelerator_config.keys() - known):
+            raise ValueError(f"accelerator_config has no setting {other[0]!r}: choose of {', '.join(sorted(known))}")
+    if args.torch_compile_mode is not None:
+        from torch._inductor import list_mode_options  # which takes seconds
+
+        if args.torch_compile_mode not in (modes := list_mode_options()):
+            raise ValueError(f"torch_compile_mode must be one of {', '.join(modes)}, got {args.torch_compile_mode!r}")
     for variable, wrapper in _ENVIRONMENT.items():
         if os.environ.get(variable, "").lower() in ("true", "1", "yes"):
             raise ValueError(

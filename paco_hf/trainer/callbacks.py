@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ import torch
 import torch.distributed as dist
 from transformers import TrainerCallback
 from transformers.trainer_callback import ExportableState
+from transformers.utils import logging
 
 from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..runs.layout import LOG_NAME
 from ..utils.distributed import world_size
+from ..utils.files import replacing
 from ..utils.signals import Termination
 from ..utils.tensors import save_tensors
+
+_log = logging.get_logger(__name__)
 
 
 class MethodCallback(TrainerCallback):
@@ -187,6 +192,26 @@ class SelectionCallback(TrainerCallback):
 
     def __init__(self, trainer: Any) -> None:
         self.trainer = trainer
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Take over the best weights of the run that a checkpoint of another folder is of.
+
+        Args:
+            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
+        """
+        file, source = selected_file(args, state), self.trainer.resumed_from
+        if not state.best_global_step or source is None:
+            return
+        if args.should_save and not file.exists() and (earlier := source.parent / file.name).exists():
+            with replacing(file) as partial:
+                shutil.copyfile(earlier, partial)
+        self.trainer.accelerator.wait_for_everyone()
+        if not file.exists():
+            _log.warning(
+                f"{source} speaks of best weights, {file.name}, that lie neither beside it nor in {args.output_dir}: "
+                "the best from here on is taken"
+            )
+            state.best_metric = state.best_global_step = None
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
         """Compare the score with the best one, and write the weights.

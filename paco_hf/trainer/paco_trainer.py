@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import IterableDataset
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
+from ..arguments.method_arguments import DEFAULT_METRIC
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.samplers import EpochSampler
 from ..losses.functional import LossTerms
@@ -28,6 +29,7 @@ from .progress import ReadableLines, ReadableProgress
 from .saving import CheckpointingTrainer
 from .schedules import step_factor
 from .validation import (
+    check_given_optimizer,
     check_labels,
     check_metric,
     check_training,
@@ -76,21 +78,27 @@ class PaCoTrainer(CheckpointingTrainer):
         **kwargs: Any,
     ) -> None:
         args = args or PaCoTrainingArguments(output_dir="paco-run")
-        check_types(args, train_sampler)
+        check_types(args, train_sampler, kwargs.get("compute_loss_func"))
         evaluated = kwargs.get("eval_dataset")
         # The arguments as a trainer changes them. Their device is set up by now, once for both.
         strategy, workers = "no" if evaluated is None else args.eval_strategy, max(args.dataloader_num_workers, 0)
         args = args.changed(eval_strategy=strategy, dataloader_num_workers=workers)
         if args.prediction_loss_only:
             kwargs["compute_metrics"] = None
-        if kwargs.get("compute_metrics", self._long_tailed_metrics) is None:
-            args = args.changed(metric_for_best_model="loss", greater_is_better=False)
+        if kwargs.get("compute_metrics", self._long_tailed_metrics) is None and evaluated is not None:
+            sets = list(evaluated) if isinstance(evaluated, dict) else []
+            if args.metric_for_best_model == DEFAULT_METRIC:
+                args = args.changed(
+                    metric_for_best_model=f"{sets[0]}_loss" if sets else "loss", greater_is_better=False
+                )
+            check_metric(args.metric_for_best_model, [], sets)
         kwargs.setdefault("compute_metrics", self._long_tailed_metrics)
         self.batched_views, self.train_sampler = batched_views, train_sampler
         self.loss_parts: dict[str, list[Tensor]] = defaultdict(list)
         if model is not None:
             check_training(model, args, kwargs.get("train_dataset"), batched_views)
             model = _training_model(model, args)
+            check_given_optimizer(kwargs.get("optimizers", (None,))[0], model)
         super().__init__(model=model, args=args, **kwargs)
         self._take_method(self.model)
         if evaluated is not None and self.compute_metrics == self._long_tailed_metrics:
@@ -141,7 +149,7 @@ class PaCoTrainer(CheckpointingTrainer):
         return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, TrainingTime))
 
     def _check_metric(self) -> None:
-        names = metric_names(self.compute_metrics, self.model.config)
+        names = metric_names(self.compute_metrics, self.model.config, self.preprocess_logits_for_metrics)
         if names is not None:
             sets = tuple(self.eval_dataset) if isinstance(self.eval_dataset, dict) else ()
             check_metric(self.args.metric_for_best_model, names, sets)

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Trainer
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.utils import logging
 
 from ..arguments.training_args import PaCoTrainingArguments
 from ..hub.errors import hub_errors
@@ -17,9 +18,11 @@ from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..models.modeling_paco import PaCoForImageClassification
 from ..runs.folder import list_checkpoints
 from ..runs.layout import STAGING
-from ..runs.resume_points import check_checkpoint
+from ..runs.resume_points import check_checkpoint, first_complete, set_aside_later
 from ..utils.files import readable
 from .callbacks import selected_file
+
+_log = logging.get_logger(__name__)
 
 # Every private method of `transformers.Trainer` that is overridden, all of them here, and why nothing public will do.
 # A test compares their signatures with the installed transformers.
@@ -28,7 +31,7 @@ PRIVATE_OVERRIDES = {
     "_get_output_dir": "where a checkpoint is written: elsewhere, until it is complete",
     "_save_checkpoint": "writes in place; `on_save`, which follows it, is too late for the callbacks that upload",
     "_load_from_checkpoint": "knows neither the training state nor adapters without a `PeftModel`",
-    "_load_optimizer_and_scheduler": "names no file where a state does not fit the optimizer",
+    "_load_optimizer_and_scheduler": "says nothing of what to do where a state does not fit the optimizer",
     "_load_rng_state": "likewise",
 }
 
@@ -47,6 +50,7 @@ class CheckpointingTrainer(Trainer):
         self.adapted: bool = lora.has_adapter(self.model)
         self.staging: Path | None = None
         self.resumed_step, self.updates_per_epoch = 0, 1
+        self.resumed_from: Path | None = None
 
     @property
     def classifier(self) -> PaCoForImageClassification:
@@ -141,7 +145,7 @@ class CheckpointingTrainer(Trainer):
 
         Args:
             resume_from_checkpoint (`str` or `bool`, *optional*): folder of a checkpoint, or `True` for the last one in
-                `args.output_dir`.
+                `args.output_dir`; where that is damaged, for the one before it, with a warning.
             args, kwargs: as in the base class.
 
         Returns:
@@ -155,8 +159,13 @@ class CheckpointingTrainer(Trainer):
         if resume_from_checkpoint is True:
             if not (checkpoints := list_checkpoints(self.args.output_dir)):
                 raise OSError(f"{self.args.output_dir} has no complete checkpoint to resume from")
-            resume_from_checkpoint = str(checkpoints[-1])
-        self.resumed_step = 0
+            point, warnings = first_complete(checkpoints[::-1], self.weights_name, self.args)
+            for warning in warnings:
+                _log.warning(warning)
+            if warnings and self.args.should_save:
+                set_aside_later(point)
+            resume_from_checkpoint = str(point)
+        self.resumed_step, self.resumed_from = 0, resume_from_checkpoint and Path(resume_from_checkpoint)
         if resume_from_checkpoint:
             checked = check_checkpoint(Path(resume_from_checkpoint), self.weights_name, self.args)
             self.resumed_step = checked["global_step"]
@@ -193,8 +202,13 @@ class CheckpointingTrainer(Trainer):
             self.model.load_training_state(resume_from_checkpoint)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        with readable(f"{checkpoint}/optimizer.pt or scheduler.pt"):
+        try:
             super()._load_optimizer_and_scheduler(checkpoint)
+        except ValueError as error:  # the files were read before: they are of another training
+            raise ValueError(
+                f"{checkpoint}/optimizer.pt does not fit what is trained ({error}): resume with the loss, the "
+                "optimizer and the frozen parts that it was started with"
+            ) from error
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         with readable(f"{checkpoint}/rng_state.pth"):

@@ -3,9 +3,10 @@
 from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Any
 
-import numpy as np
+import torch
 from torch import Tensor, nn
-from transformers import EvalPrediction
+from transformers import EvalPrediction, get_scheduler
+from transformers.trainer_pt_utils import nested_numpify
 from transformers.utils import logging
 
 from ..arguments.training_args import PaCoTrainingArguments
@@ -14,6 +15,7 @@ from ..metrics import headline
 from ..models.configuration_paco import PaCoConfig
 from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..models.modeling_paco import PaCoForImageClassification
+from .optimizer import optimizer_and_settings
 
 _log = logging.get_logger(__name__)
 
@@ -49,18 +51,72 @@ def check_training(
         )
     if isinstance(model, PaCoForContrastiveTraining) and model.spec != args.spec:
         raise ValueError(f"the model was made for variant {model.spec.name!r}, but loss is {args.loss!r}")
+    check_optimizer(model, args)
     if isinstance(train_dataset, WholeImages) and batched_views is None:
         raise ValueError("WholeImages are bytes without views: give batched_views, what makes views of them, too")
     if isinstance(train_dataset, Sized):
         check_batches(args, len(train_dataset), model)
 
 
-def check_types(args: Any, train_sampler: Any) -> None:
+def check_optimizer(model: nn.Module, args: PaCoTrainingArguments) -> None:
+    """Refuse an optimizer or a schedule that cannot be made, and settings that the optimizer does not look at.
+
+    Args:
+        model (`PaCoForImageClassification`): what is trained.
+        args (`PaCoTrainingArguments`): as they are.
+
+    Raises:
+        ValueError, ImportError: what is wrong.
+    """
+    options = optimizer_and_settings(args, model)[1]
+    name = str(getattr(args.optim, "value", args.optim))
+    defaults = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "optim_args": None}
+    for setting, default in defaults.items():
+        if (value := getattr(args, setting)) == default:
+            continue
+        without = optimizer_and_settings(args.changed(**{setting: default}), model)[1]
+        if {**options, "params": None} == {**without, "params": None}:
+            raise ValueError(f"{setting}={value!r} has no effect with optim={name!r}: leave it out")
+    if args.optim_target_modules and not any(kind in name for kind in ("galore", "apollo")):
+        raise ValueError(f"optim_target_modules={args.optim_target_modules!r} has no effect with optim={name!r}")
+    if args.epoch_schedule == "none":
+        trial = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+        kind, settings = args.lr_scheduler_type, args.lr_scheduler_kwargs
+        try:
+            get_scheduler(kind, trial, args.get_warmup_steps(10), 10, scheduler_specific_kwargs=settings)
+        except (TypeError, ValueError) as error:
+            kind = str(getattr(kind, "value", kind))
+            raise ValueError(f"lr_scheduler_type {kind!r} with lr_scheduler_kwargs {settings}: {error}") from error
+
+
+def check_given_optimizer(optimizer: Any, model: nn.Module) -> None:
+    """Refuse an optimizer of the caller that lacks a part of what is trained.
+
+    Args:
+        optimizer (`torch.optim.Optimizer`, *optional*): as it is handed to the trainer.
+        model (`PaCoForImageClassification`): with what the loss needs around it.
+
+    Raises:
+        ValueError: it lacks parameters.
+    """
+    if optimizer is None:
+        return
+    has = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    lacks = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in has]
+    if lacks:
+        raise ValueError(
+            f"the optimizer lacks {len(lacks)} of the trained parameters, the first being {lacks[0]}: make it of "
+            "PaCoForContrastiveTraining.from_classifier(model, loss), and hand that model over, or set optim"
+        )
+
+
+def check_types(args: Any, train_sampler: Any, compute_loss_func: Any = None) -> None:
     """Refuse arguments and samplers that are those of other trainers.
 
     Args:
         args (`PaCoTrainingArguments`): as they are handed to the trainer.
         train_sampler (sampler, *optional*): likewise.
+        compute_loss_func (callable, *optional*): likewise; there must be none.
 
     Raises:
         ValueError: they are others, with what to give instead.
@@ -69,6 +125,11 @@ def check_types(args: Any, train_sampler: Any) -> None:
         raise ValueError(
             f"args are {type(args).__name__}, and a PaCoTrainer needs PaCoTrainingArguments: they take the same "
             "settings, and those of the method"
+        )
+    if compute_loss_func is not None:
+        raise ValueError(
+            "compute_loss_func would not be called, as the loss is that of args.loss: leave it out, or override "
+            "compute_loss in a subclass"
         )
     if train_sampler is not None and not hasattr(train_sampler, "set_epoch"):
         raise ValueError(
@@ -79,6 +140,8 @@ def check_types(args: Any, train_sampler: Any) -> None:
 
 def check_labels(labels: Tensor, classes: int) -> None:
     """`ValueError` where a label `(B,)` is none of `0..classes - 1`."""
+    if labels.is_floating_point():
+        raise ValueError(f"labels must be whole numbers, 0 to {classes - 1}, got {labels.dtype}")
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
         raise ValueError(
@@ -150,20 +213,25 @@ def validation_scores(predictions: Any, references: Any, config: PaCoConfig) -> 
     return {name: value for name, value in scores.items() if isinstance(value, float)}
 
 
-def metric_names(compute_metrics: Callable[[Any], dict[str, Any]], config: PaCoConfig) -> list[str] | None:
+def metric_names(
+    compute_metrics: Callable[[Any], dict[str, Any]], config: PaCoConfig, preprocess: Callable | None = None
+) -> list[str] | None:
     """The names of the metrics of a user's function, tried on one image of each class, classified right.
 
     Args:
         compute_metrics (callable): as `transformers.Trainer` takes it.
         config (`PaCoConfig`): with the classes.
+        preprocess (callable, *optional*): what the logits go through before, with the labels.
 
     Returns:
         the names; `None`, with a warning, where it fails on these images.
     """
-    classes = np.arange(config.num_labels)
-    logits = np.eye(config.num_labels, dtype=np.float32) * 10
+    classes, predictions = torch.arange(config.num_labels), torch.eye(config.num_labels) * 10
     try:
-        return list(compute_metrics(EvalPrediction(predictions=logits, label_ids=classes)))
+        if preprocess is not None:
+            predictions = preprocess(predictions, classes)
+        numbers = nested_numpify(predictions)
+        return list(compute_metrics(EvalPrediction(predictions=numbers, label_ids=classes.numpy())))
     except Exception as error:  # it may count on inputs, or on the images of its data set
         _log.warning(
             f"compute_metrics could not be tried before training on one image of each class ({type(error).__name__}: "

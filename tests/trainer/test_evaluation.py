@@ -5,11 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_trainer import Images, make_model
 from torch.utils.data import SequentialSampler
 from transformers import ResNetConfig, ResNetForImageClassification, TrainingArguments
 
-from paco_hf import PaCoTrainer, PaCoTrainingArguments
+from paco_hf import PaCoForContrastiveTraining, PaCoTrainer, PaCoTrainingArguments
 
 EVERY = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
 
@@ -105,3 +106,34 @@ def test_what_other_trainers_take_is_refused(tmp_path: Path) -> None:
         PaCoTrainer(make_model(), TrainingArguments(output_dir=str(tmp_path)), train_dataset=Images(16))
     with pytest.raises(ValueError, match=r"train_sampler is a SequentialSampler without set_epoch\(epoch\)"):
         trainer_of(tmp_path, train_sampler=SequentialSampler(range(16)))
+
+
+def test_without_metrics_of_several_data_sets(tmp_path: Path) -> None:
+    sets = {"here": Images(11), "there": Images(7)}
+    trainer = trainer_of(tmp_path / "a", compute_metrics=None, eval_dataset=sets)
+    trainer.train()
+    assert trainer.args.metric_for_best_model == "here_loss"
+    trainer = trainer_of(
+        tmp_path / "b", {"metric_for_best_model": "there_loss"}, compute_metrics=None, eval_dataset=sets
+    )
+    trainer.train()
+    losses = [entry["eval_there_loss"] for entry in trainer.state.log_history if "eval_there_loss" in entry]
+    assert trainer.state.best_metric == min(losses)
+    with pytest.raises(ValueError, match="must be one of loss for these classes, got 'accuracy'"):
+        trainer_of(tmp_path / "c", {"metric_for_best_model": "accuracy"}, compute_metrics=None)
+
+
+def test_a_loss_of_the_caller_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="compute_loss_func would not be called"):
+        trainer_of(tmp_path, compute_loss_func=lambda *_: 0)
+
+
+def test_an_optimizer_that_lacks_what_is_trained_is_refused(tmp_path: Path) -> None:
+    model = make_model()
+    args = PaCoTrainingArguments(output_dir=str(tmp_path), loss="paco", queue_size=8, precision="fp32")
+    optimizers = (torch.optim.SGD(model.parameters(), lr=0.1), None)
+    with pytest.raises(ValueError, match="the optimizer lacks 6 of the trained parameters, the first being projector"):
+        PaCoTrainer(model, args, train_dataset=Images(128), optimizers=optimizers)
+    training = PaCoForContrastiveTraining.from_classifier(model, "paco", queue_size=8)
+    optimizers = (torch.optim.SGD([p for p in training.parameters() if p.requires_grad], lr=0.1), None)
+    assert PaCoTrainer(training, args, train_dataset=Images(128), optimizers=optimizers)

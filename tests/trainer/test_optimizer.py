@@ -111,9 +111,8 @@ def test_layer_decay_resumes(tmp_path) -> None:
 
 
 def test_layer_decay_needs_layers(tmp_path) -> None:
-    trainer = make_trainer(tmp_path, make_model("cifar_resnet20"), layer_decay=0.5)
     with pytest.raises(ValueError, match=r"layer_decay 0.5 needs a backbone that knows its layers.*'cifar_resnet20'"):
-        trainer.create_optimizer()
+        make_trainer(tmp_path, make_model("cifar_resnet20"), layer_decay=0.5)
     with pytest.raises(ValueError, match=r"layer_decay must be above 0 and at most 1, got 1.5"):
         make_trainer(tmp_path, layer_decay=1.5)
 

@@ -76,6 +76,36 @@ def test_what_another_setting_makes_idle_is_refused(settings: dict, message: str
         PaCoTrainingArguments(output_dir=str(tmp_path), **settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optim": "rmsprop", "adam_beta1": 0.5}, "adam_beta1=0.5 has no effect with optim='rmsprop'"),
+        ({"optim": "adamw_torch", "optim_args": "foo=1"}, "optim_args='foo=1' has no effect with optim='adamw_torch'"),
+        ({"optim": "adamw_torch", "optim_target_modules": ["attn"]}, "optim_target_modules=.* has no effect"),
+        ({"lr_scheduler_type": "linear", "lr_scheduler_kwargs": {"num_cycles": 2}}, "'linear' with .*num_cycles"),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_type 'cosine_with_min_lr' with"),
+    ],
+)
+def test_what_an_optimizer_or_schedule_does_not_take_is_refused(settings: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_trainer(tmp_path, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_grad_norm": -1.0}, "max_grad_norm must be at least 0"),
+        ({"include_for_metrics": ["bogus"]}, "include_for_metrics must hold inputs or loss, got 'bogus'"),
+        ({"max_steps": 3.5}, "max_steps must be a positive whole number"),
+        ({"accelerator_config": {"foo": 1}}, "accelerator_config has no setting 'foo'"),
+        ({"torch_compile": True, "torch_compile_mode": "bogus"}, "torch_compile_mode must be one of default"),
+    ],
+)
+def test_values_that_there_are_not(settings: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        PaCoTrainingArguments(output_dir=str(tmp_path), **settings)
+
+
 # Settings that change how a training is computed, and none of its numbers.
 @pytest.mark.parametrize(
     "settings",

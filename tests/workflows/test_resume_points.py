@@ -1,9 +1,11 @@
 """What a training resumes from, and that it is still the training that was started."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
+from tiny_trainer import make_trainer
 from user_data import complaint, folders, printed
 
 TINY = ["--backbone", "test_resnet", "--precision", "fp32", "--per_device_train_batch_size", "8", "--report", "false"]
@@ -130,3 +132,39 @@ def test_of_a_damaged_checkpoint_the_one_before_is_taken(name: str, copy: Path, 
     assert f"WARNING: run/checkpoint-6/{name} cannot be read" in out
     assert "resuming from run/checkpoint-4" in out
     assert (copy / "run" / "checkpoint-6" / name).stat().st_size > 100
+
+
+def test_the_best_weights_come_with_a_checkpoint_of_another_folder(copy: Path, capsys) -> None:
+    """Every epoch's score is the same or worse here: the best is that of the first run."""
+    state = json.loads(Path("run/checkpoint-2/trainer_state.json").read_text())
+    best = state["best_global_step"] or 2
+    state |= {"best_global_step": best, "best_metric": 2.0}  # nothing is better
+    Path("run/checkpoint-2/trainer_state.json").write_text(json.dumps(state))
+    if not (selected := Path(f"run/selected-{best}.safetensors")).exists():
+        shutil.copy("run/model.safetensors", selected)
+    where = ["--resume_from_checkpoint", "run/checkpoint-2", "--output_dir", "other"]
+    out = printed(capsys, *train("--max_steps", "4", *where))
+    assert f"model of step {best}, selected" in out
+    assert Path("other/model.safetensors").exists()
+    shutil.rmtree("other")
+    selected.unlink()
+    assert "model of step" in printed(capsys, *train("--max_steps", "4", *where))
+
+
+def test_nothing_is_cleared_before_the_schedule_is_known_to_work(copy: Path, capsys) -> None:
+    before = {path: path.stat().st_size for path in Path("run").rglob("*") if path.is_file()}
+    wrong = ["--lr_scheduler_type", "linear", "--lr_scheduler_kwargs", '{"num_cycles": 2}', "--epoch_schedule", "none"]
+    assert "num_cycles" in complaint(capsys, "train", *train("--max_steps", "4", "--overwrite", *wrong))
+    assert {path: path.stat().st_size for path in Path("run").rglob("*") if path.is_file()} == before
+
+
+def test_a_trainer_takes_the_checkpoint_before_a_damaged_one(tmp_path: Path, caplog) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 9}
+    make_trainer(tmp_path, max_steps=3, **settings).train()
+    (tmp_path / "checkpoint-3" / "optimizer.pt").write_bytes(b"")
+    trainer = make_trainer(tmp_path, max_steps=3, **settings)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.resumed_step == 2
+    assert (tmp_path / "checkpoint-3.set-aside").is_dir()
+    with pytest.raises(ValueError, match="does not fit what is trained"):
+        make_trainer(tmp_path, max_steps=4, loss="ce", **settings).train(resume_from_checkpoint=True)
