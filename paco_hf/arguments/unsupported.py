@@ -4,6 +4,7 @@ import dataclasses
 import os
 from typing import Any
 
+import torch
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
@@ -69,11 +70,15 @@ def check_supported(args: Any) -> None:
         known = {field.name for field in dataclasses.fields(AcceleratorConfig)}
         if other := sorted(args.accelerator_config.keys() - known):
             raise ValueError(f"accelerator_config has no setting {other[0]!r}: choose of {', '.join(sorted(known))}")
-    if args.torch_compile_mode is not None:
-        from torch._inductor import list_mode_options  # which takes seconds
-
-        if args.torch_compile_mode not in (modes := list_mode_options()):
-            raise ValueError(f"torch_compile_mode must be one of {', '.join(modes)}, got {args.torch_compile_mode!r}")
+    if args.torch_compile or args.torch_compile_mode or args.torch_compile_backend:
+        backend, mode = args.torch_compile_backend or "inductor", args.torch_compile_mode
+        try:
+            torch.compile(torch.nn.Identity(), backend=backend, mode=mode)  # it compiles at the first call only
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"torch_compile_backend {backend!r} with torch_compile_mode {mode!r}: {reason}"
+            ) from error
     for variable, wrapper in _ENVIRONMENT.items():
         if os.environ.get(variable, "").lower() in ("true", "1", "yes"):
             raise ValueError(

@@ -29,9 +29,9 @@ from .progress import ReadableLines, ReadableProgress
 from .saving import CheckpointingTrainer
 from .schedules import step_factor
 from .validation import (
-    check_given_optimizer,
     check_labels,
     check_metric,
+    check_optimizer_covers,
     check_training,
     check_types,
     metric_names,
@@ -98,7 +98,7 @@ class PaCoTrainer(CheckpointingTrainer):
         if model is not None:
             check_training(model, args, kwargs.get("train_dataset"), batched_views)
             model = _training_model(model, args)
-            check_given_optimizer(kwargs.get("optimizers", (None,))[0], model)
+            check_optimizer_covers(kwargs.get("optimizers", (None,))[0], model)
         super().__init__(model=model, args=args, **kwargs)
         self._take_method(self.model)
         if evaluated is not None and self.compute_metrics == self._long_tailed_metrics:

@@ -89,7 +89,7 @@ def check_optimizer(model: nn.Module, args: PaCoTrainingArguments) -> None:
             raise ValueError(f"lr_scheduler_type {kind!r} with lr_scheduler_kwargs {settings}: {error}") from error
 
 
-def check_given_optimizer(optimizer: Any, model: nn.Module) -> None:
+def check_optimizer_covers(optimizer: Any, model: nn.Module) -> None:
     """Refuse an optimizer of the caller that lacks a part of what is trained.
 
     Args:

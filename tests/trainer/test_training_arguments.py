@@ -98,7 +98,8 @@ def test_what_an_optimizer_or_schedule_does_not_take_is_refused(settings: dict, 
         ({"include_for_metrics": ["bogus"]}, "include_for_metrics must hold inputs or loss, got 'bogus'"),
         ({"max_steps": 3.5}, "max_steps must be a positive whole number"),
         ({"accelerator_config": {"foo": 1}}, "accelerator_config has no setting 'foo'"),
-        ({"torch_compile": True, "torch_compile_mode": "bogus"}, "torch_compile_mode must be one of default"),
+        ({"torch_compile": True, "torch_compile_mode": "bogus"}, "'inductor' with torch_compile_mode 'bogus': "),
+        ({"torch_compile_backend": "bogus"}, "torch_compile_backend 'bogus' with torch_compile_mode None: "),
     ],
 )
 def test_values_that_there_are_not(settings: dict, message: str, tmp_path: Path) -> None:
