@@ -116,9 +116,9 @@ class RunFolder:
     def started(self) -> bool:
         """Whether a training wrote into the folder: there are a recipe with its settings, and its log or a
         checkpoint."""
-        written = (self.path / layout.LOG_NAME, *(path / layout.STATE_NAME for path in list_checkpoints(self.path)))
+        written = (self.path / layout.LOG_NAME).is_file() or bool(list_checkpoints(self.path))
         recipe = read_mapping(self.path / layout.RECIPE_NAME)
-        return any(map(Path.is_file, written)) and {"loss", "dataset", "backbone", "learning_rate"} <= recipe.keys()
+        return written and {"loss", "dataset", "backbone", "learning_rate"} <= recipe.keys()
 
     @property
     def card(self) -> Path:
@@ -146,6 +146,7 @@ class RunFolder:
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:
-    """The complete `checkpoint-N` folders of a run, oldest first."""
-    checkpoints = [p for p in Path(folder).glob("checkpoint-*") if re.fullmatch(r"checkpoint-\d+", p.name)]
+    """The `checkpoint-N` folders of a run, oldest first; one without a trainer's state is the user's own."""
+    states = Path(folder).glob(f"checkpoint-*/{layout.STATE_NAME}")
+    checkpoints = [state.parent for state in states if re.fullmatch(r"checkpoint-\d+", state.parent.name)]
     return sorted(checkpoints, key=lambda path: int(path.name.split("-")[1]))

@@ -21,3 +21,9 @@ RUN_FILES = (
     *(METRICS_NAME, RECIPE_NAME, RUN_NAME, DATA_NAME, CARD_NAME, RESULTS_NAME, LOG_NAME, *FIGURE_NAMES),
     *("config.json", "model.safetensors", "preprocessor_config.json", "selected-*.safetensors"),
 )
+
+# What is in a checkpoint, besides adapter and code. The state is the last: with it a folder is known as a checkpoint.
+CHECKPOINT_FILES = (
+    *("config.json", "model.safetensors", "preprocessor_config.json", "training_args.bin", "optimizer.pt"),
+    *("scheduler.pt", "scaler.pt", "rng_state*.pth", "paco_training_state.safetensors", STATE_NAME),
+)

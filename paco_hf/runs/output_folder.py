@@ -63,13 +63,18 @@ def clear_run(folder: Path) -> None:
     """Remove what an earlier run left, and nothing else."""
     for checkpoint in (*list_checkpoints(folder), *folder.glob(f"checkpoint-*{layout.SET_ASIDE}")):
         if (checkpoint / layout.STATE_NAME).is_file():
-            shutil.rmtree(checkpoint)
+            clear_checkpoint(checkpoint)
     shutil.rmtree(folder / layout.STAGING, ignore_errors=True)
     _remove(folder / ADAPTER_FOLDER, ADAPTER_FILES)
     for evaluated in (layout.EVALUATION_FOLDER, layout.VALIDATION_FOLDER):
         _remove(folder / evaluated, layout.EVALUATION_FILES)
     kept = [layout.CARD_NAME] if is_changed(folder / layout.CARD_NAME) else []
     _remove(folder, (*layout.RUN_FILES, SPLITS_NAME, *CODE_FILES), kept)
+
+
+def clear_checkpoint(folder: Path) -> None:
+    """Remove the files of a checkpoint, and its folder where nothing else is in it."""
+    _remove(folder, (*ADAPTER_FILES, *CODE_FILES, *layout.CHECKPOINT_FILES))
 
 
 def clear_unfinished(folder: Path) -> None:

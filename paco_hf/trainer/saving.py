@@ -18,6 +18,7 @@ from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..models.modeling_paco import PaCoForImageClassification
 from ..runs.folder import list_checkpoints
 from ..runs.layout import STAGING
+from ..runs.output_folder import clear_checkpoint
 from ..runs.resume_points import check_checkpoint, first_complete, set_aside_later
 from ..utils.files import readable
 from .callbacks import selected_file
@@ -123,6 +124,10 @@ class CheckpointingTrainer(Trainer):
         finally:
             self.staging = None
         if self.args.should_save:
+            clear_checkpoint(root / name)
+            for own in (root / name).glob("*"):  # the user's, which stay beside the new files
+                if not (staging / name / own.name).exists():
+                    own.rename(staging / name / own.name)
             shutil.rmtree(root / name, ignore_errors=True)
             (staging / name).rename(root / name)
             shutil.rmtree(staging)

@@ -113,15 +113,14 @@ def test_invisible_characters_and_case_are_noted(tmp_path) -> None:
         (["a", "b", "a|b"], "a|b", "|"),
         (["cat", "dog", "bird", "Dog, cat, bird"], "Dog, cat, bird", ","),
         (["cat", "cat;dog", "bird"], "cat;dog", ";"),  # one class beside a bar or semicolon is enough
-        (["cat", "dog", "cat / dog"], "cat / dog", "/"),
+        (["cat", "dog", "elk", "cat / dog", "cat/elk"], "cat / dog", "/"),
         (["1", "2", "1,2"], "1,2", ","),
         (["a", "b", "c", "a,b/c"], "a,b/c", ","),
-        (["A", "B", "A+B"], "A+B", "+"),
+        (["A", "B", "C", "A+B", "B & C"], "A+B", "+"),
         (["猫", "犬", "猫、犬"], "猫、犬", "、"),
         (["cat", "dog", "cat\uff0cdog"], "cat\uff0cdog", "\uff0c"),
         (["cat", "cat\uff1bdog", "bird"], "cat\uff1bdog", "\uff1b"),
-        (["cat", "dog", "cat\\dog"], "cat\\dog", "\\"),
-        (["cat", "dog", "dog: cat"], "dog: cat", ":"),
+        (["cat", "dog", "elk", "cat\\dog", "cat\\dog\\elk"], "cat\\dog", "\\"),
         (["cat", "dog", "cat • dog"], "cat • dog", "•"),
         (["cat", "dog", "'cat', 'dog'"], "'cat', 'dog'", ","),
         (["5", "16 0", "0"], "16 0", " "),  # numbers have no spaces, as names have
@@ -139,6 +138,7 @@ def test_several_labels_in_a_cell_are_refused(tmp_path, labels: list[str], cell:
     assert message in str(caught.value)
     assert f"with {separator!r}" in str(caught.value)
     assert "--label_column" in str(caught.value)
+    assert str(caught.value).endswith(f"rename that to be without {separator!r}")
 
 
 def test_names_with_separators_are_classes(tmp_path) -> None:
@@ -150,11 +150,51 @@ def test_names_with_separators_are_classes(tmp_path) -> None:
         ["ice", "ice cream", "cream"],
         ["2020 Corvette", "2020", "Corvette"],
         ["D: drive", "drive"],
+        ["dog: cat", "cat", "dog"],
+        ["16:9", "9:16", "16", "9"],
+        ["1/2", "2/1", "3/2", "1", "2", "3"],
+        ["3•4", "3", "4"],
+        ["black & white", "black", "white"],
+        ["black&white", "black", "white"],
+        ["cat/dog", "cat", "dog"],
     ):
         data = load(tmp_path, labels)
         assert (data.class_names, data.notes) == (sorted(labels), [])
     data = load(tmp_path, ["Animalia;Aves", "Animalia;Mammalia"])
     assert data.notes == ["labels with ';', such as 'Animalia;Aves', are each taken as one class"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "note"),
+    [
+        (["cat", "dog", "elk", "cat dog", "dog elk"], "2 labels of {}, such as 'cat dog', are made of other labels"),
+        (["cat", "dog", "cat/dog", "dog/cat"], "2 labels of {}, such as 'cat/dog', are made of other labels"),
+        (["cat", "dog", "elk", "cat/dog", "dog/elk", "R&B"], "2 labels of {}, such as 'cat/dog', are made of"),
+        (["100", "010", "001"], "the labels of {}, such as '001', look like rows of one-hot columns: each is taken"),
+    ],
+)
+def test_what_may_be_several_labels_is_noted(tmp_path, labels: list[str], note: str) -> None:
+    data = load(tmp_path, labels)
+    assert data.class_names == sorted(labels)
+    [said] = data.notes
+    assert note.format(f"column 'label' of {tmp_path / 'all.csv'}") in said
+    for others in (["cat", "dog", "cat dog"], ["100", "010", "110"], ["1000", "0100", "0010"], ["10", "01"]):
+        assert load(tmp_path, others).notes == []
+
+
+def test_columns_of_unequal_length_are_refused(tmp_path) -> None:
+    file = tmp_path / "all.json"
+    file.write_text(json.dumps({"file": ["0.png"] * 36, "label": ["cat"] * 31, "id": [0] * 31}))
+    with pytest.raises(ValueError, match=r"all\.json differ in their number of rows: 'file' has 36, 'label' has 31$"):
+        load_data(str(file))
+
+
+def test_flags_are_told_apart(tmp_path) -> None:
+    england, scotland = ("\U0001f3f4" + "".join(chr(0xE0000 + ord(c)) for c in f"gb{r}\x7f") for r in ("eng", "sct"))
+    data = load(tmp_path, ["\U0001f3f4", england, scotland])
+    assert (len(data.class_names), data.notes) == (3, [])
+    with pytest.raises(ValueError, match="differ in white space or invisible characters only"):
+        load(tmp_path, ["cat", "cat\U000e0041"])  # tags without a flag
 
 
 @pytest.mark.parametrize("text", ["['cat', 'dog']", "('cat',)", "{'cat': 1}", "[0 1]", "[1, 0]"])

@@ -17,8 +17,9 @@ from paco_hf.utils.files import is_changed, replacing, write_json, write_signed,
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     folder = tmp_path / "run"
-    (folder / "checkpoint-4").mkdir(parents=True)
-    (folder / "checkpoint-10").mkdir()
+    for step in (4, 10):
+        (folder / f"checkpoint-{step}").mkdir(parents=True)
+        write_json(folder / f"checkpoint-{step}" / "trainer_state.json", {"global_step": step})
     (folder / "evaluation").mkdir()
     recipe = {"dataset": "/data/birds", "dataset_path": "/data", "loss": "ce", "seed": 3}
     write_text(folder / "recipe.yaml", yaml.safe_dump(recipe))
@@ -97,6 +98,7 @@ def test_what_was_not_written_by_a_run_stays(run: Path) -> None:
         "adapter/notes.txt": "mine",
         "evaluation/thesis.txt": "mine",
         "evaluation_2024/results.json": "{}",
+        "checkpoint-4/extra.txt": "mine",
         "checkpoint-7/other_tool.bin": "mine",
         "checkpoint-best/model.safetensors": "mine",
     }
@@ -110,6 +112,7 @@ def test_what_was_not_written_by_a_run_stays(run: Path) -> None:
     card.write_text("mine")
     assert write_signed(card, "# A card\n") == run / "README.kept.md"
     clear_run(run)
+    assert not (run / "checkpoint-10").exists()
     left = sorted(str(file.relative_to(run)) for file in run.rglob("*") if file.is_file())
     assert left == sorted([*mine, "README.kept.md", "emissions.csv"])
 

@@ -11,6 +11,8 @@ from tiny_trainer import make_model, make_trainer
 from transformers import Trainer
 
 from paco_hf import PaCoTrainer, PaCoTrainingArguments
+from paco_hf.runs.folder import list_checkpoints
+from paco_hf.runs.output_folder import clear_checkpoint
 from paco_hf.trainer.saving import PRIVATE_OVERRIDES, CheckpointingTrainer
 
 ADDED = set(PaCoTrainer.__mro__) - set(Trainer.__mro__)
@@ -88,3 +90,19 @@ def test_files_of_a_checkpoint_are_read_before_training(tmp_path) -> None:
         assert again.optimizer is None
         file.write_bytes(content)
     again.train(resume_from_checkpoint=True)
+
+
+def test_what_a_run_did_not_write_stays_beside_its_checkpoints(tmp_path) -> None:
+    settings = {"max_steps": 3, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 1}
+    own = {"checkpoint-3/extra.txt": "mine", "checkpoint-99/notes.txt": "mine"}
+    for name, content in own.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text(content)
+    (tmp_path / "checkpoint-3" / "optimizer.pt").write_text("of an earlier run")
+    make_trainer(tmp_path, **settings).train()
+    assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-3"]
+    assert {name: (tmp_path / name).read_text() for name in own} == own
+    make_trainer(tmp_path, **settings).train(resume_from_checkpoint=True)
+    # All files of a checkpoint are known.
+    clear_checkpoint(tmp_path / "checkpoint-3")
+    assert [path.name for path in (tmp_path / "checkpoint-3").iterdir()] == ["extra.txt"]

@@ -20,23 +20,28 @@ _EXACT = {"float16": 11, "float32": 24, "float64": 53}  # bits of the whole numb
 # Letters and marks that show nothing; characters of the category Cf, such as the zero-width space, are told by that.
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\ufe00-\ufe0f\uffa0]")
 _JOINERS = re.compile("[\u200c\u200d\ufe00-\ufe0f]")  # part of scripts and of emoji
+_FLAG = re.compile("(\U0001f3f4[\U000e0020-\U000e007f]+)")  # of a region, spelled out in tags: all of it is seen
+# Separators of several labels in a cell, also as wide characters, and what a cell must have for them to be looked for:
+# numbers have no spaces, but dots and slashes ("16:9" and "1/2" are one label).
+_STRONG, _WEAK = ",\uff0c、|\uff5c;\uff1b", "/\uff0f\\+\uff0b&\uff06"
 _SEPARATORS = (
-    ",\uff0c、",
-    "|\uff5c",
-    ";\uff1b",
-    "/\uff0f\\",
-    "+\uff0b",
-    "&\uff06",
-    ":\uff1a",
-    "•·",
-)  # of several labels in a cell, also as wide characters
+    (",\uff0c、", ""),
+    ("|\uff5c", ""),
+    (";\uff1b", ""),
+    ("•·", r"[^\d\s.•·]"),
+    (_STRONG + _WEAK + "•·", f"[{_STRONG}]"),
+    (" ", "^[0-9 ]+$"),
+)
+_NAMES_HAVE = ((_WEAK, rf"[^\d\s.{re.escape(_WEAK)}]"), (" ", ""))  # one cell with these says nothing
 _ONE_LABEL = "give each image one label, or name a column that does with --label_column"
 
 
 def visible(name: str) -> str:
     """What is seen of a name: no invisible characters, one plain space for any white space."""
-    kept = (one for one in name if one.isspace() or unicodedata.category(one) not in ("Cf", "Cc"))
-    return " ".join(_BLANK.sub("", "".join(kept)).split())
+    parts = _FLAG.split(name)  # every other one is a flag
+    for i in range(0, len(parts), 2):
+        parts[i] = "".join(one for one in parts[i] if one.isspace() or unicodedata.category(one) not in ("Cf", "Cc"))
+    return " ".join(_BLANK.sub("", "".join(parts)).split())
 
 
 def look_alike(name: str, known: Collection[str]) -> str:
@@ -183,31 +188,56 @@ def label_classes(
 
 
 def _check_joined(names: Sequence[str], values: Sequence[str], where: str, notes: list[str]) -> None:
-    """That no label is several others with a separator between, save names of which no part is a class."""
+    """That no label is several others with a separator between, save names of which no part is a class; notes on
+    those that may be, or may be rows of indicators."""
     known = {name.casefold() for name in names}
-    for separators in (*_SEPARATORS, "".join(_SEPARATORS), " "):
-        parts = {
-            name: {part.strip(" \"'").casefold() for part in re.split(f"[{re.escape(separators)}]", name)} - {""}
-            for name in names
-            if any(separator in name for separator in separators)
-            and name.casefold() != "n/a"
-            # Names have spaces, save numbers.
-            and (separators != " " or re.fullmatch("[0-9 ]+", name))
-        }
+
+    def refuse(joined: Collection[str], separators: str) -> None:
+        first = next(value for value in values if value in joined)
+        separator = next(one for one in separators if one in first)
+        raise ValueError(
+            f"row {values.index(first)} of {where} has the label {first!r}, which joins several labels with "
+            f"{separator!r} ({len(joined)} such labels), but an image has one class: {_ONE_LABEL}; where it is the "
+            f"name of one class, rename that to be without {separator!r}"
+        )
+
+    for separators, shape in _SEPARATORS:
+        several = _several(names, separators, shape)
         # Names have commas, and seldom bars and semicolons, where one known part is enough.
         enough = any if separators[0] in "|; " else all
-        several = {name: frozenset(one) for name, one in parts.items() if len(one) > 1}
         repeats = Counter(several.values())  # the same parts in another order
         joined = {name for name, one in several.items() if enough(part in known for part in one) or repeats[one] > 1}
         if joined:
-            first = next(value for value in values if value in joined)
-            separator = next(one for one in separators if one in first)
-            raise ValueError(
-                f"row {values.index(first)} of {where} has the label {first!r}, which joins several labels with "
-                f"{separator!r} ({len(joined)} such labels), but an image has one class: {_ONE_LABEL}"
-            )
-        if separators[0] in "|;" and parts:
-            notes.append(f"labels with {separators[0]!r}, such as {next(iter(parts))!r}, are each taken as one class")
+            refuse(joined, separators)
+        if separators[0] in "|;" and several:
+            first = next(iter(several))
+            notes.append(f"labels with {separators[0]!r}, such as {first!r}, are each taken as one class")
+    for separators, shape in _NAMES_HAVE:
+        several = _several(names, separators, shape)
+        joined = {name for name, one in several.items() if one <= known}
+        # One combination is a class of its own: "black & white" beside both.
+        combinations = len({several[name] for name in joined})
+        if separators == _WEAK and combinations > 1 and len(joined) >= 0.9 * len(several):
+            refuse(joined, separators)
+        if len(joined) > 1:
+            some = f"{len(joined)} labels of {where}, such as {min(joined)!r}"
+            notes.append(f"{some}, are made of other labels: each is taken as one class")
+    if len(names) > 2 and all(len(name) == len(names) and re.fullmatch("0*10*", name) for name in names):
+        notes.append(
+            f"the labels of {where}, such as {names[0]!r}, look like rows of one-hot columns: each is taken as the "
+            "name of one class"
+        )
+
+
+def _several(names: Sequence[str], separators: str, shape: str) -> dict[str, frozenset[str]]:
+    """The names with several parts between separators, of those that have a shape, and their parts."""
+    split = re.compile(f"[{re.escape(separators)}]").split
+    parts = {
+        name: frozenset(part.strip(" \"'").casefold() for part in split(name)) - {""}
+        for name in names
+        if re.search(shape, name) and name.casefold() != "n/a"
+    }
+    return {name: one for name, one in parts.items() if len(one) > 1}
 
 
 def _check_look(names: Sequence[str], dataset: str, notes: list[str]) -> None:

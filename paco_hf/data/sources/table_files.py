@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from datasets import Dataset
 
 from ...utils.images import IMAGE_SUFFIXES
-from ...utils.text import repeated
+from ...utils.text import examples, repeated
 from .folders import read_parquet
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
@@ -108,7 +108,11 @@ def _parse_json(path: Path, text: str) -> dict[str, list[Any]]:
             except json.JSONDecodeError as error:
                 raise ValueError(f"line {number} of {path} is no JSON object ({error})") from error
     if isinstance(content, dict) and all(isinstance(values, list) for values in content.values()):
-        content = [dict(zip(content, row, strict=False)) for row in zip(*content.values(), strict=False)]
+        lengths = {len(values): name for name, values in reversed(content.items())}
+        if len(lengths) > 1:
+            shown = examples([f"{name!r} has {rows}" for rows, name in reversed(lengths.items())])
+            raise ValueError(f"the columns of {path} differ in their number of rows: {shown}")
+        content = [dict(zip(content, row, strict=True)) for row in zip(*content.values(), strict=True)]
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
         raise ValueError(f"{path} must hold a list of objects, or an object a line, each with an image and a label")
     columns: dict[str, list[Any]] = {}
