@@ -136,9 +136,12 @@ class CheckpointingTrainer(Trainer):
 
     def remove_old_checkpoints(self) -> None:
         """Keep the last `args.save_total_limit` checkpoints, and of the selected weights the best."""
-        limit = self.args.save_total_limit
+        limit, removed = self.args.save_total_limit, Path(self.args.output_dir) / STAGING
         for checkpoint in list_checkpoints(self.args.output_dir)[: -limit if limit else 0]:
-            shutil.rmtree(checkpoint)
+            # Under the name of what is unfinished: half removed, it would look like the user's own.
+            shutil.rmtree(removed, ignore_errors=True)
+            checkpoint.rename(removed)
+            shutil.rmtree(removed)
         for weights in Path(self.args.output_dir).glob("selected-*.safetensors"):
             if weights != selected_file(self.args, self.state):
                 weights.unlink()

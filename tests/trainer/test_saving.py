@@ -103,6 +103,12 @@ def test_what_a_run_did_not_write_stays_beside_its_checkpoints(tmp_path) -> None
     assert [path.name for path in list_checkpoints(tmp_path)] == ["checkpoint-3"]
     assert {name: (tmp_path / name).read_text() for name in own} == own
     make_trainer(tmp_path, **settings).train(resume_from_checkpoint=True)
+    with pytest.MonkeyPatch.context() as patch:  # killed as it removes the old one
+        patch.setattr("paco_hf.trainer.saving.shutil.rmtree", lambda *args, **kwargs: None)
+        (tmp_path / "checkpoint-2").mkdir()
+        (tmp_path / "checkpoint-2" / "trainer_state.json").write_text("{}")
+        make_trainer(tmp_path, **settings).remove_old_checkpoints()
+    assert not (tmp_path / "checkpoint-2").exists()
     # All files of a checkpoint are known.
     clear_checkpoint(tmp_path / "checkpoint-3")
     assert [path.name for path in (tmp_path / "checkpoint-3").iterdir()] == ["extra.txt"]

@@ -89,6 +89,7 @@ def test_traces_of_a_kill_are_gone_after_a_resume(tmp_path: Path) -> None:
     (folder / "README.md").unlink()
     for name in ("checkpoint.partial", "checkpoint-1"):
         (folder / name).mkdir()
+        (folder / name / "trainer_state.json").write_text("{")
     assert main([*command, "--resume"]) == 0
     assert {path.relative_to(folder) for path in folder.rglob("*")} == names
 
