@@ -125,9 +125,9 @@ class CheckpointingTrainer(Trainer):
             self.staging = None
         if self.args.should_save:
             clear_checkpoint(root / name)
-            for own in (root / name).glob("*"):  # the user's, which stay beside the new files
-                if not (staging / name / own.name).exists():
-                    own.rename(staging / name / own.name)
+            for other in (root / name).glob("*"):  # the user's, which stay beside the new files
+                if not (staging / name / other.name).exists():
+                    other.rename(staging / name / other.name)
             shutil.rmtree(root / name, ignore_errors=True)
             (staging / name).rename(root / name)
             shutil.rmtree(staging)
