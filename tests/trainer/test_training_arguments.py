@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from interrupted_runs import Fork
+from fresh_processes import FreshProcesses
 from tiny_trainer import Images, make_model, make_trainer, weights
 from transformers import EarlyStoppingCallback, TrainerCallback, TrainingArguments
 
@@ -131,11 +131,16 @@ def test_the_same_numbers(settings: dict, loss: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("loss", ["paco", "ce"])
-def test_compiled(backend: str, loss: str, tmp_path: Path) -> None:
+def test_compiled(backend: str, loss: str, with_trainer: FreshProcesses, tmp_path: Path) -> None:
     # In a process of its own: it starts threads of autograd, after which no fork of this one could train.
-    fork = Fork(assert_same_numbers, {"torch_compile": True, "torch_compile_backend": backend}, loss, tmp_path)
-    fork.process.join(600)
-    assert fork.process.exitcode == 0
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import pathlib, test_training_arguments
+settings = {{"torch_compile": True, "torch_compile_backend": {backend!r}}}
+test_training_arguments.assert_same_numbers(settings, {loss!r}, pathlib.Path({str(tmp_path)!r}))
+"""
+    with_trainer.run(code)
 
 
 def assert_same_numbers(settings: dict, loss: str, tmp_path: Path) -> None:

@@ -15,36 +15,25 @@ from pathlib import Path
 
 import psutil
 import pytest
-from interrupted_runs import Fork
 from test_resume import SETTINGS, assert_same_end
 from test_stop import TINY, ranks
 from user_data import folders
 
-from paco_hf.cli import main
 from paco_hf.utils.signals import STATUS
 
 MOMENTS = int(os.environ.get("MOMENTS", "5"))
 SEED = int(os.environ.get("MOMENTS_SEED", time.time_ns() % 1_000_000))
 
 
-def command(arguments: list[str], errors: Path) -> None:
-    sys.stdout = sys.stderr = errors.open("w", buffering=1)
-    sys.exit(main(arguments))
-
-
 class Life:
-    """A run of the command: a fork where it is one process, which spares the imports."""
+    """A run of the command."""
 
     def __init__(self, arguments: list[str], folder: Path, processes: int) -> None:
         self.folder, self.errors, self.since = folder, folder.with_suffix(".errors"), time.time()
         arguments = ["train", *arguments, "--output_dir", str(folder), "--resume"]
-        self.process: Fork | subprocess.Popen
-        if processes == 1:
-            self.process = Fork(command, arguments, self.errors)
-        else:
-            words = [sys.executable, "-m", "paco_hf", *arguments, "--nproc", str(processes)]
-            with self.errors.open("w") as file:
-                self.process = subprocess.Popen(words, stdout=file, stderr=file, text=True)
+        words = [sys.executable, "-m", "paco_hf", *arguments, *(["--nproc", "2"] if processes == 2 else [])]
+        with self.errors.open("w") as file:
+            self.process = subprocess.Popen(words, stdout=file, stderr=file, text=True)
 
     @property
     def works(self) -> bool:
