@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ..evaluation.temperature import fit_temperature
 from ..inference.features import Embeddings
@@ -14,6 +15,8 @@ def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings
     With centers `m_c` and their mean `m` the logits are those of Gaussians of one spherical covariance:
     `w_c = (m_c - m) / T`, `b_c = (|m|^2 - |m_c|^2) / 2T`, balanced. `T` is fitted on the embeddings where they are of
     labeled images, and such that logits vary by 1 where they are the centers themselves.
+
+    A cosine classifier takes the means of features of length 1, themselves scaled to that length.
 
     Args:
         model (`PaCoForImageClassification`): its classifier is changed.
@@ -28,6 +31,7 @@ def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings
         ValueError: the width is not the backbone's, a class has no image, or there is not one row a class.
     """
     features, labels = torch.from_numpy(embeddings.features).double(), embeddings.labels
+    cosine = model.config.classifier == "cosine"
     classes, width = model.classifier.weight.shape
     if features.shape[1] != width:
         raise ValueError(
@@ -39,6 +43,8 @@ def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings
         pairs = (pair for pair in zip(names, expected, strict=False) if pair[0] != pair[1])
         theirs, ours = next(pairs, (len(names), classes))
         raise ValueError(f"{source} is of other classes than the data, first {theirs!r}, here {ours!r}")
+    if cosine:
+        features = F.normalize(features, dim=1)
     if labels is None:
         if len(features) != classes:
             raise ValueError(
@@ -56,6 +62,11 @@ def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings
         index = torch.from_numpy(labels)
         centers = torch.zeros(classes, width, dtype=torch.float64).index_add_(0, index, features)
         centers /= torch.from_numpy(present)[:, None]
+    means = "given" if labels is None else f"the means of {len(features):,} embeddings"
+    if cosine:
+        with torch.no_grad():
+            model.classifier.weight.copy_(F.normalize(centers, dim=1))
+        return f"class centers: {means} ({source}), scaled to length 1"
     middle = centers.mean(0)
     weight, bias = centers - middle, ((middle**2).sum() - (centers**2).sum(1)) / 2
     logits = features @ weight.T + bias
@@ -66,5 +77,4 @@ def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings
     with torch.no_grad():
         model.classifier.weight.copy_(weight / temperature)
         model.classifier.bias.copy_(bias / temperature)
-    means = "given" if labels is None else f"the means of {len(features):,} embeddings"
     return f"class centers: {means} ({source}), divided by {temperature:.3g}"
