@@ -12,7 +12,7 @@ logger = logging.get_logger(__name__)
 
 
 class PaCoConfig(PreTrainedConfig):
-    """Configuration of a timm backbone with a linear classifier whose weights are PaCo's class centers.
+    """Configuration of a timm backbone with a classifier whose weights are PaCo's class centers.
 
     Args:
         backbone (`str`, *optional*, defaults to `"resnet50"`): any name that `timm.create_model` knows, the CIFAR
@@ -29,6 +29,11 @@ class PaCoConfig(PreTrainedConfig):
         balanced_logits (`bool`, *optional*, defaults to `True`): whether the logits are for equally frequent classes.
             Those of a training without class prior (cross-entropy) are not: they carry the log of `class_counts`.
         temperature (`float`, *optional*): divides the logits (before the prior is added), to calibrate probabilities.
+        classifier (`str`, *optional*, defaults to `"linear"`): `linear`, or `cosine`: the logits are the cosines of
+            features and class centers, times a scale.
+        classifier_scale (`float`, *optional*, defaults to `25.0`): the scale that the cosines are multiplied by, or
+            that it starts from; `linear` has none.
+        learn_classifier_scale (`bool`, *optional*, defaults to `False`): whether training changes the scale.
         kwargs: `num_labels` or `id2label`/`label2id`, and whatever else `PreTrainedConfig` takes.
 
     Raises:
@@ -47,6 +52,9 @@ class PaCoConfig(PreTrainedConfig):
         inference_prior: Any = None,
         temperature: float | None = None,
         balanced_logits: bool = True,
+        classifier: str = "linear",
+        classifier_scale: float = 25.0,
+        learn_classifier_scale: bool = False,
         **kwargs: Any,
     ) -> None:
         self.backbone = backbone
@@ -57,6 +65,9 @@ class PaCoConfig(PreTrainedConfig):
         self.inference_prior = as_numbers("inference_prior", inference_prior, float)
         self.temperature = temperature
         self.balanced_logits = balanced_logits
+        self.classifier = classifier
+        self.classifier_scale = classifier_scale
+        self.learn_classifier_scale = learn_classifier_scale
         super().__init__(**kwargs)
         self.check()
 
@@ -77,6 +88,10 @@ class PaCoConfig(PreTrainedConfig):
             raise ValueError("output_attentions: backbones of timm give no attentions: leave it out")
         if self.num_labels < 1:
             raise ValueError(f"num_labels must be at least 1, got {self.num_labels}")
+        if self.classifier not in ("linear", "cosine"):
+            raise ValueError(f"classifier must be linear or cosine, got {self.classifier!r}")
+        if not _positive(self.classifier_scale):
+            raise ValueError(f"classifier_scale must be a positive number, got {self.classifier_scale!r}")
         for name in ("class_counts", "selection_counts"):
             counts = getattr(self, name)
             if counts is None:
@@ -102,7 +117,7 @@ class PaCoConfig(PreTrainedConfig):
                     "are to be replaced"
                 )
         temperature = self.temperature
-        if temperature is not None and not (isinstance(temperature, Real) and 0 < temperature < math.inf):
+        if temperature is not None and not _positive(temperature):
             raise ValueError(f"temperature must be a positive number, got {temperature!r}")
 
     @property
@@ -137,6 +152,10 @@ class PaCoConfig(PreTrainedConfig):
         elif kwargs.get("label2id") and "id2label" not in kwargs:
             kwargs["id2label"] = {int(label): name for name, label in kwargs["label2id"].items()}
         return super().from_dict({**config_dict, **replaced}, **kwargs)
+
+
+def _positive(value: Any) -> bool:
+    return isinstance(value, Real) and 0 < value < math.inf
 
 
 def as_numbers(name: str, values: Any, kind: type) -> list[Any] | None:

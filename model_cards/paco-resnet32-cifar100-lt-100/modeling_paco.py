@@ -25,6 +25,8 @@ from .configuration_paco import PaCoConfig, as_numbers
 # What lies beside the weights, so that `trust_remote_code=True` loads them where this package is not installed.
 CODE_FILES = ("configuration_paco.py", "modeling_paco.py", "backbones.py")
 
+SCALE_NAME = "classifier.scale"  # of a cosine classifier, which weight decay would shrink
+
 _AUTO_MAP = {
     "AutoConfig": "configuration_paco.PaCoConfig",
     "AutoModel": "modeling_paco.PaCoModel",
@@ -54,7 +56,10 @@ class PaCoPreTrainedModel(PreTrainedModel):
         elif module is getattr(self, "classifier", None):
             bound = 1 / math.sqrt(module.in_features)
             init.uniform_(module.weight, -bound, bound)
-            init.uniform_(module.bias, -bound, bound)
+            if module.bias is not None:
+                init.uniform_(module.bias, -bound, bound)
+            if isinstance(module, CosineClassifier):
+                init.constant_(module.scale, module.initial_scale)
 
     # What `gradient_checkpointing_enable` calls.
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
@@ -152,8 +157,41 @@ class PaCoModel(PaCoPreTrainedModel):
         return self.as_asked(output, return_dict)
 
 
+class CosineClassifier(nn.Linear):
+    """Logits that are `scale` times the cosines of features and class centers, the rows of `weight`; without bias.
+
+    Neither the length of a feature nor that of a center counts: a class of few images, whose center a linear
+    classifier keeps short, is not behind for it.
+
+    Args:
+        features (`int`): width of the features.
+        classes (`int`): number of classes.
+        scale (`float`): that the cosines are multiplied by.
+        learn_scale (`bool`): whether training changes it.
+    """
+
+    def __init__(self, features: int, classes: int, scale: float, learn_scale: bool) -> None:
+        super().__init__(features, classes, bias=False)
+        self.initial_scale = scale
+        self.scale = nn.Parameter(torch.tensor(float(scale)), requires_grad=learn_scale)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """
+        Args:
+            input (`Tensor` of shape `(B, F)`): features.
+
+        Returns:
+            `(B, C)` logits, in float32 at least.
+        """
+        # Not in half precision: a scale of 25 on cosines of 8 bits would round logits to tenths.
+        with torch.autocast(input.device.type, enabled=False):
+            wide = torch.promote_types(input.dtype, torch.float32)
+            features, centers = input.to(wide), self.weight.to(wide)
+            return F.linear(F.normalize(features, dim=-1) * self.scale.to(wide), F.normalize(centers, dim=-1))
+
+
 class PaCoForImageClassification(PaCoPreTrainedModel):
-    """Backbone and linear classifier. The rows of `classifier.weight` are PaCo's class centers."""
+    """Backbone and classifier. The rows of `classifier.weight` are PaCo's class centers."""
 
     def __init__(self, config: PaCoConfig, paco: PaCoModel | None = None, classifier: nn.Linear | None = None) -> None:
         """`paco` and `classifier` (*optional*): modules of another model, whose weights are shared."""
@@ -161,7 +199,10 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
         # transformers derives this from the class name, which fits no subclass.
         self.loss_type = "ForImageClassification"
         self.paco = PaCoModel(config) if paco is None else paco
-        self.classifier = classifier or nn.Linear(feature_size(self.paco.backbone), config.num_labels)
+        width, classes = feature_size(self.paco.backbone), config.num_labels
+        if classifier is None and config.classifier == "cosine":
+            classifier = CosineClassifier(width, classes, config.classifier_scale, config.learn_classifier_scale)
+        self.classifier = classifier or nn.Linear(width, classes)
         self.post_init()
 
     @classmethod
@@ -195,7 +236,8 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
         model = cls(PaCoConfig(backbone=backbone, backbone_kwargs=backbone_kwargs, **config))
         if classifier_init_std is not None:
             nn.init.trunc_normal_(model.classifier.weight, std=classifier_init_std)
-            nn.init.zeros_(model.classifier.bias)
+            if model.classifier.bias is not None:
+                nn.init.zeros_(model.classifier.bias)
         if pretrained or pretrained_file is not None:
             # After `post_init`, which must not touch what is loaded here.
             _load_pretrained(model.paco.backbone, backbone, model.config.backbone_kwargs, pretrained_file)

@@ -94,6 +94,11 @@ class ModelArguments:
             its weights (peft)
         lora_alpha (`float`, *optional*): scale of the adapters, times 1 / rank (default: twice the rank)
         lora_targets (`str`, *optional*): linear layers to adapt, such as qkv,proj (default: all; they are printed)
+        classifier (`str`, *optional*, defaults to `"linear"`): linear, or cosine: the logits are cosines of features
+            and class centers, times --classifier_scale
+        classifier_scale (`float`, *optional*, defaults to `25`): what the cosines are multiplied by
+        learn_classifier_scale (`bool`, *optional*, defaults to `False`): train the scale too, from --classifier_scale
+            on
         class_centers (`str`, *optional*, defaults to `"random"`): what the class centers start as: random; means: of
             the training images' features; or a file of `paco-hf embed`, whose class means, or rows (one a class), are
             taken
@@ -118,6 +123,9 @@ class ModelArguments:
     lora_rank: Annotated[int | None, AT_LEAST_1] = None
     lora_alpha: Annotated[float | None, POSITIVE] = None
     lora_targets: str | None = None
+    classifier: Literal["linear", "cosine"] = "linear"
+    classifier_scale: Annotated[float, POSITIVE] = 25.0
+    learn_classifier_scale: bool = False
     class_centers: str = "random"
     classifier_init_std: Annotated[float | None, POSITIVE] = None
     image_size: Annotated[int | None, AT_LEAST_1] = None
@@ -189,6 +197,8 @@ class RunArguments(WorkflowArguments, ModelArguments, DataArguments, RecipeArgum
             raise ValueError("--lora_alpha and --lora_targets are of adapters: give --lora_rank too, such as 8")
         if adapters and self.freeze_backbone:
             raise ValueError("--lora_rank trains adapters of the backbone, --freeze_backbone nothing of it: give one")
+        if self.classifier == "linear" and (self.classifier_scale != 25 or self.learn_classifier_scale):
+            raise ValueError("--classifier_scale and --learn_classifier_scale are of --classifier cosine: give it too")
         if centers != "random" and self.classifier_init_std is not None:
             raise ValueError("--class_centers and --classifier_init_std both set the classifier: give one")
         if centers not in ("random", "means") and not Path(centers).is_file():

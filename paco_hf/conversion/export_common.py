@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import BitImageProcessor
 
 from ..models.image_processing import build_processor
-from ..models.modeling_paco import PaCoForImageClassification
+from ..models.modeling_paco import CosineClassifier, PaCoForImageClassification
 
 OTHER_ROUTES = (
     "The checkpoint itself loads where this package is installed (`import paco_hf`) or with `trust_remote_code=True`, "
@@ -60,10 +60,38 @@ def reference_model(model: PaCoForImageClassification) -> Any:
     return copied
 
 
-def folded_classifier(model: PaCoForImageClassification) -> nn.Linear:
+class ShiftedCosine(nn.Module):
+    """A cosine classifier whose logits a constant is added to.
+
+    Args:
+        classifier ([`CosineClassifier`]): it.
+        shift (`Tensor` of shape `(C,)`): what is added.
+    """
+
+    def __init__(self, classifier: CosineClassifier, shift: Tensor) -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.register_buffer("shift", shift)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """
+        Args:
+            features (`Tensor` of shape `(B, F)`): of the backbone.
+
+        Returns:
+            `(B, C)` logits.
+        """
+        logits: Tensor = self.classifier(features) + self.shift
+        return logits
+
+
+def folded_classifier(model: PaCoForImageClassification) -> nn.Module:
     """The classifier, with the configuration's temperature and prior in its weights."""
     classifier = copy.deepcopy(model.classifier)
     with torch.no_grad():
+        if isinstance(classifier, CosineClassifier):
+            classifier.scale.div_(model.config.temperature or 1)
+            return ShiftedCosine(classifier, model.adjust_logits(torch.zeros(model.config.num_labels)))
         classifier.weight.div_(model.config.temperature or 1)
         classifier.bias.copy_(model.adjust_logits(classifier.bias))
     return classifier

@@ -140,7 +140,7 @@ def _check(model: PaCoForImageClassification, prior_input: bool) -> None:
 class _Graph(nn.Module):
     """What the ONNX file computes: `(B, 3, H, W)` images, and perhaps a prior `(C,)`, to `(B, C)` logits."""
 
-    def __init__(self, backbone: Any, classifier: nn.Linear) -> None:
+    def __init__(self, backbone: Any, classifier: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.classifier = classifier

@@ -10,7 +10,7 @@ from timm.models import get_model_args, model_entrypoint, save_for_hf
 from torch import nn
 from transformers import AutoModelForImageClassification, BitImageProcessor
 
-from ..models.modeling_paco import PaCoForImageClassification
+from ..models.modeling_paco import CosineClassifier, PaCoForImageClassification
 from ..utils.files import new_folder, read_mapping, write_json
 from . import export_common as common
 
@@ -68,6 +68,11 @@ def export_timm(
 
 def _native(model: PaCoForImageClassification) -> nn.Module:
     """The timm model with the weights of backbone and classifier."""
+    if isinstance(model.classifier, CosineClassifier):
+        raise ValueError(
+            "timm's classifiers are linear, and the model's compares by the cosine, whatever the length of a feature. "
+            f"{common.OTHER_ROUTES}"
+        )
     backbone = model.paco.backbone
     architecture = backbone.pretrained_cfg["architecture"]
     if not model_entrypoint(architecture).__module__.startswith("timm."):

@@ -25,6 +25,8 @@ from .configuration_paco import PaCoConfig, as_numbers
 # What lies beside the weights, so that `trust_remote_code=True` loads them where this package is not installed.
 CODE_FILES = ("configuration_paco.py", "modeling_paco.py", "backbones.py")
 
+SCALE_NAME = "classifier.scale"  # of a cosine classifier, which weight decay would shrink
+
 _AUTO_MAP = {
     "AutoConfig": "configuration_paco.PaCoConfig",
     "AutoModel": "modeling_paco.PaCoModel",

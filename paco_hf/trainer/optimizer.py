@@ -9,7 +9,7 @@ from transformers import Trainer
 
 from ..arguments.training_args import PaCoTrainingArguments
 from ..models.modeling_contrastive import PaCoForContrastiveTraining
-from ..models.modeling_paco import PaCoForImageClassification
+from ..models.modeling_paco import SCALE_NAME, PaCoForImageClassification
 
 
 def optimizer_and_settings(args: PaCoTrainingArguments, model: Any = None) -> tuple[Any, dict[str, Any]]:
@@ -76,6 +76,7 @@ def layer_decay_groups(model: PaCoForImageClassification, args: PaCoTrainingArgu
             f"{model.config.backbone!r} does not: leave --layer_decay out"
         )
     spared: Any = () if args.decay_all_parameters else getattr(backbone, "no_weight_decay", tuple)()
+    spared = {*spared, f"paco_{SCALE_NAME}"}
     groups = param_groups_layer_decay(
         _Whole(model),
         weight_decay=args.weight_decay,

@@ -100,6 +100,9 @@ def build_model(plan: RunPlan, data: RunData) -> PaCoForImageClassification:
         label2id={name: label for label, name in names.items()},
         class_counts=class_counts(data.division.trained.labels, len(names)),
         selection_counts=data.division.data.class_counts,
+        classifier=run.classifier,
+        classifier_scale=run.classifier_scale,
+        learn_classifier_scale=run.learn_classifier_scale,
     )
     size = model.config.image_size
     try:
