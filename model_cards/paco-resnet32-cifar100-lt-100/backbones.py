@@ -6,6 +6,9 @@ max-pool.
 """
 
 import difflib
+import logging
+import os
+import pickle
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +17,7 @@ from typing import Any
 
 import timm
 import torch.nn.functional as F
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_module_registration_hook
@@ -255,3 +258,60 @@ def feature_size(backbone: nn.Module) -> int:
     """Width `F` of the pooled features. timm keeps it in `head_hidden_size`, older models in `num_features`."""
     size: Any = getattr(backbone, "head_hidden_size", None) or backbone.num_features
     return int(size)
+
+
+def load_pretrained(target: nn.Module, name: str, kwargs: dict[str, Any], file: str | os.PathLike | None) -> None:
+    """Fill a backbone that was just built with timm's weights of this name, or with those of a file.
+
+    Args:
+        target (`nn.Module`): the backbone.
+        name (`str`): a timm name, with its tag, or an `hf-hub:` id.
+        kwargs (`dict`): keyword arguments of `timm.create_model` that it was built with.
+        file (path, *optional*): the weights, in place of timm's.
+
+    Raises:
+        OSError: weights that cannot be had or read.
+        ValueError: there are none, or they are another backbone's.
+    """
+    # A number of classes that no file has: timm then drops the classifier, and does not insist on every weight.
+    overlay = {"num_classes": -1, **kwargs.get("pretrained_cfg_overlay", {})}
+    if file is not None:
+        if not os.path.isfile(file):
+            raise OSError(f"there is no file {os.fspath(file)!r} to take pretrained weights from")
+        overlay["file"] = os.fspath(file)
+    elif timm.is_model(name) and not resolve_pretrained_cfg(name, pretrained_cfg_overlay=overlay).has_weights:
+        raise ValueError(
+            f"timm has no pretrained weights of {name!r}: choose another backbone, give pretrained_file, or start "
+            "from scratch"
+        )
+    source = overlay.get("file") or f"the pretrained weights of {name!r}"
+    # Its warnings list what a file has besides the backbone's weights, such as its classifier's.
+    log = logging.getLogger("timm.models")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with watch_loading() as report:
+            loaded = create_backbone(name, pretrained=True, **{**kwargs, "pretrained_cfg_overlay": overlay})
+    except Exception as error:  # hubs, files and shapes fail in many ways
+        reason = " ".join(str(error).split())
+        if isinstance(error.__cause__, pickle.UnpicklingError):
+            raise OSError(
+                f"{source} holds pickled objects other than weights, which are not loaded, or is damaged: where you "
+                f"trust it, save its state dict as safetensors ({reason.split(' No automatic')[0]})"
+            ) from error
+        if report.mismatches:
+            mismatches = " ".join(" ".join(report.mismatches).split())
+            raise ValueError(f"{source} does not fit the backbone {name!r}: {mismatches:.300}") from error
+        advice = "" if "file" in overlay else " Without network they must be in the cache; or give pretrained_file."
+        raise OSError(f"cannot load {source} ({type(error).__name__}: {reason:.300}).{advice}") from error
+    finally:
+        log.setLevel(level)
+    tensors = loaded.state_dict()
+    # Encoders pretrained without average pooling have no norm after it: it starts fresh, as in MAE's fine-tuning.
+    missing = [key for key in report.missing if not key.startswith("fc_norm.")]
+    if missing:
+        raise ValueError(
+            f"{source} lacks {len(missing)} of the {len(tensors)} weights of the backbone {name!r}, the first being "
+            f"{missing[0]}: are they another backbone's?"
+        )
+    target.load_state_dict(tensors)

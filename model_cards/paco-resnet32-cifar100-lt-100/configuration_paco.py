@@ -155,7 +155,7 @@ class PaCoConfig(PreTrainedConfig):
 
 
 def _positive(value: Any) -> bool:
-    return isinstance(value, Real) and 0 < value < math.inf
+    return isinstance(value, Real) and 0 < float(value) < math.inf
 
 
 def as_numbers(name: str, values: Any, kind: type) -> list[Any] | None:

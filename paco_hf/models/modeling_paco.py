@@ -1,25 +1,21 @@
 """The models that do inference: a timm backbone (`PaCoModel`), and the backbone with a classifier."""
 
 import copy
-import logging
 import math
 import os
-import pickle
 import shutil
 from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
-import timm
 import torch
 import torch.nn.functional as F
-from timm.models import resolve_pretrained_cfg
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
-from .backbones import StatisticsGuard, create_backbone, feature_size, watch_loading
+from .backbones import StatisticsGuard, create_backbone, feature_size, load_pretrained
 from .configuration_paco import PaCoConfig, as_numbers
 
 # What lies beside the weights, so that `trust_remote_code=True` loads them where this package is not installed.
@@ -240,7 +236,7 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
                 nn.init.zeros_(model.classifier.bias)
         if pretrained or pretrained_file is not None:
             # After `post_init`, which must not touch what is loaded here.
-            _load_pretrained(model.paco.backbone, backbone, model.config.backbone_kwargs, pretrained_file)
+            load_pretrained(model.paco.backbone, backbone, model.config.backbone_kwargs, pretrained_file)
         return model
 
     def forward(
@@ -306,49 +302,3 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
                 shift = shift - torch.tensor(self.config.logit_counts, dtype=torch.float64).clamp(min=1).log()
             logits = logits + shift.to(logits)
         return logits
-
-
-def _load_pretrained(target: nn.Module, name: str, kwargs: dict[str, Any], file: str | os.PathLike | None) -> None:
-    """Fill a backbone that was just built with timm's weights of this name, or with those of a file."""
-    # A number of classes that no file has: timm then drops the classifier, and does not insist on every weight.
-    overlay = {"num_classes": -1, **kwargs.get("pretrained_cfg_overlay", {})}
-    if file is not None:
-        if not os.path.isfile(file):
-            raise OSError(f"there is no file {os.fspath(file)!r} to take pretrained weights from")
-        overlay["file"] = os.fspath(file)
-    elif timm.is_model(name) and not resolve_pretrained_cfg(name, pretrained_cfg_overlay=overlay).has_weights:
-        raise ValueError(
-            f"timm has no pretrained weights of {name!r}: choose another backbone, give pretrained_file, or start "
-            "from scratch"
-        )
-    source = overlay.get("file") or f"the pretrained weights of {name!r}"
-    # Its warnings list what a file has besides the backbone's weights, such as its classifier's.
-    log = logging.getLogger("timm.models")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        with watch_loading() as report:
-            loaded = create_backbone(name, pretrained=True, **{**kwargs, "pretrained_cfg_overlay": overlay})
-    except Exception as error:  # hubs, files and shapes fail in many ways
-        reason = " ".join(str(error).split())
-        if isinstance(error.__cause__, pickle.UnpicklingError):
-            raise OSError(
-                f"{source} holds pickled objects other than weights, which are not loaded, or is damaged: where you "
-                f"trust it, save its state dict as safetensors ({reason.split(' No automatic')[0]})"
-            ) from error
-        if report.mismatches:
-            mismatches = " ".join(" ".join(report.mismatches).split())
-            raise ValueError(f"{source} does not fit the backbone {name!r}: {mismatches:.300}") from error
-        advice = "" if "file" in overlay else " Without network they must be in the cache; or give pretrained_file."
-        raise OSError(f"cannot load {source} ({type(error).__name__}: {reason:.300}).{advice}") from error
-    finally:
-        log.setLevel(level)
-    tensors = loaded.state_dict()
-    # Encoders pretrained without average pooling have no norm after it: it starts fresh, as in MAE's fine-tuning.
-    missing = [key for key in report.missing if not key.startswith("fc_norm.")]
-    if missing:
-        raise ValueError(
-            f"{source} lacks {len(missing)} of the {len(tensors)} weights of the backbone {name!r}, the first being "
-            f"{missing[0]}: are they another backbone's?"
-        )
-    target.load_state_dict(tensors)

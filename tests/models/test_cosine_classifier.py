@@ -163,5 +163,5 @@ def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert "are of --classifier cosine" in capsys.readouterr().err
     assert main([*command, "--classifier", "cosine", "--classifier_scale", "10", "--class_centers", "means"]) == 0
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
-    assert (model.config.classifier, float(model.classifier.scale)) == ("cosine", 10)
+    assert (model.config.classifier, model.classifier.scale.item()) == ("cosine", 10)
     assert "classifier: cosine" in (tmp_path / "run" / "recipe.yaml").read_text()
