@@ -18,7 +18,7 @@ from typing import Any
 STATUS = 128 + signal.SIGTERM
 _SILENCE = timedelta(seconds=6)  # without a sign of life, after which a process counts as gone
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-_BIRTH = 10.0  # seconds in which a fork comes to its first line, for which it takes milliseconds
+_BIRTH, _ATTEMPTS = 10.0, 3  # seconds in which a fork comes to its first line, for which it takes milliseconds
 _ECHO = 2.0  # seconds in which torchrun's agent passes on a signal that all processes of a job were sent as well
 
 
@@ -107,22 +107,23 @@ def worker_context() -> BaseContext:
         def _Popen(process: Any) -> Any:  # noqa: N802 - its name in multiprocessing
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             try:
-                while True:
+                for attempt in range(_ATTEMPTS):
                     reader, process.alive = os.pipe()
                     started = fork.Process._Popen(process)
                     os.close(process.alive)
                     lives = select.select([reader], [], [], _BIRTH)[0]
                     os.close(reader)
-                    if lives:
-                        return started
+                    if lives or attempt == _ATTEMPTS - 1:
+                        break
                     started.kill()
                     started.wait()
+                return started
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
-        def run(self) -> None:
+        def _bootstrap(self, *args: Any, **kwargs: Any) -> Any:  # the first that a fork does
             os.close(self.alive)
-            super().run()
+            return super()._bootstrap(*args, **kwargs)
 
     context: BaseContext = type("Context", (type(fork),), {"Process": Worker})()
     return context
