@@ -116,13 +116,18 @@ def test_values_that_there_are_not(settings: dict, message: str, tmp_path: Path)
         {"full_determinism": True},
         {"skip_memory_metrics": False},
         {"debug": "underflow_overflow"},
-        {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "dataloader_prefetch_factor": 1},
+        # Slow as such workers are waited for when they are no longer needed.
+        pytest.param(
+            {"dataloader_num_workers": 2, "dataloader_persistent_workers": True, "dataloader_prefetch_factor": 1},
+            marks=pytest.mark.slow,
+        ),
+        {"dataloader_num_workers": 2, "dataloader_prefetch_factor": 1},
         {"dataloader_num_workers": 1, "dataloader_multiprocessing_context": "fork"},
         {"dataloader_pin_memory": False},
         {"eval_accumulation_steps": 1},
         {"accelerator_config": {"non_blocking": True}},
     ],
-    ids=lambda settings: next(iter(settings)),
+    ids=lambda settings: "-".join(settings),
 )
 @pytest.mark.parametrize("loss", ["paco", "ce"])
 def test_the_same_numbers(settings: dict, loss: str, tmp_path: Path) -> None:
