@@ -131,6 +131,14 @@ def test_a_new_head_has_no_counts_of_the_old_one(labels: dict, tmp_path: Path, c
         load(tmp_path / "old", num_labels=7, class_counts=[1, 2], ignore_mismatched_sizes=True)
 
 
+def test_names_and_ids_of_classes_follow_each_other(tmp_path: Path) -> None:
+    tiny(num_labels=2, class_counts=[2, 1]).save_pretrained(tmp_path)
+    by_id = AutoConfig.from_pretrained(tmp_path, id2label={0: "x", 1: "y"})
+    by_name = AutoConfig.from_pretrained(tmp_path, label2id={"x": 0, "y": 1, "z": 2})
+    assert by_id.label2id == {"x": 0, "y": 1}
+    assert (by_name.id2label, by_name.class_counts) == ({0: "x", 1: "y", 2: "z"}, None)
+
+
 PLAIN_TRAINER = """
 import sys
 sys.modules["paco_hf"] = None  # as where the package is not installed
