@@ -5,8 +5,9 @@ import os
 from typing import Any
 
 import torch
-from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
+
+from .defaults import default_setting
 
 _WHOLE = "queue and key encoder are whole in every process: launch several processes with `paco-hf train --nproc N`"
 _BATCHES = "the batches of several processes are part of what a loss contrasts"
@@ -45,7 +46,6 @@ UNSUPPORTED = {
     "use_cache": "it is for models that generate text",
     "use_liger_kernel": "it is for language models: set torch_compile for fused kernels",
 }
-_DEFAULTS = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
 # `accelerate launch` and its configuration file ask for these by the environment alone.
 _ENVIRONMENT = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
 _ENVIRONMENT |= {"ACCELERATE_USE_MEGATRON_LM": "Megatron-LM", "ACCELERATE_USE_PARALLELISM_CONFIG": "parallelism"}
@@ -61,7 +61,7 @@ def check_supported(args: Any) -> None:
         ValueError: a setting of [`UNSUPPORTED`], or a wrapper that `accelerate launch` asks for.
     """
     for name, reason in UNSUPPORTED.items():
-        value, default = getattr(args, name), {"logging_nan_inf_filter": False}.get(name, _DEFAULTS[name])
+        value, default = getattr(args, name), default_setting(name)
         if (value or default) and value != default and (name, value) != ("label_names", ["labels"]):
             raise ValueError(f"{name}={value!r} is not supported: {reason}")
     if unknown := {*args.include_for_metrics} - {"inputs", "loss"}:
@@ -111,7 +111,8 @@ def check_idle(args: Any) -> None:
     Raises:
         ValueError: a setting of an optimizer or schedule that is not the chosen one.
     """
-    adam = [name for name in ("adam_beta1", "adam_beta2", "adam_epsilon") if getattr(args, name) != _DEFAULTS[name]]
+    names = ("adam_beta1", "adam_beta2", "adam_epsilon")
+    adam = [name for name in names if getattr(args, name) != default_setting(name)]
     if adam and args.optim == "sgd":
         raise ValueError(f"{adam[0]} is a setting of Adam, and optim is 'sgd': set optim='adamw_torch', or momentum")
     if args.epoch_schedule != "none":

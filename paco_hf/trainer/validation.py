@@ -9,6 +9,7 @@ from transformers import EvalPrediction, get_scheduler
 from transformers.trainer_pt_utils import nested_numpify
 from transformers.utils import logging
 
+from ..arguments.defaults import default_setting
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.torch_datasets import WholeImages
 from ..metrics import headline
@@ -70,9 +71,8 @@ def check_optimizer(model: nn.Module, args: PaCoTrainingArguments) -> None:
     """
     options = optimizer_and_settings(args, model)[1]
     name = str(getattr(args.optim, "value", args.optim))
-    defaults = {"adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "optim_args": None}
-    for setting, default in defaults.items():
-        if (value := getattr(args, setting)) == default:
+    for setting in ("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args"):
+        if (value := getattr(args, setting)) == (default := default_setting(setting)):
             continue
         without = optimizer_and_settings(args.changed(**{setting: default}), model)[1]
         if {**options, "params": None} == {**without, "params": None}:
