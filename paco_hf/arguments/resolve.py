@@ -46,6 +46,11 @@ class RunPlan:
     notes: tuple[str, ...]
 
     @property
+    def on_features(self) -> bool:
+        """Whether the backbone is frozen, so that its features are computed once; a stream is read but once."""
+        return self.run.freeze_backbone and not self.run.streaming
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The recipe that the run saves."""
         return run_settings(self.run, self.args)

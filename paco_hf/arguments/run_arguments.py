@@ -88,8 +88,10 @@ class ModelArguments:
         pretrained (`bool`, *optional*, defaults to `False`): start from timm's pretrained weights
         pretrained_file (`str`, *optional*): start from a local file of the backbone's weights: safetensors or
             PyTorch's
-        freeze_backbone (`bool`, *optional*, defaults to `False`): train classifier and projector on the backbone as it
-            is
+        freeze_backbone (`bool`, *optional*, defaults to `False`): train classifier and projector on the features of
+            the backbone as it is, which are computed once
+        feature_views (`int`, *optional*, defaults to `0`): augmented views of each image whose features the epochs
+            take in turn where the backbone is frozen; 0: those of the image as it is
         lora_rank (`int`, *optional*): train low-rank adapters of this rank beside the backbone's linear layers, not
             its weights (peft)
         lora_alpha (`float`, *optional*): scale of the adapters, times 1 / rank (default: twice the rank)
@@ -120,6 +122,7 @@ class ModelArguments:
     pretrained: bool = False
     pretrained_file: str | None = None
     freeze_backbone: bool = False
+    feature_views: Annotated[int, AT_LEAST_0] = 0
     lora_rank: Annotated[int | None, AT_LEAST_1] = None
     lora_alpha: Annotated[float | None, POSITIVE] = None
     lora_targets: str | None = None
@@ -193,6 +196,10 @@ class RunArguments(WorkflowArguments, ModelArguments, DataArguments, RecipeArgum
         if self.skip_undecodable and self.inspect is False:
             raise ValueError("--skip_undecodable leaves out what --inspect finds: leave out --inspect false")
         adapters, centers, file = self.lora_rank is not None, self.class_centers, self.pretrained_file
+        if self.feature_views and not self.freeze_backbone:
+            raise ValueError(
+                "--feature_views are of --freeze_backbone true: a trained backbone always sees new views"
+            )
         if not adapters and (self.lora_alpha is not None or self.lora_targets):
             raise ValueError("--lora_alpha and --lora_targets are of adapters: give --lora_rank too, such as 8")
         if adapters and self.freeze_backbone:

@@ -148,7 +148,7 @@ def _images(count: int) -> str:
 
 
 def _contents(split: LabeledImages) -> _Contents:
-    path = _folder() / f"{_fingerprint(split)}.json"
+    path = _folder() / f"{split_fingerprint(split)}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         stored = json.loads(path.read_text(encoding="utf-8"))
         if len(stored["pixels"]) == len(split.labels):
@@ -204,8 +204,9 @@ def _files(split: LabeledImages) -> list[str] | None:
     return [image["path"] for image in split.encoded[split.image_column]]
 
 
-def _fingerprint(split: LabeledImages) -> str:
-    """Of what would be decoded: paths, sizes, times, inodes of files, else the fingerprint that `datasets` keeps."""
+def split_fingerprint(split: LabeledImages) -> str:
+    """Identifies the images of a split and their order, without decoding one: by paths, sizes, times and inodes of
+    files, else by the fingerprint that `datasets` keeps."""
     digest = hashlib.blake2b(f"{_VERSION} {split.name} ".encode(), digest_size=16)
     files = _files(split)
     if files is None:

@@ -91,6 +91,29 @@ class WholeImages(Dataset):
         }
 
 
+class FeatureDataset(Dataset):
+    """Features of labeled images that a frozen backbone gave before, in place of the images; a batch at a time.
+
+    Args:
+        views (sequence of `(V, N, F)` arrays): features of the V views of each image, as often as they were drawn;
+            the epochs take them in turn.
+        labels (sequence of `int`): their classes.
+
+    A batch is `{"labels" (B,), "pixel_values" (B, F)}` and, with two views, `"key_pixel_values"`.
+    """
+
+    def __init__(self, views: Sequence[np.ndarray], labels: Sequence[int]) -> None:
+        self.views, self.labels = [torch.from_numpy(features) for features in views], torch.tensor(labels)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitems__(self, indices: list[int]) -> dict[str, Any]:
+        rows = torch.tensor([int(index) for index in indices])
+        drawn = self.views[getattr(indices[0], "epoch", 0) % len(self.views)]
+        return {"labels": self.labels[rows], **dict(zip(_VIEW_NAMES, drawn[:, rows], strict=False))}
+
+
 class EvaluationDataset(Dataset):
     """Labeled images as they are; [`ImageCollator`] gives them to the checkpoint's own image processor."""
 

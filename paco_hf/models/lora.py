@@ -1,7 +1,6 @@
 """Low-rank adapters (LoRA, Hu et al., ICLR 2022) on a backbone whose own weights stay as they are. Needs `peft`."""
 
 import copy
-import hashlib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from ..utils.files import readable
 from ..utils.optional import optional_package
-from ..utils.tensors import first_difference, read_tensors, save_tensors
+from ..utils.tensors import first_difference, read_tensors, save_tensors, tensors_digest
 from .backbones import BATCH_NORMS
 from .modeling_paco import PaCoForImageClassification
 
@@ -122,11 +121,7 @@ def _without_adapter(module: nn.Module) -> dict[str, Tensor]:
 
 def base_digest(model: PaCoForImageClassification) -> str:
     """SHA-256 of the backbone's weights, adapters left out: of names, shapes and values of its tensors."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(_without_adapter(model.paco).items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return tensors_digest(_without_adapter(model.paco))
 
 
 def adapter_tensors(model: PaCoForImageClassification) -> dict[str, Tensor]:

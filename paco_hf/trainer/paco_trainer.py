@@ -191,7 +191,9 @@ class PaCoTrainer(CheckpointingTrainer):
             check_labels(labels, self.model.config.num_labels)
         views = {name: inputs[name] for name in _VIEWS[: spec.views] if name in inputs}
         if self.args.channels_last:
-            views = {name: view.contiguous(memory_format=torch.channels_last) for name, view in views.items()}
+            views = {
+                n: v.contiguous(memory_format=torch.channels_last) if v.ndim == 4 else v for n, v in views.items()
+            }
         contrastive = model.training and spec.contrastive
         if contrastive and len(views) < spec.views:
             names = " and ".join(_VIEWS)

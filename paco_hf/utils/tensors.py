@@ -1,8 +1,10 @@
 """Tensors in safetensors files."""
 
+import hashlib
 import json
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -40,3 +42,12 @@ def first_difference(expected: dict[str, Tensor], tensors: dict[str, Tensor]) ->
     """The first name that only one of two states has, or whose tensors differ in shape; `None` where they fit."""
     names = sorted(expected.keys() ^ tensors.keys())
     return next(iter(names or [key for key in expected if expected[key].shape != tensors[key].shape]), None)
+
+
+def tensors_digest(tensors: dict[str, Tensor]) -> str:
+    """SHA-256 of names, shapes and values of tensors, whatever their order."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

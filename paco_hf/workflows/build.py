@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, set_seed
@@ -18,14 +17,15 @@ from ..data.images import Images
 from ..data.long_tail import class_counts
 from ..data.samplers import StreamSampler
 from ..data.streaming.manifest import LANES
-from ..data.torch_datasets import EvaluationDataset, ImageCollator, ViewsDataset, WholeImages
-from ..inference.features import Embeddings, extract_features
+from ..data.torch_datasets import EvaluationDataset, FeatureDataset, ImageCollator, ViewsDataset, WholeImages
+from ..inference.features import Embeddings
 from ..models.lora import add_adapter
 from ..models.modeling_paco import PaCoForImageClassification
 from ..models.pretrained_backbones import BackboneSource
 from ..trainer.class_centers import start_from_centers
 from ..trainer.paco_trainer import PaCoTrainer
 from ..utils.console import say
+from .features import RunFeatures
 from .prepare_data import RunData
 
 
@@ -37,11 +37,13 @@ class RunParts:
         model (`PaCoForImageClassification`): as training starts.
         train_dataset (`Dataset`): the training images, as views or whole.
         batched_views (`BatchedViews`, *optional*): what makes views of whole images, a batch at a time.
+        features ([`RunFeatures`], *optional*): of a frozen backbone, which training sees in place of images.
     """
 
     model: PaCoForImageClassification
-    train_dataset: Dataset
+    train_dataset: Dataset | None
     batched_views: BatchedViews | None
+    features: RunFeatures | None = None
 
 
 def build(plan: RunPlan, data: RunData, model: PaCoForImageClassification) -> RunParts:
@@ -55,7 +57,10 @@ def build(plan: RunPlan, data: RunData, model: PaCoForImageClassification) -> Ru
     Raises:
         ValueError: stored class centers do not fit.
     """
-    parts = RunParts(model, *build_views(plan, data.images["train"]))
+    if plan.on_features:
+        parts = RunParts(model, None, None, RunFeatures(plan, data, model))
+    else:
+        parts = RunParts(model, *build_views(plan, data.images["train"]))
     if (centers := plan.run.class_centers) not in ("random", "means"):
         line = start_from_centers(model, Embeddings.load(centers), Path(centers).name)
         say(plan.args.process_index == 0, line)
@@ -131,23 +136,19 @@ def build_views(plan: RunPlan, images: Images) -> tuple[Dataset, BatchedViews | 
     return WholeImages(pixels, labels, seed), BatchedViews(views, processor.image_mean, processor.image_std)
 
 
-def start_from_means(plan: RunPlan, model: PaCoForImageClassification, images: Images) -> str:
+def start_from_means(plan: RunPlan, data: RunData, parts: RunParts) -> str:
     """Set the classifier to the class means of the training images' features.
 
     Args:
         plan (`RunPlan`): of the run.
-        model (`PaCoForImageClassification`): it moves to the device of the run.
-        images (`Images`): to train on.
+        data (`RunData`): its splits.
+        parts (`RunParts`): its model, which moves to the device of the run.
 
     Returns:
         what was done, for the user to read.
     """
-    names, labels = list(model.config.id2label.values()), np.asarray(images.split.labels)
-    model.to(plan.args.device)
-    batch, name = plan.args.per_device_eval_batch_size, images.split.name
-    features = extract_features(model.paco, plan.processor, images, name, batch)
-    model.train()
-    return start_from_centers(model, Embeddings(features, labels, None, names), name)
+    features = parts.features or RunFeatures(plan, data, parts.model)
+    return start_from_centers(parts.model, features.trained[0], data.images["train"].split.name)
 
 
 def build_trainer(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[TrainerCallback]) -> PaCoTrainer:
@@ -162,6 +163,8 @@ def build_trainer(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequ
     Raises:
         ValueError: settings that contradict the model, the data or the installed packages.
     """
+    if parts.train_dataset is None and parts.features:
+        parts.train_dataset = parts.features.dataset()
     args, train, validation = plan.args, data.images["train"].split, data.images.get("validation")
     sampler = None
     if train.groups is not None:
@@ -174,10 +177,16 @@ def build_trainer(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequ
             batched_views=parts.batched_views,
             train_sampler=sampler,
             train_dataset=parts.train_dataset,
-            eval_dataset=EvaluationDataset(validation, validation.split.labels) if validation else None,
+            eval_dataset=_evaluated(parts, validation) if validation else None,
             data_collator=ImageCollator(plan.processor),
             processing_class=plan.processor,
             callbacks=list(callbacks),
         )
     except RuntimeError as error:  # a tracker of --report_to that is not installed, a device that is not there
         raise ValueError(str(error)) from error
+
+
+def _evaluated(parts: RunParts, validation: Images) -> Dataset:
+    if parts.features is None:
+        return EvaluationDataset(validation, validation.split.labels)
+    return FeatureDataset([parts.features.plain("validation")[0].features[None]], validation.split.labels)

@@ -132,7 +132,7 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
         keep_freed_memory()
     checkpoints, state = resume_points(folder, run, args), describe_data(data.division.data, data.pixels)
     if run.class_centers == "means" and not checkpoints:
-        say(main, start_from_means(plan, parts.model, data.images["train"]))
+        say(main, start_from_means(plan, data, parts))
     termination = Termination(args.process_index, args.world_size)
     # The first: others look at what it asks for.
     stop = StopCallback(termination)
