@@ -124,7 +124,8 @@ class PaCoModel(PaCoPreTrainedModel):
     ) -> Any:
         """
         Args:
-            pixel_values (`Tensor` of shape `(B, 3, H, W)`): normalized images.
+            pixel_values (`Tensor` of shape `(B, 3, H, W)`): normalized images; or `(B, F)`: features that the backbone
+                gave of images before, as a frozen one does once, which are the `pooler_output` then.
             return_dict (`bool`, *optional*): a tuple instead of an output object where `False` (default: the
                 configuration's).
             output_hidden_states (`bool`, *optional*): also `hidden_states`, the feature maps `(B, C, H, W)` of timm's
@@ -140,6 +141,8 @@ class PaCoModel(PaCoPreTrainedModel):
         """
         if self.config.output_attentions if output_attentions is None else output_attentions:
             raise ValueError("output_attentions=True: backbones of timm give no attentions")
+        if pixel_values.ndim == 2:
+            return self.as_asked(BaseModelOutputWithPooling(pooler_output=pixel_values), return_dict)
         states = None
         if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
             if not hasattr(self.backbone, "forward_intermediates"):
