@@ -9,7 +9,7 @@ from ..models.image_processing import SMALL_IMAGE
 # What `suggested_settings` may choose, and so what a finished run may differ in from the defaults.
 SUGGESTED = (
     *("num_train_epochs", "per_device_train_batch_size", "learning_rate", "epoch_schedule", "warmup_epochs"),
-    *("queue_size", "projection_dim", "key_momentum", "temperature", "alpha"),
+    *("queue_size", "projection_dim", "key_momentum", "temperature", "alpha", "save_strategy"),
 )
 
 _FEW, _SOME, _MANY = 2000, 5000, 50_000  # training images
@@ -24,6 +24,8 @@ def suggested_settings(
     batch: int | None = None,
     epochs: float | None = None,
     max_steps: int = 0,
+    on_features: bool = False,
+    cosine: bool = False,
 ) -> dict[str, Any]:
     """Settings for a data set of its size.
 
@@ -48,6 +50,9 @@ def suggested_settings(
         batch (`int`, *optional*): images a step over all processes, where the user chose them; the rest follows.
         epochs (`float`, *optional*): passes over the images, likewise.
         max_steps (`int`, *optional*, defaults to `0`): optimizer steps, likewise; 0: as many as the epochs have.
+        on_features (`bool`, *optional*, defaults to `False`): whether a classifier is trained on features, which takes
+            seconds.
+        cosine (`bool`, *optional*, defaults to `False`): whether the classifier compares by cosines.
 
     Returns:
         `dict` of settings by name; the batch as `batch`, over all processes.
@@ -59,7 +64,9 @@ def suggested_settings(
     if batch is None:
         usual = 128 if images >= _SOME else 64 if images >= 1000 else 32
         batch = min(max(min(usual, images // 4), 8), images)
-    if epochs is None and pretrained:
+    if epochs is None and on_features:
+        epochs = 30 if images < _SOME else 15
+    elif epochs is None and pretrained:
         epochs = 60 if images < _FEW else 30
     elif epochs is None:
         epochs = 200 if images < _FEW else 150 if images < _SOME else 100
@@ -69,8 +76,8 @@ def suggested_settings(
     settings = {
         "num_train_epochs": epochs,
         "batch": batch,
-        "learning_rate": float(f"{(0.02 if pretrained else 0.1) * batch / 128:.3g}"),
-        "epoch_schedule": "cosine",
+        "learning_rate": float(f"{(0.02 if pretrained and not cosine else 0.1) * batch / 128:.3g}"),
+        "epoch_schedule": "none" if on_features else "cosine",
         "warmup_epochs": int(steps // per_epoch // 10),
         "queue_size": 2 ** min(max(round(math.log2(images / 10)), 8), 13),
         "projection_dim": 32 if small else 128,
@@ -79,4 +86,6 @@ def suggested_settings(
     }
     if spec.alpha_per_positive:
         settings["alpha"] = 0.01 if images < _MANY else 0.05
+    if on_features:
+        settings["save_strategy"] = "no"
     return {name: value for name, value in settings.items() if name not in spec.ignores}

@@ -164,6 +164,7 @@ def _automatic(args: PaCoTrainingArguments, flags: dict[str, Any]) -> frozenset[
     """The settings that are to follow the size of a data set of one's own, because the user chose none."""
     stepwise = not flags.keys().isdisjoint(_STEPWISE)
     implied = {
+        "save_strategy": "save_steps" in flags,
         "per_device_train_batch_size": "global_batch_size" in flags,
         "epoch_schedule": stepwise,
         "warmup_epochs": stepwise or "epoch_schedule" in flags,
@@ -171,7 +172,8 @@ def _automatic(args: PaCoTrainingArguments, flags: dict[str, Any]) -> frozenset[
         # The rates that are known are those of SGD.
         "learning_rate": args.optim != "sgd",
     }
-    return frozenset(name for name in SUGGESTED if name not in flags and not implied.get(name))
+    names = (*SUGGESTED, "classifier_scale", "weight_decay")
+    return frozenset(name for name in names if name not in flags and not implied.get(name))
 
 
 def _fit_batch(

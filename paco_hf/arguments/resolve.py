@@ -35,6 +35,7 @@ class RunPlan:
         views (tuple of `str`): the augmentations of an image, one for each view that the loss needs.
         processor (`BitImageProcessor`): what evaluation images go through.
         notes (tuple of `str`): what was decided, for the user to read.
+        automatic (`frozenset` of `str`): settings that the user left open.
     """
 
     run: RunArguments
@@ -44,6 +45,12 @@ class RunPlan:
     views: tuple[str, ...]
     processor: BitImageProcessor
     notes: tuple[str, ...]
+    automatic: frozenset[str] = frozenset()
+
+    @property
+    def folds(self) -> int:
+        """Of cross-validation; 0: there is none."""
+        return 0 if self.run.cross_validation in ("auto", "none") else int(self.run.cross_validation)
 
     @property
     def on_features(self) -> bool:
@@ -61,6 +68,41 @@ def is_pretrained(run: RunArguments, backbone: BackboneSource | None) -> bool:
     return run.pretrained or bool(run.pretrained_file or (backbone and backbone.weights))
 
 
+def choose_folds(run: RunArguments, args: PaCoTrainingArguments, data: ImageData) -> RunArguments:
+    """Decide whether settings are chosen by cross-validation; no validation split is needed then.
+
+    Args:
+        run (`RunArguments`): as the user left them.
+        args (`PaCoTrainingArguments`): likewise.
+        data (`ImageData`): the data set, before it is split.
+
+    Returns:
+        the arguments, with `cross_validation` `none` or a number.
+
+    Raises:
+        ValueError: cross-validation is asked for where it cannot be.
+    """
+    obstacles = {
+        "a backbone that is trained (--freeze_backbone true)": not run.freeze_backbone,
+        "a stream": run.streaming,
+        f"--loss {args.loss}, which contrasts images (--loss balanced_softmax)": args.spec.contrastive,
+        "--feature_views": run.feature_views > 0,
+        "several processes": args.world_size > 1,
+    }
+    obstacle = next((name for name, is_there in obstacles.items() if is_there), None)
+    folds = run.cross_validation
+    if folds == "auto":
+        wanted = (
+            data.user_data and data.validation is None and run.validation_fraction == RunArguments.validation_fraction
+        )
+        folds = "5" if wanted and obstacle is None else "none"
+    elif folds != "none" and obstacle:
+        raise ValueError(f"--cross_validation {folds} cannot be with {obstacle}: leave one of the two out")
+    if folds == "none":
+        return dataclasses.replace(run, cross_validation=folds)
+    return dataclasses.replace(run, cross_validation=folds, validation_fraction=0.0)
+
+
 def resolve(
     run: RunArguments, args: PaCoTrainingArguments, division: Division, backbone: BackboneSource | None
 ) -> RunPlan:
@@ -76,7 +118,7 @@ def resolve(
     Raises:
         ValueError: settings that contradict one another or the data.
     """
-    data = division.data
+    data, automatic = division.data, run.automatic
     calibrate, calibration_notes = _choose_calibration(run, division)
     run, backbone, backbone_kwargs = _choose_backbone(run, data, backbone)
     chosen, automatic_notes = _choose_automatic(run, args, division, backbone)
@@ -89,7 +131,7 @@ def resolve(
         notes.append(_describe_input(run, backbone, processor))
     if (run.freeze_backbone or run.lora_rank) and not is_pretrained(run, backbone):
         notes.append("note: the backbone is frozen as it was drawn: --pretrained true starts from weights that see")
-    return RunPlan(run, args, backbone, backbone_kwargs, views, processor, tuple(notes))
+    return RunPlan(run, args, backbone, backbone_kwargs, views, processor, tuple(notes), automatic)
 
 
 def resolve_loading(plan: RunPlan, images: Images) -> RunPlan:
@@ -112,6 +154,8 @@ def resolve_loading(plan: RunPlan, images: Images) -> RunPlan:
 
 def _choose_calibration(run: RunArguments, division: Division) -> tuple[bool, list[str]]:
     held_out = len(division.validation.labels) if division.validation else 0
+    if run.cross_validation not in ("auto", "none"):
+        return run.calibrate is not False, []
     if run.calibrate and not held_out:
         raise ValueError("--calibrate fits on the validation split, but there is none: give --validation_fraction")
     if run.calibrate is not None or not division.data.user_data:
@@ -154,9 +198,9 @@ def _choose_automatic(
     size, pretrained = int(run.image_size or 0), is_pretrained(run, backbone)
     batch = None if "per_device_train_batch_size" in run.automatic else args.per_device_train_batch_size * parts
     epochs = None if "num_train_epochs" in run.automatic else args.num_train_epochs
-    suggested = suggested_settings(
-        images, size, pretrained, loss=args.loss, batch=batch, epochs=epochs, max_steps=args.max_steps
-    )
+    features = {"on_features": run.freeze_backbone and not run.streaming, "cosine": run.classifier == "cosine"}
+    length: dict[str, Any] = {"batch": batch, "epochs": epochs, "max_steps": args.max_steps}
+    suggested = suggested_settings(images, size, pretrained, loss=args.loss, **length, **features)
     suggested["per_device_train_batch_size"] = max(suggested.pop("batch") // parts, 1)
     chosen = {name: value for name, value in suggested.items() if name in run.automatic}
     listed = ", ".join(f"{name} {value}" for name, value in chosen.items())

@@ -27,11 +27,26 @@ def store_temperature(model: str, images: Images, class_names: list[str], **infe
     Raises:
         ValueError: as [`fit_temperature`] and [`balanced_logits`].
     """
-    logits, labels, config = balanced_logits([model], images, class_names, **inference)
-    temperature = fit_temperature(logits, labels, config.logit_counts)
+    logits, labels, _ = balanced_logits([model], images, class_names, **inference)
+    return store_fitted(model, logits, labels, images.split.name)
+
+
+def store_fitted(model: str, logits: Any, labels: Any, source: str) -> str:
+    """Fit a temperature on the logits of images that were not trained on, and store it in a `config.json`.
+
+    Args:
+        model (`str`): folder of the checkpoint.
+        logits (`(N, C)`): without temperature and prior.
+        labels (`(N,)`): classes of the images.
+        source (`str`): what the images are, for the line.
+
+    Returns:
+        a line about it.
+    """
+    temperature = fit_temperature(logits, labels, PaCoConfig.from_pretrained(model).logit_counts)
     if PartialState().is_main_process:
         update_config(model, temperature=temperature)
-    line = f"temperature {temperature:.3f}, from {len(labels)} images of {images.split.name}, stored in {model}"
+    line = f"temperature {temperature:.3f}, from {len(labels)} images of {source}, stored in {model}"
     if temperature in TEMPERATURE_RANGE:
         line += "; WARNING: that is the limit: the logits say almost nothing of these images' classes"
     elif len(labels) < FEW_IMAGES:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..arguments.resolve import RunPlan
 from ..arguments.training_args import PaCoTrainingArguments
 from ..inference.logits import balanced_logits, score
@@ -10,22 +12,24 @@ from ..metrics import headline
 from ..reports.model_card import write_card
 from ..runs.layout import EVALUATION_FOLDER, METRICS_NAME, RUN_NAME
 from ..runs.record import run_record, summary
+from ..trainer.cross_validation import OutOfFold
 from ..trainer.paco_trainer import PaCoTrainer
 from ..utils.console import say
 from ..utils.files import write_json
 from ..utils.memory import peak_memory
-from .calibrate import store_temperature
+from .calibrate import store_fitted, store_temperature
 from .evaluate import examine, write_evaluation
 from .prepare_data import RunData
 
 
-def finish(plan: RunPlan, data: RunData, trainer: PaCoTrainer) -> dict[str, Any]:
+def finish(plan: RunPlan, data: RunData, trainer: PaCoTrainer, out_of_fold: OutOfFold | None = None) -> dict[str, Any]:
     """Save the selected model, calibrate it, score it once on the test split, and write what a run folder holds.
 
     Args:
         plan (`RunPlan`): of the run.
         data (`RunData`): its splits.
         trainer (`PaCoTrainer`): after training.
+        out_of_fold ([`OutOfFold`], *optional*): of cross-validation, in place of a validation split.
 
     Returns:
         what `metrics.json` holds.
@@ -37,14 +41,20 @@ def finish(plan: RunPlan, data: RunData, trainer: PaCoTrainer) -> dict[str, Any]
     steps = _save(plan, trainer, folder)
     test, validation = data.images.get("test"), data.images.get("validation")
     batch = args.per_device_eval_batch_size
-    if run.calibrate and validation:
+    held_out = None
+    if out_of_fold:
+        labels = np.asarray(data.images["train"].split.labels)[out_of_fold.rows]
+        held_out = headline(out_of_fold.logits.argmax(axis=1), labels, trainer.classifier.config)
+        if run.calibrate:
+            say(main, store_fitted(str(folder), out_of_fold.logits, labels, "training images, each held out once"))
+    elif run.calibrate and validation:
         say(main, store_temperature(str(folder), validation, data.class_names, batch_size=batch))
         trainer.accelerator.wait_for_everyone()
     # What is scored is the saved folder, in full precision: what `pipeline` will give.
     tested = balanced_logits(str(folder), test, data.class_names, batch) if test else None
     metrics: dict[str, Any] = {
         "test": headline(tested[0].argmax(axis=1), tested[1], tested[2]) if tested else None,
-        "validation": score(folder, validation, batch) if validation else None,
+        "validation": score(folder, validation, batch) if validation else held_out,
         **steps,
     }
     if main:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from ..arguments.resolve import choose_folds
 from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.image_checks import ImageChecks, check_images
@@ -62,6 +63,7 @@ def prepare_data(run: RunArguments, args: PaCoTrainingArguments) -> RunData:
         data = checks.data
     if run.skip_undecodable and not inspect:
         raise ValueError("--skip_undecodable leaves out what --inspect finds: give --inspect true, or leave it out")
+    run = choose_folds(run, args, data)
     if data.user_data and data.test is None and run.test_fraction is None:
         run = replace(run, test_fraction=TEST_FRACTION)
     if data.test is not None and run.test_fraction:

@@ -27,7 +27,15 @@ from ..utils.files import as_yaml, check_space, write_json, write_text
 from ..utils.locks import sole_owner
 from ..utils.memory import keep_freed_memory
 from ..utils.signals import Stopped, Termination
-from .build import RunParts, build, build_model, build_trainer, new_model, start_from_means
+from .build import (
+    RunParts,
+    build,
+    build_model,
+    build_trainer,
+    choose_by_cross_validation,
+    new_model,
+    start_from_means,
+)
 from .cost import announce_cost, rehearse
 from .finish import finish, publish
 from .prepare_data import RunData, prepare_data
@@ -82,7 +90,7 @@ def _train(
             say(main, *rehearse(plan, data, parts, done))
             return None
         trainer = fit(plan, data, parts, callbacks)
-        metrics = finish(plan, data, trainer)
+        metrics = finish(plan, data, trainer, parts.out_of_fold)
     publish(folder, args)
     return metrics
 
@@ -131,6 +139,10 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
     if args.device.type == "cpu":
         keep_freed_memory()
     checkpoints, state = resume_points(folder, run, args), describe_data(data.division.data, data.pixels)
+    if plan.folds and parts.features:
+        plan, lines = choose_by_cross_validation(plan, parts)
+        args = plan.args
+        say(main, *lines)
     if run.class_centers == "means" and not checkpoints:
         say(main, start_from_means(plan, data, parts))
     termination = Termination(args.process_index, args.world_size)
