@@ -12,6 +12,14 @@ SUGGESTED = (
     *("queue_size", "projection_dim", "key_momentum", "temperature", "alpha", "save_strategy"),
 )
 
+# What else is chosen where the features of a frozen backbone are trained on.
+CHOSEN_FOR_FEATURES = (
+    *("freeze_backbone", "loss", "classifier", "class_centers", "image_size", "image_fit"),
+    *("classifier_scale", "weight_decay", "validation_fraction"),
+)
+# A classifier of features where the user named none: the best row of `benchmarks/pretrained.md`.
+FROZEN_LOSS, FROZEN_CLASSIFIER, FROZEN_CENTERS = "balanced_softmax", "cosine", "means"
+
 _FEW, _SOME, _MANY = 2000, 5000, 50_000  # training images
 
 
@@ -62,10 +70,10 @@ def suggested_settings(
     """
     small = image_size <= SMALL_IMAGE
     if batch is None:
-        usual = 128 if images >= _SOME else 64 if images >= 1000 else 32
+        usual = 512 if on_features and images >= _SOME else 128 if images >= _SOME else 64 if images >= 1000 else 32
         batch = min(max(min(usual, images // 4), 8), images)
     if epochs is None and on_features:
-        epochs = 30 if images < _SOME else 15
+        epochs = 30 if images < _SOME else 10
     elif epochs is None and pretrained:
         epochs = 60 if images < _FEW else 30
     elif epochs is None:
@@ -88,4 +96,6 @@ def suggested_settings(
         settings["alpha"] = 0.01 if images < _MANY else 0.05
     if on_features:
         settings["save_strategy"] = "no"
+        if cosine:  # only directions count, and weight decay would turn them faster
+            settings["weight_decay"] = 0.0
     return {name: value for name, value in settings.items() if name not in spec.ignores}

@@ -11,8 +11,8 @@ from transformers import HfArgumentParser
 
 from ..data.published import BENCHMARKS
 from ..data.spec import is_published
-from ..losses.specs import DEFAULT_LOSS
-from .auto_settings import SUGGESTED
+from ..losses.specs import DEFAULT_LOSS, loss_spec
+from .auto_settings import CHOSEN_FOR_FEATURES, FROZEN_LOSS, SUGGESTED
 from .recipes import Recipe, read_recipe, recipe_names
 from .run_arguments import RUN_TABLES, RunArguments
 from .settings import run_settings
@@ -141,7 +141,9 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     chosen = {"loss": DEFAULT_LOSS, "dataset": "builtin"} | settings | flags
     implied: dict[str, Any] = {}
     if "output_dir" not in settings:
-        implied["output_dir"] = str(Path("runs") / f"{chosen['loss']}-{Path(chosen['dataset']).name}")
+        # What is trained on one's own data may follow from the data.
+        method = [chosen["loss"]] if is_published(chosen["dataset"]) or "loss" in settings | flags else []
+        implied["output_dir"] = str(Path("runs") / "-".join([*method, Path(chosen["dataset"]).name]))
     if flags.keys() & _STEPWISE:
         implied["epoch_schedule"] = "none"
     # A number of steps for saving or logging means that.
@@ -164,6 +166,10 @@ def _automatic(args: PaCoTrainingArguments, flags: dict[str, Any]) -> frozenset[
     """The settings that are to follow the size of a data set of one's own, because the user chose none."""
     stepwise = not flags.keys().isdisjoint(_STEPWISE)
     implied = {
+        # A setting of losses that contrast speaks for one.
+        "loss": not flags.keys().isdisjoint(loss_spec(FROZEN_LOSS).ignores),
+        "class_centers": "classifier_init_std" in flags,
+        "classifier_scale": flags.get("classifier") == "linear" or "learn_classifier_scale" in flags,
         "save_strategy": "save_steps" in flags,
         "per_device_train_batch_size": "global_batch_size" in flags,
         "epoch_schedule": stepwise,
@@ -172,7 +178,7 @@ def _automatic(args: PaCoTrainingArguments, flags: dict[str, Any]) -> frozenset[
         # The rates that are known are those of SGD.
         "learning_rate": args.optim != "sgd",
     }
-    names = (*SUGGESTED, "classifier_scale", "weight_decay")
+    names = (*SUGGESTED, *CHOSEN_FOR_FEATURES)
     return frozenset(name for name in names if name not in flags and not implied.get(name))
 
 

@@ -2,22 +2,18 @@
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, cast
-
-from timm.data import resolve_data_config
-from timm.models import PretrainedCfg
-from transformers import BitImageProcessor
 
 from ..data.augmentation.batched_transforms import batched_obstacle
 from ..data.images import ImageData, Images
 from ..data.splitting import Division
 from ..data.streaming.manifest import LANES
 from ..evaluation.temperature import FEW_IMAGES
-from ..models.image_processing import SMALL_IMAGE, build_processor
+from ..models.image_processing import SMALL_IMAGE
 from ..models.pretrained_backbones import BackboneSource, find_backbone, one_side
 from ..utils.hardware import available_cores
 from .auto_settings import suggested_settings
+from .input_choice import InputChoice, describe_input, is_pretrained, possible_inputs
 from .run_arguments import RunArguments
 from .settings import run_settings
 from .training_args import PaCoTrainingArguments
@@ -33,9 +29,10 @@ class RunPlan:
         backbone (`BackboneSource`): what the backbone is built of.
         backbone_kwargs (`dict`): keyword arguments of `timm.create_model`.
         views (tuple of `str`): the augmentations of an image, one for each view that the loss needs.
-        processor (`BitImageProcessor`): what evaluation images go through.
+        processor (image processor): what evaluation images go through.
         notes (tuple of `str`): what was decided, for the user to read.
         automatic (`frozenset` of `str`): settings that the user left open.
+        inputs (tuple of [`InputChoice`]): what cross-validation chooses among, the cheapest first.
     """
 
     run: RunArguments
@@ -43,9 +40,10 @@ class RunPlan:
     backbone: BackboneSource
     backbone_kwargs: dict[str, Any]
     views: tuple[str, ...]
-    processor: BitImageProcessor
+    processor: Any
     notes: tuple[str, ...]
     automatic: frozenset[str] = frozenset()
+    inputs: tuple[InputChoice, ...] = ()
 
     @property
     def folds(self) -> int:
@@ -62,45 +60,9 @@ class RunPlan:
         """The recipe that the run saves."""
         return run_settings(self.run, self.args)
 
-
-def is_pretrained(run: RunArguments, backbone: BackboneSource | None) -> bool:
-    """Whether the backbone starts from weights: timm's, a file's, or those that lie beside its configuration."""
-    return run.pretrained or bool(run.pretrained_file or (backbone and backbone.weights))
-
-
-def choose_folds(run: RunArguments, args: PaCoTrainingArguments, data: ImageData) -> RunArguments:
-    """Decide whether settings are chosen by cross-validation; no validation split is needed then.
-
-    Args:
-        run (`RunArguments`): as the user left them.
-        args (`PaCoTrainingArguments`): likewise.
-        data (`ImageData`): the data set, before it is split.
-
-    Returns:
-        the arguments, with `cross_validation` `none` or a number.
-
-    Raises:
-        ValueError: cross-validation is asked for where it cannot be.
-    """
-    obstacles = {
-        "a backbone that is trained (--freeze_backbone true)": not run.freeze_backbone,
-        "a stream": run.streaming,
-        f"--loss {args.loss}, which contrasts images (--loss balanced_softmax)": args.spec.contrastive,
-        "--feature_views": run.feature_views > 0,
-        "several processes": args.world_size > 1,
-    }
-    obstacle = next((name for name, is_there in obstacles.items() if is_there), None)
-    folds = run.cross_validation
-    if folds == "auto":
-        wanted = (
-            data.user_data and data.validation is None and run.validation_fraction == RunArguments.validation_fraction
-        )
-        folds = "5" if wanted and obstacle is None else "none"
-    elif folds != "none" and obstacle:
-        raise ValueError(f"--cross_validation {folds} cannot be with {obstacle}: leave one of the two out")
-    if folds == "none":
-        return dataclasses.replace(run, cross_validation=folds)
-    return dataclasses.replace(run, cross_validation=folds, validation_fraction=0.0)
+    def with_input(self, choice: InputChoice) -> "RunPlan":
+        """The plan with an input, and nothing left to choose."""
+        return dataclasses.replace(self, run=choice.apply(self.run), processor=choice.processor, inputs=(choice,))
 
 
 def resolve(
@@ -122,16 +84,17 @@ def resolve(
     calibrate, calibration_notes = _choose_calibration(run, division)
     run, backbone, backbone_kwargs = _choose_backbone(run, data, backbone)
     chosen, automatic_notes = _choose_automatic(run, args, division, backbone)
-    processor, interpolation = _choose_processor(run, data, backbone, backbone_kwargs)
+    inputs = possible_inputs(run, data, backbone, backbone_kwargs)
+    run = inputs[0].apply(run)
     views = (str(run.query_view), str(run.key_view))[: args.spec.views]
-    args, changes = args.changed(**chosen), {"calibrate": calibrate, "eval_interpolation": interpolation}
-    run = dataclasses.replace(run, automatic=frozenset(), **cast(Any, changes))
+    args = args.changed(**chosen)
+    run = dataclasses.replace(run, automatic=frozenset(), calibrate=calibrate)
     notes = [*calibration_notes, *automatic_notes]
-    if data.user_data:
-        notes.append(_describe_input(run, backbone, processor))
+    if data.user_data and len(inputs) == 1:
+        notes.append(describe_input(run, backbone, inputs[0].processor))
     if (run.freeze_backbone or run.lora_rank) and not is_pretrained(run, backbone):
         notes.append("note: the backbone is frozen as it was drawn: --pretrained true starts from weights that see")
-    return RunPlan(run, args, backbone, backbone_kwargs, views, processor, tuple(notes), automatic)
+    return RunPlan(run, args, backbone, backbone_kwargs, views, inputs[0].processor, tuple(notes), automatic, inputs)
 
 
 def resolve_loading(plan: RunPlan, images: Images) -> RunPlan:
@@ -143,10 +106,15 @@ def resolve_loading(plan: RunPlan, images: Images) -> RunPlan:
     Raises:
         ValueError: views that cannot be made a batch at a time, or workers among which a stream cannot be divided.
     """
+    if plan.on_features and not plan.run.feature_views:
+        run = dataclasses.replace(plan.run, augment_backend="pil")
+        return dataclasses.replace(plan, run=run, args=plan.args.changed(dataloader_num_workers=0), notes=())
     backend = _choose_augment_backend(plan.run, plan.views, images)
     workers = _choose_workers(plan.run, plan.args, images)
     run = dataclasses.replace(plan.run, augment_backend=cast(Any, backend))
     args = plan.args.changed(dataloader_num_workers=workers)
+    if plan.on_features:  # what trains reads memory
+        args = plan.args.changed(dataloader_num_workers=0)
     processes = f" in {workers} worker processes" if workers else ""
     note = f"views: {', '.join(plan.views)}, made by {backend}{processes}"
     return dataclasses.replace(plan, run=run, args=args, notes=(note,))
@@ -206,38 +174,6 @@ def _choose_automatic(
     listed = ", ".join(f"{name} {value}" for name, value in chosen.items())
     amount = f"{images:,} training images of {len(division.data.class_names):,} classes"
     return chosen, [f"chosen for {amount}: {listed} (a flag changes any of them)"]
-
-
-def _choose_processor(
-    run: RunArguments, data: ImageData, backbone: BackboneSource, backbone_kwargs: dict[str, Any]
-) -> tuple[BitImageProcessor, str]:
-    """How images are made ready for evaluation: on one's own data as the backbone's weights were, unless images are
-    small or the user says otherwise."""
-    config, size = backbone.config or {}, int(run.image_size or 0)
-    if not backbone.weights:
-        config = config | backbone_kwargs.get("pretrained_cfg_overlay", {})
-    # timm takes the configuration of a model that has none for these values.
-    statistics = resolve_data_config({}, pretrained_cfg=config or PretrainedCfg().to_dict())
-    as_backbone = data.user_data and size > SMALL_IMAGE
-    smooth = as_backbone and statistics["interpolation"] != "bilinear"
-    interpolation = run.eval_interpolation or ("bicubic" if smooth else "bilinear")
-    mean, std = data.mean or statistics["mean"], data.std or statistics["std"]
-    crop_pct = statistics["crop_pct"] if as_backbone else None
-    return build_processor(size, mean, std, interpolation, crop_pct), interpolation
-
-
-def _describe_input(run: RunArguments, backbone: BackboneSource, processor: BitImageProcessor) -> str:
-    weights = "weights drawn at random"
-    if file := run.pretrained_file or backbone.weights:
-        weights = f"weights of {Path(file).name}"
-    elif run.pretrained:
-        weights = "timm's pretrained weights"
-    side, cut = processor.size["shortest_edge"], processor.crop_size["height"]
-    mean, std = (", ".join(f"{v:.3f}" for v in values) for values in (processor.image_mean, processor.image_std))
-    return (
-        f"backbone {run.backbone}, {weights}; input {cut} x {cut} pixels, from images of a shorter side of {side} "
-        f"({run.eval_interpolation}); mean {mean}, std {std}"
-    )
 
 
 def _choose_augment_backend(run: RunArguments, views: tuple[str, ...], images: Images) -> str:

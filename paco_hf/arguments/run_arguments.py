@@ -51,9 +51,9 @@ class DataArguments:
         imbalance_kind (`str`, *optional*, defaults to `"exp"`): shape of the tail, for cifar*-lt
         validation_fraction (`float`, *optional*, defaults to `0.1`): share of the training images carved to select the
             model; 0: train on all, report the last epoch
-        cross_validation (`str`, *optional*, defaults to `"auto"`): folds, of a frozen backbone and a loss without
-            contrast: settings and temperature are chosen on images held out once, then all are trained on; none: a
-            validation split; auto: 5 on your own data without a validation split
+        cross_validation (`str`, *optional*, defaults to `"auto"`): folds, where the backbone is frozen: settings and
+            temperature are chosen on images held out once, then all are trained on; none: a validation split; auto: 5
+            on your own data without a validation split
         test_fraction (`float`, *optional*): share of each class carved for the test where your own data has none
             (default: 0.2; 0: none)
         split_seed (`int`, *optional*, defaults to `0`): of the test carve, which does not follow --seed
@@ -93,7 +93,8 @@ class ModelArguments:
         pretrained_file (`str`, *optional*): start from a local file of the backbone's weights: safetensors or
             PyTorch's
         freeze_backbone (`bool`, *optional*, defaults to `False`): train classifier and projector on the features of
-            the backbone as it is, which are computed once
+            the backbone as it is, which are computed once (on your own data the default for a pretrained backbone on a
+            CPU, and for up to 5,000 images)
         feature_views (`int`, *optional*, defaults to `0`): augmented views of each image whose features the epochs
             take in turn where the backbone is frozen; 0: those of the image as it is
         lora_rank (`int`, *optional*): train low-rank adapters of this rank beside the backbone's linear layers, not
@@ -101,8 +102,10 @@ class ModelArguments:
         lora_alpha (`float`, *optional*): scale of the adapters, times 1 / rank (default: twice the rank)
         lora_targets (`str`, *optional*): linear layers to adapt, such as qkv,proj (default: all; they are printed)
         classifier (`str`, *optional*, defaults to `"linear"`): linear, or cosine: the logits are cosines of features
-            and class centers, times --classifier_scale
-        classifier_scale (`float`, *optional*, defaults to `25`): what the cosines are multiplied by
+            and class centers, times --classifier_scale (on your own data the default where a pretrained backbone is
+            frozen, with --loss balanced_softmax and --class_centers means)
+        classifier_scale (`float`, *optional*, defaults to `25`): what the cosines are multiplied by (chosen by
+            --cross_validation where that is)
         learn_classifier_scale (`bool`, *optional*, defaults to `False`): train the scale too, from --classifier_scale
             on
         class_centers (`str`, *optional*, defaults to `"random"`): what the class centers start as: random; means: of
@@ -110,7 +113,10 @@ class ModelArguments:
             taken
         classifier_init_std (`float`, *optional*): standard deviation of the new classifier's weights (default:
             PyTorch's uniform)
-        image_size (`int`, *optional*): side in pixels (default: the data set's or the backbone's)
+        image_size (`int`, *optional*): side in pixels (default: the data set's or the backbone's; where a pretrained
+            backbone is frozen, chosen by --cross_validation)
+        image_fit (`str`, *optional*, defaults to `"crop"`): how evaluation images become squares: crop: the middle;
+            pad: the whole image, on a ground of the mean color (chosen likewise)
         eval_interpolation (`str`, *optional*): how evaluation images are resized (default: bilinear; on your own data
             the backbone's)
         query_view (`str`, *optional*): augmentation of the query view (default: cifar_reg for small images, else
@@ -136,6 +142,7 @@ class ModelArguments:
     class_centers: str = "random"
     classifier_init_std: Annotated[float | None, POSITIVE] = None
     image_size: Annotated[int | None, AT_LEAST_1] = None
+    image_fit: Literal["crop", "pad"] = "crop"
     eval_interpolation: Literal["bilinear", "bicubic"] | None = None
     query_view: str | None = None
     key_view: str | None = None

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from ..utils.files import identity, write_text
 from ..utils.hardware import available_cores
 from .images import ImageData, LabeledImages
+from .split_manifest import describe_source
 
 _Place = tuple[str, int]  # role and row of an image
 _VERSION = 2  # of what is stored; another one is not read
@@ -43,12 +44,14 @@ class ImageChecks:
         lines (list of `str`): in words.
         duplicates (`np.ndarray` of `bool`, `(N,)`, *optional*): training images with an exact copy in any split.
         pixels (`dict`): a hash of the decoded images of each split, by role.
+        source (`dict`, *optional*): [`describe_source`] of the training images, those that are left out among them.
     """
 
     data: ImageData
     lines: list[str] = field(default_factory=list)
     duplicates: np.ndarray | None = None
     pixels: dict[str, str] = field(default_factory=dict)
+    source: dict[str, Any] | None = None
 
 
 def check_images(data: ImageData, skip_undecodable: bool = False) -> ImageChecks:
@@ -65,6 +68,7 @@ def check_images(data: ImageData, skip_undecodable: bool = False) -> ImageChecks
         ValueError: images that cannot be decoded; says how many, and names the first.
     """
     splits = {role: split for role, split in data.splits.items() if isinstance(split, LabeledImages)}
+    source = describe_source(data.train, data.user_data)
     contents = {role: _contents(split) for role, split in splits.items()}
     errors = [message for one in contents.values() for message in one.errors.values()]
     total = sum(len(split.labels) for split in splits.values())
@@ -99,7 +103,7 @@ def check_images(data: ImageData, skip_undecodable: bool = False) -> ImageChecks
     duplicates[[index for group in groups for role, index in group if role == "train"]] = True
     changes: dict[str, Any] = {**splits, "notes": data.notes + notes, "warnings": data.warnings + warnings}
     hashes = {role: _digest("\n".join(filter(None, one.pixels)).encode()) for role, one in contents.items()}
-    return ImageChecks(replace(data, **changes), [f"{decodable}{known}: {extent}", line], duplicates, hashes)
+    return ImageChecks(replace(data, **changes), [f"{decodable}{known}: {extent}", line], duplicates, hashes, source)
 
 
 def decodable(split: LabeledImages) -> LabeledImages:

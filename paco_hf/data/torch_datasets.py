@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 _VIEW_NAMES = ("pixel_values", "key_pixel_values")
@@ -96,22 +97,34 @@ class FeatureDataset(Dataset):
 
     Args:
         views (sequence of `(V, N, F)` arrays): features of the V views of each image, as often as they were drawn;
-            the epochs take them in turn.
+            the epochs take them in turn. `(1, N, F)` stands for each of the views.
         labels (sequence of `int`): their classes.
+        count (`int`, *optional*, defaults to `1`): views of an image in a batch, 1 or 2.
 
     A batch is `{"labels" (B,), "pixel_values" (B, F)}` and, with two views, `"key_pixel_values"`.
     """
 
-    def __init__(self, views: Sequence[np.ndarray], labels: Sequence[int]) -> None:
-        self.views, self.labels = [torch.from_numpy(features) for features in views], torch.tensor(labels)
+    def __init__(self, views: Sequence[np.ndarray], labels: Sequence[int], count: int = 1) -> None:
+        self.views, self.labels = [torch.from_numpy(features) for features in views], torch.as_tensor(labels)
+        self.count = count
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitems__(self, indices: list[int]) -> dict[str, Any]:
         rows = torch.tensor([int(index) for index in indices])
-        drawn = self.views[getattr(indices[0], "epoch", 0) % len(self.views)]
-        return {"labels": self.labels[rows], **dict(zip(_VIEW_NAMES, drawn[:, rows], strict=False))}
+        return self.batch(rows, getattr(indices[0], "epoch", 0))
+
+    def batch(self, rows: Tensor, epoch: int = 0) -> dict[str, Any]:
+        """A batch, in float32.
+
+        Args:
+            rows (`Tensor` of shape `(B,)`): of the images.
+            epoch (`int`, *optional*, defaults to `0`): which views they are seen in.
+        """
+        drawn = self.views[epoch % len(self.views)][:, rows].float()
+        names = _VIEW_NAMES[: self.count]
+        return {"labels": self.labels[rows], **dict(zip(names, drawn.expand(self.count, -1, -1), strict=True))}
 
 
 class EvaluationDataset(Dataset):

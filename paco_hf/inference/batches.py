@@ -45,7 +45,7 @@ def image_batches(
     batch_size: int,
     description: str,
     *,
-    rows: range | None = None,
+    rows: Sequence[int] | None = None,
     show: bool = True,
 ) -> Iterator[list[Tensor]]:
     """Go through images in their order, with a progress bar on a terminal.
@@ -55,7 +55,7 @@ def image_batches(
         processors (sequence of image processors): of the checkpoints that see the images.
         batch_size (`int`): images a batch; the last one may have fewer.
         description (`str`): what is done, for the progress bar.
-        rows (`range`, *optional*): those images alone.
+        rows (sequence of `int`, *optional*): those images alone.
         show (`bool`, *optional*, defaults to `True`): whether there is a progress bar.
 
     Yields:

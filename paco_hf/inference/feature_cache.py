@@ -1,22 +1,60 @@
-"""Features that a frozen backbone gives of images, computed once and kept for the next run."""
+"""Features of images, computed; or read, where the same weights saw the same images before."""
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 import numpy as np
+import torch
+from safetensors import SafetensorError
 
 from ..data.image_checks import split_fingerprint
 from ..data.images import Images, LabeledImages
 from ..models.modeling_paco import PaCoModel
 from ..utils.files import disk_errors
-from ..utils.tensors import tensors_digest
-from .features import Embeddings, extract_features
+from ..utils.tensors import read_tensors, save_tensors, tensors_digest
+from .batches import image_batches
+from .forward import fast_forward, resolve_precision
+
+_WHOLE = 1e9  # bytes; features that take more are kept in 16 bits
 
 
-def cached_features(model: PaCoModel, processor: Any, images: Images, batch_size: int) -> tuple[np.ndarray, str]:
+def extract_features(
+    model: PaCoModel,
+    processor: Any,
+    images: Any,
+    name: str,
+    batch_size: int = 256,
+    precision: str = "fp32",
+    *,
+    rows: Sequence[int] | None = None,
+) -> np.ndarray:
+    """Features of images, in their order.
+
+    Args:
+        model (`PaCoModel`): its device is where they are computed.
+        processor (image processor): makes the images ready for the model.
+        images ([`paco_hf.data.images.Images`] or [`paco_hf.inference.batches.ImageFiles`]): PIL images in RGB by
+            index.
+        name (`str`): what they are, for the progress bar.
+        batch_size (`int`, *optional*, defaults to `256`): images a batch.
+        precision (`str`, *optional*, defaults to `"fp32"`): of [`paco_hf.inference.forward.fast_forward`].
+        rows (sequence of `int`, *optional*): those images alone.
+
+    Returns:
+        `(N, F)` in float32.
+    """
+    forward = fast_forward(model, precision)
+    batches = image_batches(images, [processor], batch_size, f"embedding {name}", rows=rows)
+    return torch.cat([forward(pixels).cpu() for (pixels,) in batches]).numpy()
+
+
+def cached_features(
+    model: PaCoModel, processor: Any, images: Images, batch_size: int, precision: str = "fp32", *, keep: bool = False
+) -> tuple[np.ndarray, str]:
     """Features of images, from the cache of `datasets` where the same weights saw the same images before.
 
     Args:
@@ -24,41 +62,62 @@ def cached_features(model: PaCoModel, processor: Any, images: Images, batch_size
         processor (image processor): makes the images ready for the model.
         images ([`Images`]): of a split.
         batch_size (`int`): images a batch.
+        precision (`str`, *optional*, defaults to `"fp32"`): of [`paco_hf.inference.forward.fast_forward`].
+        keep (`bool`, *optional*, defaults to `False`): store them for the next time.
 
     Returns:
-        `(N, F)` in float32, in the order of the images; and where they are from, for the user to read.
+        `(N, F)`, in the order of the images: in float32, or in float16 where they are too many; and where they are
+        from, for the user to read.
     """
-    split = images.split
-    if not isinstance(split, LabeledImages):
-        return extract_features(model, processor, images, split.name, batch_size), "computed"
-    file = _file(model, processor, split)
-    if file.is_file():
-        try:
-            stored = Embeddings.load(file).features
-            if len(stored) == len(split.labels):
-                return stored, "computed by an earlier run"
-        except (OSError, ValueError):  # damaged: it is written anew
-            pass
-    features = extract_features(model, processor, images, split.name, batch_size)
+    stored = stored_features(model, processor, images, precision)
+    if stored is not None:
+        return stored, "computed before"
+    features = extract_features(model, processor, images, images.split.name, batch_size, precision)
+    # Ratios of features are what matters: float16 keeps eleven bits of each, where it reaches.
+    if features.nbytes > _WHOLE and np.abs(features).max() < np.finfo(np.float16).max:
+        features = features.astype(np.float16)
+    if not keep or not isinstance(images.split, LabeledImages):
+        return features, "computed"
+    file = _file(model, processor, images.split, precision)
     try:
         with disk_errors("they are computed again next time"):
             file.parent.mkdir(parents=True, exist_ok=True)
-            Embeddings(features).save(file)
+            save_tensors({"features": torch.from_numpy(features)}, file)
     except OSError as error:
         return features, f"computed, but not kept ({error})"
     return features, "computed"
 
 
-def _file(model: PaCoModel, processor: Any, split: LabeledImages) -> Path:
-    settings = {
-        "backbone": model.config.backbone,
-        "kwargs": model.config.backbone_kwargs,
-        "input": processor.to_dict(),
-    }
+def stored_features(model: PaCoModel, processor: Any, images: Images, precision: str = "fp32") -> np.ndarray | None:
+    """What [`cached_features`] kept of the same images, weights and input; `None` where there is nothing.
+
+    Args:
+        model, processor, images, precision: as those of [`cached_features`].
+    """
+    if not isinstance(images.split, LabeledImages) or not _folder().is_dir():
+        return None
+    file = _file(model, processor, images.split, precision)
+    if not file.is_file():
+        return None
+    try:
+        features = read_tensors(file)[0]["features"]
+    except (OSError, SafetensorError, KeyError):  # damaged: it is written anew
+        return None
+    return features.numpy() if len(features) == len(images.split.labels) else None
+
+
+def _folder() -> Path:
+    return Path(datasets.config.HF_DATASETS_CACHE) / "paco_hf" / "features"
+
+
+def _file(model: PaCoModel, processor: Any, split: LabeledImages, precision: str) -> Path:
+    config = model.config
+    settings = {"backbone": config.backbone, "kwargs": config.backbone_kwargs, "input": processor.to_dict()}
+    settings["precision"] = resolve_precision(precision, model.device)
     parts = (
         split_fingerprint(split),
         tensors_digest(model.state_dict()),
         json.dumps(settings, sort_keys=True, default=str),
     )
     key = hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
-    return Path(datasets.config.HF_DATASETS_CACHE) / "paco_hf" / "features" / f"{key}.safetensors"
+    return _folder() / f"{key}.safetensors"

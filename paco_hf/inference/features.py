@@ -11,12 +11,11 @@ import torch
 from safetensors import SafetensorError
 
 from ..data.images import Images
-from ..models.modeling_paco import PaCoModel
 from ..utils import files
 from ..utils.images import list_image_files
 from ..utils.tensors import read_tensors, save_tensors
-from .batches import ImageFiles, image_batches
-from .forward import fast_forward
+from .batches import ImageFiles
+from .feature_cache import cached_features, extract_features
 from .load_model import load_for_inference
 
 
@@ -72,28 +71,6 @@ class Embeddings:
         return cls(features.float().numpy(), None if labels is None else labels.long().numpy(), **names)
 
 
-def extract_features(
-    model: PaCoModel, processor: Any, images: Any, name: str, batch_size: int = 256, precision: str = "fp32"
-) -> np.ndarray:
-    """Features of images, in their order.
-
-    Args:
-        model (`PaCoModel`): its device is where they are computed.
-        processor (image processor): makes the images ready for the model.
-        images ([`paco_hf.data.images.Images`] or [`paco_hf.inference.batches.ImageFiles`]): PIL images in RGB by
-            index.
-        name (`str`): what they are, for the progress bar.
-        batch_size (`int`, *optional*, defaults to `256`): images a batch.
-        precision (`str`, *optional*, defaults to `"fp32"`): of [`paco_hf.inference.forward.fast_forward`].
-
-    Returns:
-        `(N, F)` in float32.
-    """
-    forward = fast_forward(model, precision)
-    batches = image_batches(images, [processor], batch_size, f"embedding {name}")
-    return torch.cat([forward(pixels).cpu() for (pixels,) in batches]).numpy()
-
-
 def embed_split(
     model_folder: str, split: Any, class_names: list[str], batch_size: int = 256, precision: str = "fp32"
 ) -> tuple[Embeddings, list[int] | None]:
@@ -114,8 +91,8 @@ def embed_split(
     model, processor = load_for_inference(model_folder, batch_size, precision)
     if len(class_names) > model.config.num_labels:
         raise ValueError(f"{split.name} has {len(class_names)} classes, the model {model.config.num_labels}")
-    features = extract_features(model.paco, processor, Images(split), split.name, batch_size, precision)
-    embeddings = Embeddings(features, np.asarray(split.labels), None, class_names)
+    features, _ = cached_features(model.paco, processor, Images(split), batch_size, precision)
+    embeddings = Embeddings(features.astype(np.float32), np.asarray(split.labels), None, class_names)
     return embeddings, model.config.group_counts
 
 

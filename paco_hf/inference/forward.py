@@ -80,7 +80,10 @@ def fast_forward(
     def forward(images: Tensor) -> Tensor:
         nonlocal longest
         rows = len(images)
-        images = images.to(device, model.dtype).contiguous(memory_format=torch.channels_last)
+        images = images.to(device, model.dtype)
+        if images.ndim == 2:  # features, in place of images
+            return computed(images).float()
+        images = images.contiguous(memory_format=torch.channels_last)
         longest = max(longest, rows)
         if compile and rows < longest:
             # The ragged last batch would be compiled anew.

@@ -18,6 +18,7 @@ from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.distributed import gather_rows
 from ..utils.memory import keep_freed_memory
 from .batches import image_batches
+from .feature_cache import stored_features
 from .forward import check_inference, fast_forward
 from .load_model import load_classifier
 
@@ -95,14 +96,21 @@ def balanced_logits(
     keep_freed_memory()
     for model in models.values():
         model.config.temperature = model.config.inference_prior = None
-    forwards = [fast_forward(model.to(state.device), precision, compile) for model in models.values()]
     processors = [AutoImageProcessor.from_pretrained(folder) for folder in models]
+    stored = [
+        stored_features(one.to(state.device).paco, processor, images, precision)
+        for one, processor in zip(models.values(), processors, strict=True)
+    ]
+    forwards = [fast_forward(model.to(state.device), precision, compile) for model in models.values()]
     # Every process has neighbors, which are read together; it may have no image at all.
     first, last = (len(labels) * (state.process_index + i) // state.num_processes for i in (0, 1))
     parts = [torch.empty(0, config.num_labels, device=state.device)]
-    for views in image_batches(
-        images, processors, batch_size, f"scoring {name}", rows=range(first, last), show=state.is_main_process
-    ):
+    rows, show = range(first, last), state.is_main_process
+    batches: Any = image_batches(images, processors, batch_size, f"scoring {name}", rows=rows, show=show)
+    if all(features is not None for features in stored):
+        kept = [torch.from_numpy(features)[first:last].float() for features in stored if features is not None]
+        batches = zip(*(features.split(batch_size) for features in kept), strict=True)
+    for views in batches:
         logits = [forward(pixels) for forward, pixels in zip(forwards, views, strict=True)]
         parts.append(torch.stack(logits).mean(0))
     return torch.cat(gather_rows(torch.cat(parts))).cpu().numpy(), np.asarray(labels), config

@@ -4,7 +4,7 @@ import pkgutil
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .specs import loss_spec
 
@@ -31,6 +31,23 @@ class LossModule(nn.Module):
         self.settings = settings | ({"return_terms": True} if spec.return_terms else {})
         counts = None if class_counts is None else torch.as_tensor(class_counts)
         self.register_buffer("class_counts", counts, persistent=False)
+
+    def of_outputs(self, outputs: Any, labels: Tensor) -> Any:
+        """The loss of what a model in training put out.
+
+        Args:
+            outputs ([`ContrastiveOutput`] where rows are contrasted, else with `logits` `(B, C)`): of the model.
+            labels (`(B,)`): classes of the images.
+
+        Returns:
+            as `forward`.
+        """
+        batch = getattr(outputs, "batch_features", None)
+        if batch is None:
+            return self(outputs.logits, labels)
+        # A gradient for the queue would be thrown away.
+        queue = outputs.features[len(batch) :].detach()
+        return self((batch, queue), outputs.feature_labels, outputs.logits)
 
     def forward(self, *inputs: Any) -> Any:
         prior = {} if self.class_counts is None else {"class_counts": self.class_counts}

@@ -1,10 +1,12 @@
 """The evaluation transform of a checkpoint, as the image processor that is saved with it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from PIL import Image
-from transformers import BitImageProcessor
+from transformers import BitImageProcessor, LlavaImageProcessor
 
+FITS = ("crop", "pad")  # how images become squares
 SMALL_IMAGE = 64  # pixels; up to here CIFAR's backbone and views are the default, and images are not cropped
 
 
@@ -14,8 +16,9 @@ def build_processor(
     std: Sequence[float],
     interpolation: str = "bilinear",
     crop_pct: float | None = None,
-) -> BitImageProcessor:
-    """Resize, center crop, normalize.
+    fit: str = "crop",
+) -> BitImageProcessor | LlavaImageProcessor:
+    """Make images squares, resize and normalize them.
 
     Args:
         size (`int`): side of the square input in pixels. Images of up to `SMALL_IMAGE` are used whole.
@@ -24,12 +27,16 @@ def build_processor(
         interpolation (`str`, *optional*, defaults to `"bilinear"`): or `"bicubic"`.
         crop_pct (`float`, *optional*): larger images are cut from `size / crop_pct`, rounded down as timm does;
             default: from 8/7 of the size (256 for 224).
+        fit (`str`, *optional*, defaults to `"crop"`): the middle is cut out; or `"pad"`: the whole image is seen, on a
+            ground of the mean color.
     """
     whole = round(size * 8 / 7) if crop_pct is None else int(size / crop_pct)
-    return BitImageProcessor(
-        size={"shortest_edge": size if size <= SMALL_IMAGE else whole},
-        crop_size={"height": size, "width": size},
-        resample=Image.Resampling[interpolation.upper()],
-        image_mean=list(mean),
-        image_std=list(std),
-    )
+    settings: dict[str, Any] = {
+        "crop_size": {"height": size, "width": size},
+        "resample": Image.Resampling[interpolation.upper()],
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
+    if fit == "pad":  # transformers' processor that makes squares first; nothing is left to cut then
+        return LlavaImageProcessor(size={"shortest_edge": size}, do_pad=True, **settings)
+    return BitImageProcessor(size={"shortest_edge": size if size <= SMALL_IMAGE else whole}, **settings)

@@ -3,21 +3,14 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from ..evaluation.temperature import fit_temperature
 from ..inference.features import Embeddings
-from ..models.configuration_paco import PaCoConfig
 from ..models.modeling_paco import PaCoForImageClassification
 
 
 def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings, source: str) -> str:
-    """[`set_centers`] of a model's classifier."""
-    return set_centers(model.classifier, model.config, embeddings, source)
-
-
-def set_centers(classifier: nn.Linear, config: PaCoConfig, embeddings: Embeddings, source: str) -> str:
-    """Set a classifier to tell classes by their nearest center, from which training then goes on.
+    """Set the classifier to tell classes by their nearest center, from which training then goes on.
 
     With centers `m_c` and their mean `m` the logits are those of Gaussians of one spherical covariance:
     `w_c = (m_c - m) / T`, `b_c = (|m|^2 - |m_c|^2) / 2T`, balanced. `T` is fitted on the embeddings where they are of
@@ -26,8 +19,7 @@ def set_centers(classifier: nn.Linear, config: PaCoConfig, embeddings: Embedding
     A cosine classifier takes the means of features of length 1, themselves scaled to that length.
 
     Args:
-        classifier (`nn.Linear`): it is changed.
-        config (`PaCoConfig`): of its model.
+        model (`PaCoForImageClassification`): its classifier is changed.
         embeddings ([`Embeddings`]): of labeled images, whose class means are the centers; or, without labels, the
             centers: one row a class.
         source (`str`): what they are, for messages.
@@ -39,14 +31,14 @@ def set_centers(classifier: nn.Linear, config: PaCoConfig, embeddings: Embedding
         ValueError: the width is not the backbone's, a class has no image, or there is not one row a class.
     """
     features, labels = torch.from_numpy(embeddings.features).double(), embeddings.labels
-    cosine = config.classifier == "cosine"
-    classes, width = classifier.weight.shape
+    cosine = model.config.classifier == "cosine"
+    classes, width = model.classifier.weight.shape
     if features.shape[1] != width:
         raise ValueError(
-            f"{source} has embeddings of width {features.shape[1]}, but {config.backbone!r} gives {width}: "
+            f"{source} has embeddings of width {features.shape[1]}, but {model.config.backbone!r} gives {width}: "
             "make them with this backbone"
         )
-    names, expected = embeddings.class_names, [config.id2label[label] for label in range(classes)]
+    names, expected = embeddings.class_names, [model.config.id2label[label] for label in range(classes)]
     if names is not None and names != expected:
         pairs = (pair for pair in zip(names, expected, strict=False) if pair[0] != pair[1])
         theirs, ours = next(pairs, (len(names), classes))
@@ -73,7 +65,7 @@ def set_centers(classifier: nn.Linear, config: PaCoConfig, embeddings: Embedding
     means = "given" if labels is None else f"the means of {len(features):,} embeddings"
     if cosine:
         with torch.no_grad():
-            classifier.weight.copy_(F.normalize(centers, dim=1))
+            model.classifier.weight.copy_(F.normalize(centers, dim=1))
         return f"class centers: {means} ({source}), scaled to length 1"
     middle = centers.mean(0)
     weight, bias = centers - middle, ((middle**2).sum() - (centers**2).sum(1)) / 2
@@ -83,6 +75,6 @@ def set_centers(classifier: nn.Linear, config: PaCoConfig, embeddings: Embedding
         # What it is good for is order of magnitude; logits of one size lie in the range that the fit searches.
         temperature *= fit_temperature((logits / temperature).numpy(), labels)
     with torch.no_grad():
-        classifier.weight.copy_(weight / temperature)
-        classifier.bias.copy_(bias / temperature)
+        model.classifier.weight.copy_(weight / temperature)
+        model.classifier.bias.copy_(bias / temperature)
     return f"class centers: {means} ({source}), divided by {temperature:.3g}"

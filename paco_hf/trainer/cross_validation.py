@@ -2,8 +2,10 @@
 
 import copy
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,24 +13,55 @@ from tqdm.auto import tqdm
 
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.long_tail import class_counts, stratified_folds
+from ..data.torch_datasets import FeatureDataset
+from ..evaluation.selection import balanced_log_loss
 from ..inference.features import Embeddings
+from ..losses.functional import LossTerms
 from ..losses.modules import LossModule
 from ..metrics import long_tailed_accuracy
-from ..models.modeling_paco import CosineClassifier, PaCoForImageClassification
-from .class_centers import set_centers
+from ..models.modeling_contrastive import PaCoForContrastiveTraining
+from ..models.modeling_paco import SCALE_NAME, CosineClassifier, PaCoForImageClassification
+from ..utils.hardware import one_thread
+from .class_centers import start_from_centers
 from .optimizer import optimizer_and_settings
+from .paco_trainer import training_model
+from .validation import prior_counts
 
 
 @dataclass(frozen=True)
 class HeadSettings:
-    """What is tried: `learning_rate`, `weight_decay` and, of a cosine classifier, `scale`."""
+    """What is tried.
+
+    Args:
+        learning_rate (`float`): at the start; it falls to 0 as a cosine.
+        weight_decay (`float`): of all but the scale.
+        scale (`float`): of a cosine classifier.
+    """
 
     learning_rate: float
     weight_decay: float
     scale: float
 
-    def __str__(self) -> str:
-        return f"learning rate {self.learning_rate:g}, weight decay {self.weight_decay:g}, scale {self.scale:g}"
+    def describe(self, classifier: str) -> str:
+        """What is chosen of a kind of classifier, in words.
+
+        Args:
+            classifier (`str`): `linear` or `cosine`.
+        """
+        scale = f"scale {self.scale:g}, " if classifier == "cosine" else ""
+        return f"{scale}learning rate {self.learning_rate:g}"
+
+    def apply(self, args: PaCoTrainingArguments, model: PaCoForImageClassification) -> PaCoTrainingArguments:
+        """The arguments with these settings; the model's classifier gets the scale.
+
+        Args:
+            args (`PaCoTrainingArguments`): other settings.
+            model (`PaCoForImageClassification`): whose classifier is to be trained.
+        """
+        if isinstance(model.classifier, CosineClassifier):
+            model.config.classifier_scale = model.classifier.initial_scale = self.scale
+            model.classifier.scale.data.fill_(self.scale)
+        return args.changed(learning_rate=self.learning_rate, weight_decay=self.weight_decay)
 
 
 @dataclass(frozen=True)
@@ -36,16 +69,17 @@ class OutOfFold:
     """What cross-validation tells.
 
     Args:
-        settings ([`HeadSettings`]): the best, by balanced accuracy.
+        settings ([`HeadSettings`]): the best: of the least log loss, at its best temperature and each class counting
+            alike. It tells settings apart that get the same few images of rare classes right.
         logits (`(M, C)`): of the images that were held out once, by the classifier that had not seen them.
         rows (`(M,)`): which images these are.
-        scores (`dict`): balanced accuracy, 0 to 1, of all settings that were tried.
+        scores (`dict`): log loss, in nats, and balanced accuracy, 0 to 1, of all settings that were tried.
     """
 
     settings: HeadSettings
     logits: np.ndarray
     rows: np.ndarray
-    scores: dict[HeadSettings, float]
+    scores: dict[HeadSettings, tuple[float, float]]
 
 
 def cross_validate(
@@ -54,7 +88,9 @@ def cross_validate(
     embeddings: Embeddings,
     candidates: Sequence[HeadSettings],
     folds: int,
+    *,
     means: bool,
+    views: Sequence[np.ndarray] | None = None,
 ) -> OutOfFold:
     """Train a classifier on all folds but one, for each fold and each of the settings.
 
@@ -63,73 +99,110 @@ def cross_validate(
     Args:
         model (`PaCoForImageClassification`): its classifier is copied, not changed.
         args (`PaCoTrainingArguments`): loss, batch, epochs, momentum, seed.
-        embeddings ([`Embeddings`]): features and labels of the training images.
+        embeddings ([`Embeddings`]): features and labels of the training images, as they are scored.
         candidates (sequence of [`HeadSettings`]): to try.
         folds (`int`): their number.
         means (`bool`): whether the classifier starts from class means.
+        views (sequence of `(V, N, F)` arrays, *optional*): what is trained on, as for [`FeatureDataset`]; the features
+            themselves where there are none.
 
     Raises:
         ValueError: no class has two images.
     """
     assert embeddings.labels is not None
-    labels, fold_of = embeddings.labels, stratified_folds(embeddings.labels, folds, args.order_seed)
+    features, labels = embeddings.features, embeddings.labels
+    views = views or [features[None]]
+    fold_of = stratified_folds(labels, folds, args.order_seed)
     rows = np.flatnonzero(fold_of >= 0)
     classes, best, scores = model.config.num_labels, None, {}
-    steps = tqdm(total=len(candidates) * folds, desc="cross-validation", unit=" trainings", leave=False, disable=None)
-    with steps:
+    counts = class_counts(labels, classes)
+    logit_counts = counts if prior_counts(args, model.config) is None else None
+    total, shown = len(candidates) * folds, None if len(labels) * args.num_train_epochs > 20_000 else True
+    with (
+        tqdm(total=total, desc="cross-validation", unit=" trainings", leave=False, disable=shown) as progress,
+        one_thread(),
+    ):
         for settings in candidates:
             logits = np.empty((len(labels), classes), dtype=np.float32)
             for fold in range(folds):
                 held_out = fold_of == fold
-                trained = Embeddings(embeddings.features[~held_out], labels[~held_out], None, embeddings.class_names)
-                classifier = _train(model, args, trained, settings, means)
+                if not held_out.any():
+                    continue
+                start = Embeddings(features[~held_out], labels[~held_out]) if means else None
+                trained = FeatureDataset([view[:, ~held_out] for view in views], labels[~held_out], args.spec.views)
+                head = _train(model, args, trained, settings, start)
                 with torch.no_grad():
-                    logits[held_out] = classifier(torch.from_numpy(embeddings.features[held_out])).numpy()
-                steps.update()
-            predictions = logits[rows].argmax(1)
-            score = long_tailed_accuracy(predictions, labels[rows], class_counts(labels, classes))["balanced_accuracy"]
-            scores[settings] = float(score or 0)
-            if best is None or scores[settings] > scores[best[0]]:
+                    seen = torch.from_numpy(features[held_out]).float().to(model.device)
+                    logits[held_out] = head.classifier(seen).float().cpu().numpy()
+                progress.update()
+            predictions, balanced = logits[rows].argmax(1), "balanced_accuracy"
+            accuracy = float(long_tailed_accuracy(predictions, labels[rows], counts)[balanced] or 0)
+            scores[settings] = balanced_log_loss(logits[rows], labels[rows], logit_counts), accuracy
+            if best is None or scores[settings][0] < scores[best[0]][0]:
                 best = settings, logits[rows]
     assert best is not None
     return OutOfFold(best[0], best[1], rows, scores)
 
 
+def seconds_a_step(
+    model: PaCoForImageClassification, args: PaCoTrainingArguments, trained: FeatureDataset, settings: HeadSettings
+) -> float:
+    """What a step of [`cross_validate`] takes.
+
+    Args:
+        model, args: as there.
+        trained ([`FeatureDataset`]): features like those of the run.
+        settings ([`HeadSettings`]): of the classifier.
+    """
+    steps, start = 20, time.monotonic()
+    with one_thread():
+        _train(model, args.changed(max_steps=steps), trained, settings, None)
+    return (time.monotonic() - start) / steps
+
+
 def _train(
     model: PaCoForImageClassification,
     args: PaCoTrainingArguments,
-    embeddings: Embeddings,
+    trained: FeatureDataset,
     settings: HeadSettings,
-    means: bool,
-) -> torch.nn.Module:
-    """A copy of the model's classifier, trained on all of the features."""
-    features, labels = torch.from_numpy(embeddings.features), torch.from_numpy(embeddings.labels)
-    classifier = copy.deepcopy(model.classifier)
-    if isinstance(classifier, CosineClassifier):
-        classifier.scale.data.fill_(settings.scale)
-    if means:
-        set_centers(classifier, model.config, embeddings, "a fold")
-    counts = torch.bincount(labels, minlength=model.config.num_labels)
-    prior = counts if args.class_prior and args.spec.prior != "none" else None
-    loss = LossModule(args.loss, prior, **args.spec.formula_settings(args))
-    optimizer_class, options = optimizer_and_settings(args.changed(learning_rate=settings.learning_rate))
-    groups = [
-        {"params": [parameter], "weight_decay": 0 if name == "scale" else settings.weight_decay}
-        for name, parameter in classifier.named_parameters()
-        if parameter.requires_grad
-    ]
-    optimizer = optimizer_class(groups, **options)
-    batch = min(args.per_device_train_batch_size * args.gradient_accumulation_steps, len(labels))
-    per_epoch = len(labels) // batch
+    start: Embeddings | None,
+) -> PaCoForImageClassification:
+    """A copy of the model, on the same backbone, whose classifier is trained on features."""
+    backbone = model.paco.backbone
+    copied = copy.deepcopy(model, {id(backbone): backbone})
+    args = settings.apply(args, copied)
+    counts = torch.bincount(trained.labels, minlength=model.config.num_labels)
+    copied.config.class_counts = counts.tolist()
+    if start:
+        start_from_centers(copied, start, "a fold")
+    head = training_model(copied, args).train()
+    loss = LossModule(args.loss, prior_counts(args, copied.config), **args.spec.formula_settings(args)).to(head.device)
+    optimizer_class, options = optimizer_and_settings(args)
+    optimizer = optimizer_class(_groups(head, args), **options)
+    batch = min(args.per_device_train_batch_size * args.gradient_accumulation_steps, len(trained))
+    per_epoch = len(trained) // batch
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     generator = torch.Generator().manual_seed(args.order_seed)
+    averaged = head.key_and_query_parameters() if isinstance(head, PaCoForContrastiveTraining) else None
     for step in range(steps):
         if step % per_epoch == 0:
-            order = torch.randperm(len(labels), generator=generator)
+            order = torch.randperm(len(trained), generator=generator)
         rows = order[step % per_epoch * batch :][:batch]
+        inputs = {name: tensor.to(head.device) for name, tensor in trained.batch(rows, step // per_epoch).items()}
+        labels = inputs["labels"] if args.spec.contrastive else inputs.pop("labels")
         optimizer.zero_grad()
-        loss(classifier(features[rows]), labels[rows]).backward()
+        terms: Any = loss.of_outputs(head(**inputs, return_dict=True), labels)
+        (terms.class_part + terms.contrast_part if isinstance(terms, LossTerms) else terms).backward()
         optimizer.step()
         schedule.step()
-    return classifier
+        if averaged:
+            head.update_key_encoder(averaged)
+    return head
+
+
+def _groups(head: torch.nn.Module, args: PaCoTrainingArguments) -> list[dict[str, Any]]:
+    named = [(name, parameter) for name, parameter in head.named_parameters() if parameter.requires_grad]
+    decayed = {name for name, p in named if name != SCALE_NAME and (args.decay_all_parameters or p.ndim > 1)}
+    rest, spared = ([p for name, p in named if (name in decayed) is wanted] for wanted in (True, False))
+    return [{"params": rest, "weight_decay": args.weight_decay}, {"params": spared, "weight_decay": 0.0}]

@@ -97,7 +97,7 @@ class PaCoTrainer(CheckpointingTrainer):
         self.loss_parts: dict[str, list[Tensor]] = defaultdict(list)
         if model is not None:
             check_training(model, args, kwargs.get("train_dataset"), batched_views)
-            model = _training_model(model, args)
+            model = training_model(model, args)
             check_optimizer_covers(kwargs.get("optimizers", (None,))[0], model)
         super().__init__(model=model, args=args, **kwargs)
         self._take_method(self.model)
@@ -126,7 +126,7 @@ class PaCoTrainer(CheckpointingTrainer):
             set_seed(self.args.seed)
         classifier = super().call_model_init(trial)
         check_training(classifier, self.args, getattr(self, "train_dataset", None), self.batched_views)
-        model = _training_model(classifier, self.args)
+        model = training_model(classifier, self.args)
         self._take_method(model)
         return model
 
@@ -200,12 +200,8 @@ class PaCoTrainer(CheckpointingTrainer):
             raise ValueError(f"loss {spec.name!r} contrasts two views: the items of the data set need {names}")
         inputs = {**views, "labels": labels} if contrastive else {"pixel_values": views["pixel_values"]}
         outputs = model(**inputs, return_dict=True)
-        if contrastive:
-            batch = outputs.batch_features
-            queue = outputs.features[len(batch) :].detach()
-            loss = self.loss((batch, queue), outputs.feature_labels, outputs.logits)
-        elif model.training:
-            loss = self.loss(outputs.logits, labels)
+        if model.training:
+            loss = self.loss.of_outputs(outputs, labels)
         else:
             loss = F.cross_entropy(outputs.logits.float(), labels)
         if isinstance(loss, LossTerms):
@@ -338,7 +334,7 @@ def _changed(args: Any, name: str, value: Any) -> Iterator[None]:
         setattr(args, name, before)
 
 
-def _training_model(model: PaCoForImageClassification, args: PaCoTrainingArguments) -> PaCoForImageClassification:
+def training_model(model: PaCoForImageClassification, args: PaCoTrainingArguments) -> PaCoForImageClassification:
     """The model with what the loss needs around it, sharing its weights, frozen and laid out as `args` say."""
     set_seed(args.seed)
     if args.spec.contrastive and not isinstance(model, PaCoForContrastiveTraining):

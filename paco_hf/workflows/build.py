@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 from transformers import TrainerCallback, set_seed
@@ -20,16 +21,13 @@ from ..data.streaming.manifest import LANES
 from ..data.torch_datasets import EvaluationDataset, FeatureDataset, ImageCollator, ViewsDataset, WholeImages
 from ..inference.features import Embeddings
 from ..models.lora import add_adapter
-from ..models.modeling_paco import CosineClassifier, PaCoForImageClassification
+from ..models.modeling_paco import PaCoForImageClassification
 from ..models.pretrained_backbones import BackboneSource
 from ..trainer.class_centers import start_from_centers
-from ..trainer.cross_validation import HeadSettings, OutOfFold, cross_validate
 from ..trainer.paco_trainer import PaCoTrainer
 from ..utils.console import say
 from .features import RunFeatures
 from .prepare_data import RunData
-
-SCALES = (8.0, 12.0, 16.0, 25.0)  # of a cosine classifier, which cross-validation chooses among
 
 
 @dataclass
@@ -40,15 +38,14 @@ class RunParts:
         model (`PaCoForImageClassification`): as training starts.
         train_dataset (`Dataset`): the training images, as views or whole.
         batched_views (`BatchedViews`, *optional*): what makes views of whole images, a batch at a time.
-        features ([`RunFeatures`], *optional*): of a frozen backbone, which training sees in place of images.
-        out_of_fold ([`OutOfFold`], *optional*): what cross-validation told.
+        features ([`RunFeatures`], *optional*): of a frozen backbone, which training sees in place of images. They are
+            computed when they are asked for; until then there is no `train_dataset`.
     """
 
     model: PaCoForImageClassification
     train_dataset: Dataset | None
     batched_views: BatchedViews | None
     features: RunFeatures | None = None
-    out_of_fold: OutOfFold | None = None
 
 
 def build(plan: RunPlan, data: RunData, model: PaCoForImageClassification) -> RunParts:
@@ -70,6 +67,13 @@ def build(plan: RunPlan, data: RunData, model: PaCoForImageClassification) -> Ru
         line = start_from_centers(model, Embeddings.load(centers), Path(centers).name)
         say(plan.args.process_index == 0, line)
     return parts
+
+
+def placeholder(plan: RunPlan, data: RunData, model: PaCoForImageClassification) -> FeatureDataset:
+    """Features of no image in place of those that are not computed yet, as many and as wide."""
+    labels = data.images["train"].split.labels
+    features = np.zeros((1, len(labels), model.classifier.in_features), dtype=np.float32)
+    return FeatureDataset([features], labels, len(plan.views))
 
 
 def new_model(
@@ -153,7 +157,7 @@ def start_from_means(plan: RunPlan, data: RunData, parts: RunParts) -> str:
         what was done, for the user to read.
     """
     features = parts.features or RunFeatures(plan, data, parts.model)
-    return start_from_centers(parts.model, features.trained[0], data.images["train"].split.name)
+    return start_from_centers(parts.model, features.plain("train"), data.images["train"].split.name)
 
 
 def build_trainer(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[TrainerCallback]) -> PaCoTrainer:
@@ -169,7 +173,7 @@ def build_trainer(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequ
         ValueError: settings that contradict the model, the data or the installed packages.
     """
     if parts.train_dataset is None and parts.features:
-        parts.train_dataset = parts.features.dataset()
+        parts = replace(parts, train_dataset=parts.features.dataset())
     args, train, validation = plan.args, data.images["train"].split, data.images.get("validation")
     sampler = None
     if train.groups is not None:
@@ -194,45 +198,4 @@ def build_trainer(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequ
 def _evaluated(parts: RunParts, validation: Images) -> Dataset:
     if parts.features is None:
         return EvaluationDataset(validation, validation.split.labels)
-    return FeatureDataset([parts.features.plain("validation")[0].features[None]], validation.split.labels)
-
-
-def choose_by_cross_validation(plan: RunPlan, parts: RunParts) -> tuple[RunPlan, list[str]]:
-    """Choose what the user left open of the classifier's training, on images held out once.
-
-    Args:
-        plan (`RunPlan`): of the run.
-        parts (`RunParts`): its model, which gets the scale, and features; what is told of the folds is noted there.
-
-    Returns:
-        the plan with the settings that did best, and lines for the user to read.
-
-    Raises:
-        ValueError: no class has two images.
-    """
-    assert parts.features
-    run, args, model = plan.run, plan.args, parts.model
-    embeddings, line = parts.features.trained
-    cosine = run.classifier == "cosine"
-    scales = SCALES if cosine and "classifier_scale" in plan.automatic else (run.classifier_scale,)
-    rates = (args.learning_rate,) if cosine or "learning_rate" not in plan.automatic else (0.2, 1.0)
-    decays = (args.weight_decay,)
-    candidates = [HeadSettings(rate, decay, scale) for rate in rates for decay in decays for scale in scales]
-    result = parts.out_of_fold = cross_validate(
-        model, args, embeddings, candidates, plan.folds, run.class_centers == "means"
-    )
-    best = result.settings
-    if isinstance(model.classifier, CosineClassifier):
-        model.config.classifier_scale = model.classifier.initial_scale = best.scale
-        model.classifier.scale.data.fill_(best.scale)
-    tried = f", the best of {len(candidates)} settings" if len(candidates) > 1 else ""
-    lines = [
-        line,
-        f"cross-validation, {plan.folds} folds: {100 * result.scores[best]:.1f} balanced with {best}{tried}",
-    ]
-    if alone := len(embeddings.features) - len(result.rows):
-        lines.append(
-            f"{alone} classes have one image, which is trained on: nothing is known of how well they are told"
-        )
-    args = args.changed(learning_rate=best.learning_rate, weight_decay=best.weight_decay)
-    return replace(plan, args=args, run=replace(run, classifier_scale=best.scale)), lines
+    return FeatureDataset([parts.features.plain("validation").features[None]], validation.split.labels)

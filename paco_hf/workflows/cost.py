@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
 from tempfile import TemporaryDirectory
@@ -14,12 +15,16 @@ from accelerate.utils import broadcast_object_list
 
 from ..arguments.resolve import RunPlan, is_pretrained
 from ..arguments.training_args import PaCoTrainingArguments
+from ..data.torch_datasets import FeatureDataset
+from ..evaluation.selection import IMAGES
+from ..trainer.cross_validation import seconds_a_step
 from ..trainer.paco_trainer import PaCoTrainer
 from ..trainer.step_timer import StepTimer, StepTimes
 from ..trainer.validation import check_training
-from ..utils.hardware import available_cores
+from ..utils.hardware import available_cores, one_thread
 from ..utils.memory import keep_freed_memory, used_memory
-from .build import RunParts, build_trainer
+from .build import RunParts, build_trainer, placeholder
+from .choices import head_candidates
 from .prepare_data import RunData
 
 PATIENCE = 3600.0  # seconds on a CPU above which shorter ways are named
@@ -90,6 +95,8 @@ class Estimate:
         """
         args, run = self.plan.args, self.plan.run
         validation, saving = times.validation, times.saving
+        if self.plan.on_features:
+            validation = 0.0
         if validation is None:
             validation = len(self.trainer.eval_dataset or ()) * self.image_seconds / args.world_size
         if saving is None:  # with momentum, and the weights selected
@@ -119,6 +126,27 @@ class Estimate:
             every = int(steps) if steps >= 1 else math.ceil(steps * self.steps)
         return self.left / every
 
+    def features(self) -> float:
+        """Seconds of all that comes before training on features: the choice of the input, the passes over the
+        images."""
+        run, inputs = self.plan.run, self.plan.inputs
+        trained, validated = len(self.images["train"]), len(self.images.get("validation", ()))
+        sampled = sum((choice.size / self.size) ** 2 for choice in inputs) * IMAGES if len(inputs) > 1 else 0
+        drawn = run.feature_views * len(self.plan.views) * trained
+        return (sampled + drawn + trained + validated) * self.scoring_seconds
+
+    def folds(self, trained: FeatureDataset) -> float:
+        """Seconds of cross-validation.
+
+        Args:
+            trained ([`FeatureDataset`]): features like those of the run.
+        """
+        if not self.plan.folds:
+            return 0.0
+        candidates = head_candidates(self.plan)
+        step = seconds_a_step(self.trainer.classifier, self.plan.args, trained, candidates[0])
+        return len(candidates) * (self.plan.folds - 1) * self.steps * step
+
     def shorter(self, cost: RunCost, step: float) -> list[str]:
         """Flags that would make the run shorter, each with the time that it then takes.
 
@@ -129,10 +157,8 @@ class Estimate:
         run, args, flags = self.plan.run, self.plan.args, []
         trained = not (self.trainer.frozen_backbone or run.lora_rank or args.trainable_convolutions)
         if trained and is_pretrained(run, self.plan.backbone):
-            # What stays are the forward passes of the views, and reading the images.
-            images = args.per_device_train_batch_size * args.gradient_accumulation_steps
-            share = min(len(self.plan.views) * images * self.image_seconds / step, 1)
-            flags.append(("--freeze_backbone true", cost.training * share))
+            # What stays is one forward pass over the images, and reading them.
+            flags.append(("--freeze_backbone true", len(self.images["train"]) * self.scoring_seconds))
         smaller = self.size * 2 // 3 // 32 * 32
         if smaller >= 64 and (ratio := self._size_ratio(smaller)):
             flags.append((f"--image_size {smaller}", cost.training * ratio))
@@ -242,22 +268,29 @@ def rehearse(plan: RunPlan, data: RunData, parts: RunParts, done: int = 0) -> li
         ValueError: as the run.
     """
     args, count = plan.args, len(data.images["train"])
+    if parts.features:
+        parts = replace(parts, features=None, train_dataset=placeholder(plan, data, parts.model))
     check_training(parts.model, args, parts.train_dataset, parts.batched_views)
     if args.device.type == "cpu":
         keep_freed_memory()
     batch = min(args.per_device_train_batch_size, max(count // args.world_size, 1))
-    size = _images_to_time(plan, parts, batch)
-    before = psutil.Process().memory_info().rss
+    size = batch if plan.on_features else _images_to_time(plan, parts, batch)
+    used = psutil.Process().memory_info().rss
     with TemporaryDirectory() as scratch:
         trainer, times, memory = _train_briefly(plan, data, parts, size, scratch)
     if size < batch:  # on a CPU: an accelerator is never that slow
-        fixed = before + _state_bytes(trainer)
+        fixed = used + _state_bytes(trainer)
         memory = max(memory, fixed + (memory - fixed) * batch / size)
     per_epoch = updates_per_epoch(args, count)
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
     estimate = Estimate(plan, data, trainer, steps, per_epoch, done)
     times = times.scaled(images_per_step(args, count)[0] / size)
-    return _lines(estimate, times, memory, done > 0, plan.run.class_centers == "means" and not done)
+    before = 0.0
+    if plan.on_features:
+        before = estimate.features() + estimate.folds(placeholder(plan, data, parts.model))
+    elif plan.run.class_centers == "means" and not done:  # whose features come first
+        before = count * estimate.scoring_seconds
+    return _lines(estimate, times, memory, done > 0, before)
 
 
 def updates_per_epoch(args: PaCoTrainingArguments, images: int) -> int:
@@ -315,15 +348,14 @@ def _train_briefly(
     trainer = build_trainer(replace(plan, args=args), data, parts, ())
     timer = StepTimer(lambda times: results.append((times, used_memory(args.device.type))), stop=True)
     trainer.add_callback(timer)
-    trainer.train()
+    with one_thread() if plan.on_features else nullcontext():
+        trainer.train()
     return trainer, *results[0]
 
 
-def _lines(estimate: Estimate, times: StepTimes, memory: float, resumed: bool, means: bool = False) -> list[str]:
+def _lines(estimate: Estimate, times: StepTimes, memory: float, resumed: bool, before: float = 0.0) -> list[str]:
     cost = estimate.cost(times, memory, resumed)
-    if means:  # the features of the class centers come first
-        features = len(estimate.images["train"]) * estimate.scoring_seconds
-        cost = replace(cost, fixed=cost.fixed + features)
+    cost = replace(cost, fixed=cost.fixed + before)
     lines = [str(cost)]
     if cost.seconds > PATIENCE and estimate.plan.args.device.type == "cpu":
         lines += [f"shorter: {way}" for way in estimate.shorter(cost, times.step)]

@@ -1,8 +1,7 @@
 """Training on features: what a frozen backbone gives of the images is computed once."""
 
 import time
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,44 +27,54 @@ class RunFeatures:
     """The features of a run's images, computed when they are first asked for.
 
     Args:
-        plan (`RunPlan`): of the run.
+        plan (`RunPlan`): of the run, with its input.
         data (`RunData`): its splits.
         model (`PaCoForImageClassification`): with the frozen backbone.
+        lines (list of `str`, *optional*): what was done, for the user to read.
     """
 
     plan: RunPlan
     data: RunData
     model: PaCoForImageClassification
+    lines: list[str] = field(default_factory=list)
 
-    def plain(self, role: str) -> tuple[Embeddings, str]:
-        """Those of the images of a split as they are, and what was done, for the user to read."""
-        images, start = self.data.images[role], time.monotonic()
-        training = self.model.training
-        self.model.to(self.plan.args.device)
-        batch = self.plan.args.per_device_eval_batch_size
-        features, how = cached_features(self.model.paco, self.plan.processor, images, batch)
-        self.model.train(training)
-        line = f"features of {len(features):,} {role} images: {how}, {time.monotonic() - start:.0f} s"
-        return Embeddings(features, np.asarray(images.split.labels), None, self.data.class_names), line
+    def __post_init__(self) -> None:
+        self._plain: dict[str, Embeddings] = {}
+        self._views: list[np.ndarray] | None = None
 
-    @cached_property
-    def trained(self) -> tuple[Embeddings, str]:
-        """Those of the training images."""
-        return self.plain("train")
+    def plain(self, role: str) -> Embeddings:
+        """Those of the images of a split as they are scored.
+
+        Args:
+            role (`str`): of the split, such as `train`.
+        """
+        if role not in self._plain:
+            images, start, training = self.data.images[role], time.monotonic(), self.model.training
+            batch = self.plan.args.per_device_eval_batch_size
+            backbone = self.model.to(self.plan.args.device).paco
+            features, how = cached_features(backbone, self.plan.processor, images, batch, keep=True)
+            self.model.train(training)
+            self.lines.append(f"features of {len(features):,} {role} images: {how}{_rate(features, start)}")
+            labels = np.asarray(images.split.labels)
+            self._plain[role] = Embeddings(features, labels, None, self.data.class_names)
+        return self._plain[role]
+
+    def views(self) -> list[np.ndarray]:
+        """What is trained on, as for [`FeatureDataset`]: the features of `--feature_views` augmented views, which the
+        epochs take in turn; or where there are none, those of the images as they are."""
+        if self._views is None:
+            draws = range(self.plan.run.feature_views)
+            self._views = [self._augmented(self.data.images["train"], draw) for draw in draws]
+        return self._views or [self.plain("train").features[None]]
 
     def dataset(self) -> FeatureDataset:
-        """What is trained on: plain features as each view, or those of augmented images."""
-        plan, images = self.plan, self.data.images["train"]
-        pairs, views = plan.run.feature_views, len(plan.views)
-        if not pairs:
-            features = self.trained[0].features
-            return FeatureDataset([np.stack([features] * views)], images.split.labels)
-        return FeatureDataset([self._augmented(images, i) for i in range(pairs)], images.split.labels)
+        """The training data of a trainer."""
+        return FeatureDataset(self.views(), self.data.images["train"].split.labels, len(self.plan.views))
 
-    def _augmented(self, images: Images, epoch: int) -> np.ndarray:
-        plan, labels = self.plan, images.split.labels
+    def _augmented(self, images: Images, draw: int) -> np.ndarray:
+        plan, labels, start = self.plan, images.split.labels, time.monotonic()
         views = [build_view(name, int(plan.run.image_size or 0)) for name in plan.views]
-        rows: Any = [EpochIndex(row, epoch) for row in range(len(labels))]
+        rows: Any = [EpochIndex(row, draw) for row in range(len(labels))]
         loader: Any = DataLoader(
             ViewsDataset(images, labels, views, plan.args.seed),
             plan.args.per_device_eval_batch_size,
@@ -73,13 +82,20 @@ class RunFeatures:
             num_workers=available_cores(),
             collate_fn=ImageCollator(plan.processor),
         )
-        training, forward = self.model.training, fast_forward(self.model.paco.to(plan.args.device))
+        training, forward = self.model.training, fast_forward(self.model.to(plan.args.device).paco)
         parts = []
-        description = f"embedding views, {epoch + 1} of {plan.run.feature_views}"
+        description = f"embedding views, {draw + 1} of {plan.run.feature_views}"
         with tqdm(total=len(labels), desc=description, unit=" images", disable=None, leave=False) as progress:
             for batch in loader:
-                names = [name for name in ("pixel_values", "key_pixel_values") if name in batch]
-                parts.append(torch.stack([forward(batch[name]).cpu() for name in names]))
+                pixels = [batch[name] for name in ("pixel_values", "key_pixel_values") if name in batch]
+                parts.append(torch.stack([forward(view).cpu() for view in pixels]))
                 progress.update(len(batch["labels"]))
         self.model.train(training)
-        return torch.cat(parts, dim=1).numpy()
+        features = torch.cat(parts, dim=1).numpy()
+        self.lines.append(f"features of views, {draw + 1} of {plan.run.feature_views}: computed{_rate(labels, start)}")
+        return features
+
+
+def _rate(images: Any, start: float) -> str:
+    seconds = time.monotonic() - start
+    return f" in {seconds:.0f} s, {len(images) / max(seconds, 1e-3):,.0f} images/s"

@@ -7,27 +7,33 @@ import numpy as np
 
 from ..arguments.resolve import RunPlan
 from ..arguments.training_args import PaCoTrainingArguments
+from ..data.images import Images
 from ..inference.logits import balanced_logits, score
 from ..metrics import headline
+from ..models.configuration_paco import PaCoConfig
 from ..reports.model_card import write_card
-from ..runs.layout import EVALUATION_FOLDER, METRICS_NAME, RUN_NAME
+from ..runs.layout import EVALUATION_FOLDER, METRICS_NAME, RUN_NAME, VALIDATION_FOLDER
 from ..runs.record import run_record, summary
 from ..trainer.cross_validation import OutOfFold
 from ..trainer.paco_trainer import PaCoTrainer
 from ..utils.console import say
 from ..utils.files import write_json
 from ..utils.memory import peak_memory
+from .build import RunParts
 from .calibrate import store_fitted, store_temperature
 from .evaluate import examine, write_evaluation
 from .prepare_data import RunData
 
 
-def finish(plan: RunPlan, data: RunData, trainer: PaCoTrainer, out_of_fold: OutOfFold | None = None) -> dict[str, Any]:
+def finish(
+    plan: RunPlan, data: RunData, parts: RunParts, trainer: PaCoTrainer, out_of_fold: OutOfFold | None = None
+) -> dict[str, Any]:
     """Save the selected model, calibrate it, score it once on the test split, and write what a run folder holds.
 
     Args:
         plan (`RunPlan`): of the run.
         data (`RunData`): its splits.
+        parts (`RunParts`): what was trained on; the test's features are kept like those.
         trainer (`PaCoTrainer`): after training.
         out_of_fold ([`OutOfFold`], *optional*): of cross-validation, in place of a validation split.
 
@@ -43,13 +49,13 @@ def finish(plan: RunPlan, data: RunData, trainer: PaCoTrainer, out_of_fold: OutO
     batch = args.per_device_eval_batch_size
     held_out = None
     if out_of_fold:
-        labels = np.asarray(data.images["train"].split.labels)[out_of_fold.rows]
-        held_out = headline(out_of_fold.logits.argmax(axis=1), labels, trainer.classifier.config)
-        if run.calibrate:
-            say(main, store_fitted(str(folder), out_of_fold.logits, labels, "training images, each held out once"))
+        held_out = _held_out(plan, data, out_of_fold)
     elif run.calibrate and validation:
         say(main, store_temperature(str(folder), validation, data.class_names, batch_size=batch))
         trainer.accelerator.wait_for_everyone()
+    if parts.features and test:
+        parts.features.plain("test")
+        say(main, parts.features.lines[-1])
     # What is scored is the saved folder, in full precision: what `pipeline` will give.
     tested = balanced_logits(str(folder), test, data.class_names, batch) if test else None
     metrics: dict[str, Any] = {
@@ -71,6 +77,23 @@ def finish(plan: RunPlan, data: RunData, trainer: PaCoTrainer, out_of_fold: OutO
     if main:  # last: it says that the run is finished
         write_json(folder / METRICS_NAME, metrics)
     return metrics
+
+
+def _held_out(plan: RunPlan, data: RunData, out_of_fold: OutOfFold) -> dict[str, Any]:
+    """Calibrate the model by what the folds told of images that they held out, and score that."""
+    folder, main = Path(plan.args.output_dir), plan.args.process_index == 0
+    split = data.division.trained.select(out_of_fold.rows.tolist(), role="validation")
+    labels = np.asarray(split.labels)
+    if plan.run.calibrate:
+        say(main, store_fitted(str(folder), out_of_fold.logits, labels, "training images, each held out once"))
+    config = PaCoConfig.from_pretrained(folder)
+    if main and plan.run.report:
+        results, examples = examine([str(folder)], Images(split), out_of_fold.logits, labels, config)
+        page = write_evaluation(folder / VALIDATION_FOLDER, results | {"folds": plan.folds}, examples)
+        interval = results["metrics"]["balanced_accuracy"]
+        low, high = (f"{100 * interval[end]:.1f}" for end in ("low", "high"))
+        say(main, f"report of the images held out once: balanced accuracy between {low} and {high} (95%); {page}")
+    return headline(out_of_fold.logits.argmax(axis=1), labels, config)
 
 
 def _save(plan: RunPlan, trainer: PaCoTrainer, folder: Path) -> dict[str, Any]:

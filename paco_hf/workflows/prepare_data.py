@@ -3,14 +3,12 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from ..arguments.resolve import choose_folds
 from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.image_checks import ImageChecks, check_images
 from ..data.images import ImageData, Images, LabeledImages
 from ..data.loading import load_data
 from ..data.spec import ROLES, DataSpec
-from ..data.split_manifest import describe_source
 from ..data.splitting import TEST_FRACTION, Division, divide, report
 from ..data.streaming.manifest import LANES
 from ..utils.console import say
@@ -43,8 +41,8 @@ class RunData:
         return self.division.data.class_names
 
 
-def prepare_data(run: RunArguments, args: PaCoTrainingArguments) -> RunData:
-    """Load, check and split the data, and say what the user should know of it before training.
+def load_checked(run: RunArguments, args: PaCoTrainingArguments) -> ImageChecks:
+    """Load the data and check its images.
 
     Raises:
         ValueError, OSError: data that cannot be read or trained on.
@@ -58,21 +56,33 @@ def prepare_data(run: RunArguments, args: PaCoTrainingArguments) -> RunData:
         # A stream is read once, in training.
         inspect = data.user_data if run.inspect is None else run.inspect
         inspect = inspect and isinstance(data.train, LabeledImages)
-        source = describe_source(data.train, data.user_data) if inspect else None
-        checks = check_images(data, run.skip_undecodable) if inspect else ImageChecks(data)
-        data = checks.data
-    if run.skip_undecodable and not inspect:
-        raise ValueError("--skip_undecodable leaves out what --inspect finds: give --inspect true, or leave it out")
-    run = choose_folds(run, args, data)
+        if run.skip_undecodable and not inspect:
+            raise ValueError(
+                "--skip_undecodable leaves out what --inspect finds: give --inspect true, or leave it out"
+            )
+        return check_images(data, run.skip_undecodable) if inspect else ImageChecks(data)
+
+
+def split_data(run: RunArguments, args: PaCoTrainingArguments, checks: ImageChecks) -> RunData:
+    """Split the data, and say what the user should know of it before training.
+
+    Args:
+        run (`RunArguments`): with what is split off.
+        args (`PaCoTrainingArguments`): with the seed.
+        checks ([`ImageChecks`]): of [`load_checked`].
+
+    Raises:
+        ValueError: a share out of range.
+    """
+    data = checks.data
     if data.user_data and data.test is None and run.test_fraction is None:
         run = replace(run, test_fraction=TEST_FRACTION)
     if data.test is not None and run.test_fraction:
         data.notes.append("there is a test split, so --test_fraction carves none")
     fraction = (run.test_fraction or 0.0) if data.user_data else 0.0
-    division = divide(
-        data, args.seed, run.validation_fraction, fraction, checks.duplicates, source=source, split_seed=run.split_seed
-    )
-    say(main, "\n".join(_describe(division, checks.lines)))
+    shares = (run.validation_fraction, fraction)
+    division = divide(data, args.seed, *shares, checks.duplicates, source=checks.source, split_seed=run.split_seed)
+    say(args.process_index == 0, "\n".join(_describe(division, checks.lines)))
     return RunData(run, division, checks.pixels)
 
 

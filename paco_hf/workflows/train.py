@@ -1,11 +1,13 @@
 """From the arguments of a run to its finished folder."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
+from ..arguments.method_choice import choose_method
 from ..arguments.resolve import RunPlan, is_pretrained, resolve, resolve_loading
 from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
@@ -13,6 +15,7 @@ from ..data.augmentation.transforms import build_view
 from ..data.spec import SPLITS_NAME
 from ..data.split_manifest import check_data, check_source, describe_data
 from ..models.lora import describe_training
+from ..models.modeling_paco import PaCoForImageClassification
 from ..models.pretrained_backbones import BackboneSource, find_backbone
 from ..runs.folder import RunFolder
 from ..runs.layout import DATA_NAME, RECIPE_NAME
@@ -20,25 +23,21 @@ from ..runs.output_folder import changed_settings, clear_run, clear_unfinished, 
 from ..runs.record import summary
 from ..runs.resume_points import first_complete, lies_in, resume_points, set_aside_later
 from ..trainer.callbacks import StopCallback
+from ..trainer.cross_validation import OutOfFold
 from ..trainer.paco_trainer import PaCoTrainer
+from ..trainer.validation import check_training
 from ..utils.console import say
 from ..utils.distributed import entered_once, leave_together
 from ..utils.files import as_yaml, check_space, write_json, write_text
+from ..utils.hardware import one_thread
 from ..utils.locks import sole_owner
 from ..utils.memory import keep_freed_memory
 from ..utils.signals import Stopped, Termination
-from .build import (
-    RunParts,
-    build,
-    build_model,
-    build_trainer,
-    choose_by_cross_validation,
-    new_model,
-    start_from_means,
-)
+from .build import RunParts, build, build_model, build_trainer, new_model, placeholder, start_from_means
+from .choices import choose_input, choose_settings
 from .cost import announce_cost, rehearse
 from .finish import finish, publish
-from .prepare_data import RunData, prepare_data
+from .prepare_data import RunData, load_checked, split_data
 
 
 def train(
@@ -76,21 +75,25 @@ def _train(
         say(main, f"{folder} is finished; nothing to resume\n{summary(metrics, str(folder))}")
     else:
         backbone = check_settings(run, args)
-        data = prepare_data(run, args)
+        checks = load_checked(run, args)
+        run, args, notes = choose_method(run, args, checks.data, backbone)
+        data = split_data(run, args, checks)
+        say(main, describe_method(args), *notes)
         plan = resolve(data.run, args, data.division, backbone)
         say(main, *plan.notes)
         model = build_model(plan, data)
         plan = resolve_loading(plan, data.images["train"])
         say(main, *plan.notes)
-        parts = build(plan, data, model)
         if run.dry_run:
+            parts = build(plan, data, model)
             say(main, as_yaml(plan.settings))
             points = resume_points(folder, run, args)
             done = int(points[0].name.split("-")[1]) if points else 0
             say(main, *rehearse(plan, data, parts, done))
             return None
+        plan, parts, out_of_fold = prepare_features(plan, data, model)
         trainer = fit(plan, data, parts, callbacks)
-        metrics = finish(plan, data, trainer, parts.out_of_fold)
+        metrics = finish(plan, data, parts, trainer, out_of_fold)
     publish(folder, args)
     return metrics
 
@@ -105,16 +108,52 @@ def check_settings(run: RunArguments, args: PaCoTrainingArguments) -> BackboneSo
     if (run.freeze_backbone or run.lora_rank) and args.trainable_convolutions:
         kept = "--freeze_backbone" if run.freeze_backbone else "--lora_rank"
         raise ValueError(f"{kept} trains no weight of the backbone, --trainable_convolutions a part: give one")
-    chosen = ", chosen for this hardware" if args.precision == "auto" else ""
-    processes = f", {args.world_size} processes" if args.world_size > 1 else ""
-    hardware = f"{args.loss} on {args.device.type}{processes}, {args.resolved_precision}{chosen}"
-    say(args.process_index == 0, "\n".join((hardware, *run.notes)))
+    say(args.process_index == 0, *run.notes)
     for name in filter(None, (run.query_view, run.key_view)[: args.spec.views]):
         build_view(name, run.image_size or 224)
     backbone = find_backbone(run.backbone) if run.backbone else None
     if backbone and is_pretrained(run, backbone):
         new_model(run, backbone, backbone.options | run.backbone_options, num_labels=2)
     return backbone
+
+
+def prepare_features(
+    plan: RunPlan, data: RunData, model: PaCoForImageClassification
+) -> tuple[RunPlan, RunParts, OutOfFold | None]:
+    """What is trained; of a frozen backbone with its features, and what cross-validation on them chose.
+
+    Args:
+        plan (`RunPlan`): of the run.
+        data (`RunData`): its splits.
+        model (`PaCoForImageClassification`): of [`build_model`].
+
+    Returns:
+        the plan with nothing left open, the parts of a trainer, and what the folds told, where there were any.
+
+    Raises:
+        ValueError: settings that contradict the model or the data.
+    """
+    main = plan.args.process_index == 0
+    if not plan.on_features:
+        return plan, build(plan, data, model), None
+    check_training(model, plan.args, placeholder(plan, data, model), None)
+    plan, lines = choose_input(plan, data, model)
+    say(main, *lines)
+    parts, out_of_fold = build(plan, data, model), None
+    if parts.features:
+        parts.features.views()
+        say(main, *parts.features.lines)
+        if plan.folds:
+            plan, out_of_fold, lines = choose_settings(plan, parts.features)
+            say(main, *lines)
+    return plan, parts, out_of_fold
+
+
+def describe_method(args: PaCoTrainingArguments) -> str:
+    """The loss and the hardware, for the user to read."""
+    chosen = ", chosen for this hardware" if args.precision == "auto" else ""
+    processes = f", {args.world_size} processes" if args.world_size > 1 else ""
+    return f"{args.loss} on {args.device.type}{processes}, {args.resolved_precision}{chosen}"
 
 
 def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[TrainerCallback]) -> PaCoTrainer:
@@ -139,10 +178,6 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
     if args.device.type == "cpu":
         keep_freed_memory()
     checkpoints, state = resume_points(folder, run, args), describe_data(data.division.data, data.pixels)
-    if plan.folds and parts.features:
-        plan, lines = choose_by_cross_validation(plan, parts)
-        args = plan.args
-        say(main, *lines)
     if run.class_centers == "means" and not checkpoints:
         say(main, start_from_means(plan, data, parts))
     termination = Termination(args.process_index, args.world_size)
@@ -175,7 +210,7 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
     announce_cost(plan, data, trainer)
     # Written when training really starts, so that a resume that fails leaves the recipe of the run as it was.
     trainer.add_callback(_RecipeCallback(plan.settings, state, data.division.manifest))
-    with termination:
+    with termination, one_thread() if plan.on_features else nullcontext():
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         termination.granted = stop.step > 0
         if stop.step:  # before signs of life end: another process may still be writing

@@ -1,0 +1,100 @@
+"""What is trained where the user left it open: on a pretrained backbone a classifier of its features, or all of it.
+
+`benchmarks/pretrained.md` has the measurements that these choices follow.
+"""
+
+import dataclasses
+from typing import Any, cast
+
+from ..data.images import ImageData
+from ..models.pretrained_backbones import BackboneSource
+from .auto_settings import FROZEN_CENTERS, FROZEN_CLASSIFIER, FROZEN_LOSS
+from .input_choice import is_pretrained
+from .run_arguments import RunArguments
+from .training_args import PaCoTrainingArguments
+
+# On an accelerator a pretrained backbone is trained where there are more images than these.
+MANY_IMAGES = 5000
+FOLDS = 5
+_LOGITS = 2e8  # of images that are held out, which are kept in memory several times
+
+
+def choose_method(
+    run: RunArguments, args: PaCoTrainingArguments, data: ImageData, backbone: BackboneSource | None
+) -> tuple[RunArguments, PaCoTrainingArguments, list[str]]:
+    """Decide whether a pretrained backbone is frozen; then classifier, loss and folds. The arguments stay as they are.
+
+    Args:
+        run (`RunArguments`): as the user left them.
+        args (`PaCoTrainingArguments`): likewise.
+        data (`ImageData`): the data set, before it is split.
+        backbone (`BackboneSource`, *optional*): that of `run.backbone`, where the user named one.
+
+    Returns:
+        both arguments, with `cross_validation` `none` or a number; and what was decided, for the user to read.
+
+    Raises:
+        ValueError: cross-validation is asked for where it cannot be.
+    """
+    notes = []
+    if "freeze_backbone" in run.automatic and is_pretrained(run, backbone) and not _trains_backbone(run, args):
+        images, on_cpu = len(data.train.labels), args.device.type == "cpu"
+        if on_cpu or images <= MANY_IMAGES:
+            why = "on a CPU" if on_cpu else f"{images:,} images"
+            notes.append(
+                f"the pretrained backbone stays as it is, and its features are computed once ({why}); "
+                "--freeze_backbone false trains it too"
+            )
+            run = dataclasses.replace(run, freeze_backbone=True)
+    if run.freeze_backbone and is_pretrained(run, backbone):
+        run, args = _choose_head(run, args)
+    return choose_folds(run, args, data), args, notes
+
+
+def _trains_backbone(run: RunArguments, args: PaCoTrainingArguments) -> bool:
+    """Whether a flag is of a backbone that is trained, or of images that are seen but once."""
+    views = run.query_view is not None or run.key_view is not None
+    parts = run.lora_rank is not None or args.trainable_convolutions is not None or args.layer_decay is not None
+    return run.streaming or views or parts
+
+
+def _choose_head(run: RunArguments, args: PaCoTrainingArguments) -> tuple[RunArguments, PaCoTrainingArguments]:
+    changes: dict[str, Any] = {}
+    if "classifier" in run.automatic:
+        changes["classifier"] = FROZEN_CLASSIFIER
+    if "class_centers" in run.automatic and not run.streaming:
+        changes["class_centers"] = FROZEN_CENTERS
+    if "loss" in run.automatic:
+        args = args.changed(loss=FROZEN_LOSS)
+    return dataclasses.replace(run, **cast(Any, changes)), args
+
+
+def choose_folds(run: RunArguments, args: PaCoTrainingArguments, data: ImageData) -> RunArguments:
+    """Decide whether settings are chosen by cross-validation; no validation split is needed then.
+
+    Args:
+        run (`RunArguments`): as the user left them.
+        args (`PaCoTrainingArguments`): likewise.
+        data (`ImageData`): the data set, before it is split.
+
+    Returns:
+        the arguments, with `cross_validation` `none` or a number.
+
+    Raises:
+        ValueError: cross-validation is asked for where it cannot be.
+    """
+    obstacles = {
+        "a backbone that is trained (--freeze_backbone true)": not run.freeze_backbone,
+        "a stream": run.streaming,
+        "several processes": args.world_size > 1,
+        f"{_LOGITS:.0e} logits or more": len(data.train.labels) * len(data.class_names) >= _LOGITS,
+    }
+    obstacle = next((name for name, is_there in obstacles.items() if is_there), None)
+    folds = run.cross_validation
+    if folds == "auto":
+        open_validation = data.validation is None and "validation_fraction" in run.automatic
+        folds = str(FOLDS) if data.user_data and open_validation and obstacle is None else "none"
+    elif folds != "none" and obstacle:
+        raise ValueError(f"--cross_validation {folds} cannot be with {obstacle}: leave one of the two out")
+    fraction = run.validation_fraction if folds == "none" else 0.0
+    return dataclasses.replace(run, cross_validation=folds, validation_fraction=fraction)

@@ -1,0 +1,111 @@
+"""What cross-validation on the features of a frozen backbone chooses: its input, and how the classifier is trained."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ..arguments.resolve import InputChoice, RunPlan
+from ..evaluation.selection import CLASSES, leave_one_out, paired_error, small_sample
+from ..inference.features import extract_features
+from ..models.modeling_paco import PaCoForImageClassification
+from ..trainer.cross_validation import HeadSettings, OutOfFold, cross_validate
+from .features import RunFeatures
+from .prepare_data import RunData
+
+# What is tried, at most six in all: scales of a cosine classifier, and learning rates as parts of the suggested one.
+SCALES, RATES = (12.0, 16.0, 25.0), {"cosine": (0.3, 1.0), "linear": (0.1, 0.3, 1.0, 3.0)}
+
+
+def choose_input(plan: RunPlan, data: RunData, model: PaCoForImageClassification) -> tuple[RunPlan, list[str]]:
+    """Choose what the backbone sees of an image, by the nearest class mean of a few hundred images.
+
+    Each is told by the means of all others. First it is chosen whether images are cropped or padded, at the smallest
+    size; then the size. A dearer input must be better by more than a standard error of the paired difference.
+
+    Args:
+        plan (`RunPlan`): of the run, with the inputs to choose among.
+        data (`RunData`): its splits.
+        model (`PaCoForImageClassification`): whose backbone sees the images; its configuration gets the size.
+
+    Returns:
+        the plan with one input, and lines for the user to read.
+    """
+    if len(plan.inputs) == 1:
+        return plan, []
+    images = data.images["train"]
+    labels = np.asarray(images.split.labels)
+    rows = small_sample(labels, plan.args.order_seed)
+    scores: dict[InputChoice, np.ndarray] = {}
+
+    def score(choice: InputChoice) -> None:
+        training, backbone = model.training, model.to(plan.args.device).paco
+        batch = plan.args.per_device_eval_batch_size
+        features = extract_features(backbone, choice.processor, images, f"at {choice}", batch, rows=rows.tolist())
+        model.train(training)
+        scores[choice] = leave_one_out(features, labels[rows])
+
+    best = plan.inputs[0]
+    same_size = [choice for choice in plan.inputs if choice.size == best.size]
+    for choices in (same_size, [choice for choice in plan.inputs if choice.size > best.size]):
+        for choice in choices:
+            if choice.fit != best.fit and choice.size > plan.inputs[0].size:
+                continue
+            if choice not in scores:
+                score(choice)
+            gain, error = paired_error(scores[choice], scores[best], labels[rows])
+            if gain > error:
+                best = choice
+    model.config.image_size = best.size
+    listed = ", ".join(f"{choice} {100 * paired_error(s, 0 * s, labels[rows])[0]:.1f}" for choice, s in scores.items())
+    few = f" of {CLASSES} classes" if len(set(labels)) > CLASSES else ""
+    line = f"input {best}: nearest class mean of {len(rows)} images{few}, balanced, each left out in turn: {listed}"
+    return plan.with_input(best), [line]
+
+
+def head_candidates(plan: RunPlan) -> list[HeadSettings]:
+    """What cross-validation chooses among: settings that the user left open.
+
+    Args:
+        plan (`RunPlan`): of the run.
+    """
+    run, args = plan.run, plan.args
+    scales, rates = [run.classifier_scale], [args.learning_rate]
+    if run.classifier == "cosine" and "classifier_scale" in plan.automatic:
+        scales = list(SCALES)
+    if "learning_rate" in plan.automatic:
+        rates = [float(f"{args.learning_rate * part:.3g}") for part in RATES[run.classifier]]
+    return [HeadSettings(rate, args.weight_decay, scale) for rate in rates for scale in scales]
+
+
+def choose_settings(plan: RunPlan, features: RunFeatures) -> tuple[RunPlan, OutOfFold, list[str]]:
+    """Choose what the user left open of the classifier's training, on images held out once.
+
+    Args:
+        plan (`RunPlan`): of the run.
+        features ([`RunFeatures`]): of its images; their model gets the scale.
+
+    Returns:
+        the plan with the settings that did best; what the folds told; lines for the user to read.
+
+    Raises:
+        ValueError: no class has two images.
+    """
+    run, args, model, embeddings = plan.run, plan.args, features.model, features.plain("train")
+    candidates = head_candidates(plan)
+    means = run.class_centers == "means"
+    views = features.views() if run.feature_views else None
+    result = cross_validate(model, args, embeddings, candidates, plan.folds, means=means, views=views)
+    best = result.settings
+    loss, accuracy = result.scores[best]
+    lines = [
+        f"cross-validation, {plan.folds} folds: {100 * accuracy:.1f} balanced, log loss {loss:.3f}, with "
+        f"{best.describe(run.classifier)}"
+    ]
+    if len(candidates) > 1:
+        tried = ", ".join(f"{one.describe(run.classifier)} {v[0]:.3f}" for one, v in result.scores.items())
+        lines[0] += f"; the least of: {tried}"
+    if alone := len(embeddings.features) - len(result.rows):
+        have = "1 class has one image, which is" if alone == 1 else f"{alone} classes have one image, which is"
+        lines.append(f"{have} trained on: no figure says how well it is recognized")
+    args = best.apply(args, model)
+    return replace(plan, args=args, run=replace(run, classifier_scale=best.scale)), result, lines
