@@ -52,7 +52,9 @@ class DataArguments:
         validation_fraction (`float`, *optional*, defaults to `0.1`): share of the training images carved to select the
             model; 0: train on all, report the last epoch
         test_fraction (`float`, *optional*): share of each class carved for the test where your own data has none
-            (default: 0.2; 0: none)
+            (default: 0.2, of classes of 5 images or more, where at least half of the classes are such; 0: none)
+        test_min_images (`int`, *optional*): classes of fewer images give none to the test (default: 5; where
+            --test_fraction is given, 2)
         split_seed (`int`, *optional*, defaults to `0`): of the test carve, which does not follow --seed
     """
 
@@ -74,6 +76,7 @@ class DataArguments:
     imbalance_kind: Literal["exp", "step", "pareto"] = "exp"
     validation_fraction: Annotated[float, FRACTION] = 0.1
     test_fraction: Annotated[float | None, FRACTION] = None
+    test_min_images: Annotated[int | None, AT_LEAST_1] = None
     split_seed: Annotated[int, AT_LEAST_0] = 0
 
 
