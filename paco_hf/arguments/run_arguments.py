@@ -142,6 +142,11 @@ class ModelArguments:
         """`backbone_kwargs` as a dictionary."""
         return dict(json_object(self.backbone_kwargs))
 
+    @property
+    def adapted_names(self) -> list[str] | None:
+        """`lora_targets` as a list."""
+        return self.lora_targets.split(",") if self.lora_targets else None
+
 
 @argument_table
 class WorkflowArguments:

@@ -27,7 +27,7 @@ from ..utils.files import as_yaml, check_space, write_json, write_text
 from ..utils.locks import sole_owner
 from ..utils.memory import keep_freed_memory
 from ..utils.signals import Stopped, Termination
-from .build import RunParts, build, build_model, build_trainer, new_model, start_from_means
+from .build import RunParts, build, build_model, build_trainer, check_adapters, new_model, start_from_means
 from .cost import announce_cost, rehearse
 from .finish import finish, publish
 from .prepare_data import RunData, prepare_data
@@ -104,6 +104,8 @@ def check_settings(run: RunArguments, args: PaCoTrainingArguments) -> BackboneSo
     for name in filter(None, (run.query_view, run.key_view)[: args.spec.views]):
         build_view(name, run.image_size or 224)
     backbone = find_backbone(run.backbone) if run.backbone else None
+    if run.lora_rank:
+        check_adapters(run, backbone)
     if backbone and is_pretrained(run, backbone):
         new_model(run, backbone, backbone.options | run.backbone_options, num_labels=2)
     return backbone
