@@ -13,9 +13,11 @@ def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("model", type=checkpoint, help="run folder, checkpoint or Hub id")
     add("out", type=new_folder, help="new folder")
-    add("--to", choices=["timm", "onnx"], required=True, help="timm's own format, or ONNX")
+    formats = "timm's own format, in which a cosine classifier is a linear one of the same top-1; or ONNX"
+    add("--to", choices=["timm", "onnx"], required=True, help=formats)
     add("--prior_input", action="store_true", help="onnx: a second input, the class frequencies")
-    add_data_flags(parser, None, default=f"validation, where there is none train; all these flags are of {_FITTED}")
+    add_data_flags(parser, None, default="validation, where there is none train")
+    parser.epilog = f"--dataset, --split and the like are of {_FITTED}: the images that its temperature is fitted on."
 
 
 def run(flags: Namespace) -> None:
