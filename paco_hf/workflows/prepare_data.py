@@ -68,8 +68,8 @@ def prepare_data(run: RunArguments, args: PaCoTrainingArguments) -> RunData:
         raise ValueError("--skip_undecodable leaves out what --inspect finds: give --inspect true, or leave it out")
     if data.user_data and data.test is None:
         run = _with_test(run, args, data, checks.duplicates)
-    if data.test is not None and run.test_fraction:
-        data.notes.append("there is a test split, so --test_fraction carves none")
+    elif run.test_fraction or run.test_min_images:
+        data.notes.append("there is a test split, so --test_fraction and --test_min_images carve none")
     fraction = (run.test_fraction or 0.0) if data.user_data else 0.0
     division = divide(
         data,
@@ -90,14 +90,14 @@ def _with_test(run: RunArguments, args: PaCoTrainingArguments, data: ImageData, 
     what the classes can bear."""
     if run.test_fraction is not None:
         return run
+    if run.test_min_images is not None:
+        return replace(run, test_fraction=TEST_FRACTION)
     points = resume_points(Path(args.output_dir), run, args)
     before = RunFolder(points[0]).manifest if points else {}
     if ((before.get("splits") or {}).get("test") or {}).get("carved"):
         fraction, minimum = before["test_fraction"], before.get("test_min_images")
-    elif run.test_min_images is None:
-        fraction, minimum = default_test(data, duplicates)
     else:
-        fraction, minimum = TEST_FRACTION, run.test_min_images
+        fraction, minimum = default_test(data, duplicates)
     return replace(run, test_fraction=fraction, test_min_images=minimum or None)
 
 
