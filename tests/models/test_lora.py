@@ -343,6 +343,13 @@ def test_backbones_without_such_layers_are_refused_before_images_are_read(
     assert "images of 5 classes" not in printed
 
 
+def test_convnext_has_such_layers(photos: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    small = json.dumps({"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]})
+    more = ["--backbone", "convnext_tiny", "--backbone_kwargs", small, "--dataset", photos, "--max_steps", "1"]
+    assert main(flags(tmp_path / "run", *more, "--save_strategy", "no")) == 0
+    assert "on 8 linear layers (fc1, fc2)" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("backbone", ["vgg11", "densenet121"])
 def test_what_is_advised_instead_works(backbone: str) -> None:
     with torch.device("meta"):

@@ -208,6 +208,9 @@ def test_a_run_that_carved_all_classes_resumes_with_that_test(tmp_path, capsys) 
     before = (run / "splits.json").read_bytes()
     assert "with changed settings" not in printed(capsys, *command, "--resume")
     assert (run / "splits.json").read_bytes() == before
+    (run / "metrics.json").unlink()
+    answer = complaint(capsys, "train", *command, "--resume", "--test_min_images", "5")
+    assert "other images would be carved for the test" in answer
 
 
 def test_a_carve_never_leaks(tmp_path) -> None:
