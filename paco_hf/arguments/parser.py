@@ -155,8 +155,9 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
 
 def _check(run: RunArguments, flags: dict[str, Any], published: bool) -> None:
     """Refuse flags that are of other data."""
-    if published and run.test_fraction is not None:
-        raise ValueError(f"--test_fraction carves from your own data; {run.dataset} has a test split: leave it out")
+    carves = [name for name in ("test_fraction", "test_min_images") if getattr(run, name) is not None]
+    if published and carves:
+        raise ValueError(f"--{carves[0]} carves from your own data; {run.dataset} has a test split: leave it out")
     selected = run.dataset in BENCHMARKS and BENCHMARKS[run.dataset].n_max
     if not selected and (tail := sorted(flags.keys() & {"imbalance_factor", "imbalance_kind"})):
         raise ValueError(f"--{tail[0]} makes the long tail of cifar*-lt; {run.dataset} has its own: leave it out")

@@ -55,7 +55,9 @@ class DataArguments:
             temperature are chosen on images held out once, then all are trained on; none: a validation split; auto: 5
             on your own data without a validation split
         test_fraction (`float`, *optional*): share of each class carved for the test where your own data has none
-            (default: 0.2; 0: none)
+            (default: 0.2, of classes of 5 images or more, where at least half of the classes are such; 0: none)
+        test_min_images (`int`, *optional*): classes of fewer images give none to the test (default: 5; where
+            --test_fraction is given, 2)
         split_seed (`int`, *optional*, defaults to `0`): of the test carve, which does not follow --seed
     """
 
@@ -78,6 +80,7 @@ class DataArguments:
     validation_fraction: Annotated[float, FRACTION] = 0.1
     cross_validation: str = "auto"
     test_fraction: Annotated[float | None, FRACTION] = None
+    test_min_images: Annotated[int | None, AT_LEAST_1] = None
     split_seed: Annotated[int, AT_LEAST_0] = 0
 
 
@@ -152,6 +155,11 @@ class ModelArguments:
     def backbone_options(self) -> dict[str, Any]:
         """`backbone_kwargs` as a dictionary."""
         return dict(json_object(self.backbone_kwargs))
+
+    @property
+    def adapted_names(self) -> list[str] | None:
+        """`lora_targets` as a list."""
+        return self.lora_targets.split(",") if self.lora_targets else None
 
 
 @argument_table

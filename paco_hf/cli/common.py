@@ -39,18 +39,21 @@ def add_inference_flags(parser: argparse.ArgumentParser, batch_size: int) -> Non
     parser.add_argument("--precision", choices=formats, default="fp32", help=about)
 
 
-def add_data_flags(parser: argparse.ArgumentParser, default_split: str, splits: Sequence[str] = ROLES) -> None:
+def add_data_flags(
+    parser: argparse.ArgumentParser, default_split: str | None, splits: Sequence[str] = ROLES, default: str = ""
+) -> None:
     """The flags for the labeled images that a model is applied to; [`load_split`] reads them.
 
     Args:
         parser (`argparse.ArgumentParser`): of the verb.
-        default_split (`str`): the value of `--split` where it is not given.
+        default_split (`str`, *optional*): the value of `--split` where it is not given.
         splits (sequence of `str`, *optional*): its possible values.
+        default (`str`, *optional*): what the help calls the default (default: its value).
     """
     parser.add_argument("--dataset", type=data_source, help="as for train (default: what the run was trained on)")
     parser.add_argument("--dataset_path", type=dataset_path, help="as for train")
     trained = "; train: what the run was trained on, without what it split off" if "train" in splits else ""
-    about = f"which images (default: %(default)s{trained})"
+    about = f"which images (default: {default or '%(default)s'}{trained})"
     parser.add_argument("--split", choices=splits, default=default_split, help=about)
     add_column_flags(parser)
     for role in ROLES:

@@ -2,28 +2,48 @@
 
 from argparse import ArgumentParser, Namespace
 
+from .common import add_data_flags, check_data_flags, selected
 from .inputs import checkpoint, new_folder
+
+# What `--dataset` and the like are for.
+_FITTED = "a cosine classifier that goes to timm"
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("model", type=checkpoint, help="run folder, checkpoint or Hub id")
     add("out", type=new_folder, help="new folder")
-    add("--to", choices=["timm", "onnx"], required=True, help="timm's own format, or ONNX")
+    formats = "timm's own format, in which a cosine classifier is a linear one of the same top-1; or ONNX"
+    add("--to", choices=["timm", "onnx"], required=True, help=formats)
     add("--prior_input", action="store_true", help="onnx: a second input, the class frequencies")
+    add_data_flags(parser, None, default="validation, where there is none train")
+    parser.epilog = f"--dataset, --split and the like are of {_FITTED}: the images that its temperature is fitted on."
 
 
 def run(flags: Namespace) -> None:
     if flags.prior_input and flags.to != "onnx":
         raise ValueError("--prior_input goes with --to onnx")
+    from ..data.spec import spec_fields
+
+    fields = spec_fields(vars(flags))
+    check_data_flags(flags)
+    has_images = any([flags.dataset, flags.split, *fields.values()])
+    if has_images and flags.to != "timm":
+        raise ValueError(f"--dataset, --split and the like are of {_FITTED}: leave them out")
     from transformers import AutoImageProcessor
 
     from ..conversion import export_onnx, export_timm
     from ..inference.load_model import load_classifier
+    from ..workflows.linear_export import linear_copy
 
     model = load_classifier(flags.model)
     processor = AutoImageProcessor.from_pretrained(flags.model)
+    if has_images and model.config.classifier != "cosine":
+        raise ValueError(f"--dataset, --split and the like are of {_FITTED}: {flags.model} has a linear one")
     if flags.to == "timm":
+        if model.config.classifier == "cosine":
+            model, lines = linear_copy(model, flags.model, **selected(flags, "dataset split"), **fields)
+            print("\n".join(lines))
         export_timm(model, flags.out, image_processor=processor)
         print(f'{flags.out}: timm.create_model("local-dir:{flags.out}", pretrained=True) loads it')
         return

@@ -38,7 +38,8 @@ def export_timm(
         `Path` of the folder.
 
     Raises:
-        ValueError: a backbone that timm lacks, or whose classifier is not one linear layer; logits that are not
+        ValueError: a backbone that timm lacks, or whose classifier is not one linear layer (a cosine classifier:
+            [`paco_hf.conversion.linearize`] before); logits that are not
             finite, or differ by more than 1e-5 of the largest; a folder with something in it; an image processor
             that timm has no words for. Nothing is written then.
     """
@@ -49,7 +50,7 @@ def export_timm(
         reference = common.reference_model(model)
         images = common.random_images(2, size, size)
         expected = common.model_logits(reference, images)
-        _save_native(_native(reference), made, common.label_names(model), preprocessing)
+        _save_native(native_model(reference), made, common.label_names(model), preprocessing)
         processor.save_pretrained(made)
         with common.quiet_logging():
             loaded = {
@@ -66,11 +67,16 @@ def export_timm(
     return Path(folder)
 
 
-def _native(model: PaCoForImageClassification) -> nn.Module:
-    """The timm model with the weights of backbone and classifier."""
+def native_model(model: PaCoForImageClassification) -> nn.Module:
+    """The timm model with the weights of backbone and classifier.
+
+    Raises:
+        ValueError: timm lacks the backbone, or it has no linear classifier.
+    """
     if isinstance(model.classifier, CosineClassifier):
         raise ValueError(
-            "timm's classifiers are linear, and the model's compares by the cosine, whatever the length of a feature. "
+            "timm's classifiers are linear, and the model's compares by the cosine: `paco_hf.conversion.linearize` "
+            "gives a linear one of the same top-1, and `paco-hf export --to timm` fits its temperature on images. "
             f"{common.OTHER_ROUTES}"
         )
     backbone = model.paco.backbone

@@ -109,7 +109,12 @@ def class_counts(labels: Any, num_classes: int, allow_empty: bool = False) -> li
 
 
 def stratified_split(
-    labels: Any, fraction: float, seed: int = 0, pinned: Any = None, name: str = "validation_fraction"
+    labels: Any,
+    fraction: float,
+    seed: int = 0,
+    pinned: Any = None,
+    name: str = "validation_fraction",
+    min_images: int = 2,
 ) -> tuple[list[int], list[int]]:
     """Split off validation images: about `fraction` of each class, at least one image where the class has two or more.
 
@@ -119,6 +124,7 @@ def stratified_split(
         seed (`int`, *optional*, defaults to `0`): which images are split off.
         pinned (sequence of `bool`, *optional*): images that stay in train, whatever the fraction.
         name (`str`, *optional*): what the fraction is called, for messages.
+        min_images (`int`, *optional*, defaults to `2`): classes of fewer images stay in train whole.
 
     Returns:
         `(train, validation)` indices, each in ascending order. A class of one image stays in train.
@@ -133,7 +139,8 @@ def stratified_split(
         order = np.argsort(array, kind="stable")
         for same_class in np.split(order, np.flatnonzero(np.diff(array[order])) + 1):
             members = generator.permutation(same_class)
-            size = min(max(round(fraction * len(members)), 1), len(members) - 1)
+            # Drawn for each class, so that the others' images are the same whatever the minimum.
+            size = min(max(round(fraction * len(members)), 1), len(members) - 1) if len(members) >= min_images else 0
             validated[members[~fixed[members]][:size]] = True
     return np.flatnonzero(~validated).tolist(), np.flatnonzero(validated).tolist()
 

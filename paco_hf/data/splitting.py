@@ -12,7 +12,9 @@ from .images import ImageData
 from .long_tail import class_counts, stratified_split
 from .split_manifest import describe_source, describe_split
 
-TEST_FRACTION = 0.2  # of user data that has no test split
+# Of user data that has no test split, where the user asks for no fraction.
+TEST_FRACTION = 0.2
+TEST_MIN_IMAGES = 5
 
 
 @dataclass
@@ -25,6 +27,7 @@ class Division:
         trained, validation (`ImageSplit`): what is trained and validated on; `data.test` is tested on.
         manifest (`dict`, *optional*): what `splits.json` holds; `None` where nothing was split off.
         full_counts (list of `int`): images of each class before anything was split off.
+        test_min_images (`int`, *optional*, defaults to `0`): classes of fewer images gave none to the test.
     """
 
     data: ImageData
@@ -32,6 +35,29 @@ class Division:
     validation: ImageSplit | None
     manifest: dict[str, Any] | None
     full_counts: list[int]
+    test_min_images: int = 0
+
+
+def default_test(data: ImageData, duplicates: Any = None) -> tuple[float, int]:
+    """The share of each class that is split off for the test, and the images that a class needs for that, where the
+    user asks for no share: no test where it would have fewer than half of the classes, and a warning says so.
+
+    Args:
+        data (`ImageData`): without a test split.
+        duplicates (sequence of `bool`, *optional*): training images with an exact copy, which stay in train.
+    """
+    labels, classes = np.asarray(data.train.labels), len(data.class_names)
+    free = labels if duplicates is None else labels[~np.asarray(duplicates, dtype=bool)]
+    large, movable = (np.bincount(part, minlength=classes) for part in (labels, free))
+    tested = int(((large >= TEST_MIN_IMAGES) & (movable > 0)).sum())
+    if 2 * tested >= classes:
+        return TEST_FRACTION, TEST_MIN_IMAGES
+    copies = " and one without an exact copy" if len(free) < len(labels) else ""
+    data.warnings.append(
+        f"no test split, so no test score is measured: fewer than half of the classes ({tested} of {classes}) have "
+        f"{TEST_MIN_IMAGES} images or more{copies}; --test_fraction {TEST_FRACTION} also takes from classes of two"
+    )
+    return 0.0, 0
 
 
 def divide(
@@ -43,6 +69,7 @@ def divide(
     *,
     source: dict[str, Any] | None = None,
     split_seed: int = 0,
+    test_min_images: int = 0,
 ) -> Division:
     """Split off a test split where there is none, then a validation split where there is none.
 
@@ -59,16 +86,22 @@ def divide(
         source (`dict`, *optional*): [`describe_source`] of the training split before images that cannot be
             decoded were left out.
         split_seed (`int`, *optional*, defaults to `0`): which images are tested on.
+        test_min_images (`int`, *optional*, defaults to `0`): classes of fewer images give none to the test.
 
     Raises:
         ValueError: a fraction out of range.
     """
     full = data.train
     fraction = 0.0 if data.test else test_fraction
-    rest, tested = stratified_split(full.labels, fraction, split_seed, duplicates, "test_fraction")
-    lacking = "no class has two images" + (" without an exact copy" if np.any(duplicates) else "")
+    rest, tested = stratified_split(
+        full.labels, fraction, split_seed, duplicates, "test_fraction", max(test_min_images, 2)
+    )
+    copies = " without an exact copy" if np.any(duplicates) else ""
     if fraction and not tested:
-        data.warnings.append(f"no test split can be carved, so no score will be measured: {lacking}")
+        needed = "two" if test_min_images <= 2 else str(test_min_images)
+        data.warnings.append(
+            f"no test split can be carved, so no score will be measured: no class has {needed} images{copies}"
+        )
     if tested:
         data = replace(data, train=full.select(rest), test=full.select(tested, role="test", split_off=True))
         duplicates = None if duplicates is None else np.asarray(duplicates)[rest]
@@ -76,7 +109,9 @@ def divide(
     fraction = 0.0 if validation else validation_fraction
     train_rows, validation_rows = stratified_split(data.train.labels, fraction, seed, duplicates)
     if fraction and not validation_rows:
-        data.warnings.append(f"no validation split can be carved, so the last epoch's model is kept: {lacking}")
+        data.warnings.append(
+            f"no validation split can be carved, so the last epoch's model is kept: no class has two images{copies}"
+        )
     trained = data.train.select(train_rows)
     if validation_rows:
         validation = data.train.select(validation_rows, role="validation", split_off=True)
@@ -87,6 +122,7 @@ def divide(
             "split_seed": split_seed,
             "validation_fraction": validation_fraction,
             "test_fraction": test_fraction,
+            **({"test_min_images": test_min_images} if test_min_images else {}),
             "source": source or describe_source(full, data.user_data),
             "class_names": data.class_names,
             "splits": {
@@ -95,7 +131,8 @@ def divide(
                 "test": describe_split(data.test),
             },
         }
-    return Division(data, trained, validation, manifest, class_counts(full.labels, len(data.class_names)))
+    full_counts = class_counts(full.labels, len(data.class_names))
+    return Division(data, trained, validation, manifest, full_counts, test_min_images)
 
 
 def report(division: Division, lines: list[str]) -> list[str]:
@@ -122,4 +159,20 @@ def report(division: Division, lines: list[str]) -> list[str]:
             names = examples([repr(data.class_names[label]) for label in absent])
             have = "1 class has" if len(absent) == 1 else f"{len(absent)} classes have"
             head.append(f"{have} no image to {what} with: {names}")
+    if data.test and data.test.split_off:
+        head.append(_test_cost(division, data.test))
     return head + lines
+
+
+def _test_cost(division: Division, test: ImageSplit) -> str:
+    """What a test that was split off takes from the rarest classes, for the user to read."""
+    counts, minimum = division.full_counts, division.test_min_images
+    taken = class_counts(test.labels, len(counts), allow_empty=True)
+    fewest, most = min((count, -take) for count, take in zip(counts, taken, strict=True) if take)
+    spared = sum(count < minimum for count in counts)
+    classes = "1 class" if spared == 1 else f"{spared} classes"
+    exempt = f", and none of {classes} of fewer than {minimum}" if spared else ""
+    return (
+        f"the test takes {-most} of {fewest} images of the rarest classes that it takes from{exempt}: "
+        "--test_fraction 0 trains on all"
+    )

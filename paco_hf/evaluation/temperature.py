@@ -56,3 +56,15 @@ def fit_temperature(logits: Any, labels: Any, logit_counts: Any = None) -> float
 
     optimizer.step(closure)
     return float(np.clip(float((-log_scale.detach()).exp()), *TEMPERATURE_RANGE))
+
+
+def temperature_warning(temperature: float, images: int) -> str:
+    """What makes a fitted temperature doubtful, for the user to read; empty where nothing does.
+
+    Args:
+        temperature (`float`): of [`fit_temperature`].
+        images (`int`): that it was fitted on.
+    """
+    if temperature in TEMPERATURE_RANGE:
+        return "WARNING: that is the limit: the logits say almost nothing of these images' classes"
+    return f"WARNING: with fewer than {FEW_IMAGES} images it may be far off" if images < FEW_IMAGES else ""

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..utils.files import readable
 from ..utils.optional import optional_package
 from ..utils.tensors import first_difference, read_tensors, save_tensors, tensors_digest
 from .backbones import BATCH_NORMS
+from .configuration_paco import PaCoConfig
 from .modeling_paco import PaCoForImageClassification
 
 ADAPTER_FOLDER = "adapter"
@@ -29,7 +31,34 @@ def has_adapter(model: nn.Module) -> bool:
     return any(".lora_A." in name for name, _ in model.named_parameters())
 
 
-@torch.no_grad()
+def check_targets(
+    backbone: str, backbone_kwargs: dict[str, Any], image_size: int, names: Sequence[str] | None = None
+) -> None:
+    """As [`choose_targets`], of a backbone that is not built yet: before its weights and the images are read.
+
+    A backbone that cannot be tried without weights passes here.
+
+    Args:
+        backbone (`str`): name of the architecture.
+        backbone_kwargs (`dict`): keyword arguments of `timm.create_model`.
+        image_size (`int`): side of an image that it takes.
+        names (sequence of `str`, *optional*): as those of [`choose_targets`].
+
+    Raises:
+        ValueError: as [`choose_targets`].
+        ImportError: `peft` is not installed.
+    """
+    optional_package("peft", "--lora_rank", "lora")
+    config = PaCoConfig(backbone=backbone, backbone_kwargs=backbone_kwargs, image_size=image_size, num_labels=2)
+    try:
+        with torch.device("meta"):
+            model = PaCoForImageClassification(config)
+        layers = _called_layers(model)
+    except Exception:  # timm's models raise whatever they run into
+        return
+    _select_targets(model, layers, names)
+
+
 def choose_targets(model: PaCoForImageClassification, names: Sequence[str] | None = None) -> dict[str, list[str]]:
     """The linear layers of the backbone that are adapted, by the last part of their names.
 
@@ -41,6 +70,12 @@ def choose_targets(model: PaCoForImageClassification, names: Sequence[str] | Non
     Raises:
         ValueError: there is no linear layer, or none of a name.
     """
+    return _select_targets(model, _called_layers(model), names)
+
+
+@torch.no_grad()
+def _called_layers(model: PaCoForImageClassification) -> list[str]:
+    """Names of the backbone's linear layers that are called for an image."""
     backbone, size = model.paco.backbone, model.config.image_size
     layers = {name: module for name, module in backbone.named_modules() if isinstance(module, nn.Linear)}
     called: set[nn.Module] = set()
@@ -50,14 +85,18 @@ def choose_targets(model: PaCoForImageClassification, names: Sequence[str] | Non
             hooks.enter_context(module.register_forward_hook(lambda module, *_: called.add(module)))
         model.eval()(torch.zeros(1, 3, size, size, device=model.device, dtype=model.dtype))
     model.train(training)
+    return [name for name, module in layers.items() if module in called]
+
+
+def _select_targets(
+    model: PaCoForImageClassification, layers: Sequence[str], names: Sequence[str] | None
+) -> dict[str, list[str]]:
     targets: dict[str, list[str]] = {}
-    for name, module in layers.items():
-        if module in called:
-            targets.setdefault(name.rpartition(".")[-1], []).append(name)
+    for name in layers:
+        targets.setdefault(name.rpartition(".")[-1], []).append(name)
     if not targets:
         raise ValueError(
-            f"--lora_rank adapts linear layers, and {model.config.backbone!r} has none: take a ViT, or "
-            "--freeze_backbone true"
+            f"--lora_rank adapts linear layers, and {model.config.backbone!r} has none: {_alternatives(model)}"
         )
     for name in names or ():
         if name not in targets:
@@ -65,6 +104,18 @@ def choose_targets(model: PaCoForImageClassification, names: Sequence[str] | Non
                 f"--lora_targets: {name!r} is no linear layer that can be adapted; there are {', '.join(targets)}"
             )
     return {name: targets[name] for name in (names or targets)}
+
+
+def _alternatives(model: PaCoForImageClassification) -> str:
+    """What to do where there is nothing to adapt."""
+    ways = ["--freeze_backbone true only classifier and projector", "a ViT as --backbone has such layers"]
+    names = [name for name, module in model.paco.backbone.named_modules() if isinstance(module, nn.Conv2d)]
+    prefixes = list(accumulate(names[-1].split("."), "{}.{}".format)) if names else []
+    # The last stage: the largest module with the last convolution and fewer than half of all.
+    stage = next((p for p in prefixes if 2 * sum(f"{name}.".startswith(f"{p}.") for name in names) < len(names)), None)
+    if stage:
+        ways.insert(0, f"--trainable_convolutions {stage} trains its last convolutions")
+    return ", ".join(ways[:-1]) + f", and {ways[-1]}"
 
 
 def add_adapter(

@@ -15,6 +15,7 @@ from .run_summary import Subject
 # Of what a run is made of, what a reader wants to know.
 _SHOWN = (
     *("loss", "backbone", "backbone_kwargs", "pretrained", "lora_rank", "lora_alpha", "lora_targets", "class_centers"),
+    *("classifier", "classifier_scale", "learn_classifier_scale"),
     *("image_size", "query_view", "key_view", "num_train_epochs", "global_batch_size", "per_device_train_batch_size"),
     *("gradient_accumulation_steps", "optim", "learning_rate", "epoch_schedule", "warmup_epochs", "momentum"),
     *("weight_decay", "layer_decay", "trainable_convolutions", "alpha", "beta", "gamma", "temperature"),
@@ -97,7 +98,9 @@ def changes(subject: Subject) -> str:
 def shown_settings(subject: Subject) -> list[tuple[str, Any]]:
     """What a reader wants to know of how it was trained; what is off or follows from another setting is left out."""
     settings = subject.settings
-    idle: dict[str, Any] = {"class_centers": "random", "pretrained": False}
+    idle: dict[str, Any] = {"class_centers": "random", "pretrained": False, "learn_classifier_scale": False}
+    if settings.get("classifier") == "linear":
+        idle |= {name: settings.get(name) for name in ("classifier", "classifier_scale")}
     idle |= {"label_smoothing_factor": 0, "gradient_accumulation_steps": 1}
     if subject.loss and not (spec := loss_spec(subject.loss)).contrastive:
         idle |= {name: settings.get(name) for name in spec.ignores - {"class_prior"}}
@@ -109,6 +112,18 @@ def shown_settings(subject: Subject) -> list[tuple[str, Any]]:
         for name, value in values.items()
         if name not in idle or value != idle[name]
     ]
+
+
+def cosine_classifier(subject: Subject) -> str | None:
+    """What a cosine classifier is, with its scale; `None` of a linear one."""
+    source = vars(subject.config) if subject.config else subject.settings
+    if source.get("classifier") != "cosine":
+        return None
+    scale = f"{source['classifier_scale']:g}"
+    if source.get("learn_classifier_scale"):
+        trained = f"{subject.trained_scale:.4g}, " if subject.trained_scale else ""
+        scale = f"{trained}trained from {scale} on"
+    return f"cosine: the logits are cosines of features and class centers, times a scale ({scale})"
 
 
 def limits(subject: Subject, license: str) -> list[str]:

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
+
 from ..arguments.recipes import Recipe, read_recipe
 from ..data.published import BENCHMARKS, Benchmark
 from ..losses.specs import DEFAULT_LOSS, LossSpec, loss_spec
@@ -12,6 +14,7 @@ from ..runs.checkpoint_config import CheckpointConfig
 from ..runs.folder import RunFolder
 from ..runs.layout import METRICS_NAME
 from ..runs.redaction import public_settings
+from ..utils.files import readable
 
 
 @dataclass
@@ -30,6 +33,7 @@ class Subject:
     evaluation: dict[str, Any] = field(default_factory=dict)  # `results.json` of the split that was scored
     log: list[dict[str, Any]] = field(default_factory=list)  # `log.jsonl`
     repo: str = ""  # what the examples load
+    trained_scale: float | None = None  # of a cosine classifier whose scale was trained
 
     @property
     def benchmark(self) -> Benchmark | None:
@@ -94,6 +98,7 @@ def read_subject(
     evaluation = run.evaluation
     if not scores or not evaluation or abs(evaluation["scores"]["accuracy"] - scores["accuracy"]) >= 1e-3:
         evaluation = {}
+    learned = config.classifier == "cosine" and config.learn_classifier_scale
     return Subject(
         folder.resolve().name,
         settings,
@@ -106,7 +111,15 @@ def read_subject(
         emissions=run.emissions,
         evaluation=evaluation,
         log=run.log,
+        trained_scale=_trained_scale(run.path / "model.safetensors") if learned else None,
     )
+
+
+def _trained_scale(weights: Path) -> float | None:
+    with readable(weights), safe_open(weights, "numpy") as file:
+        # numpy has no bfloat16.
+        known = file.get_slice("classifier.scale").get_dtype() != "BF16"
+        return float(file.get_tensor("classifier.scale")) if known else None
 
 
 def _check_same_images(baseline: RunFolder, dataset: str | None, run: RunFolder) -> None:

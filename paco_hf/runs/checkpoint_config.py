@@ -18,6 +18,9 @@ class CheckpointConfig:
     inference_prior: list[float] | None = None
     temperature: float | None = None
     balanced_logits: bool = True
+    classifier: str = "linear"
+    classifier_scale: float = 25.0
+    learn_classifier_scale: bool = False
 
     @classmethod
     def read(cls, run: RunFolder) -> "CheckpointConfig":

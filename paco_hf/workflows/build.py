@@ -20,9 +20,9 @@ from ..data.samplers import StreamSampler
 from ..data.streaming.manifest import LANES
 from ..data.torch_datasets import EvaluationDataset, FeatureDataset, ImageCollator, ViewsDataset, WholeImages
 from ..inference.features import Embeddings
-from ..models.lora import add_adapter
+from ..models.lora import add_adapter, check_targets
 from ..models.modeling_paco import PaCoForImageClassification
-from ..models.pretrained_backbones import BackboneSource
+from ..models.pretrained_backbones import BackboneSource, one_side
 from ..trainer.class_centers import start_from_centers
 from ..trainer.paco_trainer import PaCoTrainer
 from ..utils.console import say
@@ -97,6 +97,30 @@ def new_model(
     )
 
 
+def check_adapters(run: RunArguments, backbone: BackboneSource | None) -> None:
+    """Refuse adapters of a backbone without linear layers, before its weights and the images are read.
+
+    Args:
+        run (`RunArguments`): with a `lora_rank`.
+        backbone (`BackboneSource`, *optional*): that of `run.backbone`, where the user named one.
+
+    Raises:
+        ValueError: there is nothing to adapt, or nothing of `run.lora_targets`.
+        ImportError: `peft` is not installed.
+    """
+    if backbone is None:
+        raise ValueError(
+            "--lora_rank adapts linear layers, and the default backbones are ResNets without any: give --backbone, "
+            "such as vit_small_patch16_224"
+        )
+    options = backbone.options | run.backbone_options
+    native = (backbone.config or {}).get("input_size", (3, 224, 224))[-1]
+    size = options.get("img_size") or run.image_size or native
+    if (backbone.config or {}).get("fixed_input_size"):
+        options.setdefault("img_size", size)
+    check_targets(backbone.architecture, options, one_side(size, backbone.architecture), run.adapted_names)
+
+
 def build_model(plan: RunPlan, data: RunData) -> PaCoForImageClassification:
     """The classifier, drawn from the plan's seed.
 
@@ -130,8 +154,7 @@ def build_model(plan: RunPlan, data: RunData) -> PaCoForImageClassification:
     if run.freeze_backbone:
         model.paco.backbone.requires_grad_(False)
     if run.lora_rank:
-        targets = run.lora_targets.split(",") if run.lora_targets else None
-        add_adapter(model, run.lora_rank, run.lora_alpha, targets)
+        add_adapter(model, run.lora_rank, run.lora_alpha, run.adapted_names)
     return model.train()
 
 

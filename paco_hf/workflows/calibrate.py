@@ -6,7 +6,7 @@ from typing import Any
 from accelerate import PartialState
 
 from ..data.images import Images
-from ..evaluation.temperature import FEW_IMAGES, TEMPERATURE_RANGE, fit_temperature
+from ..evaluation.temperature import fit_temperature, temperature_warning
 from ..inference.logits import balanced_logits
 from ..models.configuration_paco import PaCoConfig
 from ..utils.files import write_text
@@ -47,11 +47,7 @@ def store_fitted(model: str, logits: Any, labels: Any, source: str) -> str:
     if PartialState().is_main_process:
         update_config(model, temperature=temperature)
     line = f"temperature {temperature:.3f}, from {len(labels)} images of {source}, stored in {model}"
-    if temperature in TEMPERATURE_RANGE:
-        line += "; WARNING: that is the limit: the logits say almost nothing of these images' classes"
-    elif len(labels) < FEW_IMAGES:
-        line += f"; WARNING: with fewer than {FEW_IMAGES} images it may be far off"
-    return line
+    return "; ".join(filter(None, (line, temperature_warning(temperature, len(labels)))))
 
 
 def update_config(model: str, **fields: Any) -> None:

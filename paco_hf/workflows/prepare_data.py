@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
@@ -9,8 +11,10 @@ from ..data.image_checks import ImageChecks, check_images
 from ..data.images import ImageData, Images, LabeledImages
 from ..data.loading import load_data
 from ..data.spec import ROLES, DataSpec
-from ..data.splitting import TEST_FRACTION, Division, divide, report
+from ..data.splitting import TEST_FRACTION, Division, default_test, divide, report
 from ..data.streaming.manifest import LANES
+from ..runs.folder import RunFolder
+from ..runs.resume_points import resume_points
 from ..utils.console import say
 
 
@@ -75,15 +79,39 @@ def split_data(run: RunArguments, args: PaCoTrainingArguments, checks: ImageChec
         ValueError: a share out of range.
     """
     data = checks.data
-    if data.user_data and data.test is None and run.test_fraction is None:
-        run = replace(run, test_fraction=TEST_FRACTION)
-    if data.test is not None and run.test_fraction:
-        data.notes.append("there is a test split, so --test_fraction carves none")
+    if data.user_data and data.test is None:
+        run = _with_test(run, args, data, checks.duplicates)
+    elif run.test_fraction or run.test_min_images:
+        data.notes.append("there is a test split, so --test_fraction and --test_min_images carve none")
     fraction = (run.test_fraction or 0.0) if data.user_data else 0.0
-    shares = (run.validation_fraction, fraction)
-    division = divide(data, args.seed, *shares, checks.duplicates, source=checks.source, split_seed=run.split_seed)
+    division = divide(
+        data,
+        args.seed,
+        run.validation_fraction,
+        fraction,
+        checks.duplicates,
+        source=checks.source,
+        split_seed=run.split_seed,
+        test_min_images=run.test_min_images or 0,
+    )
     say(args.process_index == 0, "\n".join(_describe(division, checks.lines)))
     return RunData(run, division, checks.pixels)
+
+
+def _with_test(run: RunArguments, args: PaCoTrainingArguments, data: ImageData, duplicates: Any) -> RunArguments:
+    """The run with what is split off for the test: what the user asks for, what the run that is resumed split off, or
+    what the classes can bear."""
+    if run.test_fraction is not None:
+        return run
+    if run.test_min_images is not None:
+        return replace(run, test_fraction=TEST_FRACTION)
+    points = resume_points(Path(args.output_dir), run, args)
+    before = RunFolder(points[0]).manifest if points else {}
+    if ((before.get("splits") or {}).get("test") or {}).get("carved"):
+        fraction, minimum = before["test_fraction"], before.get("test_min_images")
+    else:
+        fraction, minimum = default_test(data, duplicates)
+    return replace(run, test_fraction=fraction, test_min_images=minimum or None)
 
 
 def _describe(division: Division, lines: list[str]) -> list[str]:

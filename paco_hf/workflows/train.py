@@ -33,7 +33,16 @@ from ..utils.hardware import one_thread
 from ..utils.locks import sole_owner
 from ..utils.memory import keep_freed_memory
 from ..utils.signals import Stopped, Termination
-from .build import RunParts, build, build_model, build_trainer, new_model, placeholder, start_from_means
+from .build import (
+    RunParts,
+    build,
+    build_model,
+    build_trainer,
+    check_adapters,
+    new_model,
+    placeholder,
+    start_from_means,
+)
 from .choices import choose_input, choose_settings
 from .cost import announce_cost, rehearse
 from .finish import finish, publish
@@ -112,6 +121,8 @@ def check_settings(run: RunArguments, args: PaCoTrainingArguments) -> BackboneSo
     for name in filter(None, (run.query_view, run.key_view)[: args.spec.views]):
         build_view(name, run.image_size or 224)
     backbone = find_backbone(run.backbone) if run.backbone else None
+    if run.lora_rank:
+        check_adapters(run, backbone)
     if backbone and is_pretrained(run, backbone):
         new_model(run, backbone, backbone.options | run.backbone_options, num_labels=2)
     return backbone

@@ -17,6 +17,8 @@ from user_data import folders
 
 from paco_hf import PaCoConfig, PaCoForContrastiveTraining, PaCoForImageClassification
 from paco_hf.cli import main
+from paco_hf.conversion.to_onnx import export_onnx
+from paco_hf.inference.load_model import load_classifier
 from paco_hf.models.lora import (
     ADAPTER_NAME,
     add_adapter,
@@ -29,6 +31,7 @@ from paco_hf.models.lora import (
     save_adapter,
     save_merged,
 )
+from paco_hf.trainer.optimizer import freeze_convolutions
 
 TINY = {"img_size": 32, "patch_size": 8, "depth": 2, "embed_dim": 48, "num_heads": 3}
 LOSSES = ["paco", "gpaco", "multitask", "balanced_softmax", "ce"]
@@ -306,7 +309,6 @@ def test_other_base_is_refused(run: Path, photos: str, tmp_path: Path, capsys: p
         (["--lora_targets", "query"], "'query' is no linear layer that can be adapted; there are qkv, proj, fc1, fc2"),
         (["--freeze_backbone", "true"], "give one"),
         (["--lora_rank", "0"], "lora_rank must be at least 1"),
-        (["--backbone", "cifar_resnet20", "--backbone_kwargs", "{}"], "has none: take a ViT"),
         (["--trainable_convolutions", "layer4"], "--lora_rank trains no weight of the backbone"),
     ],
 )
@@ -314,6 +316,50 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture, more: list[str]
     assert main(flags(tmp_path / "run", *more)) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            ["--backbone", "resnet18"],
+            "'resnet18' has none: --trainable_convolutions layer4 trains its last convolutions",
+        ),
+        (["--backbone", "regnety_004"], "'regnety_004' has none: --trainable_convolutions s4 trains"),
+        ([], "--lora_rank adapts linear layers, and the default backbones are ResNets without any: give --backbone"),
+        (["--backbone", "convnext_tiny", "--lora_targets", "fc1,dense"], "'dense' is no linear layer that can be"),
+        (["--backbone", "beit_base_patch16_224", "--lora_targets", "qkv"], "'qkv' is no linear layer that can be"),
+    ],
+)
+def test_backbones_without_such_layers_are_refused_before_images_are_read(
+    photos: str, tmp_path: Path, capsys: pytest.CaptureFixture, more: list[str], message: str
+) -> None:
+    capsys.readouterr()
+    out = ["--output_dir", str(tmp_path / "run")]
+    assert main(["train", "--dataset", photos, "--lora_rank", "8", *more, *out]) == 2
+    printed, complaint = capsys.readouterr()
+    assert message in complaint
+    assert len(complaint.strip().splitlines()) == 1
+    assert "images of 5 classes" not in printed
+
+
+def test_convnext_has_such_layers(photos: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    small = json.dumps({"depths": [1, 1, 1, 1], "dims": [8, 8, 16, 16]})
+    more = ["--backbone", "convnext_tiny", "--backbone_kwargs", small, "--dataset", photos, "--max_steps", "1"]
+    assert main(flags(tmp_path / "run", *more, "--save_strategy", "no")) == 0
+    assert "on 8 linear layers (fc1, fc2)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("backbone", ["vgg11", "densenet121"])
+def test_what_is_advised_instead_works(backbone: str) -> None:
+    with torch.device("meta"):
+        model = PaCoForImageClassification(PaCoConfig(backbone=backbone, num_labels=2))
+    with pytest.raises(ValueError, match="--trainable_convolutions") as refusal:
+        choose_targets(model)
+    named = re.search(r"--trainable_convolutions (\S+) ", str(refusal.value))[1]
+    freeze_convolutions(model.paco.backbone, named)
+    trained = [name for name, p in model.paco.backbone.named_parameters() if p.requires_grad and p.ndim == 4]
+    assert 0 < 2 * len(trained) < sum(p.ndim == 4 for p in model.parameters())
 
 
 def test_refusals_without_rank_or_peft(
@@ -329,3 +375,52 @@ def test_refusals_without_rank_or_peft(
 def test_targets_of_convolutions_are_none() -> None:
     with pytest.raises(ValueError, match="adapts linear layers"):
         choose_targets(make_model("cifar_resnet20"))
+
+
+@pytest.fixture(scope="module")
+def cosine_run(tmp_path_factory: pytest.TempPathFactory, photos: str, weights: Path) -> tuple[Path, list[str]]:
+    """A run of adapters below a cosine classifier, and the flags that it was made with."""
+    folder = tmp_path_factory.mktemp("cosine") / "run"
+    more = ["--dataset", photos, "--pretrained_file", str(weights), "--classifier", "cosine"]
+    more += ["--classifier_scale", "12", "--learn_classifier_scale", "true", "--class_centers", "means"]
+    assert main(flags(folder, *more)) == 0
+    return folder, more
+
+
+def test_adapters_below_a_cosine_classifier(cosine_run: tuple[Path, list[str]], tmp_path: Path) -> None:
+    run, _ = cosine_run
+    model = load_classifier(run).eval()
+    assert (model.config.classifier, has_adapter(model)) == ("cosine", False)
+    before, after = (load_file(run / f"checkpoint-{step}" / ADAPTER_NAME) for step in (2, 4))
+    for name in ("weight", "scale"):
+        key = f"base_model.model.classifier.{name}"
+        assert not torch.equal(before[key], after[key])
+    assert model.classifier.scale.item() != 12
+    selected = next(run.glob("selected-*.safetensors"))
+    assert {"classifier.weight", "classifier.scale"} <= load_file(selected).keys()
+    assert export_onnx(model, tmp_path / "onnx").difference < 1e-4
+    assert main(["evaluate", str(run), "--no_report"]) == 0
+
+
+def test_adapters_below_a_cosine_classifier_load_in_peft(cosine_run: tuple[Path, list[str]], weights: Path) -> None:
+    from peft import PeftModel
+
+    model = load_classifier(cosine_run[0]).eval()
+    base = PaCoForImageClassification(model.config)
+    base.paco.backbone.load_state_dict(load_file(weights))
+    loaded = PeftModel.from_pretrained(base, cosine_run[0] / "adapter").eval()
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.allclose(loaded(images).logits, model(images).logits, atol=1e-4)
+
+
+def test_adapters_below_a_cosine_classifier_resume(cosine_run: tuple[Path, list[str]], tmp_path: Path) -> None:
+    run, more = cosine_run
+    resumed = tmp_path / "run"
+    shutil.copytree(run, resumed)
+    shutil.rmtree(resumed / "checkpoint-4")
+    (resumed / "metrics.json").unlink()
+    (resumed / "model.safetensors").unlink()
+    assert main(flags(resumed, *more, "--resume")) == 0
+    wanted, found = everything(run), everything(resumed)
+    assert wanted.keys() == found.keys()
+    assert [name for name in wanted if not torch.equal(wanted[name], found[name])] == []

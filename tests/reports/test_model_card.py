@@ -7,9 +7,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT
 from huggingface_hub import ModelCard, parse_eval_result_entries
+from tiny_trainer import make_model
 
 from paco_hf.arguments.recipes import read_recipe, recipe_names
 from paco_hf.cli import main
@@ -220,3 +222,31 @@ def test_training_time_counts_what_came_before_a_resume() -> None:
     state.stateful_callbacks = {}
     time.on_train_begin(None, state, None)
     assert time.seconds != time.seconds  # of a checkpoint without a record: not known
+
+
+@pytest.mark.parametrize(
+    ("fields", "stored", "shown"),
+    [
+        ({"classifier_scale": 16.0}, torch.float32, "(16) |"),
+        ({"classifier_scale": 16.0, "learn_classifier_scale": True}, torch.float32, "(20.25, trained from 16 on) |"),
+        ({"classifier_scale": 16.0, "learn_classifier_scale": True}, torch.bfloat16, "(trained from 16 on) |"),
+    ],
+)
+def test_card_of_a_cosine_classifier(
+    fields: dict, stored: torch.dtype, shown: str, tmp_path: Path, blank_figures: None
+) -> None:
+    model = make_model("resnet18", classifier="cosine", **fields)
+    model.classifier.scale.data.fill_(20.25)
+    model.to(stored).save_pretrained(tmp_path)
+    card = write_card(tmp_path).read_text()
+    row = "| classifier | cosine: the logits are cosines of features and class centers, times a scale "
+    assert row + shown in card
+    assert "--to timm --dataset FOLDER    # a linear classifier of the same top-1" in card
+
+
+def test_card_of_a_linear_classifier_has_no_such_row(
+    runs: dict[str, Path], tmp_path: Path, blank_figures: None
+) -> None:
+    card = write_card(runs["paco"], into=tmp_path).read_text()
+    assert "cosine:" not in card
+    assert "`classifier" not in card

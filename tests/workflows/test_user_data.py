@@ -19,7 +19,7 @@ from paco_hf.data.image_checks import check_images
 from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
 from paco_hf.data.split_manifest import check_source, describe_source, public_manifest, select_again
-from paco_hf.data.splitting import divide, report
+from paco_hf.data.splitting import default_test, divide, report
 from paco_hf.inference.logits import score
 from paco_hf.workflows.evaluation_data import check_same_test, load_evaluation
 
@@ -37,10 +37,11 @@ def test_from_nothing_to_a_scored_model(form: str, tmp_path, capsys, blank_figur
     run = tmp_path / "run"
     out = printed(capsys, "--dataset", str(source), *SHORT, "--report", "true", "--output_dir", str(run))
     names = sorted(name.replace("/", "-") if form == "folder" else name for name in SPECIES)
-    assert "21 images of 4 classes: 13 to train on, 3 for validation (carved), 5 for the test (carved)" in out
+    assert "21 images of 4 classes: 14 to train on, 4 for validation (carved), 3 for the test (carved)" in out
     assert "imbalance factor 4.5 (9 to 2 images a class, of which 6 to 1 to train on)" in out
-    assert "1 class has no image to validate with" in out
-    assert "not calibrated in the end: 3 validation images, fewer than 100" in out
+    assert "2 classes have no image to test with" in out
+    assert "the test takes 1 of 6 images of the rarest classes that it takes from, and none of 2 classes of" in out
+    assert "not calibrated in the end: 4 validation images, fewer than 100" in out
     page = (run / "evaluation" / "report.html").read_text()
     assert all(html.escape(name) in page for name in names)
     assert "## Results" in (run / "README.md").read_text()
@@ -50,7 +51,7 @@ def test_from_nothing_to_a_scored_model(form: str, tmp_path, capsys, blank_figur
     metrics = json.loads((run / "metrics.json").read_text())
     split = load_evaluation(run)
     assert split.class_names == names
-    assert sorted(np.bincount(split.labels)) == [1, 1, 1, 2]
+    assert sorted(np.bincount(split.labels, minlength=4)) == [0, 0, 1, 2]
     assert score(run, Images(split)) == metrics["test"]
     assert score(run, Images(load_evaluation(run, split="validation"))) == metrics["validation"]
     manifest = json.loads((run / "splits.json").read_text())
@@ -170,6 +171,46 @@ def test_carve(tmp_path) -> None:
     assert pinned.validation is None or not duplicates[pinned.validation.rows].any()
     with pytest.raises(ValueError, match="test_fraction must be"):
         divide(data, 0, 0.1, 1.0)
+
+
+def test_small_classes_give_none_to_the_test_unless_asked_for(tmp_path, capsys, no_rehearsal) -> None:
+    root = folders(tmp_path / "photos", {"a": 20, "b": 5, "c": 4, "d": 2})
+    data = load_data(str(root))
+    assert default_test(data) == (0.2, 5)
+    division, whole = divide(data, 0, 0.1, 0.2, test_min_images=5), divide(data, 0, 0.1, 0.2)
+    assert np.bincount(division.data.test.labels, minlength=4).tolist() == [4, 1, 0, 0]
+    assert set(division.data.test.rows) < set(whole.data.test.rows)
+    assert division.manifest["test_min_images"] == 5
+    assert "test_min_images" not in whole.manifest
+    assert report(whole, [])[-1] == (
+        "the test takes 1 of 2 images of the rarest classes that it takes from: --test_fraction 0 trains on all"
+    )
+    out = ["--dataset", str(root), *SHORT, "--dry_run"]
+    assert "test_fraction: 0.2\ntest_min_images: 5\n" in printed(capsys, *out)
+    assert "test_min_images" not in printed(capsys, *out, "--test_fraction", "0.2")
+    assert "none of 1 class of fewer than 3" in printed(capsys, *out, "--test_min_images", "3")
+
+
+def test_no_test_where_most_classes_are_small(tmp_path, capsys, no_rehearsal) -> None:
+    root = folders(tmp_path / "photos", {"a": 20, "b": 4, "c": 3})
+    out = printed(capsys, "--dataset", str(root), *SHORT, "--dry_run")
+    assert "none for the test" in out
+    assert "the test takes" not in out
+    assert "fewer than half of the classes (1 of 3) have 5 images or more; --test_fraction 0.2 also takes" in out
+    assert "test_fraction: 0.0\n" in out
+
+
+def test_a_run_that_carved_all_classes_resumes_with_that_test(tmp_path, capsys) -> None:
+    root, run = folders(tmp_path / "photos", {"a": 9, "b": 6, "c": 3}), tmp_path / "run"
+    command = ["--dataset", str(root), *SHORT, "--output_dir", str(run)]
+    printed(capsys, *command, "--test_fraction", "0.2")
+    (run / "metrics.json").unlink()
+    before = (run / "splits.json").read_bytes()
+    assert "with changed settings" not in printed(capsys, *command, "--resume")
+    assert (run / "splits.json").read_bytes() == before
+    (run / "metrics.json").unlink()
+    answer = complaint(capsys, "train", *command, "--resume", "--test_min_images", "5")
+    assert "other images would be carved for the test" in answer
 
 
 def test_a_carve_never_leaks(tmp_path) -> None:

@@ -1,0 +1,111 @@
+"""A checkpoint with a cosine classifier as one with a linear classifier: what that takes, and what it costs."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoImageProcessor
+
+from ..conversion.linear_classifier import linearize
+from ..conversion.to_timm import native_model
+from ..data.image_split import ImageSplit
+from ..data.images import Images
+from ..evaluation.analysis import evaluate_logits
+from ..evaluation.temperature import fit_temperature, temperature_warning
+from ..inference.features import extract_features
+from ..inference.forward import inference_device
+from ..models.configuration_paco import PaCoConfig
+from ..models.modeling_paco import PaCoForImageClassification
+from .evaluation_data import load_evaluation
+
+_BATCH = 64
+
+
+def linear_copy(
+    model: PaCoForImageClassification,
+    folder: str,
+    *,
+    dataset: str | None = None,
+    split: str | None = None,
+    **data_fields: Any,
+) -> tuple[PaCoForImageClassification, list[str]]:
+    """A copy with a linear classifier of the same top-1 that timm can hold, its temperature fitted on images.
+
+    Args:
+        model (`PaCoForImageClassification`): with a cosine classifier; as loaded from `folder`.
+        folder (`str`): run folder, checkpoint or Hub id.
+        dataset (`str`, *optional*): of the images (default: what the run was trained on).
+        split (`str`, *optional*): which images (default: the validation split, where there is none those trained on).
+        data_fields (*optional*): other fields of the [`paco_hf.data.spec.DataSpec`].
+
+    Returns:
+        the copy, and lines for the user: the temperature, and what becomes of the calibration error.
+
+    Raises:
+        ValueError, OSError: a stored prior, or a backbone that timm lacks; the images cannot be had, or say nothing
+            about a temperature.
+    """
+    native_model(linearize(model, 1.0))  # refused before the images are read
+    images = _load_images(folder, dataset, split, data_fields)
+    if len(images.class_names) > model.config.num_labels:
+        raise ValueError(
+            f"{images.name} has {len(images.class_names)} classes, {folder} {model.config.num_labels}: give images "
+            "of the model's classes"
+        )
+    processor, labels = AutoImageProcessor.from_pretrained(folder), np.asarray(images.labels)
+    backbone = model.paco.to(inference_device())
+    features = torch.from_numpy(extract_features(backbone, processor, Images(images), images.name, _BATCH))
+    model.to("cpu")
+    length = float(features.double().norm(dim=1).mean())
+    if not 0 < length < float("inf"):
+        raise ValueError(
+            f"the features of {images.name} have a mean length of {length}: is {folder} the result of a training that "
+            "diverged?"
+        )
+    copied = linearize(model, length)
+    with torch.no_grad():
+        cosine, linear = (one.classifier(features).numpy() for one in (model, copied))
+    config = model.config
+    temperature = copied.config.temperature = fit_temperature(linear, labels, config.logit_counts)
+    before = _calibration_error(cosine, labels, config, config.temperature)
+    after = _calibration_error(linear, labels, config, temperature)
+    same = int((cosine.argmax(axis=1) == linear.argmax(axis=1)).sum())
+    lines = [
+        images.note,
+        f"the cosine classifier becomes a linear one: of {len(labels):,} images of {images.name}, mean length of a "
+        f"feature {length:.4g}, {same:,} have the same top-1",
+        f"temperature {temperature:.3f}, fitted on them: calibration error there {100 * before:.1f} -> "
+        f"{100 * after:.1f}",
+        temperature_warning(temperature, len(labels)),
+    ]
+    if images.role == "train":
+        lines.append("WARNING: these are images to train on, of which a model is surer than of others")
+    return copied, list(filter(None, lines))
+
+
+def _load_images(folder: str, dataset: str | None, split: str | None, data_fields: dict[str, Any]) -> ImageSplit:
+    try:
+        if split is None:
+            try:
+                return load_evaluation(folder, dataset, "validation", **data_fields)
+            except ValueError:  # there is none; whatever else is wrong the training images have as well
+                return load_evaluation(folder, dataset, "train", **data_fields)
+        return load_evaluation(folder, dataset, split, **data_fields)
+    except (ValueError, OSError) as error:
+        kind = OSError if isinstance(error, OSError) else ValueError
+        raise kind(f"a cosine classifier goes to timm as a linear one, fitted on images: {error}") from error
+
+
+def _calibration_error(logits: np.ndarray, labels: np.ndarray, config: PaCoConfig, temperature: float | None) -> float:
+    """That of `paco-hf evaluate`."""
+    results = evaluate_logits(
+        logits,
+        labels,
+        class_names=[config.id2label[label] for label in range(config.num_labels)],
+        class_counts=None,
+        temperature=temperature,
+        logit_counts=config.logit_counts,
+        resamples=10,  # the intervals are not used
+    )
+    error: float = results["metrics"]["ece"]["value"]
+    return error
