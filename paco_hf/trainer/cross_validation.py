@@ -130,7 +130,7 @@ def cross_validate(
                     continue
                 start = Embeddings(features[~held_out], labels[~held_out]) if means else None
                 trained = FeatureDataset([view[:, ~held_out] for view in views], labels[~held_out], args.spec.views)
-                head = _train(model, args, trained, settings, start)
+                head = train_head(model, args, trained, settings, start)
                 with torch.no_grad():
                     seen = torch.from_numpy(features[held_out]).float().to(model.device)
                     logits[held_out] = head.classifier(seen).float().cpu().numpy()
@@ -156,18 +156,25 @@ def seconds_a_step(
     """
     steps, start = 20, time.monotonic()
     with one_thread():
-        _train(model, args.changed(max_steps=steps), trained, settings, None)
+        train_head(model, args.changed(max_steps=steps), trained, settings, None)
     return (time.monotonic() - start) / steps
 
 
-def _train(
+def train_head(
     model: PaCoForImageClassification,
     args: PaCoTrainingArguments,
     trained: FeatureDataset,
     settings: HeadSettings,
     start: Embeddings | None,
 ) -> PaCoForImageClassification:
-    """A copy of the model, on the same backbone, whose classifier is trained on features."""
+    """A copy of the model, on the same backbone, whose classifier is trained on features.
+
+    Args:
+        model, args: as those of [`cross_validate`].
+        trained ([`FeatureDataset`]): features and labels.
+        settings ([`HeadSettings`]): of the training.
+        start ([`Embeddings`], *optional*): whose class means the classifier starts from.
+    """
     backbone = model.paco.backbone
     copied = copy.deepcopy(model, {id(backbone): backbone})
     args = settings.apply(args, copied)
