@@ -46,6 +46,11 @@ def choose_method(
                 "--freeze_backbone false trains it too"
             )
             run = dataclasses.replace(run, freeze_backbone=True)
+    if run.feature_views and (not run.freeze_backbone or run.streaming):
+        raise ValueError(
+            f"--feature_views {run.feature_views} are of a backbone that is frozen, and whose images are no stream: "
+            "give --freeze_backbone true, or leave it out"
+        )
     if run.freeze_backbone and is_pretrained(run, backbone):
         run, args = _choose_head(run, args)
     return choose_folds(run, args, data), args, notes

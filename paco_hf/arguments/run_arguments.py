@@ -218,8 +218,6 @@ class RunArguments(WorkflowArguments, ModelArguments, DataArguments, RecipeArgum
         if folds not in ("auto", "none") and not (folds.isdecimal() and int(folds) >= 2):
             raise ValueError(f"cross_validation must be auto, none or a number of folds, 2 at least, got {folds!r}")
         adapters, centers, file = self.lora_rank is not None, self.class_centers, self.pretrained_file
-        if self.feature_views and not self.freeze_backbone:
-            raise ValueError("--feature_views are of --freeze_backbone true: a trained backbone always sees new views")
         if not adapters and (self.lora_alpha is not None or self.lora_targets):
             raise ValueError("--lora_alpha and --lora_targets are of adapters: give --lora_rank too, such as 8")
         if adapters and self.freeze_backbone:

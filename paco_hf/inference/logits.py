@@ -106,10 +106,10 @@ def balanced_logits(
     first, last = (len(labels) * (state.process_index + i) // state.num_processes for i in (0, 1))
     parts = [torch.empty(0, config.num_labels, device=state.device)]
     rows, show = range(first, last), state.is_main_process
-    batches: Any = image_batches(images, processors, batch_size, f"scoring {name}", rows=rows, show=show)
-    if all(features is not None for features in stored):
-        kept = [torch.from_numpy(features)[first:last].float() for features in stored if features is not None]
-        batches = zip(*(features.split(batch_size) for features in kept), strict=True)
+    kept = [torch.from_numpy(features)[first:last].float() for features in stored if features is not None]
+    batches: Any = zip(*(features.split(batch_size) for features in kept), strict=True)
+    if len(kept) < len(models):
+        batches = image_batches(images, processors, batch_size, f"scoring {name}", rows=rows, show=show)
     for views in batches:
         logits = [forward(pixels) for forward, pixels in zip(forwards, views, strict=True)]
         parts.append(torch.stack(logits).mean(0))
