@@ -38,7 +38,10 @@ def preprocessing_settings(processor: BitImageProcessor) -> dict[str, Any]:
             "to be exported, the image processor must resize the shortest edge, cut a square from the center and "
             f"normalize: got {fields}"
         )
+    # A square on a ground of the mean color comes first, where images are padded.
+    ground = [int(255 * value) for value in fields["image_mean"]] if fields.get("do_pad") else None
     return {
+        **({"pad_to_square": ground} if ground else {}),
         "shortest_edge": fields["size"]["shortest_edge"],
         "resample": Image.Resampling(fields["resample"]).name.lower(),
         "crop_size": crop["height"],

@@ -50,7 +50,7 @@ def export_timm(
         reference = common.reference_model(model)
         images = common.random_images(2, size, size)
         expected = common.model_logits(reference, images)
-        _save_native(native_model(reference), made, common.label_names(model), preprocessing)
+        _save_native(native_model(reference), made, common.label_names(model), preprocessing, type(processor).__name__)
         processor.save_pretrained(made)
         with common.quiet_logging():
             loaded = {
@@ -100,7 +100,9 @@ def native_model(model: PaCoForImageClassification) -> nn.Module:
     return native
 
 
-def _save_native(native: nn.Module, folder: Path, label_names: list[str], preprocessing: dict[str, Any]) -> None:
+def _save_native(
+    native: nn.Module, folder: Path, label_names: list[str], preprocessing: dict[str, Any], processor_type: str
+) -> None:
     size = preprocessing["crop_size"]
     try:
         save_for_hf(
@@ -108,7 +110,7 @@ def _save_native(native: nn.Module, folder: Path, label_names: list[str], prepro
             str(folder),
             safe_serialization=True,
             # The second entry sends AutoImageProcessor to preprocessor_config.json, past timm's transform.
-            model_config={"label_names": label_names, "image_processor_type": "BitImageProcessor"},
+            model_config={"label_names": label_names, "image_processor_type": processor_type},
             data_config={
                 "input_size": (3, size, size),
                 "interpolation": preprocessing["resample"],
@@ -116,7 +118,7 @@ def _save_native(native: nn.Module, folder: Path, label_names: list[str], prepro
                 "std": preprocessing["std"],
                 # timm resizes to floor(size / crop_pct): the quotient must not fall short of the shortest edge.
                 "crop_pct": math.nextafter(size / preprocessing["shortest_edge"], 0),
-                "crop_mode": "center",
+                "crop_mode": "border" if "pad_to_square" in preprocessing else "center",
             },
         )
     except RuntimeError as error:  # safetensors takes no weights that two layers share

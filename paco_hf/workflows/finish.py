@@ -47,9 +47,9 @@ def finish(
     steps = _save(plan, trainer, folder)
     test, validation = data.images.get("test"), data.images.get("validation")
     batch = args.per_device_eval_batch_size
-    held_out = None
+    held_out, folds = None, {}
     if out_of_fold:
-        held_out = _held_out(plan, data, out_of_fold)
+        held_out, folds = _held_out(plan, data, out_of_fold)
     elif run.calibrate and validation:
         say(main, store_temperature(str(folder), validation, data.class_names, batch_size=batch))
         trainer.accelerator.wait_for_everyone()
@@ -61,6 +61,7 @@ def finish(
     metrics: dict[str, Any] = {
         "test": headline(tested[0].argmax(axis=1), tested[1], tested[2]) if tested else None,
         "validation": score(folder, validation, batch) if validation else held_out,
+        **({"cross_validation": folds} if folds else {}),
         **steps,
     }
     if main:
@@ -79,21 +80,25 @@ def finish(
     return metrics
 
 
-def _held_out(plan: RunPlan, data: RunData, out_of_fold: OutOfFold) -> dict[str, Any]:
-    """Calibrate the model by what the folds told of images that they held out, and score that."""
+def _held_out(plan: RunPlan, data: RunData, out_of_fold: OutOfFold) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Calibrate the model by what the folds told of images that they held out, and score that.
+
+    Returns:
+        the scores, and what `metrics.json` says of the folds.
+    """
     folder, main = Path(plan.args.output_dir), plan.args.process_index == 0
     split = data.division.trained.select(out_of_fold.rows.tolist(), role="validation")
-    labels = np.asarray(split.labels)
+    labels, alone = np.asarray(split.labels), len(data.division.trained.labels) - len(split.labels)
     if plan.run.calibrate:
         say(main, store_fitted(str(folder), out_of_fold.logits, labels, "training images, each held out once"))
     config = PaCoConfig.from_pretrained(folder)
+    results, examples = examine([str(folder)], Images(split), out_of_fold.logits, labels, config)
+    folds = {"folds": plan.folds, "images": len(labels), "classes_of_one_image": alone}
+    interval = results["metrics"]["balanced_accuracy"]
+    folds["balanced_accuracy_95"] = [interval["low"], interval["high"]]
     if main and plan.run.report:
-        results, examples = examine([str(folder)], Images(split), out_of_fold.logits, labels, config)
-        page = write_evaluation(folder / VALIDATION_FOLDER, results | {"folds": plan.folds}, examples)
-        interval = results["metrics"]["balanced_accuracy"]
-        low, high = (f"{100 * interval[end]:.1f}" for end in ("low", "high"))
-        say(main, f"report of the images held out once: balanced accuracy between {low} and {high} (95%); {page}")
-    return headline(out_of_fold.logits.argmax(axis=1), labels, config)
+        write_evaluation(folder / VALIDATION_FOLDER, results | {"cross_validation": folds}, examples)
+    return headline(out_of_fold.logits.argmax(axis=1), labels, config), folds
 
 
 def _save(plan: RunPlan, trainer: PaCoTrainer, folder: Path) -> dict[str, Any]:

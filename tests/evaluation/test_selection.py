@@ -1,0 +1,72 @@
+"""What inputs and settings are chosen by."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import log_loss
+
+from paco_hf.evaluation.selection import CLASSES, IMAGES, balanced_log_loss, leave_one_out, paired_error, small_sample
+from paco_hf.evaluation.temperature import fit_temperature
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+def test_each_image_is_told_by_the_others() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.array([0] * 7 + [1] * 4 + [2] * 2)
+    features = rng.normal(size=(13, 5)) + np.eye(5)[labels]
+    expected = []
+    for i in range(len(labels)):
+        rest = np.delete(np.arange(len(labels)), i)
+        unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+        means = np.stack([unit[rest][labels[rest] == c].mean(0) for c in range(3)])
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+        expected.append((unit[i] @ means.T).argmax() == labels[i])
+    assert leave_one_out(features, labels).tolist() == expected
+
+
+def test_pairs_tell_more_than_two_means() -> None:
+    rng = np.random.default_rng(1)
+    labels = np.repeat([0, 1], [300, 100])
+    ours = rng.random(400) < 0.7
+    theirs = ours.copy()
+    theirs[:3] = ~theirs[:3]
+    gain, error = paired_error(ours, theirs, labels)
+    assert gain == pytest.approx((ours[:300].mean() - theirs[:300].mean()) / 2)
+    drawn = []
+    for _ in range(3000):  # within classes
+        rows = np.concatenate([rng.integers(0, 300, 300), rng.integers(300, 400, 100)])
+        drawn.append(paired_error(ours[rows], theirs[rows], labels)[0])
+    assert error == pytest.approx(np.std(drawn), rel=0.15)
+
+
+@pytest.mark.parametrize("counts", [None, [20, 5, 2]])
+def test_log_loss_at_the_best_temperature(counts: list[int] | None) -> None:
+    rng = np.random.default_rng(2)
+    labels = np.repeat([0, 1, 2], [20, 5, 2])
+    logits = (rng.normal(size=(27, 3)) + 2 * np.eye(3)[labels]) * 5
+    scores = logits / fit_temperature(logits, labels, counts)
+    if counts:
+        scores = scores - np.log(np.array(counts) / 27)
+    weights = 1 / np.bincount(labels)[labels]
+    expected = log_loss(labels, softmax(scores), sample_weight=weights)
+    assert balanced_log_loss(logits, labels, counts) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(("classes", "per_class"), [(3, 500), (40, 30), (1000, 3), (2, 2)])
+def test_a_small_sample_has_all_classes_alike(classes: int, per_class: int) -> None:
+    labels = [*np.repeat(np.arange(classes), per_class).tolist(), classes]  # one class of one image
+    rows = small_sample(labels, seed=3)
+    counts = np.bincount(np.asarray(labels)[rows], minlength=classes + 1)
+    assert len(rows) <= max(IMAGES * 1.25, 2 * min(classes, CLASSES))
+    assert set(counts[counts > 0]) == {min(per_class, max(-(-IMAGES // min(classes, CLASSES)), 2))}
+    assert (counts > 0).sum() == min(classes, CLASSES)
+    assert counts[-1] == 0
+    assert rows.tolist() == small_sample(labels, seed=3).tolist()
+
+
+def test_classes_of_one_image_say_nothing() -> None:
+    with pytest.raises(ValueError, match="each has one"):
+        small_sample([0, 1, 2])
