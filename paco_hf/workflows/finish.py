@@ -47,7 +47,8 @@ def finish(
     steps = _save(plan, trainer, folder)
     test, validation = data.images.get("test"), data.images.get("validation")
     batch = args.per_device_eval_batch_size
-    held_out, folds = None, {}
+    held_out: dict[str, Any] | None = None
+    folds: dict[str, Any] = {}
     if out_of_fold:
         held_out, folds = _held_out(plan, data, out_of_fold)
     elif run.calibrate and validation:
@@ -93,9 +94,13 @@ def _held_out(plan: RunPlan, data: RunData, out_of_fold: OutOfFold) -> tuple[dic
         say(main, store_fitted(str(folder), out_of_fold.logits, labels, "training images, each held out once"))
     config = PaCoConfig.from_pretrained(folder)
     results, examples = examine([str(folder)], Images(split), out_of_fold.logits, labels, config)
-    folds = {"folds": plan.folds, "images": len(labels), "classes_of_one_image": alone}
     interval = results["metrics"]["balanced_accuracy"]
-    folds["balanced_accuracy_95"] = [interval["low"], interval["high"]]
+    folds = {
+        "folds": plan.folds,
+        "images": len(labels),
+        "classes_of_one_image": alone,
+        "balanced_accuracy_95": [interval["low"], interval["high"]],
+    }
     if main and plan.run.report:
         write_evaluation(folder / VALIDATION_FOLDER, results | {"cross_validation": folds}, examples)
     return headline(out_of_fold.logits.argmax(axis=1), labels, config), folds

@@ -177,7 +177,7 @@ def test_padding_goes_to_timm_and_onnx(tmp_path):
     # timm pads what it has resized, a fraction of a pixel higher or lower.
     assert data["crop_mode"] == "border"
     assert levels.median() < 1.01
-    assert (levels > 8).float().mean() < 0.05
+    assert (levels > 8).float().mean() < 0.1
     assert type(AutoImageProcessor.from_pretrained(folder)) is type(processor)
     assert preprocessing_settings(processor)["pad_to_square"] == [127, 102, 76]
 
