@@ -52,7 +52,9 @@ class RunFeatures:
             images, start, training = self.data.images[role], time.monotonic(), self.model.training
             batch = self.plan.args.per_device_eval_batch_size
             backbone = self.model.to(self.plan.args.device).paco
-            features, how = cached_features(backbone, self.plan.processor, images, batch, keep=True)
+            # The others read what the first one kept.
+            with self.plan.args.main_process_first(local=False):
+                features, how = cached_features(backbone, self.plan.processor, images, batch, keep=True)
             self.model.train(training)
             self.lines.append(f"features of {len(features):,} {role} images: {how}{_rate(features, start)}")
             labels = np.asarray(images.split.labels)
