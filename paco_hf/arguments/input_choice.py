@@ -60,7 +60,7 @@ def possible_inputs(
         backbone_kwargs (`dict`): keyword arguments of `timm.create_model`.
     """
     size, config = int(run.image_size or 0), backbone.config or {}
-    chosen = run.cross_validation not in ("auto", "none") and is_pretrained(run, backbone)
+    chosen = run.cross_validation not in (None, "none") and is_pretrained(run, backbone)
     sizes: list[int] = [size]
     fits: list[str] = [run.image_fit]
     if chosen and "image_size" in run.automatic and not config.get("fixed_input_size"):

@@ -96,7 +96,7 @@ def choose_folds(run: RunArguments, args: PaCoTrainingArguments, data: ImageData
     }
     obstacle = next((name for name, is_there in obstacles.items() if is_there), None)
     folds = run.cross_validation
-    if folds == "auto":
+    if folds is None:
         open_validation = data.validation is None and "validation_fraction" in run.automatic
         folds = str(FOLDS) if data.user_data and open_validation and obstacle is None else "none"
     elif folds != "none" and obstacle:

@@ -48,7 +48,7 @@ class RunPlan:
     @property
     def folds(self) -> int:
         """Of cross-validation; 0: there is none."""
-        return 0 if self.run.cross_validation in ("auto", "none") else int(self.run.cross_validation)
+        return 0 if self.run.cross_validation in (None, "none") else int(self.run.cross_validation)
 
     @property
     def on_features(self) -> bool:
@@ -92,6 +92,8 @@ def resolve(
     notes = [*calibration_notes, *automatic_notes]
     if data.user_data and len(inputs) == 1:
         notes.append(describe_input(run, backbone, inputs[0].processor))
+    elif data.user_data:
+        notes.append(f"input, to be chosen: {'; '.join(map(str, inputs))}")
     if (run.freeze_backbone or run.lora_rank) and not is_pretrained(run, backbone):
         notes.append("note: the backbone is frozen as it was drawn: --pretrained true starts from weights that see")
     return RunPlan(run, args, backbone, backbone_kwargs, views, inputs[0].processor, tuple(notes), automatic, inputs)
@@ -122,7 +124,7 @@ def resolve_loading(plan: RunPlan, images: Images) -> RunPlan:
 
 def _choose_calibration(run: RunArguments, division: Division) -> tuple[bool, list[str]]:
     held_out = len(division.validation.labels) if division.validation else 0
-    if run.cross_validation not in ("auto", "none"):
+    if run.cross_validation not in (None, "none"):
         return run.calibrate is not False, []
     if run.calibrate and not held_out:
         raise ValueError("--calibrate fits on the validation split, but there is none: give --validation_fraction")

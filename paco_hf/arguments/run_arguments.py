@@ -51,9 +51,9 @@ class DataArguments:
         imbalance_kind (`str`, *optional*, defaults to `"exp"`): shape of the tail, for cifar*-lt
         validation_fraction (`float`, *optional*, defaults to `0.1`): share of the training images carved to select the
             model; 0: train on all, report the last epoch
-        cross_validation (`str`, *optional*, defaults to `"auto"`): folds, where the backbone is frozen: settings and
-            temperature are chosen on images held out once, then all are trained on; none: a validation split; auto: 5
-            on your own data without a validation split
+        cross_validation (`str`, *optional*): folds, where the backbone is frozen: settings and temperature are chosen
+            on images held out once, then all are trained on; none: a validation split (default: 5 on your own data
+            without a validation split)
         test_fraction (`float`, *optional*): share of each class carved for the test where your own data has none
             (default: 0.2, of classes of 5 images or more, where at least half of the classes are such; 0: none)
         test_min_images (`int`, *optional*): classes of fewer images give none to the test (default: 5; where
@@ -78,7 +78,7 @@ class DataArguments:
     imbalance_factor: float = 100
     imbalance_kind: Literal["exp", "step", "pareto"] = "exp"
     validation_fraction: Annotated[float, FRACTION] = 0.1
-    cross_validation: str = "auto"
+    cross_validation: str | None = None
     test_fraction: Annotated[float | None, FRACTION] = None
     test_min_images: Annotated[int | None, AT_LEAST_1] = None
     split_seed: Annotated[int, AT_LEAST_0] = 0
@@ -215,8 +215,8 @@ class RunArguments(WorkflowArguments, ModelArguments, DataArguments, RecipeArgum
         if self.skip_undecodable and self.inspect is False:
             raise ValueError("--skip_undecodable leaves out what --inspect finds: leave out --inspect false")
         folds = self.cross_validation
-        if folds not in ("auto", "none") and not (folds.isdecimal() and int(folds) >= 2):
-            raise ValueError(f"cross_validation must be auto, none or a number of folds, 2 at least, got {folds!r}")
+        if folds not in (None, "none") and not (str(folds).isdecimal() and int(str(folds)) >= 2):
+            raise ValueError(f"cross_validation must be none or a number of folds, 2 at least, got {folds!r}")
         adapters, centers, file = self.lora_rank is not None, self.class_centers, self.pretrained_file
         if not adapters and (self.lora_alpha is not None or self.lora_targets):
             raise ValueError("--lora_alpha and --lora_targets are of adapters: give --lora_rank too, such as 8")

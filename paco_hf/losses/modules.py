@@ -32,7 +32,7 @@ class LossModule(nn.Module):
         counts = None if class_counts is None else torch.as_tensor(class_counts)
         self.register_buffer("class_counts", counts, persistent=False)
 
-    def of_outputs(self, outputs: Any, labels: Tensor) -> Any:
+    def outputs_loss(self, outputs: Any, labels: Tensor) -> Any:
         """The loss of what a model in training put out.
 
         Args:

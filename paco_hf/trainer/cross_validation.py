@@ -65,7 +65,7 @@ class HeadSettings:
 
 
 @dataclass(frozen=True)
-class OutOfFold:
+class HeldOut:
     """What cross-validation tells.
 
     Args:
@@ -91,7 +91,7 @@ def cross_validate(
     *,
     means: bool,
     views: Sequence[np.ndarray] | None = None,
-) -> OutOfFold:
+) -> HeldOut:
     """Train a classifier on all folds but one, for each fold and each of the settings.
 
     The training is that of [`PaCoTrainer`] on features: its loss, optimizer, batches and a cosine to zero.
@@ -112,8 +112,8 @@ def cross_validate(
     assert embeddings.labels is not None
     features, labels = embeddings.features, embeddings.labels
     views = views or [features[None]]
-    fold_of = stratified_folds(labels, folds, args.order_seed)
-    rows = np.flatnonzero(fold_of >= 0)
+    fold_numbers = stratified_folds(labels, folds, args.order_seed)
+    rows = np.flatnonzero(fold_numbers >= 0)
     classes, best, scores = model.config.num_labels, None, {}
     counts = class_counts(labels, classes)
     logit_counts = counts if prior_counts(args, model.config) is None else None
@@ -125,15 +125,15 @@ def cross_validate(
         for settings in candidates:
             logits = np.empty((len(labels), classes), dtype=np.float32)
             for fold in range(folds):
-                held_out = fold_of == fold
+                held_out = fold_numbers == fold
                 if not held_out.any():
                     continue
                 start = Embeddings(features[~held_out], labels[~held_out]) if means else None
                 trained = FeatureDataset([view[:, ~held_out] for view in views], labels[~held_out], args.spec.views)
                 head = train_head(model, args, trained, settings, start)
                 with torch.no_grad():
-                    seen = torch.from_numpy(features[held_out]).float().to(model.device)
-                    logits[held_out] = head.classifier(seen).float().cpu().numpy()
+                    inputs = torch.from_numpy(features[held_out]).float().to(model.device)
+                    logits[held_out] = head.classifier(inputs).float().cpu().numpy()
                 progress.update()
             predictions, balanced = logits[rows].argmax(1), "balanced_accuracy"
             accuracy = float(long_tailed_accuracy(predictions, labels[rows], counts)[balanced] or 0)
@@ -141,7 +141,7 @@ def cross_validate(
             if best is None or scores[settings][0] < scores[best[0]][0]:
                 best = settings, logits[rows]
     assert best is not None
-    return OutOfFold(best[0], best[1], rows, scores)
+    return HeldOut(best[0], best[1], rows, scores)
 
 
 def seconds_a_step(
@@ -199,7 +199,7 @@ def train_head(
         inputs = {name: tensor.to(head.device) for name, tensor in trained.batch(rows, step // per_epoch).items()}
         labels = inputs["labels"] if args.spec.contrastive else inputs.pop("labels")
         optimizer.zero_grad()
-        terms: Any = loss.of_outputs(head(**inputs, return_dict=True), labels)
+        terms: Any = loss.outputs_loss(head(**inputs, return_dict=True), labels)
         (terms.class_part + terms.contrast_part if isinstance(terms, LossTerms) else terms).backward()
         optimizer.step()
         schedule.step()

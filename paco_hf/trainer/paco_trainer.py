@@ -201,7 +201,7 @@ class PaCoTrainer(CheckpointingTrainer):
         inputs = {**views, "labels": labels} if contrastive else {"pixel_values": views["pixel_values"]}
         outputs = model(**inputs, return_dict=True)
         if model.training:
-            loss = self.loss.of_outputs(outputs, labels)
+            loss = self.loss.outputs_loss(outputs, labels)
         else:
             loss = F.cross_entropy(outputs.logits.float(), labels)
         if isinstance(loss, LossTerms):

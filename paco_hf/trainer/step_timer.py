@@ -1,5 +1,6 @@
 """Times the first steps of a training, for an estimate of what the rest will take."""
 
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -9,6 +10,8 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback
+
+from ..arguments.training_args import PaCoTrainingArguments
 
 # Timed steps: so many, and more until they have taken some seconds; or fewer once they have taken many.
 STEPS, FEWER_STEPS, LEAST_SECONDS, SECONDS = 8, 2, 2.0, 10.0
@@ -146,3 +149,28 @@ class StepTimer(TrainerCallback):
             validation=mean(validation) if validation else None,
             saving=mean(saving) if saving else None,
         )
+
+
+def updates_per_epoch(args: PaCoTrainingArguments, images: int) -> int:
+    """Optimizer steps of an epoch, as transformers counts them.
+
+    Args:
+        args (`PaCoTrainingArguments`): with batch, processes and accumulation.
+        images (`int`): to train on.
+    """
+    batches = images / (args.per_device_train_batch_size * args.world_size)
+    whole = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
+    return max(math.ceil(whole / args.gradient_accumulation_steps), 1)
+
+
+def images_per_step(args: PaCoTrainingArguments, images: int) -> tuple[float, float]:
+    """Images of an optimizer step in a process: in the mean, and of a whole one. The last step of an epoch has what is
+    left of the batches that a step adds up.
+
+    Args:
+        args, images: as those of [`updates_per_epoch`].
+    """
+    batch = args.per_device_train_batch_size
+    share = images / args.world_size
+    epoch = share // batch * batch if args.dataloader_drop_last else share
+    return epoch / updates_per_epoch(args, images), min(epoch, batch * args.gradient_accumulation_steps)

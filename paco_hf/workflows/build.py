@@ -70,7 +70,13 @@ def build(plan: RunPlan, data: RunData, model: PaCoForImageClassification) -> Ru
 
 
 def placeholder(plan: RunPlan, data: RunData, model: PaCoForImageClassification) -> FeatureDataset:
-    """Features of no image in place of those that are not computed yet, as many and as wide."""
+    """Features of no image in place of those that are not computed yet, as many and as wide.
+
+    Args:
+        plan (`RunPlan`): of the run.
+        data (`RunData`): its splits.
+        model (`PaCoForImageClassification`): that is to be trained on them.
+    """
     labels = data.images["train"].split.labels
     features = np.zeros((1, len(labels), model.classifier.in_features), dtype=np.float32)
     return FeatureDataset([features], labels, len(plan.views))

@@ -4,11 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..arguments.resolve import InputChoice, RunPlan
+from ..arguments.input_choice import InputChoice, describe_input
+from ..arguments.resolve import RunPlan
 from ..evaluation.selection import CLASSES, leave_one_out, paired_error, small_sample
 from ..inference.features import extract_features
 from ..models.modeling_paco import PaCoForImageClassification
-from ..trainer.cross_validation import HeadSettings, OutOfFold, cross_validate
+from ..trainer.cross_validation import HeadSettings, HeldOut, cross_validate
 from .features import RunFeatures
 from .prepare_data import RunData
 
@@ -59,7 +60,8 @@ def choose_input(plan: RunPlan, data: RunData, model: PaCoForImageClassification
     listed = ", ".join(f"{choice} {100 * paired_error(s, 0 * s, labels[rows])[0]:.1f}" for choice, s in scores.items())
     few = f" of {CLASSES} classes" if len(set(labels)) > CLASSES else ""
     line = f"input {best}: nearest class mean of {len(rows)} images{few}, balanced, each left out in turn: {listed}"
-    return plan.with_input(best), [line]
+    plan = plan.with_input(best)
+    return plan, [line, describe_input(plan.run, plan.backbone, plan.processor)]
 
 
 def head_candidates(plan: RunPlan) -> list[HeadSettings]:
@@ -77,7 +79,7 @@ def head_candidates(plan: RunPlan) -> list[HeadSettings]:
     return [HeadSettings(rate, args.weight_decay, scale) for rate in rates for scale in scales]
 
 
-def choose_settings(plan: RunPlan, features: RunFeatures) -> tuple[RunPlan, OutOfFold, list[str]]:
+def choose_settings(plan: RunPlan, features: RunFeatures) -> tuple[RunPlan, HeldOut, list[str]]:
     """Choose what the user left open of the classifier's training, on images held out once.
 
     Args:

@@ -14,12 +14,11 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from ..arguments.resolve import RunPlan, is_pretrained
-from ..arguments.training_args import PaCoTrainingArguments
 from ..data.torch_datasets import FeatureDataset
 from ..evaluation.selection import IMAGES
 from ..trainer.cross_validation import seconds_a_step
 from ..trainer.paco_trainer import PaCoTrainer
-from ..trainer.step_timer import StepTimer, StepTimes
+from ..trainer.step_timer import StepTimer, StepTimes, images_per_step, updates_per_epoch
 from ..trainer.validation import check_training
 from ..utils.hardware import available_cores, one_thread
 from ..utils.memory import keep_freed_memory, used_memory
@@ -291,31 +290,6 @@ def rehearse(plan: RunPlan, data: RunData, parts: RunParts, done: int = 0) -> li
     elif plan.run.class_centers == "means" and not done:  # whose features come first
         before = count * estimate.scoring_seconds
     return _lines(estimate, times, memory, done > 0, before)
-
-
-def updates_per_epoch(args: PaCoTrainingArguments, images: int) -> int:
-    """Optimizer steps of an epoch, as transformers counts them.
-
-    Args:
-        args (`PaCoTrainingArguments`): with batch, processes and accumulation.
-        images (`int`): to train on.
-    """
-    batches = images / (args.per_device_train_batch_size * args.world_size)
-    whole = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
-    return max(math.ceil(whole / args.gradient_accumulation_steps), 1)
-
-
-def images_per_step(args: PaCoTrainingArguments, images: int) -> tuple[float, float]:
-    """Images of an optimizer step in a process: in the mean, and of a whole one. The last step of an epoch has what is
-    left of the batches that a step adds up.
-
-    Args:
-        args, images: as those of [`updates_per_epoch`].
-    """
-    batch = args.per_device_train_batch_size
-    share = images / args.world_size
-    epoch = share // batch * batch if args.dataloader_drop_last else share
-    return epoch / updates_per_epoch(args, images), min(epoch, batch * args.gradient_accumulation_steps)
 
 
 def _images_to_time(plan: RunPlan, parts: RunParts, batch: int) -> int:

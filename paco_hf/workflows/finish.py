@@ -14,7 +14,7 @@ from ..models.configuration_paco import PaCoConfig
 from ..reports.model_card import write_card
 from ..runs.layout import EVALUATION_FOLDER, METRICS_NAME, RUN_NAME, VALIDATION_FOLDER
 from ..runs.record import run_record, summary
-from ..trainer.cross_validation import OutOfFold
+from ..trainer.cross_validation import HeldOut
 from ..trainer.paco_trainer import PaCoTrainer
 from ..utils.console import say
 from ..utils.files import write_json
@@ -26,7 +26,7 @@ from .prepare_data import RunData
 
 
 def finish(
-    plan: RunPlan, data: RunData, parts: RunParts, trainer: PaCoTrainer, out_of_fold: OutOfFold | None = None
+    plan: RunPlan, data: RunData, parts: RunParts, trainer: PaCoTrainer, held_out: HeldOut | None = None
 ) -> dict[str, Any]:
     """Save the selected model, calibrate it, score it once on the test split, and write what a run folder holds.
 
@@ -35,7 +35,7 @@ def finish(
         data (`RunData`): its splits.
         parts (`RunParts`): what was trained on; the test's features are kept like those.
         trainer (`PaCoTrainer`): after training.
-        out_of_fold ([`OutOfFold`], *optional*): of cross-validation, in place of a validation split.
+        held_out ([`HeldOut`], *optional*): of cross-validation, in place of a validation split.
 
     Returns:
         what `metrics.json` holds.
@@ -47,10 +47,10 @@ def finish(
     steps = _save(plan, trainer, folder)
     test, validation = data.images.get("test"), data.images.get("validation")
     batch = args.per_device_eval_batch_size
-    held_out: dict[str, Any] | None = None
+    validated: dict[str, Any] | None = None
     folds: dict[str, Any] = {}
-    if out_of_fold:
-        held_out, folds = _held_out(plan, data, out_of_fold)
+    if held_out:
+        validated, folds = _cross_validated(plan, data, held_out)
     elif run.calibrate and validation:
         say(main, store_temperature(str(folder), validation, data.class_names, batch_size=batch))
         trainer.accelerator.wait_for_everyone()
@@ -61,7 +61,7 @@ def finish(
     tested = balanced_logits(str(folder), test, data.class_names, batch) if test else None
     metrics: dict[str, Any] = {
         "test": headline(tested[0].argmax(axis=1), tested[1], tested[2]) if tested else None,
-        "validation": score(folder, validation, batch) if validation else held_out,
+        "validation": score(folder, validation, batch) if validation else validated,
         **({"cross_validation": folds} if folds else {}),
         **steps,
     }
@@ -81,19 +81,19 @@ def finish(
     return metrics
 
 
-def _held_out(plan: RunPlan, data: RunData, out_of_fold: OutOfFold) -> tuple[dict[str, Any], dict[str, Any]]:
+def _cross_validated(plan: RunPlan, data: RunData, held_out: HeldOut) -> tuple[dict[str, Any], dict[str, Any]]:
     """Calibrate the model by what the folds told of images that they held out, and score that.
 
     Returns:
         the scores, and what `metrics.json` says of the folds.
     """
     folder, main = Path(plan.args.output_dir), plan.args.process_index == 0
-    split = data.division.trained.select(out_of_fold.rows.tolist(), role="validation")
+    split = data.division.trained.select(held_out.rows.tolist(), role="validation")
     labels, alone = np.asarray(split.labels), len(data.division.trained.labels) - len(split.labels)
     if plan.run.calibrate:
-        say(main, store_fitted(str(folder), out_of_fold.logits, labels, "training images, each held out once"))
+        say(main, store_fitted(str(folder), held_out.logits, labels, "training images, each held out once"))
     config = PaCoConfig.from_pretrained(folder)
-    results, examples = examine([str(folder)], Images(split), out_of_fold.logits, labels, config)
+    results, examples = examine([str(folder)], Images(split), held_out.logits, labels, config)
     interval = results["metrics"]["balanced_accuracy"]
     folds = {
         "folds": plan.folds,
@@ -103,7 +103,7 @@ def _held_out(plan: RunPlan, data: RunData, out_of_fold: OutOfFold) -> tuple[dic
     }
     if main and plan.run.report:
         write_evaluation(folder / VALIDATION_FOLDER, results | {"cross_validation": folds}, examples)
-    return headline(out_of_fold.logits.argmax(axis=1), labels, config), folds
+    return headline(held_out.logits.argmax(axis=1), labels, config), folds
 
 
 def _save(plan: RunPlan, trainer: PaCoTrainer, folder: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ..runs.output_folder import changed_settings, clear_run, clear_unfinished, 
 from ..runs.record import summary
 from ..runs.resume_points import first_complete, lies_in, resume_points, set_aside_later
 from ..trainer.callbacks import StopCallback
-from ..trainer.cross_validation import OutOfFold
+from ..trainer.cross_validation import HeldOut
 from ..trainer.paco_trainer import PaCoTrainer
 from ..trainer.validation import check_training
 from ..utils.console import say
@@ -100,9 +100,9 @@ def _train(
             done = int(points[0].name.split("-")[1]) if points else 0
             say(main, *rehearse(plan, data, parts, done))
             return None
-        plan, parts, out_of_fold = prepare_features(plan, data, model)
+        plan, parts, held_out = prepare_features(plan, data, model)
         trainer = fit(plan, data, parts, callbacks)
-        metrics = finish(plan, data, parts, trainer, out_of_fold)
+        metrics = finish(plan, data, parts, trainer, held_out)
     publish(folder, args)
     return metrics
 
@@ -130,7 +130,7 @@ def check_settings(run: RunArguments, args: PaCoTrainingArguments) -> BackboneSo
 
 def prepare_features(
     plan: RunPlan, data: RunData, model: PaCoForImageClassification
-) -> tuple[RunPlan, RunParts, OutOfFold | None]:
+) -> tuple[RunPlan, RunParts, HeldOut | None]:
     """What is trained; of a frozen backbone with its features, and what cross-validation on them chose.
 
     Args:
@@ -150,14 +150,14 @@ def prepare_features(
     check_training(model, plan.args, placeholder(plan, data, model), None)
     plan, lines = choose_input(plan, data, model)
     say(main, *lines)
-    parts, out_of_fold = build(plan, data, model), None
+    parts, held_out = build(plan, data, model), None
     if parts.features:
         parts.features.views()
         say(main, *parts.features.lines)
         if plan.folds:
-            plan, out_of_fold, lines = choose_settings(plan, parts.features)
+            plan, held_out, lines = choose_settings(plan, parts.features)
             say(main, *lines)
-    return plan, parts, out_of_fold
+    return plan, parts, held_out
 
 
 def describe_method(args: PaCoTrainingArguments) -> str:

@@ -41,6 +41,7 @@ def test_local_backbone_brings_its_weights_and_its_data_configuration(
 ) -> None:
     root = folders(tmp_path / "photos", {"a": 6, "b": 6}, size=(110, 100))
     argv = ["--dataset", str(root), "--backbone", str(saved), "--output_dir", str(tmp_path / "run")]
+    argv += ["--freeze_backbone", "false"]
     out = printed(capsys, *argv, "--max_steps", "1", "--learning_rate", "0", "--weight_decay", "0")
     assert "96 x 96 pixels, from images of a shorter side of 120 (bicubic)" in out
     assert "mean 0.100, 0.200, 0.300, std 0.400, 0.500, 0.600" in out
@@ -69,6 +70,7 @@ def test_transformers_that_timm_saved(tmp_path, capsys, no_rehearsal) -> None:
     assert isinstance(json.loads((folder / "config.json").read_text())["model_args"]["img_size"], list)
     root = folders(tmp_path / "photos", {"a": 6, "b": 6})
     argv = ["--dataset", str(root), "--backbone", str(folder), "--output_dir", str(tmp_path / "run")]
+    argv += ["--freeze_backbone", "false"]
     out = printed(capsys, *argv, "--max_steps", "1", "--learning_rate", "0", "--weight_decay", "0")
     assert f"backbone {folder}, weights of model.safetensors; input 160 x 160" in out
     ours = PaCoForImageClassification.from_pretrained(tmp_path / "run").paco.backbone.state_dict()
@@ -209,6 +211,9 @@ def test_pretrained_backbones_see_images_of_their_own_size(saved: Path, tmp_path
     assert "backbone test_resnet, weights drawn at random; input 16 x 16" in printed(
         capsys, *argv, "--backbone", "test_resnet"
     )
-    out = printed(capsys, *argv, "--backbone", str(saved))
+    assert "input, to be chosen: 96 x 96 pixels, cropped; 96 x 96 pixels, padded" in printed(
+        capsys, *argv, "--backbone", str(saved)
+    )
+    out = printed(capsys, *argv, "--backbone", str(saved), "--freeze_backbone", "false")
     assert "96 x 96 pixels" in out
     assert "views: regular, sim" in out

@@ -68,8 +68,9 @@ def test_interrupted_run_resumes_to_the_same_end(old, capsys) -> None:
     assert metrics["test"] == expected["metrics"]["test"]
     recipes = [yaml.safe_load((old / name / "recipe.yaml").read_text()) for name in ("interrupted", "run")]
     assert [recipe.pop("per_device_eval_batch_size") for recipe in recipes] == [64, 256]  # another default now
-    added = ("classifier", "classifier_scale", "learn_classifier_scale")  # since then
-    assert [recipes[0].pop(name) for name in added] == ["linear", 25, False]
+    added = {"classifier": "linear", "classifier_scale": 25, "learn_classifier_scale": False}  # since then
+    added |= {"cross_validation": "none", "feature_views": 0, "image_fit": "crop"}
+    assert {name: recipes[0].pop(name) for name in added} == added
     assert recipes[0] == recipes[1]
     assert json.loads((old / "interrupted" / "splits.json").read_text()) == json.loads(
         (old / "run" / "splits.json").read_text()

@@ -116,7 +116,7 @@ def test_the_estimate_is_near_what_the_run_takes(
     estimate = cost.Estimate.cost
     monkeypatch.setattr(cost.Estimate, "cost", lambda *a: costs.append((estimate(*a), a[0].left)) or costs[-1][0])
     started = []
-    monkeypatch.setattr("paco_hf.workflows.train.finish", lambda plan, data, trainer: started.append(trainer) or {})
+    monkeypatch.setattr("paco_hf.workflows.train.finish", lambda *parts: started.append(parts[3]) or {})
     root = folders(tmp_path / "photos", counts)
     argv = ["--dataset", str(root), *TINY, "--num_train_epochs", "3", "--output_dir", str(tmp_path / "run")]
     train(*parse_run(argv), callbacks=[Slow()])
@@ -218,7 +218,7 @@ def test_shares_of_all_steps_are_no_steps(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_of_a_resumed_one_says_what_is_left(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("paco_hf.workflows.train.finish", lambda plan, data, trainer: {})
+    monkeypatch.setattr("paco_hf.workflows.train.finish", lambda *parts: {})
     root = folders(tmp_path / "photos", {"a": 60, "b": 45})
     argv = ["--dataset", str(root), *TINY, "--output_dir", str(tmp_path / "run")]
     train(*parse_run([*argv, "--max_steps", "10", "--save_strategy", "steps", "--save_steps", "10"]))
