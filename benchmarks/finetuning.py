@@ -231,14 +231,22 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def main() -> None:
-    """The command."""
-    arguments = parse()
+def main(argv: list[str] | None = None) -> None:
+    """The command.
+
+    Args:
+        argv (list of `str`, *optional*): its arguments, without the name of the command.
+    """
+    arguments = parse(argv)
     torch.set_num_threads(arguments.threads)
     start, machine = time.monotonic(), describe()
     measured = (pairs if arguments.step == "pairs" else profiles)(arguments)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, text=True, capture_output=True)
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("dataset", "before", "after", "output")}
+    # Without the folders of this computer.
+    used = ("sizes", "precisions") if arguments.step == "profile" else ("size", "precision", "turns", "steps")
+    settings = {name: getattr(arguments, name) for name in (*used, "batch_size", "threads")}
+    if arguments.step == "pairs":
+        settings["backbone"] = Path(arguments.backbone).name
     settings |= {"commit": commit.stdout.strip(), "seconds": round(time.monotonic() - start)}
     write_json(Path(arguments.output), {"machine": machine, "settings": settings, **measured})
     print(json.dumps(settings))
