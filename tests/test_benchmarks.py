@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from user_data import folders
 
-from benchmarks import bench, growth
+from benchmarks import bench, finetuning, growth
 from benchmarks.machine import ceilings, peak_memory
 from paco_hf.utils.memory import keep_freed_memory
 
@@ -98,3 +99,30 @@ def test_growth(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
 )
 def test_allocator_setting_takes_effect() -> None:
     assert keep_freed_memory()
+
+
+@pytest.mark.slow
+def test_steps_are_profiled_and_compared(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    output = tmp_path / "result.json"
+    argv = ["--dataset", str(folders(tmp_path / "photos", {"a": 24, "b": 24})), "--threads", "1", "--batch_size", "8"]
+    argv += ["--output", str(output)]
+    only = ["--backbones", "mobilenetv2_050", "--sizes", "32", "--precisions", "fp32"]
+    finetuning.main(["profile", *argv, *only])
+    [row] = json.loads(output.read_text())["rows"]
+    assert sum(row["shares"].values()) == pytest.approx(1)
+    expected = {"convolution", "BatchNorm", "activation", "optimizer", "key encoder", "views"}
+    assert {name for name, share in row["shares"].items() if share > 0} >= expected
+    assert row["shares"]["attention"] == 0
+    assert "| mobilenetv2_050 | 32 | fp32 |" in capsys.readouterr().out
+    turns = ["--before", str(finetuning.ROOT), "--backbone", "mobilenetv2_050", "--size", "32", "--turns", "2"]
+    finetuning.main(["pairs", *argv, *turns])
+    result = json.loads(output.read_text())
+    assert [len(times) for times in result["times"].values()] == [2, 2]
+    assert result["wall"]["ratio"] == result["wall"]["before_s"] / result["wall"]["after_s"]
+    assert str(tmp_path) not in json.dumps(result)
+
+
+def test_pairs_need_another_checkout(capsys: pytest.CaptureFixture) -> None:
+    with pytest.raises(SystemExit):
+        finetuning.parse(["pairs", "--dataset", "photos"])
+    assert "pairs needs --before CHECKOUT" in capsys.readouterr().err

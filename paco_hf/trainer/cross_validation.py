@@ -24,7 +24,7 @@ from ..models.modeling_paco import SCALE_NAME, CosineClassifier, PaCoForImageCla
 from ..utils.hardware import one_thread
 from .class_centers import start_from_centers
 from .optimizer import optimizer_and_settings
-from .paco_trainer import training_model
+from .training_model import training_model
 from .validation import prior_counts
 
 

@@ -24,10 +24,11 @@ from ..models.modeling_paco import SCALE_NAME, PaCoForImageClassification
 from ..utils.distributed import broadcast_buffers
 from ..utils.signals import start_worker, worker_context
 from .callbacks import LogFileCallback, MethodCallback, SelectionCallback, TrainingTime
-from .optimizer import freeze_convolutions, optimizer_and_settings
+from .optimizer import optimizer_and_settings
 from .progress import ReadableLines, ReadableProgress
 from .saving import CheckpointingTrainer
 from .schedules import step_factor
+from .training_model import training_model
 from .validation import (
     check_labels,
     check_metric,
@@ -332,15 +333,3 @@ def _changed(args: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         setattr(args, name, before)
-
-
-def training_model(model: PaCoForImageClassification, args: PaCoTrainingArguments) -> PaCoForImageClassification:
-    """The model with what the loss needs around it, sharing its weights, frozen and laid out as `args` say."""
-    set_seed(args.seed)
-    if args.spec.contrastive and not isinstance(model, PaCoForContrastiveTraining):
-        names = ("projection_dim", "queue_size", "key_momentum", "projector", "gather_batch")
-        settings = {name: getattr(args, name) for name in names}
-        model = PaCoForContrastiveTraining.from_classifier(model, args.loss, queue_seed=args.seed, **settings)
-    if args.trainable_convolutions is not None:
-        freeze_convolutions(model.paco.backbone, args.trainable_convolutions)
-    return model.to(memory_format=torch.channels_last) if args.channels_last else model
