@@ -60,8 +60,8 @@ SETTINGS = (
 )
 # What a line of the command ends.
 STAGES = {
-    "start": r"\d+ images of \d+ classes",
-    "check of the images": r"the pretrained backbone stays",
+    "start": r".*\bsplits?[: ]",
+    "check of the images": r"\d+ images of \d+ classes",
     "choice of the input": r"input \d+ x \d+ pixels, \w+: nearest",
     "features of the training images": r"features of [\d,]+ train images",
     "cross-validation": r"cross-validation, \d+ folds",

@@ -21,10 +21,10 @@ HEAD = """# Classifiers on the features of a pretrained backbone
 `python -m benchmarks.pretrained table` writes what is between the two marks; the rest is kept.
 """
 EXPLAINED = """\
-Mean and standard deviation over seeds, percent of the test images. Each cell is a classifier on the features of
-the backbone as it is: six settings (learning rates, and scales of cosine classifiers) are tried by cross-validation on
-the training images, and the test split is scored once a seed. *train*: seconds of one training on all images; *choose*:
-of the cross-validation. The features come on top, once for all cells."""
+Mean and standard deviation over seeds, percent of the test images. Each cell is a classifier on the features of the
+backbone as it is: six settings (learning rates, and scales of cosine classifiers) are tried by cross-validation on the
+training images, and the test split is scored once a seed. *train*: seconds of one training on all images; *choose*:
+those of the cross-validation. The features come on top, once for all cells."""
 
 
 def write_tables(records: dict[Path, dict[str, dict[str, Any]]], output: Path) -> str:
