@@ -122,6 +122,7 @@ def measure(flags: argparse.Namespace, train: pandas.DataFrame, test: pandas.Dat
         "kind": "fine-tuned",
         "title": f"fastai {version('fastai')}, fine_tune({flags.epochs}), cross-entropy",
         "data": flags.name,
+        "input": f"{flags.image_size} x {flags.image_size} pixels, cropped",
         "settings": {"epochs": flags.epochs, "batch": 64, "image_size": flags.image_size},
         # In the order and with the classes of fastai.
         "labels": " ".join(str(ids[label]) for label in test["label"]),

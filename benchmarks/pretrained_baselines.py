@@ -42,7 +42,8 @@ def _nearest_mean(measured: Measured) -> dict[str, Any]:
     means = np.stack([unit[measured.train.labels == label].mean(0) for label in range(len(measured.counts))])
     seconds = time.perf_counter() - start
     predictions = (unit_rows(measured.test.features) @ unit_rows(means).T).argmax(1)
-    return {"seeds": {"0": result(predictions, measured.test.labels, measured.counts, seconds)}}
+    results = {"0": result(predictions, measured.test.labels, measured.counts, seconds)}
+    return {"title": "nearest class mean, cosine", "seeds": results}
 
 
 def _logistic_regression(measured: Measured) -> dict[str, Any]:
@@ -65,6 +66,7 @@ def _logistic_regression(measured: Measured) -> dict[str, Any]:
     seconds = time.perf_counter() - chosen
     predictions = fitted.predict(measured.test.features.astype(np.float32))
     return {
+        "title": 'logistic regression, `class_weight="balanced"`, standardized features',
         "settings": {"class_weight": "balanced", "standardized": True, "max_iter": ITERATIONS},
         "tried": [{"C": strength, **scores} for strength, scores in tried.items()],
         "chosen": {"C": best, "iterations": _iterations(fitted), "converged": _iterations(fitted) < ITERATIONS},
@@ -144,6 +146,7 @@ def _fine_tuned(measured: Measured, flags: argparse.Namespace, seed: int) -> dic
         seconds = time.perf_counter() - start
         predictions = trainer.predict(_Transformed(measured.test_images.split, testing)).predictions.argmax(-1)
     return {
+        "input": f"{size} x {size} pixels, cropped",
         "settings": {"learning_rate": flags.learning_rate, "epochs": flags.epochs, "batch": 64, "image_size": size},
         "seeds": {str(seed): result(predictions, measured.test.labels, measured.counts, seconds)},
     }

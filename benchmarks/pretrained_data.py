@@ -41,14 +41,13 @@ class Measured:
         features = RunFeatures(plan, data, model)
         self.train, self.test = features.plain("train"), features.plain("test")
         self.counts = data.division.data.class_counts
-        self.described = {"input": str(self.input), "folds": plan.folds}
+        self.described: dict[str, Any] = {"input": str(self.input), "folds": plan.folds}
         for line in [*lines, *features.lines]:
             print(line)
         file = record_file(Path(flags.records), flags.name, Path(DATA_NAME).stem)
         images = {"train": len(self.train.features), "test": len(self.test.features)}
-        write_data(
-            file, flags.name, self.counts, self.test.labels, images=images, features=features.lines, **self.described
-        )
+        write_data(file, flags.name, self.counts, self.test.labels, images=images)
+        self.described["features"] = features.lines
 
     def _arguments(self, settings: dict[str, Any]) -> list[str]:
         flags = self.flags
@@ -75,5 +74,6 @@ class Measured:
         return plan, build_model(plan, data)
 
     def file(self, name: str) -> Path:
-        """The record of a measurement."""
-        return record_file(Path(self.flags.records), self.flags.name, name)
+        """The record of a measurement with this input."""
+        fit = "-padded" if self.input.fit == "pad" else ""
+        return record_file(Path(self.flags.records), self.flags.name, f"{name}-{self.input.size}{fit}")

@@ -65,7 +65,7 @@ def _section(data: dict[str, Any], records: dict[str, dict[str, Any]]) -> str:
         f"|{'---|' * len(titles)}",
         *(f"| {' | '.join(row)} |" for row in rows),
     ]
-    return "\n".join([*lines, *_best(rows), *_stages(records), *_bar(data, records)])
+    return "\n".join([*lines, *_follows(data, records), *_bar(data, records), *_stages(records)])
 
 
 def _measured_on(records: dict[str, dict[str, Any]]) -> str:
@@ -73,24 +73,19 @@ def _measured_on(records: dict[str, dict[str, Any]]) -> str:
     dates = sorted(machine["date"][:10] for machine in machines)
     days = dates[0] if dates[0] == dates[-1] else f"{dates[0]} to {dates[-1]}"
     known = {f"{one['cpu']}, {one['cores']} cores, {one['threads']} used" for one in machines if "cpu" in one}
-    inputs = {one["input"] for one in records.values() if "input" in one}
-    return " ".join([f"Measured {days} on {'; '.join(sorted(known))}.", *(f"Input: {one}." for one in sorted(inputs))])
+    inputs = sorted({one["input"] for one in records.values() if one["kind"] == "head"})
+    return " ".join([f"Measured {days} on {'; '.join(sorted(known))}.", *(f"Input: {one}." for one in inputs)])
 
 
-def title(name: str, record: dict[str, Any]) -> str:
+def title(record: dict[str, Any]) -> str:
     """What a measurement is called in the table."""
-    if record["kind"] == "head":
-        loss = LOSSES[record["loss"]].title
-        return (
-            f"{record['classifier']}, {loss}, from {'class means' if record['class_centers'] == 'means' else 'random'}"
-        )
     if record["kind"] == "run":
         return "**`paco-hf train`, nothing else given**"
-    known = {
-        "baseline-nearest-class-mean": "nearest class mean, cosine",
-        "baseline-logistic-regression": 'logistic regression, `class_weight="balanced"`, standardized features',
-    }
-    return known.get(name) or record.get("title", name)
+    size = f", {record['input'].split()[0]} px" if "input" in record else ""
+    if record["kind"] == "head":
+        start = "class means" if record["class_centers"] == "means" else "random"
+        return f"{record['classifier']}, {LOSSES[record['loss']].title}, from {start}{size}"
+    return f"{record['title']}{size}"
 
 
 def scores(data: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str, list[float]]:
@@ -114,8 +109,8 @@ def scores(data: dict[str, Any], records: Iterable[dict[str, Any]]) -> dict[str,
 def _grouped(records: dict[str, dict[str, Any]]) -> dict[str, tuple[str, list[dict[str, Any]]]]:
     """Records of the same measurement with other seeds, by title."""
     grouped: dict[str, tuple[str, list[dict[str, Any]]]] = {}
-    for name, record in records.items():
-        grouped.setdefault(title(name, record), (record["kind"], []))[1].append(record)
+    for record in records.values():
+        grouped.setdefault(title(record), (record["kind"], []))[1].append(record)
     return grouped
 
 
@@ -140,12 +135,24 @@ def spread(values: list[float]) -> str:
     return f"{statistics.fmean(values):.1f}" + (f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else "")
 
 
-def _best(rows: list[list[str]]) -> list[str]:
-    heads = [row for row in rows if ", from " in row[0]]
-    if not heads:
-        return []
-    last = 1 + HEADLINE.index("balanced_accuracy")
-    return ["", f"The best of the {len(heads)} cells in balanced accuracy: {heads[0][0]}, {heads[0][last]}."]
+def _follows(data: dict[str, Any], records: dict[str, dict[str, Any]]) -> list[str]:
+    """The best cells, and where among them the one is that the command takes."""
+    cells = [record for record in records.values() if record["kind"] == "head"]
+    command = next((record["chosen"] for record in records.values() if record["kind"] == "run"), {})
+    lines = []
+    for score, short in BAR.items():
+        means = {title(one): found for one in cells if (found := scores(data, [one])[score])}
+        if not means:
+            continue
+        order = sorted(means, key=lambda name: -statistics.fmean(means[name]))
+        line = f"* Best of {len(order)} cells in *{short}*: {order[0]}, {spread(means[order[0]])}"
+        parts = ("classifier", "loss", "class_centers")
+        same = [title(one) for one in cells if all(one[part] == command.get(part) for part in parts)]
+        for rank, name in enumerate(order, 1):
+            if name in same:
+                line += f"; the command's, {name}: {spread(means[name])}, rank {rank}"
+        lines.append(f"{line}.")
+    return ["", *lines] if lines else []
 
 
 def _stages(records: dict[str, dict[str, Any]]) -> list[str]:
@@ -178,9 +185,7 @@ def _bar(data: dict[str, Any], records: dict[str, dict[str, Any]]) -> list[str]:
         best = max(values, key=lambda name: statistics.fmean(values[name]))
         difference, error = paired_bootstrap(right - correct([theirs[best]], labels), labels, classes)
         held = "yes" if difference >= -error else "**no**"
-        lines.append(
-            f"| {short} | {title(best, theirs[best])} | {100 * difference:+.2f} | {100 * error:.2f} | {held} |"
-        )
+        lines.append(f"| {short} | {title(theirs[best])} | {100 * difference:+.2f} | {100 * error:.2f} | {held} |")
     return lines
 
 
