@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torchvision.transforms import v2
 from tqdm.auto import tqdm
-from transformers import AutoModelForImageClassification, Trainer, TrainingArguments
+from transformers import AutoConfig, AutoModelForImageClassification, Trainer, TrainingArguments
 
 from paco_hf.metrics import unit_rows
 
@@ -137,8 +137,10 @@ def _fine_tuned(measured: Measured, flags: argparse.Namespace, seed: int) -> dic
             seed=seed,
         )
         torch.manual_seed(seed)  # the classifier is drawn before the trainer sets its seed
+        # What timm wrote into `model_args` has the classes of the weights in it.
+        config = AutoConfig.from_pretrained(flags.backbone, num_labels=classes, model_args={})
         model = AutoModelForImageClassification.from_pretrained(
-            flags.backbone, num_labels=classes, ignore_mismatched_sizes=True
+            flags.backbone, config=config, ignore_mismatched_sizes=True
         )
         trainer = Trainer(model, settings, train_dataset=_Transformed(measured.checks.data.train, training))
         start = time.perf_counter()
