@@ -18,3 +18,6 @@ __all__ = [name for name in __all__ if name.startswith("PaCo") or name.endswith(
 register_post_import_hook("paco_hf.models.registration:register_backbones", "timm")
 register_post_import_hook("paco_hf.models.registration:register_config", "transformers.models.auto.configuration_auto")
 register_post_import_hook("paco_hf.models.registration:register_models", "transformers.models.auto.modeling_auto")
+register_post_import_hook(
+    "paco_hf.models.registration:register_image_processor", "transformers.models.auto.image_processing_auto"
+)

@@ -70,7 +70,9 @@ def suggested_settings(
     """
     small = image_size <= SMALL_IMAGE
     if batch is None:
-        usual = 512 if on_features and images >= _SOME else 128 if images >= _SOME else 64 if images >= 1000 else 32
+        usual = 128 if images >= _SOME else 64 if images >= 1000 else 32
+        if on_features:  # steps so small take as long for more
+            usual = 512 if images >= _SOME else 128
         batch = min(max(min(usual, images // 4), 8), images)
     if epochs is None and on_features:
         epochs = 30 if images < _SOME else 10

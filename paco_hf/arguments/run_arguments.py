@@ -119,7 +119,7 @@ class ModelArguments:
         image_size (`int`, *optional*): side in pixels (default: the data set's or the backbone's; where a pretrained
             backbone is frozen, chosen by --cross_validation)
         image_fit (`str`, *optional*, defaults to `"crop"`): how evaluation images become squares: crop: the middle;
-            pad: the whole image, on a ground of the mean color (chosen likewise)
+            pad: the whole image, on a ground of the color of its border (chosen likewise)
         eval_interpolation (`str`, *optional*): how evaluation images are resized (default: bilinear; on your own data
             the backbone's)
         query_view (`str`, *optional*): augmentation of the query view (default: cifar_reg for small images, else

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from transformers import BitImageProcessor
 
 from ..models.image_processing import build_processor
+from ..models.image_processing_paco import PaCoImageProcessor
 from ..models.modeling_paco import CosineClassifier, PaCoForImageClassification
 
 OTHER_ROUTES = (
@@ -38,10 +39,9 @@ def preprocessing_settings(processor: BitImageProcessor) -> dict[str, Any]:
             "to be exported, the image processor must resize the shortest edge, cut a square from the center and "
             f"normalize: got {fields}"
         )
-    # A square on a ground of the mean color comes first, where images are padded.
-    ground = [int(255 * value) for value in fields["image_mean"]] if fields.get("do_pad") else None
+    padded = isinstance(processor, PaCoImageProcessor)
     return {
-        **({"pad_to_square": ground} if ground else {}),
+        **({"pad_to_square": "median color of the border"} if padded else {}),
         "shortest_edge": fields["size"]["shortest_edge"],
         "resample": Image.Resampling(fields["resample"]).name.lower(),
         "crop_size": crop["height"],

@@ -45,12 +45,17 @@ def export_timm(
     """
     processor = image_processor or common.default_processor(model)
     preprocessing = common.preprocessing_settings(processor)
+    if "pad_to_square" in preprocessing:
+        raise ValueError(
+            "the images are padded with the color of their border, which timm's transforms have no word for: train "
+            f"with --image_fit crop. {common.OTHER_ROUTES}"
+        )
     size = preprocessing["crop_size"]
     with new_folder(folder) as made:
         reference = common.reference_model(model)
         images = common.random_images(2, size, size)
         expected = common.model_logits(reference, images)
-        _save_native(native_model(reference), made, common.label_names(model), preprocessing, type(processor).__name__)
+        _save_native(native_model(reference), made, common.label_names(model), preprocessing)
         processor.save_pretrained(made)
         with common.quiet_logging():
             loaded = {
@@ -100,9 +105,7 @@ def native_model(model: PaCoForImageClassification) -> nn.Module:
     return native
 
 
-def _save_native(
-    native: nn.Module, folder: Path, label_names: list[str], preprocessing: dict[str, Any], processor_type: str
-) -> None:
+def _save_native(native: nn.Module, folder: Path, label_names: list[str], preprocessing: dict[str, Any]) -> None:
     size = preprocessing["crop_size"]
     try:
         save_for_hf(
@@ -110,7 +113,7 @@ def _save_native(
             str(folder),
             safe_serialization=True,
             # The second entry sends AutoImageProcessor to preprocessor_config.json, past timm's transform.
-            model_config={"label_names": label_names, "image_processor_type": processor_type},
+            model_config={"label_names": label_names, "image_processor_type": "BitImageProcessor"},
             data_config={
                 "input_size": (3, size, size),
                 "interpolation": preprocessing["resample"],
@@ -118,7 +121,7 @@ def _save_native(
                 "std": preprocessing["std"],
                 # timm resizes to floor(size / crop_pct): the quotient must not fall short of the shortest edge.
                 "crop_pct": math.nextafter(size / preprocessing["shortest_edge"], 0),
-                "crop_mode": "border" if "pad_to_square" in preprocessing else "center",
+                "crop_mode": "center",
             },
         )
     except RuntimeError as error:  # safetensors takes no weights that two layers share

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
-from transformers import BitImageProcessor, LlavaImageProcessor
+from transformers import BitImageProcessor
+
+from .image_processing_paco import PaCoImageProcessor
 
 FITS = ("crop", "pad")  # how images become squares
 SMALL_IMAGE = 64  # pixels; up to here CIFAR's backbone and views are the default, and images are not cropped
@@ -17,7 +19,7 @@ def build_processor(
     interpolation: str = "bilinear",
     crop_pct: float | None = None,
     fit: str = "crop",
-) -> BitImageProcessor | LlavaImageProcessor:
+) -> BitImageProcessor:
     """Make images squares, resize and normalize them.
 
     Args:
@@ -28,7 +30,7 @@ def build_processor(
         crop_pct (`float`, *optional*): larger images are cut from `size / crop_pct`, rounded down as timm does;
             default: from 8/7 of the size (256 for 224).
         fit (`str`, *optional*, defaults to `"crop"`): the middle is cut out; or `"pad"`: the whole image is seen, on a
-            ground of the mean color.
+            ground of the color of its border.
     """
     whole = round(size * 8 / 7) if crop_pct is None else int(size / crop_pct)
     settings: dict[str, Any] = {
@@ -37,6 +39,6 @@ def build_processor(
         "image_mean": list(mean),
         "image_std": list(std),
     }
-    if fit == "pad":  # transformers' processor that makes squares first; nothing is left to cut then
-        return LlavaImageProcessor(size={"shortest_edge": size}, do_pad=True, **settings)
+    if fit == "pad":  # nothing is left to cut then
+        return PaCoImageProcessor(size={"shortest_edge": size}, **settings)
     return BitImageProcessor(size={"shortest_edge": size if size <= SMALL_IMAGE else whole}, **settings)

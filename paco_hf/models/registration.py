@@ -22,6 +22,16 @@ def register_models(modeling_auto: Any) -> None:
     modeling_auto.AutoModelForImageClassification.register(PaCoConfig, PaCoForImageClassification, exist_ok=True)
 
 
+def register_image_processor(image_processing_auto: Any) -> None:
+    """Register the image processor with `AutoImageProcessor` of `transformers.models.auto.image_processing_auto`."""
+    from .configuration_paco import PaCoConfig
+    from .image_processing_paco import PaCoImageProcessor
+
+    image_processing_auto.AutoImageProcessor.register(
+        PaCoConfig, image_processor_classes={"torchvision": PaCoImageProcessor}, exist_ok=True
+    )
+
+
 def register_backbones(timm: Any) -> None:
     """Register the CIFAR ResNets with timm; importing their module does it."""
     from . import backbones as backbones

@@ -10,6 +10,7 @@ from ..arguments.run_arguments import RunArguments
 from ..arguments.settings import run_settings
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.spec import SPLITS_NAME
+from ..models.image_processing_paco import PROCESSOR_FILE
 from ..models.lora import ADAPTER_FILES, ADAPTER_FOLDER
 from ..models.modeling_paco import CODE_FILES
 from ..utils.files import is_changed
@@ -17,6 +18,8 @@ from ..utils.locks import LOCK_NAME
 from . import layout
 from .folder import RunFolder, list_checkpoints
 from .resume_points import lies_in, resume_points
+
+_CODE = (*CODE_FILES, PROCESSOR_FILE)  # that travels with a model
 
 
 def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any] | None:
@@ -69,12 +72,12 @@ def clear_run(folder: Path) -> None:
     for evaluated in (layout.EVALUATION_FOLDER, layout.VALIDATION_FOLDER):
         _remove(folder / evaluated, layout.EVALUATION_FILES)
     kept = [layout.CARD_NAME] if is_changed(folder / layout.CARD_NAME) else []
-    _remove(folder, (*layout.RUN_FILES, SPLITS_NAME, *CODE_FILES), kept)
+    _remove(folder, (*layout.RUN_FILES, SPLITS_NAME, *_CODE), kept)
 
 
 def clear_checkpoint(folder: Path) -> None:
     """Remove the files of a checkpoint, and its folder where nothing else is in it."""
-    _remove(folder, (*ADAPTER_FILES, *CODE_FILES, *layout.CHECKPOINT_FILES))
+    _remove(folder, (*ADAPTER_FILES, *_CODE, *layout.CHECKPOINT_FILES))
 
 
 def clear_unfinished(folder: Path) -> None:
@@ -82,7 +85,7 @@ def clear_unfinished(folder: Path) -> None:
     shutil.rmtree(folder / layout.STAGING, ignore_errors=True)
     evaluation = (f"{layout.EVALUATION_FOLDER}/{name}" for name in layout.EVALUATION_FILES)
     adapter = (f"{ADAPTER_FOLDER}/{name}" for name in ADAPTER_FILES)
-    for name in (*layout.RUN_FILES, SPLITS_NAME, *CODE_FILES, *evaluation, *adapter):
+    for name in (*layout.RUN_FILES, SPLITS_NAME, *_CODE, *evaluation, *adapter):
         for file in folder.glob(f"{name}.*.partial"):
             file.unlink()
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..arguments.input_choice import InputChoice, describe_input
 from ..arguments.resolve import RunPlan
-from ..evaluation.selection import CLASSES, leave_one_out, paired_error, small_sample
+from ..evaluation.selection import CLASSES, class_mean, leave_one_out, small_sample
 from ..inference.features import extract_features
 from ..models.modeling_paco import PaCoForImageClassification
 from ..trainer.cross_validation import HeadSettings, HeldOut, cross_validate
@@ -21,7 +21,7 @@ def choose_input(plan: RunPlan, data: RunData, model: PaCoForImageClassification
     """Choose what the backbone sees of an image, by the nearest class mean of a few hundred images.
 
     Each is told by the means of all others. First it is chosen whether images are cropped or padded, at the smallest
-    size; then the size. A dearer input must be better by more than a standard error of the paired difference.
+    size; then the size. A dearer one must be better by two standard errors of the paired difference.
 
     Args:
         plan (`RunPlan`): of the run, with the inputs to choose among.
@@ -34,34 +34,34 @@ def choose_input(plan: RunPlan, data: RunData, model: PaCoForImageClassification
     if len(plan.inputs) == 1:
         return plan, []
     images = data.images["train"]
-    labels = np.asarray(images.split.labels)
-    rows = small_sample(labels, plan.args.order_seed)
-    scores: dict[InputChoice, np.ndarray] = {}
+    # The same for each seed, so that runs of several seeds see the same features.
+    rows = small_sample(images.split.labels, plan.run.split_seed)
+    labels = np.asarray(images.split.labels)[rows]
+    losses: dict[InputChoice, np.ndarray] = {}
 
-    def score(choice: InputChoice) -> None:
+    def score(choice: InputChoice) -> np.ndarray:
         training, backbone = model.training, model.to(plan.args.device).paco
         batch = plan.args.per_device_eval_batch_size
         features = extract_features(backbone, choice.processor, images, f"at {choice}", batch, rows=rows.tolist())
         model.train(training)
-        scores[choice] = leave_one_out(features, labels[rows])
+        losses[choice] = leave_one_out(features, labels)
+        return losses[choice]
 
-    best = plan.inputs[0]
-    same_size = [choice for choice in plan.inputs if choice.size == best.size]
-    for choices in (same_size, [choice for choice in plan.inputs if choice.size > best.size]):
-        for choice in choices:
-            if choice.fit != best.fit and choice.size > plan.inputs[0].size:
-                continue
-            if choice not in scores:
-                score(choice)
-            gain, error = paired_error(scores[choice], scores[best], labels[rows])
-            if gain > error:
+    least = plan.inputs[0].size
+    best = min((c for c in plan.inputs if c.size == least), key=lambda choice: class_mean(score(choice), labels)[0])
+    for choice in plan.inputs:
+        if choice.size > least and choice.fit == best.fit:
+            gain, error = class_mean(losses[best] - score(choice), labels)
+            if gain > 2 * error:
                 best = choice
     model.config.image_size = best.size
-    listed = ", ".join(f"{choice} {100 * paired_error(s, 0 * s, labels[rows])[0]:.1f}" for choice, s in scores.items())
-    few = f" of {CLASSES} classes" if len(set(labels)) > CLASSES else ""
-    line = f"input {best}: nearest class mean of {len(rows)} images{few}, balanced, each left out in turn: {listed}"
     plan = plan.with_input(best)
-    return plan, [line, describe_input(plan.run, plan.backbone, plan.processor)]
+    listed = ", ".join(f"{choice} {class_mean(values, labels)[0]:.3f}" for choice, values in losses.items())
+    few = f" of {CLASSES} classes" if len(set(images.split.labels)) > CLASSES else ""
+    return plan, [
+        f"input {best}: log loss of nearest class means, {len(rows)} images{few}, each left out in turn: {listed}",
+        describe_input(plan.run, plan.backbone, plan.processor),
+    ]
 
 
 def head_candidates(plan: RunPlan) -> list[HeadSettings]:

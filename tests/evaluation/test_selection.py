@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from sklearn.metrics import log_loss
 
-from paco_hf.evaluation.selection import CLASSES, IMAGES, balanced_log_loss, leave_one_out, paired_error, small_sample
+from paco_hf.evaluation.selection import (
+    CLASSES,
+    IMAGES,
+    SHARPNESS,
+    balanced_log_loss,
+    class_mean,
+    leave_one_out,
+    small_sample,
+)
 from paco_hf.evaluation.temperature import fit_temperature
 
 
@@ -17,28 +25,27 @@ def test_each_image_is_told_by_the_others() -> None:
     rng = np.random.default_rng(0)
     labels = np.array([0] * 7 + [1] * 4 + [2] * 2)
     features = rng.normal(size=(13, 5)) + np.eye(5)[labels]
-    expected = []
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    cosines = []
     for i in range(len(labels)):
         rest = np.delete(np.arange(len(labels)), i)
-        unit = features / np.linalg.norm(features, axis=1, keepdims=True)
         means = np.stack([unit[rest][labels[rest] == c].mean(0) for c in range(3)])
-        means /= np.linalg.norm(means, axis=1, keepdims=True)
-        expected.append((unit[i] @ means.T).argmax() == labels[i])
-    assert leave_one_out(features, labels).tolist() == expected
+        cosines.append(unit[i] @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T)
+    expected = [-np.log(softmax(s * np.array(cosines))[np.arange(13), labels]) for s in SHARPNESS]
+    balanced = [np.mean([one[labels == c].mean() for c in range(3)]) for one in expected]
+    assert np.allclose(leave_one_out(features, labels), expected[int(np.argmin(balanced))])
 
 
-def test_pairs_tell_more_than_two_means() -> None:
+def test_an_error_of_pairs_is_that_of_resampled_images() -> None:
     rng = np.random.default_rng(1)
     labels = np.repeat([0, 1], [300, 100])
-    ours = rng.random(400) < 0.7
-    theirs = ours.copy()
-    theirs[:3] = ~theirs[:3]
-    gain, error = paired_error(ours, theirs, labels)
-    assert gain == pytest.approx((ours[:300].mean() - theirs[:300].mean()) / 2)
+    values = rng.normal(size=400)
+    mean, error = class_mean(values, labels)
+    assert mean == pytest.approx((values[:300].mean() + values[300:].mean()) / 2)
     drawn = []
     for _ in range(3000):  # within classes
         rows = np.concatenate([rng.integers(0, 300, 300), rng.integers(300, 400, 100)])
-        drawn.append(paired_error(ours[rows], theirs[rows], labels)[0])
+        drawn.append(class_mean(values[rows], labels)[0])
     assert error == pytest.approx(np.std(drawn), rel=0.15)
 
 
