@@ -21,7 +21,7 @@ from ..trainer.paco_trainer import PaCoTrainer
 from ..trainer.step_timer import StepTimer, StepTimes, images_per_step, updates_per_epoch
 from ..trainer.validation import check_training
 from ..utils.hardware import available_cores, one_thread
-from ..utils.memory import keep_freed_memory, used_memory
+from ..utils.memory import used_memory
 from .build import RunParts, build_trainer, placeholder
 from .choices import head_candidates
 from .prepare_data import RunData
@@ -270,8 +270,6 @@ def rehearse(plan: RunPlan, data: RunData, parts: RunParts, done: int = 0) -> li
     if parts.features:
         parts = replace(parts, features=None, train_dataset=placeholder(plan, data, parts.model))
     check_training(parts.model, args, parts.train_dataset, parts.batched_views)
-    if args.device.type == "cpu":
-        keep_freed_memory()
     batch = min(args.per_device_train_batch_size, max(count // args.world_size, 1))
     size = batch if plan.on_features else _images_to_time(plan, parts, batch)
     used = psutil.Process().memory_info().rss

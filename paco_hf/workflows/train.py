@@ -90,6 +90,8 @@ def _train(
         say(main, describe_method(args), *notes)
         plan = resolve(data.run, args, data.division, backbone)
         say(main, *plan.notes)
+        if args.device.type == "cpu":
+            keep_freed_memory()
         model = build_model(plan, data)
         plan = resolve_loading(plan, data.images["train"])
         say(main, *plan.notes)
@@ -186,8 +188,6 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
     """
     run, args, folder = plan.run, plan.args, Path(plan.args.output_dir)
     main = args.process_index == 0
-    if args.device.type == "cpu":
-        keep_freed_memory()
     checkpoints, state = resume_points(folder, run, args), describe_data(data.division.data, data.pixels)
     if run.class_centers == "means" and not checkpoints:
         say(main, start_from_means(plan, data, parts))
