@@ -7,6 +7,7 @@ from transformers import AutoImageProcessor
 
 from ..models.lora import ADAPTER_NAME
 from ..models.modeling_paco import PaCoForImageClassification
+from ..utils.memory import keep_freed_memory
 from .forward import check_inference, inference_device
 
 
@@ -42,5 +43,6 @@ def load_for_inference(
         OSError: the checkpoint is neither a folder nor on the Hub.
     """
     check_inference(precision, batch_size)
+    keep_freed_memory()
     model = load_classifier(model_folder).to(inference_device())
     return model, AutoImageProcessor.from_pretrained(model_folder)
