@@ -18,6 +18,8 @@ __all__ = [name for name in __all__ if name.startswith("PaCo") or name.endswith(
 register_post_import_hook("paco_hf.models.registration:register_backbones", "timm")
 register_post_import_hook("paco_hf.models.registration:register_config", "transformers.models.auto.configuration_auto")
 register_post_import_hook("paco_hf.models.registration:register_models", "transformers.models.auto.modeling_auto")
-register_post_import_hook(
-    "paco_hf.models.registration:register_image_processor", "transformers.models.auto.image_processing_auto"
-)
+for module in (
+    *("transformers.models.auto.image_processing_auto", "transformers.models.bit.image_processing_bit"),
+    "paco_hf.models.image_processing_paco",
+):
+    register_post_import_hook("paco_hf.models.registration:register_image_processor", module)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from transformers import AutoImageProcessor, pipeline
@@ -65,3 +66,27 @@ print(json.dumps(classify({str(tmp_path / "photo.png")!r})))
     assert json.loads(result.stdout.splitlines()[-1]) == expected
     assert (tmp_path / "again" / PROCESSOR_FILE).read_text() == (tmp_path / PROCESSOR_FILE).read_text()
     assert type(AutoImageProcessor.from_pretrained(tmp_path / "again")) is PaCoImageProcessor
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import paco_hf, transformers",
+        "import transformers, paco_hf",
+        "import paco_hf.workflows.train",
+        "from transformers import BitImageProcessor; import paco_hf",
+        "import paco_hf; from transformers import BitImageProcessor",
+        "import paco_hf.models.image_processing_paco",
+        "import paco_hf; from transformers import CLIPImageProcessor",
+        "from transformers.models.auto import image_processing_auto; import paco_hf",
+    ],
+)
+def test_it_is_known_in_whatever_order_things_are_imported(imports: str, tmp_path: Path) -> None:
+    build_processor(64, [0.5] * 3, [0.5] * 3, fit="pad").save_pretrained(tmp_path)
+    code = f"""
+{imports}
+from transformers import AutoImageProcessor
+print(type(AutoImageProcessor.from_pretrained({str(tmp_path)!r})).__module__)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "paco_hf.models.image_processing_paco", result.stderr[-400:]
