@@ -53,7 +53,8 @@ def choose_method(
         )
     if run.freeze_backbone and is_pretrained(run, backbone):
         run, args = _choose_head(run, args)
-    return choose_folds(run, args, data), args, notes
+    run, fold_notes = choose_folds(run, args, data)
+    return run, args, [*notes, *fold_notes]
 
 
 def _trains_backbone(run: RunArguments, args: PaCoTrainingArguments) -> bool:
@@ -74,7 +75,7 @@ def _choose_head(run: RunArguments, args: PaCoTrainingArguments) -> tuple[RunArg
     return dataclasses.replace(run, **cast(Any, changes)), args
 
 
-def choose_folds(run: RunArguments, args: PaCoTrainingArguments, data: ImageData) -> RunArguments:
+def choose_folds(run: RunArguments, args: PaCoTrainingArguments, data: ImageData) -> tuple[RunArguments, list[str]]:
     """Decide whether settings are chosen by cross-validation; no validation split is needed then.
 
     Args:
@@ -83,23 +84,37 @@ def choose_folds(run: RunArguments, args: PaCoTrainingArguments, data: ImageData
         data (`ImageData`): the data set, before it is split.
 
     Returns:
-        the arguments, with `cross_validation` `none` or a number.
+        the arguments, with `cross_validation` `none` or a number; and what the user should know of that.
 
     Raises:
         ValueError: cross-validation is asked for where it cannot be.
     """
+    images = len(data.train.labels)
     obstacles = {
         "a backbone that is trained (--freeze_backbone true)": not run.freeze_backbone,
         "a stream": run.streaming,
         "several processes": args.world_size > 1,
-        f"{_LOGITS:.0e} logits or more": len(data.train.labels) * len(data.class_names) >= _LOGITS,
+        "classes of one image each": max(data.class_counts) < 2,
+        f"{_LOGITS:.0e} logits or more": images * len(data.class_names) >= _LOGITS,
     }
     obstacle = next((name for name, is_there in obstacles.items() if is_there), None)
-    folds = run.cross_validation
+    folds, notes = run.cross_validation, []
     if folds is None:
-        open_validation = data.validation is None and "validation_fraction" in run.automatic
-        folds = str(FOLDS) if data.user_data and open_validation and obstacle is None else "none"
-    elif folds != "none" and obstacle:
-        raise ValueError(f"--cross_validation {folds} cannot be with {obstacle}: leave one of the two out")
+        wanted = run.freeze_backbone and data.user_data and bool(run.automatic)
+        held_out = "a validation split" if data.validation else None
+        if "validation_fraction" not in run.automatic:
+            held_out = held_out or f"--validation_fraction {run.validation_fraction:g}"
+        folds = str(FOLDS) if wanted and (obstacle or held_out) is None else "none"
+        if wanted and folds == "none":
+            notes = [f"no cross-validation, which chooses input and settings, because of {obstacle or held_out}"]
+    elif folds != "none":
+        if run.automatic and "validation_fraction" not in run.automatic and run.validation_fraction:
+            obstacle = obstacle or f"--validation_fraction {run.validation_fraction:g}"
+        if obstacle:
+            raise ValueError(f"--cross_validation {folds} cannot be with {obstacle}: leave one of the two out")
+        if int(folds) > images:
+            raise ValueError(f"--cross_validation {folds} divides {images} images: give {images} folds at most")
+        if data.validation:
+            notes = [f"the validation split ({len(data.validation.labels)} images) is left aside: folds stand in"]
     fraction = run.validation_fraction if folds == "none" else 0.0
-    return dataclasses.replace(run, cross_validation=folds, validation_fraction=fraction)
+    return dataclasses.replace(run, cross_validation=folds, validation_fraction=fraction), notes

@@ -124,13 +124,16 @@ def resolve_loading(plan: RunPlan, images: Images) -> RunPlan:
 
 def _choose_calibration(run: RunArguments, division: Division) -> tuple[bool, list[str]]:
     held_out = len(division.validation.labels) if division.validation else 0
-    if run.cross_validation not in (None, "none"):
-        return run.calibrate is not False, []
+    folds = run.cross_validation not in (None, "none")
+    if folds:
+        counts = [count for count in division.data.class_counts if count > 1]
+        held_out = sum(counts)
     if run.calibrate and not held_out:
         raise ValueError("--calibrate fits on the validation split, but there is none: give --validation_fraction")
     if run.calibrate is not None or not division.data.user_data:
         return bool(run.calibrate), []
-    few = [f"not calibrated in the end: {held_out} validation images, fewer than {FEW_IMAGES}"]
+    kind = "images held out once" if folds else "validation images"
+    few = [f"not calibrated in the end: {held_out} {kind}, fewer than {FEW_IMAGES}"]
     return (True, []) if held_out >= FEW_IMAGES else (False, few)
 
 

@@ -103,7 +103,8 @@ def stored_features(model: PaCoModel, processor: Any, images: Images, precision:
         features = read_tensors(file)[0]["features"]
     except (OSError, SafetensorError, KeyError):  # damaged: it is written anew
         return None
-    return features.numpy() if len(features) == len(images.split.labels) else None
+    fits = features.ndim == 2 and len(features) == len(images.split.labels) and features.isfinite().all()
+    return features.numpy() if fits else None
 
 
 def _folder() -> Path:

@@ -137,7 +137,8 @@ def cross_validate(
                 progress.update()
             predictions, balanced = logits[rows].argmax(1), "balanced_accuracy"
             accuracy = float(long_tailed_accuracy(predictions, labels[rows], counts)[balanced] or 0)
-            scores[settings] = balanced_log_loss(logits[rows], labels[rows], logit_counts), accuracy
+            loss = balanced_log_loss(logits[rows], labels[rows], logit_counts)
+            scores[settings] = loss if math.isfinite(loss) else math.inf, accuracy
             if best is None or scores[settings][0] < scores[best[0]][0]:
                 best = settings, logits[rows]
     assert best is not None

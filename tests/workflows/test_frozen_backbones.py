@@ -77,7 +77,8 @@ def test_what_a_pretrained_backbone_gets_without_a_word(photos: Path, weights: P
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["class_counts"] == list(COUNTS.values())  # all images are trained on
     assert config["image_size"] == recipe["image_size"]
-    assert config["temperature"]
+    assert "not calibrated in the end: 21 images held out once, fewer than 100" in out
+    assert config.get("temperature") is None
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["test"] is None
     assert 0 <= metrics["validation"]["balanced_accuracy"] <= 1
@@ -145,6 +146,8 @@ def test_an_accelerator_trains_a_backbone_on_many_images(photos, weights, tmp_pa
     [
         (["--cross_validation", "3", "--freeze_backbone", "false"], "a backbone that is trained"),
         (["--cross_validation", "1"], "2 at least, got '1'"),
+        (["--cross_validation", "23", "--test_fraction", "0"], "divides 22 images: give 22 folds at most"),
+        (["--cross_validation", "3", "--validation_fraction", "0.2"], "cannot be with --validation_fraction 0.2"),
         (["--feature_views", "2", "--freeze_backbone", "false"], "--feature_views 2 are of a backbone that is frozen"),
     ],
 )
@@ -166,6 +169,30 @@ def test_views_are_computed_once(photos: Path, weights: Path, tmp_path: Path, ca
     more = (*SHORT, "--loss", "paco", "--feature_views", "2", "--report", "false", "--cross_validation", "2")
     out = printed(capsys, *flags(photos, weights, tmp_path / "run", *more))
     assert "features of views, 2 of 2: computed in" in out
+
+
+@pytest.mark.parametrize(
+    ("counts", "more", "reason"),
+    [
+        ({"a": 1, "b": 1}, (), "because of classes of one image each"),
+        ({"a": 9, "b": 8}, ("--validation_fraction", "0.2"), "because of --validation_fraction 0.2"),
+    ],
+)
+def test_without_folds_the_run_says_why(counts, more, reason, weights, tmp_path, capsys) -> None:
+    photos = folders(tmp_path / "photos", counts, size=(60, 48))
+    out = printed(capsys, *flags(photos, weights, tmp_path / "run", *SHORT, "--report", "false", *more))
+    assert f"no cross-validation, which chooses input and settings, {reason}" in out
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+def test_a_validation_split_stands_in_for_folds(weights, tmp_path, capsys) -> None:
+    photos = folders(tmp_path / "photos" / "train", {"a": 9, "b": 8}, size=(60, 48)).parent
+    folders(photos / "validation", {"a": 3, "b": 3}, start=50, size=(60, 48))
+    folders(photos / "test", {"a": 3, "b": 3}, start=80, size=(60, 48))
+    argv = flags(photos, weights, tmp_path / "run", *SHORT, "--report", "false")
+    assert "because of a validation split" in printed(capsys, *argv)
+    out = printed(capsys, *argv, "--overwrite", "--cross_validation", "3")
+    assert "the validation split (6 images) is left aside" in out
 
 
 # ---- the cache
@@ -262,7 +289,8 @@ def test_evaluate_and_embed_read_what_the_run_kept(photos, weights, tmp_path, mo
     run = tmp_path / "run"
     photos = folders(tmp_path / "more" / "train", COUNTS, size=(60, 48)).parent
     folders(photos / "test", COUNTS, start=100, size=(60, 48))
-    printed(capsys, *flags(photos, weights, run, *SHORT[2:], "--report", "false"))
+    printed(capsys, *flags(photos, weights, run, *SHORT[2:], "--report", "false", "--calibrate", "true"))
+    assert json.loads((run / "config.json").read_text())["temperature"]
 
     def decoded(*args, **kwargs):
         raise AssertionError("an image is read")
