@@ -24,6 +24,8 @@ class PaCoImageProcessor(BitImageProcessor):
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         """As `BitImageProcessor.save_pretrained`, with the file of code that `trust_remote_code=True` loads it by."""
         self.auto_map = {"AutoImageProcessor": f"{Path(PROCESSOR_FILE).stem}.{type(self).__name__}"}
+        # Else a pipeline infers from the line above that there is code for videos, and asks whether to run it.
+        self.video_processor_type = "none"
         result = super().save_pretrained(save_directory, *args, **kwargs)
         shutil.copyfile(__file__, Path(save_directory) / PROCESSOR_FILE)
         return result

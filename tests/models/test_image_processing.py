@@ -68,6 +68,22 @@ print(json.dumps(classify({str(tmp_path / "photo.png")!r})))
     assert type(AutoImageProcessor.from_pretrained(tmp_path / "again")) is PaCoImageProcessor
 
 
+def test_a_pipeline_asks_nothing(tmp_path: Path) -> None:
+    PaCoForImageClassification.from_timm("test_resnet", num_labels=2, image_size=64).save_pretrained(tmp_path)
+    build_processor(64, [0.5] * 3, [0.5] * 3, fit="pad").save_pretrained(tmp_path)
+    code = f"""
+import paco_hf
+from PIL import Image
+from transformers import pipeline
+print(len(pipeline("image-classification", model={str(tmp_path)!r})(Image.new("RGB", (30, 60)))))
+"""
+    # An input that stays open, as of a terminal.
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        answer = process.stdout.read().decode()
+    assert answer.strip() == "2"
+
+
 @pytest.mark.parametrize(
     "imports",
     [
