@@ -8,6 +8,8 @@ when those libraries are imported, or at once where they already are. No network
 import lazy_loader
 from wrapt import register_post_import_hook
 
+from .models.registration import IMAGE_PROCESSING as _IMAGE_PROCESSING
+
 __version__ = "0.1.0"
 
 # The names that load on first use are listed in `__init__.pyi`, where type checkers see them too.
@@ -18,8 +20,5 @@ __all__ = [name for name in __all__ if name.startswith("PaCo") or name.endswith(
 register_post_import_hook("paco_hf.models.registration:register_backbones", "timm")
 register_post_import_hook("paco_hf.models.registration:register_config", "transformers.models.auto.configuration_auto")
 register_post_import_hook("paco_hf.models.registration:register_models", "transformers.models.auto.modeling_auto")
-for module in (
-    *("transformers.models.auto.image_processing_auto", "transformers.models.bit.image_processing_bit"),
-    "paco_hf.models.image_processing_paco",
-):
-    register_post_import_hook("paco_hf.models.registration:register_image_processor", module)
+for _module in _IMAGE_PROCESSING:
+    register_post_import_hook("paco_hf.models.registration:register_image_processor", _module)

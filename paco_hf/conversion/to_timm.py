@@ -39,9 +39,9 @@ def export_timm(
 
     Raises:
         ValueError: a backbone that timm lacks, or whose classifier is not one linear layer (a cosine classifier:
-            [`paco_hf.conversion.linearize`] before); logits that are not
-            finite, or differ by more than 1e-5 of the largest; a folder with something in it; an image processor
-            that timm has no words for. Nothing is written then.
+            [`paco_hf.conversion.linearize`] before); logits that are not finite, or differ by more than 1e-5 of the
+            largest; a folder with something in it; an image processor that timm has no words for. Nothing is written
+            then.
     """
     processor = image_processor or common.default_processor(model)
     preprocessing = common.preprocessing_settings(processor)

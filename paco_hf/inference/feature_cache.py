@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from ..data.image_checks import split_fingerprint
+from ..data.image_split import ImageSplit
 from ..data.images import Images, LabeledImages
 from ..models.modeling_paco import PaCoModel
 from ..utils.files import disk_errors
@@ -69,16 +70,17 @@ def cached_features(
         `(N, F)`, in the order of the images: in float32, or in float16 where they are too many; and where they are
         from, for the user to read.
     """
-    stored = stored_features(model, processor, images, precision)
+    # Weights and files are hashed for it once.
+    file = _file(model, processor, images.split, precision) if keep or _folder().is_dir() else None
+    stored = _read(file, len(images)) if file else None
     if stored is not None:
         return stored, "computed before"
     features = extract_features(model, processor, images, images.split.name, batch_size, precision)
     # Ratios of features are what matters: float16 keeps eleven bits of each, where it reaches.
     if features.nbytes > _WHOLE and np.abs(features).max() < np.finfo(np.float16).max:
         features = features.astype(np.float16)
-    if not keep or not isinstance(images.split, LabeledImages):
+    if not keep or file is None:
         return features, "computed"
-    file = _file(model, processor, images.split, precision)
     try:
         with disk_errors("they are computed again next time"):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -94,16 +96,18 @@ def stored_features(model: PaCoModel, processor: Any, images: Images, precision:
     Args:
         model, processor, images, precision: as those of [`cached_features`].
     """
-    if not isinstance(images.split, LabeledImages) or not _folder().is_dir():
-        return None
-    file = _file(model, processor, images.split, precision)
+    file = _file(model, processor, images.split, precision) if _folder().is_dir() else None
+    return _read(file, len(images)) if file else None
+
+
+def _read(file: Path, images: int) -> np.ndarray | None:
     if not file.is_file():
         return None
     try:
         features = read_tensors(file)[0]["features"]
     except (OSError, SafetensorError, KeyError):  # damaged: it is written anew
         return None
-    fits = features.ndim == 2 and len(features) == len(images.split.labels) and features.isfinite().all()
+    fits = features.ndim == 2 and len(features) == images and features.isfinite().all()
     return features.numpy() if fits else None
 
 
@@ -111,7 +115,10 @@ def _folder() -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / "paco_hf" / "features"
 
 
-def _file(model: PaCoModel, processor: Any, split: LabeledImages, precision: str) -> Path:
+def _file(model: PaCoModel, processor: Any, split: ImageSplit, precision: str) -> Path | None:
+    """Where features are kept; `None` for a stream, which is read but once."""
+    if not isinstance(split, LabeledImages):
+        return None
     config = model.config
     settings = {"backbone": config.backbone, "kwargs": config.backbone_kwargs, "input": processor.to_dict()}
     settings["precision"] = resolve_precision(precision, model.device)
