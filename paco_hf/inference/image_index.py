@@ -22,7 +22,7 @@ from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.files import read_mapping, write_json
 from ..utils.images import small_copy
 from ..utils.optional import optional_package
-from .features import extract_features
+from .feature_cache import cached_features
 from .index_folder import ABOUT, PICTURES, VECTORS, check_index, check_new_index
 from .load_model import load_for_inference
 
@@ -132,9 +132,9 @@ def index_split(
     if max(split.labels) >= model.config.num_labels:
         raise ValueError(f"{split.name} has label {max(split.labels)}, the model {model.config.num_labels} classes")
     images, digest = Images(split), base_digest(model)
-    features = extract_features(model.paco, processor, images, split.name, batch_size, precision)
+    features, _ = cached_features(model.paco, processor, images, batch_size, precision)
     vectors = faiss.IndexFlatIP(features.shape[1])
-    vectors.add(unit_rows(features))
+    vectors.add(unit_rows(features.astype(np.float32)))
     progress = tqdm(range(len(images)), desc="small copies", unit=" images", disable=None)
     pictures = [small_copy(images[i], THUMBNAIL)[1] for i in progress]
     about = {"data": split.public_name, "images": len(pictures), "class_names": list(model.config.id2label.values())}

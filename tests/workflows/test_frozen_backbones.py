@@ -285,7 +285,7 @@ def test_sixteen_bits_predict_alike(photos: Path, weights: Path, tmp_path: Path,
         assert np.allclose([e["score"] for e in one], [e["score"] for e in other], atol=2e-3)
 
 
-def test_evaluate_and_embed_read_what_the_run_kept(photos, weights, tmp_path, monkeypatch, capsys) -> None:
+def test_evaluate_embed_and_index_read_what_the_run_kept(photos, weights, tmp_path, monkeypatch, capsys) -> None:
     run = tmp_path / "run"
     photos = folders(tmp_path / "more" / "train", COUNTS, size=(60, 48)).parent
     folders(photos / "test", COUNTS, start=100, size=(60, 48))
@@ -302,6 +302,9 @@ def test_evaluate_and_embed_read_what_the_run_kept(photos, weights, tmp_path, mo
     assert json.loads(capsys.readouterr().out)["balanced_accuracy"] == pytest.approx(before["balanced_accuracy"])
     for split in ("test", "train"):
         assert main(["embed", str(run), "--split", split, "--output", str(tmp_path / f"{split}.safetensors")]) == 0
+    pytest.importorskip("faiss")
+    monkeypatch.setattr("paco_hf.inference.features.extract_features", decoded)
+    assert main(["index", str(run)]) == 0
 
 
 # ---- the input
