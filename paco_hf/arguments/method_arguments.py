@@ -35,6 +35,9 @@ class MethodArguments:
             reference; false: the usual exclusions
         layer_decay (`float`, *optional*): factor of the learning rate from each layer of the backbone to the one below
             it, such as 0.65 (default: one rate for all)
+        head_learning_rate (`float`, *optional*): learning rate of classifier and projector; --learning_rate is then
+            that of the backbone (default: one rate for both; on your own data 10 times the backbone's where a
+            pretrained one is trained with SGD)
         trainable_convolutions (`str`, *optional*): train only the convolutions under this part of the backbone, such
             as layer4.2
         epoch_schedule (`str`, *optional*, defaults to `"none"`): the reference's schedules: cosine and cifar_step, set
@@ -62,6 +65,7 @@ class MethodArguments:
     nesterov: bool = False
     decay_all_parameters: bool = True
     layer_decay: Annotated[float | None, FACTOR] = None
+    head_learning_rate: Annotated[float | None, AT_LEAST_0] = None
     trainable_convolutions: str | None = None
     epoch_schedule: Literal["none", "cosine", "cifar_step", "mae"] = "none"
     warmup_epochs: Annotated[int, AT_LEAST_0] = 10
