@@ -56,8 +56,8 @@ def suggested_settings(
     * From scratch the images are seen as often as the steps need; pretrained weights need fewer passes, at a fifth of
       the rate, or they are lost. The rate is proportional to the batch and follows a cosine after a warm-up over a
       tenth of the epochs.
-    * A backbone that is fine-tuned has the optimizer and the rates of its kind ([`fine_tuning_of`]), and so few epochs
-      that one sees the end on a laptop; their number is not measured yet.
+    * A backbone that is fine-tuned has the optimizer and the rates of its kind ([`choose_fine_tuning`]), and so few
+      epochs that one sees the end on a laptop; their number is not measured yet.
 
     Args:
         images (`int`): number of training images.
@@ -118,6 +118,6 @@ def suggested_settings(
     if fine_tuning:
         settings |= fine_tuning.settings
         if fine_tuning.head_factor:
-            own = settings["learning_rate"] if rate is None else rate
-            settings["head_learning_rate"] = float(f"{fine_tuning.head_factor * own:.3g}")
+            backbone_rate = settings["learning_rate"] if rate is None else rate
+            settings["head_learning_rate"] = float(f"{fine_tuning.head_factor * backbone_rate:.3g}")
     return {name: value for name, value in settings.items() if name not in spec.ignores}

@@ -63,7 +63,7 @@ CONVOLUTIONAL = FineTuning(
 )
 
 
-def fine_tuning_of(backbone: BackboneSource, sgd: bool) -> FineTuning:
+def choose_fine_tuning(backbone: BackboneSource, sgd: bool) -> FineTuning:
     """How a backbone of its kind is fine-tuned.
 
     * Transformers: as MAE's authors do (He et al. 2022, table 9; `FINETUNE.md` of their code): AdamW, 5e-4 for 256

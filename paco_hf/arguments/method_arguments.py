@@ -92,7 +92,8 @@ class CommonArguments:
         lr_scheduler_type (`str`, *optional*, defaults to `"cosine"`): schedule where --epoch_schedule is none
         warmup_steps (`float`, *optional*, defaults to `0`): linear warm-up of --lr_scheduler_type; below 1: a share of
             all steps
-        optim (`str`, *optional*, defaults to `"sgd"`): optimizer, any that transformers knows
+        optim (`str`, *optional*, defaults to `"sgd"`): optimizer, any that transformers knows (on your own data
+            the default is adamw_torch, with layer-wise decay, where a pretrained transformer or ConvNeXt is trained)
         weight_decay (`float`, *optional*, defaults to `5e-4`): weight decay
         max_grad_norm (`float`, *optional*, defaults to `0.0`): clip gradients to this norm; 0: never
         label_smoothing_factor (`float`, *optional*, defaults to `0.0`): label smoothing

@@ -20,7 +20,7 @@ from .train_help import DESCRIPTION, HELP_ALL, USAGE
 from .training_args import PaCoTrainingArguments
 
 _STEPWISE = {"lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"}
-_OF_SGD = {"momentum", "nesterov"}
+_SGD_FLAGS = {"momentum", "nesterov"}
 
 
 def checked_recipe(recipe: str) -> Recipe:
@@ -177,7 +177,7 @@ def _automatic(args: PaCoTrainingArguments, flags: dict[str, Any]) -> frozenset[
         "epoch_schedule": stepwise,
         "warmup_epochs": stepwise or "epoch_schedule" in flags,
         "num_train_epochs": args.max_steps > 0,
-        "optim": not flags.keys().isdisjoint(_OF_SGD),
+        "optim": not flags.keys().isdisjoint(_SGD_FLAGS),
         # The rates that are known are those of the optimizers that are chosen.
         "learning_rate": args.optim != "sgd",
         "head_learning_rate": args.optim != "sgd" or "layer_decay" in flags,
@@ -202,9 +202,9 @@ def _fit_batch(
     intended, batch = int(recipe_batch or run.global_batch_size), per_process * parts
     rates, notes = {}, list(run.notes)
     if batch != intended and run.scale_learning_rate:
-        own = {name: getattr(args, name) for name in ("learning_rate", "head_learning_rate") if name not in flags}
-        rates = {name: rate * batch / intended for name, rate in own.items() if rate is not None}
-        scaled = ", ".join(f"{name.replace('_', ' ')} {own[name]:g} -> {rate:g}" for name, rate in rates.items())
+        full = {name: getattr(args, name) for name in ("learning_rate", "head_learning_rate") if name not in flags}
+        rates = {name: rate * batch / intended for name, rate in full.items() if rate is not None}
+        scaled = ", ".join(f"{name.replace('_', ' ')} {full[name]:g} -> {rate:g}" for name, rate in rates.items())
         if scaled:
             notes.append(
                 f"batch {batch} instead of the recipe's {intended}: {scaled} (--scale_learning_rate false keeps it)"

@@ -13,7 +13,7 @@ from ..models.image_processing import SMALL_IMAGE
 from ..models.pretrained_backbones import BackboneSource, find_backbone, one_side
 from ..utils.hardware import available_cores
 from .auto_settings import suggested_settings
-from .fine_tuning import fine_tuning_of
+from .fine_tuning import choose_fine_tuning
 from .input_choice import InputChoice, describe_input, is_pretrained, possible_inputs
 from .run_arguments import RunArguments
 from .settings import run_settings
@@ -175,10 +175,10 @@ def _choose_automatic(
     }
     fine_tuning = None
     if pretrained and not run.freeze_backbone and run.lora_rank is None:
-        fine_tuning = fine_tuning_of(backbone, sgd="optim" not in run.automatic)
-    given: dict[str, Any] = {"batch": batch, "epochs": epochs, "max_steps": args.max_steps, "fine_tuning": fine_tuning}
-    given["rate"] = None if "learning_rate" in run.automatic else args.learning_rate
-    suggested = suggested_settings(images, size, pretrained, loss=args.loss, **given, **features)
+        fine_tuning = choose_fine_tuning(backbone, sgd="optim" not in run.automatic)
+    known: dict[str, Any] = {"batch": batch, "epochs": epochs, "max_steps": args.max_steps, "fine_tuning": fine_tuning}
+    known["rate"] = None if "learning_rate" in run.automatic else args.learning_rate
+    suggested = suggested_settings(images, size, pretrained, loss=args.loss, **known, **features)
     suggested["per_device_train_batch_size"] = max(suggested.pop("batch") // parts, 1)
     chosen = {name: value for name, value in suggested.items() if name in run.automatic}
     listed = ", ".join(f"{name} {value}" for name, value in chosen.items())

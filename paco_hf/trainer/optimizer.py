@@ -80,12 +80,12 @@ def head_groups(
         the groups without classifier and projector, and theirs. The first group's rate is the one that is logged: the
         backbone's, which is `learning_rate`; with layer-wise decay, where each layer has another one, the head's.
     """
-    heads = [model.classifier, *([model.projector] if isinstance(model, PaCoForContrastiveTraining) else [])]
-    own = {id(parameter) for head in heads for parameter in head.parameters()}
+    parts = [model.classifier, *([model.projector] if isinstance(model, PaCoForContrastiveTraining) else [])]
+    head = {id(parameter) for part in parts for parameter in part.parameters()}
     rate, result = {"lr": args.head_learning_rate}, []
     for is_head in (True, False) if args.layer_decay is not None else (False, True):
         for group in groups:
-            params = [parameter for parameter in group["params"] if (id(parameter) in own) is is_head]
+            params = [parameter for parameter in group["params"] if (id(parameter) in head) is is_head]
             if params:
                 result.append({**group, "params": params, **(rate if is_head else {})})
     return result

@@ -103,7 +103,8 @@ def test_the_same_command_gives_the_same_weights(photos: Path, weights: Path, tm
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        (["--freeze_backbone", "false"], {"freeze_backbone": False, "loss": "paco", "classifier": "linear"}),
+        (["--freeze_backbone", "false"], {"freeze_backbone": False, "loss": "paco", "classifier": "cosine"}),
+        (["--head_learning_rate", "0.1"], {"freeze_backbone": False, "head_learning_rate": 0.1}),
         (["--loss", "paco"], {"freeze_backbone": True, "loss": "paco", "classifier": "cosine"}),
         (["--alpha", "0.05"], {"freeze_backbone": True, "loss": "paco", "alpha": 0.05}),
         (["--query_view", "regular"], {"freeze_backbone": False, "loss": "paco"}),
@@ -145,6 +146,7 @@ def test_an_accelerator_trains_a_backbone_on_many_images(photos, weights, tmp_pa
     [
         (["--cross_validation", "3", "--freeze_backbone", "false"], "a backbone that is trained"),
         (["--cross_validation", "1"], "2 at least, got '1'"),
+        (["--freeze_backbone", "true", "--head_learning_rate", "0.1"], "set learning_rate to 0.1 in its place"),
         (["--feature_views", "2", "--freeze_backbone", "false"], "--feature_views 2 are of a backbone that is frozen"),
     ],
 )
