@@ -22,7 +22,8 @@ _LOGITS = 2e8  # of images that are held out, which are kept in memory several t
 def choose_method(
     run: RunArguments, args: PaCoTrainingArguments, data: ImageData, backbone: BackboneSource | None
 ) -> tuple[RunArguments, PaCoTrainingArguments, list[str]]:
-    """Decide whether a pretrained backbone is frozen; then classifier, class centers, loss and folds. The arguments stay as they are.
+    """Decide whether a pretrained backbone is frozen; then classifier, its centers, loss and folds. The arguments stay
+    as they are.
 
     Args:
         run (`RunArguments`): as the user left them.
