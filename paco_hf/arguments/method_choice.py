@@ -47,13 +47,20 @@ def choose_method(
                 "--freeze_backbone false trains it too"
             )
             run = dataclasses.replace(run, freeze_backbone=True)
+        else:
+            why = f"{images:,} images on {args.device.type}"
+            notes.append(f"the pretrained backbone is trained, too ({why}); --freeze_backbone true keeps it as it is")
     if run.feature_views and (not run.freeze_backbone or run.streaming):
         raise ValueError(
             f"--feature_views {run.feature_views} are of a backbone that is frozen, and whose images are no stream: "
             "give --freeze_backbone true, or leave it out"
         )
     if is_pretrained(run, backbone) and run.lora_rank is None:
+        before = run
         run, args = _choose_head(run, args)
+        names = [name for name in ("classifier", "class_centers") if getattr(run, name) != getattr(before, name)]
+        listed = ", ".join(f"{name} {getattr(run, name)}" for name in names)
+        notes += [f"on a pretrained backbone: {listed} (a flag changes either)"] if names else []
     return choose_folds(run, args, data), args, notes
 
 

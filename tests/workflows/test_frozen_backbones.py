@@ -138,7 +138,10 @@ def test_an_accelerator_trains_a_backbone_on_many_images(photos, weights, tmp_pa
     monkeypatch.setattr(type(args), "device", property(lambda self: torch.device("cuda")))
     assert method_choice.choose_method(run, on_gpu, data, backbone)[0].freeze_backbone
     monkeypatch.setattr(method_choice, "MANY_IMAGES", 10)
-    assert not method_choice.choose_method(run, on_gpu, data, backbone)[0].freeze_backbone
+    run, _, notes = method_choice.choose_method(run, on_gpu, data, backbone)
+    assert (run.freeze_backbone, run.classifier, run.class_centers) == (False, "cosine", "means")
+    assert "the pretrained backbone is trained, too (22 images on cuda)" in notes[0]
+    assert notes[1] == "on a pretrained backbone: classifier cosine, class_centers means (a flag changes either)"
 
 
 @pytest.mark.parametrize(
