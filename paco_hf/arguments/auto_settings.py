@@ -5,6 +5,7 @@ from typing import Any
 
 from ..losses.specs import DEFAULT_LOSS, loss_spec
 from ..models.image_processing import SMALL_IMAGE
+from .fine_tuning import FineTuning
 
 # What `suggested_settings` may choose, and so what a finished run may differ in from the defaults.
 SUGGESTED = (
@@ -17,8 +18,12 @@ CHOSEN_FOR_FEATURES = (
     *("freeze_backbone", "loss", "classifier", "class_centers", "image_size", "image_fit"),
     *("classifier_scale", "weight_decay", "validation_fraction"),
 )
-# A classifier of features where the user named none: the best row of `benchmarks/pretrained.md`.
-FROZEN_LOSS, FROZEN_CLASSIFIER, FROZEN_CENTERS = "balanced_softmax", "cosine", "means"
+# What else is chosen where a pretrained backbone is fine-tuned.
+CHOSEN_FOR_FINE_TUNING = ("optim", "layer_decay", "head_learning_rate", "weight_decay", "decay_all_parameters")
+# On a pretrained backbone where the user named none: for features the best row of `benchmarks/pretrained.md`. The loss
+# of a backbone that is fine-tuned is not measured yet.
+FROZEN_LOSS, FINE_TUNED_LOSS = "balanced_softmax", DEFAULT_LOSS
+PRETRAINED_CLASSIFIER, PRETRAINED_CENTERS = "cosine", "means"
 
 _FEW, _SOME, _MANY = 2000, 5000, 50_000  # training images
 
@@ -32,8 +37,10 @@ def suggested_settings(
     batch: int | None = None,
     epochs: float | None = None,
     max_steps: int = 0,
+    rate: float | None = None,
     on_features: bool = False,
     cosine: bool = False,
+    fine_tuning: FineTuning | None = None,
 ) -> dict[str, Any]:
     """Settings for a data set of its size.
 
@@ -49,6 +56,8 @@ def suggested_settings(
     * From scratch the images are seen as often as the steps need; pretrained weights need fewer passes, at a fifth of
       the rate, or they are lost. The rate is proportional to the batch and follows a cosine after a warm-up over a
       tenth of the epochs.
+    * A backbone that is fine-tuned has the optimizer and the rates of its kind ([`choose_fine_tuning`]), and so few
+      epochs that one sees the end on a laptop; their number is not measured yet.
 
     Args:
         images (`int`): number of training images.
@@ -58,9 +67,12 @@ def suggested_settings(
         batch (`int`, *optional*): images a step over all processes, where the user chose them; the rest follows.
         epochs (`float`, *optional*): passes over the images, likewise.
         max_steps (`int`, *optional*, defaults to `0`): optimizer steps, likewise; 0: as many as the epochs have.
+        rate (`float`, *optional*): learning rate, likewise.
         on_features (`bool`, *optional*, defaults to `False`): whether a classifier is trained on features, which takes
             seconds.
-        cosine (`bool`, *optional*, defaults to `False`): whether the classifier compares by cosines.
+        cosine (`bool`, *optional*, defaults to `False`): whether a classifier of features compares by cosines.
+        fine_tuning ([`FineTuning`], *optional*): of the kind of the backbone, where all of it is trained from
+            pretrained weights.
 
     Returns:
         `dict` of settings by name; the batch as `batch`, over all processes.
@@ -76,6 +88,8 @@ def suggested_settings(
         batch = min(max(min(usual, images // 4), 8), images)
     if epochs is None and on_features:
         epochs = 30 if images < _SOME else 10
+    elif epochs is None and fine_tuning:
+        epochs = 20 if images < _FEW else 10
     elif epochs is None and pretrained:
         epochs = 60 if images < _FEW else 30
     elif epochs is None:
@@ -83,10 +97,11 @@ def suggested_settings(
     per_epoch = max(images // batch, 1)
     steps = max_steps if max_steps > 0 else epochs * per_epoch
     spec = loss_spec(loss)
+    usual_rate = fine_tuning.rate(batch) if fine_tuning else (0.02 if pretrained and not cosine else 0.1) * batch / 128
     settings = {
         "num_train_epochs": epochs,
         "batch": batch,
-        "learning_rate": float(f"{(0.02 if pretrained and not cosine else 0.1) * batch / 128:.3g}"),
+        "learning_rate": float(f"{usual_rate:.3g}"),
         "epoch_schedule": "none" if on_features else "cosine",
         "warmup_epochs": int(steps // per_epoch // 10),
         "queue_size": 2 ** min(max(round(math.log2(images / 10)), 8), 13),
@@ -100,4 +115,9 @@ def suggested_settings(
         settings["save_strategy"] = "no"
         if cosine:  # only directions count, and weight decay would turn them faster
             settings["weight_decay"] = 0.0
+    if fine_tuning:
+        settings |= fine_tuning.settings
+        if fine_tuning.head_factor:
+            backbone_rate = settings["learning_rate"] if rate is None else rate
+            settings["head_learning_rate"] = float(f"{fine_tuning.head_factor * backbone_rate:.3g}")
     return {name: value for name, value in settings.items() if name not in spec.ignores}

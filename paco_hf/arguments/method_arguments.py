@@ -35,6 +35,9 @@ class MethodArguments:
             reference; false: the usual exclusions
         layer_decay (`float`, *optional*): factor of the learning rate from each layer of the backbone to the one below
             it, such as 0.65 (default: one rate for all)
+        head_learning_rate (`float`, *optional*): learning rate of classifier and projector; --learning_rate is then
+            that of the backbone (default: one rate for both; on your own data 10 times the backbone's where a
+            pretrained one is trained with SGD)
         trainable_convolutions (`str`, *optional*): train only the convolutions under this part of the backbone, such
             as layer4.2
         epoch_schedule (`str`, *optional*, defaults to `"none"`): the reference's schedules: cosine and cifar_step, set
@@ -62,6 +65,7 @@ class MethodArguments:
     nesterov: bool = False
     decay_all_parameters: bool = True
     layer_decay: Annotated[float | None, FACTOR] = None
+    head_learning_rate: Annotated[float | None, AT_LEAST_0] = None
     trainable_convolutions: str | None = None
     epoch_schedule: Literal["none", "cosine", "cifar_step", "mae"] = "none"
     warmup_epochs: Annotated[int, AT_LEAST_0] = 10
@@ -88,7 +92,8 @@ class CommonArguments:
         lr_scheduler_type (`str`, *optional*, defaults to `"cosine"`): schedule where --epoch_schedule is none
         warmup_steps (`float`, *optional*, defaults to `0`): linear warm-up of --lr_scheduler_type; below 1: a share of
             all steps
-        optim (`str`, *optional*, defaults to `"sgd"`): optimizer, any that transformers knows
+        optim (`str`, *optional*, defaults to `"sgd"`): optimizer, any that transformers knows (on your own data
+            the default is adamw_torch, with layer-wise decay, where a pretrained transformer or ConvNeXt is trained)
         weight_decay (`float`, *optional*, defaults to `5e-4`): weight decay
         max_grad_norm (`float`, *optional*, defaults to `0.0`): clip gradients to this norm; 0: never
         label_smoothing_factor (`float`, *optional*, defaults to `0.0`): label smoothing

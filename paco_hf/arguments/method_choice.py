@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from ..data.images import ImageData
 from ..models.pretrained_backbones import BackboneSource
-from .auto_settings import FROZEN_CENTERS, FROZEN_CLASSIFIER, FROZEN_LOSS
+from .auto_settings import FINE_TUNED_LOSS, FROZEN_LOSS, PRETRAINED_CENTERS, PRETRAINED_CLASSIFIER
 from .input_choice import is_pretrained
 from .run_arguments import RunArguments
 from .training_args import PaCoTrainingArguments
@@ -22,7 +22,8 @@ _LOGITS = 2e8  # of images that are held out, which are kept in memory several t
 def choose_method(
     run: RunArguments, args: PaCoTrainingArguments, data: ImageData, backbone: BackboneSource | None
 ) -> tuple[RunArguments, PaCoTrainingArguments, list[str]]:
-    """Decide whether a pretrained backbone is frozen; then classifier, loss and folds. The arguments stay as they are.
+    """Decide whether a pretrained backbone is frozen; then classifier, its centers, loss and folds. The arguments stay
+    as they are.
 
     Args:
         run (`RunArguments`): as the user left them.
@@ -46,13 +47,20 @@ def choose_method(
                 "--freeze_backbone false trains it too"
             )
             run = dataclasses.replace(run, freeze_backbone=True)
+        else:
+            why = f"{images:,} images on {args.device.type}"
+            notes.append(f"the pretrained backbone is trained, too ({why}); --freeze_backbone true keeps it as it is")
     if run.feature_views and (not run.freeze_backbone or run.streaming):
         raise ValueError(
             f"--feature_views {run.feature_views} are of a backbone that is frozen, and whose images are no stream: "
             "give --freeze_backbone true, or leave it out"
         )
-    if run.freeze_backbone and is_pretrained(run, backbone):
+    if is_pretrained(run, backbone) and run.lora_rank is None:
+        before = run
         run, args = _choose_head(run, args)
+        names = [name for name in ("classifier", "class_centers") if getattr(run, name) != getattr(before, name)]
+        listed = ", ".join(f"{name} {getattr(run, name)}" for name in names)
+        notes += [f"on a pretrained backbone: {listed} (a flag changes either)"] if names else []
     run, fold_notes = choose_folds(run, args, data)
     return run, args, [*notes, *fold_notes]
 
@@ -60,18 +68,18 @@ def choose_method(
 def _trains_backbone(run: RunArguments, args: PaCoTrainingArguments) -> bool:
     """Whether a flag is of a backbone that is trained, or of images that are seen but once."""
     views = run.query_view is not None or run.key_view is not None
-    parts = run.lora_rank is not None or args.trainable_convolutions is not None or args.layer_decay is not None
-    return run.streaming or views or parts
+    settings = (run.lora_rank, args.trainable_convolutions, args.layer_decay, args.head_learning_rate)
+    return run.streaming or views or any(value is not None for value in settings)
 
 
 def _choose_head(run: RunArguments, args: PaCoTrainingArguments) -> tuple[RunArguments, PaCoTrainingArguments]:
     changes: dict[str, Any] = {}
     if "classifier" in run.automatic:
-        changes["classifier"] = FROZEN_CLASSIFIER
+        changes["classifier"] = PRETRAINED_CLASSIFIER
     if "class_centers" in run.automatic and not run.streaming:
-        changes["class_centers"] = FROZEN_CENTERS
+        changes["class_centers"] = PRETRAINED_CENTERS
     if "loss" in run.automatic:
-        args = args.changed(loss=FROZEN_LOSS)
+        args = args.changed(loss=FROZEN_LOSS if run.freeze_backbone else FINE_TUNED_LOSS)
     return dataclasses.replace(run, **cast(Any, changes)), args
 
 

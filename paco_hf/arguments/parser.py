@@ -12,7 +12,7 @@ from transformers import HfArgumentParser
 from ..data.published import BENCHMARKS
 from ..data.spec import is_published
 from ..losses.specs import DEFAULT_LOSS, loss_spec
-from .auto_settings import CHOSEN_FOR_FEATURES, FROZEN_LOSS, SUGGESTED
+from .auto_settings import CHOSEN_FOR_FEATURES, CHOSEN_FOR_FINE_TUNING, FROZEN_LOSS, SUGGESTED
 from .recipes import Recipe, read_recipe, recipe_names
 from .run_arguments import RUN_TABLES, RunArguments
 from .settings import run_settings
@@ -20,6 +20,7 @@ from .train_help import DESCRIPTION, HELP_ALL, USAGE
 from .training_args import PaCoTrainingArguments
 
 _STEPWISE = {"lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"}
+_SGD_FLAGS = {"momentum", "nesterov"}
 
 
 def checked_recipe(recipe: str) -> Recipe:
@@ -176,10 +177,10 @@ def _automatic(args: PaCoTrainingArguments, flags: dict[str, Any]) -> frozenset[
         "epoch_schedule": stepwise,
         "warmup_epochs": stepwise or "epoch_schedule" in flags,
         "num_train_epochs": args.max_steps > 0,
-        # The rates that are known are those of SGD.
-        "learning_rate": args.optim != "sgd",
+        "optim": not flags.keys().isdisjoint(_SGD_FLAGS),
+        "head_learning_rate": "layer_decay" in flags,
     }
-    names = (*SUGGESTED, *CHOSEN_FOR_FEATURES)
+    names = (*SUGGESTED, *CHOSEN_FOR_FEATURES, *CHOSEN_FOR_FINE_TUNING)
     return frozenset(name for name in names if name not in flags and not implied.get(name))
 
 
@@ -197,15 +198,17 @@ def _fit_batch(
     if "per_device_train_batch_size" not in flags:
         per_process = max(1, round(run.global_batch_size / parts))
     intended, batch = int(recipe_batch or run.global_batch_size), per_process * parts
-    rate, notes = args.learning_rate, list(run.notes)
-    if batch != intended and run.scale_learning_rate and "learning_rate" not in flags:
-        rate *= batch / intended
-        notes.append(
-            f"batch {batch} instead of the recipe's {intended}: learning rate {args.learning_rate:g} -> {rate:g} "
-            "(--scale_learning_rate false keeps it)"
-        )
+    rates, notes = {}, list(run.notes)
+    if batch != intended and run.scale_learning_rate:
+        full = {name: getattr(args, name) for name in ("learning_rate", "head_learning_rate") if name not in flags}
+        rates = {name: rate * batch / intended for name, rate in full.items() if rate is not None}
+        scaled = ", ".join(f"{name.replace('_', ' ')} {full[name]:g} -> {rate:g}" for name, rate in rates.items())
+        if scaled:
+            notes.append(
+                f"batch {batch} instead of the recipe's {intended}: {scaled} (--scale_learning_rate false keeps it)"
+            )
     run = dataclasses.replace(run, global_batch_size=batch, notes=tuple(notes))
-    return run, args.changed(per_device_train_batch_size=per_process, learning_rate=rate)
+    return run, args.changed(per_device_train_batch_size=per_process, **rates)
 
 
 def resolved_recipe(recipe: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ..models.image_processing import SMALL_IMAGE
 from ..models.pretrained_backbones import BackboneSource, find_backbone, one_side
 from ..utils.hardware import available_cores
 from .auto_settings import suggested_settings
+from .fine_tuning import choose_fine_tuning
 from .input_choice import InputChoice, describe_input, is_pretrained, possible_inputs
 from .run_arguments import RunArguments
 from .settings import run_settings
@@ -171,14 +172,31 @@ def _choose_automatic(
     size, pretrained = int(run.image_size or 0), is_pretrained(run, backbone)
     batch = None if "per_device_train_batch_size" in run.automatic else args.per_device_train_batch_size * parts
     epochs = None if "num_train_epochs" in run.automatic else args.num_train_epochs
-    features = {"on_features": run.freeze_backbone and not run.streaming, "cosine": run.classifier == "cosine"}
-    length: dict[str, Any] = {"batch": batch, "epochs": epochs, "max_steps": args.max_steps}
-    suggested = suggested_settings(images, size, pretrained, loss=args.loss, **length, **features)
+    features: dict[str, Any] = {
+        "on_features": run.freeze_backbone and not run.streaming,
+        "cosine": run.classifier == "cosine",
+    }
+    fine_tuning, optimizer = None, None if "optim" in run.automatic else str(getattr(args.optim, "value", args.optim))
+    if pretrained and not run.freeze_backbone and run.lora_rank is None:
+        fine_tuning = choose_fine_tuning(backbone, optimizer)
+    if optimizer not in (None, "sgd") and fine_tuning is None and "learning_rate" in run.automatic:
+        raise ValueError(
+            f"--optim {optimizer} with {run.backbone} has no usual learning rate here, as SGD has: give "
+            "--learning_rate, such as 1e-3 for Adam, or leave out --optim"
+        )
+    known: dict[str, Any] = {"batch": batch, "epochs": epochs, "max_steps": args.max_steps, "fine_tuning": fine_tuning}
+    known["rate"] = None if "learning_rate" in run.automatic else args.learning_rate
+    suggested = suggested_settings(images, size, pretrained, loss=args.loss, **known, **features)
     suggested["per_device_train_batch_size"] = max(suggested.pop("batch") // parts, 1)
     chosen = {name: value for name, value in suggested.items() if name in run.automatic}
     listed = ", ".join(f"{name} {value}" for name, value in chosen.items())
     amount = f"{images:,} training images of {len(division.data.class_names):,} classes"
-    return chosen, [f"chosen for {amount}: {listed} (a flag changes any of them)"]
+    source = (
+        f"; {fine_tuning.source}"
+        if fine_tuning and chosen.keys() & {"optim", "layer_decay", "head_learning_rate"}
+        else ""
+    )
+    return chosen, [f"chosen for {amount}: {listed} (a flag changes any of them){source}"]
 
 
 def _choose_augment_backend(run: RunArguments, views: tuple[str, ...], images: Images) -> str:

@@ -105,8 +105,8 @@ class ModelArguments:
         lora_alpha (`float`, *optional*): scale of the adapters, times 1 / rank (default: twice the rank)
         lora_targets (`str`, *optional*): linear layers to adapt, such as qkv,proj (default: all; they are printed)
         classifier (`str`, *optional*, defaults to `"linear"`): linear, or cosine: the logits are cosines of features
-            and class centers, times --classifier_scale (on your own data the default where a pretrained backbone is
-            frozen, with --loss balanced_softmax and --class_centers means)
+            and class centers, times --classifier_scale (on your own data the default on a pretrained backbone
+            without adapters, with --class_centers means; where it is frozen, also with --loss balanced_softmax)
         classifier_scale (`float`, *optional*, defaults to `25`): what the cosines are multiplied by (chosen by
             --cross_validation where that is)
         learn_classifier_scale (`bool`, *optional*, defaults to `False`): train the scale too, from --classifier_scale

@@ -1,6 +1,6 @@
 """What an optimizer is given: which parameters are trained, and in which groups of rate and weight decay."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.optim import param_groups_layer_decay
@@ -28,9 +28,67 @@ def optimizer_and_settings(args: PaCoTrainingArguments, model: Any = None) -> tu
     optimizer, settings = Trainer.get_optimizer_cls_and_kwargs(args, model)
     if optimizer is torch.optim.SGD:
         settings = {"momentum": args.momentum, "nesterov": args.nesterov, "fused": True, **settings}
-    if args.layer_decay is not None and isinstance(model, PaCoForImageClassification):
-        settings["params"] = layer_decay_groups(model, args)
+    if isinstance(model, PaCoForImageClassification):
+        if args.layer_decay is not None:
+            settings["params"] = layer_decay_groups(model, args)
+        if args.head_learning_rate is not None:
+            groups = settings["params"] if args.layer_decay is not None else weight_decay_groups(model, args)
+            settings["params"] = head_groups(model, groups, args)
     return optimizer, settings
+
+
+def decayed_names(model: nn.Module, args: PaCoTrainingArguments) -> list[str]:
+    """Names of the parameters with weight decay where there is no layer-wise decay.
+
+    Args:
+        model (`nn.Module`): what is trained.
+        args (`PaCoTrainingArguments`): with `decay_all_parameters`: all but a classifier's scale; else transformers'
+            usual exclusions, too.
+    """
+    if args.decay_all_parameters:
+        names = [name for name, _ in model.named_parameters()]
+    else:
+        names = Trainer.get_decay_parameter_names(cast(Any, None), model)  # which does not look at the trainer
+    return [name for name in names if name != SCALE_NAME]
+
+
+def weight_decay_groups(model: nn.Module, args: PaCoTrainingArguments) -> list[dict[str, Any]]:
+    """The trainable parameters with weight decay, and those without.
+
+    Args:
+        model (`nn.Module`): what is trained.
+        args (`PaCoTrainingArguments`): `learning_rate`, `weight_decay`, `decay_all_parameters`.
+    """
+    decayed, groups = set(decayed_names(model, args)), []
+    for is_decayed, weight_decay in ((True, args.weight_decay), (False, 0.0)):
+        params = [p for name, p in model.named_parameters() if p.requires_grad and (name in decayed) is is_decayed]
+        groups.append({"params": params, "lr": args.learning_rate, "weight_decay": weight_decay})
+    return groups
+
+
+def head_groups(
+    model: PaCoForImageClassification, groups: list[dict[str, Any]], args: PaCoTrainingArguments
+) -> list[dict[str, Any]]:
+    """Parameter groups in which classifier and projector have a rate of their own.
+
+    Args:
+        model (`PaCoForImageClassification`): what is trained.
+        groups (list of `dict`): an optimizer's groups of its parameters.
+        args (`PaCoTrainingArguments`): `head_learning_rate`, `layer_decay`.
+
+    Returns:
+        the groups without classifier and projector, and theirs. The first group's rate is the one that is logged: the
+        backbone's, which is `learning_rate`; with layer-wise decay, where each layer has another one, the head's.
+    """
+    parts = [model.classifier, *([model.projector] if isinstance(model, PaCoForContrastiveTraining) else [])]
+    head = {id(parameter) for part in parts for parameter in part.parameters()}
+    rate, result = {"lr": args.head_learning_rate}, []
+    for is_head in (True, False) if args.layer_decay is not None else (False, True):
+        for group in groups:
+            params = [parameter for parameter in group["params"] if (id(parameter) in head) is is_head]
+            if params:
+                result.append({**group, "params": params, **(rate if is_head else {})})
+    return result
 
 
 class _Whole(nn.Module):

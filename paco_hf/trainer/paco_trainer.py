@@ -20,11 +20,11 @@ from ..losses.functional import LossTerms
 from ..losses.modules import LossModule
 from ..models.lora import has_adapter, keep_statistics
 from ..models.modeling_contrastive import PaCoForContrastiveTraining
-from ..models.modeling_paco import SCALE_NAME, PaCoForImageClassification
+from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.distributed import broadcast_buffers
 from ..utils.signals import start_worker, worker_context
 from .callbacks import LogFileCallback, MethodCallback, SelectionCallback, TrainingTime
-from .optimizer import optimizer_and_settings
+from .optimizer import decayed_names, optimizer_and_settings
 from .progress import ReadableLines, ReadableProgress
 from .saving import CheckpointingTrainer
 from .schedules import step_factor
@@ -268,9 +268,7 @@ class PaCoTrainer(CheckpointingTrainer):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Names of the parameters with weight decay: with `args.decay_all_parameters` all but a classifier's scale."""
-        if self.args.decay_all_parameters:
-            return [name for name, _ in model.named_parameters() if name != SCALE_NAME]
-        return [name for name in super().get_decay_parameter_names(model) if name != SCALE_NAME]
+        return decayed_names(model, self.args)
 
     get_optimizer_cls_and_kwargs = staticmethod(optimizer_and_settings)
 

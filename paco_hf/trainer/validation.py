@@ -59,7 +59,7 @@ def check_training(
         check_batches(args, len(train_dataset), model)
 
 
-def check_optimizer(model: nn.Module, args: PaCoTrainingArguments) -> None:
+def check_optimizer(model: PaCoForImageClassification, args: PaCoTrainingArguments) -> None:
     """Refuse an optimizer or a schedule that cannot be made, and settings that the optimizer does not look at.
 
     Args:
@@ -69,6 +69,7 @@ def check_optimizer(model: nn.Module, args: PaCoTrainingArguments) -> None:
     Raises:
         ValueError, ImportError: what is wrong.
     """
+    check_head_rate(args, any(parameter.requires_grad for parameter in model.paco.backbone.parameters()))
     options = optimizer_and_settings(args, model)[1]
     name = str(getattr(args.optim, "value", args.optim))
     for setting in ("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args"):
@@ -87,6 +88,23 @@ def check_optimizer(model: nn.Module, args: PaCoTrainingArguments) -> None:
         except (TypeError, ValueError) as error:
             kind = str(getattr(kind, "value", kind))
             raise ValueError(f"lr_scheduler_type {kind!r} with lr_scheduler_kwargs {settings}: {error}") from error
+
+
+def check_head_rate(args: PaCoTrainingArguments, backbone_trained: bool) -> None:
+    """Refuse a rate of the head where nothing else is trained.
+
+    Args:
+        args (`PaCoTrainingArguments`): as they are.
+        backbone_trained (`bool`): whether anything of the backbone is trained.
+
+    Raises:
+        ValueError: there is such a rate, and the backbone is frozen.
+    """
+    if args.head_learning_rate is not None and not backbone_trained:
+        raise ValueError(
+            f"head_learning_rate {args.head_learning_rate:g} is for training a backbone at another rate, and the "
+            f"backbone is frozen: set learning_rate to {args.head_learning_rate:g} in its place"
+        )
 
 
 def check_optimizer_covers(optimizer: Any, model: nn.Module) -> None:

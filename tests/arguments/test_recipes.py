@@ -226,6 +226,12 @@ def test_batch_and_learning_rate_follow_the_processes(monkeypatch, tmp_path) -> 
     assert batch_of("--global_batch_size", "64") == (64, 64, 0.01, note)
     assert batch_of("--per_device_train_batch_size=64", "--scale_learning_rate", "false")[2:] == (0.02, None)
     assert batch_of("--per_device_train_batch_size", "64", "--learning_rate", "0.5")[1:] == (64, 0.5, None)
+    recipe = tmp_path / "heads.yaml"
+    recipe.write_text("loss: paco\nglobal_batch_size: 64\nlearning_rate: 0.1\nhead_learning_rate: 0.4\n")
+    for flags, rates in (([], (0.05, 0.2)), (["--head_learning_rate", "0.3"], (0.05, 0.3))):
+        run, args = parse_run(["--recipe", str(recipe), "--per_device_train_batch_size", "32", *flags])
+        assert (args.learning_rate, args.head_learning_rate) == rates
+        assert ("head learning rate 0.4 -> 0.2" in run.notes[0]) is not bool(flags)
     monkeypatch.setattr(PaCoTrainingArguments, "world_size", property(lambda self: 4))
     assert batch_of() == (32, 128, 0.02, None)
     per_process, batch, rate, _ = batch_of("--gradient_accumulation_steps", "50")

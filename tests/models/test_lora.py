@@ -209,7 +209,18 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_memory_is_of_the_optimizer(photos: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     said = []
     for optim in ("sgd", "adamw_torch"):
-        more = ["--dataset", photos, "--optim", optim, "--max_steps", "1", "--save_strategy", "no"]
+        more = [
+            "--dataset",
+            photos,
+            "--optim",
+            optim,
+            "--learning_rate",
+            "0.01",
+            "--max_steps",
+            "1",
+            "--save_strategy",
+            "no",
+        ]
         assert main(flags(tmp_path / optim, *more)) == 0
         out = capsys.readouterr().out
         assert "peak memory of training" in out

@@ -200,7 +200,7 @@ def test_what_is_chosen_is_said_and_flags_win(tmp_path, capsys, no_rehearsal) ->
     out = printed(capsys, *argv, "--recipe", "paco-resnet32-builtin", "--per_device_train_batch_size", "32")
     assert "chosen for 4" not in out
     run, args = parse_run(["--dataset", str(root), "--optim", "adamw_torch", "--warmup_steps", "3"])
-    assert not run.automatic & {"learning_rate", "epoch_schedule", "warmup_epochs"}
+    assert not run.automatic & {"optim", "epoch_schedule", "warmup_epochs"}
     assert (run.eval_interpolation, args.epoch_schedule) == (None, "none")
     assert parse_run(["--dataset", "builtin"])[0].eval_interpolation == "bilinear"
     assert not parse_run(["--dataset", "cifar100-lt"])[0].automatic

@@ -1,5 +1,7 @@
 """Which parameters are trained, and with which rate and weight decay."""
 
+import copy
+
 import pytest
 import torch
 from tiny_trainer import make_model, make_trainer, weights
@@ -151,3 +153,72 @@ def test_frozen_convolutions_stay_and_batch_norm_moves(tmp_path) -> None:
     for prefix in ("layer4.", "layer", "layer5", "bn1", ""):
         with pytest.raises(ValueError, match=f"trainable_convolutions '{prefix}' names no part of the backbone"):
             make_trainer(tmp_path, make_model("resnet18"), trainable_convolutions=prefix)
+
+
+# ---- a rate of the head
+
+
+def rates_of(trainer) -> dict[str, tuple[float, float]]:
+    """Rate and weight decay of each trained parameter, which all are in one group."""
+    groups = trainer.create_optimizer().param_groups
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    trained = {name: p for name, p in trainer.model.named_parameters() if p.requires_grad}
+    assert sum(len(group["params"]) for group in groups) == len(found) == len(trained)
+    return {name: found[id(p)] for name, p in trained.items()}
+
+
+@pytest.mark.parametrize("decay_all", [True, False])
+@pytest.mark.parametrize("loss", ["paco", "ce"])
+def test_classifier_and_projector_have_a_rate_of_their_own(tmp_path, loss: str, decay_all: bool) -> None:
+    model = make_model("resnet18", classifier="cosine", learn_classifier_scale=True)
+    settings = {"loss": loss, "weight_decay": 0.3, "decay_all_parameters": decay_all}
+    plain = rates_of(make_trainer(tmp_path, copy.deepcopy(model), **settings))
+    trainer = make_trainer(tmp_path, model, head_learning_rate=0.7, **settings)
+    rates = rates_of(trainer)
+    assert ("projector.0.weight" in rates) == (loss == "paco")
+    for name, (rate, weight_decay) in rates.items():
+        assert rate == (0.7 if name.startswith(("classifier.", "projector.")) else RATE), name
+        assert weight_decay == plain[name][1], name
+    assert rates["classifier.scale"] == (0.7, 0.0)
+    assert trainer.optimizer.param_groups[0]["lr"] == RATE
+
+
+def test_the_head_lies_on_top_of_layers(tmp_path) -> None:
+    layers = rates_of(make_trainer(tmp_path, make_vit(), **LAYERED))
+    trainer = make_trainer(tmp_path, make_vit(), head_learning_rate=0.7, **LAYERED)
+    rates = rates_of(trainer)
+    for name, (rate, weight_decay) in layers.items():
+        own = 0.7 if name.startswith(("classifier.", "projector.")) else rate
+        assert rates[name] == (own, weight_decay), name
+    assert rates["paco.backbone.fc_norm.weight"][0] == RATE
+    assert trainer.optimizer.param_groups[0]["lr"] == 0.7
+
+
+@pytest.mark.parametrize("layers", [{}, {"layer_decay": 0.5}])
+@pytest.mark.parametrize(
+    "schedule", [{"epoch_schedule": "cosine", "warmup_epochs": 1}, {"lr_scheduler_type": "linear"}]
+)
+def test_schedules_scale_the_head_too_and_it_resumes(tmp_path, layers: dict, schedule: dict) -> None:
+    recorder = Rates()
+    settings = {"head_learning_rate": 0.7, **layers, **schedule, "max_steps": 6, "save_strategy": "steps"}
+    settings |= {"save_steps": 3, "save_total_limit": None, "weight_decay": 0.1}
+    whole = make_trainer(tmp_path, make_vit(), callbacks=[recorder], **settings)
+    whole.train()
+    starts = [group["initial_lr"] for group in whole.optimizer.param_groups]
+    assert {RATE if not layers else RATE * 0.5, 0.7} <= set(starts)
+    shares = [[rate / start for rate, start in zip(step, starts, strict=True)] for step in recorder.by_step]
+    assert all(share == pytest.approx([share[0]] * len(starts)) for share in shares)
+    assert len({round(share[0], 6) for share in shares}) > 1
+    resumed = make_trainer(tmp_path, make_vit(), **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    for name, tensor in weights(whole).items():
+        assert torch.equal(tensor, weights(resumed)[name]), name
+
+
+def test_a_rate_of_the_head_needs_a_backbone_that_is_trained(tmp_path) -> None:
+    model = make_model("resnet18")
+    model.paco.backbone.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"head_learning_rate 0.7 is .* backbone is frozen: set learning_rate to 0.7"):
+        make_trainer(tmp_path, model, head_learning_rate=0.7)
+    with pytest.raises(ValueError, match="head_learning_rate must be at least 0, got -1"):
+        make_trainer(tmp_path, head_learning_rate=-1)

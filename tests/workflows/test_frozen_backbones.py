@@ -104,7 +104,8 @@ def test_the_same_command_gives_the_same_weights(photos: Path, weights: Path, tm
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        (["--freeze_backbone", "false"], {"freeze_backbone": False, "loss": "paco", "classifier": "linear"}),
+        (["--freeze_backbone", "false"], {"freeze_backbone": False, "loss": "paco", "classifier": "cosine"}),
+        (["--head_learning_rate", "0.1"], {"freeze_backbone": False, "head_learning_rate": 0.1}),
         (["--loss", "paco"], {"freeze_backbone": True, "loss": "paco", "classifier": "cosine"}),
         (["--alpha", "0.05"], {"freeze_backbone": True, "loss": "paco", "alpha": 0.05}),
         (["--query_view", "regular"], {"freeze_backbone": False, "loss": "paco"}),
@@ -138,7 +139,10 @@ def test_an_accelerator_trains_a_backbone_on_many_images(photos, weights, tmp_pa
     monkeypatch.setattr(type(args), "device", property(lambda self: torch.device("cuda")))
     assert method_choice.choose_method(run, on_gpu, data, backbone)[0].freeze_backbone
     monkeypatch.setattr(method_choice, "MANY_IMAGES", 10)
-    assert not method_choice.choose_method(run, on_gpu, data, backbone)[0].freeze_backbone
+    run, _, notes = method_choice.choose_method(run, on_gpu, data, backbone)
+    assert (run.freeze_backbone, run.classifier, run.class_centers) == (False, "cosine", "means")
+    assert "the pretrained backbone is trained, too (22 images on cuda)" in notes[0]
+    assert notes[1] == "on a pretrained backbone: classifier cosine, class_centers means (a flag changes either)"
 
 
 @pytest.mark.parametrize(
@@ -148,6 +152,7 @@ def test_an_accelerator_trains_a_backbone_on_many_images(photos, weights, tmp_pa
         (["--cross_validation", "1"], "2 at least, got '1'"),
         (["--cross_validation", "23", "--test_fraction", "0"], "divides 22 images: give 22 folds at most"),
         (["--cross_validation", "3", "--validation_fraction", "0.2"], "cannot be with --validation_fraction 0.2"),
+        (["--freeze_backbone", "true", "--head_learning_rate", "0.1"], "set learning_rate to 0.1 in its place"),
         (["--feature_views", "2", "--freeze_backbone", "false"], "--feature_views 2 are of a backbone that is frozen"),
     ],
 )
