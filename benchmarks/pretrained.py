@@ -91,7 +91,9 @@ def _measure(measured: Measured, classifier: str, loss: str, centers: str, seeds
     candidates, means = _candidates(plan), centers == "means"
     seeded, model = measured.model(plan, data, 0)
     start = time.perf_counter()
-    found = cross_validate(model, seeded.args, measured.train, candidates, plan.folds, means=means)
+    found = cross_validate(
+        model, seeded.args, measured.train, candidates, plan.folds, centers=measured.train if means else None
+    )
     seconds = time.perf_counter() - start
     labels = np.asarray(measured.train.labels).tolist()
     trained = FeatureDataset([measured.train.features[None]], labels, plan.args.spec.views)

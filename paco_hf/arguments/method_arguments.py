@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from ..losses.specs import DEFAULT_LOSS, LOSSES
 from .fields import AT_LEAST_0, AT_LEAST_1, FACTOR, FRACTION, POSITIVE, SHARE, argument_table
 
+FOLLOW_SCORES = ("reduce_lr_on_plateau", "greedy")  # schedules that ask for scores of validation images
 DEFAULT_METRIC = "balanced_accuracy"
 
 

@@ -10,6 +10,7 @@ from ..data.images import ImageData
 from ..models.pretrained_backbones import BackboneSource
 from .auto_settings import FINE_TUNED_LOSS, FROZEN_LOSS, PRETRAINED_CENTERS, PRETRAINED_CLASSIFIER
 from .input_choice import is_pretrained
+from .method_arguments import FOLLOW_SCORES
 from .run_arguments import RunArguments
 from .training_args import PaCoTrainingArguments
 
@@ -61,6 +62,9 @@ def choose_method(
         names = [name for name in ("classifier", "class_centers") if getattr(run, name) != getattr(before, name)]
         listed = ", ".join(f"{name} {getattr(run, name)}" for name in names)
         notes += [f"on a pretrained backbone: {listed} (a flag changes either)"] if names else []
+    if run.freeze_backbone and not run.streaming and args.precision == "auto":
+        # Steps on features are too small for 16 bits to be faster, and float32 is what the folds and others compare.
+        args = args.changed(precision="fp32", bf16=False)
     run, fold_notes = choose_folds(run, args, data)
     return run, args, [*notes, *fold_notes]
 
@@ -102,6 +106,7 @@ def choose_folds(run: RunArguments, args: PaCoTrainingArguments, data: ImageData
         "a backbone that is trained (--freeze_backbone true)": not run.freeze_backbone,
         "a stream": run.streaming,
         "several processes": args.world_size > 1,
+        "a rate that follows scores (--lr_scheduler_type)": args.lr_scheduler_type in FOLLOW_SCORES,
         "classes of one image each": max(data.class_counts) < 2,
         f"{_LOGITS:.0e} logits or more": images * len(data.class_names) >= _LOGITS,
     }

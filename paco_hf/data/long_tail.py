@@ -145,13 +145,15 @@ def stratified_split(
     return np.flatnonzero(~validated).tolist(), np.flatnonzero(validated).tolist()
 
 
-def stratified_folds(labels: Any, folds: int, seed: int = 0) -> np.ndarray:
+def stratified_folds(labels: Any, folds: int, seed: int = 0, copies: np.ndarray | None = None) -> np.ndarray:
     """Divide images for cross-validation: each is held out once, in as many folds as its class has images, at most.
 
     Args:
         labels (sequence of `int`): class of each image.
         folds (`int`): number of folds, 2 at least.
         seed (`int`, *optional*, defaults to `0`): which images are held out together.
+        copies (`(N,)`, *optional*): of each image the row of one that stands for it and for its exact copies of the
+            same class, which are held out together.
 
     Returns:
         `(N,)`: the fold that holds an image out; -1 for the image of a class that has no other.
@@ -162,14 +164,17 @@ def stratified_folds(labels: Any, folds: int, seed: int = 0) -> np.ndarray:
     if folds < 2:
         raise ValueError(f"cross-validation needs 2 folds at least, got {folds}")
     array, generator = np.asarray(labels), np.random.default_rng(seed)
+    copies = np.arange(len(array)) if copies is None else copies
     result = np.full(len(array), -1)
-    order, start = np.argsort(array, kind="stable"), 0
+    rows, start = np.unique(copies), 0
+    order = rows[np.argsort(array[rows], kind="stable")]
     for same_class in np.split(order, np.flatnonzero(np.diff(array[order])) + 1):
         if len(same_class) < 2:
             continue
         # Where a class leaves off the next goes on, so that folds are of equal size.
         result[generator.permutation(same_class)] = (start + np.arange(len(same_class))) % folds
         start += len(same_class)
+    result = result[copies]
     if result.max() < 0:
         raise ValueError("cross-validation needs a class with two images or more, and each has one")
     return result

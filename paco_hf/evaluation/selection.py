@@ -9,6 +9,8 @@ from .temperature import fit_temperature
 
 IMAGES, CLASSES = 400, 100  # of a small sample, about and at most
 SHARPNESS = (5, 7, 10, 14, 20, 28, 40)  # what cosines are multiplied by
+# Distance of features of length 1 up to which two images are the same: rounding leaves 1e-6, another JPEG of it 1e-2.
+SAME, NEIGHBORS = 1e-4, 16
 
 
 def balanced_log_loss(logits: np.ndarray, labels: Any, logit_counts: Any = None) -> float:
@@ -69,10 +71,42 @@ def leave_one_out(features: np.ndarray, labels: Any) -> np.ndarray:
     np.add.at(sums, index, unit)
     cosines = unit @ _scaled(sums).T
     rows = np.arange(len(unit))
-    # Its own part in the mean would have each image find its class.
-    cosines[rows, index] = (unit * _scaled(sums[index] - unit)).sum(1)
+    # Its own part in the mean, and that of its copies, would have each image find its class.
+    copies = same_images(features, labels)
+    own = np.zeros_like(unit)
+    np.add.at(own, copies, unit)
+    cosines[rows, index] = (unit * _scaled(sums[index] - own[copies])).sum(1)
     losses = [np.log(np.exp(s * (cosines - cosines[rows, index, None])).sum(1)) for s in SHARPNESS]
     return min(losses, key=lambda one: class_mean(one, labels)[0])
+
+
+def same_images(features: np.ndarray, labels: Any = None) -> np.ndarray:
+    """Which images are exact copies of one another, by their features.
+
+    Args:
+        features (`(N, F)`): of the images, by one network.
+        labels (`(N,)`, *optional*): classes; images of different ones then are no copies.
+
+    Returns:
+        `(N,)`: of each image the row of one that stands for it and for all its copies.
+    """
+    unit, copies = _scaled(features.astype(np.float32)), np.arange(len(features))
+    classes = np.zeros(len(unit)) if labels is None else np.asarray(labels)
+    # Images that are the same lie beside one another in any direction.
+    values = unit @ np.random.default_rng(0).standard_normal(unit.shape[1], dtype=np.float32)
+    order = np.lexsort((values, classes))
+    pairs = []
+    for distance in range(1, min(NEIGHBORS, len(unit) - 1) + 1):
+        one, other = order[:-distance], order[distance:]
+        near = np.flatnonzero((values[other] - values[one] < SAME) & (classes[one] == classes[other]))
+        gaps = [
+            np.linalg.norm(unit[one[some]] - unit[other[some]], axis=1)
+            for some in np.split(near, range(8192, len(near), 8192))
+        ]
+        pairs += [(place + distance, place) for place in near[np.concatenate(gaps) < SAME].tolist()]
+    for later, earlier in sorted(pairs):
+        copies[order[later]] = copies[order[earlier]]
+    return copies
 
 
 def class_mean(values: np.ndarray, labels: Any) -> tuple[float, float]:

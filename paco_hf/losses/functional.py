@@ -34,6 +34,11 @@ class LossTerms(NamedTuple):
     contrast_part: Tensor
     positive_count: Tensor
 
+    @property
+    def total(self) -> Tensor:
+        """The loss."""
+        return self.class_part + self.contrast_part
+
 
 def log_class_prior(class_counts: Any, like: Tensor) -> Tensor:
     """Logarithm of the class frequencies, `log(n_c / sum n + 1e-9)`.

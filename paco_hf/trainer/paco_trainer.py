@@ -27,7 +27,7 @@ from .callbacks import LogFileCallback, MethodCallback, SelectionCallback, Train
 from .optimizer import decayed_names, optimizer_and_settings
 from .progress import ReadableLines, ReadableProgress
 from .saving import CheckpointingTrainer
-from .schedules import step_factor
+from .schedules import rate_schedule
 from .training_model import training_model
 from .validation import (
     check_labels,
@@ -209,7 +209,7 @@ class PaCoTrainer(CheckpointingTrainer):
             self.loss_parts["class_loss"].append(loss.class_part.detach())
             self.loss_parts["contrast_loss"].append(loss.contrast_part.detach())
             self.loss_parts["positives_per_anchor"].append(loss.positive_count.mean().detach())
-            loss = loss.class_part + loss.contrast_part
+            loss = loss.total
         return (loss, outputs) if return_outputs else loss
 
     def _keep_statistics(self) -> None:
@@ -273,17 +273,11 @@ class PaCoTrainer(CheckpointingTrainer):
     get_optimizer_cls_and_kwargs = staticmethod(optimizer_and_settings)
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The schedule of `args.epoch_schedule`; that of the base class where it is `none`."""
-        if self.args.epoch_schedule == "none" or self.lr_scheduler is not None:
-            settings = self.args.lr_scheduler_kwargs
-            if self.args.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
-                # Both would take a score that rises for one that gets worse.
-                settings = {"mode": "max" if self.args.greater_is_better else "min", **(settings or {})}
-            with _changed(self.args, "lr_scheduler_kwargs", settings):
-                return super().create_scheduler(num_training_steps, optimizer)
-        factor = step_factor(self.args, num_training_steps, self.updates_per_epoch)
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
-        self._created_lr_scheduler = True
+        """The schedule of `args.epoch_schedule`; that of `args.lr_scheduler_type` where it is `none`."""
+        if self.lr_scheduler is None:
+            optimizer = optimizer or self.optimizer
+            self.lr_scheduler = rate_schedule(self.args, optimizer, num_training_steps, self.updates_per_epoch)
+            self._created_lr_scheduler = True
         return self.lr_scheduler
 
     # ---- data

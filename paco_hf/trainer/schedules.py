@@ -1,8 +1,13 @@
-"""The reference's learning rates, as factors of the base rate by epoch (counted from 0)."""
+"""Schedules of learning rates; the reference's are factors of the base rate by epoch (counted from 0)."""
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import get_scheduler
+
+from ..arguments.method_arguments import FOLLOW_SCORES
 
 if TYPE_CHECKING:
     from ..arguments.training_args import PaCoTrainingArguments
@@ -77,3 +82,25 @@ def step_factor(args: "PaCoTrainingArguments", steps: int, updates_per_epoch: in
         return lambda step: mae(step / updates_per_epoch, steps / updates_per_epoch, warmup, least)
     factor, epochs = EPOCH_SCHEDULES[args.epoch_schedule], math.ceil(steps / updates_per_epoch)
     return lambda step: factor(step // updates_per_epoch, epochs, warmup)
+
+
+def rate_schedule(
+    args: "PaCoTrainingArguments", optimizer: torch.optim.Optimizer, steps: int, updates_per_epoch: int
+) -> Any:
+    """The schedule of a training.
+
+    Args:
+        args (`PaCoTrainingArguments`): `epoch_schedule`; where it is `none` transformers' `lr_scheduler_type`.
+        optimizer (`torch.optim.Optimizer`): whose rates follow it.
+        steps (`int`): optimizer steps of the whole training.
+        updates_per_epoch (`int`): optimizer steps of an epoch.
+    """
+    if args.epoch_schedule != "none":
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, step_factor(args, steps, updates_per_epoch))
+    settings = args.lr_scheduler_kwargs
+    if args.lr_scheduler_type in FOLLOW_SCORES:
+        # They would take a score that rises for one that gets worse.
+        settings = {"mode": "max" if args.greater_is_better else "min", **(settings or {})}
+    return get_scheduler(
+        args.lr_scheduler_type, optimizer, args.get_warmup_steps(steps), steps, scheduler_specific_kwargs=settings
+    )

@@ -7,7 +7,7 @@ import numpy as np
 from ..arguments.input_choice import InputChoice, describe_input
 from ..arguments.resolve import RunPlan
 from ..evaluation.selection import CLASSES, class_mean, leave_one_out, small_sample
-from ..inference.features import extract_features
+from ..inference.features import Embeddings, extract_features
 from ..models.modeling_paco import PaCoForImageClassification
 from ..trainer.cross_validation import HeadSettings, HeldOut, cross_validate
 from .features import RunFeatures
@@ -94,9 +94,13 @@ def choose_settings(plan: RunPlan, features: RunFeatures) -> tuple[RunPlan, Held
     """
     run, args, model, embeddings = plan.run, plan.args, features.model, features.plain("train")
     candidates = head_candidates(plan)
-    means = run.class_centers == "means"
+    centers = embeddings if run.class_centers == "means" else None
+    if run.class_centers not in ("means", "random"):
+        centers = Embeddings.load(run.class_centers)
+    if centers is not None and centers.labels is None:  # one row a class, whoever made them: the model has them
+        centers = None
     views = features.views() if run.feature_views else None
-    result = cross_validate(model, args, embeddings, candidates, plan.folds, means=means, views=views)
+    result = cross_validate(model, args, embeddings, candidates, plan.folds, centers=centers, views=views)
     best = result.settings
     loss, accuracy = result.scores[best]
     lines = [
@@ -106,7 +110,8 @@ def choose_settings(plan: RunPlan, features: RunFeatures) -> tuple[RunPlan, Held
     if len(candidates) > 1:
         tried = ", ".join(f"{one.describe(run.classifier)} {v[0]:.3f}" for one, v in result.scores.items())
         lines[0] += f"; the least of: {tried}"
-    if alone := len(embeddings.features) - len(result.rows):
+    classes = np.asarray(embeddings.labels)
+    if alone := len(set(classes) - set(classes[result.rows])):
         have = "1 class has one image, which is" if alone == 1 else f"{alone} classes have one image, which is"
         lines.append(f"{have} trained on: no figure says how well it is recognized")
     args = best.apply(args, model)

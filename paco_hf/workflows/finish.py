@@ -89,7 +89,7 @@ def _cross_validated(plan: RunPlan, data: RunData, held_out: HeldOut) -> tuple[d
     """
     folder, main = Path(plan.args.output_dir), plan.args.process_index == 0
     split = data.division.trained.select(held_out.rows.tolist(), role="validation")
-    labels, alone = np.asarray(split.labels), len(data.division.trained.labels) - len(split.labels)
+    labels, alone = np.asarray(split.labels), len(set(data.division.trained.labels) - set(split.labels))
     if plan.run.calibrate:
         say(main, store_fitted(str(folder), held_out.logits, labels, "training images, each held out once"))
     config = PaCoConfig.from_pretrained(folder)

@@ -22,6 +22,17 @@ def test_folds_hold_each_image_out_once(folds: int) -> None:
     assert not np.array_equal(fold_of, stratified_folds(labels, folds, seed=2))
 
 
+def test_copies_are_held_out_together() -> None:
+    labels = np.array([0] * 6 + [1] * 3 + [2] * 2)
+    copies = np.array([0, 0, 2, 2, 2, 5, 6, 6, 8, 9, 9])
+    fold_of = stratified_folds(labels, 3, copies=copies)
+    assert np.array_equal(fold_of, fold_of[copies])
+    assert sorted(fold_of[[0, 2, 5]]) == [0, 1, 2]
+    assert (fold_of[9:] == -1).all()  # all of them the same image: nothing else is left to train on
+    with pytest.raises(ValueError, match="each has one"):
+        stratified_folds([0, 0, 1], 2, copies=np.array([0, 0, 2]))
+
+
 @pytest.mark.parametrize(("labels", "folds", "message"), [([0, 1, 2], 5, "each has one"), ([0, 0], 1, "got 1")])
 def test_folds_that_cannot_be(labels: list[int], folds: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -11,6 +11,7 @@ from paco_hf.evaluation.selection import (
     balanced_log_loss,
     class_mean,
     leave_one_out,
+    same_images,
     small_sample,
 )
 from paco_hf.evaluation.temperature import fit_temperature
@@ -34,6 +35,34 @@ def test_each_image_is_told_by_the_others() -> None:
     expected = [-np.log(softmax(s * np.array(cosines))[np.arange(13), labels]) for s in SHARPNESS]
     balanced = [np.mean([one[labels == c].mean() for c in range(3)]) for one in expected]
     assert np.allclose(leave_one_out(features, labels), expected[int(np.argmin(balanced))])
+
+
+def test_copies_are_left_out_with_an_image() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(range(4), 6)
+    features = rng.normal(size=(24, 8))
+    alone = leave_one_out(features, labels)
+    copied = np.concatenate([features, features[:3], features[:1]])
+    losses = leave_one_out(copied, np.concatenate([labels, labels[:3], [1]]))
+    assert losses[0] > 0.8 * alone[0]
+    assert losses[0] == pytest.approx(losses[24])
+
+
+def test_images_that_are_the_same() -> None:
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(5000, 32)).astype(np.float32) + 4  # all in much the same direction
+    rows = rng.permutation(5000)
+    features[rows[:100]] = features[rows[100:200]] * (1 + 1e-6)
+    features[rows[300:400]] = features[rows[200]]  # more than a few
+    copies = same_images(features)
+    assert np.array_equal(copies[rows[:100]], copies[rows[100:200]])
+    assert len(set(copies[rows[300:400]]) | {copies[rows[200]]}) == 1
+    assert len(set(copies)) == 4800
+    assert np.array_equal(copies[copies], copies)
+    labels = np.zeros(5000, dtype=int)
+    labels[rows[:50]] = 1
+    assert len(set(same_images(features, labels))) == 4850
+    assert same_images(features[:1]).tolist() == [0]
 
 
 def test_an_error_of_pairs_is_that_of_resampled_images() -> None:
