@@ -73,9 +73,9 @@ def leave_one_out(features: np.ndarray, labels: Any) -> np.ndarray:
     rows = np.arange(len(unit))
     # Its own part in the mean, and that of its copies, would have each image find its class.
     copies = same_images(features, labels)
-    own = np.zeros_like(unit)
-    np.add.at(own, copies, unit)
-    cosines[rows, index] = (unit * _scaled(sums[index] - own[copies])).sum(1)
+    group_sums = np.zeros_like(unit)
+    np.add.at(group_sums, copies, unit)
+    cosines[rows, index] = (unit * _scaled(sums[index] - group_sums[copies])).sum(1)
     losses = [np.log(np.exp(s * (cosines - cosines[rows, index, None])).sum(1)) for s in SHARPNESS]
     return min(losses, key=lambda one: class_mean(one, labels)[0])
 
