@@ -4,6 +4,7 @@
 python -m benchmarks.pretrained heads     --dataset PATH --name "Caltech-101 subset" --backbone FOLDER --image_size 160
 python -m benchmarks.pretrained baselines ...    # nearest class mean, logistic regression, on the same features
 python -m benchmarks.pretrained runs      ...    # `paco-hf train` with nothing but --dataset and --backbone
+python -m benchmarks.pretrained tuned     ... --label "PaCo" --more "--freeze_backbone false --loss paco" --minutes 10
 python -m benchmarks.pretrained trainer   ...    # transformers.Trainer: the whole network, cross-entropy
 python -m benchmarks.pretrained table            # benchmarks/pretrained.md, from the records
 ```
@@ -17,37 +18,25 @@ test split is scored once a seed. Without --image_size the input is chosen as th
 import argparse
 import dataclasses
 import itertools
-import os
-import re
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from tqdm.auto import tqdm
 from transformers import set_seed
 
 from paco_hf.arguments.resolve import RunPlan
-from paco_hf.data.images import Images
-from paco_hf.data.loading import load_data
-from paco_hf.data.spec import DataSpec
 from paco_hf.data.torch_datasets import FeatureDataset
-from paco_hf.inference.logits import balanced_logits
-from paco_hf.runs.redaction import public_settings
 from paco_hf.trainer.cross_validation import HeadSettings, cross_validate, train_head
-from paco_hf.utils.files import as_yaml
 from paco_hf.utils.hardware import one_thread
 from paco_hf.workflows.choices import SCALES
 
 from .pretrained_baselines import baselines, fine_tune
 from .pretrained_data import Measured
-from .pretrained_records import DATA_NAME, RECORDS, read_records, record_file, result, write_data, write_record
+from .pretrained_records import DATA_NAME, RECORDS, one_line, read_records, result, write_record
+from .pretrained_runs import runs, tuned
 from .pretrained_table import write_tables
 
 CLASSIFIERS, CENTERS = ("linear", "cosine"), ("random", "means")
@@ -58,17 +47,6 @@ SETTINGS = (
     *("loss", "per_device_train_batch_size", "num_train_epochs", "momentum", "alpha", "temperature", "queue_size"),
     *("projection_dim", "key_momentum"),
 )
-# What a line of the command ends.
-STAGES = {
-    "start": r".*\bsplits?[: ]",
-    "check of the images": r"\d+ images of \d+ classes",
-    "choice of the input": r"input \d+ x \d+ pixels, \w+: log loss",
-    "features of the training images": r"features of [\d,]+ train images",
-    "cross-validation": r"cross-validation, \d+ folds",
-    "training": r"temperature |report of the images held out",
-    "features of the test images": r"features of [\d,]+ test images",
-    "reports": r"model card: ",
-}
 
 
 def heads(flags: argparse.Namespace) -> None:
@@ -83,7 +61,7 @@ def heads(flags: argparse.Namespace) -> None:
                 progress.set_postfix_str(file.stem)
                 record = _measure(measured, classifier, loss, centers, flags.seeds)
                 write_record(file, record)
-                progress.write(_line(file.stem, record))
+                progress.write(one_line(file.stem, record))
 
 
 def _measure(measured: Measured, classifier: str, loss: str, centers: str, seeds: list[int]) -> dict[str, Any]:
@@ -132,84 +110,6 @@ def _candidates(plan: RunPlan) -> list[HeadSettings]:
     return [HeadSettings(rate, args.weight_decay, scale) for rate in rates for scale in scales]
 
 
-def _line(name: str, record: dict[str, Any]) -> str:
-    scores = [f"{100 * one['balanced_accuracy']:.1f}" for one in record["seeds"].values()]
-    return f"{name}: balanced {', '.join(scores)}; {record.get('cross_validation_seconds', 0):.0f} s to choose"
-
-
-def runs(flags: argparse.Namespace) -> None:
-    """The command as a user types it, its records and what it spent its time on.
-
-    The first run finds no features of the images; the others find those of the first.
-    """
-    records, cache = Path(flags.records), (Path(flags.folder) / "cache").resolve()
-    files = {seed: record_file(records, flags.name, f"run-seed{seed}") for seed in flags.seeds}
-    if not any(file.is_file() for file in files.values()):
-        shutil.rmtree(cache, ignore_errors=True)
-    for seed, file in files.items():
-        if not file.is_file():
-            record = _run(flags, seed, cache)
-            write_record(file, record)
-            print(_line(file.stem, record), f"{record['wall_clock_seconds']:.0f} s in all", flush=True)
-
-
-def _run(flags: argparse.Namespace, seed: int, cache: Path) -> dict[str, Any]:
-    data = load_data(DataSpec(dataset=flags.dataset))
-    if data.test is None:
-        raise ValueError(f"--dataset {flags.dataset} has no test split, and the measurements are on one")
-    file = record_file(Path(flags.records), flags.name, Path(DATA_NAME).stem)
-    write_data(file, flags.name, data.class_counts, data.test.labels)
-    Path(flags.folder).mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=flags.folder) as folder:
-        command = [sys.executable, "-m", "paco_hf", "train", "--dataset", flags.dataset, "--backbone", flags.backbone]
-        command += ["--output_dir", folder, "--seed", str(seed), "--overwrite", "true"]
-        environment = {**os.environ, "HF_DATASETS_CACHE": str(cache), "PYTHONUNBUFFERED": "1"}
-        lines, seconds = _timed(command, environment)
-        logits = balanced_logits(folder, Images(data.test), data.class_names, flags.batch_size)[0]
-        settings = yaml.safe_load(Path(folder, "recipe.yaml").read_text(encoding="utf-8"))
-        names = {"recipe.yaml": as_yaml(public_settings(settings))}
-        names |= {name: Path(folder, name).read_text("utf-8") for name in ("metrics.json", "run.json", "log.jsonl")}
-    kept = record_file(Path(flags.records), flags.name, f"run-seed{seed}").with_suffix("")
-    kept.mkdir(parents=True, exist_ok=True)
-    for name, text in names.items():
-        (kept / name).write_text(text, encoding="utf-8")
-    chosen = {name: settings[name] for name in ("loss", "classifier", "class_centers", "image_size", "image_fit")}
-    chosen |= {name: settings[name] for name in ("learning_rate", "classifier_scale", "cross_validation")}
-    labels, split = data.test.labels, _stages(lines, seconds)
-    spent = split.get("training", 0.0)
-    return {
-        "kind": "run",
-        "features_computed": any(re.match(r"features of .* train images: computed in", line) for _, line in lines),
-        "chosen": chosen,
-        "wall_clock_seconds": round(seconds, 1),
-        "stages": split,
-        "seeds": {str(seed): result(logits.argmax(1), labels, data.class_counts, spent)},
-    }
-
-
-def _timed(command: list[str], environment: dict[str, str]) -> tuple[list[tuple[float, str]], float]:
-    """What a command prints, each line with its second, and how long the command takes."""
-    start, lines = time.perf_counter(), []
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            lines.append((time.perf_counter() - start, line.rstrip()))
-            print(line, end="", flush=True)
-    if process.returncode:
-        raise SystemExit(f"{' '.join(command)} failed with exit status {process.returncode}")
-    return lines, time.perf_counter() - start
-
-
-def _stages(lines: list[tuple[float, str]], seconds: float) -> dict[str, float]:
-    """Seconds of each stage whose last line was printed; what comes after the last of them is the end."""
-    split, before = {}, 0.0
-    for name, pattern in STAGES.items():
-        at = next((second for second, line in lines if second >= before and re.match(pattern, line)), None)
-        if at is not None:
-            split[name], before = round(at - before, 1), at
-    return {**split, "end": round(seconds - before, 1)}
-
-
 def table(flags: argparse.Namespace) -> None:
     """The tables of all data sets that have records."""
     root = Path(flags.records)
@@ -223,9 +123,16 @@ def main(argv: list[str] | None = None) -> None:
         "--records", default=str(RECORDS), help="folder of the records (default: benchmarks/pretrained)"
     )
     steps = parser.add_subparsers(dest="step", required=True)
-    functions = {"heads": heads, "baselines": baselines, "runs": runs, "trainer": fine_tune, "table": table}
+    functions = {
+        "heads": heads,
+        "baselines": baselines,
+        "runs": runs,
+        "tuned": tuned,
+        "trainer": fine_tune,
+        "table": table,
+    }
     each = {name: steps.add_parser(name, help=(f.__doc__ or "").splitlines()[0]) for name, f in functions.items()}
-    for name in ("heads", "baselines", "runs", "trainer"):
+    for name in ("heads", "baselines", "runs", "tuned", "trainer"):
         step = each[name]
         step.add_argument("--dataset", required=True, help="folder with a train and a test split")
         step.add_argument("--name", required=True, help="what the data set is called")
@@ -239,8 +146,12 @@ def main(argv: list[str] | None = None) -> None:
     each["heads"].add_argument("--classifiers", nargs="+", choices=CLASSIFIERS, default=CLASSIFIERS)
     each["heads"].add_argument("--losses", nargs="+", choices=LOSSES, default=LOSSES)
     each["heads"].add_argument("--centers", nargs="+", choices=CENTERS, default=CENTERS)
-    each["runs"].add_argument("--folder", default="runs/pretrained", help="for run folders (default: %(default)s)")
-    each["runs"].add_argument("--batch_size", type=int, default=256, help="(default: %(default)s)")
+    for name in ("runs", "tuned"):
+        each[name].add_argument("--folder", default="runs/pretrained", help="for run folders (default: %(default)s)")
+        each[name].add_argument("--batch_size", type=int, default=256, help="(default: %(default)s)")
+    each["tuned"].add_argument("--label", required=True, help="what the run is called in the table")
+    each["tuned"].add_argument("--more", default="", help="further flags of the command, in quotes")
+    each["tuned"].add_argument("--minutes", type=float, help="of training (default: as long as the command chooses)")
     each["trainer"].add_argument("--learning_rate", type=float, default=1e-4, help="(default: %(default)s)")
     each["trainer"].add_argument("--epochs", type=float, default=5, help="(default: %(default)s)")
     each["trainer"].add_argument("--max_steps", type=int, default=-1, help="to try it: nothing is recorded")

@@ -91,3 +91,10 @@ def result(predictions: Any, labels: Any, train_counts: Any, seconds: float) -> 
     scores = long_tailed_accuracy(np.asarray(predictions), np.asarray(labels), np.asarray(train_counts))
     rounded = {name: None if scores[name] is None else round(scores[name], 5) for name in HEADLINE}
     return {**rounded, "seconds": round(seconds, 2), "predictions": packed(predictions)}
+
+
+def one_line(name: str, record: dict[str, Any]) -> str:
+    """The scores of a record, for the user to read."""
+    scores = [f"{100 * one['balanced_accuracy']:.1f}" for one in record["seeds"].values()]
+    choosing = record.get("cross_validation_seconds")
+    return f"{name}: balanced {', '.join(scores)}" + (f"; {choosing:.0f} s to choose" if choosing else "")
