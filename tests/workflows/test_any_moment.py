@@ -15,8 +15,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import timm
+import torch
 from test_resume import SETTINGS, assert_same_end
 from test_stop import TINY, ranks
+from timm.models import save_for_hf
 from user_data import folders
 
 from paco_hf.utils.signals import STATUS
@@ -135,3 +138,44 @@ def test_no_trace(tmp_path: Path, processes: int, number: int) -> None:
     assert_no_trace(whole, folder)
     print(f"{lives} runs, {dict(done)}")
     assert number == signal.SIGKILL or done["stopped"]
+
+
+@pytest.mark.slow
+def test_no_trace_of_a_run_on_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed while features are computed or written, or folds trained: begun again, it ends alike."""
+    print(f"MOMENTS_SEED={SEED}")
+    moments = random.Random(SEED)
+    photos = folders(tmp_path / "photos", {"a": 40, "b": 30, "c": 4}, size=(90, 70))
+    torch.manual_seed(3)
+    save_for_hf(timm.create_model("test_resnet", num_classes=3), str(tmp_path / "timm"), safe_serialization=True)
+    arguments = ["--dataset", str(photos), "--backbone", str(tmp_path / "timm"), "--test_fraction", "0.2"]
+    arguments += ["--feature_views", "1", "--loss", "paco", "--report", "true"]
+
+    def begin(name: str) -> Life:
+        monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / f"{name}-cache"))
+        return Life(arguments, tmp_path / name, 1)
+
+    since, life = time.time(), begin("whole")
+    assert life.end()[0] == 0, life.end()[1]
+    length = time.time() - since
+    for number in range(MOMENTS):
+        life, moment = begin(f"life-{number}"), moments.uniform(length / 3, length)
+        while not life.wait(moment):
+            life.signal(signal.SIGKILL, "command")
+            print(f"killed after {moment:.2f} of {length:.2f} s")
+            life.end()
+            life = begin(f"life-{number}")
+            moment = 600
+        assert life.end()[0] == 0, life.end()[1]
+        names, others = (
+            {path.name for path in (tmp_path / f"{name}-cache" / "paco_hf" / "features").iterdir()}
+            for name in ("whole", f"life-{number}")
+        )
+        assert names == others
+        whole, folder = tmp_path / "whole", tmp_path / f"life-{number}"
+        assert {str(path.relative_to(whole)) for path in whole.rglob("*")} == {
+            str(path.relative_to(folder)) for path in folder.rglob("*")
+        }
+        for name in ("model.safetensors", "metrics.json"):
+            assert (whole / name).read_bytes() == (folder / name).read_bytes()
+        assert entries(whole) == entries(folder)
