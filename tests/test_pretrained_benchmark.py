@@ -11,8 +11,8 @@ from timm.models import save_for_hf
 from user_data import folders
 
 from benchmarks.pretrained import main
-from benchmarks.pretrained_runs import _stages
 from benchmarks.pretrained_records import packed, read_records, write_data
+from benchmarks.pretrained_runs import _stages
 from benchmarks.pretrained_table import BEGIN, END, paired_bootstrap, write_tables
 
 COUNTS = [120, 30, 4, 3]  # many, medium, few, few
