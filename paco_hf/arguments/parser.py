@@ -155,13 +155,19 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(run: RunArguments, flags: dict[str, Any], published: bool) -> None:
-    """Refuse flags that are of other data."""
+    """Refuse flags that are of other data, or of images that are not drawn anew."""
     carves = [name for name in ("test_fraction", "test_min_images") if getattr(run, name) is not None]
     if published and carves:
         raise ValueError(f"--{carves[0]} carves from your own data; {run.dataset} has a test split: leave it out")
     selected = run.dataset in BENCHMARKS and BENCHMARKS[run.dataset].n_max
     if not selected and (tail := sorted(flags.keys() & {"imbalance_factor", "imbalance_kind"})):
         raise ValueError(f"--{tail[0]} makes the long tail of cifar*-lt; {run.dataset} has its own: leave it out")
+    views = sorted(flags.keys() & {"query_view", "key_view"})
+    if views and run.freeze_backbone and not run.streaming and not run.feature_views:
+        raise ValueError(
+            f"--{views[0]} {flags[views[0]]} has no effect on a frozen backbone, which sees each image as it is: give "
+            "--feature_views too, such as 4, or leave it out"
+        )
 
 
 def _automatic(args: PaCoTrainingArguments, flags: dict[str, Any]) -> frozenset[str]:

@@ -154,6 +154,7 @@ def test_an_accelerator_trains_a_backbone_on_many_images(photos, weights, tmp_pa
         (["--cross_validation", "3", "--validation_fraction", "0.2"], "cannot be with --validation_fraction 0.2"),
         (["--freeze_backbone", "true", "--head_learning_rate", "0.1"], "set learning_rate to 0.1 in its place"),
         (["--feature_views", "2", "--freeze_backbone", "false"], "--feature_views 2 are of a backbone that is frozen"),
+        (["--key_view", "sim", "--freeze_backbone", "true"], "--key_view sim has no effect on a frozen backbone"),
     ],
 )
 def test_what_contradicts_is_refused(more, message, photos, weights, tmp_path, capsys) -> None:
@@ -174,6 +175,16 @@ def test_views_are_computed_once(photos: Path, weights: Path, tmp_path: Path, ca
     more = (*SHORT, "--loss", "paco", "--feature_views", "2", "--report", "false", "--cross_validation", "2")
     out = printed(capsys, *flags(photos, weights, tmp_path / "run", *more))
     assert "features of views, 2 of 2: computed in" in out
+
+
+def test_a_recipe_names_the_views_that_are_drawn(photos: Path, weights: Path, tmp_path: Path, capsys) -> None:
+    for name, more, drawn in (("plain", (), None), ("drawn", ("--feature_views", "1"), "cifar_reg")):
+        printed(capsys, *flags(photos, weights, tmp_path / name, *SHORT, "--report", "false", *more))
+        recipe = tmp_path / name / "recipe.yaml"
+        assert yaml.safe_load(recipe.read_text()).get("query_view") == drawn
+        again = tmp_path / f"{name}-again"
+        printed(capsys, "--recipe", str(recipe), "--output_dir", str(again), "--report", "false")
+        assert yaml.safe_load((again / "recipe.yaml").read_text()) == yaml.safe_load(recipe.read_text())
 
 
 @pytest.mark.parametrize(
