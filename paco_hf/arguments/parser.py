@@ -145,8 +145,11 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         # What is trained on one's own data may follow from the data.
         method = [chosen["loss"]] if is_published(chosen["dataset"]) or "loss" in settings | flags else []
         implied["output_dir"] = str(Path("runs") / "-".join([*method, Path(chosen["dataset"]).name]))
-    if flags.keys() & _STEPWISE:
-        implied["epoch_schedule"] = "none"
+    if flags.keys() & _STEPWISE or flags.get("epoch_schedule") == "none":
+        # The warm-up of the recipe's schedule goes with it.
+        implied |= {"epoch_schedule": "none", "warmup_epochs": PaCoTrainingArguments.warmup_epochs}
+    elif "warmup_epochs" in flags and settings.get("epoch_schedule", "none") == "none":
+        implied["epoch_schedule"] = "cosine"  # the schedule without a name has its warm-up in steps
     # A number of steps for saving or logging means that.
     for event in ("save", "logging", "eval"):
         if f"{event}_steps" in (flags if f"{event}_strategy" in settings else settings | flags):
@@ -180,7 +183,7 @@ def _automatic(args: PaCoTrainingArguments, flags: dict[str, Any]) -> frozenset[
         "classifier_scale": flags.get("classifier") == "linear" or "learn_classifier_scale" in flags,
         "save_strategy": "save_steps" in flags,
         "per_device_train_batch_size": "global_batch_size" in flags,
-        "epoch_schedule": stepwise,
+        "epoch_schedule": stepwise or "warmup_epochs" in flags,
         "warmup_epochs": stepwise or "epoch_schedule" in flags,
         "num_train_epochs": args.max_steps > 0,
         "optim": not flags.keys().isdisjoint(_SGD_FLAGS),

@@ -72,6 +72,8 @@ def test_what_a_pretrained_backbone_gets_without_a_word(photos: Path, weights: P
     assert chosen.items() <= recipe.items()
     assert recipe["cross_validation"] == "5"
     assert recipe["validation_fraction"] == 0
+    assert "warmup_epochs" not in recipe  # of a schedule that it does not have
+    assert "warmup_epochs" not in out
     assert recipe["image_size"] in (96, 128)
     assert recipe["image_fit"] in ("crop", "pad")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -116,6 +118,7 @@ def test_the_same_command_gives_the_same_weights(photos: Path, weights: Path, tm
         (["--cross_validation", "3"], {"cross_validation": "3", "validation_fraction": 0.0}),
         (["--image_size", "96"], {"image_size": 96}),
         (["--image_fit", "pad"], {"image_fit": "pad"}),
+        (["--warmup_epochs", "3"], {"freeze_backbone": True, "warmup_epochs": 3, "epoch_schedule": "cosine"}),
         (["--class_centers", "random"], {"class_centers": "random", "freeze_backbone": True}),
     ],
 )
