@@ -177,8 +177,8 @@ def _automatic(args: PaCoTrainingArguments, flags: dict[str, Any]) -> frozenset[
     """The settings that are to follow the size of a data set of one's own, because the user chose none."""
     stepwise = not flags.keys().isdisjoint(_STEPWISE)
     implied = {
-        # A setting of losses that contrast speaks for one.
-        "loss": not flags.keys().isdisjoint(loss_spec(FROZEN_LOSS).ignores),
+        # A setting of losses that contrast speaks for one, as does one that the usual loss contradicts.
+        "loss": not flags.keys().isdisjoint(loss_spec(FROZEN_LOSS).ignores) or flags.get("class_prior") is False,
         "class_centers": "classifier_init_std" in flags,
         "classifier_scale": flags.get("classifier") == "linear" or "learn_classifier_scale" in flags,
         "save_strategy": "save_steps" in flags,

@@ -110,6 +110,7 @@ def test_the_same_command_gives_the_same_weights(photos: Path, weights: Path, tm
         (["--head_learning_rate", "0.1"], {"freeze_backbone": False, "head_learning_rate": 0.1}),
         (["--loss", "paco"], {"freeze_backbone": True, "loss": "paco", "classifier": "cosine"}),
         (["--alpha", "0.05"], {"freeze_backbone": True, "loss": "paco", "alpha": 0.05}),
+        (["--class_prior", "false"], {"freeze_backbone": True, "loss": "paco", "class_prior": False}),
         (["--query_view", "regular"], {"freeze_backbone": False, "loss": "paco"}),
         (["--layer_decay", "0.7"], {"freeze_backbone": False, "layer_decay": 0.7}),
         (["--classifier", "linear"], {"freeze_backbone": True, "classifier": "linear", "cross_validation": "5"}),
