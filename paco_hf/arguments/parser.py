@@ -150,6 +150,9 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         implied |= {"epoch_schedule": "none", "warmup_epochs": PaCoTrainingArguments.warmup_epochs}
     elif "warmup_epochs" in flags and settings.get("epoch_schedule", "none") == "none":
         implied["epoch_schedule"] = "cosine"  # the schedule without a name has its warm-up in steps
+    if flags.get("classifier") == "linear":  # a recipe's scale is of its cosine classifier
+        names = ("classifier_scale", "learn_classifier_scale")
+        implied |= {name: getattr(RunArguments, name) for name in names}
     # A number of steps for saving or logging means that.
     for event in ("save", "logging", "eval"):
         if f"{event}_steps" in (flags if f"{event}_strategy" in settings else settings | flags):
