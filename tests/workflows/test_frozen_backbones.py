@@ -388,8 +388,7 @@ def test_features_train_as_images_do(loss: str, photos: Path, weights: Path, tmp
         if on_features:
             features, _ = cached_features(model.paco, processor, images, 8)
             dataset = FeatureDataset([features[None]], labels, args.spec.views)
-        collate = {"data_collator": dict} if on_features else {}
-        trainer = PaCoTrainer(model, args, train_dataset=dataset, **collate)
+        trainer = PaCoTrainer(model, args, train_dataset=dataset, eval_dataset=dataset)
         trainer.train()
         weights_of.append(trainer.classifier.classifier.weight.detach().clone())
     assert not torch.allclose(weights_of[0], torch.zeros_like(weights_of[0]))
