@@ -11,7 +11,7 @@ import timm
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from transformers import AutoImageProcessor, pipeline
 from user_data import complaint, folders, printed
@@ -247,6 +247,44 @@ def test_an_image_that_changed_is_seen(photos: Path) -> None:
     Image.new("RGB", (61, 48), "red").save(file)
     changed = Images(load_data(DataSpec(str(photos))).train)
     assert stored_features(model, processor, changed) is None
+
+
+def test_the_cache_is_bounded(photos: Path, cache: Path, monkeypatch) -> None:
+    model, _, images = stored(photos)
+    processors = [build_processor(size, [0.5] * 3, [0.5] * 3) for size in (64, 80, 96)]
+    for processor in processors[:2]:
+        assert cached_features(model, processor, images, 8, keep=True)[1] == "computed"
+    first, second = sorted(cache.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    for age, file in enumerate((second, first), 1):
+        os.utime(file, (1e9 - age, 1e9 - age))
+    assert stored_features(model, processors[0], images) is not None  # so that the second is unused longest
+    writing = cache / "other.safetensors.77.partial"
+    writing.write_bytes(bytes(10_000))
+    monkeypatch.setattr(feature_cache, "_CACHE", 2.5 * first.stat().st_size)
+    how = cached_features(model, processors[2], images, 8, keep=True)[1]
+    assert how == f"computed (1 unused longest removed from {cache}, which is full)"
+    assert first.exists()
+    assert writing.exists()
+    assert not second.exists()
+    monkeypatch.setattr(feature_cache, "_CACHE", 0)
+    cached_features(model, processors[1], images, 8, keep=True)
+    assert stored_features(model, processors[1], images) is not None  # what was kept last stays, however large
+
+
+@pytest.mark.parametrize("damage", ["nan", "wide", "whole"])
+def test_features_that_cannot_be_are_computed_anew(damage: str, photos: Path, cache: Path) -> None:
+    model, processor, images = stored(photos)
+    features, _ = cached_features(model, processor, images, 8, keep=True)
+    (file,) = cache.iterdir()
+    other = torch.from_numpy(features.copy())
+    if damage == "nan":
+        other[3, 2] = float("nan")
+    elif damage == "wide":  # as wide as those of another backbone
+        other = torch.cat([other, other], dim=1)
+    save_file({"features": other}, file)
+    again, how = cached_features(model, processor, images, 8, keep=True)
+    assert how == ("computed before" if damage == "whole" else "computed")
+    assert np.array_equal(features, again)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "other"])
