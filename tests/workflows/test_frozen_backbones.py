@@ -81,6 +81,10 @@ def test_what_a_pretrained_backbone_gets_without_a_word(photos: Path, weights: P
     assert config["image_size"] == recipe["image_size"]
     assert "not calibrated in the end: 21 images held out once, fewer than 100" in out
     assert config.get("temperature") is None
+    record = json.loads((tmp_path / "run" / "run.json").read_text())["training"]
+    assert record["feature_seconds"] >= 0
+    assert record["cross_validation_seconds"] > 0
+    assert " of cross-validation on " in (tmp_path / "run" / "README.md").read_text()
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["test"] is None
     assert 0 <= metrics["validation"]["balanced_accuracy"] <= 1
