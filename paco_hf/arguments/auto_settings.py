@@ -98,12 +98,12 @@ def suggested_settings(
     steps = max_steps if max_steps > 0 else epochs * per_epoch
     spec = loss_spec(loss)
     usual_rate = fine_tuning.rate(batch) if fine_tuning else (0.02 if pretrained and not cosine else 0.1) * batch / 128
+    warmed = {"epoch_schedule": "cosine", "warmup_epochs": int(steps // per_epoch // 10)}
     settings = {
         "num_train_epochs": epochs,
         "batch": batch,
         "learning_rate": float(f"{usual_rate:.3g}"),
-        "epoch_schedule": "none" if on_features else "cosine",
-        "warmup_epochs": int(steps // per_epoch // 10),
+        **({"epoch_schedule": "none"} if on_features else warmed),
         "queue_size": 2 ** min(max(round(math.log2(images / 10)), 8), 13),
         "projection_dim": 32 if small else 128,
         "temperature": 0.05 if small or images < _MANY else 0.2,

@@ -145,8 +145,14 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         # What is trained on one's own data may follow from the data.
         method = [chosen["loss"]] if is_published(chosen["dataset"]) or "loss" in settings | flags else []
         implied["output_dir"] = str(Path("runs") / "-".join([*method, Path(chosen["dataset"]).name]))
-    if flags.keys() & _STEPWISE:
-        implied["epoch_schedule"] = "none"
+    if flags.keys() & _STEPWISE or flags.get("epoch_schedule") == "none":
+        # The warm-up of the recipe's schedule goes with it.
+        implied |= {"epoch_schedule": "none", "warmup_epochs": PaCoTrainingArguments.warmup_epochs}
+    elif "warmup_epochs" in flags and settings.get("epoch_schedule", "none") == "none":
+        implied["epoch_schedule"] = "cosine"  # the schedule without a name has its warm-up in steps
+    if flags.get("classifier") == "linear":  # a recipe's scale is of its cosine classifier
+        names = ("classifier_scale", "learn_classifier_scale")
+        implied |= {name: getattr(RunArguments, name) for name in names}
     # A number of steps for saving or logging means that.
     for event in ("save", "logging", "eval"):
         if f"{event}_steps" in (flags if f"{event}_strategy" in settings else settings | flags):
@@ -155,26 +161,32 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(run: RunArguments, flags: dict[str, Any], published: bool) -> None:
-    """Refuse flags that are of other data."""
+    """Refuse flags that are of other data, or of images that are not drawn anew."""
     carves = [name for name in ("test_fraction", "test_min_images") if getattr(run, name) is not None]
     if published and carves:
         raise ValueError(f"--{carves[0]} carves from your own data; {run.dataset} has a test split: leave it out")
     selected = run.dataset in BENCHMARKS and BENCHMARKS[run.dataset].n_max
     if not selected and (tail := sorted(flags.keys() & {"imbalance_factor", "imbalance_kind"})):
         raise ValueError(f"--{tail[0]} makes the long tail of cifar*-lt; {run.dataset} has its own: leave it out")
+    views = sorted(flags.keys() & {"query_view", "key_view"})
+    if views and run.freeze_backbone and not run.streaming and not run.feature_views:
+        raise ValueError(
+            f"--{views[0]} {flags[views[0]]} has no effect on a frozen backbone, which sees each image as it is: give "
+            "--feature_views too, such as 4, or leave it out"
+        )
 
 
 def _automatic(args: PaCoTrainingArguments, flags: dict[str, Any]) -> frozenset[str]:
     """The settings that are to follow the size of a data set of one's own, because the user chose none."""
     stepwise = not flags.keys().isdisjoint(_STEPWISE)
     implied = {
-        # A setting of losses that contrast speaks for one.
-        "loss": not flags.keys().isdisjoint(loss_spec(FROZEN_LOSS).ignores),
+        # A setting of losses that contrast speaks for one, as does one that the usual loss contradicts.
+        "loss": not flags.keys().isdisjoint(loss_spec(FROZEN_LOSS).ignores) or flags.get("class_prior") is False,
         "class_centers": "classifier_init_std" in flags,
         "classifier_scale": flags.get("classifier") == "linear" or "learn_classifier_scale" in flags,
         "save_strategy": "save_steps" in flags,
         "per_device_train_batch_size": "global_batch_size" in flags,
-        "epoch_schedule": stepwise,
+        "epoch_schedule": stepwise or "warmup_epochs" in flags,
         "warmup_epochs": stepwise or "epoch_schedule" in flags,
         "num_train_epochs": args.max_steps > 0,
         "optim": not flags.keys().isdisjoint(_SGD_FLAGS),

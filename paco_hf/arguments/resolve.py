@@ -110,7 +110,8 @@ def resolve_loading(plan: RunPlan, images: Images) -> RunPlan:
         ValueError: views that cannot be made a batch at a time, or workers among which a stream cannot be divided.
     """
     if plan.on_features and not plan.run.feature_views:
-        run = dataclasses.replace(plan.run, augment_backend="pil")
+        # The recipe names no views, as none are drawn.
+        run = dataclasses.replace(plan.run, augment_backend="pil", query_view=None, key_view=None)
         return dataclasses.replace(plan, run=run, args=plan.args.changed(dataloader_num_workers=0), notes=())
     backend = _choose_augment_backend(plan.run, plan.views, images)
     workers = _choose_workers(plan.run, plan.args, images)

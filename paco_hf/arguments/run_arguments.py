@@ -222,8 +222,13 @@ class RunArguments(WorkflowArguments, ModelArguments, DataArguments, RecipeArgum
             raise ValueError("--lora_alpha and --lora_targets are of adapters: give --lora_rank too, such as 8")
         if adapters and self.freeze_backbone:
             raise ValueError("--lora_rank trains adapters of the backbone, --freeze_backbone nothing of it: give one")
-        if self.classifier == "linear" and (self.classifier_scale != 25 or self.learn_classifier_scale):
-            raise ValueError("--classifier_scale and --learn_classifier_scale are of --classifier cosine: give it too")
+        scale = {"classifier_scale": self.classifier_scale, "learn_classifier_scale": self.learn_classifier_scale}
+        for name, value in scale.items() if self.classifier == "linear" else ():
+            if value != getattr(type(self), name):
+                raise ValueError(
+                    f"--{name} {str(value).lower()} has no effect on a linear classifier, which has no scale: give "
+                    "--classifier cosine, or leave it out"
+                )
         if centers != "random" and self.classifier_init_std is not None:
             raise ValueError("--class_centers and --classifier_init_std both set the classifier: give one")
         if centers not in ("random", "means") and not Path(centers).is_file():

@@ -37,4 +37,6 @@ def run_settings(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, An
     # bf16 and fp16 say what `precision` was resolved to.
     settings["precision"] = args.resolved_precision
     omitted = NOT_IN_RECIPE | {"bf16", "fp16", "use_cpu"} | run.automatic
+    if args.epoch_schedule == "none":  # which has its warm-up in steps
+        omitted |= {"warmup_epochs"}
     return {name: value for name, value in settings.items() if name not in omitted and value is not None}

@@ -50,7 +50,11 @@ class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, T
             self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
         if self.fp16 and self.use_cpu:
             raise ValueError("fp16 needs a GPU: on a CPU choose --precision bf16 or fp32")
-        loss_spec(self.loss)
+        if loss_spec(self.loss).prior == "required" and not self.class_prior:
+            raise ValueError(
+                f"class_prior=False contradicts loss {self.loss!r}, which is made of the class frequencies: choose "
+                "loss='ce', or leave it out"
+            )
         check_ranges(self)
         check_supported(self)
         check_idle(self)

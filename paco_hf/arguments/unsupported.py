@@ -115,6 +115,12 @@ def check_idle(args: Any) -> None:
     adam = [name for name in names if getattr(args, name) != default_setting(name)]
     if adam and args.optim == "sgd":
         raise ValueError(f"{adam[0]} is a setting of Adam, and optim is 'sgd': set optim='adamw_torch', or momentum")
+    warmup, usual = args.warmup_epochs, default_setting("warmup_epochs")
+    if args.epoch_schedule == "none" and warmup != usual:
+        raise ValueError(
+            f"warmup_epochs={warmup!r} has no effect with epoch_schedule='none': set epoch_schedule='cosine', or "
+            "choose warmup_steps"
+        )
     if args.epoch_schedule != "none":
         stepwise = {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": None, "warmup_steps": 0}
         for name, default in stepwise.items():

@@ -17,9 +17,11 @@ from ..models.image_processing import build_processor
 from ..models.image_processing_paco import PaCoImageProcessor
 from ..models.modeling_paco import CosineClassifier, PaCoForImageClassification
 
-OTHER_ROUTES = (
-    "The checkpoint itself loads where this package is installed (`import paco_hf`) or with `trust_remote_code=True`, "
-    "and `paco-hf export --to onnx` needs neither"
+_CHECKPOINT = "The checkpoint itself loads where this package is installed (`import paco_hf`) or with "
+OTHER_ROUTES = f"{_CHECKPOINT}`trust_remote_code=True`, and `paco-hf export --to onnx` needs neither"
+PADDED_ROUTES = (
+    f"{_CHECKPOINT}`trust_remote_code=True`, and then pads; `paco-hf export --to onnx` needs neither, but whoever "
+    "runs the file pads the images, as `preprocessing` in its metadata says"
 )
 
 

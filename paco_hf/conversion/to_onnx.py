@@ -58,7 +58,8 @@ def export_onnx(
     Input `pixel_values` `(batch, 3, height, width)`, output `logits` `(batch, C)`, all float32. Batch is dynamic;
     height and width are where the backbone takes other sizes (a ViT: multiples of its patch size), which the result
     says. `temperature` and `inference_prior` of the configuration apply as in the model. The metadata of the file are
-    JSON: `id2label`, `preprocessing`, `backbone` and, where known, `class_counts`.
+    JSON: `id2label`, `preprocessing`, `backbone` and, where known, `class_counts`. Images are resized, normalized and,
+    where `preprocessing` has `pad_to_square`, padded by whoever runs the file.
 
     Args:
         model ([`PaCoForImageClassification`]): left as it is.

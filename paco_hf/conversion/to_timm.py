@@ -44,12 +44,7 @@ def export_timm(
             then.
     """
     processor = image_processor or common.default_processor(model)
-    preprocessing = common.preprocessing_settings(processor)
-    if "pad_to_square" in preprocessing:
-        raise ValueError(
-            "the images are padded with the color of their border, which timm's transforms have no word for: train "
-            f"with --image_fit crop. {common.OTHER_ROUTES}"
-        )
+    preprocessing = timm_preprocessing(processor)
     size = preprocessing["crop_size"]
     with new_folder(folder) as made:
         reference = common.reference_model(model)
@@ -70,6 +65,24 @@ def export_timm(
                     f"{common.OTHER_ROUTES}"
                 )
     return Path(folder)
+
+
+def timm_preprocessing(processor: BitImageProcessor) -> dict[str, Any]:
+    """An image processor in words that timm has.
+
+    Args:
+        processor (`BitImageProcessor`): of the checkpoint.
+
+    Raises:
+        ValueError: there are none.
+    """
+    preprocessing = common.preprocessing_settings(processor)
+    if "pad_to_square" in preprocessing:
+        raise ValueError(
+            "the images are padded with the color of their border, which timm's transforms have no word for: train "
+            f"with --image_fit crop. {common.PADDED_ROUTES}"
+        )
+    return preprocessing
 
 
 def native_model(model: PaCoForImageClassification) -> nn.Module:

@@ -2,7 +2,9 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from safetensors import SafetensorError
 from ..data.image_checks import split_fingerprint
 from ..data.image_split import ImageSplit
 from ..data.images import Images, LabeledImages
+from ..models.backbones import feature_size
 from ..models.modeling_paco import PaCoModel
 from ..utils.files import disk_errors
 from ..utils.tensors import read_tensors, save_tensors, tensors_digest
@@ -21,6 +24,7 @@ from .batches import image_batches
 from .forward import fast_forward, resolve_precision
 
 _WHOLE = 1e9  # bytes; features that take more are kept in 16 bits
+_CACHE = 2e10  # bytes of all that is kept, more only if what was kept last is that large
 
 
 def extract_features(
@@ -72,7 +76,7 @@ def cached_features(
     """
     # Weights and files are hashed for it once.
     file = _file(model, processor, images.split, precision) if keep or _folder().is_dir() else None
-    stored = _read(file, len(images)) if file else None
+    stored = _read(file, len(images), model) if file else None
     if stored is not None:
         return stored, "computed before"
     features = extract_features(model, processor, images, images.split.name, batch_size, precision)
@@ -87,7 +91,7 @@ def cached_features(
             save_tensors({"features": torch.from_numpy(features)}, file)
     except OSError as error:
         return features, f"computed, but not kept ({error})"
-    return features, "computed"
+    return features, f"computed{_pruned(file)}"
 
 
 def stored_features(model: PaCoModel, processor: Any, images: Images, precision: str = "fp32") -> np.ndarray | None:
@@ -97,18 +101,37 @@ def stored_features(model: PaCoModel, processor: Any, images: Images, precision:
         model, processor, images, precision: as those of [`cached_features`].
     """
     file = _file(model, processor, images.split, precision) if _folder().is_dir() else None
-    return _read(file, len(images)) if file else None
+    return _read(file, len(images), model) if file else None
 
 
-def _read(file: Path, images: int) -> np.ndarray | None:
+def _read(file: Path, images: int, model: PaCoModel) -> np.ndarray | None:
     if not file.is_file():
         return None
     try:
         features = read_tensors(file)[0]["features"]
     except (OSError, SafetensorError, KeyError):  # damaged: it is written anew
         return None
-    fits = features.ndim == 2 and len(features) == images and features.isfinite().all()
-    return features.numpy() if fits else None
+    if features.shape != (images, feature_size(model.backbone)) or not features.isfinite().all():
+        return None
+    with suppress(OSError):  # a cache that is only read is not pruned either
+        os.utime(file)
+    return features.numpy()
+
+
+def _pruned(latest: Path) -> str:
+    """Remove what was read or written longest ago where the cache is too large, and say so."""
+    entries, total, removed = [], 0, 0
+    for file in _folder().glob("*.safetensors"):  # what others are writing has another ending
+        with suppress(OSError):  # another run removed it
+            about = file.stat()
+            entries.append((file == latest, about.st_mtime, about.st_size, file))
+    for is_latest, _, size, file in sorted(entries, reverse=True):
+        total += size
+        if total > _CACHE and not is_latest:
+            with suppress(OSError):
+                file.unlink()
+                removed += 1
+    return f" ({removed} unused longest removed from {_folder()}, which is full)" if removed else ""
 
 
 def _folder() -> Path:

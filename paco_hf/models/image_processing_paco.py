@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import BitImageProcessor
+from transformers.image_utils import SizeDict
 
 PROCESSOR_FILE = Path(__file__).name
 
@@ -18,8 +19,27 @@ class PaCoImageProcessor(BitImageProcessor):
     The ground has the color of the image's border, its median in each channel: what lies on white stays on white.
     """
 
-    def _preprocess(self, images: list[Tensor], *args: Any, **kwargs: Any) -> Any:
-        return super()._preprocess([_squared(image) for image in images], *args, **kwargs)
+    def _preprocess(self, images: list[Tensor], **kwargs: Any) -> Any:
+        limit = kwargs["size"].shortest_edge if kwargs["do_resize"] else None
+        squares = [self._squared(image, limit, kwargs["resample"]) for image in images]
+        return super()._preprocess(squares, **kwargs)
+
+    def _squared(self, image: Tensor, limit: int | None, resample: Any) -> Tensor:
+        """An image `(C, H, W)` in the middle of a square of its longer side, or of the limit where that is less.
+
+        Sides are scaled one by one, as in all resizing, and the longer one before there is a ground, so that what is
+        padded is never much more than the image.
+        """
+        shape = image.shape[-2:]
+        side = max(shape)
+        least = min(side, limit or side)
+        border = torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1)
+        height, width = (least if n == side else n for n in shape)
+        scaled = self.resize(image, SizeDict(height=height, width=width), resample)
+        ground = border.median(dim=1).values[:, None, None].repeat(1, *(least if n == side else side for n in shape))
+        top, left = (ground.shape[1] - height) // 2, (ground.shape[2] - width) // 2
+        ground[:, top : top + height, left : left + width] = scaled
+        return self.resize(ground, SizeDict(height=least, width=least), resample)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         """As `BitImageProcessor.save_pretrained`, with the file of code that `trust_remote_code=True` loads it by."""
@@ -29,14 +49,3 @@ class PaCoImageProcessor(BitImageProcessor):
         result = super().save_pretrained(save_directory, *args, **kwargs)
         shutil.copyfile(__file__, Path(save_directory) / PROCESSOR_FILE)
         return result
-
-
-def _squared(image: Tensor) -> Tensor:
-    """An image `(C, H, W)` in the middle of a square of its longer side."""
-    height, width = image.shape[-2:]
-    side = max(height, width)
-    border = torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1)
-    result = border.median(dim=1).values[:, None, None].repeat(1, side, side)
-    top, left = (side - height) // 2, (side - width) // 2
-    result[:, top : top + height, left : left + width] = image
-    return result

@@ -22,8 +22,14 @@ def _written(spread: dict[str, Any] | None, name: str) -> str:
 def _time(spread: dict[str, Any] | None) -> str:
     if spread is None:
         return "not recorded"
-    unit, factor = ("h", 1) if spread["mean"] >= 1 else ("min", 60)
+    units = {"h": 1, "min": 60, "s": 3600}
+    unit, factor = next((u for u in units.items() if u[1] * spread["mean"] >= 1), ("s", 3600))
     return f"{factor * spread['mean']:.1f} {unit}" + (f" ± {factor * spread['sd']:.1f}" if spread["sd"] else "")
+
+
+def _cost(cost: dict[str, Any]) -> str:
+    before = {"features": cost["feature_hours"], "folds": cost["cross_validation_hours"]}
+    return " + ".join([_time(cost["hours"]), *(f"{_time(spent)} {what}" for what, spent in before.items() if spent)])
 
 
 def comparison_text(comparison: dict[str, Any]) -> str:
@@ -35,7 +41,7 @@ def comparison_text(comparison: dict[str, Any]) -> str:
         rows = [["", "runs", *(TITLES[name].short for name in HEADLINE), "time a run"]]
         for group in section["groups"]:
             scores = [_written(group["scores"][name], name) for name in HEADLINE]
-            rows.append([group["name"], str(len(group["runs"])), *scores, _time(group["cost"]["hours"])])
+            rows.append([group["name"], str(len(group["runs"])), *scores, _cost(group["cost"])])
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines += [
             "  ".join(
@@ -62,6 +68,6 @@ def write_comparison(comparison: dict[str, Any], file: str | Path) -> Path:
         more_names={name: TITLES[name].short for name in EVALUATION_SCORES},
         fractions=FRACTIONS,
         written=_written,
-        time=_time,
+        cost=_cost,
         curves=curves,
     )

@@ -127,7 +127,6 @@ def render(subject: Subject, license: str = "unknown", drawn: Sequence[str] = ()
             many_shot=MANY_SHOT,
             few_shot=FEW_SHOT,
             cosine_classifier=text.cosine_classifier(subject),
-            in_timm=not subject.backbone.startswith("cifar_"),
             path_flag=text.path_flag(subject.settings),
             scored=scored,
             scored_dataset=text.scored_dataset(subject),

@@ -21,6 +21,13 @@ _SAME = (
     *("report_to", "dataloader_num_workers", "dataloader_pin", "disable_tqdm", "per_device_eval_batch_size"),
 )
 
+# What was spent in hours, and what a record calls it in seconds: training, and on a frozen backbone what precedes it.
+COSTS = {
+    "hours": "seconds",
+    "feature_hours": "feature_seconds",
+    "cross_validation_hours": "cross_validation_seconds",
+}
+
 _FIRST = ("loss", "backbone", "learning_rate", "num_train_epochs")  # what a group is called by, if that tells it apart
 
 
@@ -30,7 +37,8 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
     Returns:
         `sections`, one for each set of images that runs were scored on (`test`: `dataset`, `split`, `name`, `images`,
         `selection`), with `groups`: `name`, `settings` (those that differ between groups), `runs`, `scores` (by name
-        `mean`, `sd` over seeds, `None` for a single one, and `values`) and `cost` (`hours` likewise, `hardware`);
+        `mean`, `sd` over seeds, `None` for a single one, and `values`) and `cost` (`hours` of training and those of
+        [`COSTS`] before it likewise, `hardware`);
         `runs`, each with its `folder`, `seed`, `group`, `scores`, `calibrated` (whether its evaluation divides by a
         stored temperature, `None` without one), `hours`, `loss`, `accuracy` and `balanced_accuracy` by epoch;
         `settings`, by name the value of each group, `None` where its loss has no such setting; and `notes`, what a
@@ -101,7 +109,7 @@ def _read_run(run: RunFolder, notes: list[str]) -> dict[str, Any]:
         **{key: scored.get(key) for key in ("images", "selection")},
     }
     evaluation, calibrated = _evaluation(run, test, scores["accuracy"], notes)
-    seconds = training.get("seconds")
+    spent = {name: training.get(key) for name, key in COSTS.items()}
     return {
         "folder": run.name,
         "name": run.path.resolve().name,
@@ -110,7 +118,7 @@ def _read_run(run: RunFolder, notes: list[str]) -> dict[str, Any]:
         "settings": _settings(run),
         "scores": {name: scores.get(name) for name in HEADLINE} | evaluation,
         "calibrated": calibrated,
-        "hours": None if seconds is None else seconds / 3600,
+        **{name: None if seconds is None else seconds / 3600 for name, seconds in spent.items()},
         **{key: training.get(key) for key in ("hardware", "processes", "precision")},
         "train_images": data.get("train", {}).get("images"),
         "finished": record.get("finished"),
@@ -213,7 +221,7 @@ def _summary(group: list[dict[str, Any]], differing: list[str]) -> dict[str, Any
         "seeds": [run["seed"] for run in group],
         "scores": scores,
         "cost": {
-            "hours": _spread([run["hours"] for run in group]),
+            **{name: _spread([run[name] for run in group]) for name in COSTS},
             "train_images": _distinct(run["train_images"] for run in group),
             **{key: _distinct(run[key] for run in group) for key in ("hardware", "processes", "precision")},
         },

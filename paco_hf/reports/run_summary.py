@@ -34,6 +34,7 @@ class Subject:
     log: list[dict[str, Any]] = field(default_factory=list)  # `log.jsonl`
     repo: str = ""  # what the examples load
     trained_scale: float | None = None  # of a cosine classifier whose scale was trained
+    pads: bool = False  # images, which timm's transforms cannot
 
     @property
     def benchmark(self) -> Benchmark | None:
@@ -47,6 +48,11 @@ class Subject:
     @property
     def spec(self) -> LossSpec | None:
         return loss_spec(self.loss) if self.loss else None
+
+    @property
+    def in_timm(self) -> bool:
+        """Whether timm has the backbone, and words for what its images go through."""
+        return not self.backbone.startswith("cifar_") and not self.pads
 
     @property
     def backbone(self) -> str:
@@ -111,6 +117,7 @@ def read_subject(
         emissions=run.emissions,
         evaluation=evaluation,
         log=run.log,
+        pads=run.pads,
         trained_scale=_trained_scale(run.path / "model.safetensors") if learned else None,
     )
 

@@ -112,6 +112,11 @@ class RunFolder:
         """`config.json` of the model, as it is in the file."""
         return read_mapping(self.path / "config.json")
 
+    @cached_property
+    def pads(self) -> bool:
+        """Whether the model's image processor pads images, by code that travels with it."""
+        return read_mapping(self.path / "preprocessor_config.json").get("image_processor_type") == "PaCoImageProcessor"
+
     @property
     def started(self) -> bool:
         """Whether a training wrote into the folder: there are a recipe with its settings, and its log or a

@@ -4,7 +4,7 @@ import datetime
 import importlib.metadata
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ def run_record(
     splits: dict[str, ImageSplit],
     seconds: float,
     notes: Sequence[str] = (),
+    preparation: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """What `run.json` holds: the recipe, the images of each split, the time and the hardware of the training.
 
@@ -36,6 +37,7 @@ def run_record(
         splits (`dict`): images by `train`, `validation` and `test`; `None` where there are none.
         seconds (`float`): of training; NaN where they are not known.
         notes (sequence of `str`, *optional*): what the user should know of the data.
+        preparation (mapping, *optional*): seconds of what came before training, by the name that the record has.
     """
     device = torch.cuda.get_device_name(args.device) if args.device.type == "cuda" else cpu_name()
     cores = "" if args.device.type == "cuda" else f", {os.cpu_count()} cores"
@@ -50,6 +52,7 @@ def run_record(
         **({"notes": [public_text(note, run) for note in notes]} if notes else {}),
         "training": {
             "seconds": None if math.isnan(seconds) else round(seconds, 1),
+            **{name: round(value, 1) for name, value in (preparation or {}).items()},
             "hardware": device + cores,
             "processes": args.world_size,
             "precision": args.resolved_precision,

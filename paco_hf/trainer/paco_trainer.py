@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import IterableDataset
-from transformers import PrinterCallback, ProgressCallback, set_seed
+from transformers import PrinterCallback, ProgressCallback, default_data_collator, set_seed
 
 from ..arguments.method_arguments import DEFAULT_METRIC
 from ..arguments.training_args import PaCoTrainingArguments
@@ -94,6 +94,7 @@ class PaCoTrainer(CheckpointingTrainer):
                 )
             check_metric(args.metric_for_best_model, [], sets)
         kwargs.setdefault("compute_metrics", self._long_tailed_metrics)
+        kwargs["data_collator"] = kwargs.get("data_collator") or _collated
         self.batched_views, self.train_sampler = batched_views, train_sampler
         self.loss_parts: dict[str, list[Tensor]] = defaultdict(list)
         if model is not None:
@@ -311,6 +312,11 @@ def _outliving_signals(loader: Any) -> Any:
     if base.num_workers and context.get_start_method() == "fork":
         base.multiprocessing_context = worker_context()
     return loader
+
+
+def _collated(items: Any) -> dict[str, Any]:
+    # A data set that makes whole batches, such as of features, leaves nothing to collate.
+    return items if isinstance(items, dict) else default_data_collator(items)
 
 
 def _class_ids(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """From the plan of a run to what is trained: the model, the training data and the trainer."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,14 @@ class RunParts:
         batched_views (`BatchedViews`, *optional*): what makes views of whole images, a batch at a time.
         features ([`RunFeatures`], *optional*): of a frozen backbone, which training sees in place of images. They are
             computed when they are asked for; until then there is no `train_dataset`.
+        seconds (`dict`, *optional*): what was done before training took, as the run's record names it.
     """
 
     model: PaCoForImageClassification
     train_dataset: Dataset | None
     batched_views: BatchedViews | None
     features: RunFeatures | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
 
 def build(plan: RunPlan, data: RunData, model: PaCoForImageClassification) -> RunParts:

@@ -39,19 +39,28 @@ class RunCost:
 
     Args:
         training (`float`): seconds of steps, validations and checkpoints.
-        fixed (`float`): seconds, whatever the steps: class centers from features before them, scores and report after.
+        fixed (`float`): seconds, whatever the settings: scores and report.
         memory (`float`): bytes.
         length (`str`): its epochs and steps, in words.
+        features (`float`, *optional*, defaults to `0.0`): seconds of features before the steps.
+        folds (`float`, *optional*, defaults to `0.0`): seconds of cross-validation.
     """
 
     training: float
     fixed: float
     memory: float
     length: str
+    features: float = 0.0
+    folds: float = 0.0
+
+    @property
+    def changeable(self) -> float:
+        """Seconds of what settings change."""
+        return self.training + self.features + self.folds
 
     @property
     def seconds(self) -> float:
-        return self.training + self.fixed
+        return self.changeable + self.fixed
 
     def __str__(self) -> str:
         return f"about {duration(self.seconds)} on this computer, {self.memory / 1e9:.1f} GB; {self.length}"
@@ -144,30 +153,36 @@ class Estimate:
             return 0.0
         candidates = head_candidates(self.plan)
         step = seconds_a_step(self.trainer.classifier, self.plan.args, trained, candidates[0])
-        return len(candidates) * (self.plan.folds - 1) * self.steps * step
+        # Each fold leaves out its part of an epoch, but not of a number of steps.
+        trainings = self.plan.folds - (self.plan.args.max_steps <= 0)
+        return len(candidates) * trainings * self.steps * step
 
-    def shorter(self, cost: RunCost, step: float) -> list[str]:
+    def shorter(self, cost: RunCost) -> list[str]:
         """Flags that would make the run shorter, each with the time that it then takes.
 
         Args:
             cost ([`RunCost`]): of the run.
-            step (`float`): seconds of one of its steps.
         """
-        run, args, flags = self.plan.run, self.plan.args, []
+        run, args, on_features = self.plan.run, self.plan.args, self.plan.on_features
+        ways: dict[str, RunCost] = {}
         trained = not (self.trainer.frozen_backbone or run.lora_rank or args.trainable_convolutions)
         if trained and is_pretrained(run, self.plan.backbone):
             # What stays is one forward pass over the images, and reading them.
-            flags.append(("--freeze_backbone true", len(self.images["train"]) * self.scoring_seconds))
+            features = len(self.images["train"]) * self.scoring_seconds
+            ways["--freeze_backbone true"] = replace(cost, training=0.0, features=features)
         smaller = self.size * 2 // 3 // 32 * 32
         if smaller >= 64 and (ratio := self._size_ratio(smaller)):
-            flags.append((f"--image_size {smaller}", cost.training * ratio))
+            training = cost.training * (1 if on_features else ratio)
+            ways[f"--image_size {smaller}"] = replace(cost, training=training, features=cost.features * ratio)
         name = "max_steps" if args.max_steps > 0 else "num_train_epochs"
         length = getattr(args, name)
         fewer = length // 4 if length >= 4 else length / 2
         if fewer >= 1 or name == "num_train_epochs":
-            flags.append((f"--{name} {fewer:g}", cost.training * fewer / length))
-        shorter = [(flag, seconds) for flag, seconds in flags if seconds < 0.9 * cost.training]
-        return [f"{flag}: about {duration(seconds + cost.fixed)}" for flag, seconds in shorter]
+            part = fewer / length
+            ways[f"--{name} {fewer:g}"] = replace(cost, training=cost.training * part, folds=cost.folds * part)
+        ways["--cross_validation none"] = replace(cost, folds=0.0)
+        shorter = {flag: way for flag, way in ways.items() if way.changeable < 0.9 * cost.changeable}
+        return [f"{flag}: about {duration(way.seconds)}" for flag, way in shorter.items()]
 
     @cached_property
     def image_seconds(self) -> float:
@@ -282,12 +297,12 @@ def rehearse(plan: RunPlan, data: RunData, parts: RunParts, done: int = 0) -> li
     steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
     estimate = Estimate(plan, data, trainer, steps, per_epoch, done)
     times = times.scaled(images_per_step(args, count)[0] / size)
-    before = 0.0
+    features, folds = 0.0, 0.0
     if plan.on_features:
-        before = estimate.features() + estimate.folds(placeholder(plan, data, parts.model))
+        features, folds = estimate.features(), estimate.folds(placeholder(plan, data, parts.model))
     elif plan.run.class_centers == "means" and not done:  # whose features come first
-        before = count * estimate.scoring_seconds
-    return _lines(estimate, times, memory, done > 0, before)
+        features = count * estimate.scoring_seconds
+    return _lines(estimate, times, memory, done > 0, features, folds)
 
 
 def _images_to_time(plan: RunPlan, parts: RunParts, batch: int) -> int:
@@ -325,10 +340,11 @@ def _train_briefly(
     return trainer, *results[0]
 
 
-def _lines(estimate: Estimate, times: StepTimes, memory: float, resumed: bool, before: float = 0.0) -> list[str]:
-    cost = estimate.cost(times, memory, resumed)
-    cost = replace(cost, fixed=cost.fixed + before)
+def _lines(
+    estimate: Estimate, times: StepTimes, memory: float, resumed: bool, features: float = 0.0, folds: float = 0.0
+) -> list[str]:
+    cost = replace(estimate.cost(times, memory, resumed), features=features, folds=folds)
     lines = [str(cost)]
     if cost.seconds > PATIENCE and estimate.plan.args.device.type == "cpu":
-        lines += [f"shorter: {way}" for way in estimate.shorter(cost, times.step)]
+        lines += [f"shorter: {way}" for way in estimate.shorter(cost)]
     return lines

@@ -68,7 +68,7 @@ def finish(
     if main:
         notes, splits = data.division.data, {role: images.split for role, images in data.images.items()}
         seconds = trainer.training_time.seconds
-        record = run_record(run, args, splits, seconds, [*notes.warnings, *notes.notes])
+        record = run_record(run, args, splits, seconds, [*notes.warnings, *notes.notes], parts.seconds)
         write_json(folder / RUN_NAME, record)
     say(main, summary(metrics, str(folder)))
     if main and run.report:

@@ -7,7 +7,7 @@ import torch
 from transformers import AutoImageProcessor
 
 from ..conversion.linear_classifier import linearize
-from ..conversion.to_timm import native_model
+from ..conversion.to_timm import native_model, timm_preprocessing
 from ..data.image_split import ImageSplit
 from ..data.images import Images
 from ..evaluation.analysis import evaluate_logits
@@ -42,17 +42,19 @@ def linear_copy(
         the copy, and lines for the user: the temperature, and what becomes of the calibration error.
 
     Raises:
-        ValueError, OSError: a stored prior, or a backbone that timm lacks; the images cannot be had, or say nothing
-            about a temperature.
+        ValueError, OSError: a stored prior, a backbone or an input that timm lacks; the images cannot be had, or say
+            nothing about a temperature.
     """
-    native_model(linearize(model, 1.0))  # refused before the images are read
+    processor = AutoImageProcessor.from_pretrained(folder)
+    timm_preprocessing(processor)  # what cannot be is refused before the images are read
+    native_model(linearize(model, 1.0))
     images = _load_images(folder, dataset, split, data_fields)
     if len(images.class_names) > model.config.num_labels:
         raise ValueError(
             f"{images.name} has {len(images.class_names)} classes, {folder} {model.config.num_labels}: give images "
             "of the model's classes"
         )
-    processor, labels = AutoImageProcessor.from_pretrained(folder), np.asarray(images.labels)
+    labels = np.asarray(images.labels)
     backbone = model.paco.to(inference_device())
     features = torch.from_numpy(extract_features(backbone, processor, Images(images), images.name, _BATCH))
     model.to("cpu")

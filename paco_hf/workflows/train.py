@@ -1,5 +1,6 @@
 """From the arguments of a run to its finished folder."""
 
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -151,15 +152,21 @@ def prepare_features(
     if not plan.on_features:
         return plan, build(plan, data, model), None
     check_training(model, plan.args, placeholder(plan, data, model), None)
+    start = time.monotonic()
     plan, lines = choose_input(plan, data, model)
     say(main, *lines)
     parts, held_out = build(plan, data, model), None
     if parts.features:
         parts.features.views()
+        for role in filter(data.images.__contains__, ("train", "validation") if plan.folds else ("validation",)):
+            parts.features.plain(role)
         say(main, *parts.features.lines)
+        parts.seconds["feature_seconds"] = time.monotonic() - start
         if plan.folds:
+            start = time.monotonic()
             plan, held_out, lines = choose_settings(plan, parts.features)
             say(main, *lines)
+            parts.seconds["cross_validation_seconds"] = time.monotonic() - start
     return plan, parts, held_out
 
 

@@ -102,6 +102,12 @@ def test_flags_win_over_the_recipe() -> None:
     assert parse_run(["--loss", "ce"])[1].epoch_schedule == "cosine"
     _, stepwise = parse_run(["--lr_scheduler_type", "constant_with_warmup", "--warmup_steps", "50"])
     assert (stepwise.epoch_schedule, stepwise.lr_scheduler_type) == ("none", "constant_with_warmup")
+    for data in ("cifar100-lt", "photos"):  # a warm-up in epochs speaks for a schedule that has one
+        run, warmed = parse_run(["--dataset", data, "--warmup_epochs", "3"])
+        assert (warmed.epoch_schedule, warmed.warmup_epochs) == ("cosine", 3)
+        assert not run.automatic & {"epoch_schedule", "warmup_epochs"}
+    _, plain = parse_run(["--epoch_schedule", "none"])  # without the recipe's warm-up
+    assert plain.epoch_schedule == "none"
 
 
 def test_evaluate_agrees_with_the_run_and_with_pipeline(run: Path, capsys, blank_figures) -> None:

@@ -15,6 +15,8 @@ from paco_hf.cli import main
 from paco_hf.conversion import linearize
 from paco_hf.data.images import Images
 from paco_hf.evaluation.analysis import evaluate_logits
+from paco_hf.models.image_processing import build_processor
+from paco_hf.workflows import linear_export
 from paco_hf.workflows.evaluation_data import load_evaluation
 
 NARROW = '{"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}'
@@ -130,6 +132,14 @@ def test_images_that_cannot_be_had(run: Path, tmp_path: Path, capsys) -> None:
         assert main(["export", str(run), *out, "--dataset", str(tmp_path / "moved")]) == 0
     finally:
         (tmp_path / "moved").rename(photos)
+
+
+def test_padding_is_refused_before_the_images_are_read(run: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    cosine().save_pretrained(tmp_path / "padded")
+    build_processor(32, [0.5] * 3, [0.5] * 3, fit="pad").save_pretrained(tmp_path / "padded")
+    monkeypatch.setattr(linear_export, "load_evaluation", lambda *a, **k: pytest.fail("images are read"))
+    out = [str(tmp_path / "out"), "--to", "timm", "--dataset", str(run.parent / "photos")]
+    assert "padded with the color of their border" in complaint(capsys, "export", str(tmp_path / "padded"), *out)
 
 
 def test_refusals_of_the_command(run: Path, tmp_path: Path, capsys) -> None:

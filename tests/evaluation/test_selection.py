@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 from sklearn.metrics import log_loss
+from tiny_trainer import make_model
 
+from paco_hf.arguments.training_args import PaCoTrainingArguments
 from paco_hf.evaluation.selection import (
     CLASSES,
     IMAGES,
@@ -15,6 +17,9 @@ from paco_hf.evaluation.selection import (
     small_sample,
 )
 from paco_hf.evaluation.temperature import fit_temperature
+from paco_hf.inference.features import Embeddings
+from paco_hf.trainer import cross_validation
+from paco_hf.trainer.cross_validation import HeadSettings
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -89,6 +94,19 @@ def test_log_loss_at_the_best_temperature(counts: list[int] | None) -> None:
     weights = 1 / np.bincount(labels)[labels]
     expected = log_loss(labels, softmax(scores), sample_weight=weights)
     assert balanced_log_loss(logits, labels, counts) == pytest.approx(expected, rel=1e-5)
+
+
+def test_settings_whose_log_loss_is_no_number_are_not_chosen(monkeypatch, tmp_path) -> None:
+    labels, model = np.repeat(np.arange(5), 4), make_model("cifar_resnet20")
+    features = np.random.default_rng(4).normal(size=(20, 64)).astype(np.float32)
+    embeddings = Embeddings(features, labels, None, list("abcde"))
+    args = PaCoTrainingArguments(output_dir=str(tmp_path), loss="ce", per_device_train_batch_size=4, max_steps=1)
+    candidates = [HeadSettings(rate, 0.0, 25.0) for rate in (0.3, 0.1, 0.2)]
+    losses = iter([float("nan"), 0.7, float("nan")])
+    monkeypatch.setattr(cross_validation, "balanced_log_loss", lambda *a, **k: next(losses))
+    result = cross_validation.cross_validate(model, args, embeddings, candidates, 2, centers=None)
+    assert result.settings == candidates[1]
+    assert [loss for loss, _ in result.scores.values()] == [float("inf"), 0.7, float("inf")]
 
 
 @pytest.mark.parametrize(("classes", "per_class"), [(3, 500), (40, 30), (1000, 3), (2, 2)])

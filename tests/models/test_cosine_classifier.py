@@ -8,9 +8,10 @@ import torch.nn.functional as F
 from fresh_processes import FreshProcesses
 from tiny_trainer import Images, make_model, make_trainer, weights
 from transformers import AutoModelForImageClassification
-from user_data import folders
+from user_data import complaint, folders
 
 from paco_hf import PaCoConfig, PaCoForImageClassification
+from paco_hf.arguments.parser import parse_run
 from paco_hf.cli import main
 from paco_hf.conversion.to_onnx import export_onnx
 from paco_hf.conversion.to_timm import export_timm
@@ -159,9 +160,17 @@ def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
         "false",
     ]
     command += ["--per_device_train_batch_size", "8", "--output_dir", str(tmp_path / "run")]
-    assert main([*command, "--classifier_scale", "10"]) == 2
-    assert "are of --classifier cosine" in capsys.readouterr().err
+    for setting in (("--classifier_scale", "10.0"), ("--learn_classifier_scale", "true")):
+        message = f"{' '.join(setting)} has no effect on a linear classifier, which has no scale: give"
+        for more in ((), ("--classifier", "linear")):
+            assert message in complaint(capsys, *command, *setting, *more)
     assert main([*command, "--classifier", "cosine", "--classifier_scale", "10", "--class_centers", "means"]) == 0
     model = AutoModelForImageClassification.from_pretrained(tmp_path / "run")
     assert (model.config.classifier, model.classifier.scale.item()) == ("cosine", 10)
-    assert "classifier: cosine" in (tmp_path / "run" / "recipe.yaml").read_text()
+    recipe = tmp_path / "run" / "recipe.yaml"
+    assert "classifier: cosine" in recipe.read_text()
+    linear, _ = parse_run(["--recipe", str(recipe), "--classifier", "linear", "--class_centers", "random"])
+    assert (linear.classifier, linear.classifier_scale) == (
+        "linear",
+        25,
+    )  # not the recipe's

@@ -35,6 +35,37 @@ def test_squares_are_as_without_padding() -> None:
     assert torch.equal(padded["pixel_values"], whole["pixel_values"])
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(300, 121), (90, 500), (64, 7), (20, 47), (30, 9)])
+def test_scaling_first_gives_what_padding_first_gives(size: tuple[int, int], interpolation: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    whole = np.empty((max(size), max(size), 3), dtype=np.uint8)
+    whole[:] = np.sort(border, axis=0)[(len(border) - 1) // 2]
+    left, top = ((max(size) - n) // 2 for n in size)
+    whole[top : top + size[1], left : left + size[0]] = pixels
+    padded = build_processor(64, [0.5] * 3, [0.5] * 3, interpolation, fit="pad")
+    plain = build_processor(64, [0.5] * 3, [0.5] * 3, interpolation, 1.0)
+    levels = [
+        p(Image.fromarray(i), return_tensors="pt")["pixel_values"] for p, i in ((padded, pixels), (plain, whole))
+    ]
+    assert (levels[0] - levels[1]).abs().max() <= 1.01 * 2 / 255  # one level, of rounding
+
+
+@pytest.mark.parametrize("size", [(20_000, 50), (50, 20_000)])
+def test_a_long_image_needs_no_square_of_its_length(size: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    processor, elements = build_processor(64, [0.5] * 3, [0.5] * 3, fit="pad"), []
+    resize = PaCoImageProcessor.resize
+
+    def counted(self, image, *args, **kwargs):
+        elements.append(image.numel())
+        return resize(self, image, *args, **kwargs)
+
+    monkeypatch.setattr(PaCoImageProcessor, "resize", counted)
+    assert processor(Image.new("RGB", size), return_tensors="pt")["pixel_values"].shape == (1, 3, 64, 64)
+    assert max(elements) <= 3 * 64 * 20_000
+
+
 def test_sizes_may_differ_in_a_batch() -> None:
     images = [Image.new("RGB", size, "white") for size in ((30, 90), (64, 64), (91, 30))]
     processor = build_processor(64, [0.5] * 3, [0.5] * 3, fit="pad")

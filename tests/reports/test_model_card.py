@@ -16,6 +16,7 @@ from tiny_trainer import make_model
 from paco_hf.arguments.recipes import read_recipe, recipe_names
 from paco_hf.cli import main
 from paco_hf.data.long_tail import long_tailed_counts
+from paco_hf.models.image_processing import build_processor
 from paco_hf.reports.model_card import recipe_card, recipe_cards, write_card
 from paco_hf.reports.model_card_text import guessing
 from paco_hf.reports.plots import COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME
@@ -64,7 +65,7 @@ def test_card_of_a_run(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
         "](class_counts.png)",
         "`queue_size` 64 instead of 512",
         record["training"]["hardware"],
-        "minutes of training",
+        "s of training on ",
     ):
         assert part in card.text, part
     assert "Reported, not measured" not in card.text
@@ -242,6 +243,27 @@ def test_card_of_a_cosine_classifier(
     row = "| classifier | cosine: the logits are cosines of features and class centers, times a scale "
     assert row + shown in card
     assert "--to timm --dataset FOLDER    # a linear classifier of the same top-1" in card
+
+
+def test_card_says_what_came_before_training(runs: dict[str, Path], tmp_path: Path, blank_figures: None) -> None:
+    run = Path(shutil.copytree(runs["ce"], tmp_path / "run"))
+    record = json.loads((run / "run.json").read_text())
+    record["training"] |= {"seconds": 4.2, "feature_seconds": 90.0, "cross_validation_seconds": 7200}
+    (run / "run.json").write_text(json.dumps(record))
+    expected = (
+        "4.2 seconds of training, after 1.5 minutes for the features of the images and 2.0 hours of cross-validation"
+    )
+    assert expected + " on " in write_card(run).read_text()
+
+
+def test_card_of_a_model_that_pads_proposes_what_is_possible(tmp_path: Path, blank_figures: None) -> None:
+    make_model("resnet18").save_pretrained(tmp_path)
+    for fit, possible in (("crop", True), ("pad", False)):
+        build_processor(32, [0.5] * 3, [0.5] * 3, fit=fit).save_pretrained(tmp_path)
+        card = write_card(tmp_path).read_text()
+        assert ("--to timm" in card) is possible
+        assert ("brings three files of code" in card) is possible  # and else four
+        assert "OUT --to onnx" in card
 
 
 def test_card_of_a_linear_classifier_has_no_such_row(

@@ -36,6 +36,7 @@ def make_run(
     accuracy: float,
     *,
     hours: float | None = 1.5,
+    before: dict[str, float] | None = None,
     selection: str | None = "a" * 64,
     validated: bool = True,
     **settings: Any,
@@ -52,6 +53,7 @@ def make_run(
         },
         "training": {
             "seconds": hours and 3600 * hours,
+            **(before or {}),
             "hardware": "a <fast> CPU, 2 cores",
             "processes": 1,
             "precision": "bf16",
@@ -99,6 +101,15 @@ def test_comparison_is_mean_and_deviation_over_seeds(runs: list[Path]) -> None:
     text = comparison_text(comparison)
     assert re.search(r"paco, learning_rate 0.1 +3 +32.9 ± 2.2 ", text)
     assert re.search(r"paco, learning_rate 0.05 +1 +30.0 ± - .* not recorded", text)
+
+
+def test_what_precedes_training_stands_beside_it(tmp_path: Path) -> None:
+    before = {"feature_seconds": 90, "cross_validation_seconds": 7200}
+    run = make_run(tmp_path / "frozen", 0, 0.3, hours=4.2 / 3600, before=before)
+    comparison = compare_runs([run])
+    expected = "4.2 s + 1.5 min features + 2.0 h folds"
+    assert expected in comparison_text(comparison)
+    assert expected in write_comparison(comparison, tmp_path / "comparison.html").read_text(encoding="utf-8")
 
 
 def test_comparison_page(runs: list[Path], tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ def test_wrappers_of_the_launcher_are_refused(variable: str, tmp_path: Path, mon
         ({"adam_beta2": 0.95}, "adam_beta2 is a setting of Adam, and optim is 'sgd'"),
         ({"epoch_schedule": "cosine", "lr_scheduler_type": "linear"}, "lr_scheduler_type=.* has no effect"),
         ({"epoch_schedule": "cosine", "warmup_steps": 10}, "warmup_steps=10 has no effect"),
+        ({"loss": "balanced_softmax", "class_prior": False}, "class_prior=False contradicts loss .* choose loss='ce'"),
+        ({"warmup_epochs": 3}, "warmup_epochs=3 has no effect with epoch_schedule='none'"),
         ({"epoch_schedule": "mae", "lr_scheduler_kwargs": {"num_cycles": 2}}, "lr_scheduler_kwargs=.* has no effect"),
         ({"accelerator_config": {"split_batches": True}}, "accelerator_config with split_batches=True is not"),
         ({"accelerator_config": "config.json"}, "accelerator_config with even_batches=False is not"),

@@ -226,6 +226,39 @@ def test_a_dry_run_of_a_resumed_one_says_what_is_left(tmp_path: Path, monkeypatc
     assert "; 400 steps, of which 390 steps are left" in out
 
 
+@pytest.mark.parametrize(
+    ("features", "folds", "expected"),
+    [
+        (100.0, 0.0, ["--image_size 64: about 62 s"]),
+        (2.0, 60.0, ["--num_train_epochs 2: about 20 s", "--cross_validation none: about 14 s"]),
+        (0.0, 0.0, ["--num_train_epochs 2: about 3 s"]),
+    ],
+)
+def test_what_makes_a_run_on_features_shorter(
+    features: float, folds: float, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Images are seen once; the folds, as the run, have epochs; and they can be left out."""
+    monkeypatch.setattr(cost.Estimate, "_size_ratio", lambda self, size: 0.5)
+    args = SimpleNamespace(max_steps=-1, num_train_epochs=8, trainable_convolutions=None)
+    plan = SimpleNamespace(run=SimpleNamespace(image_size=96, lora_rank=None), args=args, on_features=True)
+    trainer = SimpleNamespace(frozen_backbone=True)
+    estimate = cost.Estimate(plan, SimpleNamespace(images={}), trainer, 80, 10)
+    whole = cost.RunCost(12.0, 0.0, 1e9, "8 epochs", features, folds)
+    assert estimate.shorter(whole) == expected
+
+
+def test_folds_take_the_steps_that_they_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "head_candidates", lambda plan: [None] * 3)
+    monkeypatch.setattr(cost, "seconds_a_step", lambda *arguments: 0.5)
+    trainer = SimpleNamespace(classifier=None)
+    for max_steps, trainings in ((-1, 4), (80, 5)):
+        plan = SimpleNamespace(
+            run=SimpleNamespace(image_size=96), args=SimpleNamespace(max_steps=max_steps), folds=5, on_features=True
+        )
+        estimate = cost.Estimate(plan, SimpleNamespace(images={}), trainer, 80, 10)
+        assert estimate.folds(None) == 3 * trainings * 80 * 0.5
+
+
 def test_what_takes_long_on_a_cpu_has_shorter_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr(cost, "PATIENCE", 0.0)
     root = folders(tmp_path / "photos", {"a": 60, "b": 45}, size=(96, 96))

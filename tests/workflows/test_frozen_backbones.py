@@ -11,7 +11,7 @@ import timm
 import torch
 import yaml
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 from transformers import AutoImageProcessor, pipeline
 from user_data import complaint, folders, printed
@@ -72,6 +72,8 @@ def test_what_a_pretrained_backbone_gets_without_a_word(photos: Path, weights: P
     assert chosen.items() <= recipe.items()
     assert recipe["cross_validation"] == "5"
     assert recipe["validation_fraction"] == 0
+    assert "warmup_epochs" not in recipe  # of a schedule that it does not have
+    assert "warmup_epochs" not in out
     assert recipe["image_size"] in (96, 128)
     assert recipe["image_fit"] in ("crop", "pad")
     config = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -79,6 +81,10 @@ def test_what_a_pretrained_backbone_gets_without_a_word(photos: Path, weights: P
     assert config["image_size"] == recipe["image_size"]
     assert "not calibrated in the end: 21 images held out once, fewer than 100" in out
     assert config.get("temperature") is None
+    record = json.loads((tmp_path / "run" / "run.json").read_text())["training"]
+    assert record["feature_seconds"] >= 0
+    assert record["cross_validation_seconds"] > 0
+    assert " of cross-validation on " in (tmp_path / "run" / "README.md").read_text()
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["test"] is None
     assert 0 <= metrics["validation"]["balanced_accuracy"] <= 1
@@ -108,6 +114,7 @@ def test_the_same_command_gives_the_same_weights(photos: Path, weights: Path, tm
         (["--head_learning_rate", "0.1"], {"freeze_backbone": False, "head_learning_rate": 0.1}),
         (["--loss", "paco"], {"freeze_backbone": True, "loss": "paco", "classifier": "cosine"}),
         (["--alpha", "0.05"], {"freeze_backbone": True, "loss": "paco", "alpha": 0.05}),
+        (["--class_prior", "false"], {"freeze_backbone": True, "loss": "paco", "class_prior": False}),
         (["--query_view", "regular"], {"freeze_backbone": False, "loss": "paco"}),
         (["--layer_decay", "0.7"], {"freeze_backbone": False, "layer_decay": 0.7}),
         (["--classifier", "linear"], {"freeze_backbone": True, "classifier": "linear", "cross_validation": "5"}),
@@ -116,6 +123,7 @@ def test_the_same_command_gives_the_same_weights(photos: Path, weights: Path, tm
         (["--cross_validation", "3"], {"cross_validation": "3", "validation_fraction": 0.0}),
         (["--image_size", "96"], {"image_size": 96}),
         (["--image_fit", "pad"], {"image_fit": "pad"}),
+        (["--warmup_epochs", "3"], {"freeze_backbone": True, "warmup_epochs": 3, "epoch_schedule": "cosine"}),
         (["--class_centers", "random"], {"class_centers": "random", "freeze_backbone": True}),
     ],
 )
@@ -154,6 +162,7 @@ def test_an_accelerator_trains_a_backbone_on_many_images(photos, weights, tmp_pa
         (["--cross_validation", "3", "--validation_fraction", "0.2"], "cannot be with --validation_fraction 0.2"),
         (["--freeze_backbone", "true", "--head_learning_rate", "0.1"], "set learning_rate to 0.1 in its place"),
         (["--feature_views", "2", "--freeze_backbone", "false"], "--feature_views 2 are of a backbone that is frozen"),
+        (["--key_view", "sim", "--freeze_backbone", "true"], "--key_view sim has no effect on a frozen backbone"),
     ],
 )
 def test_what_contradicts_is_refused(more, message, photos, weights, tmp_path, capsys) -> None:
@@ -174,6 +183,16 @@ def test_views_are_computed_once(photos: Path, weights: Path, tmp_path: Path, ca
     more = (*SHORT, "--loss", "paco", "--feature_views", "2", "--report", "false", "--cross_validation", "2")
     out = printed(capsys, *flags(photos, weights, tmp_path / "run", *more))
     assert "features of views, 2 of 2: computed in" in out
+
+
+def test_a_recipe_names_the_views_that_are_drawn(photos: Path, weights: Path, tmp_path: Path, capsys) -> None:
+    for name, more, drawn in (("plain", (), None), ("drawn", ("--feature_views", "1"), "cifar_reg")):
+        printed(capsys, *flags(photos, weights, tmp_path / name, *SHORT, "--report", "false", *more))
+        recipe = tmp_path / name / "recipe.yaml"
+        assert yaml.safe_load(recipe.read_text()).get("query_view") == drawn
+        again = tmp_path / f"{name}-again"
+        printed(capsys, "--recipe", str(recipe), "--output_dir", str(again), "--report", "false")
+        assert yaml.safe_load((again / "recipe.yaml").read_text()) == yaml.safe_load(recipe.read_text())
 
 
 @pytest.mark.parametrize(
@@ -232,6 +251,44 @@ def test_an_image_that_changed_is_seen(photos: Path) -> None:
     Image.new("RGB", (61, 48), "red").save(file)
     changed = Images(load_data(DataSpec(str(photos))).train)
     assert stored_features(model, processor, changed) is None
+
+
+def test_the_cache_is_bounded(photos: Path, cache: Path, monkeypatch) -> None:
+    model, _, images = stored(photos)
+    processors = [build_processor(size, [0.5] * 3, [0.5] * 3) for size in (64, 80, 96)]
+    for processor in processors[:2]:
+        assert cached_features(model, processor, images, 8, keep=True)[1] == "computed"
+    first, second = sorted(cache.iterdir(), key=lambda file: file.stat().st_mtime_ns)
+    for age, file in enumerate((second, first), 1):
+        os.utime(file, (1e9 - age, 1e9 - age))
+    assert stored_features(model, processors[0], images) is not None  # so that the second is unused longest
+    writing = cache / "other.safetensors.77.partial"
+    writing.write_bytes(bytes(10_000))
+    monkeypatch.setattr(feature_cache, "_CACHE", 2.5 * first.stat().st_size)
+    how = cached_features(model, processors[2], images, 8, keep=True)[1]
+    assert how == f"computed (1 unused longest removed from {cache}, which is full)"
+    assert first.exists()
+    assert writing.exists()
+    assert not second.exists()
+    monkeypatch.setattr(feature_cache, "_CACHE", 0)
+    cached_features(model, processors[1], images, 8, keep=True)
+    assert stored_features(model, processors[1], images) is not None  # what was kept last stays, however large
+
+
+@pytest.mark.parametrize("damage", ["nan", "wide", "whole"])
+def test_features_that_cannot_be_are_computed_anew(damage: str, photos: Path, cache: Path) -> None:
+    model, processor, images = stored(photos)
+    features, _ = cached_features(model, processor, images, 8, keep=True)
+    (file,) = cache.iterdir()
+    other = torch.from_numpy(features.copy())
+    if damage == "nan":
+        other[3, 2] = float("nan")
+    elif damage == "wide":  # as wide as those of another backbone
+        other = torch.cat([other, other], dim=1)
+    save_file({"features": other}, file)
+    again, how = cached_features(model, processor, images, 8, keep=True)
+    assert how == ("computed before" if damage == "whole" else "computed")
+    assert np.array_equal(features, again)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "other"])
@@ -373,8 +430,7 @@ def test_features_train_as_images_do(loss: str, photos: Path, weights: Path, tmp
         if on_features:
             features, _ = cached_features(model.paco, processor, images, 8)
             dataset = FeatureDataset([features[None]], labels, args.spec.views)
-        collate = {"data_collator": dict} if on_features else {}
-        trainer = PaCoTrainer(model, args, train_dataset=dataset, **collate)
+        trainer = PaCoTrainer(model, args, train_dataset=dataset, eval_dataset=dataset)
         trainer.train()
         weights_of.append(trainer.classifier.classifier.weight.detach().clone())
     assert not torch.allclose(weights_of[0], torch.zeros_like(weights_of[0]))
