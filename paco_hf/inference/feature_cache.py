@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -76,10 +76,37 @@ def cached_features(
     """
     # Weights and files are hashed for it once.
     file = _file(model, processor, images.split, precision) if keep or _folder().is_dir() else None
-    stored = _read(file, len(images), model) if file else None
+
+    def compute() -> np.ndarray:
+        return extract_features(model, processor, images, images.split.name, batch_size, precision)
+
+    return _stored_or(compute, file, (len(images), feature_size(model.backbone)), keep)
+
+
+def cached_views(
+    model: PaCoModel, processor: Any, images: Images, drawn: dict[str, Any], compute: Callable[[], np.ndarray]
+) -> tuple[np.ndarray, str]:
+    """Features of augmented views of images, from the same cache.
+
+    Args:
+        model, processor, images: as those of [`cached_features`].
+        drawn (`dict`): all that tells these views from others: their names as `views`, the seed, ...
+        compute (callable): makes the features, `(V, N, F)`.
+
+    Returns:
+        `(V, N, F)` in float32 or float16; and where they are from, for the user to read.
+    """
+    file = _file(model, processor, images.split, "fp32", drawn)
+    return _stored_or(compute, file, (len(drawn["views"]), len(images), feature_size(model.backbone)), keep=True)
+
+
+def _stored_or(
+    compute: Callable[[], np.ndarray], file: Path | None, shape: tuple[int, ...], keep: bool
+) -> tuple[np.ndarray, str]:
+    stored = _read(file, shape) if file else None
     if stored is not None:
         return stored, "computed before"
-    features = extract_features(model, processor, images, images.split.name, batch_size, precision)
+    features = compute()
     # Ratios of features are what matters: float16 keeps eleven bits of each, where it reaches.
     if features.nbytes > _WHOLE and np.abs(features).max() < np.finfo(np.float16).max:
         features = features.astype(np.float16)
@@ -101,17 +128,17 @@ def stored_features(model: PaCoModel, processor: Any, images: Images, precision:
         model, processor, images, precision: as those of [`cached_features`].
     """
     file = _file(model, processor, images.split, precision) if _folder().is_dir() else None
-    return _read(file, len(images), model) if file else None
+    return _read(file, (len(images), feature_size(model.backbone))) if file else None
 
 
-def _read(file: Path, images: int, model: PaCoModel) -> np.ndarray | None:
+def _read(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     if not file.is_file():
         return None
     try:
         features = read_tensors(file)[0]["features"]
     except (OSError, SafetensorError, KeyError):  # damaged: it is written anew
         return None
-    if features.shape != (images, feature_size(model.backbone)) or not features.isfinite().all():
+    if features.shape != shape or not features.isfinite().all():
         return None
     with suppress(OSError):  # a cache that is only read is not pruned either
         os.utime(file)
@@ -138,13 +165,15 @@ def _folder() -> Path:
     return Path(datasets.config.HF_DATASETS_CACHE) / "paco_hf" / "features"
 
 
-def _file(model: PaCoModel, processor: Any, split: ImageSplit, precision: str) -> Path | None:
+def _file(
+    model: PaCoModel, processor: Any, split: ImageSplit, precision: str, drawn: dict[str, Any] | None = None
+) -> Path | None:
     """Where features are kept; `None` for a stream, which is read but once."""
     if not isinstance(split, LabeledImages):
         return None
     config = model.config
     settings = {"backbone": config.backbone, "kwargs": config.backbone_kwargs, "input": processor.to_dict()}
-    settings["precision"] = resolve_precision(precision, model.device)
+    settings |= {"precision": resolve_precision(precision, model.device), **({"drawn": drawn} if drawn else {})}
     parts = (
         split_fingerprint(split),
         tensors_digest(model.state_dict()),

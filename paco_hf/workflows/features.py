@@ -14,7 +14,7 @@ from ..data.augmentation.transforms import build_view
 from ..data.images import Images
 from ..data.samplers import EpochIndex
 from ..data.torch_datasets import FeatureDataset, ImageCollator, ViewsDataset
-from ..inference.feature_cache import cached_features
+from ..inference.feature_cache import cached_features, cached_views
 from ..inference.features import Embeddings
 from ..inference.forward import fast_forward
 from ..models.modeling_paco import PaCoForImageClassification
@@ -74,7 +74,17 @@ class RunFeatures:
         return FeatureDataset(self.views(), self.data.images["train"].split.labels, len(self.plan.views))
 
     def _augmented(self, images: Images, draw: int) -> np.ndarray:
-        plan, labels, start = self.plan, images.split.labels, time.monotonic()
+        plan, start, backbone = self.plan, time.monotonic(), self.model.to(self.plan.args.device).paco
+        drawn = {"views": plan.views, "size": plan.run.image_size, "seed": plan.args.seed, "draw": draw}
+        training = self.model.training
+        features, how = cached_views(backbone, plan.processor, images, drawn, lambda: self._drawn(images, draw))
+        self.model.train(training)
+        line = f"features of views, {draw + 1} of {plan.run.feature_views}: {how}"
+        self.lines.append(f"{line}{_rate(images.split.labels, start)}")
+        return features
+
+    def _drawn(self, images: Images, draw: int) -> np.ndarray:
+        plan, labels = self.plan, images.split.labels
         views = [build_view(name, int(plan.run.image_size or 0)) for name in plan.views]
         rows: Any = [EpochIndex(row, draw) for row in range(len(labels))]
         loader: Any = DataLoader(
@@ -84,18 +94,14 @@ class RunFeatures:
             num_workers=available_cores(),
             collate_fn=ImageCollator(plan.processor),
         )
-        training, forward = self.model.training, fast_forward(self.model.to(plan.args.device).paco)
-        parts = []
+        forward, parts = fast_forward(self.model.paco), []
         description = f"embedding views, {draw + 1} of {plan.run.feature_views}"
         with tqdm(total=len(labels), desc=description, unit=" images", disable=None, leave=False) as progress:
             for batch in loader:
                 pixels = [batch[name] for name in ("pixel_values", "key_pixel_values") if name in batch]
                 parts.append(torch.stack([forward(view).cpu() for view in pixels]))
                 progress.update(len(batch["labels"]))
-        self.model.train(training)
-        features = torch.cat(parts, dim=1).numpy()
-        self.lines.append(f"features of views, {draw + 1} of {plan.run.feature_views}: computed{_rate(labels, start)}")
-        return features
+        return torch.cat(parts, dim=1).numpy()
 
 
 def _rate(images: Any, start: float) -> str:

@@ -183,6 +183,12 @@ def test_views_are_computed_once(photos: Path, weights: Path, tmp_path: Path, ca
     more = (*SHORT, "--loss", "paco", "--feature_views", "2", "--report", "false", "--cross_validation", "2")
     out = printed(capsys, *flags(photos, weights, tmp_path / "run", *more))
     assert "features of views, 2 of 2: computed in" in out
+    again = printed(capsys, *flags(photos, weights, tmp_path / "again", *more, "--loss", "balanced_softmax"))
+    assert "features of views, 2 of 2: computed in" in again  # of one view an image
+    out = printed(capsys, *flags(photos, weights, tmp_path / "third", *more, "--learning_rate", "0.01"))
+    assert "features of views, 2 of 2: computed before" in out
+    out = printed(capsys, *flags(photos, weights, tmp_path / "fourth", *more, "--seed", "1"))
+    assert "features of views, 2 of 2: computed in" in out
 
 
 def test_a_recipe_names_the_views_that_are_drawn(photos: Path, weights: Path, tmp_path: Path, capsys) -> None:
