@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from ..data.images import ImageData
 from ..models.pretrained_backbones import BackboneSource
-from .auto_settings import FINE_TUNED_LOSS, FROZEN_LOSS, PRETRAINED_CENTERS, PRETRAINED_CLASSIFIER
+from .auto_settings import PRETRAINED_CENTERS, PRETRAINED_CLASSIFIER, PRETRAINED_LOSS
 from .input_choice import is_pretrained
 from .method_arguments import FOLLOW_SCORES
 from .run_arguments import RunArguments
@@ -83,7 +83,7 @@ def _choose_head(run: RunArguments, args: PaCoTrainingArguments) -> tuple[RunArg
     if "class_centers" in run.automatic and not run.streaming:
         changes["class_centers"] = PRETRAINED_CENTERS
     if "loss" in run.automatic:
-        args = args.changed(loss=FROZEN_LOSS if run.freeze_backbone else FINE_TUNED_LOSS)
+        args = args.changed(loss=PRETRAINED_LOSS)
     return dataclasses.replace(run, **cast(Any, changes)), args
 
 

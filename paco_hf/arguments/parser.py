@@ -12,7 +12,7 @@ from transformers import HfArgumentParser
 from ..data.published import BENCHMARKS
 from ..data.spec import is_published
 from ..losses.specs import DEFAULT_LOSS, loss_spec
-from .auto_settings import CHOSEN_FOR_FEATURES, CHOSEN_FOR_FINE_TUNING, FROZEN_LOSS, SUGGESTED
+from .auto_settings import CHOSEN_FOR_FEATURES, CHOSEN_FOR_FINE_TUNING, PRETRAINED_LOSS, SUGGESTED
 from .recipes import Recipe, read_recipe, recipe_names
 from .run_arguments import RUN_TABLES, RunArguments
 from .settings import run_settings
@@ -181,7 +181,7 @@ def _automatic(args: PaCoTrainingArguments, flags: dict[str, Any]) -> frozenset[
     stepwise = not flags.keys().isdisjoint(_STEPWISE)
     implied = {
         # A setting of losses that contrast speaks for one, as does one that the usual loss contradicts.
-        "loss": not flags.keys().isdisjoint(loss_spec(FROZEN_LOSS).ignores) or flags.get("class_prior") is False,
+        "loss": not flags.keys().isdisjoint(loss_spec(PRETRAINED_LOSS).ignores) or flags.get("class_prior") is False,
         "class_centers": "classifier_init_std" in flags,
         "classifier_scale": flags.get("classifier") == "linear" or "learn_classifier_scale" in flags,
         "save_strategy": "save_steps" in flags,

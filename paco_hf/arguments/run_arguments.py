@@ -106,7 +106,7 @@ class ModelArguments:
         lora_targets (`str`, *optional*): linear layers to adapt, such as qkv,proj (default: all; they are printed)
         classifier (`str`, *optional*, defaults to `"linear"`): linear, or cosine: the logits are cosines of features
             and class centers, times --classifier_scale (on your own data the default on a pretrained backbone
-            without adapters, with --class_centers means; where it is frozen, also with --loss balanced_softmax)
+            without adapters, with --class_centers means and --loss balanced_softmax)
         classifier_scale (`float`, *optional*, defaults to `25`): what the cosines are multiplied by (chosen by
             --cross_validation where that is)
         learn_classifier_scale (`bool`, *optional*, defaults to `False`): train the scale too, from --classifier_scale

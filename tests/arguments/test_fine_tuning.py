@@ -109,7 +109,7 @@ RUNS: list[tuple[str, str, dict, fine_tuning.FineTuning | None]] = [
     ("vit", "--optim adamw_torch", OF_VIT, TRANSFORMER),
     ("vit", "--optim rmsprop --learning_rate 1e-3", {"learning_rate": 1e-3, "layer_decay": None}, None),
     # Loss, classifier and class centers.
-    ("resnet", "", {"loss": "paco", "classifier": "cosine", "class_centers": "means"}, CONVOLUTIONAL),
+    ("resnet", "", {"loss": "balanced_softmax", "classifier": "cosine", "class_centers": "means"}, CONVOLUTIONAL),
     ("vit", "--loss ce --classifier linear", {"loss": "ce", "classifier": "linear"}, TRANSFORMER),
     ("vit", "--class_centers random", {"classifier": "cosine", "class_centers": "random"}, TRANSFORMER),
     ("vit", "--num_train_epochs 7", {"num_train_epochs": 7}, TRANSFORMER),
