@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +26,7 @@ from .forward import fast_forward, resolve_precision
 
 _WHOLE = 1e9  # bytes; features that take more are kept in 16 bits
 _CACHE = 2e10  # bytes of all that is kept, more only if what was kept last is that large
+_ABANDONED = 86400.0  # seconds after which a file that is still being written is taken for one that never will be
 
 
 def extract_features(
@@ -148,6 +150,10 @@ def _read(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 def _pruned(latest: Path) -> str:
     """Remove what was read or written longest ago where the cache is too large, and say so."""
     entries, total, removed = [], 0, 0
+    for file in _folder().glob("*.partial"):
+        with suppress(OSError):
+            if time.time() - file.stat().st_mtime > _ABANDONED:  # its process was killed
+                file.unlink()
     for file in _folder().glob("*.safetensors"):  # what others are writing has another ending
         with suppress(OSError):  # another run removed it
             about = file.stat()

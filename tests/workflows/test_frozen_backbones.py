@@ -276,9 +276,11 @@ def test_the_cache_is_bounded(photos: Path, cache: Path, monkeypatch) -> None:
     assert first.exists()
     assert writing.exists()
     assert not second.exists()
+    os.utime(writing, (1e9, 1e9))  # killed, long ago
     monkeypatch.setattr(feature_cache, "_CACHE", 0)
     cached_features(model, processors[1], images, 8, keep=True)
     assert stored_features(model, processors[1], images) is not None  # what was kept last stays, however large
+    assert not writing.exists()
 
 
 @pytest.mark.parametrize("damage", ["nan", "wide", "whole"])
