@@ -109,7 +109,7 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
         values["eval_interpolation"] = "bilinear"
     run = RunArguments(**_fields(RunArguments, values))
     args = PaCoTrainingArguments(**_fields(PaCoTrainingArguments, values))
-    _check(run, flags, published)
+    _check(run, args, flags, published)
     run, args = _fit_batch(run, args, flags, settings.get("global_batch_size"))
     if not published and recipe is None:
         run = dataclasses.replace(run, automatic=_automatic(args, flags))
@@ -160,8 +160,13 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     return implied
 
 
-def _check(run: RunArguments, flags: dict[str, Any], published: bool) -> None:
-    """Refuse flags that are of other data, or of images that are not drawn anew."""
+def _check(run: RunArguments, args: PaCoTrainingArguments, flags: dict[str, Any], published: bool) -> None:
+    """Refuse flags that are of other data, of images that are not drawn anew, or of a second view where one is seen."""
+    if "key_view" in flags and args.spec.views == 1:
+        raise ValueError(
+            f"--key_view {flags['key_view']} has no effect with --loss {args.loss}, which sees one view of an image: "
+            "give --query_view, or leave it out"
+        )
     carves = [name for name in ("test_fraction", "test_min_images") if getattr(run, name) is not None]
     if published and carves:
         raise ValueError(f"--{carves[0]} carves from your own data; {run.dataset} has a test split: leave it out")
@@ -181,7 +186,8 @@ def _automatic(args: PaCoTrainingArguments, flags: dict[str, Any]) -> frozenset[
     stepwise = not flags.keys().isdisjoint(_STEPWISE)
     implied = {
         # A setting of losses that contrast speaks for one, as does one that the usual loss contradicts.
-        "loss": not flags.keys().isdisjoint(loss_spec(PRETRAINED_LOSS).ignores) or flags.get("class_prior") is False,
+        "loss": not flags.keys().isdisjoint({*loss_spec(PRETRAINED_LOSS).ignores, "key_view"})
+        or flags.get("class_prior") is False,
         "class_centers": "classifier_init_std" in flags,
         "classifier_scale": flags.get("classifier") == "linear" or "learn_classifier_scale" in flags,
         "save_strategy": "save_steps" in flags,

@@ -214,6 +214,6 @@ def test_pretrained_backbones_see_images_of_their_own_size(saved: Path, tmp_path
     assert "input, to be chosen: 96 x 96 pixels, cropped; 96 x 96 pixels, padded" in printed(
         capsys, *argv, "--backbone", str(saved)
     )
-    out = printed(capsys, *argv, "--backbone", str(saved), "--freeze_backbone", "false")
+    out = printed(capsys, *argv, "--backbone", str(saved), "--freeze_backbone", "false", "--loss", "paco")
     assert "96 x 96 pixels" in out
     assert "views: regular, sim" in out

@@ -110,12 +110,16 @@ def test_the_same_command_gives_the_same_weights(photos: Path, weights: Path, tm
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        (["--freeze_backbone", "false"], {"freeze_backbone": False, "loss": "paco", "classifier": "cosine"}),
+        (
+            ["--freeze_backbone", "false"],
+            {"freeze_backbone": False, "loss": "balanced_softmax", "classifier": "cosine"},
+        ),
         (["--head_learning_rate", "0.1"], {"freeze_backbone": False, "head_learning_rate": 0.1}),
         (["--loss", "paco"], {"freeze_backbone": True, "loss": "paco", "classifier": "cosine"}),
         (["--alpha", "0.05"], {"freeze_backbone": True, "loss": "paco", "alpha": 0.05}),
         (["--class_prior", "false"], {"freeze_backbone": True, "loss": "paco", "class_prior": False}),
-        (["--query_view", "regular"], {"freeze_backbone": False, "loss": "paco"}),
+        (["--query_view", "regular"], {"freeze_backbone": False, "loss": "balanced_softmax"}),
+        (["--key_view", "sim"], {"freeze_backbone": False, "loss": "paco"}),
         (["--layer_decay", "0.7"], {"freeze_backbone": False, "layer_decay": 0.7}),
         (["--classifier", "linear"], {"freeze_backbone": True, "classifier": "linear", "cross_validation": "5"}),
         (["--cross_validation", "none"], {"cross_validation": "none", "validation_fraction": 0.1}),
@@ -158,6 +162,7 @@ def test_an_accelerator_trains_a_backbone_on_many_images(photos, weights, tmp_pa
     [
         (["--cross_validation", "3", "--freeze_backbone", "false"], "a backbone that is trained"),
         (["--cross_validation", "1"], "2 at least, got '1'"),
+        (["--loss", "ce", "--key_view", "sim"], "--key_view sim has no effect with --loss ce"),
         (["--cross_validation", "23", "--test_fraction", "0"], "divides 22 images: give 22 folds at most"),
         (["--cross_validation", "3", "--validation_fraction", "0.2"], "cannot be with --validation_fraction 0.2"),
         (["--freeze_backbone", "true", "--head_learning_rate", "0.1"], "set learning_rate to 0.1 in its place"),
