@@ -20,8 +20,8 @@ CHOSEN_FOR_FEATURES = (
 )
 # What else is chosen where a pretrained backbone is fine-tuned.
 CHOSEN_FOR_FINE_TUNING = ("optim", "layer_decay", "head_learning_rate", "weight_decay", "decay_all_parameters")
-# On a pretrained backbone where the user named none: what does best in `benchmarks/pretrained.md`, and of losses that do
-# as well the cheapest.
+# On a pretrained backbone where the user named none: what does best in `benchmarks/pretrained.md`, and of losses
+# that do as well the cheapest.
 PRETRAINED_LOSS, PRETRAINED_CLASSIFIER, PRETRAINED_CENTERS = "balanced_softmax", "cosine", "means"
 
 _FEW, _SOME, _MANY = 2000, 5000, 50_000  # training images

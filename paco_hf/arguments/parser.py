@@ -161,7 +161,7 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check(run: RunArguments, args: PaCoTrainingArguments, flags: dict[str, Any], published: bool) -> None:
-    """Refuse flags that are of other data, of images that are not drawn anew, or of a second view where one is seen."""
+    """Refuse flags that are of other data, of images that are not drawn anew, or of a view that is not seen."""
     if "key_view" in flags and args.spec.views == 1:
         raise ValueError(
             f"--key_view {flags['key_view']} has no effect with --loss {args.loss}, which sees one view of an image: "
