@@ -17,7 +17,7 @@ from .training_args import PaCoTrainingArguments
 # On an accelerator a pretrained backbone is trained where there are more images than these.
 MANY_IMAGES = 5000
 FOLDS = 5
-_LOGITS = 2e8  # of images that are held out, which are kept in memory several times
+_LOGITS = 200_000_000  # of images that are held out, which are kept in memory several times
 
 
 def choose_method(
@@ -101,14 +101,14 @@ def choose_folds(run: RunArguments, args: PaCoTrainingArguments, data: ImageData
     Raises:
         ValueError: cross-validation is asked for where it cannot be.
     """
-    images = len(data.train.labels)
+    images, logits = len(data.train.labels), len(data.train.labels) * len(data.class_names)
     obstacles = {
         "a backbone that is trained (--freeze_backbone true)": not run.freeze_backbone,
         "a stream": run.streaming,
         "several processes": args.world_size > 1,
         "a rate that follows scores (--lr_scheduler_type)": args.lr_scheduler_type in FOLLOW_SCORES,
         "classes of one image each": max(data.class_counts) < 2,
-        f"{_LOGITS:.0e} logits or more": images * len(data.class_names) >= _LOGITS,
+        f"{logits:,} logits of images held out, more than {_LOGITS:,}": logits > _LOGITS,
     }
     obstacle = next((name for name, is_there in obstacles.items() if is_there), None)
     folds, notes = run.cross_validation, []
