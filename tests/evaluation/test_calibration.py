@@ -166,7 +166,9 @@ def test_temperature_is_found_whatever_the_split(true_temperature: float) -> Non
     assert found == pytest.approx(true_temperature, rel=0.04)
 
 
-def test_temperature_is_the_likeliest_by_another_search() -> None:
+@pytest.mark.parametrize("block", [1, 2000, 10**9])
+def test_temperature_is_the_likeliest_by_another_search(block: int, monkeypatch) -> None:
+    monkeypatch.setattr("paco_hf.evaluation.temperature._BLOCK", block)  # logits that are in 64 bits at a time
     logits, labels = mixture(np.asarray([0.6, 0.3, 0.1]), 600, 3)
     # A class that the split does not have cannot be a label, however large its logit.
     wide = np.concatenate([2 * logits, np.full((600, 1), 7.0)], axis=1)
@@ -177,6 +179,8 @@ def test_temperature_is_the_likeliest_by_another_search() -> None:
 
     best = scipy.optimize.minimize_scalar(loss, bounds=(0.1, 10), method="bounded", options={"xatol": 1e-9}).x
     assert fit_temperature(wide, labels) == pytest.approx(best, rel=1e-4)
+    assert fit_temperature(np.eye(3)[labels], labels) == 0.02  # the likelier the colder
+    assert fit_temperature(-np.eye(3)[labels], labels) == 50
     with pytest.raises(ValueError, match="two classes or more"):
         fit_temperature(logits, np.zeros(600, int))
 
