@@ -23,6 +23,10 @@ CHOSEN_FOR_FINE_TUNING = ("optim", "layer_decay", "head_learning_rate", "weight_
 # On a pretrained backbone where the user named none: what does best in `benchmarks/pretrained.md`, and of losses
 # that do as well the cheapest.
 PRETRAINED_LOSS, PRETRAINED_CLASSIFIER, PRETRAINED_CENTERS = "balanced_softmax", "cosine", "means"
+# From there, balanced accuracy in percent with an EfficientNet-Lite0. Frozen: of this, and of a linear classifier with
+# cross-entropy. Fine-tuned: of this, and of PaCo in equal time.
+FROZEN_SCORES = {"Caltech-101 subset": (95.5, 93.9), "NDSB plankton": (66.0, 54.9)}
+FINE_TUNED_SCORES = {"Caltech-101 subset": (94.1, 74.2)}
 
 _FEW, _SOME, _MANY = 2000, 5000, 50_000  # training images
 

@@ -154,7 +154,9 @@ def test_an_accelerator_trains_a_backbone_on_many_images(photos, weights, tmp_pa
     run, _, notes = method_choice.choose_method(run, on_gpu, data, backbone)
     assert (run.freeze_backbone, run.classifier, run.class_centers) == (False, "cosine", "means")
     assert "the pretrained backbone is trained, too (22 images on cuda)" in notes[0]
-    assert notes[1] == "on a pretrained backbone: classifier cosine, class_centers means (a flag changes either)"
+    chosen = "class_centers means, classifier cosine, loss balanced_softmax"
+    assert notes[1].startswith(f"on a pretrained backbone: {chosen} (a flag changes any of them), for their balanced ")
+    assert "Caltech-101 subset 94.1, PaCo in equal time 74.2 (benchmarks/pretrained.md)" in notes[1]
 
 
 @pytest.mark.parametrize(
