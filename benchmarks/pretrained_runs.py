@@ -25,7 +25,7 @@ CHOSEN = (
     *("loss", "classifier", "class_centers", "image_size", "image_fit", "learning_rate", "classifier_scale"),
     *("head_learning_rate", "optim", "num_train_epochs", "cross_validation"),
 )
-TIMED_STEPS = 20
+TIMED_STEPS = 10, 50
 # What a line of the command ends.
 STAGES = {
     "start": r".*\bsplits?[: ]",
@@ -64,12 +64,15 @@ def tuned(flags: argparse.Namespace) -> None:
 
 
 def _epochs(flags: argparse.Namespace, seed: int, more: list[str]) -> float:
-    """How many fill the time, from some steps."""
-    with tempfile.TemporaryDirectory(dir=_folder(flags)) as folder:
-        _train(flags, folder, seed, [*more, "--max_steps", str(TIMED_STEPS), "--report", "false"])
-        record, settings = (read_mapping(Path(folder, name)) for name in ("run.json", "recipe.yaml"))
+    """How many fill the time, from some steps; the first of them, which prepare much, do not count."""
+    seconds = []
+    for steps in TIMED_STEPS:
+        with tempfile.TemporaryDirectory(dir=_folder(flags)) as folder:
+            _train(flags, folder, seed, [*more, "--max_steps", str(steps), "--report", "false"])
+            record, settings = (read_mapping(Path(folder, name)) for name in ("run.json", "recipe.yaml"))
+        seconds.append(record["training"]["seconds"])
     batch = settings["per_device_train_batch_size"] * settings["gradient_accumulation_steps"]
-    step = record["training"]["seconds"] / TIMED_STEPS
+    step = (seconds[1] - seconds[0]) / (TIMED_STEPS[1] - TIMED_STEPS[0])
     return float(flags.minutes * 60 / step / (record["data"]["train"]["images"] // batch))
 
 
