@@ -121,7 +121,8 @@ def _rows(data: dict[str, Any], records: dict[str, dict[str, Any]]) -> list[list
         found = scores(data, same)
         seconds = [one["seconds"] for record in same for one in record["seeds"].values()]
         choosing = [record["cross_validation_seconds"] for record in same if "cross_validation_seconds" in record]
-        choosing += [record["stages"].get("cross-validation", 0.0) for record in same if "stages" in record]
+        stages = [record.get("stages", {}) for record in same]
+        choosing += [one["cross-validation"] for one in stages if "cross-validation" in one]
         times = [f"{statistics.fmean(values):.3g}" if values else "" for values in (seconds, choosing)]
         cells = [name, *(spread(found[score]) for score in HEADLINE), *times]
         rows.append((order.index(kind), -statistics.fmean(found["balanced_accuracy"]), cells))

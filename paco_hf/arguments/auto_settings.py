@@ -16,7 +16,7 @@ SUGGESTED = (
 # What else is chosen where the features of a frozen backbone are trained on.
 CHOSEN_FOR_FEATURES = (
     *("freeze_backbone", "loss", "classifier", "class_centers", "image_size", "image_fit"),
-    *("classifier_scale", "weight_decay", "validation_fraction"),
+    *("classifier_scale", "weight_decay", "validation_fraction", "precision"),
 )
 # What else is chosen where a pretrained backbone is fine-tuned.
 CHOSEN_FOR_FINE_TUNING = ("optim", "layer_decay", "head_learning_rate", "weight_decay", "decay_all_parameters")

@@ -45,9 +45,10 @@ def choose_method(
         ValueError: cross-validation is asked for where it cannot be.
     """
     notes = []
-    if "freeze_backbone" in run.automatic and is_pretrained(run, backbone) and not _trains_backbone(run, args):
+    if "freeze_backbone" in run.automatic and is_pretrained(run, backbone) and run.lora_rank is None:
         images, on_cpu = len(data.train.labels), args.device.type == "cpu"
-        if on_cpu or images <= MANY_IMAGES:
+        why = _trains_backbone(run, args)
+        if why is None and (on_cpu or images <= MANY_IMAGES):
             why = "on a CPU" if on_cpu else f"{images:,} images"
             notes.append(
                 f"the pretrained backbone stays as it is, and its features are computed once ({why}); "
@@ -55,7 +56,7 @@ def choose_method(
             )
             run = dataclasses.replace(run, freeze_backbone=True)
         else:
-            why = f"{images:,} images on {args.device.type}"
+            why = why or f"{images:,} images on {args.device.type}"
             notes.append(f"the pretrained backbone is trained, too ({why}); --freeze_backbone true keeps it as it is")
     if run.feature_views and (not run.freeze_backbone or run.streaming):
         raise ValueError(
@@ -66,18 +67,19 @@ def choose_method(
         before = run
         run, args = _choose_head(run, args)
         notes += _describe_head(before, run, args)
-    if run.freeze_backbone and not run.streaming and args.precision == "auto":
+    if run.freeze_backbone and not run.streaming and "precision" in run.automatic:
         # Steps on features are too small for 16 bits to be faster, and float32 is what the folds and others compare.
         args = args.changed(precision="fp32", bf16=False)
     run, fold_notes = choose_folds(run, args, data)
     return run, args, [*notes, *fold_notes]
 
 
-def _trains_backbone(run: RunArguments, args: PaCoTrainingArguments) -> bool:
-    """Whether a flag is of a backbone that is trained, or of images that are seen but once."""
-    views = run.query_view is not None or run.key_view is not None
-    settings = (run.lora_rank, args.trainable_convolutions, args.layer_decay, args.head_learning_rate)
-    return run.streaming or views or any(value is not None for value in settings)
+def _trains_backbone(run: RunArguments, args: PaCoTrainingArguments) -> str | None:
+    """The flag, if any, that is of a backbone that is trained, or of images that are seen but once."""
+    settings = {name: getattr(run, name) for name in ("query_view", "key_view")}
+    settings |= {name: getattr(args, name) for name in ("trainable_convolutions", "layer_decay", "head_learning_rate")}
+    settings["streaming"] = run.streaming or None
+    return next((f"--{name}" for name, value in settings.items() if value is not None), None)
 
 
 def _choose_head(run: RunArguments, args: PaCoTrainingArguments) -> tuple[RunArguments, PaCoTrainingArguments]:
@@ -145,7 +147,8 @@ def choose_folds(run: RunArguments, args: PaCoTrainingArguments, data: ImageData
         if wanted and folds == "none":
             notes = [f"no cross-validation, which chooses input and settings, because of {obstacle or held_out}"]
     elif folds != "none":
-        if run.automatic and "validation_fraction" not in run.automatic and run.validation_fraction:
+        usual = RunArguments.validation_fraction if not run.automatic else None
+        if "validation_fraction" not in run.automatic and run.validation_fraction not in (0, usual):
             obstacle = obstacle or f"--validation_fraction {run.validation_fraction:g}"
         if obstacle:
             raise ValueError(f"--cross_validation {folds} cannot be with {obstacle}: leave one of the two out")

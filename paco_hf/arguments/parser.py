@@ -18,6 +18,7 @@ from .run_arguments import RUN_TABLES, RunArguments
 from .settings import run_settings
 from .train_help import DESCRIPTION, HELP_ALL, USAGE
 from .training_args import PaCoTrainingArguments
+from .unsupported import check_views
 
 _STEPWISE = {"lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"}
 _SGD_FLAGS = {"momentum", "nesterov"}
@@ -150,6 +151,12 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         implied |= {"epoch_schedule": "none", "warmup_epochs": PaCoTrainingArguments.warmup_epochs}
     elif "warmup_epochs" in flags and settings.get("epoch_schedule", "none") == "none":
         implied["epoch_schedule"] = "cosine"  # the schedule without a name has its warm-up in steps
+    if flags.get("freeze_backbone") is True:  # a recipe's settings of a backbone that is trained
+        implied |= {name: None for name in ("layer_decay", "head_learning_rate") if name in settings}
+        if settings.get("head_learning_rate") is not None:
+            implied["learning_rate"] = settings["head_learning_rate"]
+    elif flags.get("freeze_backbone") is False and settings.get("freeze_backbone"):
+        implied |= {"cross_validation": "none", "feature_views": 0}
     if flags.get("classifier") == "linear":  # a recipe's scale is of its cosine classifier
         names = ("classifier_scale", "learn_classifier_scale")
         implied |= {name: getattr(RunArguments, name) for name in names}
@@ -162,23 +169,18 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
 
 def _check(run: RunArguments, args: PaCoTrainingArguments, flags: dict[str, Any], published: bool) -> None:
     """Refuse flags that are of other data, of images that are not drawn anew, or of a view that is not seen."""
-    if "key_view" in flags and args.spec.views == 1:
-        raise ValueError(
-            f"--key_view {flags['key_view']} has no effect with --loss {args.loss}, which sees one view of an image: "
-            "give --query_view, or leave it out"
-        )
     carves = [name for name in ("test_fraction", "test_min_images") if getattr(run, name) is not None]
     if published and carves:
         raise ValueError(f"--{carves[0]} carves from your own data; {run.dataset} has a test split: leave it out")
     selected = run.dataset in BENCHMARKS and BENCHMARKS[run.dataset].n_max
     if not selected and (tail := sorted(flags.keys() & {"imbalance_factor", "imbalance_kind"})):
         raise ValueError(f"--{tail[0]} makes the long tail of cifar*-lt; {run.dataset} has its own: leave it out")
-    views = sorted(flags.keys() & {"query_view", "key_view"})
-    if views and run.freeze_backbone and not run.streaming and not run.feature_views:
+    if flags.get("augment_backend") == "tensor" and run.freeze_backbone and not run.streaming:
         raise ValueError(
-            f"--{views[0]} {flags[views[0]]} has no effect on a frozen backbone, which sees each image as it is: give "
-            "--feature_views too, such as 4, or leave it out"
+            "--augment_backend tensor is for views of each step; on a frozen backbone features are computed before: "
+            "leave it out"
         )
+    check_views(run, args, {name: flags[name] for name in ("query_view", "key_view") if name in flags})
 
 
 def _automatic(args: PaCoTrainingArguments, flags: dict[str, Any]) -> frozenset[str]:
@@ -189,6 +191,7 @@ def _automatic(args: PaCoTrainingArguments, flags: dict[str, Any]) -> frozenset[
         "loss": not flags.keys().isdisjoint({*loss_spec(PRETRAINED_LOSS).ignores, "key_view"})
         or flags.get("class_prior") is False,
         "class_centers": "classifier_init_std" in flags,
+        "precision": not flags.keys().isdisjoint({"bf16", "fp16"}),
         "classifier_scale": flags.get("classifier") == "linear" or "learn_classifier_scale" in flags,
         "save_strategy": "save_steps" in flags,
         "per_device_train_batch_size": "global_batch_size" in flags,

@@ -109,16 +109,15 @@ def resolve_loading(plan: RunPlan, images: Images) -> RunPlan:
     Raises:
         ValueError: views that cannot be made a batch at a time, or workers among which a stream cannot be divided.
     """
-    if plan.on_features and not plan.run.feature_views:
-        # The recipe names no views, as none are drawn.
-        run = dataclasses.replace(plan.run, augment_backend="pil", query_view=None, key_view=None)
-        return dataclasses.replace(plan, run=run, args=plan.args.changed(dataloader_num_workers=0), notes=())
+    if plan.on_features:  # what trains reads memory; the recipe names no views where none are drawn
+        unseen = {} if plan.run.feature_views else {"query_view": None, "key_view": None}
+        run = dataclasses.replace(plan.run, augment_backend="pil", **cast(Any, unseen))
+        notes = (f"views: {', '.join(plan.views)}",) if plan.run.feature_views else ()
+        return dataclasses.replace(plan, run=run, args=plan.args.changed(dataloader_num_workers=0), notes=notes)
     backend = _choose_augment_backend(plan.run, plan.views, images)
     workers = _choose_workers(plan.run, plan.args, images)
     run = dataclasses.replace(plan.run, augment_backend=cast(Any, backend))
     args = plan.args.changed(dataloader_num_workers=workers)
-    if plan.on_features:  # what trains reads memory
-        args = plan.args.changed(dataloader_num_workers=0)
     processes = f" in {workers} worker processes" if workers else ""
     note = f"views: {', '.join(plan.views)}, made by {backend}{processes}"
     return dataclasses.replace(plan, run=run, args=args, notes=(note,))

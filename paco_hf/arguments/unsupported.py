@@ -115,6 +115,10 @@ def check_idle(args: Any) -> None:
     adam = [name for name in names if getattr(args, name) != default_setting(name)]
     if adam and args.optim == "sgd":
         raise ValueError(f"{adam[0]} is a setting of Adam, and optim is 'sgd': set optim='adamw_torch', or momentum")
+    sgd = [name for name in ("momentum", "nesterov") if getattr(args, name) != default_setting(name)]
+    if sgd and args.optim != "sgd":
+        optimizer = str(getattr(args.optim, "value", args.optim))
+        raise ValueError(f"{sgd[0]} is a setting of SGD, and optim is {optimizer!r}: set optim='sgd', or leave it out")
     warmup, usual = args.warmup_epochs, default_setting("warmup_epochs")
     if args.epoch_schedule == "none" and warmup != usual:
         raise ValueError(
@@ -136,3 +140,27 @@ def check_idle(args: Any) -> None:
             f"{str(getattr(args.lr_scheduler_type, 'value', args.lr_scheduler_type))!r}: set 'constant_with_warmup', "
             "or leave it out"
         )
+
+
+def check_views(run: Any, args: Any, views: dict[str, str | None]) -> None:
+    """Refuse views that nothing sees.
+
+    Args:
+        run (`RunArguments`): the run.
+        args (`PaCoTrainingArguments`): its loss.
+        views (`dict`): `query_view` and `key_view`, where the user named them.
+
+    Raises:
+        ValueError: there is one, and the loss sees one view alone, or the backbone is frozen.
+    """
+    if (key := views.get("key_view")) and args.spec.views == 1:
+        raise ValueError(
+            f"--key_view {key} has no effect with --loss {args.loss}, which sees one view of an image: give "
+            "--query_view, or leave it out"
+        )
+    for name, view in views.items():
+        if view and run.freeze_backbone and not run.streaming and not run.feature_views:
+            raise ValueError(
+                f"--{name} {view} has no effect on a frozen backbone, which sees each image as it is: give "
+                "--feature_views too, such as 4, or leave it out"
+            )

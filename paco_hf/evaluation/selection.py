@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import torch
 
 from .priors import log_frequencies
 from .temperature import fit_temperature
@@ -11,17 +12,18 @@ IMAGES, CLASSES = 400, 100  # of a small sample, about and at most
 SHARPNESS = (5, 7, 10, 14, 20, 28, 40)  # what cosines are multiplied by
 # Distance of features of length 1 up to which two images are the same: rounding leaves 1e-6, another JPEG of it 1e-2.
 SAME, NEIGHBORS = 1e-4, 16
+_BLOCK = 20_000_000  # cosines at a time
 
 
 def balanced_log_loss(logits: np.ndarray, labels: Any, logit_counts: Any = None) -> float:
-    """Log loss in nats at the best temperature, each class counting alike.
+    """Log loss in nats, each class counting alike, at the temperature that is best for it.
 
     Args:
         logits (`(N, C)`): of images that were not trained on.
         labels (`(N,)`): their classes, two at least.
         logit_counts (`(C,)`, *optional*): what the logits are for, as for [`fit_temperature`].
     """
-    true, scores = np.asarray(labels), logits / fit_temperature(logits, labels, logit_counts)
+    true, scores = np.asarray(labels), logits / fit_temperature(logits, labels, logit_counts, balanced=True)
     if logit_counts is not None:
         scores = scores - log_frequencies(logit_counts)
     highest = scores.max(axis=1)
@@ -107,6 +109,23 @@ def same_images(features: np.ndarray, labels: Any = None) -> np.ndarray:
     for later, earlier in sorted(pairs):
         copies[order[later]] = copies[order[earlier]]
     return copies
+
+
+def most_alike(features: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The image that each image is most like.
+
+    Args:
+        features (`(N, F)`): of images.
+        others (`(M, F)`): of the images to choose among.
+
+    Returns:
+        `(N,)`: rows of `others`, by the cosine after the mean of each is taken off, which all images share.
+    """
+    unit = (_scaled(part.astype(np.float32)) for part in (features, others))
+    one, other = (torch.from_numpy(_scaled(part - part.mean(0))) for part in unit)
+    # Many thousands of both are a matrix that no memory holds.
+    rows = max(_BLOCK // len(other), 1)
+    return torch.cat([(part @ other.T).argmax(1) for part in one.split(rows)]).numpy()
 
 
 def class_mean(values: np.ndarray, labels: Any) -> tuple[float, float]:

@@ -15,7 +15,7 @@ FEW_IMAGES = 100  # to fit a temperature on
 _BLOCK = 2_000_000  # logits
 
 
-def fit_temperature(logits: Any, labels: Any, logit_counts: Any = None) -> float:
+def fit_temperature(logits: Any, labels: Any, logit_counts: Any = None, *, balanced: bool = False) -> float:
     """Temperature scaling (Guo et al., ICML 2017) on a labeled split of any class frequencies.
 
     The labels' likelihood is that of `softmax(logits / T + log(frequencies of the labels))`: balanced logits are for a
@@ -26,6 +26,8 @@ def fit_temperature(logits: Any, labels: Any, logit_counts: Any = None) -> float
         logits (`(N, C)`): of images that were not trained on.
         labels (`(N,)`): their classes.
         logit_counts (`(C,)`, *optional*): what the logits are for (`PaCoConfig.logit_counts`); `None`: balanced.
+        balanced (`bool`, *optional*, defaults to `False`): fit it to a world where classes are equally frequent, each
+            class of the split counting alike.
 
     Returns:
         `T`, within 0.02 and 50.
@@ -42,24 +44,28 @@ def fit_temperature(logits: Any, labels: Any, logit_counts: Any = None) -> float
             f"a temperature needs images of two classes or more, got {len(true)} of {len(present)}: give a larger "
             "validation split"
         )
-    prior = (frequencies[present] / frequencies.sum()).log()
+    prior = torch.zeros(len(present)) if balanced else (frequencies[present] / frequencies.sum()).log()
+    weights = 1 / frequencies[true] if balanced else torch.ones(len(true), dtype=torch.float64)
     if logit_counts is not None:
         prior = prior - torch.as_tensor(log_frequencies(logit_counts))[present].double()
-    return 1 / _root(lambda scale: _slopes(scores, true, present, prior, scale), *(1 / t for t in TEMPERATURE_RANGE))
+    data = scores, true, present, prior, weights / weights.sum()
+    return 1 / _root(lambda scale: _slopes(*data, scale), *(1 / t for t in TEMPERATURE_RANGE))
 
 
-def _slopes(scores: Tensor, true: Tensor, present: Tensor, prior: Tensor, scale: float) -> tuple[float, float]:
+def _slopes(
+    scores: Tensor, true: Tensor, present: Tensor, prior: Tensor, weights: Tensor, scale: float
+) -> tuple[float, float]:
     """First and second derivative of the log loss by the scale of the logits; a block at a time in 64 bits."""
     first = second = 0.0
     for rows in torch.arange(len(true)).split(max(_BLOCK // len(present), 1)):
         block = scores[rows].double()
-        truth = block.gather(1, true[rows, None]).sum()
+        truths = block.gather(1, true[rows, None])[:, 0]
         block = block[:, present]
-        weights = torch.softmax(block * scale + prior, dim=1)
-        means = (weights * block).sum(1)
-        first += float(means.sum() - truth)
-        second += float((weights * (block - means[:, None]) ** 2).sum())
-    return first / len(true), second / len(true)
+        probabilities = torch.softmax(block * scale + prior, dim=1)
+        means = (probabilities * block).sum(1)
+        first += float(weights[rows] @ (means - truths))
+        second += float(weights[rows] @ (probabilities * (block - means[:, None]) ** 2).sum(1))
+    return first, second
 
 
 def _root(slopes: Callable[[float], tuple[float, float]], high: float, low: float) -> float:

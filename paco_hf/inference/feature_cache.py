@@ -117,7 +117,8 @@ def _stored_or(
     try:
         with disk_errors("they are computed again next time"):
             file.parent.mkdir(parents=True, exist_ok=True)
-            save_tensors({"features": torch.from_numpy(features)}, file)
+            tensors = {"features": torch.from_numpy(features)}
+            save_tensors(tensors, file, {"digest": tensors_digest(tensors)})
     except OSError as error:
         return features, f"computed, but not kept ({error})"
     return features, f"computed{_pruned(file)}"
@@ -137,10 +138,12 @@ def _read(file: Path, shape: tuple[int, ...]) -> np.ndarray | None:
     if not file.is_file():
         return None
     try:
-        features = read_tensors(file)[0]["features"]
+        tensors, about = read_tensors(file)
+        features = tensors["features"]
     except (OSError, SafetensorError, KeyError):  # damaged: it is written anew
         return None
-    if features.shape != shape or not features.isfinite().all():
+    intact = about.get("digest") == tensors_digest(tensors)
+    if not intact or features.shape != shape or not features.isfinite().all():
         return None
     with suppress(OSError):  # a cache that is only read is not pruned either
         os.utime(file)

@@ -16,7 +16,7 @@ from ..arguments.training_args import PaCoTrainingArguments
 from ..data.long_tail import class_counts, stratified_folds
 from ..data.samplers import EpochSampler
 from ..data.torch_datasets import FeatureDataset
-from ..evaluation.selection import balanced_log_loss, same_images
+from ..evaluation.selection import balanced_log_loss, most_alike, same_images
 from ..inference.features import Embeddings
 from ..losses.functional import LossTerms
 from ..losses.modules import LossModule
@@ -37,7 +37,7 @@ class HeadSettings:
     """What is tried.
 
     Args:
-        learning_rate (`float`): the highest of the schedule.
+        learning_rate (`float`): the highest of the schedule; 0: nothing is trained.
         weight_decay (`float`): of all but the scale.
         scale (`float`): of a cosine classifier.
     """
@@ -52,6 +52,8 @@ class HeadSettings:
         Args:
             classifier (`str`): `linear` or `cosine`.
         """
+        if not self.learning_rate:
+            return "class centers as they start (learning rate 0)"
         scale = f"scale {self.scale:g}, " if classifier == "cosine" else ""
         return f"{scale}learning rate {self.learning_rate:g}"
 
@@ -152,16 +154,22 @@ def cross_validate(
 
 
 class _Starts:
-    """Embeddings that class centers are the means of, without the images that a fold holds out."""
+    """Embeddings that class centers are the means of, without the images that a fold holds out.
+
+    Embeddings of a file may be of these images, at whatever size and precision they were made: each counts as being of
+    the training image that it is most like.
+    """
 
     def __init__(self, embeddings: Embeddings, centers: Embeddings) -> None:
         self.embeddings, self.centers = embeddings, centers
-        images = same_images(np.concatenate([embeddings.features, centers.features]))
-        self.images, self.center_images = np.split(images, [len(embeddings.features)])
+        if centers is embeddings:
+            self.images = np.arange(len(embeddings.features))
+        else:
+            self.images = most_alike(centers.features, embeddings.features)
 
     def without(self, held_out: np.ndarray) -> Embeddings:
         features, labels = self.embeddings.features, self.embeddings.labels
-        kept = ~np.isin(self.center_images, self.images[held_out])
+        kept = ~held_out[self.images]
         assert labels is not None
         assert self.centers.labels is not None
         # Of a class whose center is of images held out alone there are others, which are trained on.
@@ -212,6 +220,8 @@ def train_head(
     if start:
         start_from_centers(copied, start, "a fold")
     head = training_model(copied, args).train()
+    if not settings.learning_rate:
+        return head
     loss = LossModule(args.loss, prior_counts(args, copied.config), **args.spec.formula_settings(args)).to(head.device)
     optimizer_class, options = optimizer_and_settings(args, head)
     optimizer = optimizer_class(options.pop("params", None) or weight_decay_groups(head, args), **options)

@@ -69,7 +69,7 @@ def check_optimizer(model: PaCoForImageClassification, args: PaCoTrainingArgumen
     Raises:
         ValueError, ImportError: what is wrong.
     """
-    check_head_rate(args, any(parameter.requires_grad for parameter in model.paco.backbone.parameters()))
+    check_rates(args, any(parameter.requires_grad for parameter in model.paco.backbone.parameters()))
     options = optimizer_and_settings(args, model)[1]
     name = str(getattr(args.optim, "value", args.optim))
     for setting in ("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args"):
@@ -90,8 +90,8 @@ def check_optimizer(model: PaCoForImageClassification, args: PaCoTrainingArgumen
             raise ValueError(f"lr_scheduler_type {kind!r} with lr_scheduler_kwargs {settings}: {error}") from error
 
 
-def check_head_rate(args: PaCoTrainingArguments, backbone_trained: bool) -> None:
-    """Refuse a rate of the head where nothing else is trained.
+def check_rates(args: PaCoTrainingArguments, backbone_trained: bool) -> None:
+    """Refuse rates of parts of the network where the head alone is trained.
 
     Args:
         args (`PaCoTrainingArguments`): as they are.
@@ -100,6 +100,11 @@ def check_head_rate(args: PaCoTrainingArguments, backbone_trained: bool) -> None
     Raises:
         ValueError: there is such a rate, and the backbone is frozen.
     """
+    if args.layer_decay is not None and not backbone_trained:
+        raise ValueError(
+            f"layer_decay {args.layer_decay:g} is for the layers of a backbone that is trained, and it is frozen: "
+            "leave it out, or train the backbone"
+        )
     if args.head_learning_rate is not None and not backbone_trained:
         raise ValueError(
             f"head_learning_rate {args.head_learning_rate:g} is for training a backbone at another rate, and the "

@@ -28,7 +28,7 @@ def store_temperature(model: str, images: Images, class_names: list[str], **infe
         ValueError: as [`fit_temperature`] and [`balanced_logits`].
     """
     logits, labels, _ = balanced_logits([model], images, class_names, **inference)
-    return store_fitted(model, logits, labels, images.split.name)
+    return store_fitted(model, logits, labels, f"images of {images.split.name}")
 
 
 def store_fitted(model: str, logits: Any, labels: Any, source: str) -> str:
@@ -38,7 +38,7 @@ def store_fitted(model: str, logits: Any, labels: Any, source: str) -> str:
         model (`str`): folder of the checkpoint.
         logits (`(N, C)`): without temperature and prior.
         labels (`(N,)`): classes of the images.
-        source (`str`): what the images are, for the line.
+        source (`str`): what they are, such as `images of ...`, for the line.
 
     Returns:
         a line about it.
@@ -46,7 +46,7 @@ def store_fitted(model: str, logits: Any, labels: Any, source: str) -> str:
     temperature = fit_temperature(logits, labels, PaCoConfig.from_pretrained(model).logit_counts)
     if PartialState().is_main_process:
         update_config(model, temperature=temperature)
-    line = f"temperature {temperature:.3f}, from {len(labels)} images of {source}, stored in {model}"
+    line = f"temperature {temperature:.3f}, from {len(labels)} {source}, stored in {model}"
     return "; ".join(filter(None, (line, temperature_warning(temperature, len(labels)))))
 
 

@@ -6,14 +6,15 @@ import numpy as np
 
 from ..arguments.input_choice import InputChoice, describe_input
 from ..arguments.resolve import RunPlan
-from ..evaluation.selection import CLASSES, class_mean, leave_one_out, small_sample
+from ..evaluation.selection import CLASSES, class_mean, leave_one_out, same_images, small_sample
 from ..inference.features import Embeddings, extract_features
 from ..models.modeling_paco import PaCoForImageClassification
 from ..trainer.cross_validation import HeadSettings, HeldOut, cross_validate
 from .features import RunFeatures
 from .prepare_data import RunData
 
-# What is tried, at most six in all: scales of a cosine classifier, and learning rates as parts of the suggested one.
+# What is tried beside class means as they are: scales of a cosine classifier, and learning rates as parts of the
+# suggested one.
 SCALES, RATES = (12.0, 16.0, 25.0), {"cosine": (0.3, 1.0), "linear": (0.1, 0.3, 1.0, 3.0)}
 
 
@@ -31,9 +32,11 @@ def choose_input(plan: RunPlan, data: RunData, model: PaCoForImageClassification
     Returns:
         the plan with one input, and lines for the user to read.
     """
+    images, lines = data.images["train"], list[str]()
+    if plan.folds and max(np.bincount(images.split.labels)) < 2:
+        plan, lines = _without_folds(plan)
     if len(plan.inputs) == 1:
-        return plan, []
-    images = data.images["train"]
+        return plan, lines
     # The same for each seed, so that runs of several seeds see the same features.
     rows = small_sample(images.split.labels, plan.run.split_seed)
     labels = np.asarray(images.split.labels)[rows]
@@ -64,6 +67,11 @@ def choose_input(plan: RunPlan, data: RunData, model: PaCoForImageClassification
     ]
 
 
+def _without_folds(plan: RunPlan) -> tuple[RunPlan, list[str]]:
+    plan = replace(plan, run=replace(plan.run, cross_validation="none")).with_input(plan.inputs[0])
+    return plan, ["no cross-validation, which chooses input and settings, as no class has two different images"]
+
+
 def head_candidates(plan: RunPlan) -> list[HeadSettings]:
     """What cross-validation chooses among: settings that the user left open.
 
@@ -76,10 +84,14 @@ def head_candidates(plan: RunPlan) -> list[HeadSettings]:
         scales = list(SCALES)
     if "learning_rate" in plan.automatic:
         rates = [float(f"{args.learning_rate * part:.3g}") for part in RATES[run.classifier]]
-    return [HeadSettings(rate, args.weight_decay, scale) for rate in rates for scale in scales]
+    candidates = [HeadSettings(rate, args.weight_decay, scale) for rate in rates for scale in scales]
+    if "learning_rate" in plan.automatic and run.class_centers != "random":
+        # No training does better where features of all images are nearly the same.
+        candidates.append(HeadSettings(0.0, args.weight_decay, run.classifier_scale))
+    return candidates
 
 
-def choose_settings(plan: RunPlan, features: RunFeatures) -> tuple[RunPlan, HeldOut, list[str]]:
+def choose_settings(plan: RunPlan, features: RunFeatures) -> tuple[RunPlan, HeldOut | None, list[str]]:
     """Choose what the user left open of the classifier's training, on images held out once.
 
     Args:
@@ -87,12 +99,14 @@ def choose_settings(plan: RunPlan, features: RunFeatures) -> tuple[RunPlan, Held
         features ([`RunFeatures`]): of its images; their model gets the scale.
 
     Returns:
-        the plan with the settings that did best; what the folds told; lines for the user to read.
-
-    Raises:
-        ValueError: no class has two images.
+        the plan with the settings that did best; what the folds told, where there could be any; lines for the user to
+        read.
     """
     run, args, model, embeddings = plan.run, plan.args, features.model, features.plain("train")
+    classes = np.asarray(embeddings.labels)
+    if max(np.bincount(classes[np.unique(same_images(embeddings.features, classes))])) < 2:
+        plan, lines = _without_folds(plan)
+        return plan, None, lines
     candidates = head_candidates(plan)
     centers = embeddings if run.class_centers == "means" else None
     if run.class_centers not in ("means", "random"):
@@ -110,7 +124,6 @@ def choose_settings(plan: RunPlan, features: RunFeatures) -> tuple[RunPlan, Held
     if len(candidates) > 1:
         tried = ", ".join(f"{one.describe(run.classifier)} {v[0]:.3f}" for one, v in result.scores.items())
         lines[0] += f"; the least of: {tried}"
-    classes = np.asarray(embeddings.labels)
     if alone := len(set(classes) - set(classes[result.rows])):
         have = "1 class has one image, which is" if alone == 1 else f"{alone} classes have one image, which is"
         lines.append(f"{have} trained on: no figure says how well it is recognized")

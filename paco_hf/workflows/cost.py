@@ -155,7 +155,7 @@ class Estimate:
         step = seconds_a_step(self.trainer.classifier, self.plan.args, trained, candidates[0])
         # Each fold leaves out its part of an epoch, but not of a number of steps.
         trainings = self.plan.folds - (self.plan.args.max_steps <= 0)
-        return len(candidates) * trainings * self.steps * step
+        return sum(one.learning_rate > 0 for one in candidates) * trainings * self.steps * step
 
     def shorter(self, cost: RunCost) -> list[str]:
         """Flags that would make the run shorter, each with the time that it then takes.

@@ -12,6 +12,7 @@ from ..arguments.method_choice import choose_method
 from ..arguments.resolve import RunPlan, is_pretrained, resolve, resolve_loading
 from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
+from ..arguments.unsupported import check_views
 from ..data.augmentation.transforms import build_view
 from ..data.spec import SPLITS_NAME
 from ..data.split_manifest import check_data, check_source, describe_data
@@ -26,7 +27,7 @@ from ..runs.resume_points import first_complete, lies_in, resume_points, set_asi
 from ..trainer.callbacks import StopCallback
 from ..trainer.cross_validation import HeldOut
 from ..trainer.paco_trainer import PaCoTrainer
-from ..trainer.validation import check_head_rate, check_training
+from ..trainer.validation import check_rates, check_training
 from ..utils.console import say
 from ..utils.distributed import entered_once, leave_together
 from ..utils.files import as_yaml, check_space, write_json, write_text
@@ -120,7 +121,9 @@ def check_settings(run: RunArguments, args: PaCoTrainingArguments) -> BackboneSo
     if (run.freeze_backbone or run.lora_rank) and args.trainable_convolutions:
         kept = "--freeze_backbone" if run.freeze_backbone else "--lora_rank"
         raise ValueError(f"{kept} trains no weight of the backbone, --trainable_convolutions a part: give one")
-    check_head_rate(args, not run.freeze_backbone)
+    check_rates(args, not run.freeze_backbone)
+    if run.recipe is None:  # which may be of another loss, or of a backbone that was trained
+        check_views(run, args, {name: getattr(run, name) for name in ("query_view", "key_view")})
     say(args.process_index == 0, *run.notes)
     for name in filter(None, (run.query_view, run.key_view)[: args.spec.views]):
         build_view(name, run.image_size or 224)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.optimize
 from sklearn.metrics import log_loss
 from tiny_trainer import make_model
 
@@ -13,6 +14,7 @@ from paco_hf.evaluation.selection import (
     balanced_log_loss,
     class_mean,
     leave_one_out,
+    most_alike,
     same_images,
     small_sample,
 )
@@ -42,15 +44,29 @@ def test_each_image_is_told_by_the_others() -> None:
     assert np.allclose(leave_one_out(features, labels), expected[int(np.argmin(balanced))])
 
 
-def test_copies_are_left_out_with_an_image() -> None:
+def test_copies_are_left_out_with_an_image(monkeypatch) -> None:
+    monkeypatch.setattr("paco_hf.evaluation.selection.SHARPNESS", (10,))
     rng = np.random.default_rng(0)
     labels = np.repeat(range(4), 6)
     features = rng.normal(size=(24, 8))
-    alone = leave_one_out(features, labels)
-    copied = np.concatenate([features, features[:3], features[:1]])
-    losses = leave_one_out(copied, np.concatenate([labels, labels[:3], [1]]))
-    assert losses[0] > 0.8 * alone[0]
+    copied, theirs = np.concatenate([features, features[:3], features[:1]]), np.concatenate([labels, labels[:3], [1]])
+    losses = leave_one_out(copied, theirs)
+    # The first image is told by the means of what is no copy of it, in its class; the copy in the other class stays.
+    rest = np.delete(np.arange(28), [0, 24])
+    unit = copied / np.linalg.norm(copied, axis=1, keepdims=True)
+    means = np.stack([unit[rest][theirs[rest] == c].mean(0) for c in range(4)])
+    cosines = unit[0] @ (means / np.linalg.norm(means, axis=1, keepdims=True)).T
+    assert losses[0] == pytest.approx(-np.log(softmax(10 * cosines[None])[0, 0]))
     assert losses[0] == pytest.approx(losses[24])
+
+
+def test_the_image_that_each_is_most_like(monkeypatch) -> None:
+    rng = np.random.default_rng(4)
+    features = rng.normal(size=(300, 32)) + 6
+    rows = rng.permutation(300)[:200]
+    near = features[rows] * rng.uniform(0.5, 2, (200, 1)) + 0.2 * rng.normal(size=(200, 32))
+    monkeypatch.setattr("paco_hf.evaluation.selection._BLOCK", 1000)
+    assert (most_alike(near.astype(np.float16), features) == rows).mean() > 0.95
 
 
 def test_images_that_are_the_same() -> None:
@@ -88,12 +104,15 @@ def test_log_loss_at_the_best_temperature(counts: list[int] | None) -> None:
     rng = np.random.default_rng(2)
     labels = np.repeat([0, 1, 2], [20, 5, 2])
     logits = (rng.normal(size=(27, 3)) + 2 * np.eye(3)[labels]) * 5
-    scores = logits / fit_temperature(logits, labels, counts)
-    if counts:
-        scores = scores - np.log(np.array(counts) / 27)
+    prior = np.log(np.array(counts) / 27) if counts else 0
     weights = 1 / np.bincount(labels)[labels]
-    expected = log_loss(labels, softmax(scores), sample_weight=weights)
-    assert balanced_log_loss(logits, labels, counts) == pytest.approx(expected, rel=1e-5)
+
+    def loss(temperature: float) -> float:
+        return log_loss(labels, softmax(logits / temperature - prior), sample_weight=weights)
+
+    best = scipy.optimize.minimize_scalar(loss, bounds=(0.1, 50), method="bounded", options={"xatol": 1e-9})
+    assert fit_temperature(logits, labels, counts, balanced=True) == pytest.approx(best.x, rel=1e-4)
+    assert balanced_log_loss(logits, labels, counts) == pytest.approx(best.fun, rel=1e-6)
 
 
 def test_settings_whose_log_loss_is_no_number_are_not_chosen(monkeypatch, tmp_path) -> None:

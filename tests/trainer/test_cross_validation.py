@@ -75,13 +75,32 @@ def test_an_image_and_its_copy_are_held_out_together(tmp_path: Path) -> None:
     assert accuracy(paired) < 0.5
 
 
+def test_without_training_it_is_the_nearest_class_mean(tmp_path: Path) -> None:
+    # All images look much alike to the network, so that training at a usual rate loses what tells them apart.
+    features = features_of() + 100 * np.ones(16, dtype=np.float32)
+    images, args = Embeddings(features, LABELS), arguments(tmp_path, num_train_epochs=30)
+    none, usual = HeadSettings(0.0, 0.0, 25.0), HeadSettings(0.1, 0.0, 25.0)
+    told = cross_validate(frozen_model(classifier="cosine"), args, images, [usual, none], 3, centers=images)
+    assert told.settings == none
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)
+    head = train_head(frozen_model(classifier="cosine"), args, FeatureDataset([features[None]], LABELS), none, images)
+    means = np.stack([unit[c == LABELS].mean(0) for c in range(5)])
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    with torch.no_grad():
+        logits = head.classifier(torch.from_numpy(features)).numpy()
+    assert np.allclose(logits, 25 * unit @ means.T, atol=1e-4)
+
+
 @pytest.mark.parametrize("kept", [slice(None), slice(0, 60, 3)])
-def test_class_centers_know_nothing_of_what_is_held_out(kept: slice, tmp_path: Path) -> None:
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_class_centers_know_nothing_of_what_is_held_out(kept: slice, noise: float, tmp_path: Path) -> None:
     rng = np.random.default_rng(2)
     labels, features = np.repeat([0, 1, 2, 3, 4], 12), rng.normal(size=(60, 16)).astype(np.float32)
     args, model = arguments(tmp_path, learning_rate=1e-6), frozen_model(classifier="cosine")
     slow, images = HeadSettings(1e-6, 0.0, 12.0), Embeddings(features, labels)
-    file = Embeddings(features[kept][::-1].copy(), labels[kept][::-1].copy())
+    # A file of the same images, perhaps at another size or precision.
+    other = features + noise * rng.normal(size=features.shape).astype(np.float32)
+    file = Embeddings(2 * other[kept][::-1], labels[kept][::-1].copy())
     told = cross_validate(model, args, images, [slow], 4, centers=file)
     assert told.scores[slow][1] < 0.35  # chance is 0.2; with themselves among the means 0.6 and more
 

@@ -24,6 +24,7 @@ from paco_hf.inference import feature_cache
 from paco_hf.inference.feature_cache import cached_features, stored_features
 from paco_hf.models.image_processing import build_processor
 from paco_hf.models.modeling_paco import PaCoForImageClassification
+from paco_hf.utils.tensors import tensors_digest
 
 COUNTS = {"a": 12, "b": 6, "c": 3, "d": 1}
 
@@ -121,6 +122,7 @@ def test_the_same_command_gives_the_same_weights(photos: Path, weights: Path, tm
         (["--query_view", "regular"], {"freeze_backbone": False, "loss": "balanced_softmax"}),
         (["--key_view", "sim"], {"freeze_backbone": False, "loss": "paco"}),
         (["--layer_decay", "0.7"], {"freeze_backbone": False, "layer_decay": 0.7}),
+        (["--bf16", "true"], {"freeze_backbone": True, "precision": "bf16"}),
         (["--classifier", "linear"], {"freeze_backbone": True, "classifier": "linear", "cross_validation": "5"}),
         (["--cross_validation", "none"], {"cross_validation": "none", "validation_fraction": 0.1}),
         (["--validation_fraction", "0.3"], {"cross_validation": "none", "validation_fraction": 0.3}),
@@ -137,6 +139,11 @@ def test_flags_win(
     out = printed(capsys, *flags(photos, weights, tmp_path / "run", "--dry_run", *more))
     recipe = yaml.safe_load(out[out.index("\nrecipe: ") if "\nrecipe: " in out else out.index("\ndataset: ") :])
     assert {name: recipe.get(name) for name in expected} == expected
+    trained, flag = (
+        "the pretrained backbone is trained, too (",
+        more[0] if expected.get("freeze_backbone") is False else "",
+    )
+    assert (f"{trained}{flag})" in out) == bool(flag and flag != "--freeze_backbone")
 
 
 def test_an_accelerator_trains_a_backbone_on_many_images(photos, weights, tmp_path, monkeypatch) -> None:
@@ -165,6 +172,15 @@ def test_an_accelerator_trains_a_backbone_on_many_images(photos, weights, tmp_pa
         (["--cross_validation", "3", "--freeze_backbone", "false"], "a backbone that is trained"),
         (["--cross_validation", "1"], "2 at least, got '1'"),
         (["--loss", "ce", "--key_view", "sim"], "--key_view sim has no effect with --loss ce"),
+        (
+            ["--freeze_backbone", "true", "--layer_decay", "0.7"],
+            "layer_decay 0.7 is for the layers of a backbone that",
+        ),
+        (
+            ["--freeze_backbone", "true", "--augment_backend", "tensor"],
+            "--augment_backend tensor is for views of each",
+        ),
+        (["--optim", "adamw_torch", "--learning_rate", "1e-3", "--momentum", "0.5"], "momentum is a setting of SGD"),
         (["--cross_validation", "23", "--test_fraction", "0"], "divides 22 images: give 22 folds at most"),
         (["--cross_validation", "3", "--validation_fraction", "0.2"], "cannot be with --validation_fraction 0.2"),
         (["--freeze_backbone", "true", "--head_learning_rate", "0.1"], "set learning_rate to 0.1 in its place"),
@@ -220,6 +236,44 @@ def test_without_folds_the_run_says_why(counts, more, reason, weights, tmp_path,
     out = printed(capsys, *flags(photos, weights, tmp_path / "run", *SHORT, "--report", "false", *more))
     assert f"no cross-validation, which chooses input and settings, {reason}" in out
     assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+@pytest.mark.parametrize("copies", [False, True])
+def test_classes_of_one_image_once_some_are_taken_or_are_copies(copies: bool, weights, tmp_path, capsys) -> None:
+    photos = folders(tmp_path / "photos", {"a": 2, "b": 2}, size=(60, 48))
+    for folder in photos.iterdir() if copies else ():
+        one, other = sorted(folder.iterdir())
+        other.write_bytes(one.read_bytes())
+    argv = flags(photos, weights, tmp_path / "run", "--report", "false", "--test_fraction", "0" if copies else "0.5")
+    out = printed(capsys, *argv)
+    assert "no cross-validation, which chooses input and settings, as no class has two different images" in out
+    recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert recipe["cross_validation"] == "none"
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+def test_the_command_of_a_finished_run_has_nothing_to_resume(photos, weights, tmp_path, capsys, monkeypatch) -> None:
+    # As on a CPU with instructions for 16 bits, which a run on features leaves unused.
+    monkeypatch.setattr("paco_hf.arguments.training_args.hardware_precision", lambda use_cpu: "bf16")
+    argv = flags(photos, weights, tmp_path / "run", *SHORT, "--report", "false")
+    assert "balanced_softmax on cpu, fp32" in printed(capsys, *argv)
+    assert "is finished; nothing to resume" in printed(capsys, *argv, "--resume")
+
+
+def test_a_recipe_on_the_other_road(photos, weights, tmp_path, capsys) -> None:
+    short = ("--image_size", "64", "--max_steps", "1", "--report", "false")
+    tuned, frozen = (flags(photos, weights, tmp_path / name) for name in ("tuned", "frozen"))
+    printed(capsys, *tuned, *short, "--freeze_backbone", "false", "--head_learning_rate", "0.07")
+    printed(capsys, *frozen, *short)
+    for name, frozen_now in (("tuned", "true"), ("frozen", "false")):
+        argv = flags(
+            photos, weights, tmp_path / f"{name}-{frozen_now}", "--recipe", str(tmp_path / name / "recipe.yaml")
+        )
+        printed(capsys, *argv, "--freeze_backbone", frozen_now)
+    recipe = yaml.safe_load((tmp_path / "tuned-true" / "recipe.yaml").read_text())
+    assert (recipe["learning_rate"], "head_learning_rate" in recipe) == (0.07, False)
+    recipe = yaml.safe_load((tmp_path / "frozen-false" / "recipe.yaml").read_text())
+    assert recipe["cross_validation"] == "none"
 
 
 def test_a_validation_split_stands_in_for_folds(weights, tmp_path, capsys) -> None:
@@ -290,7 +344,7 @@ def test_the_cache_is_bounded(photos: Path, cache: Path, monkeypatch) -> None:
     assert not writing.exists()
 
 
-@pytest.mark.parametrize("damage", ["nan", "wide", "whole"])
+@pytest.mark.parametrize("damage", ["nan", "wide", "zeros", "whole"])
 def test_features_that_cannot_be_are_computed_anew(damage: str, photos: Path, cache: Path) -> None:
     model, processor, images = stored(photos)
     features, _ = cached_features(model, processor, images, 8, keep=True)
@@ -300,7 +354,11 @@ def test_features_that_cannot_be_are_computed_anew(damage: str, photos: Path, ca
         other[3, 2] = float("nan")
     elif damage == "wide":  # as wide as those of another backbone
         other = torch.cat([other, other], dim=1)
-    save_file({"features": other}, file)
+    if damage == "zeros":  # what was not written when the power went
+        content = file.read_bytes()
+        file.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    else:
+        save_file({"features": other}, file, {"digest": tensors_digest({"features": other})})
     again, how = cached_features(model, processor, images, 8, keep=True)
     assert how == ("computed before" if damage == "whole" else "computed")
     assert np.array_equal(features, again)
