@@ -248,7 +248,8 @@ def test_what_makes_a_run_on_features_shorter(
 
 
 def test_folds_take_the_steps_that_they_train(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cost, "head_candidates", lambda plan: [None] * 3)
+    candidates = [SimpleNamespace(learning_rate=rate) for rate in (0.1, 0.3, 1.0, 0.0)]  # the last one trains nothing
+    monkeypatch.setattr(cost, "head_candidates", lambda plan: candidates)
     monkeypatch.setattr(cost, "seconds_a_step", lambda *arguments: 0.5)
     trainer = SimpleNamespace(classifier=None)
     for max_steps, trainings in ((-1, 4), (80, 5)):
