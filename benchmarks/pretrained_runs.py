@@ -48,7 +48,8 @@ def runs(flags: argparse.Namespace) -> None:
     if not any(file.is_file() for file in files.values()):
         shutil.rmtree(_cache(flags), ignore_errors=True)
     for seed, file in files.items():
-        _recorded(flags, file, seed, [], {"kind": "run"})
+        if not file.is_file():
+            _record(flags, file, seed, [], {"kind": "run"})
 
 
 def tuned(flags: argparse.Namespace) -> None:
@@ -60,7 +61,7 @@ def tuned(flags: argparse.Namespace) -> None:
         if not file.is_file():
             length = ["--num_train_epochs", f"{_epochs(flags, seed, more):.3g}"] if flags.minutes else []
             about = {"kind": "fine-tuned", "title": flags.label, "flags": [*more, *length]}
-            _recorded(flags, file, seed, [*more, *length], about)
+            _record(flags, file, seed, [*more, *length], about)
 
 
 def _epochs(flags: argparse.Namespace, seed: int, more: list[str]) -> float:
@@ -76,9 +77,7 @@ def _epochs(flags: argparse.Namespace, seed: int, more: list[str]) -> float:
     return float(flags.minutes * 60 / step / (record["data"]["train"]["images"] // batch))
 
 
-def _recorded(flags: argparse.Namespace, file: Path, seed: int, more: list[str], about: dict[str, Any]) -> None:
-    if file.is_file():
-        return
+def _record(flags: argparse.Namespace, file: Path, seed: int, more: list[str], about: dict[str, Any]) -> None:
     record = {**about, **_run(flags, file, seed, more)}
     write_record(file, record)
     print(one_line(file.stem, record), f"{record['wall_clock_seconds']:.0f} s in all", flush=True)

@@ -67,7 +67,7 @@ def choose_method(
         before = run
         run, args = _choose_head(run, args)
         notes += _describe_head(before, run, args)
-    if run.freeze_backbone and not run.streaming and "precision" in run.automatic:
+    if run.on_features and "precision" in run.automatic:
         # Steps on features are too small for 16 bits to be faster, and float32 is what the folds and others compare.
         args = args.changed(precision="fp32", bf16=False)
     run, fold_notes = choose_folds(run, args, data)

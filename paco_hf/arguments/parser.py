@@ -175,7 +175,7 @@ def _check(run: RunArguments, args: PaCoTrainingArguments, flags: dict[str, Any]
     selected = run.dataset in BENCHMARKS and BENCHMARKS[run.dataset].n_max
     if not selected and (tail := sorted(flags.keys() & {"imbalance_factor", "imbalance_kind"})):
         raise ValueError(f"--{tail[0]} makes the long tail of cifar*-lt; {run.dataset} has its own: leave it out")
-    if flags.get("augment_backend") == "tensor" and run.freeze_backbone and not run.streaming:
+    if flags.get("augment_backend") == "tensor" and run.on_features:
         raise ValueError(
             "--augment_backend tensor is for views of each step; on a frozen backbone features are computed before: "
             "leave it out"

@@ -53,8 +53,8 @@ class RunPlan:
 
     @property
     def on_features(self) -> bool:
-        """Whether the backbone is frozen, so that its features are computed once; a stream is read but once."""
-        return self.run.freeze_backbone and not self.run.streaming
+        """As that of the run's arguments."""
+        return self.run.on_features
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -172,11 +172,8 @@ def _choose_automatic(
     size, pretrained = int(run.image_size or 0), is_pretrained(run, backbone)
     batch = None if "per_device_train_batch_size" in run.automatic else args.per_device_train_batch_size * parts
     epochs = None if "num_train_epochs" in run.automatic else args.num_train_epochs
-    features: dict[str, Any] = {
-        "on_features": run.freeze_backbone and not run.streaming,
-        "cosine": run.classifier == "cosine",
-    }
-    fine_tuning, optimizer = None, None if "optim" in run.automatic else str(getattr(args.optim, "value", args.optim))
+    features: dict[str, Any] = {"on_features": run.on_features, "cosine": run.classifier == "cosine"}
+    fine_tuning, optimizer = None, None if "optim" in run.automatic else args.optimizer_name
     if pretrained and not run.freeze_backbone and run.lora_rank is None:
         fine_tuning = choose_fine_tuning(backbone, optimizer)
     if optimizer not in (None, "sgd") and fine_tuning is None and "learning_rate" in run.automatic:

@@ -210,6 +210,11 @@ class RunArguments(WorkflowArguments, ModelArguments, DataArguments, RecipeArgum
     automatic: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
+    @property
+    def on_features(self) -> bool:
+        """Whether the backbone is frozen, so that its features are computed once; a stream is read but once."""
+        return self.freeze_backbone and not self.streaming
+
     def __post_init__(self) -> None:
         check_ranges(self)
         if self.skip_undecodable and self.inspect is False:

@@ -84,6 +84,11 @@ class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, T
         return LOSSES[self.loss]
 
     @property
+    def optimizer_name(self) -> str:
+        """`optim` as text, which transformers makes a member of an enumeration."""
+        return str(getattr(self.optim, "value", self.optim))
+
+    @property
     def order_seed(self) -> int:
         """What the order of the training images is drawn with."""
         return self.seed if self.data_seed is None else self.data_seed

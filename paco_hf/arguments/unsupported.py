@@ -117,8 +117,9 @@ def check_idle(args: Any) -> None:
         raise ValueError(f"{adam[0]} is a setting of Adam, and optim is 'sgd': set optim='adamw_torch', or momentum")
     sgd = [name for name in ("momentum", "nesterov") if getattr(args, name) != default_setting(name)]
     if sgd and args.optim != "sgd":
-        optimizer = str(getattr(args.optim, "value", args.optim))
-        raise ValueError(f"{sgd[0]} is a setting of SGD, and optim is {optimizer!r}: set optim='sgd', or leave it out")
+        raise ValueError(
+            f"{sgd[0]} is a setting of SGD, and optim is {args.optimizer_name!r}: set optim='sgd', or leave it out"
+        )
     warmup, usual = args.warmup_epochs, default_setting("warmup_epochs")
     if args.epoch_schedule == "none" and warmup != usual:
         raise ValueError(
@@ -159,7 +160,7 @@ def check_views(run: Any, args: Any, views: dict[str, str | None]) -> None:
             "--query_view, or leave it out"
         )
     for name, view in views.items():
-        if view and run.freeze_backbone and not run.streaming and not run.feature_views:
+        if view and run.on_features and not run.feature_views:
             raise ValueError(
                 f"--{name} {view} has no effect on a frozen backbone, which sees each image as it is: give "
                 "--feature_views too, such as 4, or leave it out"

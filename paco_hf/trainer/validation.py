@@ -71,7 +71,7 @@ def check_optimizer(model: PaCoForImageClassification, args: PaCoTrainingArgumen
     """
     check_rates(args, any(parameter.requires_grad for parameter in model.paco.backbone.parameters()))
     options = optimizer_and_settings(args, model)[1]
-    name = str(getattr(args.optim, "value", args.optim))
+    name = args.optimizer_name
     for setting in ("adam_beta1", "adam_beta2", "adam_epsilon", "optim_args"):
         if (value := getattr(args, setting)) == (default := default_setting(setting)):
             continue

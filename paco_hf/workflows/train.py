@@ -207,7 +207,7 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
     stop = StopCallback(termination)
     trainer = build_trainer(plan, data, parts, [stop, *callbacks])
     if run.lora_rank:
-        moments = 2 if "adam" in str(getattr(args.optim, "value", args.optim)) else 1
+        moments = 2 if "adam" in args.optimizer_name else 1
         say(main, describe_training(trainer.model, moments))
     checkpoint = None
     if checkpoints:
