@@ -39,9 +39,11 @@ class DataArguments:
             another when streaming
         image_column (`str`, *optional*): column of the images (default: recognized)
         label_column (`str`, *optional*): column of the classes (default: recognized)
+        label_source (`str`, *optional*): what gives the classes where a folder has class folders and a table beside
+            them (default: the folders; where the table has other classes there is none)
         train_split (`str`, *optional*): what your own data calls the split to train on (default: recognized)
         validation_split (`str`, *optional*): likewise the validation split
-        test_split (`str`, *optional*): likewise the test split
+        test_split (`str`, *optional*): likewise the test split; none: not to score on it, as where it has no labels
         inspect (`bool`, *optional*): decode every image before training and look for duplicates, once (default: your
             own data)
         skip_undecodable (`bool`, *optional*, defaults to `False`): leave out images of your own data that cannot be
@@ -70,6 +72,7 @@ class DataArguments:
     shuffle_buffer: Annotated[int, AT_LEAST_1] = 4096
     image_column: str | None = None
     label_column: str | None = None
+    label_source: Literal["folders", "table"] | None = None
     train_split: str | None = None
     validation_split: str | None = None
     test_split: str | None = None

@@ -28,6 +28,8 @@ def add_column_flags(parser: argparse.ArgumentParser) -> None:
     """The flags for the columns of a table of images."""
     parser.add_argument("--image_column", help="column of the images (default: recognized)")
     parser.add_argument("--label_column", help="column of the classes (default: recognized)")
+    about = "which gives the classes, where there are class folders and a table beside them"
+    parser.add_argument("--label_source", choices=["folders", "table"], help=about)
 
 
 def add_inference_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:

@@ -75,7 +75,7 @@ json_options = _argument(json_object)
 @_argument
 def images(text: str) -> None:
     """An image file, or a folder of some."""
-    from ..utils.images import list_image_files
+    from ..utils.folder_contents import list_image_files
 
     list_image_files([text])
 

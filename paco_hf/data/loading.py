@@ -13,7 +13,8 @@ from .image_split import ImageSplit
 from .images import ImageData, LabeledImages
 from .long_tail import class_counts, long_tailed_counts, long_tailed_indices
 from .published import CIFAR_MEAN, CIFAR_STD
-from .sources.folders import image_tables, load_folder, read_parquet, read_tree
+from .sources.folders import read_tree
+from .sources.hf_tables import image_tables, load_folder, read_parquet
 from .sources.hub_dataset import load_hub
 from .sources.source import Source, assign_roles, label_tables
 from .sources.user_dataset import open_user_dataset

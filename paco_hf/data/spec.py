@@ -11,7 +11,10 @@ from .published import BENCHMARKS, Benchmark
 
 ROLES = ("train", "validation", "test")
 SPLITS_NAME = "splits.json"  # says which images a run split off for which role
-_SETTINGS = ("dataset_path", "image_column", "label_column", "streaming", "imbalance_factor", "imbalance_kind")
+_SETTINGS = (
+    *("dataset_path", "image_column", "label_column", "label_source"),
+    *("streaming", "imbalance_factor", "imbalance_kind"),
+)
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,10 @@ class DataSpec:
         label_column (`str`, *optional*): likewise of the classes.
         lists (`dict`, *optional*): list files by split, where they are not in `dataset_path` under their official
             names.
+        label_source (`str`, *optional*): of user data that has class folders and a table beside them: `folders` or
+            `table`.
         splits (`dict`, *optional*): of user data, the names of the splits that are `train`, `validation` and `test`;
-            their usual names are detected.
+            their usual names are detected, and `none` leaves one out.
         streaming (`bool`, *optional*, defaults to `False`): read a prepared folder shard by shard; `dataset_path` may
             then also be an address of fsspec, such as `hf://datasets/user/name`.
         window (`int`, *optional*, defaults to `4096`): encoded images that a stream keeps in memory.
@@ -45,6 +50,7 @@ class DataSpec:
     dataset_path: str | None = None
     image_column: str | None = None
     label_column: str | None = None
+    label_source: str | None = None
     lists: Mapping[str, str] = field(default_factory=dict)
     splits: Mapping[str, str] = field(default_factory=dict)
     streaming: bool = False

@@ -14,7 +14,8 @@ from ..inference.index_folder import INDEX_FOLDER, check_included_index
 from ..reports.run_summary import read_subject
 from ..runs.layout import CARD_NAME
 from ..utils.files import new_folder, write_text
-from ..utils.images import list_image_files, open_image
+from ..utils.folder_contents import list_image_files
+from ..utils.images import open_image
 from .errors import hub_errors
 from .upload import check_no_paths, full_name, make_repo, stage_model
 

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from ..data.images import Images
 from ..utils import files
-from ..utils.images import list_image_files
+from ..utils.folder_contents import list_image_files
 from ..utils.tensors import read_tensors, save_tensors
 from .batches import ImageFiles
 from .feature_cache import cached_features, extract_features

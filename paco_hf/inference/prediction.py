@@ -10,7 +10,7 @@ from torch import Tensor
 from ..evaluation.prior_estimation import MIN_FREQUENCY, estimate_prior
 from ..evaluation.priors import read_frequencies
 from ..models.configuration_paco import PaCoConfig
-from ..utils.images import list_image_files
+from ..utils.folder_contents import list_image_files
 from ..utils.memory import keep_freed_memory
 from .batches import ImageFiles, image_batches
 from .forward import fast_forward

@@ -1,44 +1,12 @@
-"""Image files: which there are, how they are decoded, and small copies."""
+"""Image files: how they are decoded, and small copies."""
 
 import io
 import os
 import re
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
-
-IMAGE_SUFFIXES = {
-    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
-    *(".tga", ".tif", ".tiff", ".webp"),
-}
-_IMAGES = "give image files, or folders with some"
-
-# Of cameras and drawing programs: what has nothing else is no folder of something else.
-UNREAD_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".psd", ".raw", ".svg"}
-
-
-def list_image_files(paths: Sequence[str | Path]) -> list[Path]:
-    """The files, and the image files in the folders, sorted within each.
-
-    Raises:
-        ValueError: a folder has no image files.
-        OSError: a path does not exist.
-    """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES)
-            if not inside:
-                raise ValueError(f"the folder {path} has no image files: {_IMAGES}")
-            files += inside
-        elif path.is_file():
-            files.append(path)
-        else:
-            raise OSError(f"{path} does not exist: {_IMAGES}")
-    return files
 
 
 def open_image(source: Any, name: str) -> Image.Image:

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..inference.image_index import NearestImages
 from ..inference.index_folder import INDEX_FOLDER
-from ..utils.images import list_image_files
+from ..utils.folder_contents import list_image_files
 from ..utils.optional import optional_package
 from .classifier import ALL_EQUAL, AS_TRAINED, CUSTOM, MOST_EDITABLE, Classifier
 from .handlers import Handlers

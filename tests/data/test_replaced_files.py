@@ -11,7 +11,7 @@ from user_data import folders, parquet, png, table
 
 from paco_hf.data.image_checks import check_images
 from paco_hf.data.loading import load_data
-from paco_hf.data.sources.folders import load_folder
+from paco_hf.data.sources.hf_tables import load_folder
 from paco_hf.utils import files
 from paco_hf.utils.files import identity
 

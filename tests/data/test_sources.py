@@ -62,7 +62,11 @@ def test_columns_and_splits_are_inferred(tmp_path) -> None:
         load_data(str(tmp_path / "tables" / "y.json"), image_column="id")
 
     folders(tmp_path / "single", {"test": 2, "train": 3})
-    assert load_data(str(tmp_path / "single")).class_names == ["test", "train"]
+    with pytest.raises(ValueError, match=r"test/, train/ of .* hold images without class folders"):
+        load_data(str(tmp_path / "single"))
+    assert load_data(str(tmp_path / "single"), label_source="folders").class_names == ["test", "train"]
+    folders(tmp_path / "vehicles", {"car": 2, "train": 3})
+    assert load_data(str(tmp_path / "vehicles")).class_names == ["car", "train"]
     meta = tmp_path / "meta" / "train"
     table(meta, ["x", "y"], "metadata.csv", ("file_name", "label"))
     assert load_data(str(tmp_path / "meta")).class_names == ["x", "y"]
@@ -163,7 +167,8 @@ def test_splits_without_labels_or_with_other_classes(tmp_path) -> None:
     table(tmp_path / "c", ["cat", "dog"], "train.csv")
     (tmp_path / "c" / "test.csv").write_text("file\nimages/train0.png\n")
     data = load_data(str(tmp_path / "c"))
-    assert (data.test, data.notes) == (None, ["the split 'test' has no column 'species', so it is left out"])
+    assert data.test is None
+    assert "the split 'test' has no column 'species', so it is left out" in data.notes
     with pytest.raises(ValueError, match=r"'test' of .* has a class 'elk' that its train split has not"):
         load_data(str(tmp_path / "b"))
 
@@ -218,7 +223,7 @@ def test_odd_images(tmp_path) -> None:
 def test_a_table_beside_folders_of_images(tmp_path) -> None:
     table(tmp_path / "a", ["x", "y", "x"], "labels.csv")
     data = load_data(str(tmp_path / "a"))
-    assert (data.class_names, data.notes) == (["x", "y"], [])
+    assert (data.class_names, data.notes) == (["x", "y"], ["the labels are those of labels.csv"])
     content = (tmp_path / "a" / "labels.csv").read_text().replace("images/", "")
     (tmp_path / "a" / "labels.csv").write_text(content)
     assert load_data(str(tmp_path / "a")).class_names == ["x", "y"]

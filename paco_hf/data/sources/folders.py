@@ -1,29 +1,147 @@
-"""Folders of images and of parquet files."""
+"""Folders of images: class folders, the folders of splits, and the official trees of benchmarks. It loads neither
+`datasets` nor pyarrow."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import pyarrow as pa
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, load_dataset
-from datasets.config import HF_DATASETS_CACHE
-from datasets.data_files import DataFilesDict, DataFilesList
-from datasets.table import InMemoryTable
-
-from ...utils.files import disk_errors, identity
-from ...utils.images import IMAGE_SUFFIXES
+from ...utils.folder_contents import Contents, PassedOver, is_unread_image, scan
 from ...utils.text import examples
 from ..image_lists import ImageList
+from .split_names import folder_split
 
 
-def image_tables(files: Mapping[str, tuple[Sequence[str], Sequence[int]]], class_names: list[str]) -> DatasetDict:
-    """Image files and class ids of each split as a data set that opens a file when it is asked for."""
-    schema = Features({"image": Image(), "label": ClassLabel(names=class_names)}).arrow_schema
+@dataclass
+class ClassFolders:
+    """The images of `root/<class>/<image>`.
+
+    Args:
+        files (list of `str`): the images, class by class.
+        labels (list of `int`): their class ids.
+        folders (list of `str`): the names of the class folders, sorted.
+        others (list of `Path`): files in the class folders that are no images.
+        loose (list of `Path`): images beside the class folders.
+    """
+
+    files: list[str] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+    loose: list[Path] = field(default_factory=list)
+
+
+def class_folders(
+    root: Path, known: Sequence[str] = (), skip_unknown: bool = False, passed: PassedOver | None = None
+) -> ClassFolders:
+    """Read class folders.
+
+    Args:
+        root (path): of the class folders.
+        known (sequence of `str`, *optional*): the classes by id; those of the folders, sorted, where there are none.
+        skip_unknown (`bool`, *optional*, defaults to `False`): leave out the folders of other classes.
+        passed ([`PassedOver`], *optional*): takes note of what is no data.
+
+    Raises:
+        ValueError: no class folders, folders in them, or one of another class.
+    """
+    passed = passed or PassedOver(root)
+    top = scan(root, passed)
+    names = [folder.name for folder in top.folders]
+    if not names:
+        raise ValueError(
+            f"{root} has no class folders: put the images of each class in a folder of its own (ILSVRC's validation "
+            "images, which come in one folder, in folders of their synsets)"
+        )
+    result, ids = ClassFolders(folders=names, loose=top.images), {name: i for i, name in enumerate(known or names)}
+    if not skip_unknown and (unknown := next((name for name in names if name not in ids), None)):
+        raise ValueError(f"{root} has a class {unknown!r} that the training images have not")
+    for folder in top.folders:
+        inside = scan(folder, passed)
+        if inside.folders:
+            raise ValueError(_nested(root, folder, inside, top))
+        result.others += inside.others
+        if folder.name in ids:
+            result.files += map(str, inside.images)
+            result.labels += [ids[folder.name]] * len(inside.images)
+    return result
+
+
+def _nested(root: Path, folder: Path, inside: Contents, top: Contents) -> str:
+    """What to do where the folder of a class has folders in it."""
+    deeper = inside.folders[0]
+    if inside.images:
+        advice = f"move its images up into {folder}, or the folder elsewhere"
+    elif len(top.folders) == 1:
+        advice = f"did you mean --dataset {folder}?"
+    else:
+        levels = examples([f"--dataset {one}" for one in top.folders], 2)
+        advice = f"where the classes lie one level deeper, give one of {levels}, or move their folders up into {root}"
+    return f"{deeper} is a folder in the folder of a class, where images should lie: {advice}"
+
+
+def has_image_folders(folder: Path, passed: PassedOver) -> bool:
+    """Whether some folder right in a folder has images, or folders."""
+    return any(
+        inside.images or inside.folders for inside in (scan(one, passed) for one in scan(folder, passed).folders)
+    )
+
+
+def split_folders(folder: Path, passed: PassedOver) -> dict[str, Path]:
+    """The folders of class folders whose names say that they are of a split, by those names.
+
+    A folder between, such as `training_set/training_set`, is gone through.
+
+    Args:
+        folder (path): of the data set.
+        passed ([`PassedOver`]): takes note of what is no data.
+
+    Raises:
+        ValueError: two folders are of the same split.
+    """
     splits = {}
-    for split, (paths, labels) in files.items():
-        columns = [Image().cast_storage(pa.array(paths, pa.string())), pa.array(labels, pa.int64())]
-        splits[split] = Dataset(InMemoryTable(pa.Table.from_arrays(columns, schema=schema)))
-    return DatasetDict(splits)
+    for entry in scan(folder, passed).folders:
+        if folder_split(entry.name) and has_image_folders(entry, passed):
+            inside, below = scan(entry, passed), entry
+            while not inside.images and len(inside.folders) == 1 and has_image_folders(inside.folders[0], passed):
+                below = inside.folders[0]
+                inside = scan(below, passed)
+            splits[entry.name] = below
+    roles = Counter(map(folder_split, splits))
+    if twice := next((role for role, count in roles.items() if count > 1), None):
+        both = " and ".join(name for name in splits if folder_split(name) == twice)
+        raise ValueError(
+            f"{folder} has two folders of the {twice} split, {both}: give one of them another name, or put their "
+            "images together"
+        )
+    return splits
+
+
+def near_layout(folder: Path, passed: PassedOver) -> Path | None:
+    """The only folder below one that has class folders, or splits; `None` where there is none, or more than one."""
+    for _ in range(4):
+        top = scan(folder, passed)
+        if top.images or not top.folders:
+            return None
+        filled = [one for one in top.folders if has_image_folders(one, passed)]
+        if len(filled) != 1:
+            return None
+        folder = filled[0]
+        inside = scan(folder, passed).folders
+        if split_folders(folder, passed) or sum(bool(scan(one, passed).images) for one in inside) > 1:
+            return folder
+    return None
+
+
+def unread_class(classes: ClassFolders) -> tuple[str, str] | None:
+    """A class folder with no image but images of kinds that are not read, and those; `None` where there is none."""
+    filled = {classes.folders[label] for label in classes.labels}
+    for name in classes.folders:
+        inside = [path for path in classes.others if path.parent.name == name and is_unread_image(path.name)]
+        if name not in filled and inside:
+            return name, ", ".join(sorted({path.suffix.lower() for path in inside}))
+    return None
 
 
 def list_files(root: Path, image_list: ImageList) -> list[str]:
@@ -41,44 +159,6 @@ def list_files(root: Path, image_list: ImageList) -> list[str]:
             f"{len(missing)} of the {len(files)} images of {image_list.name} are not in {root}: {examples(missing)}"
         )
     return files
-
-
-def class_folders(
-    root: Path, known: Sequence[str] = (), skip_unknown: bool = False
-) -> tuple[list[str], list[int], list[str]]:
-    """The images of `root/<class>/<image>`.
-
-    Args:
-        root (path): of the class folders.
-        known (sequence of `str`, *optional*): the classes by id; those of the folders, sorted, where there are none.
-        skip_unknown (`bool`, *optional*, defaults to `False`): leave out the folders of other classes.
-
-    Returns:
-        files, class ids and the names of the class folders, sorted.
-
-    Raises:
-        ValueError: no class folders, folders in them, or one of another class.
-    """
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
-    if not folders:
-        raise ValueError(
-            f"{root} has no class folders: ILSVRC's validation images, which come in one folder, must be sorted into "
-            "folders of their synsets first"
-        )
-    ids = {name: label for label, name in enumerate(known or folders)}
-    unknown = [name for name in folders if name not in ids]
-    if unknown and not skip_unknown:
-        raise ValueError(f"{root} has a class {unknown[0]!r} that the training images have not")
-    files, labels = [], []
-    for folder in folders:
-        entries = [entry for entry in os.scandir(root / folder) if not entry.name.startswith(".")]
-        if deeper := next((entry.path for entry in entries if entry.is_dir()), None):
-            raise ValueError(f"{deeper} is a folder in the folder of a class, where images should lie")
-        names = sorted(e.path for e in entries if Path(e.name).suffix.lower() in IMAGE_SUFFIXES and e.is_file())
-        if folder in ids:
-            files += names
-            labels += [ids[folder]] * len(names)
-    return files, labels, folders
 
 
 def read_tree(
@@ -106,43 +186,6 @@ def read_tree(
     files = {split: (list_files(root, image_list), image_list.labels) for split, image_list in lists.items()}
     classes = list(folders or (lists["train"].folders if "train" in lists else ()))
     for split, folder in whole:
-        paths, labels, names = class_folders(root / folder, classes, skip_unknown)
-        files[split], classes = (paths, labels), classes or names
+        read = class_folders(root / folder, classes, skip_unknown)
+        files[split], classes = (read.files, read.labels), classes or read.folders
     return files, classes
-
-
-def load_folder(folder: str) -> DatasetDict:
-    path = Path(folder)
-    if not path.is_dir():
-        raise OSError(f"{folder} is not a folder")
-    files = parquet_files(path)
-    if not files:
-        # `datasets` knows tables by their time stamps; of images it keeps no more than their names.
-        mode = "force_redownload" if any(path.glob("**/metadata.*")) else None
-        return load_dataset("imagefolder", data_dir=str(path), download_mode=mode)
-    # One by one: splits may differ in columns that do not matter here.
-    return DatasetDict({split: read_parquet(names) for split, names in files.items()})
-
-
-def read_parquet(files: Sequence[str | Path]) -> Dataset:
-    """The rows of parquet files: of the cache of `datasets`, which knows files by their time stamps alone, only where
-    they are the files of then."""
-    paths = [os.path.abspath(file) for file in files]
-    keys = [tuple(map(str, identity(path))) for path in paths]
-    with disk_errors(
-        f"make space in {HF_DATASETS_CACHE}, where rows are cached, or set HF_DATASETS_CACHE to elsewhere"
-    ):
-        return Dataset.from_parquet(DataFilesDict(train=DataFilesList(paths, keys)), split="train")
-
-
-def parquet_files(folder: Path) -> dict[str, list[str]]:
-    """The parquet files below a folder by split, which their names say; empty where there are none."""
-    files: dict[str, list[str]] = {}
-    for file in sorted(folder.glob("**/*.parquet")):
-        split = next((s for s in ("train", "test", "validation") if s in str(file.relative_to(folder)).lower()), None)
-        if split is None:
-            raise ValueError(
-                f"{file.name} names no split: a parquet file's name should contain train, validation or test"
-            )
-        files.setdefault(split, []).append(str(file))
-    return files

@@ -12,8 +12,7 @@ from typing import Any
 from datasets import ClassLabel, Value
 
 from ...utils.text import examples, repeated
-from .table_files import Rows
-from .tables import clean, is_text
+from .table_files import Rows, is_text
 
 _WHOLE = re.compile(r"-?(0|[1-9]\d*)(\.0*)?")
 _EXACT = {"float16": 11, "float32": 24, "float64": 53}  # bits of the whole numbers that a type tells apart
@@ -34,6 +33,11 @@ _SEPARATORS = (
 )
 _NAMES_HAVE = ((_WEAK, rf"[^\d\s.{re.escape(_WEAK)}]"), (" ", ""))  # one cell with these says nothing
 _ONE_LABEL = "give each image one label, or name a column that does with --label_column"
+
+
+def clean(name: str) -> str:
+    """A class name without white space around it, and with accents composed: what looks alike is one class."""
+    return unicodedata.normalize("NFC", name).strip()
 
 
 def visible(name: str) -> str:

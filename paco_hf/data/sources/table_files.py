@@ -2,31 +2,46 @@
 
 import io
 import json
+import re
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Dataset
+from datasets import Dataset, Image, Value
 
-from ...utils.images import IMAGE_SUFFIXES
+from ...utils.folder_contents import is_image_name
 from ...utils.text import examples, repeated
-from .folders import read_parquet
+from .file_names import FileFinder
+from .hf_tables import read_parquet
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".parquet")
 
 
 @dataclass
 class Rows:
-    """Rows of a split as they are in the source."""
+    """Rows of a split as they are in the source.
+
+    Args:
+        data (`datasets.Dataset`): the rows.
+        root (path, *optional*): that the file names in a column are below.
+        text (`bool`, *optional*, defaults to `False`): all columns are text, numbers too.
+        files (list of `str`, *optional*): of the images, where these are known already.
+        finder ([`FileFinder`], *optional*): of the files that a column may name.
+        notes (list of `str`): what the user should know.
+    """
 
     data: Dataset
-    root: Path | None = None  # that the file names in a column are below
-    text: bool = False  # all columns are text, numbers too
-    files: list[str] | None = None  # of the images, where these are known already
+    root: Path | None = None
+    text: bool = False
+    files: list[str] | None = None
+    finder: FileFinder | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 def is_table(path: str | Path) -> bool:
@@ -34,30 +49,75 @@ def is_table(path: str | Path) -> bool:
     return Path(path).suffix.lower() in TABLE_SUFFIXES and Path(path).is_file()
 
 
+def holds_images(feature: Any) -> bool:
+    """Whether a column's values are encoded images."""
+    encoded = isinstance(feature, dict) and {"bytes", "path"} <= feature.keys()
+    return encoded or isinstance(feature, Image) or (isinstance(feature, Value) and feature.dtype.endswith("binary"))
+
+
+def is_text(feature: Any) -> bool:
+    """Whether a column's values are text."""
+    return isinstance(feature, Value) and feature.dtype.endswith("string")
+
+
+def file_names_in(rows: Rows, column: str) -> list[str] | None:
+    """The names of image files in a column, empty where a row has none; `None` where it has the images themselves.
+
+    Args:
+        rows (`Rows`): of a split.
+        column (`str`): of the images.
+    """
+    if is_text(rows.data.features[column]):
+        return [name or "" for name in rows.data[column][:]]
+    data = rows.data.select_columns([column]).cast_column(column, Image(decode=False))
+    if not len(data) or (data[0][column] or {}).get("bytes") is not None:  # told without reading all
+        return None
+    images = data.with_format("arrow")[:][column].combine_chunks()
+    contents, paths = pc.struct_field(images, "bytes"), pc.struct_field(images, "path")
+    if contents.null_count < len(contents) or paths.null_count == len(paths):
+        return None
+    return [name or "" for name in paths.to_pylist()]
+
+
 def read_files(paths: Sequence[Path]) -> Rows:
-    """The rows of a split: of one table, or of several parquet files."""
-    parts = [_read_parquet(path) if path.suffix.lower() == ".parquet" else _read_text(path) for path in paths]
-    if len(parts) == 1:
-        return parts[0]
+    """The rows of a split: of one table, or of several parquet files.
+
+    Raises:
+        OSError: a file is damaged.
+        ValueError: it has no rows, or is not what its name says; two tables are of the same split.
+    """
     if all(path.suffix.lower() == ".parquet" for path in paths):
-        # One data set over all files, whose cache the next run finds.
-        return Rows(read_parquet(paths), paths[0].parent)
+        return _read_shards(paths)
+    if len(paths) == 1:
+        return _read_text(paths[0])
     raise ValueError(f"{paths[0]} and {paths[1]} are both of the same split: keep one of them, or name another")
 
 
-def _read_parquet(path: Path) -> Rows:
+def _read_shards(paths: Sequence[Path]) -> Rows:
+    filled = [path for path in paths if _check_parquet(path)]
+    if not filled:
+        raise ValueError(f"{paths[0]} has no rows")
+    empty = [path.name for path in paths if path not in filled]
+    notes = [f"parquet files without rows are left out: {examples(empty)}"] if empty else []
+    # One data set over all files, whose cache the next run finds.
+    return Rows(read_parquet(filled), filled[0].parent, notes=notes)
+
+
+def _check_parquet(path: Path) -> int:
+    """How many rows a parquet file has."""
     try:
-        metadata = pq.read_schema(path).metadata or {}
+        about = pq.read_metadata(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise OSError(f"{path} is truncated or no parquet file ({error})") from error
-    features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    features = json.loads((about.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     for name, feature in features.items():
         names = feature.get("names") if isinstance(feature, dict) else None
         if twice := repeated(names or []):
             raise ValueError(
                 f"the column {name!r} of {path} has the class {twice!r} twice: rename one of the two, or merge them"
             )
-    return Rows(read_parquet([path]), path.parent)
+    rows: int = about.num_rows
+    return rows
 
 
 def _read_text(path: Path) -> Rows:
@@ -66,15 +126,29 @@ def _read_text(path: Path) -> Rows:
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error}): save it as UTF-8") from error
     tabular = path.suffix.lower() in (".csv", ".tsv")
-    columns = _parse_csv(path, text) if tabular else _parse_json(path, text)
-    if not columns or not next(iter(columns.values())):
+    notes: list[str] = []
+    columns = _parse_csv(path, text) if tabular else _parse_json(path, text, notes)
+    rows = len(next(iter(columns.values()), []))
+    filled = [i for i in range(rows) if any(_is_filled(values[i]) for values in columns.values())]
+    if not filled:
         raise ValueError(f"{path} has no rows")
-    return Rows(Dataset.from_dict(columns), path.parent, text=tabular)
+    if len(filled) < rows:
+        columns = {name: [values[i] for i in filled] for name, values in columns.items()}
+        notes.append(f"{rows - len(filled)} of the {rows} rows of {path.name} are blank and are left out")
+    return Rows(Dataset.from_dict(columns), path.parent, text=tabular, notes=notes)
+
+
+def _is_filled(value: Any) -> bool:
+    return value is not None and not (isinstance(value, str) and not value.strip())
 
 
 def _parse_csv(path: Path, text: str) -> dict[str, list[Any]]:
+    separator = "\t" if path.suffix.lower() == ".tsv" else ""
+    if named := re.match(r'"?sep=(.)"?[^\n]*\n', text, re.IGNORECASE):  # a line for Excel
+        separator, text = named[1], text[named.end() :]
+    text = re.sub(r"\A(\s*\n)+", "", text)
     header = text.split("\n", 1)[0]
-    separator = "\t" if path.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
+    separator = separator or max(",;\t|", key=header.count)
     try:
         # As text: numbers may be names ("007"), and "None" and "NA" may be classes.
         frame = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
@@ -85,7 +159,7 @@ def _parse_csv(path: Path, text: str) -> dict[str, list[Any]]:
     if not isinstance(frame.index, pd.RangeIndex):
         raise ValueError(f"{path} has more values in a row than names in its first line: quote values with commas")
     names = [str(name).strip() for name in frame]
-    if first := next((name for name in names if Path(name).suffix.lower() in IMAGE_SUFFIXES), None):
+    if first := next((name for name in names if is_image_name(name)), None):
         raise ValueError(
             f"the first line of {path} should name its columns, but has the image {first!r}: put a line such as "
             f"file{separator}label above it"
@@ -95,18 +169,17 @@ def _parse_csv(path: Path, text: str) -> dict[str, list[Any]]:
     return {name: frame[column].tolist() for name, column in zip(names, frame, strict=True)}
 
 
-def _parse_json(path: Path, text: str) -> dict[str, list[Any]]:
+def _parse_json(path: Path, text: str, notes: list[str]) -> dict[str, list[Any]]:
     try:
         content = json.loads(text) if path.suffix.lower() == ".json" else None
     except json.JSONDecodeError:
         content = None  # one object a line, perhaps
+    except RecursionError as error:
+        raise ValueError(f"{path} is nested too deeply: {_JSON_FORMS}") from error
     if content is None:
-        content = []
-        for number, line in enumerate(text.splitlines(), 1):
-            try:
-                content += [json.loads(line)] if line.strip() else []
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number} of {path} is no JSON object ({error})") from error
+        content = _parse_lines(path, text)
+    if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
+        content = _coco_rows(path, content, notes)
     if isinstance(content, dict) and all(isinstance(values, list) for values in content.values()):
         lengths = {len(values): name for name, values in reversed(content.items())}
         if len(lengths) > 1:
@@ -114,19 +187,60 @@ def _parse_json(path: Path, text: str) -> dict[str, list[Any]]:
             raise ValueError(f"the columns of {path} differ in their number of rows: {shown}")
         content = [dict(zip(content, row, strict=True)) for row in zip(*content.values(), strict=True)]
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-        raise ValueError(f"{path} must hold a list of objects, or an object a line, each with an image and a label")
-    columns: dict[str, list[Any]] = {}
-    for name in dict.fromkeys(name for row in content for name in row):
-        values = [row.get(name) for row in content]
+        raise ValueError(f"{path} must hold {_JSON_FORMS}")
+    return {
+        name: _column([row.get(name) for row in content]) for name in dict.fromkeys(n for row in content for n in row)
+    }
+
+
+_JSON_FORMS = "a list of objects, or an object a line, each with an image and a label; or COCO's annotations"
+
+
+def _parse_lines(path: Path, text: str) -> list[Any]:
+    content = []
+    for number, line in enumerate(text.splitlines(), 1):
+        try:
+            content += [json.loads(line)] if line.strip() else []
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ValueError(f"line {number} of {path} is no JSON object ({error})") from error
+    return content
+
+
+def _column(values: list[Any]) -> list[Any]:
+    """The values of a JSON column as ones of a single type."""
+    kinds = {type(value) for value in values if value is not None}
+    if kinds == {int, float} and any(isinstance(value, float) and abs(value) >= 2**53 for value in values):
+        values = [None if value is None else float(value) for value in values]  # which are refused as labels
+        kinds = {float}
+    if kinds == {int, float}:  # 1 and 1.0 are one label
+        values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
         kinds = {type(value) for value in values if value is not None}
-        if kinds == {int, float} and any(isinstance(value, float) and abs(value) >= 2**53 for value in values):
-            values = [None if value is None else float(value) for value in values]  # which are refused as labels
-            kinds = {float}
-        if kinds == {int, float}:  # 1 and 1.0 are one label
-            values = [int(value) if isinstance(value, float) and value.is_integer() else value for value in values]
-            kinds = {type(value) for value in values if value is not None}
-        too_large = kinds == {int} and any(value is not None and not -(2**63) <= value < 2**63 for value in values)
-        if len(kinds) > 1 or too_large:
-            values = [None if value is None else str(value) for value in values]
-        columns[name] = values
-    return columns
+    too_large = kinds == {int} and any(value is not None and not -(2**63) <= value < 2**63 for value in values)
+    if len(kinds) > 1 or too_large:
+        values = [None if value is None else str(value) for value in values]
+    return values
+
+
+def _coco_rows(path: Path, content: dict[str, Any], notes: list[str]) -> list[dict[str, Any]]:
+    """COCO's annotations, whose images have one category each."""
+    try:
+        names = {category["id"]: str(category["name"]) for category in content["categories"]}
+        categories: dict[Any, set[str]] = defaultdict(set)
+        for annotation in content["annotations"]:
+            categories[annotation["image_id"]].add(names[annotation["category_id"]])
+        files = {image["id"]: str(image["file_name"]) for image in content["images"]}
+    except (KeyError, TypeError) as error:
+        raise ValueError(
+            f"{path} has images, annotations and categories, but is not in COCO's format ({type(error).__name__}: "
+            f"{error}): images have id and file_name, annotations image_id and category_id, categories id and name"
+        ) from error
+    several = next((image for image in files if len(categories[image]) > 1), None)
+    if several is not None:
+        raise ValueError(
+            f"the image {files[several]!r} of {path} has objects of several categories "
+            f"({examples(sorted(categories[several]))}), but an image has one class: cut the objects out, or make a "
+            "table of images with one label each"
+        )
+    if bare := [file for image, file in files.items() if not categories[image]]:
+        notes.append(f"{len(bare)} images of {path.name} have no annotation and are left out, such as {bare[0]}")
+    return [{"file_name": file, "label": min(categories[image])} for image, file in files.items() if categories[image]]

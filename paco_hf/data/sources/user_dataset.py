@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from datasets import Image
@@ -11,33 +12,49 @@ from ...utils.text import examples
 from ..image_split import ImageSplit
 from ..images import LabeledImages
 from ..spec import DataSpec
-from .columns import find_image_column, find_label_column, split_roles
-from .folders import image_tables
+from .columns import (
+    LEFT_OUT,
+    ONE_HOT,
+    find_image_column,
+    find_label_column,
+    one_hot_columns,
+    read_one_hot,
+    split_roles,
+)
+from .file_names import FileFinder, missing_files
+from .hf_tables import image_tables
 from .labels import label_classes, look_alike, read_labels
+from .rows import read_rows, split_column
 from .source import Source, check_column
-from .table_files import Rows
-from .tables import is_text, read_rows, split_column
+from .table_files import Rows, file_names_in
 
 
 def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
     """Open a folder, a table file or a Hub id, and detect what the spec does not say.
 
     Args:
-        spec (`DataSpec`): whose dataset is as [`paco_hf.data.sources.tables.read_rows`] takes it.
+        spec (`DataSpec`): whose dataset is as [`paco_hf.data.sources.rows.read_rows`] takes it.
         test_only (`bool`, *optional*, defaults to `False`): there need be no split to train on.
 
     Raises:
         ValueError: columns or splits that cannot be told or do not exist, labels that name no class, fewer than two
             classes, files that do not exist.
-        OSError: what [`paco_hf.data.sources.tables.read_rows`] raises.
+        OSError: what [`paco_hf.data.sources.rows.read_rows`] raises.
     """
     dataset = spec.dataset
-    rows, notes = read_rows(dataset)
-    rows, split_by = split_column(rows, (spec.image_column, spec.label_column), spec.splits.values())
+    named = spec.image_column, spec.label_column
+    rows, notes = read_rows(dataset, spec.label_source, named)
+    rows, split_by = split_column(rows, named, spec.splits.values())
     roles = split_roles(dataset, list(rows), spec.splits, test_only)
+    notes += dict.fromkeys(note for split in roles.values() for note in rows[split].notes)
     first = rows[next(iter(roles.values()))]
-    image = find_image_column(first, dataset, spec.image_column)
-    label = find_label_column(first, dataset, image, spec.label_column)
+    image = find_image_column(first, dataset, spec.image_column, first.finder)
+    if spec.label_column is None and (one_hot := one_hot_columns(first, dataset, image)):
+        rows = rows | {split: read_one_hot(rows[split], one_hot, f"{dataset} {split}") for split in roles.values()}
+        first, label = rows[next(iter(roles.values()))], ONE_HOT
+        notes.append(f"the class of an image is the one of the columns {examples(one_hot)} that has 1 (one-hot)")
+    else:
+        label = find_label_column(first, dataset, image, spec.label_column)
     values = _labels_by_role(spec, rows, roles, (image, label), notes)
     roles = {role: split for role, split in roles.items() if role in values}
     if not values:
@@ -54,7 +71,7 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
             value, count = next(iter(unknown.items()))
             raise ValueError(
                 f"the split {split!r} of {dataset} has a class {value!r} that its train split has not ({count} images)"
-                + look_alike(str(value), names)
+                + (look_alike(str(value), names) or _without(role))
             )
         present = {*values[role]}
         if missing := [name for value, name in zip(ids, names, strict=True) if value not in present]:
@@ -63,8 +80,9 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
                 f"{missing[0]!r}: its scores leave them out"
             )
         about: dict[str, Any] = {"dataset": dataset, "source_split": split, "role": role, "class_names": names}
-        splits[role] = _images(rows[split], image, labels=[ids[value] for value in values[role]], **about)
-    if "test" not in splits and "validation" in splits and "validation" not in spec.splits:
+        splits[role] = _images(rows[split], image, notes, labels=[ids[value] for value in values[role]], **about)
+    left_out = spec.splits.get("test") == LEFT_OUT
+    if "test" not in splits and "validation" in splits and "validation" not in spec.splits and not left_out:
         splits["test"] = splits.pop("validation")
         splits["test"].role = "test"
     columns = "classes: the folders" if first.files else _describe_columns(first, image, label, split_by)
@@ -109,27 +127,38 @@ def _describe_columns(rows: Rows, image: str, label: str, split: str | None) -> 
     return f"{text} (not used: {examples(unused, 5)})" if unused else text
 
 
-def _images(rows: Rows, column: str, *, dataset: str, source_split: str, **about: Any) -> LabeledImages:
+def _without(role: str) -> str:
+    return "" if role == "train" else f": where it has no classes, --{role}_split {LEFT_OUT} does without it"
+
+
+def _files(rows: Rows, paths: list[str], name: str, column: str, notes: list[str]) -> list[str]:
+    """The files of paths in a table.
+
+    Raises:
+        ValueError: addresses, or files that do not exist.
+    """
+    if remote := next((path for path in paths if "://" in path), None):
+        raise ValueError(f"{name} has addresses of images, such as {remote}: download them, and give their file names")
+    finder = rows.finder or FileFinder(Path())
+    files = finder.find(paths, rows.root)
+    if None in files:
+        raise ValueError(missing_files(f"{name} (column {column!r})", paths, files, finder))
+    if finder.note and finder.note not in notes:
+        notes.append(finder.note)
+    return [str(file) for file in files]
+
+
+def _images(
+    rows: Rows, column: str, notes: list[str], *, dataset: str, source_split: str, **about: Any
+) -> LabeledImages:
     about |= {"dataset": dataset, "source_split": source_split}
     if os.path.exists(dataset):
         about["root"] = dataset if os.path.isdir(dataset) else os.path.dirname(dataset) or "."
-    feature = rows.data.features[column]
-    if not is_text(feature):
-        data = rows.data if isinstance(feature, Image) else rows.data.cast_column(column, Image())
+    paths = None if rows.files else file_names_in(rows, column)
+    if paths is None:
+        is_image = isinstance(rows.data.features[column], Image)
+        data = rows.data if is_image else rows.data.cast_column(column, Image())
         return LabeledImages(data, column, files=rows.files, **about)
-    name = f"{dataset} {source_split}"
-    paths = [value or "" for value in rows.data[column][:]]
-    if remote := next((path for path in paths if "://" in path), None):
-        raise ValueError(f"{name} has addresses of images, such as {remote}: download them, and give their file names")
-    root = str(rows.root or "")
-    files = [os.path.join(root, path) for path in paths]
-    present = set(filter(os.path.isfile, set(files)))
-    missing = [path for file, path in zip(files, paths, strict=True) if file not in present]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of the {len(files)} images of {name} are not in {root or '.'}: "
-            f"{examples([*map(repr, missing)])}; column {column!r} should hold paths below that folder, or absolute "
-            "ones; where images are lost, remove their rows"
-        )
+    files = _files(rows, paths, f"{dataset} {source_split}", column, notes)
     data = image_tables({source_split: (files, about["labels"])}, about["class_names"])[source_split]
     return LabeledImages(data, "image", files=files, **about)

@@ -16,7 +16,7 @@ from datasets import ClassLabel, Image, IterableDataset, load_dataset
 from ...utils.text import examples, repeated
 from ..image_lists import ImageList, class_names, imagenet_class_names
 from ..published import BENCHMARKS, Benchmark
-from ..sources.folders import parquet_files
+from ..sources.hf_tables import parquet_files
 from ..sources.hub_dataset import connected
 from ..sources.source import check_column, choose_column
 from .manifest import Shards

@@ -1,0 +1,122 @@
+"""From the file names in a table to the files that they mean."""
+
+import os
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+from ...utils.folder_contents import PassedOver, walk_images
+from ...utils.text import examples
+
+_MOST = 2_000_000  # image files to look through below a folder
+
+
+class FileFinder:
+    """Finds the files of names as people write them.
+
+    What is there under the name as it is comes first. Where nothing is, a name means the only image of that path from
+    the folder on, be it written with backslashes or slashes, in whatever case, with accents composed or not, with
+    white space around it, or without its suffix; or, where all images in the folder are of the data set, the only one
+    whose path ends so.
+
+    Args:
+        folder (path): that names are relative to, and that is searched.
+        whole (`bool`, *optional*, defaults to `True`): all images in the folder are of the data set.
+    """
+
+    def __init__(self, folder: Path, whole: bool = True) -> None:
+        self.folder, self.whole = folder, whole
+        self._index: dict[str, list[str]] | None = None
+        self.guessed: dict[str, str] = {}  # names that mean a file of another name
+        self.ambiguous = ""  # what a name may mean
+
+    def find(self, names: Sequence[str], root: Path | None = None) -> list[str | None]:
+        """The file of each name, `None` where there is none.
+
+        Args:
+            names (sequence of `str`): of images.
+            root (path, *optional*): where names are looked up as they are (default: the folder).
+        """
+        start = str(root or self.folder)
+        paths = {name: os.path.join(start, name) for name in names if name.strip()}
+        files: dict[str, str | None] = {}
+        for name, path in paths.items():
+            files[name] = path if _is_file(path) else self._search(name)
+        return [files.get(name) for name in names]
+
+    @property
+    def note(self) -> str:
+        """Which names were taken for files of other names; empty where none was."""
+        if not self.guessed:
+            return ""
+        name, file = min(self.guessed.items())
+        return (
+            f"{len(self.guessed)} file names mean the only file that differs from them in case, accents, slashes, "
+            f"suffix or folder, such as {name!r}, which is {os.path.relpath(file, self.folder)}"
+        )
+
+    def _search(self, name: str) -> str | None:
+        plain = _plain(name)
+        parts = plain.split("/")
+        candidates = self._files().get(parts[-1], [])
+        below = {file: _plain(os.path.relpath(file, self.folder)) for file in candidates}
+        same = [file for file, path in below.items() if _ends_with(path, parts)]
+        # Of a name without a suffix.
+        matches = same or [file for file, path in below.items() if _ends_with(os.path.splitext(path)[0], parts)]
+        there = [file for file in matches if below[file].count("/") == len(parts) - 1]
+        matches = there or matches
+        if len(matches) > 1 or (matches and not there and not self.whole):
+            some = " or ".join(os.path.relpath(file, self.folder) for file in matches[:2])
+            self.ambiguous = f"{name!r} may mean {some} there: write paths from {self.folder} on, with suffixes" + (
+                "" if self.whole else f", or give --dataset {self.folder} where all its images are of the data set"
+            )
+            return None
+        if not matches:
+            return None
+        self.guessed[name] = matches[0]
+        return matches[0]
+
+    def _files(self) -> dict[str, list[str]]:
+        """The images below the folder by their plain name, with and without the suffix."""
+        if self._index is None:
+            self._index = defaultdict(list)
+            for file in islice(walk_images(self.folder, PassedOver(self.folder)), _MOST):
+                name = _plain(file.name)
+                for key in {name, os.path.splitext(name)[0]}:
+                    self._index[key].append(str(file))
+        return self._index
+
+
+def missing_files(where: str, names: Sequence[str], files: Sequence[str | None], finder: FileFinder) -> str:
+    """The message on names without a file.
+
+    Args:
+        where (`str`): what has the names.
+        names (sequence of `str`): all of them.
+        files (sequence): what they were taken for.
+        finder ([`FileFinder`]): that searched.
+    """
+    missing = [name for name, file in zip(names, files, strict=True) if file is None]
+    return (
+        f"{len(missing)} of the {len(names)} images of {where} are not in {finder.folder}: "
+        f"{examples([*map(repr, missing)])}; "
+        + (finder.ambiguous or "the column should hold paths below that folder, or absolute ones")
+        + "; where images are lost, remove their rows"
+    )
+
+
+def _plain(name: str) -> str:
+    return unicodedata.normalize("NFC", name.strip()).replace("\\", "/").casefold().removeprefix("./")
+
+
+def _ends_with(path: str, parts: Sequence[str]) -> bool:
+    return path.split("/")[-len(parts) :] == [*parts]
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return os.path.isfile(path)
+    except ValueError:  # a null character
+        return False

@@ -1,0 +1,256 @@
+"""A user's folder, table file, address or Hub id as splits of rows, with whatever columns they have."""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from datasets import ClassLabel
+
+from ...utils.folder_contents import IMAGE_SUFFIXES, PassedOver, is_unread_image, scan, walk
+from ...utils.text import examples, repeated
+from .archives import is_archive, is_saved, is_webdataset, load_saved, load_webdataset, next_step
+from .file_names import FileFinder
+from .folders import ClassFolders, class_folders, near_layout, split_folders, unread_class
+from .hf_tables import image_tables
+from .hub_dataset import load_hub
+from .labels import clean
+from .split_names import folder_split, split_in, usual_split
+from .table_files import TABLE_SUFFIXES, Rows, is_table, read_files
+from .tables_beside_folders import choose_tables, image_root
+
+_TAKES = f"a folder of class folders, a table ({', '.join(TABLE_SUFFIXES)}), or the id of a data set on the Hub"
+
+
+def read_rows(
+    dataset: str, label_source: str | None = None, columns: Sequence[str | None] = ()
+) -> tuple[dict[str, Rows], list[str]]:
+    """The splits of a table file, a folder or a Hub id (`user/name`, or `user/name:configuration`) by their names in
+    it, and what the user should know of it.
+
+    A folder holds class folders, with or without the splits' folders above them; files of rows (`train.csv`,
+    `metadata.jsonl`, parquet, ...), tar files of WebDataset, or what `save_to_disk` wrote. Class folders win over
+    tables beside them, save where these give the same classes, and splits besides. What names no split is `train`; in
+    a single table a column may name the splits.
+
+    Args:
+        dataset (`str`): path, or Hub id.
+        label_source (`str`, *optional*): `folders` or `table`, where a folder has both.
+        columns (sequence of `str`, *optional*): that the user named, which only a table has.
+
+    Raises:
+        ValueError: there are no images, or no classes; folders and tables give different classes; a file that cannot
+            be read as what its name says.
+        OSError: no such file or folder, and no such data set on the Hub.
+    """
+    path = Path(dataset)
+    if not dataset.strip():
+        raise ValueError("--dataset is empty: give a folder, a table file, or the id of a data set on the Hub")
+    if path.is_dir():
+        return _read_folder(path, label_source, columns)
+    if path.is_file():
+        return _read_file(path)
+    if path.exists():
+        raise ValueError(f"{dataset} is no regular file, but a pipe, a socket or a device: --dataset takes {_TAKES}")
+    is_path = path.is_absolute() or dataset.startswith((".", "~")) or dataset.count("/") > 1
+    if is_path or path.suffix.lower() in TABLE_SUFFIXES:
+        raise OSError(f"{dataset} does not exist: --dataset takes a folder, a table file, or the id of a Hub data set")
+    hub_id, _, config = dataset.partition(":")
+    return {name: Rows(data) for name, data in load_hub(hub_id, config or None).items()}, []
+
+
+def _read_file(path: Path) -> tuple[dict[str, Rows], list[str]]:
+    split = split_in(path.name) or "train"
+    if is_table(path):
+        rows = read_files([path])
+        return {split: replace(rows, finder=FileFinder(path.parent, whole=False))}, []
+    if is_webdataset(path):
+        return {split: Rows(load_webdataset([path]))}, []
+    advice = next_step(path)
+    raise ValueError(f"{path} is neither a folder nor a table: {advice or f'--dataset takes {_TAKES}'}")
+
+
+def _read_folder(
+    folder: Path, label_source: str | None, columns: Sequence[str | None]
+) -> tuple[dict[str, Rows], list[str]]:
+    if is_saved(folder):
+        return {name: Rows(data) for name, data in load_saved(folder).items()}, []
+    passed = PassedOver(folder)
+    tables, notes = choose_tables(folder, label_source, columns, passed)
+    if tables:
+        result = _read_tables(folder, tables)
+    elif tars := _webdatasets(folder, passed):
+        result = {split: Rows(load_webdataset(files)) for split, files in _by_split(folder, tars).items()}
+    else:
+        result = _read_class_folders(folder, label_source, notes, passed)
+    return result, [note for note in (*notes, passed.note) if note]
+
+
+def _read_tables(folder: Path, tables: Sequence[Path]) -> dict[str, Rows]:
+    finder = FileFinder(folder)
+    result = {}
+    for split, paths in _by_split(folder, tables).items():
+        rows = read_files(paths)
+        result[split] = replace(rows, root=image_root(rows, folder, split) or rows.root, finder=finder)
+    return result
+
+
+def _by_split(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Files by the splits that their names say, or their own names."""
+    by_split: dict[str, list[Path]] = {}
+    for file in files:
+        split = split_in(str(file.relative_to(folder))) or re.sub(r"-\d+(-of-\d+)?$", "", file.stem)
+        by_split.setdefault(split, []).append(file)
+    shards = all(file.suffix.lower() not in TABLE_SUFFIXES[:-1] for file in files)
+    if not any(map(usual_split, by_split)) and (len(by_split) == 1 or shards):
+        by_split = {"train": [*files]}
+    return by_split
+
+
+def _webdatasets(folder: Path, passed: PassedOver) -> list[Path]:
+    """The tar files of WebDataset in a folder without images."""
+    files: list[Path] = []
+    for contents in walk(folder, passed):
+        if contents.images:
+            return []
+        files += contents.others
+    return [file for file in files if is_webdataset(file)]
+
+
+def _read_class_folders(
+    folder: Path, label_source: str | None, notes: list[str], passed: PassedOver
+) -> dict[str, Rows]:
+    """The class folders of a folder, or of those of its splits."""
+    top = scan(folder, passed)
+    if not top.folders:
+        raise ValueError(_no_classes(folder, passed))
+    splits = split_folders(folder, passed)
+    if not splits and label_source != "folders":
+        _check_layout(folder, passed)
+    roots = splits or {"train": folder}
+    result = {split: _class_rows(root, notes, passed) for split, root in roots.items()}
+    if not any(len(rows.data) for rows in result.values()):
+        also = f" ({passed.note})" if passed.note else ""
+        raise ValueError(
+            f"{folder} has no images in its class folders{also} (of the kinds {', '.join(sorted(IMAGE_SUFFIXES))})"
+        )
+    for name, root in splits.items():
+        if root != folder / name:
+            notes.append(f"the {name} split is read from {root.relative_to(folder)}")
+    if splits:
+        beside = [one.name for one in top.folders if one.name not in splits]
+        beside += [f"{len(top.images)} images such as {top.images[0].name}"] if top.images else []
+        if beside:
+            notes.append(f"beside the folders of the splits, {examples(beside)} is left out")
+    if packed := [file.name for file in top.others if is_archive(file)]:
+        notes.append(f"archives are not unpacked: {examples(packed)}")
+    return result
+
+
+def _no_classes(folder: Path, passed: PassedOver) -> str:
+    """The message on a folder without folders."""
+    top = scan(folder, passed)
+    also = f" ({passed.note})" if passed.note else ""
+    if not (top.images or top.others):
+        return f"{folder} is empty{also}: put the images of each class in a folder of its own in it"
+    if not top.images and (advice := next(filter(None, map(next_step, top.others)), "")):
+        return f"{folder} has no images, but {examples([file.name for file in top.others])}: {advice}"
+    return (
+        f"{folder} has {len(top.images)} images but no folders of classes{also}: put the images of each class in a "
+        "folder of its own, or their names and classes in a metadata.csv beside them"
+    )
+
+
+def _check_layout(folder: Path, passed: PassedOver) -> None:
+    """That the folders in a folder are its classes.
+
+    Raises:
+        ValueError: they lie deeper, or the folders are splits without classes.
+    """
+    if near := near_layout(folder, passed):
+        raise ValueError(f"{folder} has its class folders one level deeper: did you mean --dataset {near}?")
+    top = scan(folder, passed)
+    filled = [one for one in top.folders if scan(one, passed).images]
+    if filled and all(folder_split(one.name) for one in filled) and len(filled) == len(top.folders):
+        names = examples([f"{one.name}/" for one in filled])
+        raise ValueError(
+            f"{names} of {folder} {'hold' if len(filled) > 1 else 'holds'} images without class folders: put the "
+            f"images of each class in a folder of its own in {filled[0].name}/, or names and classes in a "
+            f"{filled[0].name}/metadata.csv (columns file_name,label); --label_source folders takes them for classes"
+        )
+
+
+def _class_rows(root: Path, notes: list[str], passed: PassedOver) -> Rows:
+    read = class_folders(root, passed=passed)
+    names = [clean(folder) for folder in read.folders]
+    classes, name = sorted(set(names)), root.resolve().name
+    if twice := repeated(names):
+        notes.append(f"{name} has more than one folder for the class {twice!r}: they are read as one class")
+    if unread := unread_class(read):
+        raise ValueError(
+            f"the images of the class {unread[0]!r} of {name} are of a kind that is not read ({unread[1]}): save them "
+            "as JPEG or PNG"
+        )
+    ids = {class_name: label for label, class_name in enumerate(classes)}
+    data = image_tables({"train": (read.files, [ids[names[label]] for label in read.labels])}, classes)["train"]
+    notes += _describe_others(read, name)
+    return Rows(data, root, files=read.files)
+
+
+def _describe_others(read: ClassFolders, name: str) -> list[str]:
+    notes = []
+    if count := len(read.others):
+        kinds = sorted({path.suffix.lower() or path.name for path in read.others})
+        unread = [path for path in read.others if is_unread_image(path.name)]
+        named = f", such as {unread[0].parent.name}/{unread[0].name}" if unread else ""
+        shown = ", ".join(kinds[:4])
+        notes.append(
+            f"{count} file{'s' * (count > 1)} in the class folders of {name} not read as images ({shown}){named}"
+        )
+    if read.loose:
+        notes.append(
+            f"{len(read.loose)} images of {name} lie outside of class folders and are left out, such as "
+            f"{read.loose[0].name}"
+        )
+    return notes
+
+
+def split_column(
+    tables: dict[str, Rows], taken: Sequence[str | None], names: Collection[str] = ()
+) -> tuple[dict[str, Rows], str | None]:
+    """The splits that a column of the only table names, and the column.
+
+    Args:
+        tables (`dict`): by split; with more than one they are the splits.
+        taken (sequence of `str`): columns that are for something else.
+        names (collection of `str`, *optional*): of splits that may be in the column beside the usual ones.
+
+    Raises:
+        ValueError: a row without a split.
+    """
+    if len(tables) != 1:
+        return tables, None
+    ((_, rows),) = tables.items()
+    for column in rows.data.column_names:
+        if column.lower() not in ("split", "subset", "partition") or column in taken:
+            continue
+        feature, values = rows.data.features[column], rows.data[column][:]
+        if isinstance(feature, ClassLabel):
+            values = [None if value is None or value < 0 else feature.names[value] for value in values]
+        values = [str(value).strip() if value is not None else "" for value in values]
+        if not any(usual_split(value) or value in names for value in values):
+            continue
+        if "" in values:
+            raise ValueError(
+                f"{values.count('')} of the {len(values)} rows have no split in the column {column!r}, the first "
+                f"being row {values.index('')}: fill it in, or remove them"
+            )
+        usual = [split for value in set(values) if (split := usual_split(value))]
+        merge = len(set(usual)) < len(usual)
+        places = defaultdict(list)
+        for row, value in enumerate(values):
+            places[(merge and usual_split(value)) or value].append(row)
+        data = rows.data.remove_columns(column)
+        return {name: replace(rows, data=data.select(where)) for name, where in places.items()}, column
+    return tables, None

@@ -1,0 +1,199 @@
+"""Which tables of a folder are read, where there are class folders, too: what is laid out wins over a guess."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ...utils.folder_contents import Contents, PassedOver, is_image_name, scan, walk
+from ...utils.text import examples
+from .columns import find_image_column, named_label_columns
+from .file_names import FileFinder
+from .folders import near_layout, split_folders
+from .labels import clean, read_labels
+from .split_names import folder_split, split_in, usual_split
+from .table_files import Rows, file_names_in, holds_images, is_table, is_text, read_files
+
+_SPLIT_COLUMNS = ("split", "subset", "partition")
+
+
+def choose_tables(
+    folder: Path, label_source: str | None, columns: Sequence[str | None], passed: PassedOver
+) -> tuple[list[Path], list[str]]:
+    """The tables of a folder to read, none where the class folders are to be, and what the user should know.
+
+    Args:
+        folder (path): of the data set.
+        label_source (`str`, *optional*): `folders` or `table`; `None`: as the layout says.
+        columns (sequence of `str`, *optional*): that the user named, which only a table has.
+        passed ([`PassedOver`]): takes note of what is no data.
+
+    Raises:
+        ValueError: class folders and a table give different classes; or class folders lie deeper, and no table says
+            by a name which of its columns is the label.
+    """
+    tables, notes = _candidates(folder, passed)
+    if not tables:
+        if label_source == "table":
+            raise ValueError(f"{folder} has no table with images or their names: leave out --label_source table")
+        return [], notes
+    names = examples([str(file.relative_to(folder)) for file in tables])
+    beside = f"the classes are those of the folders, not those of {names} beside them"
+    if label_source == "folders":
+        return [], [*notes, beside]
+    roots = _class_roots(folder, passed)
+    near = None if roots else near_layout(folder, passed)
+    if label_source == "table" or any(columns):
+        return tables, [*notes, f"the labels are those of {names}, not the folders"] if roots or near else notes
+    if not (roots or near):
+        filled = [one for one in scan(folder, passed).folders if scan(one, passed).images or scan(one, passed).folders]
+        if filled and all(reasons := [_unreadable(file, folder, len(tables) == 1) for file in tables]):
+            return [], [*notes, f"{beside}: {reasons[0]}"]
+        return tables, [*notes, f"the labels are those of {names}"] if filled else notes
+    claims = [_labels_by_file(file, folder) for file in tables]
+    reasons = [claim for claim in claims if isinstance(claim, str)]
+    if len(reasons) == len(claims):
+        if near and not all(_unreadable(file, folder, len(tables) == 1) for file in tables):
+            raise ValueError(
+                f"{folder} has class folders in {near}, and {names} beside them ({reasons[0]}): give --dataset {near} "
+                "for the classes of the folders, or --label_source table for those of the table"
+            )
+        return [], [*notes, f"{beside}: {reasons[0]} (--label_source table reads it all the same)"]
+    in_folders = roots or _class_roots(near or folder, passed)
+    for file, claim in zip(tables, claims, strict=True):
+        if not isinstance(claim, str):
+            _check_agreement(folder, file, claim, in_folders)
+    has_splits = any(split_in(file.name) for file in tables) or any(map(_has_split_column, tables))
+    if near or (has_splits and list(in_folders.values()) == [folder]):
+        return tables, [*notes, f"the labels are those of {names}, with which the class folders agree"]
+    return [], [*notes, f"the classes are those of the folders, with which {names} beside them agrees"]
+
+
+def _class_roots(folder: Path, passed: PassedOver) -> dict[str, Path]:
+    """The folders of class folders by split; empty where there are fewer than two classes, or no classes in splits."""
+    splits = split_folders(folder, passed)
+    if len({one.name for root in splits.values() for one in scan(root, passed).folders}) > 1:
+        return splits
+    classes = [one for one in scan(folder, passed).folders if scan(one, passed).images]
+    named_as_splits = all(folder_split(one.name) for one in classes)
+    return {"train": folder} if len(classes) > 1 and not named_as_splits else {}
+
+
+def _candidates(folder: Path, passed: PassedOver) -> tuple[list[Path], list[str]]:
+    """Parquet files anywhere in a folder, else files of rows right in it, or as `metadata` in the folders of its
+    splits or in its only folder; and what the user should know."""
+    notes = []
+    top = scan(folder, passed)
+    parquet = sorted(f for inside in walk(folder, passed) for f in inside.others if f.suffix.lower() == ".parquet")
+    if parquet:
+        if not _has_images_below(top, passed) or not all(_unreadable(file, folder, False) for file in parquet):
+            return parquet, []
+        notes.append(f"{parquet[0].name} has no images, so it is left out")
+    direct = [file for file in top.others if is_table(file) and file not in parquet]
+    named = [file for file in direct if file.stem.lower() == "metadata" or split_in(file.name)]
+    below: list[Path] = []
+    for entry in top.folders:
+        if folder_split(entry.name) or len(top.folders) == 1:
+            inside = scan(entry, passed).others
+            below += [file for file in inside if file.stem.lower() == "metadata" and is_table(file)]
+    tables = named or below or direct
+    if beside := [file.name for file in direct if tables is not direct and file not in tables]:
+        notes.append(f"left out, as its name says no split: {examples(beside)}")
+    if len(direct) > 1 and tables is direct and _has_images_below(top, passed):
+        readable = [file for file in direct if not _unreadable(file, folder, False)]
+        if len(readable) != 1:
+            notes.append(f"of {examples([file.name for file in direct])} none names a split, so all are left out")
+            return [], notes
+        notes.append(f"left out, as no column names images: {examples([f.name for f in direct if f not in readable])}")
+        tables = readable
+    return tables, notes
+
+
+def _has_images_below(top: Contents, passed: PassedOver) -> bool:
+    inside = [scan(one, passed) for one in top.folders]
+    return any(one.images or one.folders for one in inside)
+
+
+def _unreadable(file: Path, folder: Path, alone: bool) -> str:
+    """Why a table cannot be the one of the images below a folder; empty where it can."""
+    try:
+        rows = read_files([file])
+    except (ValueError, OSError) as error:
+        return str(error).replace(f"{folder}{os.sep}", "")
+    if alone and len(rows.data.features) < 2:
+        return f"{file.name} has one column only"
+    if any(map(holds_images, rows.data.features.values())):
+        return ""
+    try:
+        find_image_column(rows, file.name, None, FileFinder(folder))
+    except ValueError:
+        return f"no column of {file.name} names images in the folder"
+    return ""
+
+
+def image_root(rows: Rows, folder: Path, split: str | None) -> Path | None:
+    """The folder that most file names in some column of a table are below: its own, that of the data set, or one of
+    images in it.
+
+    Args:
+        rows (`Rows`): of the table.
+        folder (path): of the data set.
+        split (`str`, *optional*): that the table is of.
+    """
+    inside = scan(folder, PassedOver(folder)).folders
+    likely = [entry for entry in inside if len(inside) == 1 or entry.name.lower() == "images"]
+    likely += [entry for entry in inside if split and folder_split(entry.name) == usual_split(split)]
+    texts = [name for name, feature in rows.data.features.items() if is_text(feature)]
+    first = rows.data.select_columns(texts)[:100]
+    for root in dict.fromkeys((rows.root or folder, folder, *likely)):
+        for values in first.values():
+            # Text that is no file name may be longer than a path can be.
+            if 2 * sum(is_image_name(value) and (root / value).is_file() for value in values if value) > len(values):
+                return root
+    return None
+
+
+def _labels_by_file(file: Path, folder: Path) -> list[tuple[str, str]] | str:
+    """Images of the folder with the labels that a table has for them, or why it has none."""
+    if reason := _unreadable(file, folder, False):
+        return reason
+    rows, finder = read_files([file]), FileFinder(folder)
+    image = find_image_column(rows, file.name, None, finder)
+    values = file_names_in(rows, image)
+    if values is None:
+        return f"{file.name} has images of its own"
+    columns = named_label_columns(rows, image)
+    if not columns:
+        return f"no column of {file.name} is called label or class"
+    split = split_in(str(file.relative_to(folder)))
+    files = finder.find(values, image_root(rows, folder, split) or rows.root)
+    labels = read_labels(rows, columns[0], file.name, [])
+    pairs = [(one, str(label)) for one, label in zip(files, labels, strict=True) if one and label is not None]
+    return pairs or f"no column of {file.name} names images in the folder"
+
+
+def _check_agreement(folder: Path, table: Path, pairs: Sequence[tuple[str, str]], roots: Mapping[str, Path]) -> None:
+    """`ValueError` where labels of a table and the class folders of the same images are not the same classes."""
+    by_label: dict[str, tuple[str, str]] = {}
+    by_class: dict[str, tuple[str, str]] = {}
+    tops = [os.path.join(root, "") for root in roots.values()]
+    names = {clean(one.name) for root in roots.values() for one in scan(root, PassedOver(root)).folders}
+    for file, label in pairs:
+        top = next((top for top in tops if file.startswith(top)), None)
+        if top is None or os.sep not in (below := file[len(top) :]):
+            continue
+        class_name = clean(below.split(os.sep)[0])
+        first = by_label.setdefault(label, (class_name, file)), by_class.setdefault(class_name, (label, file))
+        if (first[0][0], first[1][0]) != (class_name, label) or (label in names and label != class_name):
+            raise ValueError(
+                f"the folders of {folder} and {table.relative_to(folder)} give different classes: "
+                f"{os.path.relpath(file, folder)} is in the folder {class_name!r}, and has the label {label!r} in the "
+                "table. --label_source folders or --label_source table says which is meant"
+            )
+
+
+def _has_split_column(table: Path) -> bool:
+    rows = read_files([table])
+    for name in rows.data.column_names:
+        if name.lower() in _SPLIT_COLUMNS and any(usual_split(str(v).strip()) for v in set(rows.data[name][:])):
+            return True
+    return False

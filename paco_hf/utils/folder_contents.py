@@ -1,0 +1,237 @@
+"""What lies in a folder of images, and what of it is no data: hidden files, litter of other programs, files that
+cannot be opened, and what this package wrote there itself. Every verb looks at folders with it."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .text import examples
+
+IMAGE_SUFFIXES = {
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm"),
+    *(".tga", ".tif", ".tiff", ".webp"),
+}
+# Of cameras and drawing programs: what has nothing else is no folder of something else.
+UNREAD_SUFFIXES = {".arw", ".cr2", ".cr3", ".dng", ".heic", ".heif", ".jxl", ".nef", ".psd", ".raw", ".svg"}
+
+# What archivers, desktops and network drives leave behind.
+_LITTER_FOLDERS = {
+    *("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "@tmp", "$recycle.bin", "system volume information"),
+    *("lost+found", "__pycache__"),
+}
+_LITTER_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+
+# What runs leave, and evaluations, indexes and prepared data.
+_RUN_FILES = {"recipe.yaml", "run.json", "data.json", "metrics.json", "log.jsonl", "splits.json"}
+_WRITTEN_TOGETHER = (
+    {"results.json", "report.html"},
+    {"index.json", "vectors.faiss"},
+    {"plan.json", "manifest.json"},
+)
+
+HIDDEN, LITTER, OUTPUT, EMPTY = (
+    "hidden files and folders",
+    "litter of other programs",
+    "outputs of runs",
+    "empty folders",
+)
+BROKEN, SPECIAL, LOOP = "dangling links", "what is no regular file (pipe, socket or device)", "links to a folder above"
+UNREAD = "images of kinds that are not read"
+
+
+class PassedOver:
+    """What is in folders and is not read, by kind.
+
+    Args:
+        root (path): the folder that it is named from.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+        self._names: dict[str, set[str]] = defaultdict(set)
+
+    def add(self, kind: str, path: str | Path) -> None:
+        """Take note of a path of this kind."""
+        below = os.path.relpath(path, self.root)
+        self._names[kind].add(os.path.basename(path) if below.startswith("..") else below)
+
+    def __getitem__(self, kind: str) -> list[str]:
+        return sorted(self._names.get(kind, ()))
+
+    @property
+    def note(self) -> str:
+        """All of it in one line; empty where there is nothing."""
+        parts = [f"{kind} ({len(names)}: {examples(sorted(names))})" for kind, names in self._names.items()]
+        return f"passed over in {self.root}: {'; '.join(parts)}" if parts else ""
+
+
+@dataclass
+class Contents:
+    """What lies right in a folder, sorted by name, without what is passed over.
+
+    Args:
+        images, others, folders (list of `Path`): image files by their suffix, other files, and folders.
+    """
+
+    images: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+
+
+def scan(folder: str | Path, passed: PassedOver) -> Contents:
+    """Look at a folder, without opening a file.
+
+    Args:
+        folder (path): to look at.
+        passed ([`PassedOver`]): takes note of what is no data.
+
+    Raises:
+        OSError: it cannot be listed.
+    """
+    contents = Contents()
+    with os.scandir(folder) as entries:
+        ordered = sorted(entries, key=lambda entry: entry.name)
+    for entry in ordered:
+        path = Path(entry.path)
+        kind, reason = _kind(entry)
+        if not reason and kind == "folder":
+            reason = _not_data(path)
+        if reason:
+            passed.add(reason, path)
+        elif kind == "folder":
+            contents.folders.append(path)
+        else:
+            (contents.images if is_image_name(entry.name) else contents.others).append(path)
+    return contents
+
+
+def walk(folder: str | Path, passed: PassedOver) -> Iterator[Contents]:
+    """What lies in a folder and in the folders below it, a folder before those in it.
+
+    Args:
+        folder (path): to look at; linked folders are looked at too, each once.
+        passed ([`PassedOver`]): takes note of what is no data.
+    """
+    visited: set[tuple[int, int]] = set()
+    waiting = [Path(folder)]
+    while waiting:
+        inside = waiting.pop()
+        about = inside.stat()
+        if (place := (about.st_dev, about.st_ino)) in visited:
+            passed.add(LOOP, inside)
+            continue
+        visited.add(place)
+        yield (contents := scan(inside, passed))
+        waiting += reversed(contents.folders)
+
+
+def walk_images(folder: str | Path, passed: PassedOver) -> Iterator[Path]:
+    """The image files in a folder and in the folders below it, those of a folder before those of its folders.
+
+    Args:
+        folder (path): to look at; linked folders are looked at too, each once.
+        passed ([`PassedOver`]): takes note of what is no data, and of images that cannot be read.
+    """
+    for contents in walk(folder, passed):
+        for other in contents.others:
+            if is_unread_image(other.name):
+                passed.add(UNREAD, other)
+        yield from contents.images
+
+
+def list_image_files(paths: Sequence[str | Path], passed: PassedOver | None = None) -> list[Path]:
+    """The files, and the image files in the folders, sorted within each.
+
+    Args:
+        paths (sequence of paths): files and folders.
+        passed ([`PassedOver`], *optional*): takes note of what is no data.
+
+    Raises:
+        ValueError: a folder has no image files, or a path is no regular file.
+        OSError: a path does not exist.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            here = PassedOver(path) if passed is None else passed
+            files += (inside := list(walk_images(path, here)))
+            if not inside:
+                also = f" ({here.note})" if here.note else ""
+                raise ValueError(f"the folder {path} has no image files{also}: {ADVICE}")
+        elif path.is_file():
+            files.append(path)
+        elif path.exists():
+            raise ValueError(f"{path} is no regular file, but a pipe, a socket or a device: {ADVICE}")
+        else:
+            what = "is a link to what does not exist" if path.is_symlink() else "does not exist"
+            raise OSError(f"{path} {what}: {ADVICE}")
+    return files
+
+
+ADVICE = "give image files, or folders with some"
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name should be an image that can be read."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def is_unread_image(name: str) -> bool:
+    """Whether a file of this name should be an image of a kind that cannot be read."""
+    return os.path.splitext(name)[1].lower() in UNREAD_SUFFIXES
+
+
+def _kind(entry: "os.DirEntry[str]") -> tuple[str, str]:
+    """`folder` or `file`, and why it is no data, empty where it may be."""
+    name = entry.name.lower()
+    if name.startswith("."):
+        return "", HIDDEN
+    try:
+        if entry.is_dir():
+            return "folder", LITTER if name in _LITTER_FOLDERS else ""
+        if entry.is_file():
+            return "file", LITTER if name in _LITTER_FILES else ""
+    except OSError:  # a link to itself
+        pass
+    return "", BROKEN if entry.is_symlink() and not os.path.exists(entry.path) else SPECIAL
+
+
+def _not_data(folder: Path) -> str:
+    """Why a folder is no data: it is an output of this package or holds nothing else, or it is empty."""
+    try:
+        with os.scandir(folder) as entries:
+            inside = [entry for entry in entries if not _kind(entry)[1]]
+    except PermissionError:
+        return ""  # is refused where it is looked into
+    names = {entry.name for entry in inside}
+    if is_output(names):
+        return OUTPUT
+    if any(not entry.is_dir() for entry in inside):
+        return ""
+    reasons = set()
+    for entry in inside:
+        reasons.add(_not_data(Path(entry.path)) if not _is_above(entry) else LOOP)
+        if "" in reasons:
+            return ""
+    return OUTPUT if OUTPUT in reasons else EMPTY
+
+
+def _is_above(entry: "os.DirEntry[str]") -> bool:
+    return entry.is_symlink() and os.path.realpath(os.path.dirname(entry.path)).startswith(
+        os.path.realpath(entry.path)
+    )
+
+
+def is_output(names: Iterable[str]) -> bool:
+    """Whether a folder with these files is one that this package, or another trainer, wrote: a run, a checkpoint, a
+    model, an evaluation, an index or prepared data."""
+    names = {*names}
+    weights = any(name.endswith((".safetensors", ".safetensors.index.json", "pytorch_model.bin")) for name in names)
+    return (
+        ("config.json" in names and weights)
+        or len(names & _RUN_FILES) > 1
+        or any(pair <= names for pair in _WRITTEN_TOGETHER)
+        or "trainer_state.json" in names
+    )
