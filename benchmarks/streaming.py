@@ -39,7 +39,8 @@ from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
 from paco_hf.data.long_tail import long_tailed_counts, stratified_split
 from paco_hf.data.samplers import EpochSampler, StreamSampler
-from paco_hf.data.sources.folders import class_folders, image_tables
+from paco_hf.data.sources.folders import class_folders
+from paco_hf.data.sources.hf_tables import image_tables
 from paco_hf.data.sources.source import label_tables
 from paco_hf.data.spec import DataSpec
 from paco_hf.data.streaming.manifest import LANES, ROWS_PER_GROUP, Manifest, labels_name
@@ -150,10 +151,11 @@ class Undecoded:
 
 def folder_loader(tree: Path, views: list[Any], workers: int, batch: int) -> DataLoader:
     """The same images out of their folders, in a random order."""
-    paths, labels, names = class_folders(tree / "train")
-    split = label_tables(DataSpec("tree"), image_tables({"train": (paths, labels)}, names)).splits["train"]
+    read = class_folders(tree / "train")
+    tables = image_tables({"train": (read.files, read.labels)}, read.folders)
+    split = label_tables(DataSpec("tree"), tables).splits["train"]
     dataset = ViewsDataset(Undecoded(split), split.labels, views)
-    sampler = EpochSampler(len(labels), seed=0)
+    sampler = EpochSampler(len(read.labels), seed=0)
     return DataLoader(dataset, batch, sampler=sampler, num_workers=workers, collate_fn=collator())
 
 

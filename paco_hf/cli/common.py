@@ -32,6 +32,12 @@ def add_column_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--label_source", choices=["folders", "table"], help=about)
 
 
+def add_split_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags for the names of splits."""
+    for role in ROLES:
+        parser.add_argument(f"--{role}_split", metavar="NAME", help="as for train")
+
+
 def add_inference_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:
     """The flags for how images go through a model."""
     about = "images at a time (default: %(default)s)"
@@ -58,9 +64,9 @@ def add_data_flags(
     about = f"which images (default: {default or '%(default)s'}{trained})"
     parser.add_argument("--split", choices=splits, default=default_split, help=about)
     add_column_flags(parser)
+    add_split_flags(parser)
     for role in ROLES:
         parser.add_argument(f"--{role}_list", metavar="FILE", type=list_file, help="as for train")
-        parser.add_argument(f"--{role}_split", metavar="NAME", help="as for train")
 
 
 def load_split(model: str, flags: argparse.Namespace) -> Any:

@@ -2,17 +2,20 @@
 
 import json
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
 from . import inputs
-from .common import OneLineParser, add_column_flags, selected
+from .common import OneLineParser, add_column_flags, add_split_flags
 
 
 def add_flags(parser: ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, parser_class=OneLineParser, metavar="ACTION")
     prepare = actions.add_parser("prepare", help="write a data set as parquet shards with a manifest, for streaming")
     add = prepare.add_argument
-    add("dataset", type=inputs.data_source, help="imagenet, imagenet-lt, inat2018, places-lt; or a folder or Hub id")
+    add(
+        "dataset",
+        type=inputs.data_source,
+        help="imagenet, imagenet-lt, inat2018, places-lt; or your own, as for train",
+    )
     add(
         "--source",
         type=inputs.data_source,
@@ -22,17 +25,18 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--list", nargs="+", default=[], metavar="[SPLIT=]FILE", type=inputs.split_list, help=lists)
     add("--out", required=True, type=inputs.preparation_folder, help="new folder; the same command resumes a stop")
     add_column_flags(prepare)
+    add_split_flags(prepare)
     add("--threads", type=inputs.COUNT, help="shards to work on at a time (default: the cores, up to 4)")
     add("--shard_mib", type=inputs.SIZE, default=400, help="images a shard (default: %(default)s MiB)")
-    verify = actions.add_parser("verify", help="is this the published selection, and is it all there?")
-    verify.add_argument("target", type=inputs.prepared_or_list, help="prepared folder, or list")
+    verify = actions.add_parser("verify", help="is this the published selection, is it all there, does it decode?")
+    verify.add_argument("target", type=inputs.data_source, help="prepared folder, list, or a data set as for train")
     verify.add_argument("--dataset", help="whose list it is (default: recognized)")
     stats = actions.add_parser("stats", help="class counts, shots, imbalance factor")
     add = stats.add_argument
     add("target", type=inputs.data_source, help="prepared folder, list, or a data set as for train --dataset")
     add("--dataset_path", type=inputs.dataset_path, help="as for train")
     add_column_flags(stats)
-    add("--train_split", metavar="NAME", help="as for train")
+    add_split_flags(stats)
     add("--imbalance_factor", type=inputs.FACTOR, default=100, help="as for train (default: %(default)s)")
     add("--plot", metavar="FILE", type=inputs.figure_output, help="also write a figure (png, svg, pdf)")
     add("--json", action="store_true", help="print the counts as JSON")
@@ -44,6 +48,7 @@ def run(flags: Namespace) -> None:
 
 def _prepare(flags: Namespace) -> None:
     from ..data.published import BENCHMARKS
+    from ..data.spec import public_name, spec_fields
 
     lists: dict[str, str] = {}
     for split, source in flags.list:
@@ -57,15 +62,18 @@ def _prepare(flags: Namespace) -> None:
         raise ValueError(
             f"unknown data set {flags.dataset!r}: {', '.join(BENCHMARKS)} take --source; for others give it alone"
         )
-    name, source = (Path(flags.dataset).name, flags.dataset) if user_data else (flags.dataset, flags.source)
-    settings = selected(flags, "image_column label_column threads")
+    name, source = (public_name(flags.dataset), flags.dataset) if user_data else (flags.dataset, flags.source)
+    fields = spec_fields(vars(flags))
     from ..data.streaming.prepare import prepare
     from ..data.verification import describe_counts
 
-    manifest = prepare(name, source, flags.out, lists, shard_bytes=int(flags.shard_mib * 2**20), **settings)
+    manifest = prepare(
+        name, source, flags.out, lists, threads=flags.threads, shard_bytes=int(flags.shard_mib * 2**20), **fields
+    )
     for split, content in manifest.splits.items():
         print(describe_counts(split, content["class_counts"]))
-    print(f"{flags.out} is complete: --dataset_path {flags.out} --streaming true trains on it")
+    place = f"--dataset {flags.out}" if user_data else f"--dataset {name} --dataset_path {flags.out}"
+    print(f"{flags.out} is complete: paco-hf train {place} --streaming true trains on it")
 
 
 def _verify(flags: Namespace) -> None:

@@ -97,18 +97,6 @@ def preparation_folder(text: str) -> None:
 
 
 @_argument
-def prepared_or_list(text: str) -> None:
-    """A folder of prepared data, or a list of images."""
-    from ..data.image_lists import check_list
-    from ..data.streaming.manifest import Manifest
-
-    if Path(text).is_dir():
-        Manifest.read(text)
-    else:
-        check_list(text)
-
-
-@_argument
 def prior(text: str) -> None:
     """The frequencies of classes: those of training, none, or those in a file."""
     from ..evaluation.priors import read_frequencies

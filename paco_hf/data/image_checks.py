@@ -111,6 +111,11 @@ def decodable(split: LabeledImages) -> LabeledImages:
     return split if split.rows is not None else _without(split, _contents(split).errors)
 
 
+def undecodable(split: LabeledImages) -> list[str]:
+    """What is wrong with the images that cannot be decoded."""
+    return list(_contents(split).errors.values())
+
+
 def _without(split: LabeledImages, rows: Collection[int]) -> LabeledImages:
     return split.select([row for row in range(len(split.labels)) if row not in rows]) if rows else split
 

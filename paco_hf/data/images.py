@@ -3,9 +3,11 @@
 import io
 import os
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset, Image
 from PIL import Image as PILImage
 from tqdm.auto import tqdm
@@ -51,6 +53,21 @@ class LabeledImages(ImageSplit):
         """What messages call an image: its file, or its row in the source."""
         row = self.source_row(index)
         return self.relative(self.files[row]) if self.files else f"image {row} of {self.name}"
+
+    def encoded_sizes(self) -> np.ndarray:
+        """The bytes `(N,)` of each encoded image, -1 where there are none; no image is read."""
+        column = self.encoded.data.column(self.image_column)
+        sizes = pc.fill_null(pc.cast(pc.binary_length(pc.struct_field(column, "bytes")), "int64"), -1).to_numpy()
+        # Private, as `datasets` shows which rows of `data` it selects nowhere else, save by reading all of them.
+        indices = self.encoded._indices
+        selected: np.ndarray = sizes if indices is None else sizes[indices.column(0).to_numpy()]
+        return selected
+
+    def read(self, index: int) -> bytes:
+        """One image, still encoded."""
+        image = self.encoded[int(index)][self.image_column]
+        content: bytes = image["bytes"] or Path(image["path"]).read_bytes()
+        return content
 
     def open(self, index: int) -> PILImage.Image:
         index = int(index)

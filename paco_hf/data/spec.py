@@ -74,7 +74,7 @@ class DataSpec:
                 f"--dataset_path goes with {', '.join(BENCHMARKS)}; for a folder of your own give --dataset "
                 f"{self.dataset_path}"
             )
-        if self.root and "://" in self.root and not self.streaming:
+        if self.dataset_path and "://" in self.dataset_path and not self.streaming:
             raise ValueError(f"{self.root} is an address: read it with --streaming true, or give a local folder")
         if not self.streaming:
             return

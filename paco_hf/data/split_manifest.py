@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from .image_split import ImageSplit
 from .images import ImageData, LabeledImages
@@ -84,12 +83,7 @@ def _content(full: ImageSplit) -> str | None:
     column = full.encoded.data.column(full.image_column)
     if not pa.types.is_struct(column.type):
         return None
-    # From the offsets: no image is read.
-    sizes = pc.fill_null(pc.cast(pc.binary_length(pc.struct_field(column, "bytes")), "int64"), -1).to_numpy()
-    # Private, as `datasets` shows which rows of `data` it selects nowhere else, save by reading all of them.
-    indices = full.encoded._indices
-    selected = sizes if indices is None else sizes[indices.column(0).to_numpy()]
-    return hashlib.sha256(selected.tobytes()).hexdigest()
+    return hashlib.sha256(full.encoded_sizes().tobytes()).hexdigest()
 
 
 def describe_data(data: ImageData, pixels: dict[str, str]) -> dict[str, Any]:

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 from ..metrics import GROUPS_TEXT, shots
+from ..utils.text import examples
 from .image_lists import ImageList, differences, git_blob_id, read_list, recognize
 from .image_split import selection_hash
+from .images import LabeledImages
 from .long_tail import class_counts
 from .published import BENCHMARKS
+from .sources.archives import is_archive
 from .sources.table_files import is_table
+from .spec import is_published
 from .streaming.manifest import Manifest, is_prepared
 from .streaming.prepare import join_key, read_names
 
@@ -19,7 +23,8 @@ def verify(target: str, dataset: str | None = None) -> tuple[list[str], list[str
     """Check a prepared folder or a list file against itself and against what was published.
 
     Args:
-        target (`str`): folder, list file, or address of a list.
+        target (`str`): prepared folder; list file, or address of a list; or a user's data, whose images are all
+            decoded.
         dataset (`str`, *optional*): whose list it is; recognized by its paths where not given.
 
     Returns:
@@ -28,7 +33,35 @@ def verify(target: str, dataset: str | None = None) -> tuple[list[str], list[str
     Raises:
         ValueError, OSError: it cannot be read as what it should be.
     """
-    return _verify_folder(target) if Path(target).is_dir() else _verify_list(read_list(target, dataset))
+    if is_prepared(target):
+        return _verify_folder(target)
+    if not _is_user_data(target):
+        return _verify_list(read_list(target, dataset))
+    if dataset:
+        raise ValueError(f"--dataset says whose list a file is; {target} is none: leave it out")
+    return _verify_user_data(target)
+
+
+def _verify_user_data(target: str) -> tuple[list[str], list[str]]:
+    from .image_checks import undecodable
+    from .loading import load_data
+
+    data = load_data(target)
+    right, wrong = [str(data.description), *data.notes], []
+    for role, split in data.splits.items():
+        assert isinstance(split, LabeledImages)
+        errors = undecodable(split)
+        wrong += [f"{role}: {len(errors)} images cannot be decoded: {examples(errors)}"] if errors else []
+        right.append(f"{role}: {len(split.labels) - len(errors)} of {len(split.labels)} images decode")
+    return right, wrong
+
+
+def _is_user_data(target: str) -> bool:
+    """Whether it is a data set, and not a published list."""
+    if target.startswith(("http://", "https://")):
+        return not target.endswith((".txt", ".json"))
+    path = Path(target)
+    return path.is_dir() or "://" in target or not path.exists() or is_archive(path) or _has_rows(target)
 
 
 def _verify_list(image_list: ImageList, split: str | None = None) -> tuple[list[str], list[str]]:
@@ -109,8 +142,7 @@ def split_counts(target: str, **fields: Any) -> dict[str, list[int]]:
     """Class counts by split of a prepared folder, a list file, or whatever [`load_data`] takes (training alone)."""
     if is_prepared(target):
         return {split: content["class_counts"] for split, content in Manifest.read(target).splits.items()}
-    remote = target.startswith(("http://", "https://"))
-    if remote or (Path(target).is_file() and not _has_rows(target)):
+    if not _is_user_data(target) and not is_published(target):
         image_list = read_list(target)
         return {image_list.name: class_counts(image_list.labels, len(image_list.folders), allow_empty=True)}
     from .loading import load_data

@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ from patience import ended
 
 from paco_hf.data.loading import load_data
 from paco_hf.data.streaming import prepare as module
-from paco_hf.data.streaming import prepare_tree
+from paco_hf.data.streaming import prepare_images
 from paco_hf.data.streaming.manifest import Manifest
 from paco_hf.data.streaming.prepare import prepare
 from paco_hf.data.verification import describe_counts, split_counts, verify
@@ -100,8 +101,8 @@ def test_whole_imagenet_and_data_of_ones_own(tmp_path: Path) -> None:
     (tree / "test").rename(tree / "val")
     renamed = prepare("mine", str(tree), str(tmp_path / "val-folder"))
     assert list(renamed.splits) == ["train", "validation"]
-    (tree / "valid").mkdir()
-    with pytest.raises(ValueError, match="has two folders for one split: train, valid, val"):
+    shutil.copytree(tree / "val", tree / "valid")
+    with pytest.raises(ValueError, match="has two folders of the validation split, val and valid"):
         prepare("mine", str(tree), str(tmp_path / "two"))
     data = load_data(str(tmp_path / "from-folders"), streaming=True)
     assert (data.class_counts, data.native_size()) == ([3, 3], 80)
@@ -116,9 +117,10 @@ def test_what_lies_beside_images(tmp_path: Path) -> None:
     assert [split["images"] for split in manifest.splits.values()] == [40, 8]
     assert load_data("imagenet", dataset_path=str(root)).class_counts == miniature.TRAIN
     (root / "train" / "n01440764" / "more").mkdir()
+    (root / "train" / "n01440764" / "more" / "1.jpg").write_bytes(miniature.jpeg(1))
     with pytest.raises(ValueError, match="more is a folder in the folder of a class"):
         prepare("imagenet", str(root), str(tmp_path / "other"))
-    (root / "train" / "n01440764" / "more").rmdir()
+    shutil.rmtree(root / "train" / "n01440764" / "more")
     (root / "train" / "n01440764" / "n01440764_1.JPEG").write_bytes(b"")
     with pytest.raises(ValueError, match=r"1 of the train images are empty files, such as .*n01440764_1.JPEG"):
         prepare("imagenet", str(root), str(tmp_path / "other"))
@@ -241,7 +243,7 @@ def test_a_full_disk_leaves_nothing_that_looks_complete(tmp_path: Path) -> None:
 def test_a_source_that_changes_between_stop_and_start_is_refused(tmp_path: Path, monkeypatch) -> None:
     root = miniature.imagenet(tmp_path / "source")
     out = tmp_path / "out"
-    write, calls = prepare_tree.write_files, []
+    write, calls = prepare_images.write_images, []
 
     def stops(*arguments) -> None:
         calls.append(arguments)
@@ -249,7 +251,7 @@ def test_a_source_that_changes_between_stop_and_start_is_refused(tmp_path: Path,
             raise PermissionError(13, "Permission denied")
         write(*arguments)
 
-    monkeypatch.setattr(prepare_tree, "write_files", stops)
+    monkeypatch.setattr(prepare_images, "write_images", stops)
     with pytest.raises(OSError, match="the same command goes on from it"):
         prepare("imagenet", str(root), str(out), shard_bytes=SMALL, threads=1)
     monkeypatch.undo()
@@ -280,8 +282,8 @@ def test_shards_of_other_images_are_not_taken_for_the_sources(tmp_path: Path) ->
 def test_other_columns_are_another_preparation(tmp_path: Path) -> None:
     hub = miniature.imagenet_hub(tmp_path / "hub")
     prepare("mine", str(hub), str(tmp_path / "out"), label_column="label")
-    with pytest.raises(ValueError, match=r"other settings \(columns .*'label'.* -> .*'other'"):
-        prepare("mine", str(hub), str(tmp_path / "out"), label_column="other")
+    with pytest.raises(ValueError, match=r"other settings \(columns \[None, 'label'\] -> \['image', 'label'\]"):
+        prepare("mine", str(hub), str(tmp_path / "out"), image_column="image", label_column="label")
 
 
 def test_what_is_damaged_beside_the_shards_is_written_again(tmp_path: Path) -> None:

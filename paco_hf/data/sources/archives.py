@@ -74,8 +74,8 @@ def load_saved(folder: Path) -> DatasetDict:
 
 
 def is_webdataset(path: Path) -> bool:
-    """Whether a tar file has samples as WebDataset writes them: files of one name with several suffixes, one of them an
-    image's.
+    """Whether a tar file has samples as WebDataset writes them: files of one name with several suffixes, of which one
+    is of an image.
 
     Args:
         path (path): of a file.

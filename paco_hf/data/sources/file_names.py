@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...utils.folder_contents import PassedOver, walk_images
 from ...utils.text import examples
+from .remote import RemoteData
 
 _MOST = 2_000_000  # image files to look through below a folder
 
@@ -24,10 +25,11 @@ class FileFinder:
     Args:
         folder (path): that names are relative to, and that is searched.
         whole (`bool`, *optional*, defaults to `True`): all images in the folder are of the data set.
+        remote ([`RemoteData`], *optional*): whose files are copied into the folder when they are asked for.
     """
 
-    def __init__(self, folder: Path, whole: bool = True) -> None:
-        self.folder, self.whole = folder, whole
+    def __init__(self, folder: Path, whole: bool = True, remote: RemoteData | None = None) -> None:
+        self.folder, self.whole, self.remote = folder, whole, remote
         self._index: dict[str, list[str]] | None = None
         self.guessed: dict[str, str] = {}  # names that mean a file of another name
         self.ambiguous = ""  # what a name may mean
@@ -39,6 +41,8 @@ class FileFinder:
             names (sequence of `str`): of images.
             root (path, *optional*): where names are looked up as they are (default: the folder).
         """
+        if self.remote:
+            self.remote.copy_files(list(dict.fromkeys(names)))
         start = str(root or self.folder)
         paths = {name: os.path.join(start, name) for name in names if name.strip()}
         files: dict[str, str | None] = {}

@@ -51,8 +51,8 @@ def class_folders(
     names = [folder.name for folder in top.folders]
     if not names:
         raise ValueError(
-            f"{root} has no class folders: put the images of each class in a folder of its own (ILSVRC's validation "
-            "images, which come in one folder, in folders of their synsets)"
+            f"{root} has no class folders: ILSVRC's validation images, which come in one folder, must be sorted into "
+            "folders of their synsets first"
         )
     result, ids = ClassFolders(folders=names, loose=top.images), {name: i for i, name in enumerate(known or names)}
     if not skip_unknown and (unknown := next((name for name in names if name not in ids), None)):

@@ -16,6 +16,7 @@ from .folders import ClassFolders, class_folders, near_layout, split_folders, un
 from .hf_tables import image_tables
 from .hub_dataset import load_hub
 from .labels import clean
+from .remote import RemoteData
 from .split_names import folder_split, split_in, usual_split
 from .table_files import TABLE_SUFFIXES, Rows, is_table, read_files
 from .tables_beside_folders import choose_tables, image_root
@@ -24,7 +25,10 @@ _TAKES = f"a folder of class folders, a table ({', '.join(TABLE_SUFFIXES)}), or 
 
 
 def read_rows(
-    dataset: str, label_source: str | None = None, columns: Sequence[str | None] = ()
+    dataset: str,
+    label_source: str | None = None,
+    columns: Sequence[str | None] = (),
+    remote: RemoteData | None = None,
 ) -> tuple[dict[str, Rows], list[str]]:
     """The splits of a table file, a folder or a Hub id (`user/name`, or `user/name:configuration`) by their names in
     it, and what the user should know of it.
@@ -38,6 +42,7 @@ def read_rows(
         dataset (`str`): path, or Hub id.
         label_source (`str`, *optional*): `folders` or `table`, where a folder has both.
         columns (sequence of `str`, *optional*): that the user named, which only a table has.
+        remote ([`RemoteData`], *optional*): that a table file is the copy from.
 
     Raises:
         ValueError: there are no images, or no classes; folders and tables give different classes; a file that cannot
@@ -50,7 +55,7 @@ def read_rows(
     if path.is_dir():
         return _read_folder(path, label_source, columns)
     if path.is_file():
-        return _read_file(path)
+        return _read_file(path, remote)
     if path.exists():
         raise ValueError(f"{dataset} is no regular file, but a pipe, a socket or a device: --dataset takes {_TAKES}")
     is_path = path.is_absolute() or dataset.startswith((".", "~")) or dataset.count("/") > 1
@@ -60,11 +65,11 @@ def read_rows(
     return {name: Rows(data) for name, data in load_hub(hub_id, config or None).items()}, []
 
 
-def _read_file(path: Path) -> tuple[dict[str, Rows], list[str]]:
+def _read_file(path: Path, remote: RemoteData | None) -> tuple[dict[str, Rows], list[str]]:
     split = split_in(path.name) or "train"
     if is_table(path):
         rows = read_files([path])
-        return {split: replace(rows, finder=FileFinder(path.parent, whole=False))}, []
+        return {split: replace(rows, finder=FileFinder(path.parent, whole=False, remote=remote))}, []
     if is_webdataset(path):
         return {split: Rows(load_webdataset([path]))}, []
     advice = next_step(path)

@@ -54,10 +54,11 @@ def choose_tables(
     if len(reasons) == len(claims):
         if near and not all(_unreadable(file, folder, len(tables) == 1) for file in tables):
             raise ValueError(
-                f"{folder} has class folders in {near}, and {names} beside them ({reasons[0]}): give --dataset {near} "
-                "for the classes of the folders, or --label_source table for those of the table"
+                f"{folder} has class folders in {near}, and beside them {names}, which gives no labels by name "
+                f"({reasons[0]}): give --dataset {near} for the classes of the folders, or --label_source table for "
+                "those of the table"
             )
-        return [], [*notes, f"{beside}: {reasons[0]} (--label_source table reads it all the same)"]
+        return [], [*notes, f"{beside}: {reasons[0]}"]
     in_folders = roots or _class_roots(near or folder, passed)
     for file, claim in zip(tables, claims, strict=True):
         if not isinstance(claim, str):
@@ -163,7 +164,7 @@ def _labels_by_file(file: Path, folder: Path) -> list[tuple[str, str]] | str:
         return f"{file.name} has images of its own"
     columns = named_label_columns(rows, image)
     if not columns:
-        return f"no column of {file.name} is called label or class"
+        return f"no column of {file.name} is called label or class (--label_source table reads it all the same)"
     split = split_in(str(file.relative_to(folder)))
     files = finder.find(values, image_root(rows, folder, split) or rows.root)
     labels = read_labels(rows, columns[0], file.name, [])

@@ -24,6 +24,7 @@ from .columns import (
 from .file_names import FileFinder, missing_files
 from .hf_tables import image_tables
 from .labels import label_classes, look_alike, read_labels
+from .remote import is_address, local_copy
 from .rows import read_rows, split_column
 from .source import Source, check_column
 from .table_files import Rows, file_names_in
@@ -43,7 +44,9 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
     """
     dataset = spec.dataset
     named = spec.image_column, spec.label_column
-    rows, notes = read_rows(dataset, spec.label_source, named)
+    with local_copy(dataset) as (place, remote):
+        rows, notes = read_rows(place, spec.label_source, named, remote)
+        notes = [note.replace(place, dataset) for note in notes]
     rows, split_by = split_column(rows, named, spec.splits.values())
     roles = split_roles(dataset, list(rows), spec.splits, test_only)
     notes += dict.fromkeys(note for split in roles.values() for note in rows[split].notes)
@@ -80,6 +83,8 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
                 f"{missing[0]!r}: its scores leave them out"
             )
         about: dict[str, Any] = {"dataset": dataset, "source_split": split, "role": role, "class_names": names}
+        if os.path.exists(place):
+            about["root"] = place if os.path.isdir(place) else os.path.dirname(place) or "."
         splits[role] = _images(rows[split], image, notes, labels=[ids[value] for value in values[role]], **about)
     left_out = spec.splits.get("test") == LEFT_OUT
     if "test" not in splits and "validation" in splits and "validation" not in spec.splits and not left_out:
@@ -137,8 +142,8 @@ def _files(rows: Rows, paths: list[str], name: str, column: str, notes: list[str
     Raises:
         ValueError: addresses, or files that do not exist.
     """
-    if remote := next((path for path in paths if "://" in path), None):
-        raise ValueError(f"{name} has addresses of images, such as {remote}: download them, and give their file names")
+    if address := next(filter(is_address, paths), None):
+        raise ValueError(f"{name} has addresses of images, such as {address}: download them, and name the files")
     finder = rows.finder or FileFinder(Path())
     files = finder.find(paths, rows.root)
     if None in files:
@@ -152,8 +157,6 @@ def _images(
     rows: Rows, column: str, notes: list[str], *, dataset: str, source_split: str, **about: Any
 ) -> LabeledImages:
     about |= {"dataset": dataset, "source_split": source_split}
-    if os.path.exists(dataset):
-        about["root"] = dataset if os.path.isdir(dataset) else os.path.dirname(dataset) or "."
     paths = None if rows.files else file_names_in(rows, column)
     if paths is None:
         is_image = isinstance(rows.data.features[column], Image)

@@ -1,14 +1,15 @@
 """`paco-hf data prepare`: the images of a data set into parquet shards with a manifest, in one pass over the source.
 
-A source of files is opened where the list says; a source of parquet (a folder, or a Hub id) is streamed once and
-joined on file names, undecoded, each source shard into a part of its own, and the parts are then sorted into the
-shards. All files are written under a temporary name and renamed, the manifest last: what a stop leaves is taken up
-where it was.
+A benchmark's source of files is opened where the list says; one of parquet (a folder, or a Hub id) is streamed once
+and joined on file names, undecoded, each source shard into a part of its own, and the parts are then sorted into the
+shards. A user's data is read as for training. All files are written under a temporary name and renamed, the manifest
+last: what a stop leaves is taken up where it was.
 """
 
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,15 @@ import pyarrow.parquet as pq
 
 from ...utils.files import DiskError, read_mapping, replacing, write_text
 from ...utils.locks import sole_owner
-from ..image_lists import ImageList, class_names, git_blob_id, tree_lists
+from ..image_lists import ImageList, git_blob_id, tree_lists
 from ..image_split import selection_hash
 from ..long_tail import class_counts
 from ..published import BENCHMARKS
+from ..sources.user_dataset import open_user_dataset
+from ..spec import DataSpec
 from .manifest import MANIFEST_NAME, PLAN_NAME, Manifest, Shards, check_preparation, labels_name
+from .prepare_images import SourceImages, file_state
 from .prepare_parquet import PARTS, from_parquet
-from .prepare_tree import ImageTree, file_state
 from .writer import ShardWriter
 
 SHARD_BYTES = 400 * 2**20
@@ -37,23 +40,22 @@ def prepare(
     out: str,
     lists: dict[str, str] | None = None,
     *,
-    image_column: str | None = None,
-    label_column: str | None = None,
     threads: int | None = None,
     shard_bytes: int = SHARD_BYTES,
+    **fields: Any,
 ) -> Manifest:
     """Write the shards and the manifest of a data set into the folder `out`.
 
     Args:
         dataset (`str`): a name of [`paco_hf.data.published.BENCHMARKS`], or any name for data of one's own.
-        source (`str`): folder of images (the official tree, or class folders under `train/` and `test/`), folder of
-            parquet, or Hub id; `None`: the benchmark's own Hub id.
+        source (`str`): of a benchmark its official tree, a folder of parquet, or a Hub id, `None` being its own; else
+            whatever [`paco_hf.data.loading.load_data`] takes as a user's data.
         out (`str`): new folder, or one where the same preparation was stopped.
         lists (`dict`, *optional*): list file or address by split, where they do not lie in `source`.
-        image_column, label_column (`str`, *optional*): of parquet; recognized by their types where not given.
         threads (`int`, *optional*): shards to work on at a time; defaults to the cores, 4 at most. Each holds what it
             takes of a source shard in memory.
         shard_bytes (`int`, *optional*, defaults to 400 MiB): of images in a shard, about.
+        fields (*optional*): other fields of the [`paco_hf.data.spec.DataSpec`]: columns, splits.
 
     Raises:
         ValueError: a list or source that does not fit, images that are missing or there twice, or another preparation
@@ -69,15 +71,21 @@ def prepare(
     if benchmark is None and lists:
         raise ValueError(f"lists go with {', '.join(n for n, b in BENCHMARKS.items() if b.path)}, not {dataset}")
     image_lists = tree_lists(dataset, Path(source), lists or {}) if benchmark else {}
-    # A source on the Hub is not looked at.
-    files = sorted(Path(source).glob("**/*.parquet"))
-    tree = ImageTree.read(Path(source), benchmark, image_lists) if Path(source).is_dir() and not files else None
+    # A benchmark's source on the Hub is not looked at.
+    files = sorted(Path(source).glob("**/*.parquet")) if benchmark else []
     sizes = [[str(file.relative_to(source)), file.stat().st_size] for file in files]
+    tree = None
+    if benchmark is None:
+        tree = SourceImages.from_source(open_user_dataset(DataSpec(source, **fields)))
+    elif Path(source).is_dir() and not files:
+        tree = SourceImages.from_tree(dataset, Path(source), benchmark, image_lists)
+    for note in tree.notes if tree else ():
+        print(f"note: {note}", file=sys.stderr)
     plan = {
         "dataset": dataset,
         "source": os.path.abspath(source) if os.path.exists(source) else source,
         "lists": {split: git_blob_id(lst.content) for split, lst in sorted(image_lists.items())},
-        "columns": [image_column, label_column],
+        "columns": [fields.get("image_column"), fields.get("label_column")],
         "shard_bytes": shard_bytes,
         "content": tree.fingerprint() if tree else sizes or None,
         "state": tree.state() if tree else file_state(files) if files else None,
@@ -90,10 +98,9 @@ def prepare(
             if manifest is None:
                 manifest = Manifest(str(writer.folder), dataset, source, [], {})
                 if tree:
-                    manifest.class_names = class_names(dataset, tree.folders)
-                    shards = tree.write(manifest.class_names, writer)
+                    manifest.class_names, shards = tree.class_names, tree.write(writer)
                 else:
-                    columns = image_column, label_column
+                    columns = fields.get("image_column"), fields.get("label_column")
                     manifest.class_names, shards = from_parquet(dataset, source, image_lists, columns, writer)
                 _finish(manifest, shards, image_lists, tree)
             shutil.rmtree(writer.folder / PARTS, ignore_errors=True)
@@ -107,7 +114,7 @@ def prepare(
         ) from error
 
 
-def _finish(manifest: Manifest, shards: Shards, image_lists: dict[str, ImageList], tree: ImageTree | None) -> None:
+def _finish(manifest: Manifest, shards: Shards, image_lists: dict[str, ImageList], tree: SourceImages | None) -> None:
     """Check what was written, and write what describes it, the manifest last."""
     folder, key = Path(manifest.root), join_key(manifest.dataset)
     for split, written in shards.items():

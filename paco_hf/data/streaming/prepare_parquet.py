@@ -1,4 +1,4 @@
-"""Preparing from parquet: one pass over a folder or a Hub id, joined on file names, then sorted into shards."""
+"""Preparing a benchmark from parquet: one pass over a folder or a Hub id, joined on file names, then sorted."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -38,7 +38,7 @@ def from_parquet(
     """Write the shards of a source of parquet.
 
     Args:
-        dataset (`str`): its name.
+        dataset (`str`): name of the benchmark.
         source (`str`): folder or Hub id.
         image_lists (`dict`): by split.
         columns (pair of `str`, *optional*): of images and labels; detected where `None`.
@@ -52,15 +52,14 @@ def from_parquet(
             than in their list.
         OSError: the source cannot be read.
     """
-    benchmark, out = BENCHMARKS.get(dataset), writer.folder
-    key = benchmark.join_key if benchmark else str
+    benchmark, out = BENCHMARKS[dataset], writer.folder
+    key = benchmark.join_key
     listed = {split: _by_key(image_list, key) for split, image_list in image_lists.items()}
     streams = _streams(source)
     # Splits that are all images of a split of the source.
     whole = {} if listed else {"train": "train"}
-    scored = benchmark.test_split if benchmark else "test" if "test" in streams else "validation"
-    whole_test = not image_lists or (benchmark is not None and benchmark.test_split == "validation")
-    if "test" not in listed and scored in streams and whole_test:
+    scored = benchmark.test_split
+    if "test" not in listed and scored in streams and (not image_lists or scored == "validation"):
         whole["test"] = scored
     if "train" not in streams:
         raise ValueError(f"{source} has no train split (found: {', '.join(streams)})")
@@ -81,7 +80,7 @@ def from_parquet(
     (out / PARTS).mkdir(exist_ok=True)
     for name, stream in streams.items():
         wanted = {**listed, **{split: None for split, origin in whole.items() if origin == name}}
-        if not wanted or (name == "test" and benchmark and benchmark.test_split != "test"):
+        if not wanted or (name == "test" and scored != "test"):
             continue
         stream = stream.cast_column(image, Image(decode=False)).select_columns([image, label])
         for i in range(stream.num_shards):
@@ -99,9 +98,9 @@ def _by_key(image_list: ImageList, key: Callable[[str], str]) -> dict[str, int]:
     return dict(zip(keys, image_list.labels, strict=True))
 
 
-def _detect_column(features: Any, source: str, benchmark: Benchmark | None, role: str, kind: type) -> str:
+def _detect_column(features: Any, source: str, benchmark: Benchmark, role: str, kind: type) -> str:
     """The column that the benchmark has for this role, or one of that name, or the only one of that type."""
-    usual = [name for name in (getattr(benchmark, f"{role}_column", role), role) if name in features]
+    usual = [name for name in (getattr(benchmark, f"{role}_column"), role) if name in features]
     candidates = usual[:1] or [name for name in features if isinstance(features[name], kind)]
     return choose_column(candidates, features, source, role)
 
