@@ -17,7 +17,6 @@ import fsspec
 from tqdm.auto import tqdm
 
 from ...utils.files import DiskError, disk_errors, replacing, write_json
-from ...utils.text import examples
 
 _THREADS = 8
 _STATE = "state.json"  # of the files that were copied, as they were
@@ -100,7 +99,7 @@ class RemoteData:
             files = {path: path[len(root) :].lstrip("/") for path in fs.find(root)} if is_folder else {root: ""}
         except FileNotFoundError as error:
             raise OSError(
-                f"there is nothing at {self.shown}, or it cannot be seen from here: give the address of a folder or file"
+                f"there is nothing at {self.shown}, or it cannot be reached: give the address of a folder or file"
             ) from error
         except Exception as error:  # each file system has types of its own
             for kept in (_folder(self.address), _folder(parent) / name):
