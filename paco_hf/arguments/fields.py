@@ -44,7 +44,7 @@ def check_ranges(table: Any) -> None:
         value = getattr(table, name, None)
         choices = [c for part in (kind, *get_args(kind)) if get_origin(part) is Literal for c in get_args(part)]
         if choices and value is not None and value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+            raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise ValueError(f"{name} must be a whole number of at most 64 bits, got one of {value.bit_length()}")
         for extra in getattr(kind, "__metadata__", ()):

@@ -14,7 +14,12 @@ from ..utils.files import read_text, read_yaml
 RECIPES = resources.files("paco_hf") / "recipes"
 
 
-_METADATA = {"about": str, "row": str, "reported": dict, "ensemble": list}
+# What a recipe may hold besides settings: the type, and what messages call it.
+_METADATA: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(("about", "row"), (str, "text")),
+    "reported": (dict, "a mapping"),
+    "ensemble": (list, "a list of names of recipes"),
+}
 
 
 @dataclass
@@ -67,14 +72,13 @@ def read_recipe(recipe: str) -> Recipe:
     except ValueError as error:
         raise ValueError(f"recipe {recipe!r} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        kind = "nothing" if content is None else type(content).__name__
-        raise ValueError(f"recipe {recipe!r} must be a mapping of settings, such as `dataset: photos`, got {kind}")
+        got = "nothing" if content is None else f"a {type(content).__name__}"
+        raise ValueError(f"recipe {recipe!r} must be a mapping of settings, such as `dataset: photos`, got {got}")
     metadata: dict[str, Any] = {key: content.pop(key, None) for key in _METADATA}
-    for key, kind in _METADATA.items():
-        parts = metadata[key] if kind is list and isinstance(metadata[key], list) else []
-        if not isinstance(metadata[key], kind | None) or not all(isinstance(part, str) for part in parts):
-            what = {str: "text", dict: "a mapping", list: "a list of recipes"}[kind]
-            raise ValueError(f"{key} of recipe {recipe!r} must be {what}, got {type(metadata[key]).__name__}")
+    for key, value in metadata.items():
+        kind, what = _METADATA[key]
+        if value is not None and not (isinstance(value, kind) and all(isinstance(part, str) for part in value)):
+            raise ValueError(f"{key} of recipe {recipe!r} must be {what}, got a {type(value).__name__}")
     return Recipe(recipe, content, **metadata)
 
 

@@ -3,11 +3,12 @@
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..data.spec import ROLES, DataSpec, spec_fields
+from ..utils.text import describe_errors
 from .inputs import COUNT, data_source, dataset_path, list_file
 
 
@@ -37,6 +38,28 @@ def add_inference_flags(parser: argparse.ArgumentParser, batch_size: int) -> Non
     formats = ["auto", "fp32", "bf16", "fp16"]
     about = "fp32 gives what pipeline gives; auto: bf16 where the hardware has it, which is faster"
     parser.add_argument("--precision", choices=formats, default="fp32", help=about)
+    about = "pixels of the largest image that is decoded (default: 179 million, or as the run was trained)"
+    parser.add_argument("--max_image_pixels", metavar="N", type=COUNT, help=about)
+
+
+def add_strict_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag for image files that cannot be decoded; [`report_errors`] reports them without it."""
+    about = "stop at the first image file that cannot be decoded (default: go on, and exit with status 1)"
+    parser.add_argument("--strict", action="store_true", help=about)
+
+
+def report_errors(verb: str, errors: Mapping[Any, str], files: int) -> int:
+    """Say in a line how many of the image files could not be decoded. Returns the status to exit with.
+
+    Args:
+        verb (`str`): that saw them.
+        errors (mapping): a message for each.
+        files (`int`): how many there are.
+    """
+    if not errors:
+        return 0
+    print(f"paco-hf {verb}: {describe_errors(errors, files)} (--strict stops at the first)", file=sys.stderr)
+    return 1
 
 
 def add_data_flags(

@@ -4,11 +4,19 @@ import argparse
 import json
 from typing import Any
 
-from .common import add_data_flags, add_inference_flags, check_data_flags, load_split
+from .common import (
+    add_data_flags,
+    add_inference_flags,
+    add_strict_flag,
+    check_data_flags,
+    load_split,
+    report_errors,
+    selected,
+)
 from .inputs import COUNT, checkpoint, embeddings, embeddings_output, images
 
 # The flags that mean something for image files.
-_FILE_FLAGS = ("model", "images", "output", "batch_size", "precision")
+_FILE_FLAGS = ("model", "images", "output", "batch_size", "precision", "max_image_pixels", "strict")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -18,6 +26,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--output", required=True, metavar="FILE", type=embeddings_output, help="the .safetensors file to write")
     add_data_flags(parser, "test")
     add_inference_flags(parser, 256)
+    add_strict_flag(parser)
     add("--gallery", metavar="FILE", type=embeddings, help="what is searched: another such file (default: this one)")
     add("--neighbors", type=COUNT, default=10, help="to judge retrieval by (default: %(default)s)")
     add(
@@ -30,7 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print the retrieval precision as JSON")
 
 
-def run(flags: argparse.Namespace) -> None:
+def run(flags: argparse.Namespace) -> int:
     defaults = argparse.ArgumentParser()
     add_flags(defaults)
     changed = [name for name, value in vars(flags).items() if value != defaults.get_default(name)]
@@ -42,12 +51,15 @@ def run(flags: argparse.Namespace) -> None:
     check_data_flags(flags)
     from ..inference.features import Embeddings, embed_files, embed_split
     from ..metrics import GROUPS, retrieval_precision
+    from ..utils.images import allow_image_pixels
 
     if flags.images:
-        made = embed_files(flags.model, flags.images, flags.batch_size, flags.precision)
+        allow_image_pixels(flags.max_image_pixels)
+        made = embed_files(flags.model, flags.images, **selected(flags, "batch_size precision strict"))
         made.save(flags.output)
         print(f"features of {len(made.features):,} images, width {made.features.shape[1]}: {flags.output}")
-        return
+        errors = made.errors or {}
+        return report_errors("embed", errors, len(made.features) + len(errors))
     searched: dict[str, Any] = {}
     gallery = Embeddings.load(flags.gallery) if flags.gallery else None
     if gallery:
@@ -72,7 +84,7 @@ def run(flags: argparse.Namespace) -> None:
         scores = {key: value for key, value in scores.items() if key not in GROUPS}
     if flags.json:
         print(json.dumps(scores, indent=2))
-        return
+        return 0
     print(f"features of {len(made.features):,} images of {split.name}, width {width}")
     shown = {name: scores[name] for name in ("precision", "balanced_precision", *GROUPS) if name in scores}
     cells = ", ".join(
@@ -80,3 +92,4 @@ def run(flags: argparse.Namespace) -> None:
     )
     among = f" among those of {flags.gallery}" if flags.gallery else ""
     print(f"of the {flags.neighbors} nearest{among} are of the same class, in percent: {cells}\n{flags.output}")
+    return 0

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from contextlib import nullcontext
 from pathlib import Path
 
-from .common import add_inference_flags, check_checkpoint_folder
+from .common import add_inference_flags, add_strict_flag, check_checkpoint_folder, report_errors, selected
 from .inputs import COUNT, checkpoint, images, output_file
 
 
@@ -17,16 +17,19 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--store", action="store_true", help="store it in the model's config.json: pipeline follows it")
     add("--resamples", type=COUNT, default=200, help="for the ranges (default: %(default)s)")
     add_inference_flags(parser, 32)
+    add_strict_flag(parser)
     add("--json", action="store_true", help="print a list of {label, frequency, low, high}")
 
 
-def run(flags: Namespace) -> None:
+def run(flags: Namespace) -> int:
     if flags.store:
         check_checkpoint_folder("--store", flags.model)
     from ..evaluation.prior_estimation import MIN_FREQUENCY
+    from ..inference.batches import ImageFiles
     from ..inference.prediction import estimate_file_prior
     from ..runs.folder import RunFolder
     from ..utils.files import write_json
+    from ..utils.images import allow_image_pixels, list_image_files
     from ..utils.locks import sole_owner
     from ..utils.text import one_line
     from ..workflows.calibrate import update_config
@@ -34,14 +37,17 @@ def run(flags: Namespace) -> None:
     # Before the images are looked at: what is in use is refused at once.
     home = sole_owner(RunFolder(flags.model).home, "a prior is stored in it", "store it then")
     with home if flags.store else nullcontext():
-        classes = estimate_file_prior(flags.model, flags.images, flags.resamples, flags.batch_size, flags.precision)
+        allow_image_pixels(flags.max_image_pixels)
+        files = ImageFiles(list_image_files(flags.images), flags.strict)
+        classes = estimate_file_prior(flags.model, files, **selected(flags, "resamples batch_size precision"))
         if flags.output:
             write_json(Path(flags.output), {"model": Path(flags.model).resolve().name, "classes": classes})
         if flags.store:
             update_config(flags.model, inference_prior=[max(entry["frequency"], MIN_FREQUENCY) for entry in classes])
+    status = report_errors("estimate-prior", files.errors, len(files))
     if flags.json:
         print(json.dumps(classes, indent=2))
-        return
+        return status
     width = max(len(one_line(entry["label"])) for entry in classes)
     for entry in sorted(classes, key=lambda entry: -entry["frequency"]):
         name, interval = one_line(entry["label"]), f"({entry['low']:.1%} to {entry['high']:.1%})"
@@ -50,3 +56,4 @@ def run(flags: Namespace) -> None:
         print(f"stored in {flags.model}/config.json; `model.set_prior(None)` undoes it")
     else:
         print("the model is as it was: --store stores this in it, --output FILE writes it for `predict --prior FILE`")
+    return status

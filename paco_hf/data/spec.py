@@ -11,7 +11,10 @@ from .published import BENCHMARKS, Benchmark
 
 ROLES = ("train", "validation", "test")
 SPLITS_NAME = "splits.json"  # says which images a run split off for which role
-_SETTINGS = ("dataset_path", "image_column", "label_column", "streaming", "imbalance_factor", "imbalance_kind")
+_SETTINGS = (
+    *("dataset_path", "image_column", "label_column", "streaming", "imbalance_factor", "imbalance_kind"),
+    "max_image_pixels",
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class DataSpec:
         imbalance_factor (`float`, *optional*, defaults to `100`): of the long-tailed selection of the CIFAR
             benchmarks.
         imbalance_kind (`str`, *optional*, defaults to `"exp"`): likewise; see [`long_tailed_counts`].
+        max_image_pixels (`int`, *optional*): what is larger is no image (default: 179 million, PIL's limit).
 
     Raises:
         ValueError: fields that do not go together.
@@ -51,6 +55,7 @@ class DataSpec:
     window: int = 4096
     imbalance_factor: float = 100
     imbalance_kind: str = "exp"
+    max_image_pixels: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("lists", "splits"):

@@ -24,6 +24,8 @@ def predict(
     batch_size: int = 32,
     precision: str = "fp32",
     prior: str | None = None,
+    *,
+    strict: bool = False,
 ) -> list[dict[str, Any]]:
     """Classify image files and folders of them.
 
@@ -35,12 +37,14 @@ def predict(
         precision (`str`, *optional*, defaults to `"fp32"`): of [`paco_hf.inference.forward.fast_forward`].
         prior (`str`, *optional*): how frequent the classes are among the images, instead of what the model has stored:
             `training`: as in training; `none`: all alike; or a file that [`estimate_file_prior`] wrote.
+        strict (`bool`, *optional*, defaults to `False`): stop at the first image that cannot be decoded.
 
     Returns:
-        one `{"file", "label", "score", "top"}` an image, `top` being a list of `{"label", "score"}`, best first.
+        one `{"file", "label", "score", "top"}` an image, `top` being a list of `{"label", "score"}`, best first. Of an
+        image that cannot be decoded label and score are `None`, `top` is empty, and `error` says what is wrong.
 
     Raises:
-        ValueError: an image cannot be decoded, a folder has none, or the prior is not this model's.
+        ValueError: with `strict` an image cannot be decoded; a folder has none, or the prior is not this model's.
         OSError: a path or the model does not exist.
     """
     if top < 1:
@@ -49,7 +53,8 @@ def predict(
     model, processor = load_for_inference(model_folder, batch_size, precision)
     if prior is not None:
         model.set_prior(read_prior(prior, model_folder, model.config))
-    return classify(fast_forward(model, precision), model.config, processor, files, top=top, batch_size=batch_size)
+    forward = fast_forward(model, precision)
+    return classify(forward, model.config, processor, files, top=top, batch_size=batch_size, strict=strict)
 
 
 def classify(
@@ -60,6 +65,7 @@ def classify(
     *,
     top: int,
     batch_size: int,
+    strict: bool = False,
 ) -> list[dict[str, Any]]:
     """[`predict`] with a model that is loaded.
 
@@ -68,21 +74,30 @@ def classify(
         config (`PaCoConfig`): names the classes.
         processor (image processor): prepares the images.
         files (list of `Path`): image files.
-        top, batch_size (`int`): as those of [`predict`].
+        top, batch_size (`int`), strict (`bool`, *optional*, defaults to `False`): as those of [`predict`].
     """
-    names, rankings = config.id2label, []
-    for logits in _file_logits(forward, processor, files, batch_size):
+    names, images = config.id2label, ImageFiles(files, strict)
+    rankings: list[list[dict[str, Any]]] = []
+    for logits in _image_logits(forward, processor, images, batch_size):
         scores, labels = logits.softmax(-1).topk(min(top, len(names)))
         for row in zip(scores.tolist(), labels.tolist(), strict=True):
             rankings.append([{"label": names[c], "score": s} for s, c in zip(*row, strict=True)])
-    return [{"file": str(file), **ranks[0], "top": ranks} for file, ranks in zip(files, rankings, strict=True)]
+    entries: list[dict[str, Any]] = []
+    decoded = iter(rankings)
+    for i, file in enumerate(files):
+        if error := images.errors.get(i):
+            entries.append({"file": str(file), "label": None, "score": None, "top": [], "error": error})
+        else:
+            ranks = next(decoded)
+            entries.append({"file": str(file), **ranks[0], "top": ranks})
+    return entries
 
 
-def _file_logits(
-    forward: Callable[[Tensor], Tensor], processor: Any, files: list[Path], batch_size: int
+def _image_logits(
+    forward: Callable[[Tensor], Tensor], processor: Any, images: ImageFiles, batch_size: int
 ) -> Iterator[Tensor]:
     keep_freed_memory()
-    return (forward(pixels) for (pixels,) in image_batches(ImageFiles(files), [processor], batch_size, "classifying"))
+    return (forward(pixels) for (pixels,) in image_batches(images, [processor], batch_size, "classifying"))
 
 
 def read_prior(prior: str, model_folder: str, config: PaCoConfig) -> list[float] | None:
@@ -116,7 +131,11 @@ def read_prior(prior: str, model_folder: str, config: PaCoConfig) -> list[float]
 
 
 def estimate_file_prior(
-    model_folder: str, paths: list[str], resamples: int = 200, batch_size: int = 32, precision: str = "fp32"
+    model_folder: str,
+    paths: list[str] | ImageFiles,
+    resamples: int = 200,
+    batch_size: int = 32,
+    precision: str = "fp32",
 ) -> list[dict[str, Any]]:
     """How frequent the classes are among unlabeled image files ([`estimate_prior`]).
 
@@ -124,7 +143,8 @@ def estimate_file_prior(
 
     Args:
         model_folder (`str`): run folder, checkpoint or Hub id.
-        paths (list of `str`): files and folders.
+        paths (list of `str`, or [`ImageFiles`]): files and folders; of files that are not strict, what cannot be
+            decoded is left out, and their `errors` say what that is.
         resamples (`int`, *optional*, defaults to `200`): bootstrap resamples for the intervals.
         batch_size, precision (*optional*): as those of [`predict`].
 
@@ -132,18 +152,19 @@ def estimate_file_prior(
         `{"label", "frequency", "low", "high"}` of each class, in the order of the model's.
 
     Raises:
-        ValueError: an image cannot be decoded, or a folder has none.
+        ValueError: an image cannot be decoded, of those that may be left out none; or a folder has none.
         OSError: a path or the model does not exist.
     """
     if resamples < 1:
         raise ValueError(f"--resamples must be 1 or more, got {resamples}; the usual number is 200")
-    files = list_image_files(paths)
+    images = paths if isinstance(paths, ImageFiles) else ImageFiles(list_image_files(paths))
     model, processor = load_for_inference(model_folder, batch_size, precision)
     # EM starts from probabilities for equally frequent classes, whatever the logits are for.
     model.set_prior([1] * model.config.num_labels)
-    batches = _file_logits(fast_forward(model, precision), processor, files, batch_size)
-    probabilities = torch.cat([logits.double().softmax(-1).cpu() for logits in batches]).numpy()
-    estimate = estimate_prior(probabilities, resamples=resamples)
+    batches = _image_logits(fast_forward(model, precision), processor, images, batch_size)
+    parts = [logits.double().softmax(-1).cpu() for logits in batches]
+    images.check_any()
+    estimate = estimate_prior(torch.cat(parts).numpy(), resamples=resamples)
     columns = (estimate[key].tolist() for key in ("prior", "low", "high"))
     rows = zip(range(model.config.num_labels), *columns, strict=True)
     return [{"label": model.config.id2label[c], "frequency": f, "low": low, "high": high} for c, f, low, high in rows]
