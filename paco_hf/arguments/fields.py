@@ -37,13 +37,16 @@ def check_ranges(table: Any) -> None:
     """Check each field of an argument table.
 
     Raises:
-        ValueError: a value that is not among the field's choices, or out of its range. `None` is always valid.
+        ValueError: a value that is not among the field's choices, or out of its range, or a whole number of more than
+            64 bits. `None` is always valid.
     """
     for name, kind in get_type_hints(type(table), include_extras=True).items():
         value = getattr(table, name, None)
         choices = [c for part in (kind, *get_args(kind)) if get_origin(part) is Literal for c in get_args(part)]
         if choices and value is not None and value not in choices:
-            raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+            raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+        if isinstance(value, int) and not -(2**63) <= value < 2**63:
+            raise ValueError(f"{name} must be a whole number of at most 64 bits, got one of {value.bit_length()}")
         for extra in getattr(kind, "__metadata__", ()):
             if isinstance(extra, tuple) and value is not None and not extra[1](value):
                 raise ValueError(f"{name} must be {extra[0]}, got {value}")

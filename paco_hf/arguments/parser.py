@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import json
+from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +22,7 @@ from .training_args import PaCoTrainingArguments
 from .unsupported import check_views
 
 _STEPWISE = {"lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"}
+_KINDS: dict[Any, str] = {str: "text", int: "a whole number", float: "a number"}
 _SGD_FLAGS = {"momentum", "nesterov"}
 
 
@@ -39,7 +41,9 @@ def checked_recipe(recipe: str) -> Recipe:
             raise ValueError(
                 f"recipe {recipe!r} has an unknown setting {name!r}" + (f": did you mean {near[0]}?" if near else "")
             )
-    return result
+    # A key without a value leaves the setting as it is.
+    settings = {name: value for name, value in result.settings.items() if value is not None}
+    return dataclasses.replace(result, settings=settings)
 
 
 class RunParser(HfArgumentParser):
@@ -53,7 +57,7 @@ class RunParser(HfArgumentParser):
     """
 
     def __init__(self, prog: str) -> None:
-        self.flags: list[str] = []
+        self.flags: dict[str, argparse.Action] = {}
         super().__init__(
             [*RUN_TABLES, PaCoTrainingArguments],
             prog=prog,
@@ -66,13 +70,14 @@ class RunParser(HfArgumentParser):
 
     def add_argument(self, *options: Any, **kwargs: Any) -> argparse.Action:
         """As argparse's, without the default."""
-        self.flags += options
         name, text = options[0].removeprefix("--"), kwargs.get("help")
         if name.startswith("no_"):
             text = argparse.SUPPRESS
         elif text and "%" in text.replace("%%", ""):
             text = text.replace("%", "%%")
-        return super().add_argument(*options, **{**kwargs, "help": text, "default": argparse.SUPPRESS})
+        action = super().add_argument(*options, **{**kwargs, "help": text, "default": argparse.SUPPRESS})
+        self.flags |= dict.fromkeys(options, action)
+        return action
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (--help lists the arguments)")
@@ -88,10 +93,27 @@ class RunParser(HfArgumentParser):
 
     def convert(self, settings: dict[str, Any]) -> dict[str, Any]:
         """The settings of a recipe after the conversions and checks that the values of flags pass."""
-        # As text, which argparse converts where it is a default.
-        text = {n: json.dumps(v) if isinstance(v, dict) else v if v is None else str(v) for n, v in settings.items()}
-        self.set_defaults(**text)
+        self.set_defaults(**{name: self._as_default(name, value) for name, value in settings.items()})
         return vars(self.parse_args([]))
+
+    def _as_default(self, name: str, value: Any) -> Any:
+        """A recipe's value as text, which argparse converts where it is a default."""
+        action = self.flags[f"--{name}"]
+        if isinstance(value, list) and action.nargs == "+":
+            return [str(entry) for entry in value]
+        if isinstance(value, dict) and name.endswith(("_kwargs", "_config")):
+            try:
+                return json.dumps(value)
+            except (TypeError, ValueError, RecursionError) as error:
+                raise ValueError(f"{name} must be a mapping of text to plain values: {error}") from error
+        if action.type is str and isinstance(value, bool):
+            read = "true, as YAML reads yes and on" if value else "false, as YAML reads no and off"
+            raise ValueError(f"{name} of the recipe must be text, got {read}: put the value in quotes")
+        if not isinstance(value, str | int | float):
+            kind = _KINDS.get(action.type, "true or false" if action.choices is None else "one of its choices")
+            advice = ": put it in quotes" if isinstance(value, date) else ""
+            raise ValueError(f"{name} of the recipe must be {kind}, got a {type(value).__name__}{advice}")
+        return str(value)
 
 
 def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArguments, PaCoTrainingArguments]:
@@ -103,8 +125,8 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
     parser = RunParser(prog)
     flags = parser.parse_flags(argv)
     recipe = flags.get("recipe") or _default_recipe(flags)
-    settings = _trainable_settings(recipe) if recipe else {}
-    values = {**parser.convert(settings), **_implied(flags, settings), **flags, "recipe": recipe}
+    settings = parser.convert(_trainable_settings(recipe)) if recipe else {}
+    values = {**settings, **_implied(flags, settings), **flags, "recipe": recipe}
     published = is_published(values.get("dataset", RunArguments.dataset))
     if published and values.get("eval_interpolation") is None:
         values["eval_interpolation"] = "bilinear"

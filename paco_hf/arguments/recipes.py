@@ -9,7 +9,17 @@ from typing import Any
 
 import yaml
 
+from ..utils.files import read_text, read_yaml
+
 RECIPES = resources.files("paco_hf") / "recipes"
+
+
+# What a recipe may hold besides settings: the type, and what messages call it.
+_METADATA: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(("about", "row"), (str, "text")),
+    "reported": (dict, "a mapping"),
+    "ensemble": (list, "a list of names of recipes"),
+}
 
 
 @dataclass
@@ -35,7 +45,7 @@ class Recipe:
     @property
     def metadata(self) -> dict[str, Any]:
         """What the file holds besides settings."""
-        values = {key: getattr(self, key) for key in ("about", "row", "reported", "ensemble")}
+        values = {key: getattr(self, key) for key in _METADATA}
         return {key: value for key, value in values.items() if value is not None}
 
 
@@ -48,7 +58,7 @@ def read_recipe(recipe: str) -> Recipe:
     """A recipe of the package by its name, or any YAML file by its path. Its settings are not checked here.
 
     Raises:
-        ValueError: no such recipe, or no YAML mapping.
+        ValueError: no such recipe, no YAML mapping, a key that is there twice, or metadata of another kind.
     """
     packaged = RECIPES / f"{recipe}.yaml"
     file = packaged if packaged.is_file() else Path(recipe)
@@ -58,12 +68,17 @@ def read_recipe(recipe: str) -> Recipe:
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(recipe_names())}"
         raise ValueError(f"no recipe and no file {recipe!r}: {hint}")
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"recipe {recipe!r} is not valid YAML: {' '.join(str(error).split())}") from error
+        content = read_yaml(read_text(Path(str(file))))
+    except ValueError as error:
+        raise ValueError(f"recipe {recipe!r} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"recipe {recipe!r} must be a mapping of settings, got {type(content).__name__}")
-    metadata = {key: content.pop(key, None) for key in ("about", "row", "reported", "ensemble")}
+        got = "nothing" if content is None else f"a {type(content).__name__}"
+        raise ValueError(f"recipe {recipe!r} must be a mapping of settings, such as `dataset: photos`, got {got}")
+    metadata: dict[str, Any] = {key: content.pop(key, None) for key in _METADATA}
+    for key, value in metadata.items():
+        kind, what = _METADATA[key]
+        if value is not None and not (isinstance(value, kind) and all(isinstance(part, str) for part in value)):
+            raise ValueError(f"{key} of recipe {recipe!r} must be {what}, got a {type(value).__name__}")
     return Recipe(recipe, content, **metadata)
 
 

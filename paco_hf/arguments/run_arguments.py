@@ -48,6 +48,8 @@ class DataArguments:
             own data)
         skip_undecodable (`bool`, *optional*, defaults to `False`): leave out images of your own data that cannot be
             decoded
+        max_image_pixels (`int`, *optional*): pixels of the largest image that is decoded, such as 1000000000 for large
+            scans (default: 179 million, against files that are made to fill the memory)
         imbalance_factor (`float`, *optional*, defaults to `100`): images of the most : least frequent class, for
             cifar*-lt
         imbalance_kind (`str`, *optional*, defaults to `"exp"`): shape of the tail, for cifar*-lt
@@ -78,6 +80,7 @@ class DataArguments:
     test_split: str | None = None
     inspect: bool | None = None
     skip_undecodable: bool = False
+    max_image_pixels: Annotated[int | None, AT_LEAST_1] = None
     imbalance_factor: float = 100
     imbalance_kind: Literal["exp", "step", "pareto"] = "exp"
     validation_fraction: Annotated[float, FRACTION] = 0.1

@@ -69,7 +69,10 @@ class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, T
             )
         if not self.num_train_epochs > 0 and not self.max_steps > 0:
             raise ValueError(f"num_train_epochs must be positive, got {self.num_train_epochs}")
-        super().__post_init__()
+        try:
+            super().__post_init__()
+        except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
+            raise ValueError(f"transformers refuses a setting ({type(error).__name__}: {error}): change it") from error
         check_accelerator(self.accelerator_config)
 
     def changed(self, **values: Any) -> "PaCoTrainingArguments":

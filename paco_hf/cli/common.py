@@ -3,12 +3,13 @@
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..data.spec import ROLES, DataSpec, spec_fields
-from .inputs import COUNT, data_source, dataset_path, list_file
+from ..utils.text import describe_errors
+from .inputs import COUNT, data_source, dataset_path, images, list_file
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -26,10 +27,15 @@ def selected(flags: argparse.Namespace, names: str) -> dict[str, Any]:
 
 def add_column_flags(parser: argparse.ArgumentParser) -> None:
     """The flags for the columns of a table of images."""
-    parser.add_argument("--image_column", help="column of the images (default: recognized)")
+    _add_image_column_flag(parser)
     parser.add_argument("--label_column", help="column of the classes (default: recognized)")
     about = "which gives the classes, where there are class folders and a table beside them"
     parser.add_argument("--label_source", choices=["folders", "table"], help=about)
+
+
+def _add_image_column_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag for the column of the images in a table."""
+    parser.add_argument("--image_column", help="column of the images (default: recognized)")
 
 
 def add_split_flags(parser: argparse.ArgumentParser) -> None:
@@ -45,6 +51,52 @@ def add_inference_flags(parser: argparse.ArgumentParser, batch_size: int) -> Non
     formats = ["auto", "fp32", "bf16", "fp16"]
     about = "fp32 gives what pipeline gives; auto: bf16 where the hardware has it, which is faster"
     parser.add_argument("--precision", choices=formats, default="fp32", help=about)
+    about = "pixels of the largest image that is decoded (default: 179 million, or as the run was trained)"
+    parser.add_argument("--max_image_pixels", metavar="N", type=COUNT, help=about)
+
+
+def add_unlabeled_flags(parser: argparse.ArgumentParser, purpose: str = "", labeled_too: bool = False) -> None:
+    """The flags for images without labels; [`open_images`] reads them, and [`report_errors`] what was wrong with them.
+
+    Args:
+        parser (`argparse.ArgumentParser`): of the verb.
+        purpose (`str`, *optional*): what the help adds to what they are.
+        labeled_too (`bool`, *optional*, defaults to `False`): they may be left out, as there are the flags of
+            [`add_data_flags`].
+    """
+    about = f"image files, folders, tables, addresses or data sets on the Hub{purpose}"
+    parser.add_argument("images", type=images, nargs="*" if labeled_too else "+", help=about)
+    if not labeled_too:
+        _add_image_column_flag(parser)
+    about = "stop at the first image file that cannot be decoded (default: go on, and exit with status 1)"
+    parser.add_argument("--strict", action="store_true", help=about)
+
+
+def open_images(flags: argparse.Namespace) -> Any:
+    """The images that the flags of [`add_unlabeled_flags`] mean; what the user should know goes to standard error."""
+    from ..data.sources.unlabeled import find_images
+    from ..inference.batches import ImageFiles
+    from ..utils.images import allow_image_pixels
+
+    allow_image_pixels(flags.max_image_pixels)
+    unlabeled = find_images(flags.images, flags.image_column)
+    for note in unlabeled.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return ImageFiles(unlabeled, flags.strict)
+
+
+def report_errors(verb: str, errors: Mapping[Any, str], files: int) -> int:
+    """Say in a line how many of the image files could not be decoded. Returns the status to exit with.
+
+    Args:
+        verb (`str`): that saw them.
+        errors (mapping): a message for each.
+        files (`int`): how many there are.
+    """
+    if not errors:
+        return 0
+    print(f"paco-hf {verb}: {describe_errors(errors, files)} (--strict stops at the first)", file=sys.stderr)
+    return 1
 
 
 def add_data_flags(

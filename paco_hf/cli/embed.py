@@ -4,17 +4,26 @@ import argparse
 import json
 from typing import Any
 
-from .common import add_data_flags, add_inference_flags, check_data_flags, load_split
-from .inputs import COUNT, checkpoint, embeddings, embeddings_output, images
+from .common import (
+    add_data_flags,
+    add_inference_flags,
+    add_unlabeled_flags,
+    check_data_flags,
+    load_split,
+    open_images,
+    report_errors,
+    selected,
+)
+from .inputs import COUNT, checkpoint, embeddings, embeddings_output
 
 # The flags that mean something for image files.
-_FILE_FLAGS = ("model", "images", "output", "batch_size", "precision")
+_FILE_FLAGS = ("model", "images", "output", "batch_size", "precision", "max_image_pixels", "image_column", "strict")
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", type=checkpoint, help="run folder, checkpoint or Hub id")
-    add("images", type=images, nargs="*", help="image files or folders (default: a labeled split)")
+    add_unlabeled_flags(parser, " (default: a labeled split)", labeled_too=True)
     add("--output", required=True, metavar="FILE", type=embeddings_output, help="the .safetensors file to write")
     add_data_flags(parser, "test")
     add_inference_flags(parser, 256)
@@ -30,7 +39,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print the retrieval precision as JSON")
 
 
-def run(flags: argparse.Namespace) -> None:
+def run(flags: argparse.Namespace) -> int:
     defaults = argparse.ArgumentParser()
     add_flags(defaults)
     changed = [name for name, value in vars(flags).items() if value != defaults.get_default(name)]
@@ -44,10 +53,11 @@ def run(flags: argparse.Namespace) -> None:
     from ..metrics import GROUPS, retrieval_precision
 
     if flags.images:
-        made = embed_files(flags.model, flags.images, flags.batch_size, flags.precision)
+        made = embed_files(flags.model, open_images(flags), **selected(flags, "batch_size precision"))
         made.save(flags.output)
         print(f"features of {len(made.features):,} images, width {made.features.shape[1]}: {flags.output}")
-        return
+        errors = made.errors or {}
+        return report_errors("embed", errors, len(made.features) + len(errors))
     searched: dict[str, Any] = {}
     gallery = Embeddings.load(flags.gallery) if flags.gallery else None
     if gallery:
@@ -72,7 +82,7 @@ def run(flags: argparse.Namespace) -> None:
         scores = {key: value for key, value in scores.items() if key not in GROUPS}
     if flags.json:
         print(json.dumps(scores, indent=2))
-        return
+        return 0
     print(f"features of {len(made.features):,} images of {split.name}, width {width}")
     shown = {name: scores[name] for name in ("precision", "balanced_precision", *GROUPS) if name in scores}
     cells = ", ".join(
@@ -80,3 +90,4 @@ def run(flags: argparse.Namespace) -> None:
     )
     among = f" among those of {flags.gallery}" if flags.gallery else ""
     print(f"of the {flags.neighbors} nearest{among} are of the same class, in percent: {cells}\n{flags.output}")
+    return 0

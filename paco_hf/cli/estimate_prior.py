@@ -5,14 +5,21 @@ from argparse import ArgumentParser, Namespace
 from contextlib import nullcontext
 from pathlib import Path
 
-from .common import add_inference_flags, check_checkpoint_folder
-from .inputs import COUNT, checkpoint, images, output_file
+from .common import (
+    add_inference_flags,
+    add_unlabeled_flags,
+    check_checkpoint_folder,
+    open_images,
+    report_errors,
+    selected,
+)
+from .inputs import COUNT, checkpoint, output_file
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("model", type=checkpoint, help="run folder or checkpoint")
-    add("images", type=images, nargs="+", help="image files or folders, as they come where the model is used")
+    add_unlabeled_flags(parser, ", as they come where the model is used")
     add("--output", metavar="FILE", type=output_file, help="write it as JSON: `predict --prior FILE` takes it")
     add("--store", action="store_true", help="store it in the model's config.json: pipeline follows it")
     add("--resamples", type=COUNT, default=200, help="for the ranges (default: %(default)s)")
@@ -20,7 +27,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--json", action="store_true", help="print a list of {label, frequency, low, high}")
 
 
-def run(flags: Namespace) -> None:
+def run(flags: Namespace) -> int:
     if flags.store:
         check_checkpoint_folder("--store", flags.model)
     from ..evaluation.prior_estimation import MIN_FREQUENCY
@@ -34,14 +41,16 @@ def run(flags: Namespace) -> None:
     # Before the images are looked at: what is in use is refused at once.
     home = sole_owner(RunFolder(flags.model).home, "a prior is stored in it", "store it then")
     with home if flags.store else nullcontext():
-        classes = estimate_file_prior(flags.model, flags.images, flags.resamples, flags.batch_size, flags.precision)
+        files = open_images(flags)
+        classes = estimate_file_prior(flags.model, files, **selected(flags, "resamples batch_size precision"))
         if flags.output:
             write_json(Path(flags.output), {"model": Path(flags.model).resolve().name, "classes": classes})
         if flags.store:
             update_config(flags.model, inference_prior=[max(entry["frequency"], MIN_FREQUENCY) for entry in classes])
+    status = report_errors("estimate-prior", files.errors, len(files))
     if flags.json:
         print(json.dumps(classes, indent=2))
-        return
+        return status
     width = max(len(one_line(entry["label"])) for entry in classes)
     for entry in sorted(classes, key=lambda entry: -entry["frequency"]):
         name, interval = one_line(entry["label"]), f"({entry['low']:.1%} to {entry['high']:.1%})"
@@ -50,3 +59,4 @@ def run(flags: Namespace) -> None:
         print(f"stored in {flags.model}/config.json; `model.set_prior(None)` undoes it")
     else:
         print("the model is as it was: --store stores this in it, --output FILE writes it for `predict --prior FILE`")
+    return status

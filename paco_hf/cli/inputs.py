@@ -47,8 +47,9 @@ def _argument(check: Callable[[str], Any]) -> Callable[[str], Any]:
         try:
             if not text.strip():
                 raise ValueError("is empty: give a value, or leave the flag out")
+            text = files.expand(text)
             result = check(text)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, ImportError) as error:
             raise ArgumentTypeError(str(error)) from error
         return text if result is None else result
 
@@ -74,10 +75,13 @@ json_options = _argument(json_object)
 
 @_argument
 def images(text: str) -> None:
-    """An image file, or a folder of some."""
-    from ..utils.folder_contents import list_image_files
+    """An image file, a folder or table of some, an address, or a data set on the Hub."""
+    if "://" in text or (not os.path.lexists(text) and spec.hub_id(text) and not Path(text).suffix):
+        check_source(text)
+        return
+    from ..data.sources.unlabeled import check_images
 
-    list_image_files([text])
+    check_images(text)
 
 
 @_argument
@@ -148,15 +152,22 @@ def checkpoint(text: str) -> None:
         _check_hub("model", text, "give the folder of a run or checkpoint, or the id of a model on the Hub")
 
 
-@_argument
-def data_source(text: str) -> None:
-    """A named data set, a path, an address or a Hub id; `OSError` where it can be none of them."""
-    if spec.is_published(text) or "://" in text or Path(text).exists():
+def check_source(text: str) -> None:
+    """`OSError` where there can be no data: it is neither a named data set, a path, an address nor a Hub id."""
+    if "://" in text:
+        from ..data.sources.remote import check_address
+
+        check_address(text)
+        return
+    if spec.is_published(text) or Path(text).exists():
         return
     repo_id = spec.hub_id(text)
     if repo_id is None or Path(text).suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"):
         raise OSError(f"{text} does not exist: give a folder, a file, an address or the id of a data set on the Hub")
     _check_hub("dataset", repo_id, "give a local folder (of a benchmark with --dataset_path), or an id on the Hub")
+
+
+data_source = _argument(check_source)
 
 
 def _check_hub(kind: str, repo_id: str, advice: str) -> None:

@@ -36,8 +36,9 @@ def main(argv: list[str] | None = None) -> int:
     again = "--resume goes on from the last complete checkpoint" if argv[0] == "train" else "run the command again"
     try:
         with disk_errors(f"make space, and {again}"):
-            _run(*argv)
+            status = _run(*argv)
         sys.stdout.flush()
+        return status
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
         return 141
@@ -70,7 +71,6 @@ def main(argv: list[str] | None = None) -> int:
             advice = "; --resume goes on from the last checkpoint" if argv[0] == "train" else ""
             print(f"paco-hf {argv[0]}: stopped{advice}", file=sys.stderr)
         return 130
-    return 0
 
 
 def _is_lost_process(error: RuntimeError) -> bool:
@@ -79,22 +79,22 @@ def _is_lost_process(error: RuntimeError) -> bool:
     return type(error).__name__.startswith("Dist") or "/gloo/" in str(error)
 
 
-def _run(verb: str, *argv: str) -> None:
+def _run(verb: str, *argv: str) -> int:
     if verb in ("train", "evaluate"):
         split_number(list(argv))  # refuses what is no number before the line of loading
     module = import_module(f".{verb.replace('-', '_')}", __package__)
     is_quiet = not is_first_process() or is_launched() or HELP_FLAGS & set(argv)
     with nullcontext() if is_quiet else announce_loading(f"paco-hf {verb}", at_once=verb == "train"):
-        _run_verb(module, verb, list(argv))
+        return _run_verb(module, verb, list(argv))
 
 
-def _run_verb(module: ModuleType, verb: str, argv: list[str]) -> None:
+def _run_verb(module: ModuleType, verb: str, argv: list[str]) -> int:
     rest = in_processes(verb, argv) if verb in ("train", "evaluate") else argv
     if verb == "train":  # its settings are those of recipes, which have a parser of their own
         module.run(rest)
-        return
+        return 0
     parser = OneLineParser(prog=f"paco-hf {verb}", description=module.__doc__)
     module.add_flags(parser)
     flags = parser.parse_args(rest)
     quiet()
-    module.run(flags)
+    return module.run(flags) or 0

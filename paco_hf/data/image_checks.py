@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ..utils.files import identity, write_text
 from ..utils.hardware import available_cores
+from ..utils.images import PIXEL_LIMIT
 from .images import ImageData, LabeledImages
 from .split_manifest import describe_source
 
@@ -157,7 +158,8 @@ def _images(count: int) -> str:
 
 
 def _contents(split: LabeledImages) -> _Contents:
-    path = _folder() / f"{split_fingerprint(split)}.json"
+    # What is too large with one limit is not with another.
+    path = _folder() / f"{split_fingerprint(split)}{os.environ.get(PIXEL_LIMIT, '')}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         stored = json.loads(path.read_text(encoding="utf-8"))
         if len(stored["pixels"]) == len(split.labels):

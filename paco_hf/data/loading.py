@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict
 
+from ..utils.images import allow_image_pixels
 from .image_lists import class_names, differences, imagenet_class_names, tree_lists
 from .image_split import ImageSplit
 from .images import ImageData, LabeledImages
@@ -84,6 +85,7 @@ def open_source(spec: DataSpec, test_only: bool = False) -> Source:
         spec (`DataSpec`): the data set.
         test_only (`bool`, *optional*, defaults to `False`): only the test split is needed, and there need be no other.
     """
+    allow_image_pixels(spec.max_image_pixels)
     return next(opener for takes, opener in OPENERS if takes(spec))(spec, test_only)
 
 

@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..utils.files import check_folder
+from ..utils.files import check_folder, expand
 from .published import BENCHMARKS, Benchmark
 
 ROLES = ("train", "validation", "test")
 SPLITS_NAME = "splits.json"  # says which images a run split off for which role
 _SETTINGS = (
     *("dataset_path", "image_column", "label_column", "label_source"),
-    *("streaming", "imbalance_factor", "imbalance_kind"),
+    *("streaming", "max_image_pixels", "imbalance_factor", "imbalance_kind"),
 )
 
 
@@ -41,6 +41,7 @@ class DataSpec:
         imbalance_factor (`float`, *optional*, defaults to `100`): of the long-tailed selection of the CIFAR
             benchmarks.
         imbalance_kind (`str`, *optional*, defaults to `"exp"`): likewise; see [`long_tailed_counts`].
+        max_image_pixels (`int`, *optional*): what is larger is no image (default: 179 million, PIL's limit).
 
     Raises:
         ValueError: fields that do not go together.
@@ -57,11 +58,15 @@ class DataSpec:
     window: int = 4096
     imbalance_factor: float = 100
     imbalance_kind: str = "exp"
+    max_image_pixels: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("lists", "splits"):
             by_role = {role: value for role, value in (getattr(self, name) or {}).items() if value}
             object.__setattr__(self, name, by_role)
+        object.__setattr__(self, "lists", {role: expand(source) for role, source in self.lists.items()})
+        for name in ("dataset", "dataset_path"):
+            object.__setattr__(self, name, getattr(self, name) and expand(getattr(self, name)))
         if self.splits and not self.is_user_data:
             raise ValueError(
                 f"--{next(iter(self.splits))}_split names a split of your own data; those of {self.dataset} are "

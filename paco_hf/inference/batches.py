@@ -9,32 +9,56 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
+from ..data.sources.unlabeled import UnlabeledImages
 from ..utils.hardware import available_cores
-from ..utils.images import open_image
+from ..utils.text import describe_errors
 
 
 class ImageFiles:
-    """PIL images in RGB of files, by index, each decoded when it is asked for."""
+    """PIL images in RGB without labels, by index, each decoded when it is asked for.
 
-    def __init__(self, files: Sequence[Path]) -> None:
-        self.files = files
+    Args:
+        images ([`UnlabeledImages`], or sequence of `Path`): the images, or their files.
+        strict (`bool`, *optional*, defaults to `True`): one that cannot be decoded is a `ValueError`; else it is
+            `None`, and `errors` has the message by index.
+    """
+
+    def __init__(self, images: UnlabeledImages | Sequence[Path], strict: bool = True) -> None:
+        if not isinstance(images, UnlabeledImages):
+            images = UnlabeledImages([*map(str, images)], [*images])
+        self.images, self.names, self.strict = images, images.names, strict
+        self.errors: dict[int, str] = {}
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.images)
 
-    def __getitem__(self, index: int) -> Image.Image:
-        return open_image(self.files[index], str(self.files[index]))
+    def __getitem__(self, index: int) -> Image.Image | None:
+        try:
+            return self.images.open(index)
+        except ValueError as error:
+            if self.strict:
+                raise
+            self.errors[index] = str(error)
+            return None
+
+    def check_any(self) -> None:
+        """`ValueError` where none can be decoded."""
+        if len(self.errors) == len(self):
+            raise ValueError(describe_errors(self.errors, len(self)))
 
 
 class _Collator:
-    """A batch of images through each image processor; equal processors work once."""
+    """A batch of images through each image processor; equal processors work once. `None` is left out."""
 
     def __init__(self, processors: Sequence[Any]) -> None:
         settings = [processor.to_dict() for processor in processors]
         self.which = [settings.index(one) for one in settings]
         self.processors = {i: processors[i] for i in self.which}
 
-    def __call__(self, images: list[Image.Image]) -> list[Tensor]:
+    def __call__(self, images: list[Image.Image | None]) -> list[Tensor]:
+        images = [image for image in images if image is not None]
+        if not images:
+            return []
         pixels = {i: processor(images, return_tensors="pt") for i, processor in self.processors.items()}
         return [pixels[i]["pixel_values"] for i in self.which]
 
@@ -59,7 +83,7 @@ def image_batches(
         show (`bool`, *optional*, defaults to `True`): whether there is a progress bar.
 
     Yields:
-        for each batch, one tensor `(B, 3, H, W)` a processor.
+        for each batch with images, one tensor `(B, 3, H, W)` a processor.
 
     Raises:
         ValueError: an image cannot be decoded; the message names it.
@@ -74,6 +98,7 @@ def image_batches(
     )
     hidden = None if show and len(rows) > batch_size else True
     with tqdm(total=len(rows), desc=description, unit=" images", disable=hidden) as progress:
-        for batch in loader:
-            yield batch
-            progress.update(len(batch[0]))
+        for start, batch in zip(range(0, len(rows), batch_size), loader, strict=True):
+            if batch:
+                yield batch
+            progress.update(min(batch_size, len(rows) - start))

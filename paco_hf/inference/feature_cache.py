@@ -21,7 +21,7 @@ from ..models.backbones import feature_size
 from ..models.modeling_paco import PaCoModel
 from ..utils.files import disk_errors
 from ..utils.tensors import read_tensors, save_tensors, tensors_digest
-from .batches import image_batches
+from .batches import ImageFiles, image_batches
 from .forward import fast_forward, resolve_precision
 
 _WHOLE = 1e9  # bytes; features that take more are kept in 16 bits
@@ -52,11 +52,17 @@ def extract_features(
         rows (sequence of `int`, *optional*): those images alone.
 
     Returns:
-        `(N, F)` in float32.
+        `(N, F)` in float32; without the files that cannot be decoded, where these are left out.
+
+    Raises:
+        ValueError: no image can be decoded.
     """
     forward = fast_forward(model, precision)
     batches = image_batches(images, [processor], batch_size, f"embedding {name}", rows=rows)
-    return torch.cat([forward(pixels).cpu() for (pixels,) in batches]).numpy()
+    parts = [forward(pixels).cpu() for (pixels,) in batches]
+    if isinstance(images, ImageFiles):
+        images.check_any()
+    return torch.cat(parts).numpy()
 
 
 def cached_features(

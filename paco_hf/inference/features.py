@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError
 
 from ..data.images import Images
+from ..data.sources.unlabeled import find_images
 from ..utils import files
-from ..utils.folder_contents import list_image_files
 from ..utils.tensors import read_tensors, save_tensors
 from .batches import ImageFiles
 from .feature_cache import cached_features, extract_features
@@ -28,19 +28,21 @@ class Embeddings:
         labels (`(N,)` `int64`, *optional*): classes of the images.
         files (list of `str`, *optional*): their names, where they are files.
         class_names (list of `str`, *optional*): names of the classes.
+        errors (`dict`, *optional*): of files that could not be decoded, and have no features, what is wrong.
     """
 
     features: np.ndarray
     labels: np.ndarray | None = None
     files: list[str] | None = None
     class_names: list[str] | None = None
+    errors: dict[str, str] | None = None
 
     def save(self, file: str | Path) -> None:
         """Write a safetensors file with `features` and, where they are known, `labels`; names in its metadata."""
         tensors = {"features": torch.from_numpy(self.features)}
         if self.labels is not None:
             tensors["labels"] = torch.from_numpy(self.labels)
-        named = {name: value for name in ("files", "class_names") if (value := getattr(self, name))}
+        named = {name: value for name in ("files", "class_names", "errors") if (value := getattr(self, name))}
         save_tensors(tensors, Path(file), {name: json.dumps(value) for name, value in named.items()})
 
     @classmethod
@@ -54,7 +56,7 @@ class Embeddings:
         files.check_embeddings(file)
         try:
             tensors, metadata = read_tensors(file)
-            names = {name: json.loads(metadata[name]) for name in ("files", "class_names") if name in metadata}
+            names = {n: json.loads(metadata[n]) for n in ("files", "class_names", "errors") if n in metadata}
         except (SafetensorError, ValueError) as error:
             raise OSError(f"{file} cannot be read ({error}): truncated, or not safetensors?") from error
         features, labels = tensors.get("features"), tensors.get("labels")
@@ -97,23 +99,34 @@ def embed_split(
 
 
 def embed_files(
-    model_folder: str, paths: Sequence[str | Path], batch_size: int = 32, precision: str = "fp32"
+    model_folder: str,
+    paths: Sequence[str | Path] | ImageFiles,
+    batch_size: int = 32,
+    precision: str = "fp32",
+    *,
+    strict: bool = False,
 ) -> Embeddings:
-    """Features of image files and of the image files in folders.
+    """Features of images without labels.
 
     Args:
         model_folder (`str`): run folder, checkpoint or Hub id.
-        paths (sequence of paths): files and folders.
+        paths (sequence of paths, or [`ImageFiles`]): as for [`paco_hf.data.sources.unlabeled.find_images`].
         batch_size, precision (*optional*): as those of [`extract_features`].
+        strict (`bool`, *optional*, defaults to `False`): stop at the first image that cannot be decoded, instead of
+            leaving it out.
+
+    Returns:
+        the features of the images that can be decoded; `errors` names the others.
 
     Raises:
-        ValueError: an image cannot be decoded, or a folder has none.
+        ValueError: no image can be decoded, or with `strict` one cannot; a folder has none.
         OSError: a path or the model does not exist.
     """
-    files = list_image_files(paths)
+    images = paths if isinstance(paths, ImageFiles) else ImageFiles(find_images(paths), strict)
     model, processor = load_for_inference(model_folder, batch_size, precision)
-    features = extract_features(model.paco, processor, ImageFiles(files), "files", batch_size, precision)
-    return Embeddings(features, files=[str(file) for file in files])
+    features = extract_features(model.paco, processor, images, "files", batch_size, precision)
+    errors = {images.names[index]: message for index, message in images.errors.items()}
+    return Embeddings(features, files=[name for name in images.names if name not in errors], errors=errors)
 
 
 def check_output(file: str | Path) -> None:

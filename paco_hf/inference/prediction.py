@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..data.sources.unlabeled import find_images
 from ..evaluation.prior_estimation import MIN_FREQUENCY, estimate_prior
 from ..evaluation.priors import read_frequencies
 from ..models.configuration_paco import PaCoConfig
-from ..utils.folder_contents import list_image_files
 from ..utils.memory import keep_freed_memory
 from .batches import ImageFiles, image_batches
 from .forward import fast_forward
@@ -19,47 +19,53 @@ from .load_model import load_for_inference
 
 def predict(
     model_folder: str,
-    paths: list[str],
+    paths: list[str] | ImageFiles,
     top: int = 5,
     batch_size: int = 32,
     precision: str = "fp32",
     prior: str | None = None,
+    *,
+    strict: bool = False,
 ) -> list[dict[str, Any]]:
-    """Classify image files and folders of them.
+    """Classify images.
 
     Args:
         model_folder (`str`): run folder, checkpoint or Hub id.
-        paths (list of `str`): files and folders.
+        paths (list of `str`, or [`ImageFiles`]): as for [`paco_hf.data.sources.unlabeled.find_images`].
         top (`int`, *optional*, defaults to `5`): classes listed for an image.
         batch_size (`int`, *optional*, defaults to `32`): images a batch.
         precision (`str`, *optional*, defaults to `"fp32"`): of [`paco_hf.inference.forward.fast_forward`].
         prior (`str`, *optional*): how frequent the classes are among the images, instead of what the model has stored:
             `training`: as in training; `none`: all alike; or a file that [`estimate_file_prior`] wrote.
+        strict (`bool`, *optional*, defaults to `False`): stop at the first image that cannot be decoded.
 
     Returns:
-        one `{"file", "label", "score", "top"}` an image, `top` being a list of `{"label", "score"}`, best first.
+        one `{"file", "label", "score", "top"}` an image, `top` being a list of `{"label", "score"}`, best first. Of an
+        image that cannot be decoded label and score are `None`, `top` is empty, and `error` says what is wrong.
 
     Raises:
-        ValueError: an image cannot be decoded, a folder has none, or the prior is not this model's.
+        ValueError: with `strict` an image cannot be decoded; a folder has none, or the prior is not this model's.
         OSError: a path or the model does not exist.
     """
     if top < 1:
         raise ValueError(f"--top must be at least 1, got {top}")
-    files = list_image_files(paths)
+    images = paths if isinstance(paths, ImageFiles) else ImageFiles(find_images(paths), strict)
     model, processor = load_for_inference(model_folder, batch_size, precision)
     if prior is not None:
         model.set_prior(read_prior(prior, model_folder, model.config))
-    return classify(fast_forward(model, precision), model.config, processor, files, top=top, batch_size=batch_size)
+    forward = fast_forward(model, precision)
+    return classify(forward, model.config, processor, images, top=top, batch_size=batch_size)
 
 
 def classify(
     forward: Callable[[Tensor], Tensor],
     config: PaCoConfig,
     processor: Any,
-    files: list[Path],
+    files: list[Path] | ImageFiles,
     *,
     top: int,
     batch_size: int,
+    strict: bool = False,
 ) -> list[dict[str, Any]]:
     """[`predict`] with a model that is loaded.
 
@@ -67,22 +73,32 @@ def classify(
         forward (callable): images `(B, 3, H, W)` to logits `(B, C)`.
         config (`PaCoConfig`): names the classes.
         processor (image processor): prepares the images.
-        files (list of `Path`): image files.
-        top, batch_size (`int`): as those of [`predict`].
+        files (list of `Path`, or [`ImageFiles`]): the images.
+        top, batch_size (`int`), strict (`bool`, *optional*, defaults to `False`): as those of [`predict`].
     """
-    names, rankings = config.id2label, []
-    for logits in _file_logits(forward, processor, files, batch_size):
+    names = config.id2label
+    images = files if isinstance(files, ImageFiles) else ImageFiles(files, strict)
+    rankings: list[list[dict[str, Any]]] = []
+    for logits in _image_logits(forward, processor, images, batch_size):
         scores, labels = logits.softmax(-1).topk(min(top, len(names)))
         for row in zip(scores.tolist(), labels.tolist(), strict=True):
             rankings.append([{"label": names[c], "score": s} for s, c in zip(*row, strict=True)])
-    return [{"file": str(file), **ranks[0], "top": ranks} for file, ranks in zip(files, rankings, strict=True)]
+    entries: list[dict[str, Any]] = []
+    decoded = iter(rankings)
+    for i, file in enumerate(images.names):
+        if error := images.errors.get(i):
+            entries.append({"file": file, "label": None, "score": None, "top": [], "error": error})
+        else:
+            ranks = next(decoded)
+            entries.append({"file": file, **ranks[0], "top": ranks})
+    return entries
 
 
-def _file_logits(
-    forward: Callable[[Tensor], Tensor], processor: Any, files: list[Path], batch_size: int
+def _image_logits(
+    forward: Callable[[Tensor], Tensor], processor: Any, images: ImageFiles, batch_size: int
 ) -> Iterator[Tensor]:
     keep_freed_memory()
-    return (forward(pixels) for (pixels,) in image_batches(ImageFiles(files), [processor], batch_size, "classifying"))
+    return (forward(pixels) for (pixels,) in image_batches(images, [processor], batch_size, "classifying"))
 
 
 def read_prior(prior: str, model_folder: str, config: PaCoConfig) -> list[float] | None:
@@ -116,7 +132,11 @@ def read_prior(prior: str, model_folder: str, config: PaCoConfig) -> list[float]
 
 
 def estimate_file_prior(
-    model_folder: str, paths: list[str], resamples: int = 200, batch_size: int = 32, precision: str = "fp32"
+    model_folder: str,
+    paths: list[str] | ImageFiles,
+    resamples: int = 200,
+    batch_size: int = 32,
+    precision: str = "fp32",
 ) -> list[dict[str, Any]]:
     """How frequent the classes are among unlabeled image files ([`estimate_prior`]).
 
@@ -124,7 +144,8 @@ def estimate_file_prior(
 
     Args:
         model_folder (`str`): run folder, checkpoint or Hub id.
-        paths (list of `str`): files and folders.
+        paths (list of `str`, or [`ImageFiles`]): as for [`predict`]; of images that are not strict, what cannot be
+            decoded is left out, and their `errors` say what that is.
         resamples (`int`, *optional*, defaults to `200`): bootstrap resamples for the intervals.
         batch_size, precision (*optional*): as those of [`predict`].
 
@@ -132,18 +153,19 @@ def estimate_file_prior(
         `{"label", "frequency", "low", "high"}` of each class, in the order of the model's.
 
     Raises:
-        ValueError: an image cannot be decoded, or a folder has none.
+        ValueError: an image cannot be decoded, of those that may be left out none; or a folder has none.
         OSError: a path or the model does not exist.
     """
     if resamples < 1:
         raise ValueError(f"--resamples must be 1 or more, got {resamples}; the usual number is 200")
-    files = list_image_files(paths)
+    images = paths if isinstance(paths, ImageFiles) else ImageFiles(find_images(paths))
     model, processor = load_for_inference(model_folder, batch_size, precision)
     # EM starts from probabilities for equally frequent classes, whatever the logits are for.
     model.set_prior([1] * model.config.num_labels)
-    batches = _file_logits(fast_forward(model, precision), processor, files, batch_size)
-    probabilities = torch.cat([logits.double().softmax(-1).cpu() for logits in batches]).numpy()
-    estimate = estimate_prior(probabilities, resamples=resamples)
+    batches = _image_logits(fast_forward(model, precision), processor, images, batch_size)
+    parts = [logits.double().softmax(-1).cpu() for logits in batches]
+    images.check_any()
+    estimate = estimate_prior(torch.cat(parts).numpy(), resamples=resamples)
     columns = (estimate[key].tolist() for key in ("prior", "low", "high"))
     rows = zip(range(model.config.num_labels), *columns, strict=True)
     return [{"label": model.config.id2label[c], "frequency": f, "low": low, "high": high} for c, f, low, high in rows]

@@ -1,6 +1,7 @@
 """What is printed, and what stays quiet."""
 
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder
@@ -22,6 +23,7 @@ def quiet() -> None:
 
     It does not import the libraries: what it asks of them is done once they are.
     """
+    warnings.filterwarnings("ignore", module="PIL")  # such as of metadata that it does not need
 
     def quiet_transformers(transformers_logging: Any) -> None:
         transformers_logging.set_verbosity_error()

@@ -15,6 +15,8 @@ from typing import Any
 
 import yaml
 
+from .text import repeated
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -70,6 +72,26 @@ def as_yaml(settings: dict[str, Any]) -> str:
     return yaml.safe_dump(settings, sort_keys=False)
 
 
+class _YamlLoader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML's own loader takes the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        if (twice := repeated(keys)) is not None:
+            raise ValueError(f"the key {twice[1]!r} is there twice: keep one of them")
+        return node
+
+
+def read_yaml(text: str) -> Any:
+    """What a YAML text holds; `ValueError` where it is no YAML, or a key is there twice."""
+    try:
+        return yaml.load(text, _YamlLoader)
+    except Exception as error:  # a tag or nesting that does not fit has an error of any type
+        reason = str(error) if isinstance(error, yaml.YAMLError | ValueError) else f"{type(error).__name__}: {error}"
+        raise ValueError(" ".join(reason.split())) from error
+
+
 def read_text(path: Path) -> str:
     """The text of a file; `ValueError` that names it where it is no UTF-8."""
     try:
@@ -92,12 +114,17 @@ def read_mapping(path: Path, advice: str = "restore it, or train the run anew") 
         return {}
     text = read_text(path)
     try:
-        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{path} is damaged ({' '.join(str(error).split())}): {advice}") from error
+        content = json.loads(text) if path.suffix == ".json" else read_yaml(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): {advice}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged (it holds no mapping): {advice}")
     return content
+
+
+def expand(path: str) -> str:
+    """A path with `~` and variables of the environment such as `$HOME` filled in."""
+    return os.path.expandvars(os.path.expanduser(path))
 
 
 def check_file(file: str | Path, advice: str) -> None:

@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
@@ -23,6 +23,11 @@ def repeated(values: Iterable[T]) -> T | None:
     return next((value for value, count in Counter(values).items() if count > 1), None)
 
 
+def describe_errors(errors: Mapping[Any, str], images: int) -> str:
+    """How many of so many images cannot be read, and what is wrong with the first."""
+    return f"{len(errors):,} of {images:,} images cannot be read, such as: {next(iter(errors.values()))}"
+
+
 def one_line(name: str) -> str:
-    """A class name with its control characters spelled out, as a folder's name may have line breaks."""
-    return re.sub(r"[\x00-\x1f\x7f]", lambda character: repr(character[0])[1:-1], name)
+    """A name with control characters and stray bytes spelled out, as the name of a file or folder may have them."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", lambda character: repr(character[0])[1:-1], name)

@@ -319,7 +319,7 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
 def test_help_is_readable(capsys) -> None:
     for arguments, expected, length in (
         (["--help"], "verbs:", 30),
-        (["train", "--help"], "--loss {paco,gpaco", 262),
+        (["train", "--help"], "--loss {paco,gpaco", 270),
         (["predict", "--help"], "--json", 30),
         (["evaluate", "--help"], "--dataset_path", 64),
     ):

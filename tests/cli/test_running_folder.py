@@ -94,7 +94,7 @@ def test_every_second_owner_is_refused(home: Path, training: Fork, capsys) -> No
 
 
 def test_what_is_in_use_is_refused_before_the_work(home: Path, training: Fork, monkeypatch, capsys) -> None:
-    monkeypatch.setattr("paco_hf.inference.prediction.estimate_file_prior", lambda *a: pytest.fail("it looked"))
+    monkeypatch.setattr("paco_hf.inference.prediction.estimate_file_prior", lambda *a, **k: pytest.fail("it looked"))
     complaint(capsys, "estimate-prior", "run", "data", "--store")
 
 

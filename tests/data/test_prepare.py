@@ -422,7 +422,7 @@ def test_stats(tmp_path: Path, capsys) -> None:
             "two lists for train: write",
         ),
         (["prepare", "imagenet-lt", "--out", "y", "--shard_mib", "0"], "must be positive"),
-        (["verify", "nowhere"], "nowhere does not exist: give the file of a list"),
+        (["verify", "no/where/at/all"], "no/where/at/all does not exist: give a folder, a file, an address"),
         (["stats", "nowhere.txt"], "nowhere.txt does not exist: give a folder, a file"),
         (["prepare", "imagenet-lt"], "--out"),
         ([], "ACTION"),

@@ -43,7 +43,7 @@ def test_flags_win_over_a_recipe_split_by_split() -> None:
     [
         ({"dataset": "builtin", "splits": {"test": "x"}}, "--test_split names a split of your own data"),
         ({"dataset": "photos", "dataset_path": "photos"}, "--dataset_path goes with"),
-        ({"dataset": "memory://photos"}, "is an address: read it with --streaming"),
+        ({"dataset": "imagenet", "dataset_path": "memory://photos"}, "is an address: read it with --streaming"),
         ({"dataset": "imagenet-lt", "streaming": True}, "--streaming reads a prepared folder"),
         ({"dataset": "cifar10-lt", "dataset_path": "x", "streaming": True}, "image by image and small"),
     ],
