@@ -190,7 +190,7 @@ def _kind(entry: "os.DirEntry[str]") -> tuple[str, str]:
         return "", HIDDEN
     try:
         if entry.is_dir():
-            return "folder", LITTER if name in _LITTER_FOLDERS else ""
+            return "folder", LOOP if _is_above(entry) else LITTER if name in _LITTER_FOLDERS else ""
         if entry.is_file():
             return "file", LITTER if name in _LITTER_FILES else ""
     except OSError:  # a link to itself
@@ -212,16 +212,18 @@ def _not_data(folder: Path) -> str:
         return ""
     reasons = set()
     for entry in inside:
-        reasons.add(_not_data(Path(entry.path)) if not _is_above(entry) else LOOP)
+        reasons.add(_not_data(Path(entry.path)))
         if "" in reasons:
             return ""
     return OUTPUT if OUTPUT in reasons else EMPTY
 
 
 def _is_above(entry: "os.DirEntry[str]") -> bool:
-    return entry.is_symlink() and os.path.realpath(os.path.dirname(entry.path)).startswith(
-        os.path.realpath(entry.path)
-    )
+    """Whether a linked folder is one that the link itself lies in."""
+    if not entry.is_symlink():
+        return False
+    target, home = os.path.realpath(entry.path), os.path.realpath(os.path.dirname(entry.path))
+    return os.path.commonpath([target, home]) == target
 
 
 def is_output(names: Iterable[str]) -> bool:

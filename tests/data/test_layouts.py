@@ -91,9 +91,7 @@ def test_what_both_say_is_read_and_what_they_dispute_is_asked(tmp_path) -> None:
         lambda i, image: f"{image[:3]}{i % 2}",  # finer
     ):
         write_table(root / "labels.csv", [(image, labels(i, image)) for i, image in enumerate(images)], "file,label")
-        with pytest.raises(
-            ValueError, match="give different classes: .* --label_source folders or --label_source table"
-        ):
+        with pytest.raises(ValueError, match=r"give different classes: .* --label_source folders or"):
             load_data(str(root))
         assert load_data(str(root), label_source="folders").class_names == ["cat", "dog"]
     assert load_data(str(root), label_source="table").class_names == ["cat0", "cat1", "dog0", "dog1"]
@@ -102,7 +100,7 @@ def test_what_both_say_is_read_and_what_they_dispute_is_asked(tmp_path) -> None:
 
 
 def test_metadata_labels_images_of_splits_and_of_a_single_folder(tmp_path) -> None:
-    for place, inside in (("splits/train", ""), ("splits/test", ""), ("single/images", ""), ("loose", "")):
+    for place in ("splits/train", "splits/test", "single/images", "loose"):
         folder = tmp_path / place
         folder.mkdir(parents=True)
         for i in range(4):
@@ -257,7 +255,7 @@ def test_two_folders_of_one_split_are_refused(tmp_path) -> None:
 def test_an_unlabeled_test_folder_is_left_out_by_flag(tmp_path, capsys) -> None:
     folders(tmp_path / "train", CLASSES)
     folders(tmp_path / "test", {"unknown": 2}, start=70)
-    with pytest.raises(ValueError, match="has a class 'unknown' .*: where it has no classes, --test_split none"):
+    with pytest.raises(ValueError, match=r"has a class 'unknown' .*: where it has no classes, --test_split none"):
         load_data(str(tmp_path))
     data = load_data(str(tmp_path), splits={"test": "none"})
     assert (data.class_counts, data.test, data.validation) == ([3, 2], None, None)
@@ -284,7 +282,7 @@ def test_nested_classes_lead_on(tmp_path) -> None:
         load_data(str(tmp_path))
     mixed = folders(tmp_path / "mixed", CLASSES)
     folders(mixed / "cat", {"more": 1}, start=99)
-    with pytest.raises(ValueError, match="move its images up into .*mixed/cat"):
+    with pytest.raises(ValueError, match=r"move its images up into .*mixed/cat"):
         load_data(str(mixed))
 
 
