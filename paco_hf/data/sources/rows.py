@@ -1,5 +1,6 @@
 """A user's folder, table file, address or Hub id as splits of rows, with whatever columns they have."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -11,14 +12,15 @@ from datasets import ClassLabel
 from ...utils.folder_contents import IMAGE_SUFFIXES, PassedOver, is_unread_image, scan, walk
 from ...utils.text import examples, repeated
 from .archives import is_archive, is_saved, is_webdataset, load_saved, load_webdataset, next_step
+from .columns import find_image_column
 from .file_names import FileFinder
 from .folders import ClassFolders, class_folders, near_layout, split_folders, unread_class
 from .hf_tables import image_tables
 from .hub_dataset import load_hub
 from .labels import clean
 from .remote import RemoteData
-from .split_names import folder_split, split_in, usual_split
-from .table_files import TABLE_SUFFIXES, Rows, is_table, read_files
+from .split_names import are_classes, folder_split, split_in, usual_split
+from .table_files import TABLE_SUFFIXES, Rows, file_names_in, is_table, read_files
 from .tables_beside_folders import choose_tables, image_root
 
 _TAKES = f"a folder of class folders, a table ({', '.join(TABLE_SUFFIXES)}), or the id of a data set on the Hub"
@@ -177,7 +179,7 @@ def _check_layout(folder: Path, passed: PassedOver) -> None:
         raise ValueError(f"{folder} has its class folders one level deeper: did you mean --dataset {near}?")
     top = scan(folder, passed)
     filled = [one for one in top.folders if scan(one, passed).images]
-    if filled and all(folder_split(one.name) for one in filled) and len(filled) == len(top.folders):
+    if filled and not are_classes([one.name for one in filled]):
         names = examples([f"{one.name}/" for one in filled])
         raise ValueError(
             f"{names} of {folder} {'hold' if len(filled) > 1 else 'holds'} images without class folders: put the "
@@ -259,3 +261,38 @@ def split_column(
         data = rows.data.remove_columns(column)
         return {name: replace(rows, data=data.select(where)) for name, where in places.items()}, column
     return tables, None
+
+
+def split_by_folder(tables: dict[str, Rows], dataset: str, column: str | None, notes: list[str]) -> dict[str, Rows]:
+    """The splits in whose folders the images of the only table lie, where it names no splits itself.
+
+    Args:
+        tables (`dict`): by split; with more than one they are the splits.
+        dataset (`str`): for messages.
+        column (`str`, *optional*): of the images; detected where `None`.
+        notes (list of `str`): to which what the user should know is added.
+
+    Raises:
+        ValueError: some images lie in the folders of splits, others do not.
+    """
+    rows = next(iter(tables.values()))
+    if len(tables) != 1 or rows.finder is None or rows.files:
+        return tables
+    names = file_names_in(rows, find_image_column(rows, dataset, column, rows.finder))
+    if names is None:
+        return tables
+    places: dict[str, list[int]] = defaultdict(list)
+    for row, file in enumerate(rows.finder.find(names, rows.root)):
+        inside = Path(os.path.relpath(file, rows.finder.folder)).parts[:-1] if file else ()
+        places[next(filter(folder_split, inside), "")].append(row)
+    roles = {folder_split(name) for name in places if name}
+    if len(roles) < 2:
+        return tables
+    if elsewhere := places.get(""):
+        raise ValueError(
+            f"{dataset} has images in the folders {examples([name for name in places if name])}, and {len(elsewhere)} "
+            f"in none of these, such as {names[elsewhere[0]]!r}: write the split of each into a column 'split' of the "
+            "table"
+        )
+    notes.append(f"the splits are the folders that the images lie in: {examples([*places])}")
+    return {name: replace(rows, data=rows.data.select(where)) for name, where in places.items()}

@@ -1,6 +1,7 @@
 """What splits are usually called: in columns, file names and folder names."""
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 
 SPLIT_NAMES = {
@@ -10,9 +11,9 @@ SPLIT_NAMES = {
 }
 
 _USUAL = {name: role for role, names in SPLIT_NAMES.items() for name in names}
-# Words beside the split's in the name of its folder.
+# Words beside the split's in the name of its folder, or alone in that of a folder of whatever images.
 _FILLERS = {
-    *("data", "dataset", "folder", "set", "split", "sets", "part"),
+    *("data", "dataset", "folder", "set", "split", "sets", "part", "batch", "chunk"),
     *("image", "images", "img", "imgs", "photo", "photos", "pic", "pics", "picture", "pictures", "jpg", "jpeg", "png"),
 }
 
@@ -25,9 +26,24 @@ def usual_split(name: str) -> str | None:
 def folder_split(name: str) -> str | None:
     """The split that a folder is of, where its name says that and nothing else: `train`, `test_images`, `val2017`,
     `Training Set`."""
-    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_A-Za-z]+", name)]
-    words = [re.sub("(set|data|split|images)$", "", word) for word in words if word not in _FILLERS]
+    words = [re.sub("(set|data|split|images)$", "", word) for word in _words(name) if word not in _FILLERS]
     return _USUAL.get(words[0]) if len(words) == 1 else None
+
+
+def are_classes(names: Collection[str]) -> bool:
+    """Whether folders of images may be classes by their names: they are not several splits, nor `images_part_1`, ...
+
+    Args:
+        names (collection of `str`): of the folders.
+    """
+    roles = [folder_split(name) for name in names]
+    if len({*roles} - {None}) > 1 or None not in roles:
+        return False
+    return not all((words := _words(name)) and {*words} <= _FILLERS for name in names)
+
+
+def _words(name: str) -> list[str]:
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W\d_A-Za-z]+", name)]
 
 
 def split_in(path: str) -> str | None:

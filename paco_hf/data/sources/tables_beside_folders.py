@@ -2,15 +2,23 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from ...utils.folder_contents import Contents, PassedOver, is_image_name, scan, walk
 from ...utils.text import examples
-from .columns import find_image_column, named_label_columns
+from .columns import (
+    ONE_HOT,
+    find_image_column,
+    find_label_column,
+    named_label_columns,
+    one_hot_columns,
+    read_one_hot,
+)
 from .file_names import FileFinder
 from .folders import near_layout, split_folders
 from .labels import clean, read_labels
-from .split_names import folder_split, split_in, usual_split
+from .split_names import are_classes, folder_split, split_in, usual_split
 from .table_files import Rows, file_names_in, holds_images, is_table, is_text, read_files
 
 _SPLIT_COLUMNS = ("split", "subset", "partition")
@@ -49,7 +57,8 @@ def choose_tables(
         if filled and all(reasons := [_unreadable(file, folder, len(tables) == 1) for file in tables]):
             return [], [*notes, f"{beside}: {reasons[0]}"]
         return tables, [*notes, f"the labels are those of {names}"] if filled else notes
-    claims = [_labels_by_file(file, folder) for file in tables]
+    in_folders = roots or _class_roots(near or folder, passed)
+    claims = [_labels_by_file(file, folder, in_folders) for file in tables]
     reasons = [claim for claim in claims if isinstance(claim, str)]
     if len(reasons) == len(claims):
         if near and not all(_unreadable(file, folder, len(tables) == 1) for file in tables):
@@ -59,10 +68,13 @@ def choose_tables(
                 "those of the table"
             )
         return [], [*notes, f"{beside}: {reasons[0]}"]
-    in_folders = roots or _class_roots(near or folder, passed)
     for file, claim in zip(tables, claims, strict=True):
-        if not isinstance(claim, str):
-            _check_agreement(folder, file, claim, in_folders)
+        if not isinstance(claim, str) and (dispute := _dispute(claim, in_folders)):
+            raise ValueError(
+                f"the folders of {folder} and {file.relative_to(folder)} give different classes: "
+                f"{os.path.relpath(dispute[0], folder)} is in the folder {dispute[1]!r}, and has the label "
+                f"{dispute[2]!r} in the table. --label_source folders or --label_source table says which is meant"
+            )
     has_splits = any(split_in(file.name) for file in tables) or any(map(_has_split_column, tables))
     if near or (has_splits and list(in_folders.values()) == [folder]):
         return tables, [*notes, f"the labels are those of {names}, with which the class folders agree"]
@@ -75,8 +87,7 @@ def _class_roots(folder: Path, passed: PassedOver) -> dict[str, Path]:
     if len({one.name for root in splits.values() for one in scan(root, passed).folders}) > 1:
         return splits
     classes = [one for one in scan(folder, passed).folders if scan(one, passed).images]
-    named_as_splits = all(folder_split(one.name) for one in classes)
-    return {"train": folder} if len(classes) > 1 and not named_as_splits else {}
+    return {"train": folder} if len(classes) > 1 and are_classes([one.name for one in classes]) else {}
 
 
 def _candidates(folder: Path, passed: PassedOver) -> tuple[list[Path], list[str]]:
@@ -153,8 +164,9 @@ def image_root(rows: Rows, folder: Path, split: str | None) -> Path | None:
     return None
 
 
-def _labels_by_file(file: Path, folder: Path) -> list[tuple[str, str]] | str:
-    """Images of the folder with the labels that a table has for them, or why it has none."""
+def _labels_by_file(file: Path, folder: Path, roots: Mapping[str, Path]) -> list[tuple[str, str]] | str:
+    """Images of the folder with the labels that a table has for them, or why it has none. A column that is not called
+    label counts where the folders say the same."""
     if reason := _unreadable(file, folder, False):
         return reason
     rows, finder = read_files([file]), FileFinder(folder)
@@ -162,20 +174,28 @@ def _labels_by_file(file: Path, folder: Path) -> list[tuple[str, str]] | str:
     values = file_names_in(rows, image)
     if values is None:
         return f"{file.name} has images of its own"
-    columns = named_label_columns(rows, image)
-    if not columns:
-        return f"no column of {file.name} is called label or class (--label_source table reads it all the same)"
     split = split_in(str(file.relative_to(folder)))
     files = finder.find(values, image_root(rows, folder, split) or rows.root)
-    labels = read_labels(rows, columns[0], file.name, [])
-    pairs = [(one, str(label)) for one, label in zip(files, labels, strict=True) if one and label is not None]
-    return pairs or f"no column of {file.name} names images in the folder"
+
+    def pairs(rows: Rows, column: str) -> list[tuple[str, str]]:
+        labels = read_labels(rows, column, file.name, [])
+        return [(one, str(label)) for one, label in zip(files, labels, strict=True) if one and label is not None]
+
+    if columns := named_label_columns(rows, image):
+        return pairs(rows, columns[0]) or f"no column of {file.name} names images in the folder"
+    with suppress(ValueError):  # it is none of labels
+        one_hot = one_hot_columns(rows, file.name, image)
+        rows = read_one_hot(rows, one_hot, file.name) if one_hot else rows
+        guess = pairs(rows, ONE_HOT if one_hot else find_label_column(rows, file.name, image, None))
+        if guess and not _dispute(guess, roots):
+            return guess
+    return f"no column of {file.name} is called label or class (--label_source table reads it all the same)"
 
 
-def _check_agreement(folder: Path, table: Path, pairs: Sequence[tuple[str, str]], roots: Mapping[str, Path]) -> None:
-    """`ValueError` where labels of a table and the class folders of the same images are not the same classes."""
-    by_label: dict[str, tuple[str, str]] = {}
-    by_class: dict[str, tuple[str, str]] = {}
+def _dispute(pairs: Sequence[tuple[str, str]], roots: Mapping[str, Path]) -> tuple[str, str, str] | None:
+    """An image whose class folder and label are of different classes, and these two; `None` where all agree."""
+    by_label: dict[str, str] = {}
+    by_class: dict[str, str] = {}
     tops = [os.path.join(root, "") for root in roots.values()]
     names = {clean(one.name) for root in roots.values() for one in scan(root, PassedOver(root)).folders}
     for file, label in pairs:
@@ -183,13 +203,10 @@ def _check_agreement(folder: Path, table: Path, pairs: Sequence[tuple[str, str]]
         if top is None or os.sep not in (below := file[len(top) :]):
             continue
         class_name = clean(below.split(os.sep)[0])
-        first = by_label.setdefault(label, (class_name, file)), by_class.setdefault(class_name, (label, file))
-        if (first[0][0], first[1][0]) != (class_name, label) or (label in names and label != class_name):
-            raise ValueError(
-                f"the folders of {folder} and {table.relative_to(folder)} give different classes: "
-                f"{os.path.relpath(file, folder)} is in the folder {class_name!r}, and has the label {label!r} in the "
-                "table. --label_source folders or --label_source table says which is meant"
-            )
+        first = by_label.setdefault(label, class_name), by_class.setdefault(class_name, label)
+        if first != (class_name, label) or (label in names and label != class_name):
+            return file, class_name, label
+    return None
 
 
 def _has_split_column(table: Path) -> bool:

@@ -25,7 +25,7 @@ from .file_names import FileFinder, missing_files
 from .hf_tables import image_tables
 from .labels import label_classes, look_alike, read_labels
 from .remote import is_address, local_copy
-from .rows import read_rows, split_column
+from .rows import read_rows, split_by_folder, split_column
 from .source import Source, check_column
 from .table_files import Rows, file_names_in
 
@@ -48,6 +48,7 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
         rows, notes = read_rows(place, spec.label_source, named, remote)
         notes = [note.replace(place, dataset) for note in notes]
     rows, split_by = split_column(rows, named, spec.splits.values())
+    rows = rows if split_by else split_by_folder(rows, dataset, spec.image_column, notes)
     roles = split_roles(dataset, list(rows), spec.splits, test_only)
     notes += dict.fromkeys(note for split in roles.values() for note in rows[split].notes)
     first = rows[next(iter(roles.values()))]
