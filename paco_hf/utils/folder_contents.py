@@ -38,7 +38,7 @@ HIDDEN, LITTER, OUTPUT, EMPTY = (
     "empty folders",
 )
 BROKEN, SPECIAL, LOOP = "dangling links", "what is no regular file (pipe, socket or device)", "links to a folder above"
-UNREAD = "images of kinds that are not read"
+UNREAD, OTHER = "images of kinds that are not read", "files that are no images by their names"
 
 
 class PassedOver:
@@ -136,8 +136,7 @@ def walk_images(folder: str | Path, passed: PassedOver) -> Iterator[Path]:
     """
     for contents in walk(folder, passed):
         for other in contents.others:
-            if is_unread_image(other.name):
-                passed.add(UNREAD, other)
+            passed.add(UNREAD if is_unread_image(other.name) else OTHER, other)
         yield from contents.images
 
 

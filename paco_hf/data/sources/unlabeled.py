@@ -1,6 +1,7 @@
 """Images without labels, to classify or embed: files, folders, tables, parquet, addresses and data sets on the Hub."""
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,7 +77,7 @@ def find_images(paths: Sequence[str | Path], image_column: str | None = None) ->
             passed = PassedOver(here)
             images.add_files(list_image_files([here], passed))
             images.notes += [passed.note] if passed.note else []
-        elif here.suffix.lower() not in _TABLES and (here.exists() or here.is_symlink()):
+        elif not here.is_dir() and here.suffix.lower() not in _TABLES and os.path.lexists(here):
             images.add_files(list_image_files([here]))
         else:
             _add_rows(images, path, image_column)
