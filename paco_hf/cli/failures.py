@@ -11,18 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 _FORESEEN = (ValueError, OSError, FloatingPointError, ImportError, RuntimeError, MemoryError, EOFError)
 # Packages whose errors are about files and data, and need not be of these types.
-_LIBRARIES = {
-    "safetensors",
-    "safetensors_rust",
-    "datasets",
-    "pyarrow",
-    "yaml",
-    "zlib",
-    "_lzma",
-    "zipfile",
-    "tarfile",
-    "struct",
-}
+_LIBRARIES = {"safetensors", "datasets", "pyarrow", "yaml", "zlib", "_lzma", "zipfile", "tarfile", "struct"}
 _PACKAGES = ("paco-hf", "torch", "transformers", "datasets", "timm")
 _MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
 
