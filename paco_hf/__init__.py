@@ -5,10 +5,14 @@ configuration, the models and the CIFAR backbones register themselves with trans
 when those libraries are imported, or at once where they already are. No network is touched.
 """
 
-import lazy_loader
-from wrapt import register_post_import_hook
+from .utils.interrupts import guard_start as _guard_start
 
-from .models.registration import IMAGE_PROCESSING as _IMAGE_PROCESSING
+_guard_start()  # the imports that follow take a moment
+
+import lazy_loader  # noqa: E402
+from wrapt import register_post_import_hook  # noqa: E402
+
+from .models.registration import IMAGE_PROCESSING as _IMAGE_PROCESSING  # noqa: E402
 
 __version__ = "0.1.0"
 

@@ -11,8 +11,10 @@ from types import ModuleType
 
 from ..utils.console import PRINTED_ONCE, announce_loading, quiet
 from ..utils.files import disk_errors
+from ..utils.interrupts import guard_imports
 from ..utils.signals import STATUS, Stopped
 from .common import OneLineParser
+from .failures import explain
 from .launcher import HELP_FLAGS, in_processes, is_first_process, is_launched, split_number
 
 _USAGE = (Path(__file__).parents[1] / "templates" / "usage.txt").read_text(encoding="utf-8")
@@ -20,7 +22,8 @@ _VERBS = re.findall(r"^  ([a-z-]+)", _USAGE, re.MULTILINE)
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a verb. Bad input: one line on standard error, status 2; `PACO_HF_DEBUG=1` shows the traceback."""
+    """Run a verb. Bad input: one line on standard error, status 2. An error that nobody foresaw: a line that names a
+    file with the traceback, status 1. `PACO_HF_DEBUG=1` shows the traceback."""
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ("-h", "--help"):
         print(_USAGE, end="")
@@ -35,6 +38,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     again = "--resume goes on from the last complete checkpoint" if argv[0] == "train" else "run the command again"
     try:
+        guard_imports()
         with disk_errors(f"make space, and {again}"):
             status = _run(*argv)
         sys.stdout.flush()
@@ -42,24 +46,6 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
         return 141
-    except (ValueError, OSError, FloatingPointError, ImportError) as error:
-        if os.environ.get("PACO_HF_DEBUG"):
-            raise
-        if PRINTED_ONCE in getattr(error, "__notes__", ()):
-            return 2
-        if not is_first_process():
-            # Most errors befall all processes alike: once the first has told, the launcher ends the others.
-            time.sleep(5)
-        # An error of a data loader's worker comes with the worker's whole traceback; its last line is the message.
-        message = str(error).strip()
-        message = message.splitlines()[-1] if "Original Traceback" in message else message
-        print(f"paco-hf {argv[0]}: {' '.join(message.split())}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        if os.environ.get("PACO_HF_DEBUG") or not _is_lost_process(error):
-            raise
-        print(f"paco-hf {argv[0]}: another process of it is gone; {again}", file=sys.stderr)
-        return 1
     except Stopped as stop:
         if is_first_process():
             print(f"paco-hf {argv[0]}: {stop}", file=sys.stderr)
@@ -71,12 +57,17 @@ def main(argv: list[str] | None = None) -> int:
             advice = "; --resume goes on from the last checkpoint" if argv[0] == "train" else ""
             print(f"paco-hf {argv[0]}: stopped{advice}", file=sys.stderr)
         return 130
-
-
-def _is_lost_process(error: RuntimeError) -> bool:
-    """Whether a collective failed, as it does where another process was killed, which its launcher tells."""
-    # NCCL's are of a type of their own; gloo's name the file of its sources.
-    return type(error).__name__.startswith("Dist") or "/gloo/" in str(error)
+    except Exception as error:
+        if os.environ.get("PACO_HF_DEBUG"):
+            raise
+        if PRINTED_ONCE in getattr(error, "__notes__", ()):
+            return 2
+        if not is_first_process():
+            # Most errors befall all processes alike: once the first has told, the launcher ends the others.
+            time.sleep(5)
+        message, status = explain(error, argv[0], again)
+        print(f"paco-hf {argv[0]}: {message}", file=sys.stderr)
+        return status
 
 
 def _run(verb: str, *argv: str) -> int:

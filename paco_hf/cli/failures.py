@@ -1,0 +1,95 @@
+"""What an error is to whoever typed the command: a line, a status, and of what nobody foresaw a file to report."""
+
+import os
+import platform
+import re
+import shlex
+import sys
+import tempfile
+import traceback
+from importlib.metadata import PackageNotFoundError, version
+
+_FORESEEN = (ValueError, OSError, FloatingPointError, ImportError, RuntimeError, MemoryError, EOFError)
+# Packages whose errors are about files and data, and need not be of these types.
+_LIBRARIES = {"safetensors", "datasets", "pyarrow", "yaml", "zlib", "_lzma", "zipfile", "tarfile", "struct"}
+_PACKAGES = ("paco-hf", "torch", "transformers", "datasets", "timm")
+_MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
+
+
+def explain(error: Exception, verb: str, again: str) -> tuple[str, int]:
+    """An error in one line, and the status to exit with: 2 for what is known to go wrong, 1 for what is not.
+
+    Args:
+        error (`Exception`): that ended the verb.
+        verb (`str`): that it ended.
+        again (`str`): how to go on.
+    """
+    text = _text(error)
+    if isinstance(error, MemoryError | RuntimeError) and (advice := _shortage(error, text, verb)):
+        return advice, 2
+    # NCCL's errors are of a type of their own; gloo's name the file of its sources.
+    if isinstance(error, RuntimeError) and (type(error).__name__.startswith("Dist") or "/gloo/" in text):
+        return f"another process of it is gone; {again}", 1
+    libraries = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    foreseen = isinstance(error, _FORESEEN) or not _LIBRARIES.isdisjoint(libraries)
+    if foreseen and type(error) is not RuntimeError:
+        return text, 2
+    name = type(error).__name__
+    text = text if foreseen else f"unexpected {name}" + (f": {text}" if text != name else "")
+    return f"{text} ({_report(error, verb)})", 2 if foreseen else 1
+
+
+def _text(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    if "Original Traceback" in text:
+        # An error of a data loader's worker comes with the worker's whole traceback; its last line is the message.
+        text = text.splitlines()[-1].removeprefix(f"{type(error).__name__}: ")
+    if type(error).__module__.startswith("datasets.") and error.__cause__:
+        text = f"{text}: {error.__cause__}"
+    return " ".join(text.split())
+
+
+def _shortage(error: Exception, text: str, verb: str) -> str | None:
+    """What to do where memory is short; `None` where it is not."""
+    if "DataLoader worker" in text:
+        return (
+            f"a process that loads images has ended ({text.partition('. ')[0]}): where memory, or shared memory "
+            "(/dev/shm), is too small for it, give more (docker run --shm-size)"
+            + (", or fewer processes (--dataloader_num_workers, 0 for none)" if verb == "train" else "")
+        )
+    if isinstance(error, MemoryError) or any(sign in text for sign in _MEMORY):
+        wanted = re.search(r"\w+ to allocate [\d.]+ \w+", text)
+        batch = "--per_device_train_batch_size (--gradient_accumulation_steps makes up for it)"
+        smaller = batch if verb == "train" else "--batch_size, where it has one"
+        return f"out of memory ({wanted[0] if wanted else text:.100}): give a smaller {smaller}"
+    return None
+
+
+def _report(error: Exception, verb: str) -> str:
+    """Where the traceback is: in a new file of the system's folder for temporary ones, where that can be written."""
+    lines = [*map(_version, _PACKAGES), f"python {sys.version}", platform.platform(), ""]
+    command = shlex.join(["paco-hf", *sys.argv[1:]]) if verb in sys.argv else f"paco-hf {verb}"
+    text = _without_secrets("\n".join([command, *lines, *traceback.format_exception(error)]))
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix="paco-hf-", suffix=".txt", delete=False, errors="replace"
+        ) as file:
+            file.write(text)
+    except OSError:
+        return "PACO_HF_DEBUG=1 shows the traceback for a bug report"
+    return f"traceback and versions for a bug report: {file.name}"
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"{package}: not installed"
+
+
+def _without_secrets(text: str) -> str:
+    for name, value in os.environ.items():
+        if len(value) > 5 and re.search("TOKEN|SECRET|PASSWORD|KEY", name, re.IGNORECASE):
+            text = text.replace(value, "***")
+    text = re.sub(r"(--\w*(?:token|secret|password)\w*[= ])\S+", r"\1***", text)
+    return re.sub(r"\bhf_\w{6,}|(?<=://)[^/@\s]+(?=@)", "***", text)

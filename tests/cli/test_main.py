@@ -1,0 +1,181 @@
+"""Whatever ends a command is one line: what is known to go wrong, what nobody foresaw, and Ctrl-C while it starts."""
+
+import json
+import os
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import datasets
+import pyarrow
+import pytest
+import safetensors
+import torch
+import yaml
+from conftest import ROOT
+
+from paco_hf.cli import main
+
+MODULE = sys.modules["paco_hf.cli.main"]
+
+
+def deepest(depth: int = 0) -> int:
+    return deepest(depth + 1)
+
+
+def encode(text: str) -> bytes:
+    return text.encode("ascii")
+
+
+def generate() -> None:
+    raise datasets.exceptions.DatasetGenerationError("cannot generate") from OSError("disk on fire")
+
+
+def lose_worker() -> None:
+    raise RuntimeError("DataLoader worker (pid 5) is killed by signal: Bus error. It is possible that it is out.")
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, error: object) -> tuple[int, str]:
+    """Status and line of a command in which something happens."""
+
+    def run(*_: object) -> None:
+        if callable(error) and not isinstance(error, type):
+            error()
+        raise error
+
+    monkeypatch.setattr(MODULE, "_run", run)
+    capsys.readouterr()
+    status = main(["train"])
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("paco-hf train: ")
+    return status, lines[0].removeprefix("paco-hf train: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (lambda: torch.zeros(2) @ torch.zeros(3), "inconsistent tensor size"),
+        (lambda: torch.empty(10**15), "allocate 4000000000000000 bytes): give a smaller --per_device_train_batch"),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.0 GiB. GPU 0"),
+            "Tried to allocate 2.0 GiB",
+        ),
+        (lose_worker, "killed by signal: Bus error): where memory, or shared memory (/dev/shm), is too small"),
+        (lambda: safetensors.deserialize(b"damaged!"), "header"),
+        (generate, "cannot generate: disk on fire"),
+        (lambda: pyarrow.array([1], "no type"), "No type"),
+        (lambda: pyarrow.array([1]).take(pyarrow.array([5])), "out of bounds"),
+        (lambda: yaml.safe_load("a: [\n"), "while parsing a flow node"),
+        (lambda: zlib.decompress(b"x"), "Error -5"),
+        (lambda: json.loads("{\n"), "Expecting property name"),
+        (lambda: b"\xff".decode(), "can't decode byte 0xff"),
+        (lambda: encode("ä"), "can't encode character"),
+        (deepest, "recursion"),
+        (MemoryError(), "out of memory (MemoryError)"),
+        (MemoryError("Unable to allocate 3.55 PiB for an array"), "Unable to allocate 3.55 PiB"),
+        (PermissionError(13, "Permission denied", "/x"), "Permission denied: '/x'"),
+        (ValueError("two\nlines"), "two lines"),
+        (EOFError(), "EOFError"),
+    ],
+)
+def test_what_is_known_to_go_wrong_is_one_line(error, message, monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    status, line = failing(monkeypatch, capsys, error)
+    assert status == 2
+    assert message in line
+
+
+def test_what_nobody_foresaw_leaves_a_file_for_a_report(monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("HF_TOKEN", "the secret")
+    monkeypatch.setattr(sys, "argv", ["paco-hf", "train", "--hub_token", "hf_abcdefghij", "--dataset", "my data"])
+    status, line = failing(monkeypatch, capsys, KeyError("nobody knows the secret of https://me:pass@host"))
+    (file,) = tmp_path.iterdir()
+    assert status == 1
+    assert line.startswith('unexpected KeyError: "nobody ') or line.startswith("unexpected KeyError: 'nobody ")
+    assert line.endswith(f"(traceback and versions for a bug report: {file})")
+    text = file.read_text()
+    assert "Traceback (most recent call last)" in text
+    assert "paco-hf train --hub_token *** --dataset 'my data'" in text
+    for name in ("paco-hf ", "torch ", "transformers ", "datasets ", "timm ", "python 3."):
+        assert f"\n{name}" in text
+    for secret in ("the secret", "hf_abcdefghij", "me:pass"):
+        assert secret not in text
+    assert (file.stat().st_mode & 0o777) == 0o600
+
+
+def test_the_file_needs_no_home_and_may_have_no_place(monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.setenv("HOME", "/proc/none")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", "/proc/none")
+    status, line = failing(monkeypatch, capsys, AssertionError())
+    assert status == 1
+    assert line == "unexpected AssertionError (PACO_HF_DEBUG=1 shows the traceback for a bug report)"
+    assert not list(tmp_path.iterdir())
+
+
+def test_debugging_shows_the_traceback(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("PACO_HF_DEBUG", "1")
+    monkeypatch.setattr(MODULE, "_run", lambda *_: {}["x"])
+    with pytest.raises(KeyError):
+        main(["train"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_many_processes_the_first_tells_first(monkeypatch, capsys) -> None:
+    waits: list[float] = []
+    monkeypatch.setattr(MODULE.time, "sleep", waits.append)
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        failing(monkeypatch, capsys, KeyError("x"))
+    assert waits == [5]
+
+
+# A module that is looked for in every process: it raises the signal once another is.
+HOOK = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == os.environ["AT"]:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+"""
+SCRIPT = "import sys\nfrom paco_hf.cli.main import main\nif __name__ == '__main__':\n    sys.exit(main())\n"
+MOMENTS = (
+    "lazy_loader",
+    "wrapt",
+    "yaml",
+    "paco_hf.cli",
+    "paco_hf.cli.launcher",
+    "paco_hf.cli.train",
+    "torch",
+    "numpy",
+)
+
+
+@pytest.mark.parametrize("moment", ["lazy_loader", *MOMENTS, "transformers", "paco_hf.workflows.train"])
+@pytest.mark.parametrize("start", ["module", "script"])
+def test_an_interrupt_while_the_command_starts_is_quiet(start: str, moment: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HOOK)
+    (tmp_path / "paco-hf").write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "AT": moment}
+    command = ["-m", "paco_hf"] if start == "module" else [str(tmp_path / "paco-hf")]
+    command = [sys.executable, *command, "train", "--dataset", str(tmp_path), "--output_dir", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    lines = [line for line in done.stderr.splitlines() if "loading PyTorch" not in line]
+    assert (done.returncode, lines) == (130, ["paco-hf train: stopped"])
+
+
+def test_a_program_of_the_user_is_interrupted_as_ever(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HOOK)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", "AT": "wrapt"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import paco_hf"], capture_output=True, text=True, env=environment, cwd=tmp_path
+    )
+    assert done.stderr.rstrip().endswith("KeyboardInterrupt")
