@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
@@ -37,13 +38,15 @@ def check_ranges(table: Any) -> None:
     """Check each field of an argument table.
 
     Raises:
-        ValueError: a value that is not among the field's choices, or out of its range. `None` is always valid.
+        ValueError: a value that is not among the field's choices, infinite, or out of its range. `None` is valid.
     """
     for name, kind in get_type_hints(type(table), include_extras=True).items():
         value = getattr(table, name, None)
         choices = [c for part in (kind, *get_args(kind)) if get_origin(part) is Literal for c in get_args(part)]
         if choices and value is not None and value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value}")
         for extra in getattr(kind, "__metadata__", ()):
             if isinstance(extra, tuple) and value is not None and not extra[1](value):
                 raise ValueError(f"{name} must be {extra[0]}, got {value}")
