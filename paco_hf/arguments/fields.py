@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import math
 import re
 from collections.abc import Callable
 from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
@@ -37,8 +38,8 @@ def check_ranges(table: Any) -> None:
     """Check each field of an argument table.
 
     Raises:
-        ValueError: a value that is not among the field's choices, or out of its range, or a whole number of more than
-            64 bits. `None` is always valid.
+        ValueError: a value that is not among the field's choices, infinite, out of its range, or a whole number of
+            more than 64 bits. `None` is valid.
     """
     for name, kind in get_type_hints(type(table), include_extras=True).items():
         value = getattr(table, name, None)
@@ -47,6 +48,8 @@ def check_ranges(table: Any) -> None:
             raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             raise ValueError(f"{name} must be a whole number of at most 64 bits, got one of {value.bit_length()}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, got {value}")
         for extra in getattr(kind, "__metadata__", ()):
             if isinstance(extra, tuple) and value is not None and not extra[1](value):
                 raise ValueError(f"{name} must be {extra[0]}, got {value}")

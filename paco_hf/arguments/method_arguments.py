@@ -133,8 +133,8 @@ class CommonArguments:
     label_smoothing_factor: Annotated[float, FRACTION] = 0.0
     eval_strategy: str = "epoch"
     save_strategy: str = "epoch"
-    save_steps: float = 500
-    save_total_limit: int | None = 1
+    save_steps: Annotated[float, POSITIVE] = 500
+    save_total_limit: Annotated[int | None, AT_LEAST_0] = 1
     logging_strategy: str = "epoch"
     logging_steps: float = 500
     metric_for_best_model: str | None = DEFAULT_METRIC

@@ -2,8 +2,8 @@
 
 import argparse
 import dataclasses
-import difflib
 import json
+import os
 from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,6 +14,7 @@ from ..data.published import BENCHMARKS
 from ..data.spec import is_published
 from ..losses.specs import DEFAULT_LOSS, loss_spec
 from .auto_settings import CHOSEN_FOR_FEATURES, CHOSEN_FOR_FINE_TUNING, PRETRAINED_LOSS, SUGGESTED
+from .hints import meant_name, unknown_argument
 from .recipes import Recipe, read_recipe, recipe_names
 from .run_arguments import RUN_TABLES, RunArguments
 from .settings import run_settings
@@ -37,9 +38,9 @@ def checked_recipe(recipe: str) -> Recipe:
     known -= {"recipe", "automatic", "notes"}
     for name in result.settings:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=1)
+            near = meant_name(str(name), known)
             raise ValueError(
-                f"recipe {recipe!r} has an unknown setting {name!r}" + (f": did you mean {near[0]}?" if near else "")
+                f"recipe {recipe!r} has an unknown setting {name!r}" + (f": did you mean {near}?" if near else "")
             )
     # A key without a value leaves the setting as it is.
     settings = {name: value for name, value in result.settings.items() if value is not None}
@@ -86,9 +87,7 @@ class RunParser(HfArgumentParser):
         """The values of the flags in `argv`, by the name of the setting."""
         values, unknown = self.parse_known_args(argv)
         if unknown:
-            near = difflib.get_close_matches(unknown[0], self.flags, n=1)
-            hint = f": did you mean {near[0]}?" if near else "; see --help"
-            raise ValueError(f"unknown argument {unknown[0]!r}{hint}")
+            raise unknown_argument(unknown[0], [*self.flags, "--nproc"], "train")
         return vars(values)
 
     def convert(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +166,8 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     if "output_dir" not in settings:
         # What is trained on one's own data may follow from the data.
         method = [chosen["loss"]] if is_published(chosen["dataset"]) or "loss" in settings | flags else []
-        implied["output_dir"] = str(Path("runs") / "-".join([*method, Path(chosen["dataset"]).name]))
+        name = Path(os.path.abspath(os.path.expanduser(chosen["dataset"]))).name or "data"  # also of `.` and `..`
+        implied["output_dir"] = str(Path("runs") / "-".join([*method, name]))
     if flags.keys() & _STEPWISE or flags.get("epoch_schedule") == "none":
         # The warm-up of the recipe's schedule goes with it.
         implied |= {"epoch_schedule": "none", "warmup_epochs": PaCoTrainingArguments.warmup_epochs}

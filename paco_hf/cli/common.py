@@ -7,13 +7,25 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..arguments.hints import unknown_argument
 from ..data.spec import ROLES, DataSpec, spec_fields
 from ..utils.text import describe_errors
 from .inputs import COUNT, data_source, dataset_path, images, list_file
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """argparse, but a bad argument is one line, like every other bad input."""
+    """argparse, but a bad argument is one line, like every other bad input, and an unknown one says what was meant."""
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        """As argparse's.
+
+        Raises:
+            ValueError: there is an unknown one.
+        """
+        values, unknown = super().parse_known_args(*args, **kwargs)
+        if unknown:
+            raise unknown_argument(unknown[0], self._option_string_actions)
+        return values, unknown
 
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument (--\w+):(?= must )", r"\1", message)

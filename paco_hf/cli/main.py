@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+from ..arguments.hints import meant_name
 from ..utils.console import PRINTED_ONCE, announce_loading, quiet
 from ..utils.files import disk_errors
 from ..utils.interrupts import guard_imports
@@ -34,7 +35,9 @@ def main(argv: list[str] | None = None) -> int:
         print(version("paco-hf"))
         return 0
     if argv[0] not in _VERBS:
-        print(f"paco-hf: unknown verb {argv[0]!r}: choose one of {', '.join(_VERBS)}", file=sys.stderr)
+        near = meant_name(argv[0].lower().replace("_", "-"), _VERBS, "verbs")
+        hint = f"did you mean {near}?" if near else f"choose one of {', '.join(_VERBS)}"
+        print(f"paco-hf: unknown verb {argv[0]!r}: {hint}", file=sys.stderr)
         return 2
     again = "--resume goes on from the last complete checkpoint" if argv[0] == "train" else "run the command again"
     try:

@@ -5,7 +5,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
 
 _HINTS = {
     401: "log in with `hf auth login`, or set HF_TOKEN to a token that may write",
@@ -23,6 +29,8 @@ def hub_errors(what: str) -> Iterator[None]:
         yield
     except ValueError as error:  # HFValidationError, and what else the client says of a name
         raise ValueError(f"{what}: {error}") from error
+    except LocalTokenNotFoundError as error:
+        raise OSError(f"{what}: nobody is logged in: {_HINTS[401]}") from error
     except (HTTPError, OSError, RuntimeError) as error:  # the client's own, its files', and those of its uploads
         chain: list[BaseException] = [error]
         while chain[-1].__cause__ is not None:

@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi, ModelCard
+from huggingface_hub.utils import validate_repo_id
 from transformers import AutoImageProcessor
 
 from ..arguments.run_arguments import RunArguments
@@ -74,6 +75,22 @@ def push(
             return api.upload_folder(
                 repo_id=repo_id, folder_path=staged, revision=revision, commit_message=commit_message
             )
+
+
+def check_login(repo_id: str, token: str | None = None) -> None:
+    """Refuse, before there is work that would be lost, what the Hub would.
+
+    Args:
+        repo_id (`str`): `user/name`, or a name there of the user who is logged in.
+        token (`str`, *optional*): of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
+
+    Raises:
+        ValueError: it is no id of the Hub.
+        OSError: nobody is logged in, or the Hub cannot be reached.
+    """
+    with hub_errors(f"{repo_id} cannot be made on the Hub"):
+        validate_repo_id(repo_id)
+        HfApi(token=token, library_name="paco_hf").whoami()
 
 
 def full_name(api: HfApi, repo_id: str) -> str:

@@ -35,10 +35,8 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
 
     Raises:
         OSError: there is no such checkpoint to resume from.
-        ValueError: the folder is a file, no run of ours, or of a run finished with other settings.
+        ValueError: the folder is no run of ours, or of a run finished with other settings.
     """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--output_dir {folder} is a file")
     points = resume_points(folder, run, args)
     if run.resume and (folder / layout.METRICS_NAME).is_file():
         metrics = RunFolder(folder).metrics
@@ -49,7 +47,7 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
                 f"remove its {layout.METRICS_NAME} to go on from its last checkpoint with the new ones"
             )
         return metrics
-    if run.dry_run or not folder.exists() or _is_fresh(folder):
+    if not folder.exists() or _is_fresh(folder):
         return None
     if not RunFolder(folder).started:
         inside = sorted(path.name for path in folder.iterdir() if path.name != LOCK_NAME)

@@ -212,7 +212,7 @@ class CheckpointingTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         try:
             super()._load_optimizer_and_scheduler(checkpoint)
-        except ValueError as error:  # the files were read before: they are of another training
+        except (KeyError, ValueError) as error:  # the files were read before: they are of another training
             raise ValueError(
                 f"{checkpoint}/optimizer.pt does not fit what is trained ({error}): resume with the loss, the "
                 "optimizer and the frozen parts that it was started with"

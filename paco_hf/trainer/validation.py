@@ -1,22 +1,31 @@
 """Settings of a training that contradict its model or data: each is refused before anything is built."""
 
 from collections.abc import Callable, Iterable, Sequence, Sized
+from importlib.util import find_spec
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 from transformers import EvalPrediction, get_scheduler
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 from transformers.trainer_pt_utils import nested_numpify
 from transformers.utils import logging
 
 from ..arguments.defaults import default_setting
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.torch_datasets import WholeImages
-from ..metrics import headline
+from ..metrics import GROUPS, headline, long_tailed_accuracy
 from ..models.configuration_paco import PaCoConfig
 from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..models.modeling_paco import PaCoForImageClassification
 from .optimizer import optimizer_and_settings
+
+# What transformers' list of installed trackers lacks, and names of packages that are not those of their trackers.
+_UNLISTED = {"azure_ml": "azureml", "flyte": "flytekit"}
+_PACKAGES = {"azure_ml": "azureml-sdk", "comet_ml": "comet-ml", "flyte": "flytekit"}
+# By which a model can be selected: those of classes in each group.
+SCORES = [name for name, v in long_tailed_accuracy([0], [0], [1]).items() if isinstance(v, float) or name in GROUPS]
 
 _log = logging.get_logger(__name__)
 
@@ -53,6 +62,7 @@ def check_training(
     if isinstance(model, PaCoForContrastiveTraining) and model.spec != args.spec:
         raise ValueError(f"the model was made for variant {model.spec.name!r}, but loss is {args.loss!r}")
     check_optimizer(model, args)
+    check_queue(args)
     if isinstance(train_dataset, WholeImages) and batched_views is None:
         raise ValueError("WholeImages are bytes without views: give batched_views, what makes views of them, too")
     if isinstance(train_dataset, Sized):
@@ -88,6 +98,48 @@ def check_optimizer(model: PaCoForImageClassification, args: PaCoTrainingArgumen
         except (TypeError, ValueError) as error:
             kind = str(getattr(kind, "value", kind))
             raise ValueError(f"lr_scheduler_type {kind!r} with lr_scheduler_kwargs {settings}: {error}") from error
+
+
+def check_queue(args: PaCoTrainingArguments) -> None:
+    """`ValueError` where the queue alone needs more memory than is free."""
+    if not args.spec.contrastive:
+        return
+    # Rows are drawn, and normalized into others, on the CPU.
+    needed, free = 8 * args.queue_size * (args.projection_dim + 1), psutil.virtual_memory().available
+    if needed > free:
+        raise ValueError(
+            f"queue_size {args.queue_size:,} with projection_dim {args.projection_dim} needs {needed / 1e9:,.1f} GB "
+            f"of memory, and {free / 1e9:,.1f} GB are free: lower queue_size or projection_dim"
+        )
+
+
+def check_packages(args: PaCoTrainingArguments) -> None:
+    """Refuse trackers and an optimizer whose packages are not installed: that takes neither model nor data.
+
+    Args:
+        args (`PaCoTrainingArguments`): as they are.
+
+    Raises:
+        ValueError: an unknown tracker, or settings that the optimizer does not take.
+        ImportError: what to install.
+    """
+    installed = {*get_available_reporting_integrations(), "kubeflow"}
+    installed |= {tracker for tracker, module in _UNLISTED.items() if find_spec(module)}
+    for tracker in args.report_to:
+        if tracker not in INTEGRATION_TO_CALLBACK:
+            raise ValueError(f"report_to must be of {', '.join(INTEGRATION_TO_CALLBACK)}, got {tracker!r}")
+        if tracker not in installed:
+            raise ImportError(
+                f"report_to {tracker!r} needs a package that is not installed: `pip install "
+                f"{_PACKAGES.get(tracker, tracker)}`, or leave it out"
+            )
+    try:
+        optimizer_and_settings(args, nn.Sequential())
+    except ImportError as error:
+        raise ImportError(f"optim {args.optimizer_name!r}: {error}") from error
+    except ValueError as error:
+        if not args.optim_target_modules:  # which a model has that is not there yet
+            raise ValueError(f"optim {args.optimizer_name!r}: {error}") from error
 
 
 def check_rates(args: PaCoTrainingArguments, backbone_trained: bool) -> None:

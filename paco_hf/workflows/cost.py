@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import torch
 from accelerate.utils import broadcast_object_list
+from torch.utils.data import Subset
 
 from ..arguments.resolve import RunPlan, is_pretrained
 from ..data.torch_datasets import FeatureDataset
@@ -19,7 +20,6 @@ from ..evaluation.selection import IMAGES
 from ..trainer.cross_validation import seconds_a_step
 from ..trainer.paco_trainer import PaCoTrainer
 from ..trainer.step_timer import StepTimer, StepTimes, images_per_step, updates_per_epoch
-from ..trainer.validation import check_training
 from ..utils.hardware import available_cores, one_thread
 from ..utils.memory import used_memory
 from .build import RunParts, build_trainer, placeholder
@@ -272,7 +272,7 @@ def rehearse(plan: RunPlan, data: RunData, parts: RunParts, done: int = 0) -> li
     Args:
         plan (`RunPlan`): of the run.
         data (`RunData`): its splits.
-        parts (`RunParts`): its model, whose weights change, and training data.
+        parts (`RunParts`): its model, whose weights change, and training data; no features but a placeholder.
         done (`int`, *optional*, defaults to `0`): steps of the checkpoint that the run would resume from.
 
     Returns:
@@ -282,9 +282,6 @@ def rehearse(plan: RunPlan, data: RunData, parts: RunParts, done: int = 0) -> li
         ValueError: as the run.
     """
     args, count = plan.args, len(data.images["train"])
-    if parts.features:
-        parts = replace(parts, features=None, train_dataset=placeholder(plan, data, parts.model))
-    check_training(parts.model, args, parts.train_dataset, parts.batched_views)
     batch = min(args.per_device_train_batch_size, max(count // args.world_size, 1))
     size = batch if plan.on_features else _images_to_time(plan, parts, batch)
     used = psutil.Process().memory_info().rss
@@ -337,6 +334,8 @@ def _train_briefly(
     trainer.add_callback(timer)
     with one_thread() if plan.on_features else nullcontext():
         trainer.train()
+    if trainer.eval_dataset is not None:  # some images, as the run's validation sees them
+        trainer.predict(Subset(trainer.eval_dataset, range(min(len(trainer.eval_dataset), 2))))
     return trainer, *results[0]
 
 

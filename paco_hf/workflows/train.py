@@ -1,8 +1,10 @@
 """From the arguments of a run to its finished folder."""
 
+import gc
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,7 @@ from ..runs.resume_points import first_complete, lies_in, resume_points, set_asi
 from ..trainer.callbacks import StopCallback
 from ..trainer.cross_validation import HeldOut
 from ..trainer.paco_trainer import PaCoTrainer
-from ..trainer.validation import check_rates, check_training
+from ..trainer.validation import SCORES, check_metric, check_packages, check_rates, check_training
 from ..utils.console import say
 from ..utils.distributed import entered_once, leave_together
 from ..utils.files import as_yaml, check_space, write_json, write_text
@@ -71,8 +73,6 @@ def train(
         FloatingPointError: a loss that is not finite.
         Stopped: SIGTERM came; the run can be resumed from the step that it came in.
     """
-    if run.dry_run:
-        return _train(run, args, callbacks)
     with entered_once(sole_owner(args.output_dir, "a training", "give another --output_dir")):
         return _train(run, args, callbacks)
 
@@ -97,16 +97,17 @@ def _train(
         model = build_model(plan, data)
         plan = resolve_loading(plan, data.images["train"])
         say(main, *plan.notes)
-        if run.dry_run:
-            parts = build(plan, data, model)
-            say(main, as_yaml(plan.settings))
-            points = resume_points(folder, run, args)
-            done = int(points[0].name.split("-")[1]) if points else 0
-            say(main, *rehearse(plan, data, parts, done))
-            return None
         plan, parts, held_out = prepare_features(plan, data, model)
         trainer = fit(plan, data, parts, callbacks)
-        metrics = finish(plan, data, parts, trainer, held_out)
+        if run.dry_run:
+            done = trainer.resumed_step
+            del trainer
+            gc.collect()  # its memory would be counted twice
+            say(main, as_yaml(plan.settings), *rehearse(plan, data, parts, done))
+        else:
+            metrics = finish(plan, data, parts, trainer, held_out)
+    if run.dry_run:
+        return None
     publish(folder, args)
     return metrics
 
@@ -122,6 +123,12 @@ def check_settings(run: RunArguments, args: PaCoTrainingArguments) -> BackboneSo
         kept = "--freeze_backbone" if run.freeze_backbone else "--lora_rank"
         raise ValueError(f"{kept} trains no weight of the backbone, --trainable_convolutions a part: give one")
     check_rates(args, not run.freeze_backbone)
+    check_packages(args)
+    check_metric(args.metric_for_best_model, SCORES)
+    if args.push_to_hub and args.process_index == 0:
+        from ..hub.upload import check_login
+
+        check_login(args.hub_model_id or Path(args.output_dir).resolve().name, args.hub_token)
     if run.recipe is None:  # which may be of another loss, or of a backbone that was trained
         check_views(run, args, {name: getattr(run, name) for name in ("query_view", "key_view")})
     say(args.process_index == 0, *run.notes)
@@ -138,7 +145,8 @@ def check_settings(run: RunArguments, args: PaCoTrainingArguments) -> BackboneSo
 def prepare_features(
     plan: RunPlan, data: RunData, model: PaCoForImageClassification
 ) -> tuple[RunPlan, RunParts, HeldOut | None]:
-    """What is trained; of a frozen backbone with its features, and what cross-validation on them chose.
+    """What is trained; of a frozen backbone with its features (of a dry run with a placeholder for them), and what
+    cross-validation on them chose.
 
     Args:
         plan (`RunPlan`): of the run.
@@ -154,7 +162,10 @@ def prepare_features(
     main = plan.args.process_index == 0
     if not plan.on_features:
         return plan, build(plan, data, model), None
-    check_training(model, plan.args, placeholder(plan, data, model), None)
+    blank = placeholder(plan, data, model)
+    check_training(model, plan.args, blank, None)
+    if plan.run.dry_run:
+        return plan, replace(build(plan, data, model), features=None, train_dataset=blank), None
     start = time.monotonic()
     plan, lines = choose_input(plan, data, model)
     say(main, *lines)
@@ -181,7 +192,8 @@ def describe_method(args: PaCoTrainingArguments) -> str:
 
 
 def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[TrainerCallback]) -> PaCoTrainer:
-    """Train from the start, or from the last complete checkpoint where the run is resumed.
+    """Train from the start, or from the last complete checkpoint where the run is resumed; a dry run stops when all is
+    ready for the first step, and has changed nothing on disk.
 
     Args:
         plan (`RunPlan`): of the run.
@@ -190,7 +202,7 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
         callbacks (sequence of `transformers.TrainerCallback`): for the trainer.
 
     Returns:
-        the trainer, after its last step.
+        the trainer, after its last step, or before its first.
 
     Raises:
         ValueError, OSError: a checkpoint that does not fit the settings or the data.
@@ -199,8 +211,10 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
     """
     run, args, folder = plan.run, plan.args, Path(plan.args.output_dir)
     main = args.process_index == 0
+    if run.dry_run:  # a trainer would make the repository
+        plan = replace(plan, args=args.changed(push_to_hub=False))
     checkpoints, state = resume_points(folder, run, args), describe_data(data.division.data, data.pixels)
-    if run.class_centers == "means" and not checkpoints:
+    if run.class_centers == "means" and not checkpoints and not run.dry_run:
         say(main, start_from_means(plan, data, parts))
     termination = Termination(args.process_index, args.world_size)
     # The first: others look at what it asks for.
@@ -223,6 +237,9 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
         # The model in the end, and in a checkpoint beside what the optimizer keeps of each weight.
         weights = sum(tensor.numel() * tensor.element_size() for tensor in trainer.classifier.state_dict().values())
         check_space(folder, weights * (1 if args.save_strategy == "no" else 3), "a run with this model")
+    if run.dry_run:  # the first of all, so that no other one writes or sends anything
+        trainer.callback_handler.callbacks.insert(0, _Halt())
+    elif main:
         # The last check has passed: only now is anything of an earlier run touched.
         if checkpoint and lies_in(checkpoint, folder):
             set_aside_later(checkpoint)
@@ -232,7 +249,7 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
     announce_cost(plan, data, trainer)
     # Written when training really starts, so that a resume that fails leaves the recipe of the run as it was.
     trainer.add_callback(_RecipeCallback(plan.settings, state, data.division.manifest))
-    with termination, one_thread() if plan.on_features else nullcontext():
+    with suppress(_ReadyError), termination, one_thread() if plan.on_features else nullcontext():
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         termination.granted = stop.step > 0
         if stop.step:  # before signs of life end: another process may still be writing
@@ -240,6 +257,15 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
     if stop.step:
         raise Stopped(f"stopped by SIGTERM after step {stop.step}; --resume goes on from checkpoint-{stop.step}")
     return trainer
+
+
+class _ReadyError(Exception):
+    """All is ready for the first step of a dry run, which takes none."""
+
+
+class _Halt(TrainerCallback):
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        raise _ReadyError
 
 
 class _RecipeCallback(TrainerCallback):

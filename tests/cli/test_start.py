@@ -68,7 +68,7 @@ EMBED = ["embed", CHECKPOINT, "--output", "x.safetensors"]
 CONVERT = ["convert", PICTURE, "out"]
 # Beside them lie: `empty/`, `full/` with a file, `bad.json`, which is no JSON, and `damaged/`, whose configuration is.
 WRONG = [
-    (["predict", CHECKPOINT, PICTURE, "--nosuch"], "unrecognized arguments: --nosuch"),
+    (["predict", CHECKPOINT, PICTURE, "--nosuch"], "unknown argument '--nosuch'"),
     (["predict", CHECKPOINT, ""], "argument images: is empty: give a value, or leave the flag out"),
     (["predict", "full", PICTURE], "full has no config.json with weights"),
     (["predict", CHECKPOINT, "none.png"], "argument images: none.png does not exist: give image files"),

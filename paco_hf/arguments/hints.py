@@ -1,0 +1,50 @@
+"""What an unknown flag, setting or verb was meant to be: names of other tools, then small slips. Loads no library."""
+
+import difflib
+import re
+from collections.abc import Collection
+from configparser import ConfigParser
+from functools import cache
+from pathlib import Path
+
+
+@cache
+def _habits() -> ConfigParser:
+    habits = ConfigParser(delimiters="=", interpolation=None)
+    habits.read(Path(__file__).parents[1] / "templates" / "habits.ini", encoding="utf-8")
+    return habits
+
+
+def meant_name(name: str, known: Collection[str], kind: str = "flags") -> str | None:
+    """The name that was meant; `None` where none is near enough to be sure.
+
+    Args:
+        name (`str`): as it was typed.
+        known (collection of `str`): the names that there are.
+        kind (`str`, *optional*, defaults to `"flags"`): of names: `flags`, which are settings, too, or `verbs`.
+    """
+    if name in known:
+        return name
+    usual = (right for right, names in _habits()[kind].items() if right in known and name in names.split())
+    return next(iter([*usual, *difflib.get_close_matches(name, known, n=1, cutoff=0.85)]), None)
+
+
+def unknown_argument(argument: str, flags: Collection[str], command: str = "others") -> ValueError:
+    """The error that an argument is none that a command takes, with what was meant, or what there is in its place.
+
+    Args:
+        argument (`str`): as it was typed, perhaps with `=` and a value.
+        flags (collection of `str`): those that there are, with their dashes.
+        command (`str`, *optional*, defaults to `"others"`): or `train`, to which other advice applies.
+    """
+    flag = argument.partition("=")[0]
+    hint = " (--help lists the arguments)"
+    if flag.startswith("-"):
+        name = flag.lstrip("-").lower().replace("-", "_")
+        name = re.sub(r"^([a-z])\d+$", r"\1", name)  # such as -j8
+        if right := meant_name(name, {known.lstrip("-").replace("-", "_") for known in flags}):
+            hint = f": did you mean --{right}?"
+        else:
+            advice = (text for names, text in _habits()[command].items() if name in names.split())
+            hint = next((f": {text}" for text in advice), hint)
+    return ValueError(f"unknown argument {flag!r}{hint}")
