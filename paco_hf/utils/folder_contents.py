@@ -21,6 +21,7 @@ _LITTER_FOLDERS = {
     *("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "@tmp", "$recycle.bin", "system volume information"),
     *("lost+found", "__pycache__"),
 }
+_TRACKERS = {"wandb", "mlruns", "lightning_logs", "tb_logs"}  # which log images, too
 _LITTER_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 
 # What runs leave, and evaluations, indexes and prepared data.
@@ -189,7 +190,8 @@ def _kind(entry: "os.DirEntry[str]") -> tuple[str, str]:
         return "", HIDDEN
     try:
         if entry.is_dir():
-            return "folder", LOOP if _is_above(entry) else LITTER if name in _LITTER_FOLDERS else ""
+            reasons = {LOOP: _is_above(entry), LITTER: name in _LITTER_FOLDERS, OUTPUT: name in _TRACKERS}
+            return "folder", next((reason for reason, holds in reasons.items() if holds), "")
         if entry.is_file():
             return "file", LITTER if name in _LITTER_FILES else ""
     except OSError:  # a link to itself

@@ -56,6 +56,9 @@ def bare(name: str) -> str:
         ("quoted.csv", lines([f'"{name}"' for name in IMAGES])),
         ("dot.csv", lines([f"./{name}" for name in IMAGES])),
         ("onehot.csv", "file,cat,dog\n" + "".join(f"{n},{int('cat' in n)},{int('dog' in n)}\n" for n in IMAGES)),
+        ("parent.csv", "PARENT"),
+        ("mapping.json", json.dumps(dict(zip(IMAGES, LABELS, strict=True)))),
+        ("lists.json", json.dumps({"cat": IMAGES[:3], "dog": IMAGES[3:]})),
         ("columns.json", json.dumps({"file": IMAGES, "label": LABELS})),
         ("rows.jsonl", "\n".join(json.dumps({"file": n, "label": c}) for n, c in zip(IMAGES, LABELS, strict=True))),
         (
@@ -75,6 +78,7 @@ def bare(name: str) -> str:
     ],
 )
 def test_it_is_read(root: Path, file: str, text: str) -> None:
+    text = lines([f"{root.name}/{name}" for name in IMAGES]) if text == "PARENT" else text
     (root / file).write_bytes(text.encode())
     for dataset in (root / file, root):
         data = load_data(str(dataset))
@@ -148,6 +152,7 @@ def test_a_name_that_may_mean_two_files_is_refused(root: Path) -> None:
             "not in COCO's format",
         ),
         ("latin.csv", None, "is not UTF-8"),
+        ("headless.csv", lines([*map(bare, IMAGES)]).partition("\n")[2], "should name its columns, but has the image"),
         ("deep.json", "[" * 100_000, "deep"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 from ...utils.folder_contents import Contents, PassedOver, is_unread_image, scan
 from ...utils.text import examples
 from ..image_lists import ImageList
-from .split_names import folder_split
+from .split_names import folder_split, name_split, sibling_splits
 
 
 @dataclass
@@ -101,16 +101,18 @@ def split_folders(folder: Path, passed: PassedOver) -> dict[str, Path]:
         ValueError: two folders are of the same split.
     """
     splits = {}
-    for entry in scan(folder, passed).folders:
-        if folder_split(entry.name) and has_image_folders(entry, passed):
+    top = scan(folder, passed).folders
+    siblings = sibling_splits([entry.name for entry in top])
+    for entry in top:
+        if (folder_split(entry.name) or entry.name in siblings) and has_image_folders(entry, passed):
             inside, below = scan(entry, passed), entry
             while not inside.images and len(inside.folders) == 1 and has_image_folders(inside.folders[0], passed):
                 below = inside.folders[0]
                 inside = scan(below, passed)
             splits[entry.name] = below
-    roles = Counter(map(folder_split, splits))
+    roles = Counter(map(name_split, splits))
     if twice := next((role for role, count in roles.items() if count > 1), None):
-        both = " and ".join(name for name in splits if folder_split(name) == twice)
+        both = " and ".join(name for name in splits if name_split(name) == twice)
         raise ValueError(
             f"{folder} has two folders of the {twice} split, {both}: give one of them another name, or put their "
             "images together"
