@@ -167,6 +167,7 @@ def read_tree(
     root: Path,
     lists: Mapping[str, ImageList],
     whole: Sequence[tuple[str, str]],
+    passed: PassedOver,
     folders: Sequence[str] | None = None,
     skip_unknown: bool = False,
 ) -> tuple[dict[str, tuple[list[str], list[int]]], list[str]]:
@@ -176,6 +177,7 @@ def read_tree(
         root (path): of the tree.
         lists (`dict`): of the splits that have one.
         whole (sequence of pairs): splits that are a folder of class folders, and that folder.
+        passed ([`PassedOver`]): takes note of what is no data.
         folders (sequence of `str`, *optional*): of the classes by id; those of the training list.
         skip_unknown (`bool`, *optional*, defaults to `False`): leave out folders of other classes.
 
@@ -188,6 +190,6 @@ def read_tree(
     files = {split: (list_files(root, image_list), image_list.labels) for split, image_list in lists.items()}
     classes = list(folders or (lists["train"].folders if "train" in lists else ()))
     for split, folder in whole:
-        read = class_folders(root / folder, classes, skip_unknown)
+        read = class_folders(root / folder, classes, skip_unknown, passed)
         files[split], classes = (read.files, read.labels), classes or read.folders
     return files, classes
