@@ -173,8 +173,11 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     chosen = {"loss": DEFAULT_LOSS, "dataset": "builtin"} | settings | flags
     implied: dict[str, Any] = {}
     if "output_dir" not in settings:
-        # What is trained on one's own data may follow from the data.
-        method = [chosen["loss"]] if is_published(chosen["dataset"]) or "loss" in settings | flags else []
+        # The loss on a pretrained backbone may follow from the data.
+        backbone = chosen.get("backbone") or ""
+        pretrained = chosen.get("pretrained") or chosen.get("pretrained_file") or "://" in backbone
+        follows = "loss" not in settings | flags and (pretrained or Path(expand(backbone)).is_dir() and backbone)
+        method = [] if follows and not is_published(chosen["dataset"]) else [chosen["loss"]]
         name = Path(os.path.abspath(expand(chosen["dataset"]))).name or "data"  # also of `.` and `..`
         implied["output_dir"] = str(Path("runs") / "-".join([*method, name]))
     if flags.keys() & _STEPWISE or flags.get("epoch_schedule") == "none":
