@@ -176,7 +176,7 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         # The loss on a pretrained backbone may follow from the data.
         backbone = chosen.get("backbone") or ""
         pretrained = chosen.get("pretrained") or chosen.get("pretrained_file") or "://" in backbone
-        follows = "loss" not in settings | flags and (pretrained or Path(expand(backbone)).is_dir() and backbone)
+        follows = "loss" not in settings | flags and (pretrained or (Path(expand(backbone)).is_dir() and backbone))
         method = [] if follows and not is_published(chosen["dataset"]) else [chosen["loss"]]
         name = Path(os.path.abspath(expand(chosen["dataset"]))).name or "data"  # also of `.` and `..`
         implied["output_dir"] = str(Path("runs") / "-".join([*method, name]))

@@ -79,7 +79,7 @@ def images(text: str) -> None:
     if "://" in text or (not os.path.lexists(text) and spec.hub_id(text) and not Path(text).suffix):
         check_source(text)
         return
-    from ..data.sources.unlabeled import check_images
+    from ..inference.unlabeled import check_images
 
     check_images(text)
 
@@ -168,6 +168,23 @@ def check_source(text: str) -> None:
 
 
 data_source = _argument(check_source)
+
+
+@_argument
+def verifiable(text: str) -> None:
+    """A folder of prepared data, a list of images, or a data set."""
+    from ..data.image_lists import check_list
+    from ..utils.folder_contents import PassedOver, scan
+
+    if Path(text).suffix.lower() in (".txt", ".json"):
+        check_list(text)
+    check_source(text)
+    contents = scan(text, PassedOver(text)) if Path(text).is_dir() else None
+    if contents and not (contents.images or contents.others or contents.folders):
+        raise OSError(
+            f"{text} has no manifest.json, and nothing else: give a folder of `paco-hf data prepare`, a list, or a "
+            "data set"
+        )
 
 
 def _check_hub(kind: str, repo_id: str, advice: str) -> None:

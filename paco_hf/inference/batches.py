@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
-from ..data.sources.unlabeled import UnlabeledImages
 from ..utils.hardware import available_cores
 from ..utils.text import describe_errors
+from .unlabeled import UnlabeledImages
 
 
 class ImageFiles:
