@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from multiprocessing import queues
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ PRIVATE: dict[str, tuple[Callable[[], Any], str]] = {
     "_indices": (lambda: Dataset.from_dict({}), "the rows that `select` chose"),
     "_hub": (lambda: timm.models, "timm's own reading of a local folder's configuration"),
     "_exit": (lambda: os, "the end of a process from a thread that is not the main one, which may be waiting"),
+    "_on_queue_feeder_error": (lambda: queues.Queue, "the hook for what a worker cannot send, which has no other"),
     "_foreach_lerp_": (
         lambda: torch,
         "one kernel for all weights of the key encoder, as in torch.optim",
