@@ -99,6 +99,7 @@ def test_survey_counts_what_cannot_be_decoded_and_remembers(tmp_path, capsys, su
     (root / "cat" / "3.png").write_bytes(png(777))
     assert "cannot be decoded" in complaint(capsys, "train", *argv, "--overwrite")
     (root / "dog" / "5.png").write_bytes(png(778))
+    argv.append("--overwrite")
     assert "all 16 images decode: " in printed(capsys, *argv, "--dry_run")
     assert "all 16 images decode (as surveyed before)" in printed(capsys, *argv, "--dry_run")
     assert "images decode" not in printed(capsys, *argv, "--dry_run", "--inspect", "false")
