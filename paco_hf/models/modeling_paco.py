@@ -92,10 +92,7 @@ class PaCoPreTrainedModel(PreTrainedModel):
             # By its name: of this package's requirements, what travels with a checkpoint imports only the models' own.
             if type(error).__name__ != "SafetensorError":
                 raise
-            raise OSError(
-                f"the weights in {path} cannot be read ({error}), as model.safetensors is damaged: give another "
-                "checkpoint"
-            ) from error
+            raise OSError(f"the weights in {path} cannot be read ({error}): truncated?") from error
         missing = sorted(key for key in info["missing_keys"] if "backbone." in key)
         if missing:
             raise ValueError(
