@@ -131,7 +131,10 @@ def _choose_calibration(run: RunArguments, division: Division) -> tuple[bool, li
         counts = [count for count in division.data.class_counts if count > 1]
         held_out = sum(counts)
     if run.calibrate and not held_out:
-        raise ValueError("--calibrate fits on the validation split, but there is none: give --validation_fraction")
+        advice = (
+            "leave it out, as none could be split off" if run.validation_fraction else "give --validation_fraction"
+        )
+        raise ValueError(f"--calibrate fits on the validation split, but there is none: {advice}")
     if run.calibrate is not None or not division.data.user_data:
         return bool(run.calibrate), []
     kind = "images held out once" if folds else "validation images"

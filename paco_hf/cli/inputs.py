@@ -142,10 +142,20 @@ def repo_name(text: str) -> None:
 def checkpoint(text: str) -> None:
     """A local folder with a checkpoint, or the id of a model on the Hub; `OSError` where it can be neither."""
     if Path(text).is_dir():
-        weights = (file for kind in ("safetensors", "index.json", "bin") for file in Path(text).glob(f"*.{kind}"))
-        if not (Path(text) / "config.json").is_file() or not any(weights):
+        from safetensors import safe_open
+
+        kinds = ("*model*.safetensors", "*model*.index.json", "*model*.bin")
+        weights = [file for kind in kinds for file in Path(text).glob(kind)]
+        if not (Path(text) / "config.json").is_file() or not weights:
             raise OSError(f"{text} has no config.json with weights: give a run folder, or a checkpoint in one")
         CheckpointConfig.read(RunFolder(text))
+        for file in weights:
+            if file.suffix == ".safetensors":
+                with files.readable(file, "restore it, or give another checkpoint"), safe_open(file, "np"):
+                    pass
+        processor = Path(text) / "preprocessor_config.json"
+        if not files.read_mapping(processor, "restore it, or give another checkpoint"):
+            raise OSError(f"{text} has no {processor.name}, which says how images are scaled: give another checkpoint")
     elif not is_repo_id(text):
         raise OSError(f"{text!r} is no local folder, and cannot be loaded from the Hub (an id there is user/name)")
     else:
