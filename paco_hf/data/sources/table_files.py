@@ -91,7 +91,9 @@ def read_files(paths: Sequence[Path]) -> Rows:
         return _read_shards(paths)
     if len(paths) == 1:
         return _read_text(paths[0])
-    raise ValueError(f"{paths[0]} and {paths[1]} are both of the same split: keep one of them, or name another")
+    raise ValueError(
+        f"{paths[0]} and {paths[1]} are both of the same split: give one of them as --dataset, or name another"
+    )
 
 
 def _read_shards(paths: Sequence[Path]) -> Rows:
