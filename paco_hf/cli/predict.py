@@ -19,7 +19,7 @@ def add_flags(parser: ArgumentParser) -> None:
     )
     add("--prior", metavar="FILE|training|none", type=prior, help=priors)
     add_strict_flag(parser)
-    add("--json", action="store_true", help="print a list of {file, label, score, top}, and error where there is one")
+    add("--json", action="store_true", help="print a list of {file, label, score, top}")
 
 
 def run(flags: Namespace) -> int:
