@@ -10,7 +10,6 @@ import tomllib
 from collections.abc import Callable, Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
-from multiprocessing import queues
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from torchvision.transforms import v2
 
 # The most there may be of each.
 LIMITS = {
-    "lines of code": 14_050,  # docstrings, comments, blank lines and the scripts of `evaluate_modules` apart
+    "lines of code": 15_600,  # docstrings, comments, blank lines and the scripts of `evaluate_modules` apart
     "modules of over 350 lines": 0,
     "functions of over 60 lines": 3,  # without the docstring
     "functions of over 6 positional parameters": 5,
@@ -45,7 +44,6 @@ PRIVATE: dict[str, tuple[Callable[[], Any], str]] = {
     "_indices": (lambda: Dataset.from_dict({}), "the rows that `select` chose"),
     "_hub": (lambda: timm.models, "timm's own reading of a local folder's configuration"),
     "_exit": (lambda: os, "the end of a process from a thread that is not the main one, which may be waiting"),
-    "_on_queue_feeder_error": (lambda: queues.Queue, "the hook for what a worker cannot send, which has no other"),
     "_foreach_lerp_": (
         lambda: torch,
         "one kernel for all weights of the key encoder, as in torch.optim",
