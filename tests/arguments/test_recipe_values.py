@@ -54,7 +54,7 @@ def test_a_recipe_of_keys_without_values_is_the_default_run(tmp_path: Path) -> N
         ("lr_scheduler_kwargs: {1: 2026-11-29}\n", "lr_scheduler_kwargs must be a mapping of text to plain values"),
         ("seed: 1.5\n", "--seed: invalid int value: '1.5'"),
         ("global_batch_size: 1" + "0" * 400, "global_batch_size must be a whole number of at most 64 bits"),
-        ("sede:\n", "unknown setting 'sede': did you mean seed?"),
+        ("sed:\n", "unknown setting 'sed': did you mean seed?"),
         ("ensemble: 5\n", "ensemble of recipe"),
         ("about: [x]\n", "must be text, got a list"),
         ("", "must be a mapping of settings, such as `dataset: photos`, got nothing"),

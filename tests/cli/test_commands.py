@@ -320,7 +320,7 @@ def test_help_is_readable(capsys) -> None:
     for arguments, expected, length in (
         (["--help"], "verbs:", 30),
         (["train", "--help"], "--loss {paco,gpaco", 270),
-        (["predict", "--help"], "--json", 30),
+        (["predict", "--help"], "--json", 36),
         (["evaluate", "--help"], "--dataset_path", 64),
     ):
         with contextlib.suppress(SystemExit):  # argparse's

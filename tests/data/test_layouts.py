@@ -450,3 +450,20 @@ def test_verify_names_what_does_not_decode(tmp_path, capsys) -> None:
     root = folders(tmp_path / "data", CLASSES)
     (root / "cat" / "0.png").write_bytes(b"no image")
     assert "1 images cannot be decoded" in complaint(capsys, "data", "verify", str(root))
+
+
+def test_runs_in_the_data_do_not_disturb_the_next(tmp_path, monkeypatch, capsys) -> None:
+    """As in `cd photos; paco-hf train --dataset .`, and again."""
+    root = folders(tmp_path / "photos", {"cat": 6, "dog": 6})
+    monkeypatch.chdir(root)
+    flags = ["--backbone", "cifar_resnet20", "--image_size", "16", "--max_steps", "2", "--report", "false"]
+    flags += ["--per_device_train_batch_size", "4", "--dataset", "."]
+    assert main(["train", *flags]) == 0
+    assert main(["evaluate", "runs/paco-photos", "--no_report"]) == 0
+    for second in (["--output_dir", "runs/second"], ["--output_dir", "out"], ["--output_dir", "out", "--overwrite"]):
+        assert main(["train", *flags, *second]) == 0
+        assert "12 images of 2 classes" in capsys.readouterr().out
+    assert main(["predict", "out", ".", "--json"]) == 0
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)) == 12
+    assert "outputs of runs (2: out, runs)" in captured.err
