@@ -53,7 +53,7 @@ def test_a_recipe_of_keys_without_values_is_the_default_run(tmp_path: Path) -> N
         ("run_name: 2026-11-29\n", "run_name of the recipe must be text, got a date: put it in quotes"),
         ("lr_scheduler_kwargs: {1: 2026-11-29}\n", "lr_scheduler_kwargs must be a mapping of text to plain values"),
         ("seed: 1.5\n", "--seed: invalid int value: '1.5'"),
-        ("global_batch_size: 1" + "0" * 400, "global_batch_size must be a whole number of at most 64 bits"),
+        ("global_batch_size: 1" + "0" * 400, "global_batch_size must be a whole number that fits in 64 bits"),
         ("sede:\n", "unknown setting 'sede': did you mean seed?"),
         ("ensemble: 5\n", "ensemble of recipe"),
         ("about: [x]\n", "must be text, got a list"),

@@ -259,7 +259,7 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, capsys) -> None:
         ((*out, "--augment_backend", "gpu"), "invalid choice: 'gpu'"),
         (
             (*out, "--augment_backend", "tensor", "--image_size", "24"),
-            "--augment_backend tensor cannot be had: 'cifar_light' needs images of 24 x 24 pixels, not 32 x 32",
+            "--augment_backend tensor cannot be used: 'cifar_light' needs images of 24 x 24 pixels, not 32 x 32",
         ),
         ((*good, "--report_to", "nothing_known"), "nothing_known"),
         (("--dataset", str(tmp_path / "badtest"), *out), "image 1 of"),

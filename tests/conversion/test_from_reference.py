@@ -185,7 +185,7 @@ def test_recipe_is_taken_where_one_alone_agrees(tmp_path: Path, capsys: pytest.C
     message = refused(capsys, tmp_path / "other", tmp_path / "file.pth", "--recipe", "paco-resnet50-imagenet-lt")
     assert "classes 8142, the recipe has 1000" in message
     message = refused(capsys, tmp_path / "other", tmp_path / "file.pth", "--recipe", "gpaco-ensemble-imagenet-lt")
-    assert "convert these one by one" in message
+    assert "convert its members one by one" in message
 
 
 # ---- scoring

@@ -355,7 +355,7 @@ def test_wrong_input_is_one_clear_line(tmp_path, capsys) -> None:
     for flags, message in (
         (["--test_fraction", "1"], "test_fraction must be at least 0"),
         (["--test_fraction", "0.1"], "builtin has a test split: leave it out"),
-        (["--test_min_images", "3"], "--test_min_images carves from your own data; builtin has"),
+        (["--test_min_images", "3"], "--test_min_images splits test images off from your own data, and builtin has"),
         (["--test_min_images", "0"], "test_min_images must be at least 1, got 0"),
         (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--split_seed", "-1"], "split_seed must be at least 0, got -1"),

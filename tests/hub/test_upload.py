@@ -438,7 +438,7 @@ def test_trainer_pushes_what_it_has(hub: Hub, tmp_path: Path) -> None:
 
 
 def test_a_run_is_pushed_once_or_not() -> None:
-    with pytest.raises(ValueError, match="hub_strategy must be one of end"):
+    with pytest.raises(ValueError, match="hub_strategy must be 'end'"):
         PaCoTrainingArguments(output_dir="out", hub_strategy="every_save")
 
 
