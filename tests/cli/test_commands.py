@@ -279,7 +279,7 @@ def test_bad_input_of_the_other_verbs(run: Path, photos: Path, tmp_path, capsys)
         (("predict", str(run), str(tmp_path / "text.png")), "text.png cannot be decoded as an image"),
         (("predict", str(run), str(tmp_path / "empty")), "has no image files"),
         (("predict", str(run), str(tmp_path / "none.png")), "none.png does not exist"),
-        (("predict", str(tmp_path / "nowhere"), str(tmp_path / "text.png")), "nowhere' is no local folder"),
+        (("predict", str(tmp_path / "nowhere"), str(tmp_path / "text.png")), "nowhere' is not a local folder"),
         (("evaluate", str(run), "--dataset", "nobody/nothing"), "cannot be loaded from the Hub"),
         (("recipes", "show", "nothing"), "no recipe and no file 'nothing'"),
         (("fly",), "unknown verb 'fly'"),

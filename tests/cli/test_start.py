@@ -73,8 +73,8 @@ WRONG = [
     (["predict", "full", PICTURE], "full has no config.json with weights"),
     (["predict", CHECKPOINT, "none.png"], "argument images: none.png does not exist: give image files"),
     (["predict", CHECKPOINT, "empty"], "the folder empty has no image files: give image files"),
-    (["predict", "none", PICTURE], "'none' is no local folder"),
-    (["predict", "nobody/none", PICTURE], "'nobody/none' is no local folder, and cannot be loaded from the Hub"),
+    (["predict", "none", PICTURE], "'none' is not a local folder"),
+    (["predict", "nobody/none", PICTURE], "'nobody/none' is not a local folder, and cannot be loaded from the Hub"),
     (["predict", ".", PICTURE], ". has no config.json"),
     (["predict", "damaged", PICTURE], "config.json is damaged (id2label does not fit"),
     (["predict", CHECKPOINT, PICTURE, "--prior", "none.json"], "--prior must be training, none or a file"),
@@ -96,17 +96,17 @@ WRONG = [
     ([*EMBED, "--train_list", "none"], "--train_list: none does not exist: give the file of a list"),
     ([*EMBED, "--dataset", "builtin", "--train_split", "x"], "those of builtin are known"),
     ([*EMBED, "--neighbors", "nan"], "--neighbors must be a whole number, got 'nan'"),
-    (["index", "none"], "'none' is no local folder"),
+    (["index", "none"], "'none' is not a local folder"),
     (["index", CHECKPOINT, "--dataset", "none/none/none"], "none/none/none does not exist"),
     (["index", CHECKPOINT, "--dataset_path", "none"], "--dataset_path: none does not exist"),
     (["index", CHECKPOINT, "--test_list", "none"], "--test_list: none does not exist"),
     (["index", CHECKPOINT, "--output", "full"], "full is not empty: --overwrite replaces an index"),
     (["index", CHECKPOINT, "--output", "bad.json/x"], "cannot be made"),
-    (["demo", "none"], "'none' is no local folder"),
+    (["demo", "none"], "'none' is not a local folder"),
     (["demo", CHECKPOINT, "--examples", "none.png"], "none.png does not exist"),
     (["demo", CHECKPOINT, "--index", "empty"], "empty is no index of images: `paco-hf index` makes one"),
     (["demo", CHECKPOINT, "--port", "0"], "--port must be 1 to 65535"),
-    (["export", "none", "out", "--to", "timm"], "'none' is no local folder"),
+    (["export", "none", "out", "--to", "timm"], "'none' is not a local folder"),
     (["export", CHECKPOINT, "full", "--to", "timm"], "full exists and is not an empty folder"),
     (["export", CHECKPOINT, "out", "--to", "tflite"], "invalid choice: 'tflite'"),
     (["convert", "none.pth", "out"], "none.pth does not exist"),
@@ -122,7 +122,7 @@ WRONG = [
     ([*CONVERT, "--dataset", "full", "--dataset_path", "full"], "for a folder of your own give --dataset full"),
     ([*CONVERT, "--batch_size", "0"], "--batch_size must be at least 1, got 0"),
     (["data", "stats", "none.csv"], "none.csv does not exist"),
-    (["data", "stats", "nobody/none"], "'nobody/none' is no local folder, and cannot be loaded from the Hub"),
+    (["data", "stats", "nobody/none"], "'nobody/none' is not a local folder, and cannot be loaded from the Hub"),
     (["data", "stats", "imagenet", "--dataset_path", "none"], "--dataset_path: none does not exist"),
     (["data", "stats", "builtin", "--plot", "none/x.png"], "there is no folder none"),
     (["data", "stats", "builtin", "--plot", "x.txt"], "--plot must be a file ending in .png, .svg, .pdf"),
@@ -138,7 +138,7 @@ WRONG = [
     (["data", "prepare", "imagenet-lt", "--out", "x", "--shard_mib", "0"], "--shard_mib must be positive, got 0"),
     (
         ["data", "prepare", "imagenet-lt", "--list", "val=none.txt", "--out", "x"],
-        "give FILE, or SPLIT=FILE with train",
+        "give FILE, or SPLIT=FILE, where SPLIT is one of train",
     ),
     (["data", "prepare", "builtin", "--out", "x"], "the built-in data set needs no preparation"),
     (["card", "--recipes", "bad.json"], "argument --recipes: bad.json is not a folder"),
@@ -150,7 +150,7 @@ WRONG = [
     (["card", "empty"], "empty holds no finished model"),
     (["card", "damaged"], "config.json is damaged (id2label does not fit the classes: 'x')"),
     (["card", TRAINED, "--recipe", "none"], "--recipe: no recipe and no file 'none'"),
-    (["card", TRAINED, "--repo_id", "a/b/c"], "'a/b/c' is no id of the Hub: give user/name"),
+    (["card", TRAINED, "--repo_id", "a/b/c"], "'a/b/c' is not a Hub id: give user/name"),
     (["card", TRAINED, "--baselines", "none"], "--baselines: none does not exist"),
     (["push", "none", "nobody/none"], "none does not exist: give a run folder"),
     (["push", "empty", "nobody/none"], "empty holds no finished model"),
@@ -190,7 +190,7 @@ def test_what_is_not_on_the_hub_is_refused_before_libraries_load(tmp_path: Path)
         for (*_, name), (status, _, error) in zip(commands, run_light(commands, tmp_path, online), strict=True):
             repo_id = "runs/typo" if name == PICTURE else name
             assert status == 2
-            assert f"'{repo_id}' is no local folder, and cannot be loaded from the Hub (HTTP 404" in error
+            assert f"'{repo_id}' is not a local folder, and cannot be loaded from the Hub (HTTP 404" in error
             assert error.count("\n") == 1
     assert [request.path for request in hub.requests] == ["/api/models/runs/typo", "/api/datasets/nobody/none"]
 

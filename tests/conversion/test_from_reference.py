@@ -302,8 +302,8 @@ def test_damaged_and_foreign_files(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "fc.weight" in message({"state_dict": headless})
     broken = {**state, "module.linear.bias": torch.full((12,), torch.nan)}
     assert "linear.bias has values that are not finite" in message({"state_dict": broken})
-    assert "not known beside its weights: ema" in message({**content, "ema": {"weight": torch.zeros(3)}})
-    assert "not known beside its weights: extra" in message({**content, "extra": torch.zeros(3)})
+    assert "unknown entry beside its weights: ema" in message({**content, "ema": {"weight": torch.zeros(3)}})
+    assert "unknown entry beside its weights: extra" in message({**content, "extra": torch.zeros(3)})
     assert "does not exist" in refused(capsys, tmp_path / "out", tmp_path / "none.pth")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
@@ -347,7 +347,7 @@ def test_addresses(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
         assert convert(f"{address}/{TINY}.pth", tmp_path / "outs" / "a", "--json") == 0
         assert json.loads(capsys.readouterr().out)["source"] == f"{address}/{TINY}.pth"
         message = refused(capsys, tmp_path / "outs" / "b", f"{address}/broken.pth")
-        assert "broke off after 5000 of 100000 bytes" in message
+        assert "stopped after 5000 of 100000 bytes" in message
         assert "is a web page" in refused(capsys, tmp_path / "outs" / "b", f"{address}/page")
         assert len(list((tmp_path / "cache").rglob("*.*"))) == 1  # what was no checkpoint is not kept
         assert "404" in refused(capsys, tmp_path / "outs" / "b", f"{address}/none.pth")

@@ -207,7 +207,7 @@ def test_bad_data_is_named(tmp_path) -> None:
         Images(carved)
     with pytest.raises(ValueError, match=r"column 'label' of .* holds no images"):
         load_data(str(good), image_column="label")
-    with pytest.raises(OSError, match=r"'nobody/nothing' is no local folder, and cannot be loaded from the Hub"):
+    with pytest.raises(OSError, match=r"'nobody/nothing' is not a local folder, and cannot be loaded from the Hub"):
         load_data("nobody/nothing")
     with pytest.raises(OSError, match="is not a folder"):
         load_data("cifar100-lt", dataset_path=str(tmp_path / "none"))

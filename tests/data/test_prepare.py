@@ -136,7 +136,7 @@ def test_small_sets_are_neither_prepared_nor_streamed(tmp_path: Path) -> None:
 def test_a_mistyped_source_is_no_obstacle(tmp_path: Path) -> None:
     root = miniature.imagenet_lt(tmp_path / "source")
     lists = {"train": str(root / "ImageNet_LT_train.txt")}
-    with pytest.raises(OSError, match="no local folder"):
+    with pytest.raises(OSError, match="not a local folder"):
         prepare("imagenet-lt", str(tmp_path / "sorce"), str(tmp_path / "out"), lists)
     prepare("imagenet-lt", str(root), str(tmp_path / "out"), lists)
     # The same folder by another name is the same.

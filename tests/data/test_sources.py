@@ -361,7 +361,7 @@ def test_wrong_input_is_one_clear_line(tmp_path, capsys) -> None:
         (["--split_seed", "-1"], "split_seed must be at least 0, got -1"),
         (["--skip_undecodable", "true"], "give --inspect true, or leave it out"),
         (["--skip_undecodable", "true", "--inspect", "false"], "leave out --inspect false"),
-        (["--imbalance_factor", "10"], "builtin has its own: leave it out"),
+        (["--imbalance_factor", "10"], "has no effect on builtin: leave it out"),
         (["--dataset", ""], "--dataset is empty"),
     ):
         assert message in complaint(capsys, "train", *flags, *out), flags

@@ -81,9 +81,9 @@ def test_split_and_gallery(paco_run: Path, tmp_path: Path, capsys: pytest.Captur
         (["--output", "no/where.safetensors"], "there is no folder no"),
         (
             [str(PUBLISHED / "prior.png"), "--dataset", "builtin", "--output", "a.safetensors"],
-            "give files, or --dataset",
+            "give --dataset in place of files",
         ),
-        ([str(PUBLISHED / "prior.png"), "--json", "--output", "a.safetensors"], "--json is of labeled data"),
+        ([str(PUBLISHED / "prior.png"), "--json", "--output", "a.safetensors"], "--json needs labeled data"),
         (["--neighbors", "0", "--output", "a.safetensors"], "--neighbors must be at least 1"),
         (
             ["--gallery", "nothing.safetensors", "--output", "a.safetensors"],
