@@ -90,7 +90,10 @@ WRONG = [
     (["embed", CHECKPOINT, "--output", "x.npz"], "--output must be a file ending in .safetensors"),
     ([*EMBED, "--gallery", "none"], "--gallery: none does not exist: give a file that `paco-hf embed` wrote"),
     ([*EMBED, "--gallery", "bad.json"], "--gallery: bad.json cannot be read"),
-    ([*EMBED, "--dataset", "builtin", "--test_list", "bad.json"], "lists go with imagenet-lt, inat2018, places-lt"),
+    (
+        [*EMBED, "--dataset", "builtin", "--test_list", "bad.json"],
+        "--test_list is for imagenet-lt, inat2018, places-lt",
+    ),
     ([*EMBED, "--dataset", "none.csv"], "none.csv does not exist"),
     ([*EMBED, "--dataset_path", "none"], "--dataset_path: none does not exist: give a folder of `paco-hf data"),
     ([*EMBED, "--train_list", "none"], "--train_list: none does not exist: give the file of a list"),

@@ -255,7 +255,9 @@ def test_two_folders_of_one_split_are_refused(tmp_path) -> None:
 def test_an_unlabeled_test_folder_is_left_out_by_flag(tmp_path, capsys) -> None:
     folders(tmp_path / "train", CLASSES)
     folders(tmp_path / "test", {"unknown": 2}, start=70)
-    with pytest.raises(ValueError, match=r"has a class 'unknown' .*: where it has no classes, --test_split none"):
+    with pytest.raises(
+        ValueError, match=r"has a class 'unknown' .*: if it has no classes, leave it out with --test_split none"
+    ):
         load_data(str(tmp_path))
     data = load_data(str(tmp_path), splits={"test": "none"})
     assert (data.class_counts, data.test, data.validation) == ([3, 2], None, None)
@@ -278,7 +280,7 @@ def test_images_without_classes_beside_split_folders_are_named(tmp_path) -> None
 def test_nested_classes_lead_on(tmp_path) -> None:
     for i, group in enumerate(("birds", "mammals")):
         folders(tmp_path / group, {f"{group}{k}": 2 for k in range(2)}, start=20 * i)
-    with pytest.raises(ValueError, match=r"is a folder in the folder of a class.* give one of --dataset .*birds"):
+    with pytest.raises(ValueError, match=r"is a folder inside a class folder.* give one of --dataset .*birds"):
         load_data(str(tmp_path))
     mixed = folders(tmp_path / "mixed", CLASSES)
     folders(mixed / "cat", {"more": 1}, start=99)
@@ -298,7 +300,7 @@ def test_what_save_to_disk_wrote_is_read(tmp_path) -> None:
     tables["train"].save_to_disk(str(tmp_path / "one"))
     assert load_data(str(tmp_path / "one")).class_counts == [3, 2]
     next((tmp_path / "one").glob("*.arrow")).write_bytes(b"x")
-    with pytest.raises(OSError, match="cannot be read as what save_to_disk wrote"):
+    with pytest.raises(OSError, match="cannot be read as a data set of save_to_disk"):
         load_data(str(tmp_path / "one"))
     assert isinstance(DatasetDict(tables)["train"], Dataset)
 

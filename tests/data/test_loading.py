@@ -195,7 +195,7 @@ def test_bad_data_is_named(tmp_path) -> None:
     good = write_parquet(tmp_path / "good", [0, 1, 2], features)
     with pytest.raises(ValueError, match=r"no column 'color' \(columns: image, label\): set --label_column"):
         load_data(str(good), label_column="color")
-    with pytest.raises(ValueError, match=r"label -3 of row 1 of .* is out of range: labels are not negative"):
+    with pytest.raises(ValueError, match=r"label -3 of row 1 of .* is out of range: labels must not be negative"):
         load_data(str(write_parquet(tmp_path / "negative", [0, -3, 1], features)))
     broken = write_parquet(
         tmp_path / "broken", [0, 1, 1], features, [encoded(), {"bytes": b"no image", "path": "b.png"}, encoded()]

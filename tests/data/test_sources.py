@@ -169,7 +169,7 @@ def test_splits_without_labels_or_with_other_classes(tmp_path) -> None:
     data = load_data(str(tmp_path / "c"))
     assert data.test is None
     assert "the split 'test' has no column 'species', so it is left out" in data.notes
-    with pytest.raises(ValueError, match=r"'test' of .* has a class 'elk' that its train split has not"):
+    with pytest.raises(ValueError, match=r"'test' of .* has a class 'elk' that its train split does not have"):
         load_data(str(tmp_path / "b"))
 
 
@@ -327,20 +327,20 @@ def test_wrong_input_is_one_clear_line(tmp_path, capsys) -> None:
     out = ["--output_dir", str(tmp_path / "out")]
     for dataset, message in (
         ("empty", "is empty: put the images of each class in a folder of its own"),
-        ("classless", "has 1 images but no folders of classes"),
+        ("classless", "has 1 images but no class folders"),
         ("imageless", "images of the class 'cat' of imageless are of a kind that is not read (.heic)"),
         ("wordless", "has no images in its class folders"),
         ("one", "has one class only ('cat'): a classifier needs at least two"),
-        ("deep", "is a folder in the folder of a class"),
+        ("deep", "is a folder inside a class folder"),
         ("notes.txt", "is neither a folder nor a table"),
         ("nothing.csv", "does not exist"),
         ("void.csv", "is empty: its first line should name its columns"),
         ("header.csv", "has no rows"),
         ("latin.csv", "is not UTF-8"),
         ("ragged.csv", "ragged.csv"),
-        ("web.csv", "has addresses of images, such as https://x.org/a.png: download them"),
+        ("web.csv", "has web addresses of images, such as https://x.org/a.png: download the images"),
         ("gone.csv", "7 of the 7 images of"),
-        ("cut.parquet", "is truncated or no parquet file"),
+        ("cut.parquet", "is truncated or not a parquet file"),
         ("bad.jsonl", "line 2 of"),
         ("headless.csv", "should name its columns, but has the image '0.png'"),
         ("open.tsv", "has a label of more than one line or column"),

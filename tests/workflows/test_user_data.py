@@ -210,7 +210,7 @@ def test_a_run_that_carved_all_classes_resumes_with_that_test(tmp_path, capsys) 
     assert (run / "splits.json").read_bytes() == before
     (run / "metrics.json").unlink()
     answer = complaint(capsys, "train", *command, "--resume", "--test_min_images", "5")
-    assert "other images would be carved for the test" in answer
+    assert "other images would be split off for the test" in answer
 
 
 def test_a_carve_never_leaks(tmp_path) -> None:
@@ -257,7 +257,7 @@ def test_evaluation_takes_the_carve_of_the_run(tmp_path) -> None:
     split = load_evaluation(run, str(other))
     assert (split.labels, split.class_names) == ([1, 1], ["a", "b"])
     (tmp_path / "moved" / "a" / "0.png").unlink()
-    with pytest.raises(ValueError, match="test split was carved from: it has 14 images instead of 15"):
+    with pytest.raises(ValueError, match="test split was taken from: it has 14 images instead of 15"):
         load_evaluation(run, str(tmp_path / "moved"))
     noise(0).save(tmp_path / "moved" / "b" / "new.png")
     with pytest.raises(ValueError, match="it has other labels, or another order"):
@@ -353,7 +353,7 @@ def test_resume_notices_renamed_files_and_another_carve(tmp_path) -> None:
     root = folders(tmp_path / "photos", {"a": 8, "b": 8})
     before = divide(load_data(str(root)), 0, 0.1, 0.2).manifest
     check_source(before, divide(load_data(str(root)), 0, 0.1, 0.2).manifest)
-    with pytest.raises(ValueError, match="other images would be carved for the test"):
+    with pytest.raises(ValueError, match="other images would be split off for the test"):
         check_source(before, divide(load_data(str(root)), 0, 0.1, 0.2, split_seed=1).manifest)
     with pytest.raises(ValueError, match=r"carved for the validation .* give the --validation_fraction and --seed"):
         check_source(before, divide(load_data(str(root)), 1, 0.1, 0.2).manifest)
