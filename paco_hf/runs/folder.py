@@ -147,7 +147,9 @@ class RunFolder:
         records = (self.home / name for name in (layout.RUN_NAME, layout.RECIPE_NAME, layout.LOG_NAME))
         for path in (self.path / layout.METRICS_NAME, *records):
             if not path.is_file():
-                raise OSError(f"{path} is missing: {path.parent} is no folder of a finished run")
+                raise OSError(
+                    f"{path} is missing, so {path.parent} is not the folder of a finished run: give one that is"
+                )
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:

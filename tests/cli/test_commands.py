@@ -149,7 +149,7 @@ def test_predict(run: Path, photos: Path, capsys) -> None:
 
 
 def test_folder_with_a_run_in_it(run: Path, own_images: list[str], capsys, tmp_path) -> None:
-    assert "not empty: --resume goes on" in complaint(capsys, "train", *SHORT, "--output_dir", str(run))
+    assert "not empty: --resume continues" in complaint(capsys, "train", *SHORT, "--output_dir", str(run))
     before = (run / "model.safetensors").read_bytes()
     assert main(["train", *SHORT, "--output_dir", str(run), "--resume"]) == 0
     assert "is finished" in capsys.readouterr().out

@@ -300,7 +300,7 @@ def test_two_processes_train_and_evaluate(tmp_path: Path) -> None:
     done = command(*words)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert "is not empty: --resume goes on" in done.stderr
+    assert "is not empty: --resume continues" in done.stderr
     scores = json.loads((run / "metrics.json").read_text())["test"]
     # Printed by one process alone, or it would be no JSON.
     done = command("-m", "paco_hf", "evaluate", str(run), "--json", "--nproc", "2")

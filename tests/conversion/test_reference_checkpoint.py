@@ -233,7 +233,7 @@ def test_refusals_name_the_key() -> None:
 def test_what_is_no_checkpoint_is_refused(tmp_path) -> None:
     for source, message in (
         ({}, "no state dict"),
-        ({"fc.weight": torch.zeros(1)}, "neither encoder_q"),
+        ({"fc.weight": torch.zeros(1)}, "which has encoder_q"),
         (
             {"patch_embed.proj.weight": torch.zeros(60, 3, 8, 8), "pos_embed": torch.zeros(1, 17, 60)},
             "number of heads",
@@ -260,7 +260,7 @@ def test_only_weights_and_an_argparse_namespace_are_unpickled(tmp_path) -> None:
         {"model": {k: torch.zeros(s) for k, s in shapes.items()}, "args": argparse.Namespace(lr=1)},
         tmp_path / "vit.pth",
     )
-    with pytest.raises(ValueError, match="neither encoder_q"):  # it was read, and found wanting
+    with pytest.raises(ValueError, match="which has encoder_q"):  # it was read, and found wanting
         load_reference_checkpoint(tmp_path / "vit.pth")
     torch.save({"model": {}, "args": pytest.ExitCode.OK}, tmp_path / "evil.pth")
     with pytest.raises(ValueError, match="more than weights"):

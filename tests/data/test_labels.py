@@ -324,7 +324,7 @@ def test_subsets_supersets_and_variants_of_the_models_classes(tmp_path) -> None:
     for labels, hint in (
         (["dog", "Cat", "elk"], "; 'cat' differs from it in case, white space or invisible characters only"),
         (["dog", "cat\u200b"], "; 'cat' differs from it"),
-        (["dog", "cat", "elk", "fox"], "not the classes it was trained on$"),
+        (["dog", "cat", "elk", "fox"], "give data with the classes that it was trained on$"),
     ):
         with pytest.raises(ValueError, match=hint):
             load_evaluation(run, str(table(tmp_path / "new", labels)))

@@ -114,7 +114,7 @@ def test_labels(tmp_path) -> None:
             Value("string"),
             "2 of the 4 rows of .* have no label in 'label', the first being row 1",
         ),
-        ([0.5, 1.0], Value("float64"), "holds 0.5, which is no class"),
+        ([0.5, 1.0], Value("float64"), "holds 0.5, which is not a class"),
         ([0, -1, 1], Value("int64"), "label -1 of row 1"),
         ([["a"], ["b"]], [Value("string")], "must hold one class an image"),
         (["a", "a"], Value("string"), r"one class only \('a'\): a classifier needs at least two"),
@@ -344,7 +344,7 @@ def test_wrong_input_is_one_clear_line(tmp_path, capsys) -> None:
         ("bad.jsonl", "line 2 of"),
         ("headless.csv", "should name its columns, but has the image '0.png'"),
         ("open.tsv", "has a label of more than one line or column"),
-        ("infinite.json", "holds inf, which is no class"),
+        ("infinite.json", "holds inf, which is not a class"),
         ("twice.csv", "has two columns 'label'"),
     ):
         assert message in complaint(capsys, "train", "--dataset", str(tmp_path / dataset), *out), dataset

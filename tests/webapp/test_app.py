@@ -176,7 +176,7 @@ def test_index_has_what_was_trained_on(run: Path, tmp_path: Path) -> None:
 
 def test_index_refusals(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["index", str(run)]) == 2
-    assert "--overwrite replaces an index" in capsys.readouterr().err
+    assert "give --overwrite, which replaces an index" in capsys.readouterr().err
     before = (run / "index" / "index.json").read_bytes()
     assert main(["index", str(run), "--overwrite"]) == 0
     assert (run / "index" / "index.json").read_bytes() == before
@@ -210,7 +210,7 @@ def test_index_refusals(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "index" / "vectors.faiss").write_bytes(b"nothing")
     with pytest.raises(OSError, match="cannot be read"):
         NearestImages.load(tmp_path / "index", load_classifier(run))
-    with pytest.raises(OSError, match="is no index"):
+    with pytest.raises(OSError, match="is not an image index"):
         build_demo(run, tmp_path)
 
 
@@ -414,7 +414,7 @@ def test_wrong_files_get_a_message(tmp_path: Path, browser: Any, address: str) -
     for where, name, message in (
         ("#image", "broken.png", "cannot be decoded as an image"),
         ("#image", "text.txt", "Invalid file type: text.txt"),
-        ("#file", "prior.json", "is not what `paco-hf estimate-prior --output` writes"),
+        ("#file", "prior.json", "must be a file that `paco-hf estimate-prior --output` writes"),
     ):
         if where == "#file":
             page.get_by_text("Your own frequencies").click()

@@ -316,12 +316,12 @@ def test_images_of_the_training_are_no_test(tmp_path) -> None:
     root.rename(tmp_path / "moved")
     for folder in (run, whole, next(whole.glob("checkpoint-*"))):
         with pytest.raises(
-            ValueError, match="has no test split, and the run carved none: all its images were trained"
+            ValueError, match="has no test split, and the run split off none, so all its images were trained"
         ):
             load_evaluation(folder, str(tmp_path / "moved"))
     (tmp_path / "moved").rename(root)
     (whole / "run.json").unlink()
-    with pytest.raises(ValueError, match="has no test split, and the run carved none"):
+    with pytest.raises(ValueError, match="has no test split, and the run split off none"):
         load_evaluation(whole)
     # Nothing is known of a lone checkpoint.
     shutil.copytree(next(whole.glob("checkpoint-*")), tmp_path / "lone")
@@ -342,10 +342,10 @@ def test_runs_that_carved_other_images_are_no_ensemble(tmp_path) -> None:
     one, two, three, none = (tmp_path / name for name in ("one", "two", "three", "none"))
     check_same_test([one, two])
     for pair, split in (([one, three], "test"), ([one, none], "test"), ([one, two], "validation")):
-        with pytest.raises(ValueError, match=f"{pair[0]} and {pair[1]} carved different images for their {split}"):
+        with pytest.raises(ValueError, match=f"{pair[0]} and {pair[1]} split off different images for their {split}"):
             check_same_test(pair, split)
     check_same_test([one, three], scored=data.train)
-    with pytest.raises(ValueError, match="carved different images"):
+    with pytest.raises(ValueError, match="split off different images"):
         check_same_test([one, three], scored=load_evaluation(one))
 
 
