@@ -54,7 +54,7 @@ def test_bounds_of_the_groups_are_theirs() -> None:
 
 def test_errors() -> None:
     for arguments, message in (
-        (([0, 1], [0], [1, 1]), "one length"),
+        (([0, 1], [0], [1, 1]), "the same length"),
         (([], [], [1]), "nothing to score"),
         (([2], [0], [1, 1]), r"predictions must be in 0\.\.1"),
         (([0], [-1], [1, 1]), r"references must be in 0\.\.1"),

@@ -151,12 +151,10 @@ def choose_folds(run: RunArguments, args: PaCoTrainingArguments, data: ImageData
         if "validation_fraction" not in run.automatic and run.validation_fraction not in (0, usual):
             obstacle = obstacle or f"--validation_fraction {run.validation_fraction:g}"
         if obstacle:
-            raise ValueError(
-                f"--cross_validation {folds} cannot be combined with {obstacle}: leave out one of the two"
-            )
+            raise ValueError(f"--cross_validation {folds} cannot be combined with {obstacle}: leave one of them out")
         if int(folds) > images:
             raise ValueError(
-                f"--cross_validation {folds} needs at least {folds} training images, got {images}: give fewer folds"
+                f"--cross_validation {folds} needs {folds} images, got {images}: give at most {images} folds"
             )
         if data.validation:
             notes = [f"the validation split ({len(data.validation.labels)} images) is left aside: folds stand in"]

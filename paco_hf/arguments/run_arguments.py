@@ -237,7 +237,7 @@ class RunArguments(WorkflowArguments, ModelArguments, DataArguments, RecipeArgum
         if adapters and self.freeze_backbone:
             raise ValueError(
                 "--lora_rank trains adapters in the backbone, and --freeze_backbone trains nothing of it: give only "
-                "one of them"
+                "one"
             )
         scale = {"classifier_scale": self.classifier_scale, "learn_classifier_scale": self.learn_classifier_scale}
         for name, value in scale.items() if self.classifier == "linear" else ():
@@ -247,9 +247,7 @@ class RunArguments(WorkflowArguments, ModelArguments, DataArguments, RecipeArgum
                     "--classifier cosine, or leave it out"
                 )
         if centers != "random" and self.classifier_init_std is not None:
-            raise ValueError(
-                "--class_centers and --classifier_init_std both initialize the classifier: give only one of them"
-            )
+            raise ValueError("--class_centers and --classifier_init_std both initialize the classifier: give only one")
         if centers not in ("random", "means") and not Path(centers).is_file():
             raise ValueError(
                 "--class_centers must be random, means or a file of embeddings (`paco-hf embed` writes one), got "

@@ -113,7 +113,7 @@ def check_idle(args: Any) -> None:
     adam = [name for name in names if getattr(args, name) != default_setting(name)]
     if adam and args.optim == "sgd":
         raise ValueError(
-            f"{adam[0]} is a setting of Adam, and optim is 'sgd': set optim='adamw_torch', or leave it out"
+            f"{adam[0]} is a setting of Adam, but optim is 'sgd': set optim='adamw_torch' or leave it out"
         )
     sgd = [name for name in ("momentum", "nesterov") if getattr(args, name) != default_setting(name)]
     if sgd and args.optim != "sgd":

@@ -59,9 +59,10 @@ def _prepare(flags: Namespace) -> None:
         raise ValueError("the built-in data set needs no preparation: `paco-hf train --dataset builtin` reads it")
     user_data = flags.dataset not in BENCHMARKS
     if user_data and flags.source:
+        names = ", ".join(name for name, benchmark in BENCHMARKS.items() if benchmark.path)
         raise ValueError(
-            f"--source goes with {', '.join(BENCHMARKS)}, not with {flags.dataset!r}: give only the folder, file or "
-            "Hub id of the data to prepare"
+            f"--source is for {names}, not for {flags.dataset!r}: to prepare your own data, give only its folder, "
+            "file or Hub id"
         )
     name, source = (public_name(flags.dataset), flags.dataset) if user_data else (flags.dataset, flags.source)
     fields = spec_fields(vars(flags))

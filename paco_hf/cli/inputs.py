@@ -117,7 +117,7 @@ def split_list(text: str) -> tuple[str, str]:
     split, _, source = text.partition("=")
     if source and split not in spec.ROLES and not Path(text).exists() and "://" not in text:
         raise ValueError(
-            f"{text!r} names no split: give FILE, or SPLIT=FILE, where SPLIT is one of {', '.join(spec.ROLES)}"
+            f"{text!r} names no split: give FILE or SPLIT=FILE, SPLIT being one of {', '.join(spec.ROLES)}"
         )
     split, source = (split, source) if split in spec.ROLES else ("train", text)
     check_list(source)

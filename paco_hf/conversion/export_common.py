@@ -137,9 +137,7 @@ def model_logits(model: Any, images: Tensor, prior: Tensor | None = None) -> Ten
         raise ValueError(f"the model cannot take images of {height} x {width} pixels ({short_text(error)})") from error
     logits = output if isinstance(output, Tensor) else output.logits
     if not logits.isfinite().all():
-        raise ValueError(
-            "the model's logits are not finite, as after a training that diverged: export another checkpoint"
-        )
+        raise ValueError("the model's logits are not finite (did its training diverge?): export another checkpoint")
     return logits if prior is None else logit_shift(logits, prior)
 
 

@@ -236,9 +236,7 @@ def _fetch(source: str) -> Path:
                     "the file"
                 ) from error
             if total and partial.stat().st_size != total:
-                raise OSError(
-                    f"the download of {source} stopped after {partial.stat().st_size} of {total} bytes: try again"
-                )
+                raise OSError(f"{source} stopped after {partial.stat().st_size} of {total} bytes: download it again")
             partial.replace(file)
     return file
 

@@ -149,18 +149,14 @@ def _read(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         foreign = re.search(r"(?i)unsupported (?:global:? (?:GLOBAL )?|class )(\S+)", str(error))
         if foreign is None:
-            raise ValueError(
-                f"{path} is damaged or not a PyTorch checkpoint, and is not loaded: download it again"
-            ) from error
+            raise ValueError(f"{path} is damaged or not a PyTorch checkpoint: download it again") from error
         raise ValueError(
             f"{path} holds more than weights ({foreign[1]}), which could run code, and is not loaded: if you trust "
             "it, save its state dict alone"
         ) from error
     except Exception as error:  # old and new formats fail in a dozen ways when cut
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise OSError(
-            f"{path} cannot be read as a PyTorch file ({reason}): it may be truncated; download it again"
-        ) from error
+        raise OSError(f"{path} cannot be read as a PyTorch file ({reason}): download it again") from error
 
 
 def _state_dict(content: Any, source: str) -> tuple[dict[str, Tensor], dict[str, str]]:

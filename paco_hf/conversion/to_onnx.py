@@ -124,9 +124,7 @@ def _check(model: PaCoForImageClassification, prior_input: bool) -> None:
     if missing:
         raise ImportError(f"exporting to ONNX needs {' and '.join(missing)}: pip install 'paco-hf[onnx]'")
     if prior_input and model.config.inference_prior is not None:
-        raise ValueError(
-            "the model has an inference_prior already: call `model.set_prior(None)`, or export without prior_input"
-        )
+        raise ValueError("the model has an inference_prior: call `model.set_prior(None)`, or leave out prior_input")
     if prior_input and not model.config.balanced_logits:
         raise ValueError(
             "prior_input needs balanced logits, and a model trained without class prior has none: export without it, "

@@ -137,7 +137,7 @@ def _guess_dataset(content: bytes) -> str:
     wanted = ", ".join(benchmark.example for benchmark in known.values())
     line = text.split("\n", 1)[0][:80]
     raise ValueError(
-        f"its first line, {line!r}, is not a path and label of a known data set; paths look like {wanted}"
+        f"its first line, {line!r}, is not a path and label of a known data set; expected paths like {wanted}"
     )
 
 

@@ -179,7 +179,5 @@ def stratified_folds(labels: Any, folds: int, seed: int = 0, copies: np.ndarray 
         start += len(same_class)
     result = result[copies]
     if result.max() < 0:
-        raise ValueError(
-            "cross-validation needs a class with at least two images, and every class has one: add images"
-        )
+        raise ValueError("cross-validation needs a class with two or more images, and each has one: add images")
     return result

@@ -23,9 +23,7 @@ def read_frequencies(file: str) -> dict[str, float]:
         frequencies = {entry["label"]: float(entry["frequency"]) for entry in stored["classes"]}
         wrong = next((label for label, value in frequencies.items() if not 0 <= value < math.inf), None)
         if wrong is not None:
-            raise ValueError(
-                f"the frequency of {wrong!r} must be a finite number of at least 0, got {frequencies[wrong]}"
-            )
+            raise ValueError(f"the frequency of {wrong!r} must be finite and at least 0, got {frequencies[wrong]}")
         if sum(frequencies.values()) <= 0:
             raise ValueError("at least one frequency must be above 0, but all are 0")
     except OSError as error:

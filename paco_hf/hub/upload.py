@@ -216,6 +216,4 @@ def check_no_paths(staged: Path) -> None:
         if file.suffix in (".json", ".yaml", ".md"):
             for path in re.findall(r"(?<![\w:/.])/[\w.@+-]+(?:/[\w.@+-]+)+", file.read_text(encoding="utf-8")):
                 if Path(path.rstrip(".")).exists():
-                    raise ValueError(
-                        f"{file.name} names {path}, which is on this computer, so nothing is sent: edit the file"
-                    )
+                    raise ValueError(f"nothing is sent, as {file.name} names {path} of this computer: edit it")

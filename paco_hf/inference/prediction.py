@@ -120,9 +120,7 @@ def read_prior(prior: str, model_folder: str, config: PaCoConfig) -> list[float]
         return None
     if prior == "training":
         if config.class_counts is None:
-            raise ValueError(
-                f"{model_folder} does not store how frequent its classes were in training: give --prior FILE"
-            )
+            raise ValueError(f"{model_folder} does not store the class frequencies in training: give --prior FILE")
         return [max(count, 0.5) for count in config.class_counts]
     frequencies = read_frequencies(prior)
     names = [config.id2label[c] for c in range(config.num_labels)]

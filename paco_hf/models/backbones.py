@@ -172,9 +172,7 @@ def create_backbone(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
             f"backbone {name!r} cannot be built with the arguments {kwargs} ({type(error).__name__}: {error})"
         ) from error
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
-        raise ValueError(
-            f"backbone {name!r} with the arguments {kwargs} gives no pooled features: choose another backbone"
-        )
+        raise ValueError(f"backbone {name!r} with the arguments {kwargs} gives no pooled features: choose another")
     return model
 
 
@@ -279,9 +277,7 @@ def load_pretrained(target: nn.Module, name: str, kwargs: dict[str, Any], file: 
     overlay = {"num_classes": -1, **kwargs.get("pretrained_cfg_overlay", {})}
     if file is not None:
         if not os.path.isfile(file):
-            raise OSError(
-                f"pretrained_file {os.fspath(file)!r} does not exist or is not a file: give a file of weights"
-            )
+            raise OSError(f"pretrained_file {os.fspath(file)!r} is not a file: give a file of weights")
         overlay["file"] = os.fspath(file)
     elif timm.is_model(name) and not resolve_pretrained_cfg(name, pretrained_cfg_overlay=overlay).has_weights:
         raise ValueError(

@@ -85,9 +85,7 @@ class PaCoConfig(PreTrainedConfig):
         if not isinstance(self.image_size, int) or self.image_size < 1:
             raise ValueError(f"image_size must be a positive number of pixels, got {self.image_size!r}")
         if self.output_attentions:
-            raise ValueError(
-                "output_attentions is not supported, as timm's backbones return no attentions: leave it out"
-            )
+            raise ValueError("output_attentions is not supported: timm's backbones return none, leave it out")
         if self.num_labels < 1:
             raise ValueError(f"num_labels must be at least 1, got {self.num_labels}")
         if self.classifier not in ("linear", "cosine"):
@@ -113,9 +111,7 @@ class PaCoConfig(PreTrainedConfig):
                     "number per class"
                 )
             if not all(0 < value < math.inf for value in self.inference_prior):
-                raise ValueError(
-                    "inference_prior must be positive for every class: for one that never occurs, give a tiny number"
-                )
+                raise ValueError("inference_prior must be positive: for a class that never occurs, give a tiny number")
             if not self.balanced_logits and self.class_counts is None:
                 raise ValueError(
                     "inference_prior needs class_counts, the class frequencies in training that it replaces: set "

@@ -140,9 +140,7 @@ class PaCoModel(PaCoPreTrainedModel):
             ValueError: feature maps of a backbone that gives none, or attentions.
         """
         if self.config.output_attentions if output_attentions is None else output_attentions:
-            raise ValueError(
-                "output_attentions=True is not supported, as timm's backbones return no attentions: leave it out"
-            )
+            raise ValueError("output_attentions=True is not supported: timm's backbones return none, leave it out")
         if pixel_values.ndim == 2:
             return self.as_asked(BaseModelOutputWithPooling(pooler_output=pixel_values), return_dict)
         states = None

@@ -99,9 +99,7 @@ def _read_run(run: RunFolder, notes: list[str]) -> dict[str, Any]:
     split, recipe, record = run.scored_split, run.recipe, run.record
     scores = run.metrics.get(split)
     if not isinstance(scores, dict) or "accuracy" not in scores:
-        raise ValueError(
-            f"{run.path / METRICS_NAME} holds no scores of test or validation images: give runs that have some"
-        )
+        raise ValueError(f"{run.path / METRICS_NAME} holds no test or validation scores: give a run that has")
     data, training = record.get("data", {}), record.get("training", {})
     scored = data.get(split, {})
     test = {

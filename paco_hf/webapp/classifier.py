@@ -40,9 +40,7 @@ def prior_at(place: float, training: Sequence[float] | None, custom: Sequence[fl
         raise ValueError(f"the slider goes from 0 to 2, got {place}")
     if place < ALL_EQUAL:
         if training is None:
-            raise ValueError(
-                "this model does not store how frequent its classes were in training: choose a place from 1 to 2"
-            )
+            raise ValueError("this model stores no class frequencies of training: choose a place from 1 to 2")
         logs = (ALL_EQUAL - place) * np.log(np.maximum(np.asarray(training, dtype=np.float64), 0.5))
     elif place == ALL_EQUAL or custom is None:
         return None
@@ -64,9 +62,7 @@ class Classifier:
         self.processor = AutoImageProcessor.from_pretrained(model)
         config = self.model.config
         if config.num_labels < 2:
-            raise ValueError(
-                f"{model} has only one class, so there is nothing to show: give a model of two classes or more"
-            )
+            raise ValueError(f"{model} has only one class: give a model with two or more")
         self.names = [config.id2label[c] for c in range(config.num_labels)]
         self.counts = config.group_counts
         self.groups = shot_group(np.asarray(self.counts)).tolist() if self.counts else []

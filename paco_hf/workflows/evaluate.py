@@ -61,8 +61,7 @@ def evaluate_runs(
     folder = _output_folder(models, output_dir, split) if report else None
     if calibrate and not (Path(models[0]) / "config.json").is_file():
         raise ValueError(
-            f"--calibrate changes a checkpoint's config.json, but {models[0]} is not a local checkpoint: give a run "
-            "folder"
+            f"--calibrate changes config.json, but {models[0]} is not a local checkpoint: give a run folder"
         )
     with ExitStack() as held:
         if calibrate or (folder and output_dir is None):

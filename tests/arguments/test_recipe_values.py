@@ -53,7 +53,7 @@ def test_a_recipe_of_keys_without_values_is_the_default_run(tmp_path: Path) -> N
         ("run_name: 2026-11-29\n", "run_name of the recipe must be text, got a date: put it in quotes"),
         ("lr_scheduler_kwargs: {1: 2026-11-29}\n", "lr_scheduler_kwargs must be a mapping of text to plain values"),
         ("seed: 1.5\n", "--seed: invalid int value: '1.5'"),
-        ("global_batch_size: 1" + "0" * 400, "global_batch_size must be a whole number that fits in 64 bits"),
+        ("global_batch_size: 1" + "0" * 400, "global_batch_size must be a whole number of at most 64 bits"),
         ("sede:\n", "unknown setting 'sede': did you mean seed?"),
         ("ensemble: 5\n", "ensemble of recipe"),
         ("about: [x]\n", "must be text, got a list"),
@@ -61,7 +61,7 @@ def test_a_recipe_of_keys_without_values_is_the_default_run(tmp_path: Path) -> N
         ("- seed\n", "must be a mapping of settings, such as `dataset: photos`, got a list"),
         ("seed: !!timestamp x\n", "cannot be read: AttributeError"),
         ("[" * 3000, "cannot be read: RecursionError"),
-        (b"seed: \xff\n", "r.yaml is damaged"),
+        (b"seed: \xff\n", "r.yaml is not UTF-8 text"),
     ],
 )
 def test_other_values_are_one_line_with_the_key(text: str | bytes, message: str, tmp_path: Path, capsys: Any) -> None:

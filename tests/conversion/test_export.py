@@ -302,7 +302,7 @@ def test_onnx_takes_a_prior(tmp_path, kind):
     assert distance(model, images, logits) > 1e-2
     model.config.inference_prior = prior.tolist()
     assert distance(model, images, logits) < 1e-5
-    with pytest.raises(ValueError, match="has an inference_prior already"):
+    with pytest.raises(ValueError, match="has an inference_prior: call"):
         export_onnx(model, tmp_path / "y", prior_input=True)
 
 
@@ -386,7 +386,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert distance(model, images, logits) > 1e-2
     model.config.inference_prior = prior.tolist()
     assert distance(model, images, logits) < 1e-5
-    with pytest.raises(ValueError, match="has an inference_prior already"):
+    with pytest.raises(ValueError, match="has an inference_prior: call"):
         export_onnx(model, tmp_path / "y", prior_input=True)
     for arguments, message in (
         ([run, str(out / "onnx"), "--to", "onnx"], "not an empty folder"),

@@ -313,7 +313,7 @@ def test_damaged_and_foreign_files(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "is a file" in capsys.readouterr().err
     assert "neither a file nor a known address" in refused(capsys, tmp_path / "out", "file:///x.pth")
     assert "names no file" in refused(capsys, tmp_path / "out", "hf://user/name")
-    assert "go with --dataset" in refused(
+    assert "need --dataset" in refused(
         capsys, tmp_path / "out", golden_path(f"{TINY}.pth"), "--dataset_path", tmp_path
     )
 

@@ -37,7 +37,7 @@ def test_join_keys(dataset: str, path: str, key: str) -> None:
     ("dataset", "text", "message"),
     [
         ("imagenet-lt", "train/n01440764/a.JPEG 0\nnonsense\n", "list.txt, line 2: 'nonsense' must have the form"),
-        ("imagenet-lt", "train/n01440764/a.JPEG 0\n\n", "line 2: '' is not"),
+        ("imagenet-lt", "train/n01440764/a.JPEG 0\n\n", "line 2: '' must have the form"),
         ("imagenet-lt", "train/n01440764/a.JPEG\t0\n", "line 1"),
         ("imagenet-lt", "train/n01440764/a.JPEG 0.5\n", "line 1"),
         ("imagenet-lt", "train/n01440764/a.JPEG 1000\n", "line 1: label 1000 is out of range.*0 to 999"),
@@ -53,7 +53,7 @@ def test_join_keys(dataset: str, path: str, key: str) -> None:
         ("imagenet-lt", "train/n01440764/a.JPEG 0\ntrain/n01440764/b.JPEG 1\n", "line 2: .*label 1"),
         ("imagenet-lt", "train/n01440764/a.JPEG 0\ntrain/n01443537/b.JPEG 0\n", "line 2: .*n01440764"),
         ("imagenet-lt", "", "list.txt is empty"),
-        ("imagenet-lt", "\xff", "no text"),
+        ("imagenet-lt", "\xff", "not a text file"),
         ("inat2018", '{"images": []}', "not iNaturalist's JSON"),
         ("inat2018", "{", "not iNaturalist's JSON"),
         ("inat2018", '{"a": ' + "[" * 100_000, "not iNaturalist's JSON"),

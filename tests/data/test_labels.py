@@ -188,7 +188,9 @@ def test_what_may_be_several_labels_is_noted(tmp_path, labels: list[str], note: 
 def test_columns_of_unequal_length_are_refused(tmp_path) -> None:
     file = tmp_path / "all.json"
     file.write_text(json.dumps({"file": ["0.png"] * 36, "label": ["cat"] * 31, "id": [0] * 31}))
-    with pytest.raises(ValueError, match=r"all\.json differ in their number of rows: 'file' has 36, 'label' has 31$"):
+    with pytest.raises(
+        ValueError, match=r"all\.json differ in their number of rows: 'file' has 36, 'label' has 31; make them equal"
+    ):
         load_data(str(file))
 
 
@@ -259,7 +261,7 @@ def test_rows_that_are_not_one_hot_are_named(tmp_path) -> None:
             (tmp_path / f"{split}{i}.png").write_bytes(png(i + 10 * len(split)))
         lines = ["file,cat,dog", *(f"{split}{i}.png,{row}" for i, row in enumerate(rows))]
         (tmp_path / f"{split}.csv").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=r"row 1 of .* test has not one 1 in its columns 'cat', 'dog'"):
+    with pytest.raises(ValueError, match=r"row 1 of .* test does not have exactly one 1 in its columns 'cat', 'dog'"):
         load_data(str(tmp_path))
 
 

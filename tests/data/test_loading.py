@@ -205,7 +205,7 @@ def test_bad_data_is_named(tmp_path) -> None:
     carved = load_data(str(broken)).train.select([1, 2], role="validation", split_off=True).select([0])
     with pytest.raises(ValueError, match=r"image 1 of .*broken train, carved "):
         Images(carved)
-    with pytest.raises(ValueError, match=r"column 'label' of .* holds no images"):
+    with pytest.raises(ValueError, match=r"column 'label' of .* must hold images"):
         load_data(str(good), image_column="label")
     with pytest.raises(OSError, match=r"'nobody/nothing' is not a local folder, and cannot be loaded from the Hub"):
         load_data("nobody/nothing")

@@ -127,7 +127,7 @@ def test_what_lies_beside_images(tmp_path: Path) -> None:
 
 
 def test_small_sets_are_neither_prepared_nor_streamed(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cifar100-lt is small, and needs no preparing"):
+    with pytest.raises(ValueError, match="cifar100-lt is small, and needs no preparation"):
         prepare("cifar100-lt", None, str(tmp_path / "out"))
     with pytest.raises(ValueError, match="is small, and not streamed"):
         load_data("cifar100-lt", dataset_path=str(tmp_path), streaming=True)
@@ -416,10 +416,10 @@ def test_stats(tmp_path: Path, capsys) -> None:
     ("arguments", "message"),
     [
         (["prepare", "imagenet_lt", "--out", "y"], "cannot be loaded from the Hub"),
-        (["prepare", ".", "--source", ".", "--out", "y"], "unknown data set '.'"),
+        (["prepare", ".", "--source", ".", "--out", "y"], "not for '.'"),
         (
             ["prepare", "imagenet-lt", "--out", "y", "--list", "http://a", "http://b"],
-            "two lists for train: write",
+            "two lists for train: give",
         ),
         (["prepare", "imagenet-lt", "--out", "y", "--shard_mib", "0"], "must be positive"),
         (["verify", "no/where/at/all"], "no/where/at/all does not exist: give a folder, a file, an address"),

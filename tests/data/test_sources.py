@@ -116,7 +116,7 @@ def test_labels(tmp_path) -> None:
         ),
         ([0.5, 1.0], Value("float64"), "holds 0.5, which is not a class"),
         ([0, -1, 1], Value("int64"), "label -1 of row 1"),
-        ([["a"], ["b"]], [Value("string")], "must hold one class an image"),
+        ([["a"], ["b"]], [Value("string")], "must hold one class per image"),
         (["a", "a"], Value("string"), r"one class only \('a'\): a classifier needs at least two"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -321,7 +321,7 @@ def test_other_base_is_refused(run: Path, photos: str, tmp_path: Path, capsys: p
             ["--lora_targets", "query"],
             "'query' is not a linear layer that can be adapted; choose from qkv, proj, fc1, fc2",
         ),
-        (["--freeze_backbone", "true"], "give one"),
+        (["--freeze_backbone", "true"], "give only one"),
         (["--lora_rank", "0"], "lora_rank must be at least 1"),
         (["--trainable_convolutions", "layer4"], "--lora_rank trains no weight of the backbone"),
     ],

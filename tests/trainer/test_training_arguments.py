@@ -61,7 +61,7 @@ def test_wrappers_of_the_launcher_are_refused(variable: str, tmp_path: Path, mon
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"adam_beta2": 0.95}, "adam_beta2 is a setting of Adam, and optim is 'sgd'"),
+        ({"adam_beta2": 0.95}, "adam_beta2 is a setting of Adam, but optim is 'sgd'"),
         ({"epoch_schedule": "cosine", "lr_scheduler_type": "linear"}, "lr_scheduler_type=.* has no effect"),
         ({"epoch_schedule": "cosine", "warmup_steps": 10}, "warmup_steps=10 has no effect"),
         ({"loss": "balanced_softmax", "class_prior": False}, "class_prior=False contradicts loss .* choose loss='ce'"),

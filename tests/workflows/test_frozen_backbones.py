@@ -181,7 +181,7 @@ def test_an_accelerator_trains_a_backbone_on_many_images(photos, weights, tmp_pa
             "--augment_backend tensor has no effect on a frozen backbone",
         ),
         (["--optim", "adamw_torch", "--learning_rate", "1e-3", "--momentum", "0.5"], "momentum is a setting of SGD"),
-        (["--cross_validation", "23", "--test_fraction", "0"], "needs at least 23 training images, got 22"),
+        (["--cross_validation", "23", "--test_fraction", "0"], "needs 23 images, got 22: give at most 22 folds"),
         (
             ["--cross_validation", "3", "--validation_fraction", "0.2"],
             "cannot be combined with --validation_fraction 0.2",

@@ -75,7 +75,7 @@ def label_tables(
     check_column(features, label, spec.dataset, "label")
     if not isinstance(features[image], Image):
         raise ValueError(
-            f"column {image!r} of {spec.dataset} must hold images, got {features[image]}: set --image_column"
+            f"column {image!r} of {spec.dataset} must hold images, not {features[image]}: set --image_column"
         )
     roles = assign_roles(tables, test_only)
     names = class_names or _names(tables["train" if "train" in tables else next(iter(roles.values()))], label, spec)

@@ -155,9 +155,7 @@ def _parse_csv(path: Path, text: str) -> dict[str, list[Any]]:
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty: its first line should name its columns") from None
     except (pd.errors.ParserError, ValueError) as error:
-        raise ValueError(
-            f"{path} cannot be read as a table ({' '.join(str(error).split())}): save it again as CSV"
-        ) from error
+        raise ValueError(f"{path} is not a table ({' '.join(str(error).split())}): save it as CSV") from error
     if not isinstance(frame.index, pd.RangeIndex):
         raise ValueError(f"{path} has more values in a row than names in its first line: quote values with commas")
     names = [str(name).strip() for name in frame]
@@ -186,9 +184,7 @@ def _parse_json(path: Path, text: str, notes: list[str]) -> dict[str, list[Any]]
         lengths = {len(values): name for name, values in reversed(content.items())}
         if len(lengths) > 1:
             shown = examples([f"{name!r} has {rows}" for rows, name in reversed(lengths.items())])
-            raise ValueError(
-                f"the columns of {path} differ in their number of rows: {shown}; give each column one value per row"
-            )
+            raise ValueError(f"the columns of {path} differ in their number of rows: {shown}; make them equal")
         content = [dict(zip(content, row, strict=True)) for row in zip(*content.values(), strict=True)]
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
         raise ValueError(f"{path} must hold {_JSON_FORMS}")
@@ -206,9 +202,7 @@ def _parse_lines(path: Path, text: str) -> list[Any]:
         try:
             content += [json.loads(line)] if line.strip() else []
         except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(
-                f"line {number} of {path} is not a JSON object ({error}): give one object per line"
-            ) from error
+            raise ValueError(f"line {number} of {path} is not a JSON object ({error}): give one per line") from error
     return content
 
 

@@ -57,9 +57,7 @@ class Manifest:
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is damaged ({error}): run `paco-hf data prepare` again") from error
         except (OSError, ImportError, ValueError) as error:
-            raise OSError(
-                f"{path} cannot be read ({type(error).__name__}: {error}): check your access to it"
-            ) from error
+            raise OSError(f"{path} cannot be read ({type(error).__name__}: {error}): check access to it") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"{path} is not a manifest of the format {FORMAT!r}: run `paco-hf data prepare` again")
         fields: dict[str, Any] = {name: content.get(name) for name in _KINDS}

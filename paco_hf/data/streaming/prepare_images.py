@@ -82,9 +82,7 @@ class SourceImages:
                 )
         files, folders = read_tree(root, lists, whole)
         if not folders or "train" not in files:
-            raise ValueError(
-                f"{root} has neither a train/ folder of class folders nor parquet files: give another --source"
-            )
+            raise ValueError(f"{root} has neither class folders in train/ nor parquet files: give another --source")
         splits = {split: _file_contents(split, paths, labels, root) for split, (paths, labels) in files.items()}
         return cls(class_names(dataset, folders), splits)
 

@@ -75,9 +75,7 @@ def from_parquet(
     elif isinstance(features[label], ClassLabel):
         names = imagenet_class_names() if dataset == "imagenet" else list(features[label].names)
     else:
-        raise ValueError(
-            f"column {label!r} of {source} must be a ClassLabel, which names the classes: cast it with datasets"
-        )
+        raise ValueError(f"column {label!r} of {source} names no classes: make it a ClassLabel (datasets)")
     tasks = []
     (out / PARTS).mkdir(exist_ok=True)
     for name, stream in streams.items():

@@ -69,9 +69,7 @@ class ShardedImages(ImageSplit):
         except (OSError, ValueError, EOFError) as error:
             raise OSError(f"{path} cannot be read ({error}): run `paco-hf data prepare` again") from error
         if len(labels) != self._starts[-1]:
-            raise OSError(
-                f"{path} has {len(labels)} labels for {self._starts[-1]} images: run `paco-hf data prepare` again"
-            )
+            raise OSError(f"{path} has {len(labels)} labels for {self._starts[-1]} images: prepare the data again")
         return labels
 
     def __getstate__(self) -> dict[str, Any]:
