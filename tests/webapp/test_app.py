@@ -68,7 +68,7 @@ def test_places_of_the_slider() -> None:
     # A class without images counts half a one; extremes stay numbers.
     assert np.allclose(prior_at(0, [2, 0], None), [0.8, 0.2])
     assert np.isfinite(prior_at(2, None, [1e300, 1e-300, 1.0])).all()
-    for place, message in ((2.1, "from 0 to 2"), (0.5, "does not say")):
+    for place, message in ((2.1, "from 0 to 2"), (0.5, "stores no class frequencies")):
         with pytest.raises(ValueError, match=message):
             prior_at(place, None, own)
 
@@ -183,7 +183,7 @@ def test_index_refusals(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert main(["index", str(run), "--output", str(run), "--overwrite"]) == 2
     assert (run / "model.safetensors").is_file()
     assert main(["index", "ada/model"]) == 2
-    assert "give --output" in capsys.readouterr().err
+    assert "or another --output" in capsys.readouterr().err
     # What else lies there stays.
     (run / "index.new").mkdir()
     (run / "index.new" / "kept").write_text("")
