@@ -254,7 +254,7 @@ class RunArguments(WorkflowArguments, ModelArguments, DataArguments, RecipeArgum
                 f"{centers!r}"
             )
         if file is not None and not Path(file).is_file():
-            raise ValueError(f"--pretrained_file {file!r} does not exist or is not a file: give a file of weights")
+            raise ValueError(f"--pretrained_file {file!r} is not a file: give a file of weights")
         json_object(self.backbone_kwargs)
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite contradict each other: give one of them")

@@ -97,7 +97,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}): restore it, or save it as UTF-8") from error
+        raise ValueError(f"{path} is damaged, or not UTF-8 ({error}): restore it, or save it as UTF-8") from error
 
 
 def read_mapping(path: Path, advice: str = "restore it, or train the run anew") -> dict[str, Any]:

@@ -61,7 +61,7 @@ def test_a_recipe_of_keys_without_values_is_the_default_run(tmp_path: Path) -> N
         ("- seed\n", "must be a mapping of settings, such as `dataset: photos`, got a list"),
         ("seed: !!timestamp x\n", "cannot be read: AttributeError"),
         ("[" * 3000, "cannot be read: RecursionError"),
-        (b"seed: \xff\n", "r.yaml is not UTF-8 text"),
+        (b"seed: \xff\n", "r.yaml is damaged, or not UTF-8"),
     ],
 )
 def test_other_values_are_one_line_with_the_key(text: str | bytes, message: str, tmp_path: Path, capsys: Any) -> None:
