@@ -151,7 +151,9 @@ def choose_folds(run: RunArguments, args: PaCoTrainingArguments, data: ImageData
         if "validation_fraction" not in run.automatic and run.validation_fraction not in (0, usual):
             obstacle = obstacle or f"--validation_fraction {run.validation_fraction:g}"
         if obstacle:
-            raise ValueError(f"--cross_validation {folds} cannot be combined with {obstacle}: leave one of them out")
+            raise ValueError(
+                f"--cross_validation {folds} cannot be combined with {obstacle}: leave it out, or change that"
+            )
         if int(folds) > images:
             raise ValueError(
                 f"--cross_validation {folds} needs {folds} images, got {images}: give at most {images} folds"

@@ -13,6 +13,7 @@ from transformers import HfArgumentParser
 from ..data.published import BENCHMARKS
 from ..data.spec import is_published
 from ..losses.specs import DEFAULT_LOSS, loss_spec
+from ..utils.files import expand
 from .auto_settings import CHOSEN_FOR_FEATURES, CHOSEN_FOR_FINE_TUNING, PRETRAINED_LOSS, SUGGESTED
 from .hints import meant_name, unknown_argument
 from .recipes import Recipe, read_recipe, recipe_names
@@ -96,6 +97,8 @@ class RunParser(HfArgumentParser):
 
     def _as_default(self, name: str, value: Any) -> Any:
         """A recipe's value as text, which argparse converts where it is a default."""
+        if value is None:
+            return None
         action = self.flags[f"--{name}"]
         if isinstance(value, list) and action.nargs == "+":
             return [str(entry) for entry in value]
@@ -125,6 +128,7 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
     recipe = flags.get("recipe") or _default_recipe(flags)
     settings = parser.convert(_trainable_settings(recipe)) if recipe else {}
     values = {**settings, **_implied(flags, settings), **flags, "recipe": recipe}
+    values |= {name: expand(values[name]) for name in _PATHS if values.get(name)}
     published = is_published(values.get("dataset", RunArguments.dataset))
     if published and values.get("eval_interpolation") is None:
         values["eval_interpolation"] = "bilinear"
@@ -135,6 +139,13 @@ def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArgument
     if not published and recipe is None:
         run = dataclasses.replace(run, automatic=_automatic(args, flags))
     return run, args
+
+
+# Where `~` and `$HOME` are filled in.
+_PATHS = (
+    *("dataset", "dataset_path", "train_list", "validation_list", "test_list", "output_dir", "resume_from_checkpoint"),
+    *("backbone", "pretrained_file", "class_centers"),
+)
 
 
 def _fields(table: type, values: dict[str, Any]) -> dict[str, Any]:
@@ -163,9 +174,12 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
     chosen = {"loss": DEFAULT_LOSS, "dataset": "builtin"} | settings | flags
     implied: dict[str, Any] = {}
     if "output_dir" not in settings:
-        # What is trained on one's own data may follow from the data.
-        method = [chosen["loss"]] if is_published(chosen["dataset"]) or "loss" in settings | flags else []
-        name = Path(os.path.abspath(os.path.expanduser(chosen["dataset"]))).name or "data"  # also of `.` and `..`
+        # The loss on a pretrained backbone may follow from the data.
+        backbone = chosen.get("backbone") or ""
+        pretrained = chosen.get("pretrained") or chosen.get("pretrained_file") or "://" in backbone
+        follows = "loss" not in settings | flags and (pretrained or (Path(expand(backbone)).is_dir() and backbone))
+        method = [] if follows and not is_published(chosen["dataset"]) else [chosen["loss"]]
+        name = Path(os.path.abspath(expand(chosen["dataset"]))).name or "data"  # also of `.` and `..`
         implied["output_dir"] = str(Path("runs") / "-".join([*method, name]))
     if flags.keys() & _STEPWISE or flags.get("epoch_schedule") == "none":
         # The warm-up of the recipe's schedule goes with it.

@@ -12,6 +12,7 @@ from ..evaluation.temperature import FEW_IMAGES
 from ..models.image_processing import SMALL_IMAGE
 from ..models.pretrained_backbones import BackboneSource, find_backbone, one_side
 from ..utils.hardware import available_cores
+from ..utils.workers import fitting_workers
 from .auto_settings import suggested_settings
 from .fine_tuning import choose_fine_tuning
 from .input_choice import InputChoice, describe_input, is_pretrained, possible_inputs
@@ -115,12 +116,12 @@ def resolve_loading(plan: RunPlan, images: Images) -> RunPlan:
         notes = (f"views: {', '.join(plan.views)}",) if plan.run.feature_views else ()
         return dataclasses.replace(plan, run=run, args=plan.args.changed(dataloader_num_workers=0), notes=notes)
     backend = _choose_augment_backend(plan.run, plan.views, images)
-    workers = _choose_workers(plan.run, plan.args, images)
+    workers, fewer = _choose_workers(plan, images)
     run = dataclasses.replace(plan.run, augment_backend=cast(Any, backend))
     args = plan.args.changed(dataloader_num_workers=workers)
     processes = f" in {workers} worker processes" if workers else ""
     note = f"views: {', '.join(plan.views)}, made by {backend}{processes}"
-    return dataclasses.replace(plan, run=run, args=args, notes=(note,))
+    return dataclasses.replace(plan, run=run, args=args, notes=(*filter(None, [fewer]), note))
 
 
 def _choose_calibration(run: RunArguments, division: Division) -> tuple[bool, list[str]]:
@@ -130,7 +131,10 @@ def _choose_calibration(run: RunArguments, division: Division) -> tuple[bool, li
         counts = [count for count in division.data.class_counts if count > 1]
         held_out = sum(counts)
     if run.calibrate and not held_out:
-        raise ValueError("--calibrate fits on the validation split, but there is none: give --validation_fraction")
+        advice = (
+            "leave it out, as none could be split off" if run.validation_fraction else "give --validation_fraction"
+        )
+        raise ValueError(f"--calibrate fits on the validation split, but there is none: {advice}")
     if run.calibrate is not None or not division.data.user_data:
         return bool(run.calibrate), []
     kind = "images held out once" if folds else "validation images"
@@ -207,8 +211,9 @@ def _choose_augment_backend(run: RunArguments, views: tuple[str, ...], images: I
     return "pil" if run.augment_backend == "auto" and (obstacle or size > SMALL_IMAGE) else "tensor"
 
 
-def _choose_workers(run: RunArguments, args: PaCoTrainingArguments, images: Images) -> int:
-    workers = args.dataloader_num_workers
+def _choose_workers(plan: RunPlan, images: Images) -> tuple[int, str]:
+    """How many there is room for, and a note where these are fewer than asked for."""
+    run, args, workers = plan.run, plan.args, plan.args.dataloader_num_workers
     if workers < 0:
         workers = 0 if images.decoded is not None else available_cores()
     if run.streaming and workers not in (0, 1, 2, 4, LANES):
@@ -216,4 +221,11 @@ def _choose_workers(run: RunArguments, args: PaCoTrainingArguments, images: Imag
             f"--dataloader_num_workers {workers} would have each worker read every shard of a stream: give 0, 1, 2, 4 "
             f"or {LANES}"
         )
-    return workers
+    # Batches of views wait while the validation images are scored.
+    batches = len(plan.views) * args.per_device_train_batch_size + args.per_device_eval_batch_size
+    image_bytes = 3 * int(run.image_size or 0) ** 2 * 4
+    prefetch = args.dataloader_prefetch_factor
+    fitting, note = fitting_workers(workers, batches * image_bytes, prefetch, " (--dataloader_num_workers)")
+    if run.streaming and fitting:  # which so many divide
+        fitting = 1 << (fitting.bit_length() - 1)
+    return fitting, note

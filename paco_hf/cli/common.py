@@ -86,8 +86,8 @@ def add_unlabeled_flags(parser: argparse.ArgumentParser, purpose: str = "", labe
 
 def open_images(flags: argparse.Namespace) -> Any:
     """The images that the flags of [`add_unlabeled_flags`] mean; what the user should know goes to standard error."""
-    from ..data.sources.unlabeled import find_images
     from ..inference.batches import ImageFiles
+    from ..inference.unlabeled import find_images
     from ..utils.images import allow_image_pixels
 
     allow_image_pixels(flags.max_image_pixels)

@@ -29,7 +29,7 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--threads", type=inputs.COUNT, help="shards to work on at a time (default: the cores, up to 4)")
     add("--shard_mib", type=inputs.SIZE, default=400, help="images a shard (default: %(default)s MiB)")
     verify = actions.add_parser("verify", help="is this the published selection, is it all there, does it decode?")
-    verify.add_argument("target", type=inputs.data_source, help="prepared folder, list, or a data set as for train")
+    verify.add_argument("target", type=inputs.verifiable, help="prepared folder, list, or a data set as for train")
     verify.add_argument("--dataset", help="whose list it is (default: recognized)")
     stats = actions.add_parser("stats", help="class counts, shots, imbalance factor")
     add = stats.add_argument

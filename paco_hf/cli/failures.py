@@ -69,15 +69,17 @@ def _report(error: Exception, verb: str) -> str:
     """Where the traceback is: in a new file of the system's folder for temporary ones, where that can be written."""
     lines = [*map(_version, _PACKAGES), f"python {sys.version}", platform.platform(), ""]
     command = shlex.join(["paco-hf", *sys.argv[1:]]) if verb in sys.argv else f"paco-hf {verb}"
-    text = _without_secrets("\n".join([command, *lines, *traceback.format_exception(error)]))
+    text = _without_secrets("\n".join([command, *lines, "".join(traceback.format_exception(error))]))
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", prefix="paco-hf-", suffix=".txt", delete=False, errors="replace"
-        ) as file:
-            file.write(text)
+        folder = tempfile.gettempdir()
+        if folder == os.getcwd() and folder not in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp"):
+            raise OSError("there is no folder for temporary files but the user's")
+        number, file = tempfile.mkstemp(".txt", "paco-hf-", folder)
+        with open(number, "w", encoding="utf-8", errors="replace") as opened:
+            opened.write(text)
     except OSError:
         return "PACO_HF_DEBUG=1 shows the traceback for a bug report"
-    return f"traceback and versions for a bug report: {file.name}"
+    return f"traceback and versions for a bug report: {file}"
 
 
 def _version(package: str) -> str:

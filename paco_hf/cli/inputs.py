@@ -79,7 +79,7 @@ def images(text: str) -> None:
     if "://" in text or (not os.path.lexists(text) and spec.hub_id(text) and not Path(text).suffix):
         check_source(text)
         return
-    from ..data.sources.unlabeled import check_images
+    from ..inference.unlabeled import check_images
 
     check_images(text)
 
@@ -144,10 +144,20 @@ def repo_name(text: str) -> None:
 def checkpoint(text: str) -> None:
     """A local folder with a checkpoint, or the id of a model on the Hub; `OSError` where it can be neither."""
     if Path(text).is_dir():
-        weights = (file for kind in ("safetensors", "index.json", "bin") for file in Path(text).glob(f"*.{kind}"))
-        if not (Path(text) / "config.json").is_file() or not any(weights):
+        from safetensors import safe_open
+
+        kinds = ("*model*.safetensors", "*model*.index.json", "*model*.bin")
+        weights = [file for kind in kinds for file in Path(text).glob(kind)]
+        if not (Path(text) / "config.json").is_file() or not weights:
             raise OSError(f"{text} has no config.json with weights: give a run folder, or a checkpoint in one")
         CheckpointConfig.read(RunFolder(text))
+        for file in weights:
+            if file.suffix == ".safetensors":
+                with files.readable(file, "restore it, or give another checkpoint"), safe_open(file, "np"):
+                    pass
+        processor = Path(text) / "preprocessor_config.json"
+        if not files.read_mapping(processor, "restore it, or give another checkpoint"):
+            raise OSError(f"{text} has no {processor.name}, which says how images are scaled: give another checkpoint")
     elif not is_repo_id(text):
         raise OSError(f"{text!r} is not a local folder, and not a Hub id: give a run folder, or user/name")
     else:
@@ -170,6 +180,23 @@ def check_source(text: str) -> None:
 
 
 data_source = _argument(check_source)
+
+
+@_argument
+def verifiable(text: str) -> None:
+    """A folder of prepared data, a list of images, or a data set."""
+    from ..data.image_lists import check_list
+    from ..utils.folder_contents import PassedOver, scan
+
+    if Path(text).suffix.lower() in (".txt", ".json"):
+        check_list(text)
+    check_source(text)
+    contents = scan(text, PassedOver(text)) if Path(text).is_dir() else None
+    if contents and not (contents.images or contents.others or contents.folders):
+        raise OSError(
+            f"{text} has no manifest.json, and nothing else: give a folder of `paco-hf data prepare`, a list, or a "
+            "data set"
+        )
 
 
 def _check_hub(kind: str, repo_id: str, advice: str) -> None:

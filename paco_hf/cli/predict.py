@@ -18,7 +18,7 @@ def add_flags(parser: ArgumentParser) -> None:
         "all alike (default: what is stored in the model)"
     )
     add("--prior", metavar="FILE|training|none", type=prior, help=priors)
-    add("--json", action="store_true", help="print a list of {file, label, score, top}, and error where there is one")
+    add("--json", action="store_true", help="print a list of {file, label, score, top}")
 
 
 def run(flags: Namespace) -> int:

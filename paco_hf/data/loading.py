@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict
 
+from ..utils.folder_contents import PassedOver
 from ..utils.images import allow_image_pixels
 from .image_lists import class_names, differences, imagenet_class_names, tree_lists
 from .image_split import ImageSplit
@@ -181,12 +182,15 @@ def _open_tree(spec: DataSpec, test_only: bool) -> Source:
                 "folder that holds it as --dataset_path"
             )
     needed = {split: image_list for split, image_list in lists.items() if not test_only or split == scored}
-    files, folders = read_tree(root, needed, whole, folders, skip_unknown=bool(lists))
+    passed = PassedOver(root)
+    files, folders = read_tree(root, needed, whole, passed, folders, skip_unknown=bool(lists))
     if not files:
         raise ValueError(f"{root} has no list of {spec.dataset}'s test images: put it there, or give --test_list")
     tables = image_tables(files, class_names(spec.dataset, folders))
     spec = replace(spec, image_column=None, label_column=None)
-    return label_tables(spec, tables, test_only=test_only, root=str(root))
+    source = label_tables(spec, tables, test_only=test_only, root=str(root))
+    source.notes += [passed.note] if passed.note else []
+    return source
 
 
 def _open_published(spec: DataSpec, test_only: bool) -> Source:

@@ -96,12 +96,9 @@ def divide(
     rest, tested = stratified_split(
         full.labels, fraction, split_seed, duplicates, "test_fraction", max(test_min_images, 2)
     )
-    copies = " without an exact copy" if np.any(duplicates) else ""
     if fraction and not tested:
-        needed = "two" if test_min_images <= 2 else str(test_min_images)
-        data.warnings.append(
-            f"no test split can be carved, so no score will be measured: no class has {needed} images{copies}"
-        )
+        reason = _why_none(data, test_min_images)
+        data.warnings.append(f"no test split can be carved, so no score will be measured: {reason}")
     if tested:
         data = replace(data, train=full.select(rest), test=full.select(tested, role="test", split_off=True))
         duplicates = None if duplicates is None else np.asarray(duplicates)[rest]
@@ -109,9 +106,8 @@ def divide(
     fraction = 0.0 if validation else validation_fraction
     train_rows, validation_rows = stratified_split(data.train.labels, fraction, seed, duplicates)
     if fraction and not validation_rows:
-        data.warnings.append(
-            f"no validation split can be carved, so the last epoch's model is kept: no class has two images{copies}"
-        )
+        reason = _why_none(data)
+        data.warnings.append(f"no validation split can be carved, so the last epoch's model is kept: {reason}")
     trained = data.train.select(train_rows)
     if validation_rows:
         validation = data.train.select(validation_rows, role="validation", split_off=True)
@@ -133,6 +129,26 @@ def divide(
         }
     full_counts = class_counts(full.labels, len(data.class_names))
     return Division(data, trained, validation, manifest, full_counts, test_min_images)
+
+
+def _why_none(data: ImageData, minimum: int = 0) -> str:
+    """Why no class gives an image to a split, and what to do."""
+    counts, least = data.class_counts, max(minimum, 2)
+    if max(counts) >= least:
+        return (
+            f"each image of a class of {least} images or more has an exact copy, and copies are trained on together: "
+            "remove them"
+        )
+    largest = counts.index(max(counts))
+    left, advice = "", f"lower --test_min_images {minimum}" if minimum > 2 else "add images"
+    if data.test and data.test.split_off:
+        taken = list(data.test.labels).count(largest)
+        left, advice = f" left, after {taken} for the test", "lower --test_fraction, or give 0"
+    images = "1 image" if counts[largest] == 1 else f"{counts[largest]} images"
+    return (
+        f"the largest class, {data.class_names[largest]!r}, has {images}{left}, and gives one only where it has "
+        f"{least}: {advice}"
+    )
 
 
 def report(division: Division, lines: list[str]) -> list[str]:

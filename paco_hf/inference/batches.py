@@ -1,5 +1,6 @@
 """Images, of a split or of files, in batches through the image processors of checkpoints."""
 
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 
-from ..data.sources.unlabeled import UnlabeledImages
 from ..utils.hardware import available_cores
+from ..utils.signals import end_with_lost_batch
 from ..utils.text import describe_errors
+from ..utils.workers import fitting_workers
+from .unlabeled import UnlabeledImages
 
 
 class ImageFiles:
@@ -89,13 +92,14 @@ def image_batches(
         ValueError: an image cannot be decoded; the message names it.
     """
     rows = range(len(images)) if rows is None else rows
-    in_this_process = isinstance(images, ImageFiles) or images.decoded is not None
-    loader = DataLoader(
-        Subset(images, rows),
-        batch_size,
-        num_workers=0 if in_this_process else available_cores(),
-        collate_fn=_Collator(processors),
-    )
+    collate, workers = _Collator(processors), 0
+    if rows and not isinstance(images, ImageFiles) and images.decoded is None:
+        image_bytes = sum(pixels.nbytes for pixels in collate([images[rows[0]]]))
+        workers, note = fitting_workers(available_cores(), batch_size * image_bytes)
+        if note and show:
+            print(note, file=sys.stderr)
+    split = Subset(images, rows)
+    loader = DataLoader(split, batch_size, num_workers=workers, collate_fn=collate, worker_init_fn=end_with_lost_batch)
     hidden = None if show and len(rows) > batch_size else True
     with tqdm(total=len(rows), desc=description, unit=" images", disable=hidden) as progress:
         for start, batch in zip(range(0, len(rows), batch_size), loader, strict=True):

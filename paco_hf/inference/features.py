@@ -11,12 +11,12 @@ import torch
 from safetensors import SafetensorError
 
 from ..data.images import Images
-from ..data.sources.unlabeled import find_images
 from ..utils import files
 from ..utils.tensors import read_tensors, save_tensors
 from .batches import ImageFiles
 from .feature_cache import cached_features, extract_features
 from .load_model import load_for_inference
+from .unlabeled import find_images
 
 
 @dataclass
@@ -116,7 +116,7 @@ def embed_files(
 
     Args:
         model_folder (`str`): run folder, checkpoint or Hub id.
-        paths (sequence of paths, or [`ImageFiles`]): as for [`paco_hf.data.sources.unlabeled.find_images`].
+        paths (sequence of paths, or [`ImageFiles`]): as for [`paco_hf.inference.unlabeled.find_images`].
         batch_size, precision (*optional*): as those of [`extract_features`].
         strict (`bool`, *optional*, defaults to `False`): stop at the first image that cannot be decoded, instead of
             leaving it out.

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..data.sources.unlabeled import find_images
 from ..evaluation.prior_estimation import MIN_FREQUENCY, estimate_prior
 from ..evaluation.priors import read_frequencies
 from ..models.configuration_paco import PaCoConfig
@@ -15,6 +14,7 @@ from ..utils.memory import keep_freed_memory
 from .batches import ImageFiles, image_batches
 from .forward import fast_forward
 from .load_model import load_for_inference
+from .unlabeled import find_images
 
 
 def predict(
@@ -31,7 +31,7 @@ def predict(
 
     Args:
         model_folder (`str`): run folder, checkpoint or Hub id.
-        paths (list of `str`, or [`ImageFiles`]): as for [`paco_hf.data.sources.unlabeled.find_images`].
+        paths (list of `str`, or [`ImageFiles`]): as for [`paco_hf.inference.unlabeled.find_images`].
         top (`int`, *optional*, defaults to `5`): classes listed for an image.
         batch_size (`int`, *optional*, defaults to `32`): images a batch.
         precision (`str`, *optional*, defaults to `"fp32"`): of [`paco_hf.inference.forward.fast_forward`].

@@ -110,7 +110,7 @@ class RunFolder:
     @cached_property
     def config(self) -> dict[str, Any]:
         """`config.json` of the model, as it is in the file."""
-        return read_mapping(self.path / "config.json")
+        return read_mapping(self.path / "config.json", advice="restore it, or give another checkpoint")
 
     @cached_property
     def pads(self) -> bool:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from safetensors import safe_open
@@ -13,6 +14,7 @@ from transformers.trainer_pt_utils import safe_globals
 
 from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
+from ..models.modeling_contrastive import TRAINING_STATE_NAME
 from ..utils.files import readable
 from .folder import list_checkpoints
 from .layout import SET_ASIDE
@@ -74,7 +76,8 @@ def first_complete(points: Sequence[Path], weights: str, args: PaCoTrainingArgum
         except OSError as error:
             errors.append(error)
         else:
-            return point, [f"WARNING: {error}; going on from the checkpoint before it" for error in errors]
+            reasons = [str(error).rpartition(": ")[0] for error in errors]
+            return point, [f"WARNING: {reason}; going on from the checkpoint before it" for reason in reasons]
     raise errors[0]
 
 
@@ -100,24 +103,31 @@ def check_checkpoint(folder: Path, weights: str, args: PaCoTrainingArguments) ->
     Raises:
         OSError: a file is missing, or cannot be read.
     """
+    others = [str(other) for other in list_checkpoints(folder.parent) if other.name != folder.name]
+    such = f", such as {others[-1]}" if others else ""
+    advice = f"give another with --resume_from_checkpoint{such}, or start anew with --overwrite"
     # Every process looks at those of all, so that all find the same.
     ranks = range(args.world_size)
     random_states = [f"rng_state_{rank}.pth" for rank in ranks] if args.world_size > 1 else ["rng_state.pth"]
     made_with = len(list(folder.glob("rng_state*.pth")))
     pickled = ("optimizer.pt", "scheduler.pt", *random_states)
-    for name in (weights, *pickled, TRAINER_STATE_NAME):
+    contrastive = [TRAINING_STATE_NAME] if args.spec.contrastive else []
+    for name in (weights, *contrastive, *pickled, TRAINER_STATE_NAME):
         if name in random_states and not (folder / name).is_file() and made_with:
             raise OSError(
-                f"the checkpoint {folder} was made with {made_with} processes, but there are {args.world_size} now"
+                f"the checkpoint {folder} was made with {made_with} processes, but there are {args.world_size} now: "
+                "resume with as many, by --nproc, or start anew with --overwrite"
             )
         if not (folder / name).is_file():
-            raise OSError(f"the checkpoint {folder} lacks {name}: resume from another one")
+            raise OSError(f"the checkpoint {folder} lacks {name}: {advice}")
     for name in pickled:
-        with readable(folder / name), safe_globals():
+        with readable(folder / name, advice), safe_globals():
+            if not is_zipfile(folder / name):
+                raise ValueError("no whole file of torch.save")
             torch.load(folder / name, map_location="cpu", weights_only=True, mmap=True)
     for file in folder.glob("*.safetensors"):
-        with readable(file), safe_open(file, "pt"):
+        with readable(file, advice), safe_open(file, "pt"):
             pass
-    with readable(folder / TRAINER_STATE_NAME):
+    with readable(folder / TRAINER_STATE_NAME, advice):
         state: dict[str, Any] = json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    return state
+        return {**state, "global_step": int(state["global_step"])}

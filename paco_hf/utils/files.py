@@ -289,11 +289,17 @@ def _disk_error(error: BaseException | None) -> str | None:
 
 
 @contextmanager
-def readable(what: str | Path) -> Iterator[None]:
-    """Turn whatever an unreadable file raises into an `OSError` that names it."""
+def readable(what: str | Path, advice: str = "give another checkpoint") -> Iterator[None]:
+    """Turn whatever an unreadable file raises into an `OSError` that names it.
+
+    Args:
+        what (path): the file.
+        advice (`str`, *optional*, defaults to `"give another checkpoint"`): what to do.
+    """
     try:
         yield
     except Exception as error:  # torch, pickle, json and safetensors have a type for every kind of damage
+        reason = str(error).partition(". ")[0]  # torch goes on with guesses
         raise OSError(
-            f"{what} cannot be read ({type(error).__name__}: {error}): truncated? Resume from another checkpoint"
+            f"{what} cannot be read ({type(error).__name__}: {reason}), as it is damaged: {advice}"
         ) from error

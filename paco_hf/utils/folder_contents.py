@@ -3,7 +3,7 @@ cannot be opened, and what this package wrote there itself. Every verb looks at 
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,14 +21,16 @@ _LITTER_FOLDERS = {
     *("__macosx", "@eadir", "@recycle", "#recycle", "#snapshot", "@tmp", "$recycle.bin", "system volume information"),
     *("lost+found", "__pycache__"),
 }
+_TRACKERS = {"wandb", "mlruns", "lightning_logs", "tb_logs"}  # which log images, too
 _LITTER_FILES = {"thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
 
 # What runs leave, and evaluations, indexes and prepared data.
-_RUN_FILES = {"recipe.yaml", "run.json", "data.json", "metrics.json", "log.jsonl", "splits.json"}
+_RUN_FILES = ("recipe.yaml", "run.json", "data.json", "metrics.json", "log.jsonl", "splits.json")
+_WEIGHTS = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "adapter_model.safetensors")
 _WRITTEN_TOGETHER = (
-    {"results.json", "report.html"},
-    {"index.json", "vectors.faiss"},
-    {"plan.json", "manifest.json"},
+    ("results.json", "report.html"),
+    ("index.json", "vectors.faiss"),
+    ("plan.json", "manifest.json"),
 )
 
 HIDDEN, LITTER, OUTPUT, EMPTY = (
@@ -41,8 +43,21 @@ BROKEN, SPECIAL, LOOP = "dangling links", "what is no regular file (pipe, socket
 UNREAD, OTHER = "images of kinds that are not read", "files that are no images by their names"
 
 
+@dataclass
+class Contents:
+    """What lies right in a folder, sorted by name, without what is passed over.
+
+    Args:
+        images, others, folders (list of `Path`): image files by their suffix, other files, and folders.
+    """
+
+    images: list[Path] = field(default_factory=list)
+    others: list[Path] = field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
+
+
 class PassedOver:
-    """What is in folders and is not read, by kind.
+    """What is in folders and is not read, by kind; and what is in those that were looked at, which [`scan`] keeps.
 
     Args:
         root (path): the folder that it is named from.
@@ -50,6 +65,7 @@ class PassedOver:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
+        self.contents: dict[str, Contents] = {}
         self._names: dict[str, set[str]] = defaultdict(set)
 
     def add(self, kind: str, path: str | Path) -> None:
@@ -67,19 +83,6 @@ class PassedOver:
         return f"passed over in {self.root}: {'; '.join(parts)}" if parts else ""
 
 
-@dataclass
-class Contents:
-    """What lies right in a folder, sorted by name, without what is passed over.
-
-    Args:
-        images, others, folders (list of `Path`): image files by their suffix, other files, and folders.
-    """
-
-    images: list[Path] = field(default_factory=list)
-    others: list[Path] = field(default_factory=list)
-    folders: list[Path] = field(default_factory=list)
-
-
 def scan(folder: str | Path, passed: PassedOver) -> Contents:
     """Look at a folder, without opening a file.
 
@@ -90,7 +93,9 @@ def scan(folder: str | Path, passed: PassedOver) -> Contents:
     Raises:
         OSError: it cannot be listed.
     """
-    contents = Contents()
+    if (before := passed.contents.get(str(folder))) is not None:
+        return before
+    passed.contents[str(folder)] = contents = Contents()
     with os.scandir(folder) as entries:
         ordered = sorted(entries, key=lambda entry: entry.name)
     for entry in ordered:
@@ -189,7 +194,8 @@ def _kind(entry: "os.DirEntry[str]") -> tuple[str, str]:
         return "", HIDDEN
     try:
         if entry.is_dir():
-            return "folder", LOOP if _is_above(entry) else LITTER if name in _LITTER_FOLDERS else ""
+            reasons = {LOOP: _is_above(entry), LITTER: name in _LITTER_FOLDERS, OUTPUT: name in _TRACKERS}
+            return "folder", next((reason for reason, holds in reasons.items() if holds), "")
         if entry.is_file():
             return "file", LITTER if name in _LITTER_FILES else ""
     except OSError:  # a link to itself
@@ -199,21 +205,20 @@ def _kind(entry: "os.DirEntry[str]") -> tuple[str, str]:
 
 def _not_data(folder: Path) -> str:
     """Why a folder is no data: it is an output of this package or holds nothing else, or it is empty."""
+    if is_output(folder):
+        return OUTPUT
+    reasons = set()
     try:
         with os.scandir(folder) as entries:
-            inside = [entry for entry in entries if not _kind(entry)[1]]
+            for entry in entries:
+                kind, reason = _kind(entry)
+                if not reason and kind == "folder":
+                    reason = _not_data(Path(entry.path))
+                if not reason:
+                    return ""
+                reasons.add(reason)
     except PermissionError:
         return ""  # is refused where it is looked into
-    names = {entry.name for entry in inside}
-    if is_output(names):
-        return OUTPUT
-    if any(not entry.is_dir() for entry in inside):
-        return ""
-    reasons = set()
-    for entry in inside:
-        reasons.add(_not_data(Path(entry.path)))
-        if "" in reasons:
-            return ""
     return OUTPUT if OUTPUT in reasons else EMPTY
 
 
@@ -225,14 +230,20 @@ def _is_above(entry: "os.DirEntry[str]") -> bool:
     return os.path.commonpath([target, home]) == target
 
 
-def is_output(names: Iterable[str]) -> bool:
-    """Whether a folder with these files is one that this package, or another trainer, wrote: a run, a checkpoint, a
-    model, an evaluation, an index or prepared data."""
-    names = {*names}
-    weights = any(name.endswith((".safetensors", ".safetensors.index.json", "pytorch_model.bin")) for name in names)
+def is_output(folder: Path) -> bool:
+    """Whether this package, or another trainer, wrote a folder: a run, checkpoint, model, evaluation, index or
+    prepared data.
+
+    Args:
+        folder (path): to look at.
+    """
+
+    def has(*names: str) -> int:
+        return sum((folder / name).is_file() for name in names)
+
     return (
-        ("config.json" in names and weights)
-        or len(names & _RUN_FILES) > 1
-        or any(pair <= names for pair in _WRITTEN_TOGETHER)
-        or "trainer_state.json" in names
+        has("trainer_state.json") > 0
+        or has(*_RUN_FILES) > 1
+        or (has("config.json") > 0 and has(*_WEIGHTS) > 0)
+        or any(has(*names) == len(names) for names in _WRITTEN_TOGETHER)
     )

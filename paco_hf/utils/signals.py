@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from multiprocessing import queues
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -61,6 +62,7 @@ class Termination:
         if self.heard:
             signal.signal(signal.SIGTERM, self.handler)
             signal.set_wakeup_fd(self.wakeup)
+            self.writer.shutdown(socket.SHUT_WR)  # closed here, it is open still in workers that live
             self.writer.close()
             self.thread.join()
             self.reader.close()
@@ -90,6 +92,16 @@ def end_with_parent() -> None:
     """On Linux, have the kernel end this process with its parent, should that be killed without a chance to."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def end_with_lost_batch(worker: int = 0) -> None:
+    """Have a data loader's worker end where it cannot hand over a batch, as shared memory is full, instead of going on
+    without it, for which the loader would wait forever.
+
+    Args:
+        worker (`int`, *optional*): its number, which makes no difference.
+    """
+    queues.Queue._on_queue_feeder_error = staticmethod(lambda *_: os._exit(1))  # type: ignore[attr-defined]
 
 
 def worker_context() -> BaseContext:
@@ -136,6 +148,7 @@ def start_worker(function: Callable[[int], None] | None, worker: int) -> None:
         function (callable, *optional*): what the worker starts with.
         worker (`int`): its number.
     """
+    end_with_lost_batch()
     end_with_parent()  # it would hold the lock of the folder for seconds
     parent = multiprocessing.parent_process()
     if parent is not None and parent.pid != os.getppid():

@@ -19,6 +19,8 @@ from ..inference.features import Embeddings
 from ..inference.forward import fast_forward
 from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.hardware import available_cores
+from ..utils.signals import end_with_lost_batch
+from ..utils.workers import fitting_workers
 from .prepare_data import RunData
 
 
@@ -86,13 +88,18 @@ class RunFeatures:
     def _drawn(self, images: Images, draw: int) -> np.ndarray:
         plan, labels = self.plan, images.split.labels
         views = [build_view(name, int(plan.run.image_size or 0)) for name in plan.views]
+        batch = plan.args.per_device_eval_batch_size
+        image_bytes = len(views) * 3 * int(plan.run.image_size or 0) ** 2 * 4
+        workers, note = fitting_workers(available_cores(), batch * image_bytes)
+        self.lines += filter(None, [note])
         rows: Any = [EpochIndex(row, draw) for row in range(len(labels))]
         loader: Any = DataLoader(
             ViewsDataset(images, labels, views, plan.args.seed),
-            plan.args.per_device_eval_batch_size,
+            batch,
             sampler=rows,
-            num_workers=available_cores(),
+            num_workers=workers,
             collate_fn=ImageCollator(plan.processor),
+            worker_init_fn=end_with_lost_batch,
         )
         forward, parts = fast_forward(self.model.paco), []
         description = f"embedding views, {draw + 1} of {plan.run.feature_views}"

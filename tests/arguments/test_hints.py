@@ -197,12 +197,18 @@ def test_a_run_is_named_after_the_folder(dataset: str, tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path / "photos")
     monkeypatch.setenv("HOME", str(tmp_path))
     _, args = parse_run(["--dataset", dataset])
-    assert args.output_dir == "runs/photos"
+    assert args.output_dir == "runs/paco-photos"
     _, args = parse_run(["--dataset", dataset, "--loss", "ce"])
     assert args.output_dir == "runs/ce-photos"
+    # On a pretrained backbone the loss follows from the data.
+    assert parse_run(["--dataset", dataset, "--backbone", "resnet18", "--pretrained"])[1].output_dir == "runs/photos"
 
 
 def test_other_names_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for dataset, name in {"user/name": "runs/name", "labels.csv": "runs/labels.csv", "/": "runs/data"}.items():
+    for dataset, name in {
+        "user/name": "runs/paco-name",
+        "labels.csv": "runs/paco-labels.csv",
+        "/": "runs/paco-data",
+    }.items():
         assert parse_run(["--dataset", dataset])[1].output_dir == name

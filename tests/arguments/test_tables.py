@@ -62,11 +62,7 @@ def test_flags_are_those_that_were_passed() -> None:
     assert parser.parse_flags(argv) == flags
     with pytest.raises(ValueError, match="did you mean --queue_size"):
         parser.parse_flags(["--queu_size", "7"])
-    assert parser.convert({"queue_size": "9", "alpha": None, "nesterov": "yes"}) == {
-        "queue_size": 9,
-        "alpha": None,
-        "nesterov": True,
-    }
+    assert parser.convert({"queue_size": "9", "nesterov": "yes"}) == {"queue_size": 9, "nesterov": True}
     with pytest.raises(ValueError, match="argument --queue_size/--queue-size: invalid int value: 'many'"):
         parser.convert({"queue_size": "many"})
 

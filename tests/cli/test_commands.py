@@ -276,7 +276,7 @@ def test_bad_input_of_the_other_verbs(run: Path, photos: Path, tmp_path, capsys)
     (tmp_path / "text.png").write_text("no image")
     (tmp_path / "empty").mkdir()
     for argv, message in (
-        (("predict", str(run), str(tmp_path / "text.png")), "text.png cannot be decoded as an image"),
+        (("predict", str(run), str(tmp_path / "text.png"), "--strict"), "text.png cannot be decoded as an image"),
         (("predict", str(run), str(tmp_path / "empty")), "has no image files"),
         (("predict", str(run), str(tmp_path / "none.png")), "none.png does not exist"),
         (("predict", str(tmp_path / "nowhere"), str(tmp_path / "text.png")), "nowhere' is not a local folder"),

@@ -89,6 +89,7 @@ def test_what_is_known_to_go_wrong_is_one_line(error, message, monkeypatch, caps
 
 def test_what_nobody_foresaw_leaves_a_file_for_a_report(monkeypatch, capsys, tmp_path) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("HOME", "/proc/none")
     monkeypatch.setenv("HF_TOKEN", "the secret")
     monkeypatch.setattr(sys, "argv", ["paco-hf", "train", "--hub_token", "hf_abcdefghij", "--dataset", "my data"])
     status, line = failing(monkeypatch, capsys, KeyError("nobody knows the secret of https://me:pass@host"))
@@ -106,10 +107,10 @@ def test_what_nobody_foresaw_leaves_a_file_for_a_report(monkeypatch, capsys, tmp
     assert (file.stat().st_mode & 0o777) == 0o600
 
 
-def test_the_file_needs_no_home_and_may_have_no_place(monkeypatch, capsys, tmp_path) -> None:
-    monkeypatch.setenv("HOME", "/proc/none")
+@pytest.mark.parametrize("place", ["/proc/none", "."])
+def test_without_a_place_there_is_no_file(place: str, monkeypatch, capsys, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("tempfile.tempdir", "/proc/none")
+    monkeypatch.setattr("tempfile.tempdir", os.path.abspath(place))  # where all else is read-only, it is the folder
     status, line = failing(monkeypatch, capsys, AssertionError())
     assert status == 1
     assert line == "unexpected AssertionError (PACO_HF_DEBUG=1 shows the traceback for a bug report)"

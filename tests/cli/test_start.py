@@ -216,8 +216,8 @@ def test_descriptions_of_data_and_runs_load_no_library(tmp_path: Path) -> None:
     ]
     (tmp_path / "run").symlink_to(tmp_path / "copy")
     subprocess.run(["cp", "-r", TRAINED, tmp_path / "copy"], check=True)
-    with (tmp_path / "copy" / "recipe.yaml").open("a") as recipe:
-        recipe.write("adam_beta1: 0.8\npretrained: true\n")
+    recipe = tmp_path / "copy" / "recipe.yaml"
+    recipe.write_text(f"{recipe.read_text().replace('pretrained: false', 'pretrained: true')}adam_beta1: 0.8\n")
     record = json.loads((tmp_path / "copy" / "run.json").read_text())
     (tmp_path / "copy" / "run.json").write_text(json.dumps(record | {"base_model": "ada/weights"}))
     for name in ("train/n01440764/a.png", "train/n01443537/b.png", "val/n01440764/c.png"):

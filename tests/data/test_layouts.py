@@ -186,13 +186,15 @@ def test_runs_in_the_data_are_passed_over(tmp_path) -> None:
     (root / "runs" / "begun").mkdir()
     (root / "runs" / "begun" / ".lock").write_text("")
     (root / "out" / "deeper").mkdir(parents=True)
+    (root / "wandb" / "run-1").mkdir(parents=True)
+    noise(1).save(root / "wandb" / "run-1" / "media.png")
     (root / "prepared").mkdir()
     for name in ("plan.json", "manifest.json"):
         (root / "prepared" / name).write_text("{}")
     parquet(root / "prepared" / "train-00000-of-00001.parquet", [0, 1], ClassLabel(names=["x", "y"]))
     data = load_data(str(root))
     assert (data.class_names, data.class_counts) == (["cat", "dog"], [3, 2])
-    assert "outputs of runs (2: prepared, runs)" in data.notes[-1]
+    assert "outputs of runs (3: prepared, runs, wandb)" in data.notes[-1]
     assert "empty folders (1: out)" in data.notes[-1]
     assert len(list_image_files([root])) == 5
 
@@ -230,6 +232,8 @@ def test_splits_that_lie_deeper_are_named(tmp_path) -> None:
         ("TrainSet", "TestSet"),
         ("training_set/training_set", "test_set/test_set"),
         ("TRAIN", "VALID"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("chest-xray-train", "chest-xray-val"),
     ],
 )
 def test_names_of_split_folders(tmp_path, train: str, test: str) -> None:
@@ -250,6 +254,11 @@ def test_two_folders_of_one_split_are_refused(tmp_path) -> None:
         folders(tmp_path / name, CLASSES, start=30 * i)
     with pytest.raises(ValueError, match="has two folders of the train split, train and train_images"):
         load_data(str(tmp_path))
+
+
+def test_folders_of_no_split_are_classes_though_their_names_say_one(tmp_path) -> None:
+    folders(tmp_path, {"cat_train": 2, "dog_test": 2, "cat_test": 1})  # images right in them
+    assert len(load_data(str(tmp_path)).class_names) == 3
 
 
 def test_an_unlabeled_test_folder_is_left_out_by_flag(tmp_path, capsys) -> None:
@@ -314,7 +323,8 @@ def test_tar_files_of_webdataset_are_read(tmp_path) -> None:
         with tarfile.open(file, "w") as archive:
             for i in range(start, start + 4):
                 for kind in kinds:
-                    content = png(i) if kind == "png" else str(i % 2).encode()
+                    text = f'{{"label": {i % 2}, "width": 5}}' if kind == "json" else str(i % 2)
+                    content = png(i) if kind == "png" else text.encode()
                     about = tarfile.TarInfo(f"{i:04}.{kind}")
                     about.size = len(content)
                     archive.addfile(about, io.BytesIO(content))
@@ -323,6 +333,8 @@ def test_tar_files_of_webdataset_are_read(tmp_path) -> None:
     for i in range(2):
         shard(tmp_path / "wds" / f"train-{i:06}.tar", 4 * i)
     shard(tmp_path / "wds" / "test-000000.tar", 40)
+    shard(tmp_path / "json.tar", 0, ("png", "json"))
+    assert load_data(str(tmp_path / "json.tar")).class_counts == [2, 2]
     data = load_data(str(tmp_path / "wds"))
     assert (data.class_names, data.class_counts, data.test.labels) == (["0", "1"], [4, 4], [0, 1, 0, 1])
     assert load_data(str(shard(tmp_path / "one.tar", 0))).class_counts == [2, 2]

@@ -14,7 +14,7 @@ from user_data import complaint, folders, parquet, table
 from paco_hf.cli import main
 from paco_hf.data.loading import load_data
 from paco_hf.data.sources.remote import RemoteData, check_address
-from paco_hf.data.sources.unlabeled import find_images
+from paco_hf.inference.unlabeled import find_images
 
 
 @pytest.fixture(autouse=True)

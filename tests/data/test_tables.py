@@ -56,6 +56,9 @@ def bare(name: str) -> str:
         ("quoted.csv", lines([f'"{name}"' for name in IMAGES])),
         ("dot.csv", lines([f"./{name}" for name in IMAGES])),
         ("onehot.csv", "file,cat,dog\n" + "".join(f"{n},{int('cat' in n)},{int('dog' in n)}\n" for n in IMAGES)),
+        ("parent.csv", "PARENT"),
+        ("mapping.json", json.dumps(dict(zip(IMAGES, LABELS, strict=True)))),
+        ("lists.json", json.dumps({"cat": IMAGES[:3], "dog": IMAGES[3:]})),
         ("columns.json", json.dumps({"file": IMAGES, "label": LABELS})),
         ("rows.jsonl", "\n".join(json.dumps({"file": n, "label": c}) for n, c in zip(IMAGES, LABELS, strict=True))),
         (
@@ -75,6 +78,7 @@ def bare(name: str) -> str:
     ],
 )
 def test_it_is_read(root: Path, file: str, text: str) -> None:
+    text = lines([f"{root.name}/{name}" for name in IMAGES]) if text == "PARENT" else text
     (root / file).write_bytes(text.encode())
     for dataset in (root / file, root):
         data = load_data(str(dataset))
@@ -148,6 +152,7 @@ def test_a_name_that_may_mean_two_files_is_refused(root: Path) -> None:
             "not in COCO's format",
         ),
         ("latin.csv", None, "is not UTF-8"),
+        ("headless.csv", lines([*map(bare, IMAGES)]).partition("\n")[2], "should name its columns, but has the image"),
         ("deep.json", "[" * 100_000, "deep"),
     ],
 )
@@ -223,3 +228,32 @@ def test_images_of_a_table_are_split_by_the_folders_of_splits(tmp_path: Path) ->
     (tmp_path / "labels.csv").write_text("file,label\n" + "".join(rows) + "extra/0.png,a\n")
     with pytest.raises(ValueError, match=r"1 in none of these, such as 'extra/0\.png': write the split"):
         load_data(str(tmp_path))
+
+
+def test_what_competitions_have(tmp_path: Path) -> None:
+    """One-hot columns, a test without labels, a sample of what to hand in, a table of other facts."""
+    for i in range(6):
+        for name in (f"plant/images/Train_{i}.jpg", f"isic/Training_Input/ISIC_{i}.jpg", f"leaf/train_images/{i}.jpg"):
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_bytes(png(i + 10 * len(name)))
+    (tmp_path / "plant" / "images" / "Test_0.jpg").write_bytes(png(99))
+    hot = "".join(f"Train_{i},{int(i % 3 == 0)},{int(i % 3 == 1)},{int(i % 3 == 2)}\n" for i in range(6))
+    (tmp_path / "plant" / "train.csv").write_text(f"image_id,healthy,rust,scab\n{hot}")
+    (tmp_path / "plant" / "test.csv").write_text("image_id\nTest_0\n")
+    (tmp_path / "plant" / "sample_submission.csv").write_text("image_id,healthy,rust,scab\nTest_0,.3,.3,.3\n")
+    data = load_data(str(tmp_path / "plant"))
+    assert (data.class_names, data.class_counts, data.test) == (["healthy", "rust", "scab"], [2, 2, 2], None)
+    hot = "".join(f"ISIC_{i},{float(i % 2 == 0)},{float(i % 2)},0.0\n" for i in range(6))
+    truth = tmp_path / "isic" / "Training_GroundTruth.csv"
+    truth.write_text(f"image,MEL,NV,UNK\n{hot}")
+    (tmp_path / "isic" / "Training_Metadata.csv").write_text(
+        "image,age\n" + "".join(f"ISIC_{i},{i}\n" for i in range(6))
+    )
+    assert load_data(str(truth)).class_counts == [3, 3]
+    with pytest.raises(ValueError, match="are both of the same split: give one of them as --dataset"):
+        load_data(str(tmp_path / "isic"))
+    rows = "".join(f"{i}.jpg,{i % 2}\n" for i in range(6))
+    (tmp_path / "leaf" / "train.csv").write_text(f"image_id,label\n{rows}")
+    (tmp_path / "leaf" / "sample_submission.csv").write_text("image_id,label\n0.jpg,4\n")
+    (tmp_path / "leaf" / "names.json").write_text('{"0": "a", "1": "b"}')
+    assert load_data(str(tmp_path / "leaf")).class_counts == [3, 3]

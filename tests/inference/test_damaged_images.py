@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,14 +18,14 @@ from conftest import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from user_data import complaint, noise
+from user_data import complaint, folders, noise
 
 from paco_hf.cli import main
 from paco_hf.inference.features import Embeddings
 from paco_hf.inference.forward import fast_forward
 from paco_hf.inference.load_model import load_for_inference
 from paco_hf.inference.prediction import classify, predict
-from paco_hf.utils.images import allow_image_pixels, open_image
+from paco_hf.utils.images import PIXEL_LIMIT, allow_image_pixels, open_image
 
 PUBLISHED = str(ROOT / "model_cards" / "paco-resnet32-cifar100-lt-100")
 
@@ -239,3 +240,18 @@ def test_whatever_the_file_there_is_an_entry(
         else:
             assert 0 <= entry["score"] <= 1
             assert len(entry["top"]) == 2
+
+
+@pytest.mark.usefixtures("usual_limit")
+def test_a_run_keeps_the_limit_that_it_was_trained_with(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data, out = folders(tmp_path / "data", {"a": 12, "b": 12}), ["--output_dir", str(tmp_path / "run")]
+    train = ["train", "--dataset", str(data), "--backbone", "cifar_resnet20", "--max_steps", "2", *out]
+    refused = complaint(capsys, *train, "--max_image_pixels", "255")
+    assert "24 of the 24 images cannot be decoded" in refused
+    assert "has 256 pixels, and at most 255 are allowed: if you trust the file, give --max_image_pixels 256" in refused
+    assert main([*train, "--max_image_pixels", "256", "--per_device_train_batch_size", "4"]) == 0
+    assert "max_image_pixels: 256\n" in (tmp_path / "run" / "recipe.yaml").read_text()
+    assert main(["evaluate", str(tmp_path / "run"), "--no_report"]) == 0
+    assert os.environ[PIXEL_LIMIT] == "256"
+    output = ["--output", str(tmp_path / "made.safetensors")]
+    assert "255 are allowed" in complaint(capsys, "embed", str(tmp_path / "run"), *output, "--max_image_pixels", "255")

@@ -12,9 +12,9 @@ from datasets import ClassLabel
 from user_data import complaint, folders, noise, parquet, table
 
 from paco_hf.cli import main
-from paco_hf.data.sources.unlabeled import find_images
 from paco_hf.inference.features import Embeddings, embed_files
 from paco_hf.inference.prediction import predict
+from paco_hf.inference.unlabeled import find_images
 
 PUBLISHED = str(ROOT / "model_cards" / "paco-resnet32-cifar100-lt-100")
 
@@ -96,7 +96,7 @@ def test_what_is_no_image_is_refused_before_libraries_load(tmp_path: Path, capsy
 
 def test_images_in_folders_are_found_without_datasets(photos: Path) -> None:
     code = (
-        "import sys; from paco_hf.data.sources.unlabeled import find_images;"
+        "import sys; from paco_hf.inference.unlabeled import find_images;"
         f"assert len(find_images([{str(photos)!r}])) == 3;"
         "print([name for name in ('datasets', 'pandas', 'torch', 'pyarrow') if name in sys.modules])"
     )

@@ -59,7 +59,7 @@ def test_local_backbone_brings_its_weights_and_its_data_configuration(
     )
     recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     assert (recipe["backbone"], recipe["eval_interpolation"]) == (str(saved), "bicubic")
-    flags = ["--image_size", "80", "--eval_interpolation", "bilinear", "--dry_run"]
+    flags = ["--image_size", "80", "--eval_interpolation", "bilinear", "--dry_run", "--overwrite"]
     assert "80 x 80 pixels, from images of a shorter side of 100 (bilinear)" in printed(capsys, *argv, *flags)
 
 
@@ -76,6 +76,7 @@ def test_transformers_that_timm_saved(tmp_path, capsys, no_rehearsal) -> None:
     ours = PaCoForImageClassification.from_pretrained(tmp_path / "run").paco.backbone.state_dict()
     theirs = load_file(folder / "model.safetensors")
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items() if not name.startswith("head."))
+    argv.append("--overwrite")
     out = printed(capsys, *argv, "--backbone_kwargs", '{"img_size": [96, 96]}', "--dry_run")
     assert "input 96 x 96" in out
     line = complaint(capsys, "train", *argv, "--backbone_kwargs", '{"img_size": [96, 64]}', "--dry_run")

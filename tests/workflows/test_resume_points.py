@@ -137,6 +137,63 @@ def test_of_a_damaged_checkpoint_the_one_before_is_taken(name: str, copy: Path, 
     assert (copy / "run" / "checkpoint-6" / name).stat().st_size > 100
 
 
+DAMAGES = {
+    "half": lambda content: content[: len(content) // 2],
+    "all but its end": lambda content: content[:-7],
+    "nothing": lambda content: b"",
+    "zeros": lambda content: bytes(len(content)),
+    "a list": lambda content: b"[1, 2]",
+    "no file": None,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"]
+)
+def test_what_is_damaged_is_named_with_the_flag_that_chooses_another(
+    name: str, damage: str, copy: Path, capsys
+) -> None:
+    file, change = Path("run/checkpoint-6") / name, DAMAGES[damage]
+    if change is None:
+        file.unlink()
+    else:
+        file.write_bytes(change(file.read_bytes()))
+    flags = ["--resume_from_checkpoint", "run/checkpoint-6", "--output_dir", "new"]
+    if (name, damage) != ("trainer_state.json", "no file"):  # which makes it a checkpoint
+        line = complaint(capsys, "train", *train(*flags))
+        assert f"run/checkpoint-6/{name} cannot be read" in line or f"run/checkpoint-6 lacks {name}" in line
+        assert line.endswith(
+            "give another with --resume_from_checkpoint, such as run/checkpoint-4, or start anew with --overwrite"
+        )
+        assert complaint(capsys, "train", *train(*flags, "--dry_run")) == line
+    if name == "model.safetensors":
+        line = complaint(capsys, "evaluate", "run/checkpoint-6", "--no_report")
+        assert "give a" in line
+        assert "checkpoint-6" in line
+
+
+@pytest.mark.parametrize("name", ["config.json", "preprocessor_config.json"])
+def test_what_else_is_damaged_is_named(name: str, copy: Path, capsys) -> None:
+    file = Path("run/checkpoint-6") / name
+    for content in (b"", b"[1]", file.read_bytes()[:-9]):
+        file.write_bytes(content)
+        line = complaint(capsys, "predict", "run/checkpoint-6", "run")
+        assert f"run/checkpoint-6/{name} is damaged" in line
+        assert "restore it, or give another checkpoint" in line
+    file.unlink()
+    assert f"run/checkpoint-6 has no {name}" in complaint(capsys, "predict", "run/checkpoint-6", "run")
+
+
+def test_a_contrastive_training_needs_its_state(tmp_path: Path) -> None:
+    settings = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 9}
+    make_trainer(tmp_path, max_steps=2, **settings).train()
+    (tmp_path / "checkpoint-2" / "paco_training_state.safetensors").unlink()
+    trainer = make_trainer(tmp_path, max_steps=2, **settings)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.resumed_step == 1
+
+
 def test_the_best_weights_come_with_a_checkpoint_of_another_folder(copy: Path, capsys) -> None:
     """Every epoch's score is the same or worse here: the best is that of the first run."""
     state = json.loads(Path("run/checkpoint-2/trainer_state.json").read_text())

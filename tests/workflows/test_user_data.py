@@ -99,6 +99,7 @@ def test_survey_counts_what_cannot_be_decoded_and_remembers(tmp_path, capsys, su
     (root / "cat" / "3.png").write_bytes(png(777))
     assert "cannot be decoded" in complaint(capsys, "train", *argv, "--overwrite")
     (root / "dog" / "5.png").write_bytes(png(778))
+    argv.append("--overwrite")
     assert "all 16 images decode: " in printed(capsys, *argv, "--dry_run")
     assert "all 16 images decode (as surveyed before)" in printed(capsys, *argv, "--dry_run")
     assert "images decode" not in printed(capsys, *argv, "--dry_run", "--inspect", "false")
@@ -389,6 +390,26 @@ def test_carves_that_find_no_image_are_a_warning(tmp_path) -> None:
         "no test split can be carved, so no",
         "no validation split can be carved,",
     ]
+
+
+@pytest.mark.parametrize(
+    ("counts", "settings", "reason"),
+    [
+        ({"a": 1, "b": 1}, {}, "'a', has 1 image, and gives one only where it has 2: add images"),
+        ({"a": 2, "b": 1}, {"test_fraction": 0.2}, "has 1 image left, after 1 for the test, and gives one only where"),
+        ({"a": 6, "b": 2}, {"test_fraction": 0.99}, "'a', has 1 image left, after 5 for the test"),
+        (
+            {"a": 6, "b": 4},
+            {"test_fraction": 0.2, "test_min_images": 9},
+            "has 6 images, and gives one only where it has 9",
+        ),
+        ({"a": 3, "b": 3}, {"duplicates": [True] * 6}, "each image of a class of 2 images or more has an exact copy"),
+    ],
+)
+def test_why_nothing_is_split_off(counts: dict[str, int], settings: dict, reason: str, tmp_path) -> None:
+    data = load_data(str(folders(tmp_path / "photos", counts)))
+    divide(data, 0, 0.1, **settings)
+    assert reason in data.warnings[0]
 
 
 def test_classes_without_test_images_are_named(tmp_path) -> None:

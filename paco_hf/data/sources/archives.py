@@ -116,5 +116,8 @@ def load_webdataset(files: Sequence[Path]) -> Dataset:
             f"{examples([*files])} cannot be read as WebDataset ({type(reason).__name__}: "
             f"{' '.join(str(reason).split())}): download the shards again, or unpack them"
         ) from error
-    columns = [name for name in data.column_names if name.startswith("__")]
-    return data.remove_columns(columns)
+    data = data.remove_columns([name for name in data.column_names if name.startswith("__")])
+    # What a sample's JSON says, as columns.
+    data = data.flatten()
+    plain = {name: name.removeprefix("json.") for name in data.column_names if name.startswith("json.")}
+    return data.rename_columns({name: short for name, short in plain.items() if short not in data.column_names})

@@ -9,7 +9,7 @@ from ...utils.folder_contents import is_image_name
 from ...utils.text import examples
 from .file_names import FileFinder
 from .source import check_column, choose_column
-from .split_names import SPLIT_NAMES, folder_split
+from .split_names import SPLIT_NAMES, folder_split, name_split, sibling_splits
 from .table_files import Rows, holds_images, is_text
 
 ONE_HOT = "class"  # the column that one-hot ones become
@@ -44,10 +44,11 @@ def split_roles(dataset: str, names: Sequence[str], chosen: Mapping[str, str], t
                 + ("" if role == "train" else f", or {LEFT_OUT} to do without")
             )
     free = {name.lower(): name for name in names if name not in chosen.values()}
-    roles = {}
+    roles, siblings = {}, sibling_splits([*free.values()])
     for role, usual in SPLIT_NAMES.items():
-        likely = [free[one] for one in usual if one in free] + [n for n in free.values() if folder_split(n) == role]
-        if split := chosen.get(role) or next(iter(likely), None):
+        exact = [free[one] for one in usual if one in free]
+        near = [n for n in free.values() if folder_split(n) == role or (n in siblings and name_split(n) == role)]
+        if split := chosen.get(role) or next(iter(exact or (near if len(near) == 1 else [])), None):
             roles[role] = split
     roles = {role: split for role, split in roles.items() if split != LEFT_OUT or split in names}
     if not roles and len(names) == 1:
@@ -73,7 +74,14 @@ def _name_images(rows: Rows, column: str) -> bool:
 def _name_files(rows: Rows, column: str, finder: FileFinder | None) -> bool:
     """Whether most values of a column mean images in the folder, though they do not look so."""
     values = [value for value in rows.data.select_columns([column])[:200][column] if value]
-    return bool(values) and finder is not None and 2 * sum(map(bool, finder.find(values, rows.root))) > len(values)
+    if not values or finder is None or 2 * sum(map(bool, finder.find(values, rows.root))) <= len(values):
+        return False
+    if finder.find([column], rows.root)[0]:
+        raise ValueError(
+            f"the first line of the table should name its columns, but has the image {column!r}: put a line such as "
+            "file,label above it"
+        )
+    return True
 
 
 def find_image_column(rows: Rows, dataset: str, column: str | None, finder: FileFinder | None = None) -> str:

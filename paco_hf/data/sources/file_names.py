@@ -20,7 +20,7 @@ class FileFinder:
     What is there under the name as it is comes first. Where nothing is, a name means the only image of that path from
     the folder on, be it written with backslashes or slashes, in whatever case, with accents composed or not, with
     white space around it, or without its suffix; or, where all images in the folder are of the data set, the only one
-    whose path ends so.
+    whose path ends so. A name may begin with the folder's own.
 
     Args:
         folder (path): that names are relative to, and that is searched.
@@ -62,8 +62,9 @@ class FileFinder:
         )
 
     def _search(self, name: str) -> str | None:
-        plain = _plain(name)
-        parts = plain.split("/")
+        parts = _plain(name).split("/")
+        if len(parts) > 1 and parts[0] == _plain(self.folder.resolve().name):
+            parts = parts[1:]
         candidates = self._files().get(parts[-1], [])
         below = {file: _plain(os.path.relpath(file, self.folder)) for file in candidates}
         same = [file for file, path in below.items() if _ends_with(path, parts)]

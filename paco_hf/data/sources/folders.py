@@ -10,7 +10,7 @@ from pathlib import Path
 from ...utils.folder_contents import Contents, PassedOver, is_unread_image, scan
 from ...utils.text import examples
 from ..image_lists import ImageList
-from .split_names import folder_split
+from .split_names import folder_split, name_split, sibling_splits
 
 
 @dataclass
@@ -104,16 +104,18 @@ def split_folders(folder: Path, passed: PassedOver) -> dict[str, Path]:
         ValueError: two folders are of the same split.
     """
     splits = {}
-    for entry in scan(folder, passed).folders:
-        if folder_split(entry.name) and has_image_folders(entry, passed):
+    top = scan(folder, passed).folders
+    siblings = sibling_splits([entry.name for entry in top])
+    for entry in top:
+        if (folder_split(entry.name) or entry.name in siblings) and has_image_folders(entry, passed):
             inside, below = scan(entry, passed), entry
             while not inside.images and len(inside.folders) == 1 and has_image_folders(inside.folders[0], passed):
                 below = inside.folders[0]
                 inside = scan(below, passed)
             splits[entry.name] = below
-    roles = Counter(map(folder_split, splits))
+    roles = Counter(map(name_split, splits))
     if twice := next((role for role, count in roles.items() if count > 1), None):
-        both = " and ".join(name for name in splits if folder_split(name) == twice)
+        both = " and ".join(name for name in splits if name_split(name) == twice)
         raise ValueError(
             f"{folder} has two folders of the {twice} split, {both}: give one of them another name, or put their "
             "images together"
@@ -169,6 +171,7 @@ def read_tree(
     root: Path,
     lists: Mapping[str, ImageList],
     whole: Sequence[tuple[str, str]],
+    passed: PassedOver,
     folders: Sequence[str] | None = None,
     skip_unknown: bool = False,
 ) -> tuple[dict[str, tuple[list[str], list[int]]], list[str]]:
@@ -178,6 +181,7 @@ def read_tree(
         root (path): of the tree.
         lists (`dict`): of the splits that have one.
         whole (sequence of pairs): splits that are a folder of class folders, and that folder.
+        passed ([`PassedOver`]): takes note of what is no data.
         folders (sequence of `str`, *optional*): of the classes by id; those of the training list.
         skip_unknown (`bool`, *optional*, defaults to `False`): leave out folders of other classes.
 
@@ -190,6 +194,6 @@ def read_tree(
     files = {split: (list_files(root, image_list), image_list.labels) for split, image_list in lists.items()}
     classes = list(folders or (lists["train"].folders if "train" in lists else ()))
     for split, folder in whole:
-        read = class_folders(root / folder, classes, skip_unknown)
+        read = class_folders(root / folder, classes, skip_unknown, passed)
         files[split], classes = (read.files, read.labels), classes or read.folders
     return files, classes

@@ -71,7 +71,9 @@ def _read_file(path: Path, remote: RemoteData | None) -> tuple[dict[str, Rows], 
     split = split_in(path.name) or "train"
     if is_table(path):
         rows = read_files([path])
-        return {split: replace(rows, finder=FileFinder(path.parent, whole=False, remote=remote))}, []
+        beside = scan(path.parent, PassedOver(path.parent))
+        finder = FileFinder(path.parent, whole=len(beside.folders) == 1 and not beside.images, remote=remote)
+        return {split: replace(rows, finder=finder)}, []
     if is_webdataset(path):
         return {split: Rows(load_webdataset([path]))}, []
     advice = next_step(path)

@@ -26,8 +26,34 @@ def usual_split(name: str) -> str | None:
 def folder_split(name: str) -> str | None:
     """The split that a folder is of, where its name says that and nothing else: `train`, `test_images`, `val2017`,
     `Training Set`."""
+    roles, rest = _split_words(name)
+    return roles[0] if len(roles) == 1 and not rest else None
+
+
+def sibling_splits(names: Collection[str]) -> set[str]:
+    """The folders that are of splits by what tells their names apart: `seg_train`, `seg_test`, `seg_pred`.
+
+    Args:
+        names (collection of `str`): of folders side by side.
+    """
+    by_rest: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in names:
+        roles, rest = _split_words(name)
+        if len(roles) == 1:
+            by_rest.setdefault(tuple(rest), {})[name] = roles[0]
+    return {name for named in by_rest.values() if "train" in named.values() and len(named) > 1 for name in named}
+
+
+def name_split(name: str) -> str | None:
+    """The split that a folder's name says, whatever else it says."""
+    roles, _ = _split_words(name)
+    return roles[0] if len(roles) == 1 else None
+
+
+def _split_words(name: str) -> tuple[list[str], list[str]]:
+    """The splits that a name says, and its other words."""
     words = [re.sub("(set|data|split|images)$", "", word) for word in _words(name) if word not in _FILLERS]
-    return _USUAL.get(words[0]) if len(words) == 1 else None
+    return [_USUAL[word] for word in words if word in _USUAL], [word for word in words if word not in _USUAL]
 
 
 def are_classes(names: Collection[str]) -> bool:

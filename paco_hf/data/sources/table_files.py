@@ -6,6 +6,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,9 @@ def read_files(paths: Sequence[Path]) -> Rows:
         return _read_shards(paths)
     if len(paths) == 1:
         return _read_text(paths[0])
-    raise ValueError(f"{paths[0]} and {paths[1]} are both of the same split: keep only one of them")
+    raise ValueError(
+        f"{paths[0]} and {paths[1]} are both of the same split: give one of them as --dataset, or rename one"
+    )
 
 
 def _read_shards(paths: Sequence[Path]) -> Rows:
@@ -180,6 +183,8 @@ def _parse_json(path: Path, text: str, notes: list[str]) -> dict[str, list[Any]]
         content = _parse_lines(path, text)
     if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
         content = _coco_rows(path, content, notes)
+    if isinstance(content, dict) and content:
+        content = _named_files(content)
     if isinstance(content, dict) and all(isinstance(values, list) for values in content.values()):
         lengths = {len(values): name for name, values in reversed(content.items())}
         if len(lengths) > 1:
@@ -194,6 +199,21 @@ def _parse_json(path: Path, text: str, notes: list[str]) -> dict[str, list[Any]]
 
 
 _JSON_FORMS = "a list of objects, or an object a line, each with an image and a label; or COCO's annotations"
+
+
+def _named_files(content: dict[str, Any]) -> Any:
+    """The rows of a mapping from images to labels, or from labels to lists of images; another mapping as it is."""
+    lists = [values for values in content.values() if isinstance(values, list)]
+    if all(map(is_image_name, content)):
+        return [{"file": name, "label": label} for name, label in content.items()]
+    if len(lists) == len(content) and all(isinstance(name, str) and is_image_name(name) for name in chain(*lists)):
+        named = len(content) > 1 and not {name.lower() for name in content} & {"image", "file", "file_name", "path"}
+        return (
+            [{"file": name, "label": label} for label, names in content.items() for name in names]
+            if named
+            else content
+        )
+    return content
 
 
 def _parse_lines(path: Path, text: str) -> list[Any]:

@@ -54,7 +54,8 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
     first = rows[next(iter(roles.values()))]
     image = find_image_column(first, dataset, spec.image_column, first.finder)
     if spec.label_column is None and (one_hot := one_hot_columns(first, dataset, image)):
-        rows = rows | {split: read_one_hot(rows[split], one_hot, f"{dataset} {split}") for split in roles.values()}
+        labeled = [split for split in roles.values() if {*one_hot} <= {*rows[split].data.features}]
+        rows = rows | {split: read_one_hot(rows[split], one_hot, f"{dataset} {split}") for split in labeled}
         first, label = rows[next(iter(roles.values()))], ONE_HOT
         notes.append(f"the class of an image is the one of the columns {examples(one_hot)} that has 1 (one-hot)")
     else:

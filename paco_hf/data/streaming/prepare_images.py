@@ -11,6 +11,7 @@ import pyarrow as pa
 from tqdm.auto import tqdm
 
 from ...utils.files import identity
+from ...utils.folder_contents import PassedOver
 from ...utils.text import examples, repeated
 from ..image_lists import ImageList, class_names
 from ..image_split import selection_hash
@@ -80,11 +81,12 @@ class SourceImages:
                     f"{root} has no folder {folder}/ with the {split} images in class folders: give the folder that "
                     "holds it as --source"
                 )
-        files, folders = read_tree(root, lists, whole)
+        passed = PassedOver(root)
+        files, folders = read_tree(root, lists, whole, passed)
         if not folders or "train" not in files:
             raise ValueError(f"{root} has neither class folders in train/ nor parquet files: give another --source")
         splits = {split: _file_contents(split, paths, labels, root) for split, (paths, labels) in files.items()}
-        return cls(class_names(dataset, folders), splits)
+        return cls(class_names(dataset, folders), splits, [passed.note] if passed.note else [])
 
     @classmethod
     def from_source(cls, source: Source) -> "SourceImages":

@@ -9,8 +9,8 @@ from typing import Any
 
 from PIL import Image
 
-from ...utils.folder_contents import PassedOver, list_image_files, walk, walk_images
-from ...utils.images import open_image
+from ..utils.folder_contents import PassedOver, list_image_files, walk, walk_images
+from ..utils.images import open_image
 
 _TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".tar")  # known without what reads them
 
@@ -114,11 +114,11 @@ def _holds_tables(folder: Path) -> bool:
 def _add_rows(images: UnlabeledImages, dataset: str, image_column: str | None) -> None:
     from datasets import Image as ImageFeature
 
-    from .columns import find_image_column
-    from .file_names import FileFinder, missing_files
-    from .remote import local_copy
-    from .rows import read_rows
-    from .table_files import file_names_in
+    from ..data.sources.columns import find_image_column
+    from ..data.sources.file_names import FileFinder, missing_files
+    from ..data.sources.remote import local_copy
+    from ..data.sources.rows import read_rows
+    from ..data.sources.table_files import file_names_in
 
     with local_copy(dataset) as (place, remote):
         if remote and Path(place).is_dir() and holds_images(Path(place)):
