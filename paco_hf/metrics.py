@@ -93,7 +93,7 @@ def long_tailed_accuracy(
     predicted, true, counts = (np.asarray(values) for values in (predictions, references, class_counts))
     if predicted.ndim != 1 or predicted.shape != true.shape:
         raise ValueError(
-            f"predictions and references must be class ids of one length, got {predicted.shape} and {true.shape}"
+            f"predictions and references must be class ids of the same length, got {predicted.shape} and {true.shape}"
         )
     if true.size == 0:
         raise ValueError("there is nothing to score: references is empty")
@@ -151,9 +151,7 @@ def expected_calibration_error(
     try:
         rows, true = np.asarray(probabilities), np.asarray(references)
     except ValueError as error:
-        raise ValueError(
-            f"probabilities must have as many columns in every row, one for each class: pad or mend them ({error})"
-        ) from error
+        raise ValueError(f"probabilities must have one column for each class in every row ({error})") from error
     if n_bins < 1:
         raise ValueError(f"n_bins must be 1 or more, got {n_bins}; the usual number is 15")
     if true.size == 0:
@@ -281,7 +279,7 @@ def retrieval_precision(
     available = np.bincount(classes, minlength=counts.size)[true] - (gallery is None)
     wanted = np.minimum(k, available)
     if not (wanted > 0).any():
-        raise ValueError("no image has another one of its class to be found")
+        raise ValueError("no image has another image of its class to find: give more images of each class")
 
     targets, chunk = unit_rows(searched).T, 1024
     precision = np.zeros(len(true))

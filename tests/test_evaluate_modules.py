@@ -166,7 +166,7 @@ def test_a_large_softmax_in_float32_and_bfloat16() -> None:
     ("predictions", "message"),
     [
         ([[2.0, 1.0], [0.0, 3.0]], "logits need a softmax"),
-        ([[0.5, 0.5], [1.0]], "as many columns in every row"),
+        ([[0.5, 0.5], [1.0]], "one column for each class in every row"),
         ([0, 1], "don't match the expected format"),
     ],
 )

@@ -54,7 +54,7 @@ def test_bounds_of_the_groups_are_theirs() -> None:
 
 def test_errors() -> None:
     for arguments, message in (
-        (([0, 1], [0], [1, 1]), "one length"),
+        (([0, 1], [0], [1, 1]), "the same length"),
         (([], [], [1]), "nothing to score"),
         (([2], [0], [1, 1]), r"predictions must be in 0\.\.1"),
         (([0], [-1], [1, 1]), r"references must be in 0\.\.1"),
@@ -192,7 +192,7 @@ HALF = [[0.5, 0.5]]
         (HALF, [0, 1], {}, r"got \(1, 2\) and \(2,\)"),
         (HALF, [[0]], {}, r"got \(1, 2\) and \(1, 1\)"),
         ([[]], [0], {}, r"got \(1, 0\) and \(1,\)"),
-        ([[0.5, 0.5], [1.0]], [0, 1], {}, "as many columns in every row"),
+        ([[0.5, 0.5], [1.0]], [0, 1], {}, "one column for each class in every row"),
         ([*HALF, [float("nan"), 1.0]], [0, 1], {}, "NaN in row 1"),
         ([*HALF, [-0.5, 1.5]], [0, 1], {}, r"values from -0\.5 to 1\.5 that sum to 1 in row 1: logits need a softmax"),
         ([[0.5, 1.5]], [0], {}, r"values from 0\.5 to 1\.5 that sum to 2 in row 0"),

@@ -61,7 +61,7 @@ class PaCoPreTrainedModel(PreTrainedModel):
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
         backbone = self.base_model.backbone
         if not hasattr(backbone, "set_grad_checkpointing"):
-            raise ValueError(f"the backbone {self.config.backbone!r} has no gradient checkpointing")
+            raise ValueError(f"the backbone {self.config.backbone!r} has no gradient checkpointing: leave it out")
         backbone.set_grad_checkpointing(enable)
         if enable and self.base_model.statistics_guard is None:
             self.base_model.statistics_guard = StatisticsGuard(self.base_model)
@@ -140,13 +140,16 @@ class PaCoModel(PaCoPreTrainedModel):
             ValueError: feature maps of a backbone that gives none, or attentions.
         """
         if self.config.output_attentions if output_attentions is None else output_attentions:
-            raise ValueError("output_attentions=True: backbones of timm give no attentions")
+            raise ValueError("output_attentions=True is not supported: timm's backbones return none, leave it out")
         if pixel_values.ndim == 2:
             return self.as_asked(BaseModelOutputWithPooling(pooler_output=pixel_values), return_dict)
         states = None
         if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
             if not hasattr(self.backbone, "forward_intermediates"):
-                raise ValueError(f"output_hidden_states=True: the backbone {self.config.backbone!r} gives none")
+                raise ValueError(
+                    f"output_hidden_states=True is not supported by the backbone {self.config.backbone!r}: leave it "
+                    "out"
+                )
             hidden, states = self.backbone.forward_intermediates(pixel_values)
         else:
             hidden = self.backbone.forward_features(pixel_values)

@@ -60,8 +60,8 @@ def choose_method(
             notes.append(f"the pretrained backbone is trained, too ({why}); --freeze_backbone true keeps it as it is")
     if run.feature_views and (not run.freeze_backbone or run.streaming):
         raise ValueError(
-            f"--feature_views {run.feature_views} are of a backbone that is frozen, and whose images are no stream: "
-            "give --freeze_backbone true, or leave it out"
+            f"--feature_views {run.feature_views} needs a frozen backbone and images that are not streamed: give "
+            "--freeze_backbone true without --streaming, or leave it out"
         )
     if is_pretrained(run, backbone) and run.lora_rank is None:
         before = run
@@ -151,9 +151,13 @@ def choose_folds(run: RunArguments, args: PaCoTrainingArguments, data: ImageData
         if "validation_fraction" not in run.automatic and run.validation_fraction not in (0, usual):
             obstacle = obstacle or f"--validation_fraction {run.validation_fraction:g}"
         if obstacle:
-            raise ValueError(f"--cross_validation {folds} cannot be with {obstacle}: leave it out, or change that")
+            raise ValueError(
+                f"--cross_validation {folds} cannot be combined with {obstacle}: leave it out, or change that"
+            )
         if int(folds) > images:
-            raise ValueError(f"--cross_validation {folds} divides {images} images: give {images} folds at most")
+            raise ValueError(
+                f"--cross_validation {folds} needs {folds} images, got {images}: give at most {images} folds"
+            )
         if data.validation:
             notes = [f"the validation split ({len(data.validation.labels)} images) is left aside: folds stand in"]
     fraction = run.validation_fraction if folds == "none" else 0.0

@@ -40,9 +40,8 @@ def checked_recipe(recipe: str) -> Recipe:
     for name in result.settings:
         if name not in known:
             near = meant_name(str(name), known)
-            raise ValueError(
-                f"recipe {recipe!r} has an unknown setting {name!r}" + (f": did you mean {near}?" if near else "")
-            )
+            hint = f"did you mean {near}?" if near else "`paco-hf train --help` lists them"
+            raise ValueError(f"recipe {recipe!r} has an unknown setting {name!r}: {hint}")
     # A key without a value leaves the setting as it is.
     settings = {name: value for name, value in result.settings.items() if value is not None}
     return dataclasses.replace(result, settings=settings)
@@ -207,14 +206,20 @@ def _check(run: RunArguments, args: PaCoTrainingArguments, flags: dict[str, Any]
     """Refuse flags that are of other data, of images that are not drawn anew, or of a view that is not seen."""
     carves = [name for name in ("test_fraction", "test_min_images") if getattr(run, name) is not None]
     if published and carves:
-        raise ValueError(f"--{carves[0]} carves from your own data; {run.dataset} has a test split: leave it out")
+        raise ValueError(
+            f"--{carves[0]} splits test images off from your own data, and {run.dataset} has a test split: leave it "
+            "out"
+        )
     selected = run.dataset in BENCHMARKS and BENCHMARKS[run.dataset].n_max
     if not selected and (tail := sorted(flags.keys() & {"imbalance_factor", "imbalance_kind"})):
-        raise ValueError(f"--{tail[0]} makes the long tail of cifar*-lt; {run.dataset} has its own: leave it out")
+        raise ValueError(
+            f"--{tail[0]} sets the class counts of the CIFAR-LT benchmarks, and has no effect on {run.dataset}: leave "
+            "it out"
+        )
     if flags.get("augment_backend") == "tensor" and run.on_features:
         raise ValueError(
-            "--augment_backend tensor is for views of each step; on a frozen backbone features are computed before: "
-            "leave it out"
+            "--augment_backend tensor has no effect on a frozen backbone, whose features are computed before "
+            "training: leave it out"
         )
     check_views(run, args, {name: flags[name] for name in ("query_view", "key_view") if name in flags})
 

@@ -86,7 +86,7 @@ def check_single(recipe: Recipe) -> Recipe:
     """The recipe; `ValueError` where it is one of several models."""
     if recipe.ensemble:
         members = " and ".join(recipe.ensemble)
-        raise ValueError(f"recipe {recipe.name!r} is an ensemble of {members}: convert these one by one")
+        raise ValueError(f"recipe {recipe.name!r} is an ensemble of {members}: convert its members one by one")
     return recipe
 
 

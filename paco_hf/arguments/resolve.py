@@ -182,8 +182,8 @@ def _choose_automatic(
         fine_tuning = choose_fine_tuning(backbone, optimizer)
     if optimizer not in (None, "sgd") and fine_tuning is None and "learning_rate" in run.automatic:
         raise ValueError(
-            f"--optim {optimizer} with {run.backbone} has no usual learning rate here, as SGD has: give "
-            "--learning_rate, such as 1e-3 for Adam, or leave out --optim"
+            f"--optim {optimizer} with {run.backbone} has no default learning rate: give --learning_rate, such as "
+            "1e-3 for Adam, or leave out --optim"
         )
     known: dict[str, Any] = {"batch": batch, "epochs": epochs, "max_steps": args.max_steps, "fine_tuning": fine_tuning}
     known["rate"] = None if "learning_rate" in run.automatic else args.learning_rate
@@ -206,7 +206,7 @@ def _choose_augment_backend(run: RunArguments, views: tuple[str, ...], images: I
     size = int(run.image_size or 0)
     obstacle = batched_obstacle(views, size, images.pixels())
     if run.augment_backend == "tensor" and obstacle:
-        raise ValueError(f"--augment_backend tensor cannot be had: {obstacle}; choose pil or auto")
+        raise ValueError(f"--augment_backend tensor cannot be used: {obstacle}; choose pil or auto")
     # On larger images PIL is the faster one on a CPU.
     return "pil" if run.augment_backend == "auto" and (obstacle or size > SMALL_IMAGE) else "tensor"
 

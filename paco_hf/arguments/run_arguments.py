@@ -227,12 +227,18 @@ class RunArguments(WorkflowArguments, ModelArguments, DataArguments, RecipeArgum
             raise ValueError("--skip_undecodable leaves out what --inspect finds: leave out --inspect false")
         folds = self.cross_validation
         if folds not in (None, "none") and not (str(folds).isdecimal() and int(str(folds)) >= 2):
-            raise ValueError(f"cross_validation must be none or a number of folds, 2 at least, got {folds!r}")
+            raise ValueError(f"--cross_validation must be none or a number of folds, at least 2, got {folds!r}")
         adapters, centers, file = self.lora_rank is not None, self.class_centers, self.pretrained_file
         if not adapters and (self.lora_alpha is not None or self.lora_targets):
-            raise ValueError("--lora_alpha and --lora_targets are of adapters: give --lora_rank too, such as 8")
+            raise ValueError(
+                "--lora_alpha and --lora_targets have no effect without --lora_rank: give it too, such as 8, or "
+                "leave them out"
+            )
         if adapters and self.freeze_backbone:
-            raise ValueError("--lora_rank trains adapters of the backbone, --freeze_backbone nothing of it: give one")
+            raise ValueError(
+                "--lora_rank trains adapters in the backbone, and --freeze_backbone trains nothing of it: give only "
+                "one"
+            )
         scale = {"classifier_scale": self.classifier_scale, "learn_classifier_scale": self.learn_classifier_scale}
         for name, value in scale.items() if self.classifier == "linear" else ():
             if value != getattr(type(self), name):
@@ -241,17 +247,21 @@ class RunArguments(WorkflowArguments, ModelArguments, DataArguments, RecipeArgum
                     "--classifier cosine, or leave it out"
                 )
         if centers != "random" and self.classifier_init_std is not None:
-            raise ValueError("--class_centers and --classifier_init_std both set the classifier: give one")
+            raise ValueError("--class_centers and --classifier_init_std both initialize the classifier: give only one")
         if centers not in ("random", "means") and not Path(centers).is_file():
-            raise ValueError(f"class_centers must be random, means or a file of embeddings, got {centers!r}, no file")
+            raise ValueError(
+                "--class_centers must be random, means or a file of embeddings (`paco-hf embed` writes one), got "
+                f"{centers!r}"
+            )
         if file is not None and not Path(file).is_file():
-            raise ValueError(f"pretrained_file {file!r} does not exist, or is no file")
+            raise ValueError(f"--pretrained_file {file!r} is not a file: give a file of weights")
         json_object(self.backbone_kwargs)
         if self.resume and self.overwrite:
             raise ValueError("--resume and --overwrite contradict each other: give one of them")
         if self.streaming and self.class_centers == "means":
             raise ValueError(
-                "--class_centers means reads all images first, --streaming once: give a file of embeddings"
+                "--class_centers means reads all images before training, and --streaming reads them only once: give "
+                "a file of embeddings, as `paco-hf embed` writes"
             )
 
 
@@ -265,7 +275,9 @@ def json_object(value: Any) -> dict[str, Any]:
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
-            raise ValueError(f"backbone_kwargs must be a JSON object, got {value!r} ({error})") from error
+            raise ValueError(
+                f"backbone_kwargs must be a JSON object, such as '{{\"img_size\": 224}}', got {value!r} ({error})"
+            ) from error
     if value is not None and not isinstance(value, dict):
-        raise ValueError(f"backbone_kwargs must be a JSON object, got {value!r}")
+        raise ValueError(f"backbone_kwargs must be a JSON object, such as '{{\"img_size\": 224}}', got {value!r}")
     return value or {}

@@ -46,26 +46,31 @@ class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, T
             self.bf16 = hardware_precision(self.use_cpu) == "bf16"
         elif self.precision != "auto":
             if (self.bf16 and self.precision != "bf16") or (self.fp16 and self.precision != "fp16"):
-                raise ValueError(f"--precision {self.precision} contradicts --bf16 {self.bf16} --fp16 {self.fp16}")
+                raise ValueError(
+                    f"--precision {self.precision} contradicts --bf16 {self.bf16} --fp16 {self.fp16}: leave out "
+                    "--bf16 and --fp16"
+                )
             self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
         if self.fp16 and self.use_cpu:
             raise ValueError("fp16 needs a GPU: on a CPU choose --precision bf16 or fp32")
         if loss_spec(self.loss).prior == "required" and not self.class_prior:
             raise ValueError(
-                f"class_prior=False contradicts loss {self.loss!r}, which is made of the class frequencies: choose "
-                "loss='ce', or leave it out"
+                f"class_prior=False contradicts loss {self.loss!r}, which needs the class frequencies: choose "
+                "loss='ce', or leave class_prior out"
             )
         check_ranges(self)
         check_supported(self)
         check_idle(self)
         if self.hub_strategy != "end":
-            raise ValueError(f"hub_strategy must be one of end, got {self.hub_strategy!r}")
+            raise ValueError(
+                f"hub_strategy must be 'end', as a run is pushed once, when it is finished, got {self.hub_strategy!r}"
+            )
         if self.epoch_schedule == "mae" and self.min_learning_rate > self.learning_rate:
             limit = f"at most learning_rate, {self.learning_rate}"
             raise ValueError(f"min_learning_rate must be {limit}, got {self.min_learning_rate}")
         if self.max_steps == 0 or self.max_steps < -1 or self.max_steps != int(self.max_steps):
             raise ValueError(
-                f"max_steps must be a positive whole number, or -1 for those of num_train_epochs, got {self.max_steps}"
+                f"max_steps must be a positive whole number, or -1 to train for num_train_epochs, got {self.max_steps}"
             )
         if not self.num_train_epochs > 0 and not self.max_steps > 0:
             raise ValueError(f"num_train_epochs must be positive, got {self.num_train_epochs}")

@@ -9,9 +9,9 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from .defaults import default_setting
 
-_WHOLE = "queue and key encoder are whole in every process: launch several processes with `paco-hf train --nproc N`"
-_BATCHES = "the batches of several processes are part of what a loss contrasts"
-_CHECKPOINTING = "timm's backbones know activation_checkpointing on and off"
+_WHOLE = "every process needs the whole queue and key encoder: launch several processes with `paco-hf train --nproc N`"
+_BATCHES = "it would change which images of several processes a loss contrasts"
+_CHECKPOINTING = "timm's backbones can only turn checkpointing on or off"
 _ORDER = "the order of the images is a function of seed and epoch alone, so that a killed run resumes exactly"
 
 # What to use instead, or why there is nothing.
@@ -37,8 +37,8 @@ UNSUPPORTED = {
     "label_names": "the loss takes its labels from the column 'labels': rename yours",
     "length_column_name": "images have no lengths to group by",
     "liger_kernel_config": "it is for language models: set torch_compile for fused kernels",
-    "logging_nan_inf_filter": "a loss that is not finite ends a training",
-    "neftune_noise_alpha": "it is noise on the embeddings of words: choose stronger views (query_view)",
+    "logging_nan_inf_filter": "a loss that is not finite stops the training",
+    "neftune_noise_alpha": "it adds noise to word embeddings: choose stronger views (query_view)",
     "parallelism_config": _WHOLE,
     "save_only_model": "nothing could resume from such a checkpoint: set save_strategy='no', and call "
     "trainer.save_model(folder) for the model alone",
@@ -65,11 +65,11 @@ def check_supported(args: Any) -> None:
         if (value or default) and value != default and (name, value) != ("label_names", ["labels"]):
             raise ValueError(f"{name}={value!r} is not supported: {reason}")
     if unknown := {*args.include_for_metrics} - {"inputs", "loss"}:
-        raise ValueError(f"include_for_metrics must hold inputs or loss, got {sorted(unknown)[0]!r}")
+        raise ValueError(f"include_for_metrics may hold only 'inputs' and 'loss', got {sorted(unknown)[0]!r}")
     if isinstance(args.accelerator_config, dict):
         known = {field.name for field in dataclasses.fields(AcceleratorConfig)}
         if other := sorted(args.accelerator_config.keys() - known):
-            raise ValueError(f"accelerator_config has no setting {other[0]!r}: choose of {', '.join(sorted(known))}")
+            raise ValueError(f"accelerator_config has no setting {other[0]!r}: choose from {', '.join(sorted(known))}")
     if args.torch_compile or args.torch_compile_mode or args.torch_compile_backend:
         backend, mode = args.torch_compile_backend or "inductor", args.torch_compile_mode
         try:
@@ -81,9 +81,7 @@ def check_supported(args: Any) -> None:
             ) from error
     for variable, wrapper in _ENVIRONMENT.items():
         if os.environ.get(variable, "").lower() in ("true", "1", "yes"):
-            raise ValueError(
-                f"{wrapper} is asked for ({variable}={os.environ[variable]}), but not supported: {_WHOLE}"
-            )
+            raise ValueError(f"{variable}={os.environ[variable]} asks for {wrapper}, which is not supported: {_WHOLE}")
 
 
 def check_accelerator(config: AcceleratorConfig) -> None:
@@ -114,7 +112,9 @@ def check_idle(args: Any) -> None:
     names = ("adam_beta1", "adam_beta2", "adam_epsilon")
     adam = [name for name in names if getattr(args, name) != default_setting(name)]
     if adam and args.optim == "sgd":
-        raise ValueError(f"{adam[0]} is a setting of Adam, and optim is 'sgd': set optim='adamw_torch', or momentum")
+        raise ValueError(
+            f"{adam[0]} is a setting of Adam, but optim is 'sgd': set optim='adamw_torch' or leave it out"
+        )
     sgd = [name for name in ("momentum", "nesterov") if getattr(args, name) != default_setting(name)]
     if sgd and args.optim != "sgd":
         raise ValueError(
@@ -123,8 +123,8 @@ def check_idle(args: Any) -> None:
     warmup, usual = args.warmup_epochs, default_setting("warmup_epochs")
     if args.epoch_schedule == "none" and warmup != usual:
         raise ValueError(
-            f"warmup_epochs={warmup!r} has no effect with epoch_schedule='none': set epoch_schedule='cosine', or "
-            "choose warmup_steps"
+            f"warmup_epochs={warmup!r} has no effect with epoch_schedule='none': set epoch_schedule='cosine', or use "
+            "warmup_steps"
         )
     if args.epoch_schedule != "none":
         stepwise = {"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": None, "warmup_steps": 0}
@@ -132,7 +132,7 @@ def check_idle(args: Any) -> None:
             if (value := getattr(args, name)) != default and (value or default):
                 raise ValueError(
                     f"{name}={value!r} has no effect with epoch_schedule={args.epoch_schedule!r}: set "
-                    "epoch_schedule='none', or choose warmup_epochs"
+                    "epoch_schedule='none', or use warmup_epochs"
                 )
     plain = ("constant", "reduce_lr_on_plateau", "greedy")
     if args.epoch_schedule == "none" and args.warmup_steps and args.lr_scheduler_type in plain:

@@ -152,4 +152,4 @@ def check_data_flags(flags: argparse.Namespace) -> None:
 def check_checkpoint_folder(flag: str, model: str) -> None:
     """`ValueError` where `flag` would change the `config.json` of a checkpoint that is not in a local folder."""
     if not (Path(model) / "config.json").is_file():
-        raise ValueError(f"{flag} changes a checkpoint's config.json, but {model} is no local folder of one")
+        raise ValueError(f"{flag} changes config.json, but {model} is not a local checkpoint: give a run folder")

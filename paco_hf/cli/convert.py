@@ -29,7 +29,7 @@ def add_flags(parser: ArgumentParser) -> None:
 def run(flags: Namespace) -> None:
     fields = spec_fields(vars(flags))
     if not flags.dataset and fields:
-        raise ValueError("--dataset_path, the lists and the columns go with --dataset: give it too")
+        raise ValueError("--dataset_path, lists, columns and splits need --dataset: give it too, or leave them out")
     spec = DataSpec(flags.dataset, **fields) if flags.dataset else None
     from ..conversion.from_reference import convert
     from ..runs.record import summary

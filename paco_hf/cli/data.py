@@ -53,14 +53,16 @@ def _prepare(flags: Namespace) -> None:
     lists: dict[str, str] = {}
     for split, source in flags.list:
         if split in lists:
-            raise ValueError(f"--list has two lists for {split}: write SPLIT=FILE, such as test={source}")
+            raise ValueError(f"--list names two lists for {split}: give one for each split, as SPLIT=FILE")
         lists[split] = source
     if flags.dataset == "builtin":
-        raise ValueError("the built-in data set needs no preparation: train on it as it is")
+        raise ValueError("the built-in data set needs no preparation: `paco-hf train --dataset builtin` reads it")
     user_data = flags.dataset not in BENCHMARKS
     if user_data and flags.source:
+        names = ", ".join(name for name, benchmark in BENCHMARKS.items() if benchmark.path)
         raise ValueError(
-            f"unknown data set {flags.dataset!r}: {', '.join(BENCHMARKS)} take --source; for others give it alone"
+            f"--source is for {names}, not for {flags.dataset!r}: to prepare your own data, give only its folder, "
+            "file or Hub id"
         )
     name, source = (public_name(flags.dataset), flags.dataset) if user_data else (flags.dataset, flags.source)
     fields = spec_fields(vars(flags))

@@ -45,8 +45,8 @@ def run(flags: argparse.Namespace) -> int:
     changed = [name for name, value in vars(flags).items() if value != defaults.get_default(name)]
     if flags.images and (unused := [name for name in changed if name not in _FILE_FLAGS]):
         raise ValueError(
-            f"--{unused[0]} is of labeled data, and image files have no labels to judge retrieval by: give files, or "
-            "--dataset"
+            f"--{unused[0]} needs labeled data, and image files have no labels: leave it out, or give --dataset in "
+            "place of files"
         )
     check_data_flags(flags)
     from ..inference.features import Embeddings, embed_files, embed_split
@@ -62,19 +62,22 @@ def run(flags: argparse.Namespace) -> int:
     gallery = Embeddings.load(flags.gallery) if flags.gallery else None
     if gallery:
         if gallery.labels is None:
-            raise ValueError(f"{flags.gallery} has no labels: make it with --dataset, or of the run's own data")
+            raise ValueError(
+                f"{flags.gallery} has no labels to judge retrieval by: make it from labeled data, with --dataset or "
+                "the run's own"
+            )
         searched = {"gallery": gallery.features, "gallery_labels": gallery.labels}
     split = load_split(flags.model, flags)
     names = split.class_names
     if gallery and gallery.class_names and gallery.class_names != names:
-        raise ValueError(f"{flags.gallery} is of other classes than {split.name}")
+        raise ValueError(f"{flags.gallery} has other classes than {split.name}: make both from the same data set")
     made, counts = embed_split(flags.model, split, names, flags.batch_size, flags.precision)
     made.save(flags.output)
     width = made.features.shape[1]
     if gallery and gallery.features.shape[1] != width:
         raise ValueError(
-            f"{flags.gallery} has features of width {gallery.features.shape[1]}, this model of {width}: make it with "
-            f"the same model ({flags.output} is written)"
+            f"{flags.gallery} has features of width {gallery.features.shape[1]}, but this model's have width {width}: "
+            f"make it with the same model ({flags.output} is written)"
         )
     searched["k"] = flags.neighbors
     scores = retrieval_precision(made.features, made.labels, counts or [0] * len(names), **searched)

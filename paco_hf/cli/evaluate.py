@@ -29,7 +29,10 @@ def run(flags: Namespace) -> None:
     if flags.calibrate and len(flags.models) > 1:
         raise ValueError("--calibrate stores a temperature in a checkpoint: give one checkpoint, not several")
     if flags.calibrate and flags.split == "validation":
-        raise ValueError("--calibrate fits on the validation split: scored there, the result would flatter")
+        raise ValueError(
+            "--calibrate fits on the validation split, whose scores would then be too good: give --split test, "
+            "or leave out --calibrate"
+        )
     import torch
     from accelerate import PartialState
 

@@ -6,7 +6,7 @@ from .common import add_data_flags, check_data_flags, selected
 from .inputs import checkpoint, new_folder
 
 # What `--dataset` and the like are for.
-_FITTED = "a cosine classifier that goes to timm"
+_FITTED = "the export of a cosine classifier to timm"
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -17,19 +17,21 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--to", choices=["timm", "onnx"], required=True, help=formats)
     add("--prior_input", action="store_true", help="onnx: a second input, the class frequencies")
     add_data_flags(parser, None, default="validation, where there is none train")
-    parser.epilog = f"--dataset, --split and the like are of {_FITTED}: the images that its temperature is fitted on."
+    parser.epilog = (
+        f"--dataset, --split and the like are only for {_FITTED}: the images that its temperature is fitted on."
+    )
 
 
 def run(flags: Namespace) -> None:
     if flags.prior_input and flags.to != "onnx":
-        raise ValueError("--prior_input goes with --to onnx")
+        raise ValueError(f"--prior_input is for --to onnx, got --to {flags.to}: leave it out")
     from ..data.spec import spec_fields
 
     fields = spec_fields(vars(flags))
     check_data_flags(flags)
     has_images = any([flags.dataset, flags.split, *fields.values()])
     if has_images and flags.to != "timm":
-        raise ValueError(f"--dataset, --split and the like are of {_FITTED}: leave them out")
+        raise ValueError(f"--dataset, --split and the like are only for {_FITTED}: leave them out")
     from transformers import AutoImageProcessor
 
     from ..conversion import export_onnx, export_timm
@@ -39,7 +41,10 @@ def run(flags: Namespace) -> None:
     model = load_classifier(flags.model)
     processor = AutoImageProcessor.from_pretrained(flags.model)
     if has_images and model.config.classifier != "cosine":
-        raise ValueError(f"--dataset, --split and the like are of {_FITTED}: {flags.model} has a linear one")
+        raise ValueError(
+            f"--dataset, --split and the like are only for {_FITTED}, and {flags.model} has a linear one: leave them "
+            "out"
+        )
     if flags.to == "timm":
         if model.config.classifier == "cosine":
             model, lines = linear_copy(model, flags.model, **selected(flags, "dataset split"), **fields)

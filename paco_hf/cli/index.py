@@ -19,7 +19,7 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def run(flags: Namespace) -> None:
     if flags.output is None and not Path(flags.model).is_dir():
-        raise ValueError(f"{flags.model} is no folder to put the index into: give --output")
+        raise ValueError(f"{flags.model} is not a local folder to put the index into: give --output DIR")
     folder = Path(flags.output or Path(flags.model) / INDEX_FOLDER)
     check_new_index(folder, flags.overwrite)
     check_data_flags(flags)

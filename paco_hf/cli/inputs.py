@@ -116,7 +116,9 @@ def split_list(text: str) -> tuple[str, str]:
 
     split, _, source = text.partition("=")
     if source and split not in spec.ROLES and not Path(text).exists() and "://" not in text:
-        raise ValueError(f"{text} is of no split: give FILE, or SPLIT=FILE with {', '.join(spec.ROLES)} as SPLIT")
+        raise ValueError(
+            f"{text!r} names no split: give FILE or SPLIT=FILE, SPLIT being one of {', '.join(spec.ROLES)}"
+        )
     split, source = (split, source) if split in spec.ROLES else ("train", text)
     check_list(source)
     return split, source
@@ -135,7 +137,7 @@ def run_folder(text: str) -> None:
 def repo_name(text: str) -> None:
     """The id of a repository on the Hub, or a name there of the user who is logged in."""
     if not is_repo_id(text if "/" in text else f"user/{text}"):
-        raise ValueError(f"{text!r} is no id of the Hub: give user/name, of letters, digits, -, _ and .")
+        raise ValueError(f"{text!r} is not a Hub id: give user/name, made of letters, digits, -, _ and .")
 
 
 @_argument
@@ -157,7 +159,7 @@ def checkpoint(text: str) -> None:
         if not files.read_mapping(processor, "restore it, or give another checkpoint"):
             raise OSError(f"{text} has no {processor.name}, which says how images are scaled: give another checkpoint")
     elif not is_repo_id(text):
-        raise OSError(f"{text!r} is no local folder, and cannot be loaded from the Hub (an id there is user/name)")
+        raise OSError(f"{text!r} is not a local folder, and not a Hub id: give a run folder, or user/name")
     else:
         _check_hub("model", text, "give the folder of a run or checkpoint, or the id of a model on the Hub")
 
@@ -207,9 +209,9 @@ def _check_hub(kind: str, repo_id: str, advice: str) -> None:
         caches += Path(prepared).glob(f"{repo_id.replace('/', '___')}*")
     if any(map(Path.exists, caches)):
         return
-    refusal = f"{repo_id!r} is no local folder, and cannot be loaded from the Hub"
+    refusal = f"{repo_id!r} is not a local folder, and cannot be loaded from the Hub"
     if constants.HF_HUB_OFFLINE:
-        raise OSError(f"{refusal} (offline, and the cache has nothing of it): {advice}")
+        raise OSError(f"{refusal} (offline, and not in the cache): {advice}")
     from huggingface_hub import HfApi
     from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 

@@ -159,7 +159,7 @@ def _check_devices(number: int) -> None:
     devices = torch.accelerator.device_count()
     if 0 < devices < number:
         raise ValueError(
-            f"--nproc {number} needs {number} GPUs, one a process, but there {'is' if devices == 1 else 'are'} "
+            f"--nproc {number} needs {number} GPUs, one per process, but there {'is' if devices == 1 else 'are'} "
             f"{devices}: give at most --nproc {devices} (or CUDA_VISIBLE_DEVICES= to compute on the CPU)"
         )
 

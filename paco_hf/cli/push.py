@@ -26,9 +26,12 @@ def add_flags(parser: ArgumentParser) -> None:
 
 def run(flags: Namespace) -> None:
     if not flags.space and (flags.examples or flags.write_only or flags.include_index):
-        raise ValueError("--examples, --include_index and --write_only go with --space")
+        raise ValueError("--examples, --include_index and --write_only need --space: give it too, or leave them out")
     if flags.space and (flags.revision or flags.include_training_state or flags.license):
-        raise ValueError("a Space has no --revision, --include_training_state or --license: push the model for these")
+        raise ValueError(
+            "--revision, --include_training_state and --license are for a model, not for --space: leave them out, or "
+            "push the model"
+        )
     if flags.include_index:
         check_included_index(Path(flags.run))
     if flags.space:

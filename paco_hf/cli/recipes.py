@@ -19,7 +19,7 @@ def run(flags: Namespace) -> None:
         print(json.dumps(entries, indent=2) if flags.json else table(entries))
         return
     if flags.name is None:
-        raise ValueError("paco-hf recipes show NAME: which one? `paco-hf recipes` lists the names")
+        raise ValueError("`paco-hf recipes show` needs the NAME of a recipe: `paco-hf recipes` lists them")
     from ..arguments.recipes import as_text, read_recipe
 
     read_recipe(flags.name)  # an unknown name is an error before libraries load

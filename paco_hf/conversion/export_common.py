@@ -38,8 +38,8 @@ def preprocessing_settings(processor: BitImageProcessor) -> dict[str, Any]:
     steps = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
     if "shortest_edge" not in fields["size"] or crop["height"] != crop["width"] or not all(map(fields.get, steps)):
         raise ValueError(
-            "to be exported, the image processor must resize the shortest edge, cut a square from the center and "
-            f"normalize: got {fields}"
+            "to be exported, the image processor must resize the shortest edge, crop a square from the center, "
+            f"rescale and normalize, got {fields}"
         )
     padded = isinstance(processor, PaCoImageProcessor)
     return {
@@ -137,7 +137,7 @@ def model_logits(model: Any, images: Tensor, prior: Tensor | None = None) -> Ten
         raise ValueError(f"the model cannot take images of {height} x {width} pixels ({short_text(error)})") from error
     logits = output if isinstance(output, Tensor) else output.logits
     if not logits.isfinite().all():
-        raise ValueError("the model's logits are not finite: is it the result of a training that diverged?")
+        raise ValueError("the model's logits are not finite (did its training diverge?): export another checkpoint")
     return logits if prior is None else logit_shift(logits, prior)
 
 

@@ -232,10 +232,11 @@ def _fetch(source: str) -> Path:
                         shutil.copyfileobj(reader, target)
             except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
                 raise OSError(
-                    f"{source} cannot be downloaded ({error}): give a file where there is no network"
+                    f"{source} cannot be downloaded ({error}): check the address, or download it elsewhere and give "
+                    "the file"
                 ) from error
             if total and partial.stat().st_size != total:
-                raise OSError(f"{source} broke off after {partial.stat().st_size} of {total} bytes: try again")
+                raise OSError(f"{source} stopped after {partial.stat().st_size} of {total} bytes: download it again")
             partial.replace(file)
     return file
 

@@ -30,12 +30,12 @@ def linearize(
             number.
     """
     if not isinstance(model.classifier, CosineClassifier):
-        raise ValueError("the classifier is linear already")
+        raise ValueError("the model's classifier is linear already: use the model as it is")
     if model.config.inference_prior is not None:
         raise ValueError(
-            "a linear classifier cannot stand for a cosine one with stored class frequencies (inference_prior), "
-            "against which the length of a feature would weigh: `model.set_prior(None)` first, or `paco-hf export "
-            "--to onnx`, which keeps them"
+            "a linear classifier cannot replace a cosine one with an inference_prior, whose weight would depend on "
+            "the length of each feature: call `model.set_prior(None)` first, or use `paco-hf export --to onnx`, "
+            "which keeps it"
         )
     if not 0 < feature_length < float("inf"):
         raise ValueError(f"feature_length must be a positive number, got {feature_length}")

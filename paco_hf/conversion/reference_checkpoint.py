@@ -110,14 +110,15 @@ def load_reference_checkpoint(
         prefixes, head, loss = _RESNET_PREFIXES, "linear.weight", "paco" if paco else "gpaco"
     else:
         raise ValueError(
-            f"{source} is no checkpoint of the reference: it has neither encoder_q.* nor patch_embed.* keys"
+            f"{source} is not a checkpoint of the reference code, which has encoder_q.* or patch_embed.* keys: give "
+            "one that is"
         )
 
     tensors, names, dropped = _rename(reference, prefixes)
     num_classes = reference.shape(head, 2)[0]
     queue_size, projection_dim = reference.shape("queue", 2)
     if num_classes < 1 or projection_dim < 1:
-        raise ValueError(f"{source}: {head} or queue is empty")
+        raise ValueError(f"{source}: {head} or queue is empty, so the checkpoint is damaged: give another one")
     size = kwargs.get("img_size", 32 if name.startswith("cifar_") else 224)
     config = PaCoConfig(backbone=name, backbone_kwargs=kwargs, num_labels=num_classes, image_size=size)
     model = PaCoForContrastiveTraining.from_classifier(
@@ -134,7 +135,7 @@ def load_reference_checkpoint(
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise OSError(f"{path} does not exist, or is not a file")
+        raise OSError(f"{path} does not exist or is not a file: give a PyTorch checkpoint")
     with path.open("rb") as file:
         if file.read(256).lstrip().lower().startswith((b"<!doctype html", b"<html")):
             raise ValueError(
@@ -148,13 +149,14 @@ def _read(path: Path) -> Any:
     except pickle.UnpicklingError as error:
         foreign = re.search(r"(?i)unsupported (?:global:? (?:GLOBAL )?|class )(\S+)", str(error))
         if foreign is None:
-            raise ValueError(f"{path} is damaged, or no PyTorch file of weights; it is not loaded") from error
+            raise ValueError(f"{path} is damaged or not a PyTorch checkpoint: download it again") from error
         raise ValueError(
-            f"{path} holds more than weights ({foreign[1]}), which could run code: it is not loaded, and none was run"
+            f"{path} holds more than weights ({foreign[1]}), which could run code, and is not loaded: if you trust "
+            "it, save its state dict alone"
         ) from error
     except Exception as error:  # old and new formats fail in a dozen ways when cut
         reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise OSError(f"{path} cannot be read as a PyTorch file (truncated?): {reason}") from error
+        raise OSError(f"{path} cannot be read as a PyTorch file ({reason}): download it again") from error
 
 
 def _state_dict(content: Any, source: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -172,12 +174,12 @@ def _state_dict(content: Any, source: str) -> tuple[dict[str, Tensor], dict[str,
     flat: dict[str, Tensor] = {}
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{source} holds something else than a tensor under {key!r}: {type(value).__name__}")
+            raise ValueError(f"{source} must hold only tensors, got a {type(value).__name__} under {key!r}")
         if value.layout != torch.strided or value.is_meta:
-            raise ValueError(f"{source}: {key} is no plain tensor, but {value.layout} on {value.device}")
+            raise ValueError(f"{source}: {key} must be a dense tensor with data, got {value.layout} on {value.device}")
         plain = key.removeprefix("module.")
         if plain in flat:
-            raise ValueError(f"{source} has {plain} twice, with and without the prefix module.")
+            raise ValueError(f"{source} has {plain} twice, with and without the prefix 'module.': remove one of them")
         flat[plain] = value
     return flat, beside
 
@@ -187,9 +189,7 @@ def _reason(key: str, value: Any, source: str) -> str:
         return _BESIDE[key]
     number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
     if not isinstance(number, str | int | float | None):
-        raise ValueError(
-            f"{source} has something that is not known beside its weights: {key}, a {type(value).__name__}"
-        )
+        raise ValueError(f"{source} has an unknown entry beside its weights: {key}, a {type(value).__name__}")
     return f"a record ({number!r:.40}), no weight"
 
 
@@ -228,7 +228,7 @@ def _recognize_resnet(reference: _Reference, custom: dict[str, Any]) -> tuple[st
     planes = tuple(reference.shape(f"encoder_q.layer{s}.0.conv3.weight", 4)[0] // 4 for s in range(1, 5))
     groups = inner[0] // max(inner[1], 1)
     if min(planes) < 1 or groups < 1:
-        raise ValueError(f"{source}: encoder_q.layer1.0.conv2.weight of {inner} is of no bottleneck ResNet")
+        raise ValueError(f"{source}: encoder_q.layer1.0.conv2.weight of {inner} does not fit a bottleneck ResNet")
     # Inner width = int(planes * base_width / 64) * groups.
     base_width = max(round(inner[0] / groups * 64 / planes[0]), 1)
     if planes == (64, 128, 256, 512) and (name := _RESNETS.get((layers, groups, base_width))):
@@ -244,9 +244,9 @@ def _recognize_vit(reference: _Reference, backbone: str | None, custom: dict[str
     backbone = backbone or _VITS.get((embed_dim, depth, patch))
     if backbone is None:
         raise ValueError(
-            f"{reference.source}: a ViT of width {embed_dim}, depth {depth} and patch {patch} is no standard one, and "
-            "shapes do not tell its number of heads: give backbone='vit_base_patch16_224' and backbone_kwargs with "
-            "img_size, patch_size, embed_dim, depth and num_heads"
+            f"{reference.source}: a ViT of width {embed_dim}, depth {depth} and patch {patch} is not a standard one, "
+            "and its number of heads cannot be read from its weights: give backbone='vit_base_patch16_224' and "
+            "backbone_kwargs with img_size, patch_size, embed_dim, depth and num_heads"
         )
     recognized: dict[str, Any] = {"global_pool": "avg"} if "fc_norm.weight" in reference else {}
     if size != 224:
@@ -267,7 +267,7 @@ def _rename(
             continue
         target = _translate(key.replace(".shortcut.", ".downsample."), prefixes)
         if target is None:
-            raise ValueError(f"{reference.source} has a key that is not known: {key}")
+            raise ValueError(f"{reference.source} has an unknown key: {key}")
         if target in tensors:
             raise ValueError(f"{reference.source} has two keys for one weight: {names[target]} and {key}")
         tensors[target], names[target] = tensor, key
@@ -306,7 +306,7 @@ def _load(
         if tensor.shape != expected[key].shape:
             raise ValueError(
                 f"{source}: {names[key]} has shape {tuple(tensor.shape)}, but the backbone {model.config.backbone!r} "
-                f"with {model.config.backbone_kwargs} wants {tuple(expected[key].shape)}"
+                f"with {model.config.backbone_kwargs} expects {tuple(expected[key].shape)}"
             )
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise ValueError(f"{source}: {names[key]} has values that are not finite: its training diverged")

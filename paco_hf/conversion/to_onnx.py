@@ -124,18 +124,17 @@ def _check(model: PaCoForImageClassification, prior_input: bool) -> None:
     if missing:
         raise ImportError(f"exporting to ONNX needs {' and '.join(missing)}: pip install 'paco-hf[onnx]'")
     if prior_input and model.config.inference_prior is not None:
-        raise ValueError(
-            "the logits carry the configuration's inference_prior already: set it to None, or export without an "
-            "input for the prior"
-        )
+        raise ValueError("the model has an inference_prior: call `model.set_prior(None)`, or leave out prior_input")
     if prior_input and not model.config.balanced_logits:
         raise ValueError(
-            "an input for the prior needs balanced logits, and those of a training without class prior are not: "
-            "`model.set_prior` before exporting"
+            "prior_input needs balanced logits, and a model trained without class prior has none: export without it, "
+            "after `model.set_prior(frequencies)` for a fixed prior"
         )
     weight_bytes = sum(4 * parameter.numel() for parameter in model.paco.parameters())
     if weight_bytes >= _PROTOBUF_LIMIT:
-        raise ValueError(f"{weight_bytes / 2**30:.1f} GiB of weights: one ONNX file holds less than 2 GiB")
+        raise ValueError(
+            f"the weights take {weight_bytes / 2**30:.1f} GiB, but one ONNX file holds less than 2 GiB: export to timm"
+        )
 
 
 class _Graph(nn.Module):
@@ -164,7 +163,7 @@ def _sizeless(backbone: Any, images: Tensor) -> nn.Module:
             copied = timm.create_model(backbone.pretrained_cfg["architecture"], **arguments)
             copied.load_state_dict(backbone.state_dict())
         except Exception:
-            raise ValueError(f"the backbone takes one size only ({common.short_text(error)})") from error
+            raise ValueError(f"the backbone takes images of one size only ({common.short_text(error)})") from error
         return copied
     return backbone
 

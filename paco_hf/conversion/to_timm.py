@@ -79,8 +79,8 @@ def timm_preprocessing(processor: BitImageProcessor) -> dict[str, Any]:
     preprocessing = common.preprocessing_settings(processor)
     if "pad_to_square" in preprocessing:
         raise ValueError(
-            "the images are padded with the color of their border, which timm's transforms have no word for: train "
-            f"with --image_fit crop. {common.PADDED_ROUTES}"
+            "the images are padded with the color of their border, which timm's transforms cannot do: train with "
+            f"--image_fit crop. {common.PADDED_ROUTES}"
         )
     return preprocessing
 
@@ -93,7 +93,7 @@ def native_model(model: PaCoForImageClassification) -> nn.Module:
     """
     if isinstance(model.classifier, CosineClassifier):
         raise ValueError(
-            "timm's classifiers are linear, and the model's compares by the cosine: `paco_hf.conversion.linearize` "
+            "timm's classifiers are linear, and the model's is a cosine classifier: `paco_hf.conversion.linearize` "
             "gives a linear one of the same top-1, and `paco-hf export --to timm` fits its temperature on images. "
             f"{common.OTHER_ROUTES}"
         )

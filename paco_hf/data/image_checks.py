@@ -83,11 +83,11 @@ def check_images(data: ImageData, skip_undecodable: bool = False) -> ImageChecks
         splits[role] = rest = _without(split, contents[role].errors)
         if role == "train" and (lost := set(split.labels) - set(rest.labels)):
             raise ValueError(
-                f"no training image of the class {split.class_names[min(lost)]!r} can be decoded: mend its images, or "
-                "remove the class"
+                f"no training image of the class {split.class_names[min(lost)]!r} can be decoded: replace its images, "
+                "or remove the class"
             )
         if not rest.labels:
-            raise ValueError(f"no image of {split.name} can be decoded: mend them, or remove the split")
+            raise ValueError(f"no image of {split.name} can be decoded: replace them, or remove the split")
     known = " (as surveyed before)" if all(one.stored for one in contents.values()) else ""
     sizes = [size for one in contents.values() for size in one.sizes if size]
     small, large = min(sizes, key=math.prod), max(sizes, key=math.prod)

@@ -93,7 +93,7 @@ def parse_list(name: str, content: bytes, dataset: str | None = None) -> ImageLi
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is no text ({error}): give the list, not an archive") from error
+        raise ValueError(f"{name} is not a text file ({error}): give the list, not an archive") from error
     entries = [*(_json_entries if text.lstrip().startswith("{") else _text_entries)(name, text)]
     places: dict[str, str] = {}
     folder_by_label: dict[int, str] = {}
@@ -103,7 +103,7 @@ def parse_list(name: str, content: bytes, dataset: str | None = None) -> ImageLi
         if match is None:
             other = _matching_datasets(path, BENCHMARKS)
             hint = f": is this a list of {other[0]}?" if other else ""
-            raise ValueError(f"{where}: {path!r} is no path of {dataset}, such as {benchmark.example}{hint}")
+            raise ValueError(f"{where}: {path!r} is not a path of {dataset}, such as {benchmark.example}{hint}")
         if not 0 <= label < benchmark.num_classes:
             raise ValueError(
                 f"{where}: label {label} is out of range: {dataset} has {benchmark.num_classes} classes, 0 to "
@@ -113,13 +113,13 @@ def parse_list(name: str, content: bytes, dataset: str | None = None) -> ImageLi
         before = folder_by_label.setdefault(label, folder), label_by_folder.setdefault(folder, label)
         if before != (folder, label):
             raise ValueError(
-                f"{where}: {path!r} has label {label}, but before this line label {label} was {before[0]!r} and "
-                f"{folder!r} had label {before[1]}"
+                f"{where}: {path!r} has label {label}, but on earlier lines label {label} is {before[0]!r} and "
+                f"{folder!r} has label {before[1]}: give each folder one label"
             )
         if (first := places.setdefault(path, where)) != where:
-            raise ValueError(f"{where}: {path!r} is there twice (first in {first})")
+            raise ValueError(f"{where}: {path!r} appears twice (first in {first}): remove one of them")
     if not entries:
-        raise ValueError(f"{name} is empty")
+        raise ValueError(f"{name} is empty: give a list of images")
     labels = [label for _, _, label in entries]
     folders = [folder_by_label.get(label, "") for label in range(max(labels) + 1)]
     return ImageList(name, dataset, list(places), labels, folders, content)
@@ -136,7 +136,9 @@ def _guess_dataset(content: bytes) -> str:
         return fitting[0]
     wanted = ", ".join(benchmark.example for benchmark in known.values())
     line = text.split("\n", 1)[0][:80]
-    raise ValueError(f"its first line, {line!r}, is no path and label of a known data set; paths are such as {wanted}")
+    raise ValueError(
+        f"its first line, {line!r}, is not a path and label of a known data set; expected paths like {wanted}"
+    )
 
 
 def _matching_datasets(path: str, benchmarks: Mapping[str, Benchmark]) -> list[str]:
@@ -148,7 +150,7 @@ def _text_entries(name: str, text: str) -> Iterator[tuple[str, str, int]]:
     for number, line in enumerate(text.splitlines(), 1):
         path, _, label = line.rpartition(" ")
         if not path or not re.fullmatch(r"-?\d+", label):
-            raise ValueError(f"{name}, line {number}: {line!r} is not of the form 'path label'")
+            raise ValueError(f"{name}, line {number}: {line!r} must have the form 'path label'")
         yield f"{name}, line {number}", path, int(label)
 
 
@@ -239,20 +241,21 @@ def tree_lists(dataset: str, root: Path, lists: Mapping[str, str], needs_train: 
     if benchmark.needs_list and needs_train and "train" not in sources:
         raise ValueError(
             f"{root} has no list of {dataset}'s training images ({' or '.join(benchmark.lists['train'])}): put it "
-            "there, or give it (--train_list, in `data prepare` --list)"
+            "there, or give it with --train_list (`paco-hf data prepare`: --list)"
         )
     result = {split: read_list(source, dataset) for split, source in sources.items()}
     for split, image_list in result.items():
         known = recognize(image_list.content)
         if known and known != (dataset, split):
             raise ValueError(
-                f"{image_list.name} is the {known[1]} list of {known[0]}, given as the {split} list of {dataset}"
+                f"{image_list.name} is the {known[1]} list of {known[0]}: give the {split} list of {dataset} in its "
+                "place"
             )
     for one, other in combinations(result.values(), 2):
         if both := set(one.paths) & set(other.paths):
             raise ValueError(
-                f"{len(both)} images are in {one.name} as well as in {other.name}, such as {min(both)}: images to "
-                "train on cannot be scored"
+                f"{len(both)} images are in {one.name} as well as in {other.name}, such as {min(both)}: remove them "
+                "from one of the two"
             )
     for image_list in result.values() if "train" in result else ():
         pairs = zip_longest(image_list.folders, result["train"].folders)
@@ -260,6 +263,7 @@ def tree_lists(dataset: str, root: Path, lists: Mapping[str, str], needs_train: 
             if folder and folder != trained:
                 raise ValueError(
                     f"{image_list.name} has {folder!r} as class {label}, which is "
-                    f"{'no class' if trained is None else trained!r} in {result['train'].name}"
+                    f"{'no class' if trained is None else trained!r} in {result['train'].name}: give lists with the "
+                    "same classes"
                 )
     return result

@@ -120,8 +120,8 @@ def _long_tailed(train: LabeledImages, counts: list[int]) -> LabeledImages:
     for label, (stored, wanted) in enumerate(zip(available, counts, strict=True)):
         if stored < wanted:
             raise ValueError(
-                f"class {label} has {stored} stored images, but the selection wants {wanted}: this folder allows "
-                "larger imbalance factors only"
+                f"class {label} has {stored} stored images, but the selection needs {wanted}: give a larger "
+                "--imbalance_factor, or another folder"
             )
     return train.select([int(i) for i in np.lexsort((rank, labels)) if rank[i] < counts[labels[i]]])
 
@@ -133,12 +133,15 @@ def _open_prepared(spec: DataSpec, test_only: bool) -> Source:
     root = str(spec.root)
     if spec.lists or spec.splits or spec.image_column or spec.label_column:
         raise ValueError(
-            f"{root} is prepared, with the lists and columns of then: leave out --train_list, --validation_list, "
-            "--test_list, --image_column, --label_column and --*_split, or give the source as --dataset_path"
+            f"{root} is prepared, which fixed its lists, columns and splits: leave out --train_list, "
+            "--validation_list, --test_list, --image_column, --label_column and --*_split, or give the source as "
+            "--dataset_path"
         )
     manifest = Manifest.read(root)
     if spec.benchmark and manifest.dataset != spec.dataset:
-        raise ValueError(f"{root} was prepared as {manifest.dataset}, not as {spec.dataset}")
+        raise ValueError(
+            f"{root} was prepared as {manifest.dataset}, not as {spec.dataset}: give --dataset {manifest.dataset}"
+        )
     manifest.check_files()
     if not spec.streaming:
         files = {split: [f"{root}/{s['file']}" for s in c["shards"]] for split, c in manifest.splits.items()}
@@ -174,7 +177,10 @@ def _open_tree(spec: DataSpec, test_only: bool) -> Source:
         whole.append(("test", "val"))
     for split, folder in whole:
         if not (root / folder).is_dir():
-            raise ValueError(f"{root} has no folder {folder}/ with {spec.dataset}'s {split} images in class folders")
+            raise ValueError(
+                f"{root} has no folder {folder}/ with {spec.dataset}'s {split} images in class folders: give the "
+                "folder that holds it as --dataset_path"
+            )
     needed = {split: image_list for split, image_list in lists.items() if not test_only or split == scored}
     passed = PassedOver(root)
     files, folders = read_tree(root, needed, whole, passed, folders, skip_unknown=bool(lists))
@@ -192,7 +198,7 @@ def _open_published(spec: DataSpec, test_only: bool) -> Source:
     assert benchmark is not None
     if benchmark.needs_list:
         raise ValueError(
-            f"{spec.dataset} is a selection that its lists define: give --dataset_path with the official folder tree "
+            f"{spec.dataset} is defined by its lists of images: give --dataset_path with the official folder tree "
             "(and the lists in it), or a folder that `paco-hf data prepare` made"
         )
     tables = load_folder(spec.root) if spec.root else load_hub(str(benchmark.hub_id))

@@ -25,8 +25,8 @@ def long_tailed_counts(n_max: int, num_classes: int, imbalance_factor: float, ki
         raise ValueError(f"n_max and num_classes must be at least 1, got {n_max} and {num_classes}")
     if imbalance_factor < 1:
         raise ValueError(
-            f"imbalance_factor is first class : last class, at least 1, got {imbalance_factor} (for the reference's "
-            "0.01 give 100)"
+            "imbalance_factor, the largest class divided by the smallest, must be at least 1, got "
+            f"{imbalance_factor}: for the reference's 0.01 give 100"
         )
     steps = max(num_classes - 1, 1)
     if kind == "exp":
@@ -46,7 +46,7 @@ def long_tailed_counts(n_max: int, num_classes: int, imbalance_factor: float, ki
     if min(counts) == 0:
         raise ValueError(
             f"with n_max {n_max} and imbalance_factor {imbalance_factor}, {counts.count(0)} classes would have no "
-            f"image: the factor can be {n_max} at most"
+            f"image: give a factor of at most {n_max}"
         )
     return counts
 
@@ -71,7 +71,10 @@ def long_tailed_indices(targets: Any, counts: Sequence[int], seed: int = 0) -> l
     for label, count in enumerate(counts):
         members = np.flatnonzero(labels == label)
         if len(members) < count:
-            raise ValueError(f"class {label} has {len(members)} images, but the selection wants {count}")
+            raise ValueError(
+                f"class {label} has {len(members)} images, but the selection needs {count}: give a larger "
+                "imbalance_factor, or more images"
+            )
         generator.shuffle(members)
         selected.extend(members[:count].tolist())
     return selected
@@ -162,7 +165,7 @@ def stratified_folds(labels: Any, folds: int, seed: int = 0, copies: np.ndarray 
         ValueError: fewer than 2 folds, or no class with two images.
     """
     if folds < 2:
-        raise ValueError(f"cross-validation needs 2 folds at least, got {folds}")
+        raise ValueError(f"cross-validation needs at least 2 folds, got {folds}")
     array, generator = np.asarray(labels), np.random.default_rng(seed)
     copies = np.arange(len(array)) if copies is None else copies
     result = np.full(len(array), -1)
@@ -176,5 +179,5 @@ def stratified_folds(labels: Any, folds: int, seed: int = 0, copies: np.ndarray 
         start += len(same_class)
     result = result[copies]
     if result.max() < 0:
-        raise ValueError("cross-validation needs a class with two images or more, and each has one")
+        raise ValueError("cross-validation needs a class with two or more images, and each has one: add images")
     return result

@@ -69,7 +69,7 @@ class DataSpec:
             object.__setattr__(self, name, getattr(self, name) and expand(getattr(self, name)))
         if self.splits and not self.is_user_data:
             raise ValueError(
-                f"--{next(iter(self.splits))}_split names a split of your own data; those of {self.dataset} are "
+                f"--{next(iter(self.splits))}_split names a split of your own data, and those of {self.dataset} are "
                 "known: leave it out"
             )
         if not self.is_user_data:
@@ -89,13 +89,13 @@ class DataSpec:
                 f"{self.dataset} --source ... --out DIR`, then --dataset_path DIR"
             )
         if self.benchmark and self.benchmark.n_max:
-            raise ValueError(f"{self.dataset} is selected image by image and small: leave out --streaming")
+            raise ValueError(f"{self.dataset} is small, and not streamed: leave out --streaming")
 
     def check_lists(self) -> None:
         """`ValueError` where lists are not what the data set is selected by."""
         if self.lists and not (self.benchmark and self.benchmark.lists):
             names = ", ".join(name for name, benchmark in BENCHMARKS.items() if benchmark.lists)
-            raise ValueError(f"lists go with {names}, not {self.dataset}: leave out --{next(iter(self.lists))}_list")
+            raise ValueError(f"--{next(iter(self.lists))}_list is for {names}, not for {self.dataset}: leave it out")
 
     @property
     def benchmark(self) -> Benchmark | None:

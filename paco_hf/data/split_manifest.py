@@ -49,15 +49,15 @@ def check_source(before: dict[str, Any] | None, now: dict[str, Any] | None) -> N
     if changed := _changed(before["source"], now["source"]):
         raise ValueError(
             f"the data has changed since the run was started (it has {changed}), so its splits would not be the same: "
-            "restore it, or start anew with --overwrite"
+            "restore it, or start over with --overwrite"
         )
     flags = {"test": "--test_fraction, --split_seed and --inspect", "validation": "--validation_fraction and --seed"}
     for role, settings in flags.items():
         parts = [manifest["splits"][role] or {} for manifest in (before, now)]
         if any(part.get("carved") for part in parts) and parts[0].get("selection") != parts[1].get("selection"):
             raise ValueError(
-                f"other images would be carved for the {role} than when the run was started, and it has trained on "
-                f"some of them: give the {settings} of then, or start anew with --overwrite"
+                f"other images would be split off for the {role} than when the run was started, some of which it has "
+                f"trained on: give its original {settings}, or start over with --overwrite"
             )
 
 
@@ -125,8 +125,8 @@ def check_data(before: dict[str, Any], now: dict[str, Any]) -> None:
         changes = ["other names of classes"]
     if changes:
         raise ValueError(
-            f"the data has changed since the run was started ({'; '.join(changes)}), which may have trained on images "
-            "that it would be scored on: restore it, or start anew with --overwrite"
+            f"the data has changed since the run was started ({'; '.join(changes)}), so the run may have trained on "
+            "images that it would be scored on: restore it, or start over with --overwrite"
         )
 
 
@@ -169,8 +169,8 @@ def select_again(full: ImageSplit, manifest: dict[str, Any], role: str) -> Image
     content, source = manifest["splits"][role], manifest["source"]
     if changed := _changed(source, describe_source(full, "content" in source)):
         raise ValueError(
-            f"{full.name} is not what the run's {role} split was carved from: it has {changed}. Restore the data of "
-            "then, or give data with a test split of its own (new images in a folder `test`)"
+            f"{full.name} is not the data that the run's {role} split was taken from: it has {changed}. Restore that "
+            "data, or give data with a test split of its own (new images in a folder `test`)"
         )
     place = {row: index for index, row in enumerate(full.source_rows)}
     return full.select([place[row] for row in content["rows"]], role=role, split_off=role != "train")

@@ -38,7 +38,7 @@ def verify(target: str, dataset: str | None = None) -> tuple[list[str], list[str
     if not _is_user_data(target):
         return _verify_list(read_list(target, dataset))
     if dataset:
-        raise ValueError(f"--dataset says whose list a file is; {target} is none: leave it out")
+        raise ValueError(f"--dataset names the data set of a list, and {target} is not a list: leave it out")
     return _verify_user_data(target)
 
 

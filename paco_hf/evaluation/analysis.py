@@ -90,7 +90,8 @@ def _check_logits(logits: np.ndarray, true: np.ndarray, classes: int) -> None:
     if not np.isfinite(logits).all():
         row = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
         raise ValueError(
-            f"the logits of image {row} are not finite: the weights are damaged, or overflow in --precision"
+            f"the logits of image {row} are not finite: the weights are damaged, or overflow in this precision; try "
+            "--precision fp32"
         )
 
 

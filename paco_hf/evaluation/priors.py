@@ -23,13 +23,13 @@ def read_frequencies(file: str) -> dict[str, float]:
         frequencies = {entry["label"]: float(entry["frequency"]) for entry in stored["classes"]}
         wrong = next((label for label, value in frequencies.items() if not 0 <= value < math.inf), None)
         if wrong is not None:
-            raise ValueError(f"the frequency of {wrong!r} is {frequencies[wrong]}, which is no share of images")
+            raise ValueError(f"the frequency of {wrong!r} must be finite and at least 0, got {frequencies[wrong]}")
         if sum(frequencies.values()) <= 0:
-            raise ValueError("all frequencies are 0, which is no share of images")
+            raise ValueError("at least one frequency must be above 0, but all are 0")
     except OSError as error:
         raise OSError(f"--prior must be training, none or a file, got {file!r} ({error})") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is not what `paco-hf estimate-prior --output` writes ({error})") from error
+        raise ValueError(f"{file} must be a file that `paco-hf estimate-prior --output` writes ({error})") from error
     return frequencies
 
 

@@ -48,7 +48,7 @@ def small_sample(labels: Any, seed: int = 0) -> np.ndarray:
     array, generator = np.asarray(labels), np.random.default_rng(seed)
     classes = np.flatnonzero(np.bincount(array) > 1)
     if not len(classes):
-        raise ValueError("cross-validation needs a class with two images or more, and each has one")
+        raise ValueError("cross-validation needs a class with two or more images, and each has one: add images")
     classes = generator.permutation(classes)[:CLASSES]
     most = max(-(-IMAGES // len(classes)), 2)
     return np.sort(np.concatenate([generator.permutation(np.flatnonzero(array == c))[:most] for c in classes]))

@@ -41,8 +41,8 @@ def fit_temperature(logits: Any, labels: Any, logit_counts: Any = None, *, balan
     present = frequencies.nonzero()[:, 0]
     if len(present) < 2:
         raise ValueError(
-            f"a temperature needs images of two classes or more, got {len(true)} of {len(present)}: give a larger "
-            "validation split"
+            f"a temperature needs images of at least two classes, got {len(true)} images of {len(present)}: give a "
+            "larger validation split"
         )
     prior = torch.zeros(len(present)) if balanced else (frequencies[present] / frequencies.sum()).log()
     weights = 1 / frequencies[true] if balanced else torch.ones(len(true), dtype=torch.float64)

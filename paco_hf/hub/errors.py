@@ -16,8 +16,8 @@ from huggingface_hub.errors import (
 _HINTS = {
     401: "log in with `hf auth login`, or set HF_TOKEN to a token that may write",
     403: "the token may not do this: it must be one with write access, of an account that owns the name",
-    404: "no such repository, revision or file, or a private one that the token may not see",
-    409: "it is in use, or exists otherwise: try again, or choose another name",
+    404: "there is no such repository, revision or file, or the token may not see it: check the name and the token",
+    409: "it is in use, or exists in another form: try again, or choose another name",
     429: "too many requests: try again in some minutes",
 }
 
@@ -37,7 +37,7 @@ def hub_errors(what: str) -> Iterator[None]:
             chain.append(chain[-1].__cause__)
         if answer := next((cause for cause in chain if isinstance(cause, HfHubHTTPError)), None):
             status = answer.response.status_code
-            hint = _HINTS.get(status, "the Hub is in trouble: try again, what has arrived there is not sent again")
+            hint = _HINTS.get(status, "the Hub has a problem: try again; what it has received is not sent again")
             reason = answer.server_message or answer.response.reason_phrase
             raise OSError(f"{what} (HTTP {status}, {reason}): {hint}") from error
         unreachable = (HTTPError, OfflineModeIsEnabled, ConnectionError, LocalEntryNotFoundError)

@@ -113,7 +113,7 @@ def make_repo(api: HfApi, repo_id: str, private: bool, repo_type: str = "model",
     """
     api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True, **settings)
     if private and not api.repo_info(repo_id, repo_type=repo_type).private:
-        raise ValueError("it is public, so nothing is sent: make it private, or leave out --private")
+        raise ValueError("it exists and is public, so nothing is sent: make it private, or leave out --private")
 
 
 def push_trainer(trainer: Any, **kwargs: Any) -> Any:
@@ -172,8 +172,8 @@ def stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
     if (run / ADAPTER_FOLDER).is_dir():
         if include_training_state:
             raise ValueError(
-                f"{run} has adapters, whose training state goes with the weights that they adapt and not with the "
-                "merged model: leave out --include_training_state"
+                f"{run} has LoRA adapters, whose training state does not fit the merged model: leave out "
+                "--include_training_state"
             )
         shutil.copytree(run / ADAPTER_FOLDER, staged / ADAPTER_FOLDER)
         model.config.save_pretrained(staged / ADAPTER_FOLDER)
@@ -188,7 +188,10 @@ def stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
         states = [folder / TRAINING_STATE_NAME for folder in (run, *source.checkpoints[-1:])]
         state = next((path for path in states if path.is_file()), None)
         if state is None:
-            raise ValueError(f"{run} and its checkpoints have no {TRAINING_STATE_NAME}, which contrastive runs have")
+            raise ValueError(
+                f"{run} and its checkpoints have no {TRAINING_STATE_NAME}, which only contrastive runs have: leave "
+                "out --include_training_state"
+            )
         shutil.copyfile(state, staged / TRAINING_STATE_NAME)
 
 
@@ -213,4 +216,4 @@ def check_no_paths(staged: Path) -> None:
         if file.suffix in (".json", ".yaml", ".md"):
             for path in re.findall(r"(?<![\w:/.])/[\w.@+-]+(?:/[\w.@+-]+)+", file.read_text(encoding="utf-8")):
                 if Path(path.rstrip(".")).exists():
-                    raise ValueError(f"{file.name} would tell of {path} on this computer, so nothing is sent")
+                    raise ValueError(f"nothing is sent, as {file.name} names {path} of this computer: edit it")

@@ -58,7 +58,10 @@ class Embeddings:
             tensors, metadata = read_tensors(file)
             names = {n: json.loads(metadata[n]) for n in ("files", "class_names", "errors") if n in metadata}
         except (SafetensorError, ValueError) as error:
-            raise OSError(f"{file} cannot be read ({error}): truncated, or not safetensors?") from error
+            raise OSError(
+                f"{file} cannot be read ({error}): it is truncated or not safetensors; write it again with `paco-hf "
+                "embed`"
+            ) from error
         features, labels = tensors.get("features"), tensors.get("labels")
         if features is None or features.ndim != 2 or not len(features) or not features.float().isfinite().all():
             raise ValueError(
@@ -92,7 +95,10 @@ def embed_split(
     """
     model, processor = load_for_inference(model_folder, batch_size, precision)
     if len(class_names) > model.config.num_labels:
-        raise ValueError(f"{split.name} has {len(class_names)} classes, the model {model.config.num_labels}")
+        raise ValueError(
+            f"{split.name} has {len(class_names)} classes, but the model has {model.config.num_labels}: give data "
+            "with the classes of the model"
+        )
     features, _ = cached_features(model.paco, processor, Images(split), batch_size, precision)
     embeddings = Embeddings(features.astype(np.float32), np.asarray(split.labels), None, class_names)
     return embeddings, model.config.group_counts

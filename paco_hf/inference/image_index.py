@@ -80,11 +80,12 @@ class NearestImages:
         except (RuntimeError, OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise OSError(
-                f"the index {folder} cannot be read ({reason}): make it anew with `paco-hf index`"
+                f"the index {folder} cannot be read ({reason}): make it again with `paco-hf index --overwrite`"
             ) from error
         if made_with != (base_digest(model), list(model.config.id2label.values())):
             raise ValueError(
-                f"the index {folder} was made with other weights or classes: make it anew with `paco-hf index`"
+                f"the index {folder} was made with other weights or classes: make it again with `paco-hf index "
+                "--overwrite`"
             )
         return cls(vectors, table["picture"].to_pylist(), table["label"].to_pylist(), about)
 
@@ -130,7 +131,10 @@ def index_split(
     model, processor = load_for_inference(model_folder, batch_size, precision)
     split = load()
     if max(split.labels) >= model.config.num_labels:
-        raise ValueError(f"{split.name} has label {max(split.labels)}, the model {model.config.num_labels} classes")
+        raise ValueError(
+            f"{split.name} has label {max(split.labels)}, but the model has {model.config.num_labels} classes: give "
+            "data with the classes of the model"
+        )
     images, digest = Images(split), base_digest(model)
     features, _ = cached_features(model.paco, processor, images, batch_size, precision)
     vectors = faiss.IndexFlatIP(features.shape[1])

@@ -11,14 +11,16 @@ VECTORS, PICTURES, ABOUT = "vectors.faiss", "pictures.parquet", "index.json"
 def check_index(folder: Path) -> None:
     """`OSError` where there is no index."""
     if not (folder / ABOUT).is_file():
-        raise OSError(f"{folder} is no index of images: `paco-hf index` makes one")
+        raise OSError(f"{folder} is not an image index: `paco-hf index` makes one")
 
 
 def check_new_index(folder: Path, overwrite: bool) -> None:
     """`ValueError` where an index would replace something else, or another one without `overwrite`."""
     inside = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
     if folder.is_file() or (inside and not (overwrite and inside == {VECTORS, PICTURES, ABOUT})):
-        raise ValueError(f"{folder} is not empty: --overwrite replaces an index, and nothing else; or give --output")
+        raise ValueError(
+            f"{folder} is not empty: give --overwrite, which replaces an index and nothing else, or another --output"
+        )
     if not inside:
         check_new_folder(folder)
 

@@ -18,13 +18,13 @@ def load_classifier(model: str | Path) -> PaCoForImageClassification:
     except OSError as error:
         if (Path(model) / ADAPTER_NAME).is_file():
             raise OSError(
-                f"{model} has adapters without the weights that they adapt, to resume training from: the run's folder "
-                "has the merged model"
+                f"{model} holds only LoRA adapters, for training to resume from: give the run folder, which holds the "
+                "merged model"
             ) from error
         if Path(model).is_dir():
             raise
         raise OSError(
-            f"{str(model)!r} is no local folder, and cannot be loaded from the Hub ({str(error).splitlines()[0]})"
+            f"{str(model)!r} is not a local folder, and cannot be loaded from the Hub ({str(error).splitlines()[0]})"
         ) from error
 
 

@@ -120,13 +120,14 @@ def read_prior(prior: str, model_folder: str, config: PaCoConfig) -> list[float]
         return None
     if prior == "training":
         if config.class_counts is None:
-            raise ValueError(f"{model_folder} does not say how frequent its classes were in training: --prior FILE")
+            raise ValueError(f"{model_folder} does not store the class frequencies in training: give --prior FILE")
         return [max(count, 0.5) for count in config.class_counts]
     frequencies = read_frequencies(prior)
     names = [config.id2label[c] for c in range(config.num_labels)]
     if different := sorted(frequencies.keys() ^ set(names), key=str):
         raise ValueError(
-            f"{prior} is of other classes than {model_folder}: {different[0]!r} is in one of the two only"
+            f"{prior} has other classes than {model_folder} ({different[0]!r} is in only one of the two): estimate it "
+            "with this model"
         )
     return [max(frequencies[name], MIN_FREQUENCY) for name in names]
 

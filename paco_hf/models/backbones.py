@@ -172,7 +172,7 @@ def create_backbone(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
             f"backbone {name!r} cannot be built with the arguments {kwargs} ({type(error).__name__}: {error})"
         ) from error
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
-        raise ValueError(f"backbone {name!r} with the arguments {kwargs} gives no pooled features")
+        raise ValueError(f"backbone {name!r} with the arguments {kwargs} gives no pooled features: choose another")
     return model
 
 
@@ -277,7 +277,7 @@ def load_pretrained(target: nn.Module, name: str, kwargs: dict[str, Any], file: 
     overlay = {"num_classes": -1, **kwargs.get("pretrained_cfg_overlay", {})}
     if file is not None:
         if not os.path.isfile(file):
-            raise OSError(f"there is no file {os.fspath(file)!r} to take pretrained weights from")
+            raise OSError(f"pretrained_file {os.fspath(file)!r} is not a file: give a file of weights")
         overlay["file"] = os.fspath(file)
     elif timm.is_model(name) and not resolve_pretrained_cfg(name, pretrained_cfg_overlay=overlay).has_weights:
         raise ValueError(
@@ -296,7 +296,7 @@ def load_pretrained(target: nn.Module, name: str, kwargs: dict[str, Any], file: 
         reason = " ".join(str(error).split())
         if isinstance(error.__cause__, pickle.UnpicklingError):
             raise OSError(
-                f"{source} holds pickled objects other than weights, which are not loaded, or is damaged: where you "
+                f"{source} holds pickled objects other than weights, which are not loaded, or is damaged: if you "
                 f"trust it, save its state dict as safetensors ({reason.split(' No automatic')[0]})"
             ) from error
         if report.mismatches:

@@ -85,7 +85,7 @@ class PaCoConfig(PreTrainedConfig):
         if not isinstance(self.image_size, int) or self.image_size < 1:
             raise ValueError(f"image_size must be a positive number of pixels, got {self.image_size!r}")
         if self.output_attentions:
-            raise ValueError("output_attentions: backbones of timm give no attentions: leave it out")
+            raise ValueError("output_attentions is not supported: timm's backbones return none, leave it out")
         if self.num_labels < 1:
             raise ValueError(f"num_labels must be at least 1, got {self.num_labels}")
         if self.classifier not in ("linear", "cosine"):
@@ -99,22 +99,23 @@ class PaCoConfig(PreTrainedConfig):
             if len(counts) != self.num_labels:
                 raise ValueError(
                     f"{name} has {len(counts)} entries, but the model has {self.num_labels} classes: give one count "
-                    f"a class, or {name}=None, when it is built or loaded"
+                    f"per class, or {name}=None"
                 )
             if min(counts) < 0 or sum(counts) == 0:
-                raise ValueError(f"{name} must not be negative, and not all zero")
+                raise ValueError(f"{name} must hold counts of 0 or more, and at least one above 0, got {counts!r:.80}")
         if self.inference_prior is not None:
             if len(self.inference_prior) != self.num_labels:
                 count = len(self.inference_prior)
-                raise ValueError(f"inference_prior has {count} entries, but the model has {self.num_labels} classes")
-            if not all(0 < value < math.inf for value in self.inference_prior):
                 raise ValueError(
-                    "inference_prior must be positive for every class (a class that never occurs: a tiny number)"
+                    f"inference_prior has {count} entries, but the model has {self.num_labels} classes: give one "
+                    "number per class"
                 )
+            if not all(0 < value < math.inf for value in self.inference_prior):
+                raise ValueError("inference_prior must be positive: for a class that never occurs, give a tiny number")
             if not self.balanced_logits and self.class_counts is None:
                 raise ValueError(
-                    "inference_prior needs class_counts: the logits carry the class frequencies of training, which "
-                    "are to be replaced"
+                    "inference_prior needs class_counts, the class frequencies in training that it replaces: set "
+                    "them, too"
                 )
         temperature = self.temperature
         if temperature is not None and not _positive(temperature):
@@ -172,7 +173,7 @@ def as_numbers(name: str, values: Any, kind: type) -> list[Any] | None:
     if values is None:
         return None
     values = values.tolist() if hasattr(values, "tolist") else values
-    message = f"{name} must be a list, an array or a tensor with one number a class, got {values!r:.80}"
+    message = f"{name} must be a list, an array or a tensor with one number per class, got {values!r:.80}"
     if isinstance(values, str | bytes) or not isinstance(values, Sequence):
         raise ValueError(message)
     values = [value.item() if hasattr(value, "item") else value for value in values]

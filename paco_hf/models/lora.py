@@ -101,14 +101,14 @@ def _select_targets(
     for name in names or ():
         if name not in targets:
             raise ValueError(
-                f"--lora_targets: {name!r} is no linear layer that can be adapted; there are {', '.join(targets)}"
+                f"--lora_targets: {name!r} is not a linear layer that can be adapted; choose from {', '.join(targets)}"
             )
     return {name: targets[name] for name in (names or targets)}
 
 
 def _alternatives(model: PaCoForImageClassification) -> str:
     """What to do where there is nothing to adapt."""
-    ways = ["--freeze_backbone true only classifier and projector", "a ViT as --backbone has such layers"]
+    ways = ["--freeze_backbone true trains only classifier and projector", "a ViT as --backbone has such layers"]
     names = [name for name, module in model.paco.backbone.named_modules() if isinstance(module, nn.Conv2d)]
     prefixes = list(accumulate(names[-1].split("."), "{}.{}".format)) if names else []
     # The last stage: the largest module with the last convolution and fewer than half of all.

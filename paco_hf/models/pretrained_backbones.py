@@ -49,14 +49,17 @@ def find_backbone(name: str) -> BackboneSource:
     path = Path(folder)
     if not path.is_dir():
         raise OSError(
-            f"backbone {name!r} is no folder, and no model of timm's: give a folder with config.json and weights, a "
-            "name of timm's, or hf://user/name"
+            f"backbone {name!r} is neither a folder nor a timm model: give a folder with config.json and weights, a "
+            "name that timm has, or hf://user/name"
         )
     if not (path / "config.json").is_file():
-        raise OSError(f"backbone {name!r} lacks config.json, which timm's save_for_hf writes beside the weights")
+        raise OSError(
+            f"backbone {name!r} lacks config.json, which timm's save_for_hf writes beside the weights: save it with "
+            "that"
+        )
     weights = next((path / file for file in _WEIGHTS if (path / file).is_file()), None)
     if weights is None:
-        raise OSError(f"backbone {name!r} lacks weights ({' or '.join(_WEIGHTS)})")
+        raise OSError(f"backbone {name!r} lacks weights ({' or '.join(_WEIGHTS)}): put them beside its config.json")
     return _described(name, lambda: load_model_config_from_path(path), str(weights))
 
 
@@ -73,7 +76,7 @@ def _from_hub(name: str, repo: str) -> BackboneSource:
         raise
     except Exception as error:  # the Hub's clients raise a dozen types here, and all of them mean the same to the user
         raise OSError(
-            f"backbone {name!r} cannot be had from the Hub ({type(error).__name__}: {str(error).splitlines()[0]}). "
+            f"backbone {name!r} cannot be loaded from the Hub ({type(error).__name__}: {str(error).splitlines()[0]}). "
             "Without network it must be in the cache; or give a local folder"
         ) from error
 
@@ -87,7 +90,10 @@ def _described(name: str, read: Any, weights: str | None) -> BackboneSource:
             "of this package, `paco-hf export RUN OUT --to timm` writes one that is"
         ) from error
     if not isinstance(architecture, str) or not timm.is_model(architecture):
-        raise ValueError(f"backbone {name!r} is of an architecture that this timm does not know, {architecture!r}")
+        raise ValueError(
+            f"backbone {name!r} has an architecture that the installed timm does not have, {architecture!r}: update "
+            "timm"
+        )
     kept = {key: value for key, value in (options or {}).items() if key != "num_classes"}
     if "img_size" in kept:
         kept["img_size"] = one_side(kept["img_size"], name)

@@ -49,11 +49,11 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
         OSError: a file is missing.
     """
     if not folders:
-        raise ValueError("no runs to compare")
+        raise ValueError("there are no runs to compare: give their folders")
     paths = [Path(folder) for folder in folders]
     for path in paths:
         if sum(path.resolve() == other.resolve() for other in paths) > 1:
-            raise ValueError(f"{path} is given twice")
+            raise ValueError(f"{path} is given twice: leave out one of the two")
     notes: list[str] = []
     runs = [_read_run(RunFolder(path), notes) for path in paths]
     kinds = _distinct((run["settings"], run["test"]) for run in runs)
@@ -99,7 +99,7 @@ def _read_run(run: RunFolder, notes: list[str]) -> dict[str, Any]:
     split, recipe, record = run.scored_split, run.recipe, run.record
     scores = run.metrics.get(split)
     if not isinstance(scores, dict) or "accuracy" not in scores:
-        raise ValueError(f"{run.path / METRICS_NAME} holds no scores, neither test nor validation")
+        raise ValueError(f"{run.path / METRICS_NAME} holds no test or validation scores: give a run that has")
     data, training = record.get("data", {}), record.get("training", {})
     scored = data.get(split, {})
     test = {

@@ -132,10 +132,11 @@ def _trained_scale(weights: Path) -> float | None:
 def _check_same_images(baseline: RunFolder, dataset: str | None, run: RunFolder) -> None:
     """Raise `ValueError` where a baseline has no test scores, or those of other images than the run's."""
     if not baseline.metrics.get("test"):
-        raise ValueError(f"the baseline {baseline.name} has no test scores in its {METRICS_NAME}")
+        raise ValueError(f"the baseline {baseline.name} has no test scores in its {METRICS_NAME}: give one that has")
     name = baseline.settings.get("dataset")
     tested = [one.record.get("data", {}).get("test") for one in (run, baseline)]
     if name != dataset or (all(tested) and tested[0] != tested[1]):
         raise ValueError(
-            f"the baseline {baseline.name} was scored on other images ({name}): its scores cannot stand beside"
+            f"the baseline {baseline.name} was scored on other images ({name}): give a baseline that was scored on "
+            "those of the run"
         )

@@ -147,7 +147,7 @@ class RunFolder:
         records = (self.home / name for name in (layout.RUN_NAME, layout.RECIPE_NAME, layout.LOG_NAME))
         for path in (self.path / layout.METRICS_NAME, *records):
             if not path.is_file():
-                raise OSError(f"{path} is missing: {path.parent} is no folder of a finished run")
+                raise OSError(f"{path} is missing: give the folder of a finished run")
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:

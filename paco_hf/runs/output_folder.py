@@ -44,7 +44,7 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
         if changed:
             raise ValueError(
                 f"{folder} is finished, and was made with other settings ({changed}): give another --output_dir, or "
-                f"remove its {layout.METRICS_NAME} to go on from its last checkpoint with the new ones"
+                f"remove its {layout.METRICS_NAME} to continue from its last checkpoint with the new ones"
             )
         return metrics
     if not folder.exists() or _is_fresh(folder):
@@ -54,9 +54,7 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
         shown = ", ".join(inside[:5]) + (f" and {len(inside) - 5} more" if len(inside) > 5 else "")
         raise ValueError(f"--output_dir {folder} is not empty, and holds no run ({shown}): give another folder")
     if not (run.resume or run.overwrite or any(lies_in(point, folder) for point in points)):
-        raise ValueError(
-            f"--output_dir {folder} is not empty: --resume goes on with the run in it, --overwrite replaces it"
-        )
+        raise ValueError(f"--output_dir {folder} is not empty: --resume continues its run, --overwrite replaces it")
     return None
 
 

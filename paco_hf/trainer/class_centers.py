@@ -42,13 +42,16 @@ def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings
     if names is not None and names != expected:
         pairs = (pair for pair in zip(names, expected, strict=False) if pair[0] != pair[1])
         theirs, ours = next(pairs, (len(names), classes))
-        raise ValueError(f"{source} is of other classes than the data, first {theirs!r}, here {ours!r}")
+        raise ValueError(
+            f"{source} has other classes than the data, the first being {theirs!r} instead of {ours!r}: make it from "
+            "this data"
+        )
     if cosine:
         features = F.normalize(features, dim=1)
     if labels is None:
         if len(features) != classes:
             raise ValueError(
-                f"{source} has {len(features)} rows without labels, but there are {classes} classes: give one row a "
+                f"{source} has {len(features)} rows without labels, but there are {classes} classes: give one row per "
                 "class, in their order, or labels"
             )
         centers = features

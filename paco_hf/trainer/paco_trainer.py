@@ -226,8 +226,8 @@ class PaCoTrainer(CheckpointingTrainer):
         if (loss.is_cpu or self.state.global_step % 50 == 0) and not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {loss.item()} at step {self.state.global_step + 1}, so the weights or a batch are "
-                "broken: start anew, or from a checkpoint of well before, with a lower --learning_rate, "
-                "--max_grad_norm 1, a higher --temperature or --precision fp32, and look for images of one value"
+                "broken: start over, or from a much earlier checkpoint, with a lower --learning_rate, "
+                "--max_grad_norm 1, a higher --temperature or --precision fp32, and look for images of a single color"
             )
         return loss
 

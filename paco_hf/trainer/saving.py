@@ -265,7 +265,7 @@ class CheckpointingTrainer(Trainer):
         from ..hub.upload import push_trainer
 
         if not blocking:
-            raise ValueError("blocking=False: a push is one commit, which is waited for")
+            raise ValueError("blocking=False is not supported, as a push is a single commit: leave it out")
         return push_trainer(self, commit_message=commit_message or "End of training", **kwargs)
 
     def init_hf_repo(self, token: str | None = None) -> None:

@@ -56,15 +56,18 @@ def check_training(
     check_class_counts(args, model.config)
     if args.n_gpu > 1:
         raise ValueError(
-            f"one process sees {args.n_gpu} GPUs, but the queue needs a process a GPU: launch with "
-            f"`paco-hf train --nproc {args.n_gpu}` or `torchrun`, or set CUDA_VISIBLE_DEVICES=0"
+            f"one process sees {args.n_gpu} GPUs, but the queue needs one process per GPU: launch with `paco-hf train "
+            f"--nproc {args.n_gpu}` or `torchrun`, or set CUDA_VISIBLE_DEVICES=0"
         )
     if isinstance(model, PaCoForContrastiveTraining) and model.spec != args.spec:
-        raise ValueError(f"the model was made for variant {model.spec.name!r}, but loss is {args.loss!r}")
+        raise ValueError(
+            f"the model was made for variant {model.spec.name!r}, but loss is {args.loss!r}: set "
+            f"loss={model.spec.name!r}"
+        )
     check_optimizer(model, args)
     check_queue(args)
     if isinstance(train_dataset, WholeImages) and batched_views is None:
-        raise ValueError("WholeImages are bytes without views: give batched_views, what makes views of them, too")
+        raise ValueError("WholeImages are bytes without views: give batched_views, too, which makes views of them")
     if isinstance(train_dataset, Sized):
         check_batches(args, len(train_dataset), model)
 
@@ -127,7 +130,7 @@ def check_packages(args: PaCoTrainingArguments) -> None:
     installed |= {tracker for tracker, module in _UNLISTED.items() if find_spec(module)}
     for tracker in args.report_to:
         if tracker not in INTEGRATION_TO_CALLBACK:
-            raise ValueError(f"report_to must be of {', '.join(INTEGRATION_TO_CALLBACK)}, got {tracker!r}")
+            raise ValueError(f"report_to must be one of {', '.join(INTEGRATION_TO_CALLBACK)}, got {tracker!r}")
         if tracker not in installed:
             raise ImportError(
                 f"report_to {tracker!r} needs a package that is not installed: `pip install "
@@ -268,7 +271,7 @@ def check_batches(args: PaCoTrainingArguments, images: int, model: PaCoForImageC
     fresh = args.spec.contrastive and not isinstance(model, PaCoForContrastiveTraining) and projector == "mlp2-bn"
     if fresh or any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
         raise ValueError(
-            f"the last batch of {images} images in batches of {batch} is a single one, which the projector's "
+            f"the last batch of {images} images in batches of {batch} has a single image, which the projector's "
             "BatchNorm cannot take: set --dataloader_drop_last true, or another --per_device_train_batch_size"
         )
 

@@ -79,7 +79,7 @@ class _YamlLoader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if (twice := repeated(keys)) is not None:
-            raise ValueError(f"the key {twice[1]!r} is there twice: keep one of them")
+            raise ValueError(f"the key {twice[1]!r} appears twice: keep one of them")
         return node
 
 
@@ -97,7 +97,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
+        raise ValueError(f"{path} is damaged, or not UTF-8 ({error}): restore it, or save it as UTF-8") from error
 
 
 def read_mapping(path: Path, advice: str = "restore it, or train the run anew") -> dict[str, Any]:
@@ -167,7 +167,10 @@ def check_source(source: str) -> None:
     elif "://" not in source:
         check_file(source, "give a file of the reference, or an address (http, https, hf://user/name/file)")
     elif not source.startswith(("http://", "https://")):
-        raise ValueError(f"{source!r} is of an unknown kind: give a file, or an address of http, https or hf")
+        raise ValueError(
+            f"{source!r} is neither a file nor a known address: give a file, or an address that starts with http://, "
+            "https:// or hf://"
+        )
 
 
 def check_output(file: str | Path, suffixes: str | tuple[str, ...] = "") -> None:
@@ -184,7 +187,7 @@ def check_output(file: str | Path, suffixes: str | tuple[str, ...] = "") -> None
     if path.is_dir():
         raise ValueError(f"{file} is a folder: give the name of a file in it")
     if not path.absolute().parent.is_dir():
-        raise ValueError(f"{file} cannot be written: there is no folder {path.parent}: make it, or give another")
+        raise ValueError(f"{file} cannot be written, as there is no folder {path.parent}: make it, or give another")
     check_writable(file)
 
 
@@ -195,7 +198,7 @@ def check_new_folder(folder: str | os.PathLike) -> None:
         raise ValueError(f"{os.fspath(folder)} exists and is not an empty folder: name another one, or remove it")
     existing = next(parent for parent in target.parents if parent.exists())
     if not existing.is_dir():
-        raise ValueError(f"{os.fspath(folder)} cannot be made: {existing} is a file")
+        raise ValueError(f"{os.fspath(folder)} cannot be made, as {existing} is a file: give another folder")
     check_writable(folder)
 
 
@@ -204,7 +207,7 @@ def check_writable(path: str | os.PathLike) -> None:
     target = Path(path).absolute()
     existing = next(parent for parent in (target, *target.parents) if parent.is_dir())
     if not os.access(existing, os.W_OK):
-        raise ValueError(f"{os.fspath(path)} cannot be written: {existing} is read-only: give another place")
+        raise ValueError(f"{os.fspath(path)} cannot be written, as {existing} is read-only: give another place")
 
 
 @contextmanager

@@ -167,7 +167,7 @@ def list_image_files(paths: Sequence[str | Path], passed: PassedOver | None = No
         elif path.is_file():
             files.append(path)
         elif path.exists():
-            raise ValueError(f"{path} is no regular file, but a pipe, a socket or a device: {ADVICE}")
+            raise ValueError(f"{path} is a pipe, a socket or a device: {ADVICE}")
         else:
             what = "is a link to what does not exist" if path.is_symlink() else "does not exist"
             raise OSError(f"{path} {what}: {ADVICE}")

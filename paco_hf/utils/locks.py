@@ -58,8 +58,8 @@ def sole_owner(folder: str | Path, use: str, advice: str, traces: Collection[str
         if silent < SILENCE:
             lock.release()
             raise OSError(
-                f"{folder} is in use{_describe(before, silent)}: wait for it, or {advice}; where that process has "
-                f"ended, remove {file}"
+                f"{folder} is in use{_describe(before, silent)}: wait for it, or {advice}; if that process has ended, "
+                f"remove {file}"
             )
         print(f"{folder} was in use{_describe(before, silent)}: taken for ended", file=sys.stderr)
     ended = Event()

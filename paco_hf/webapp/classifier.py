@@ -40,7 +40,7 @@ def prior_at(place: float, training: Sequence[float] | None, custom: Sequence[fl
         raise ValueError(f"the slider goes from 0 to 2, got {place}")
     if place < ALL_EQUAL:
         if training is None:
-            raise ValueError("this model does not say how frequent its classes were in training")
+            raise ValueError("this model stores no class frequencies of training: choose a place from 1 to 2")
         logs = (ALL_EQUAL - place) * np.log(np.maximum(np.asarray(training, dtype=np.float64), 0.5))
     elif place == ALL_EQUAL or custom is None:
         return None
@@ -62,7 +62,7 @@ class Classifier:
         self.processor = AutoImageProcessor.from_pretrained(model)
         config = self.model.config
         if config.num_labels < 2:
-            raise ValueError(f"{model} has one class, which every image is of: there is nothing to show")
+            raise ValueError(f"{model} has only one class: give a model with two or more")
         self.names = [config.id2label[c] for c in range(config.num_labels)]
         self.counts = config.group_counts
         self.groups = shot_group(np.asarray(self.counts)).tolist() if self.counts else []
@@ -125,7 +125,7 @@ def custom_frequencies(rows: Sequence[Sequence[Any]], names: Sequence[str]) -> l
             frequencies[name] = -1.0
         if not 0 < frequencies[name] < float("inf"):
             raise ValueError(
-                f"the frequency of {name!r} must be a positive number, got {value!r}; of a class that does not occur, "
-                "a tiny one"
+                f"the frequency of {name!r} must be a positive number, got {value!r}; for a class that does not "
+                "occur, give a tiny one"
             )
     return [frequencies[name] for name in names]

@@ -60,7 +60,9 @@ def evaluate_runs(
         raise ValueError("--no_report writes nothing into --output_dir: leave out one of them")
     folder = _output_folder(models, output_dir, split) if report else None
     if calibrate and not (Path(models[0]) / "config.json").is_file():
-        raise ValueError(f"--calibrate changes a checkpoint's config.json, but {models[0]} is no local folder of one")
+        raise ValueError(
+            f"--calibrate changes config.json, but {models[0]} is not a local checkpoint: give a run folder"
+        )
     with ExitStack() as held:
         if calibrate or (folder and output_dir is None):
             home = sole_owner(RunFolder(models[0]).home, "an evaluation", "evaluate it then")
@@ -148,7 +150,7 @@ def _output_folder(models: Sequence[str], output_dir: str | None, split: str) ->
     if output_dir is not None:
         folder = Path(output_dir)
         if folder.exists() and not folder.is_dir():
-            raise ValueError(f"--output_dir {folder} is a file")
+            raise ValueError(f"--output_dir {folder} is a file: give a folder")
         check_writable(folder)
         return folder
     if len(models) > 1 or not Path(models[0]).is_dir():

@@ -56,8 +56,8 @@ def load_evaluation(
         if not is_run_data:
             raise
         raise OSError(
-            f"{error} (it is what {run.name} was trained on; where it lies elsewhere now, or the path is relative to "
-            "another folder, give --dataset)"
+            f"{error} (it is what {run.name} was trained on; if it has moved, or its path is relative to another "
+            "folder, give --dataset)"
         ) from error
     if is_run_data and run.recipe.get("skip_undecodable") and isinstance(images, LabeledImages):
         images = decodable(images)
@@ -103,8 +103,9 @@ def check_same_test(run_folders: Sequence[str | Path], split: str = "test", scor
             differ = bool(first or second) and both_known and _same(one.recipe["dataset"], other.recipe["dataset"])
         if differ:
             raise ValueError(
-                f"{one.name} and {other.name} carved different images for their {split} split, so what one is scored "
-                "on the other may have been trained on: score them one by one, or on data that neither has seen"
+                f"{one.name} and {other.name} split off different images for their {split} split, so one may have "
+                "trained on images that the other is scored on: score them one by one, or on data that neither has "
+                "seen"
             )
 
 
@@ -117,8 +118,8 @@ def _select(run: RunFolder, spec: DataSpec, role: str, is_run_data: bool) -> Ima
         images = data.train if role == "train" else data.validation
         if images is None:
             raise ValueError(
-                f"{spec.dataset} has no validation split, and the run carved none: give --dataset with images that it "
-                "was not trained on and --validation_split, or train with --validation_fraction above 0"
+                f"{spec.dataset} has no validation split, and the run split off none: give --dataset with images that "
+                "it was not trained on and --validation_split, or train with --validation_fraction above 0"
             )
         return images
     try:
@@ -138,8 +139,9 @@ def _check_only_split(run: RunFolder, spec: DataSpec, images: ImageSplit, is_run
         return select_again(images, run.manifest, "test")
     if is_run_data or trained_on:
         raise ValueError(
-            f"{spec.dataset} has no test split, and the run carved none: all its images were trained or validated on. "
-            "Give data with other images" + (", or --split validation" if _split_off(run, "validation") else "")
+            f"{spec.dataset} has no test split, and the run split off none, so all its images were trained or "
+            "validated on. Give data with other images"
+            + (", or --split validation" if _split_off(run, "validation") else "")
         )
     note = ""
     if not (run.manifest or run.recipe):
@@ -201,7 +203,8 @@ def _with_model_classes(run: RunFolder, images: ImageSplit) -> ImageSplit:
     if unknown:
         raise ValueError(
             f"{images.name} has a class {unknown[0]!r} that {run.name} does not know (it knows "
-            f"{examples([*map(repr, known)], 5)}): not the classes it was trained on" + look_alike(unknown[0], known)
+            f"{examples([*map(repr, known)], 5)})"
+            + (look_alike(unknown[0], known) or ": give data with the classes that it was trained on")
         )
     labels = [index[names[label]] for label in images.labels]
     if missing := sorted({*range(len(known))} - {*labels}):

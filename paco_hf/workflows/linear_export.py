@@ -51,8 +51,8 @@ def linear_copy(
     images = _load_images(folder, dataset, split, data_fields)
     if len(images.class_names) > model.config.num_labels:
         raise ValueError(
-            f"{images.name} has {len(images.class_names)} classes, {folder} {model.config.num_labels}: give images "
-            "of the model's classes"
+            f"{images.name} has {len(images.class_names)} classes, but {folder} has {model.config.num_labels}: give "
+            "images of the model's classes"
         )
     labels = np.asarray(images.labels)
     backbone = model.paco.to(inference_device())
@@ -61,8 +61,8 @@ def linear_copy(
     length = float(features.double().norm(dim=1).mean())
     if not 0 < length < float("inf"):
         raise ValueError(
-            f"the features of {images.name} have a mean length of {length}: is {folder} the result of a training that "
-            "diverged?"
+            f"the features of {images.name} have a mean length of {length}, as after a training that diverged: "
+            "export another checkpoint"
         )
     copied = linearize(model, length)
     with torch.no_grad():
@@ -95,7 +95,7 @@ def _load_images(folder: str, dataset: str | None, split: str | None, data_field
         return load_evaluation(folder, dataset, split, **data_fields)
     except (ValueError, OSError) as error:
         kind = OSError if isinstance(error, OSError) else ValueError
-        raise kind(f"a cosine classifier goes to timm as a linear one, fitted on images: {error}") from error
+        raise kind(f"to export a cosine classifier to timm, a linear one is fitted on images: {error}") from error
 
 
 def _calibration_error(logits: np.ndarray, labels: np.ndarray, config: PaCoConfig, temperature: float | None) -> float:

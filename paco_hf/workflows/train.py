@@ -121,7 +121,10 @@ def check_settings(run: RunArguments, args: PaCoTrainingArguments) -> BackboneSo
     """
     if (run.freeze_backbone or run.lora_rank) and args.trainable_convolutions:
         kept = "--freeze_backbone" if run.freeze_backbone else "--lora_rank"
-        raise ValueError(f"{kept} trains no weight of the backbone, --trainable_convolutions a part: give one")
+        raise ValueError(
+            f"{kept} trains no weight of the backbone, and --trainable_convolutions trains a part: give only one of "
+            "them"
+        )
     check_rates(args, not run.freeze_backbone)
     check_packages(args)
     check_metric(args.metric_for_best_model, SCORES)

@@ -138,7 +138,7 @@ def test_an_optimizer_without_a_usual_rate(
 ) -> None:
     argv = ["--dataset", str(photos), "--backbone", str(saved / f"test_{backbone}"), "--freeze_backbone", frozen]
     argv += ["--output_dir", str(tmp_path / "run"), "--optim", optimizer]
-    assert "has no usual learning rate here" in complaint(capsys, "train", *argv)
+    assert "has no default learning rate" in complaint(capsys, "train", *argv)
     assert not (tmp_path / "run").exists()
 
 

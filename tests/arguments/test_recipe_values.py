@@ -42,9 +42,9 @@ def test_a_recipe_of_keys_without_values_is_the_default_run(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("seed: 1\nloss: ce\nseed: 2\n", "the key 'seed' is there twice: keep one of them"),
-        ("backbone_kwargs:\n  width: 1\n  width: 2\n", "the key 'width' is there twice: keep one of them"),
-        ("reported: [{top1: 1, top1: 2}]\n", "the key 'top1' is there twice"),
+        ("seed: 1\nloss: ce\nseed: 2\n", "the key 'seed' appears twice: keep one of them"),
+        ("backbone_kwargs:\n  width: 1\n  width: 2\n", "the key 'width' appears twice: keep one of them"),
+        ("reported: [{top1: 1, top1: 2}]\n", "the key 'top1' appears twice"),
         ("seed: [1]\n", "seed of the recipe must be a whole number, got a list"),
         ("learning_rate: {a: 1}\n", "learning_rate of the recipe must be a number, got a dict"),
         ("dataset: {a: 1}\n", "dataset of the recipe must be text, got a dict"),
@@ -61,7 +61,7 @@ def test_a_recipe_of_keys_without_values_is_the_default_run(tmp_path: Path) -> N
         ("- seed\n", "must be a mapping of settings, such as `dataset: photos`, got a list"),
         ("seed: !!timestamp x\n", "cannot be read: AttributeError"),
         ("[" * 3000, "cannot be read: RecursionError"),
-        (b"seed: \xff\n", "r.yaml is damaged"),
+        (b"seed: \xff\n", "r.yaml is damaged, or not UTF-8"),
     ],
 )
 def test_other_values_are_one_line_with_the_key(text: str | bytes, message: str, tmp_path: Path, capsys: Any) -> None:

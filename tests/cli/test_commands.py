@@ -149,7 +149,7 @@ def test_predict(run: Path, photos: Path, capsys) -> None:
 
 
 def test_folder_with_a_run_in_it(run: Path, own_images: list[str], capsys, tmp_path) -> None:
-    assert "not empty: --resume goes on" in complaint(capsys, "train", *SHORT, "--output_dir", str(run))
+    assert "not empty: --resume continues" in complaint(capsys, "train", *SHORT, "--output_dir", str(run))
     before = (run / "model.safetensors").read_bytes()
     assert main(["train", *SHORT, "--output_dir", str(run), "--resume"]) == 0
     assert "is finished" in capsys.readouterr().out
@@ -259,7 +259,7 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, capsys) -> None:
         ((*out, "--augment_backend", "gpu"), "invalid choice: 'gpu'"),
         (
             (*out, "--augment_backend", "tensor", "--image_size", "24"),
-            "--augment_backend tensor cannot be had: 'cifar_light' needs images of 24 x 24 pixels, not 32 x 32",
+            "--augment_backend tensor cannot be used: 'cifar_light' needs images of 24 x 24 pixels, not 32 x 32",
         ),
         ((*good, "--report_to", "nothing_known"), "nothing_known"),
         (("--dataset", str(tmp_path / "badtest"), *out), "image 1 of"),
@@ -279,7 +279,7 @@ def test_bad_input_of_the_other_verbs(run: Path, photos: Path, tmp_path, capsys)
         (("predict", str(run), str(tmp_path / "text.png"), "--strict"), "text.png cannot be decoded as an image"),
         (("predict", str(run), str(tmp_path / "empty")), "has no image files"),
         (("predict", str(run), str(tmp_path / "none.png")), "none.png does not exist"),
-        (("predict", str(tmp_path / "nowhere"), str(tmp_path / "text.png")), "nowhere' is no local folder"),
+        (("predict", str(tmp_path / "nowhere"), str(tmp_path / "text.png")), "nowhere' is not a local folder"),
         (("evaluate", str(run), "--dataset", "nobody/nothing"), "cannot be loaded from the Hub"),
         (("recipes", "show", "nothing"), "no recipe and no file 'nothing'"),
         (("fly",), "unknown verb 'fly'"),

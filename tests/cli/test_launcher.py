@@ -134,7 +134,7 @@ def test_tasks_of_slurm_without_a_launcher(monkeypatch: pytest.MonkeyPatch, star
 
 def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch, started: list) -> None:
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
-    with pytest.raises(ValueError, match="--nproc 3 needs 3 GPUs, one a process, but there are 2: give at most"):
+    with pytest.raises(ValueError, match="--nproc 3 needs 3 GPUs, one per process, but there are 2: give at most"):
         in_processes("train", ["--nproc", "3"])
     assert not started
     with pytest.raises(SystemExit):
@@ -300,7 +300,7 @@ def test_two_processes_train_and_evaluate(tmp_path: Path) -> None:
     done = command(*words)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert "is not empty: --resume goes on" in done.stderr
+    assert "is not empty: --resume continues" in done.stderr
     scores = json.loads((run / "metrics.json").read_text())["test"]
     # Printed by one process alone, or it would be no JSON.
     done = command("-m", "paco_hf", "evaluate", str(run), "--json", "--nproc", "2")

@@ -302,14 +302,17 @@ def test_onnx_takes_a_prior(tmp_path, kind):
     assert distance(model, images, logits) > 1e-2
     model.config.inference_prior = prior.tolist()
     assert distance(model, images, logits) < 1e-5
-    with pytest.raises(ValueError, match="carry the configuration's inference_prior already"):
+    with pytest.raises(ValueError, match="has an inference_prior: call"):
         export_onnx(model, tmp_path / "y", prior_input=True)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "dynamic_size", "reason"),
-    [("mixer", True, "takes one size only (Input width (128) doesn't match model (64).)"), ("cifar", False, "asked")],
+    [
+        ("mixer", True, "takes images of one size only (Input width (128) doesn't match model (64).)"),
+        ("cifar", False, "asked"),
+    ],
 )
 def test_onnx_says_that_the_size_is_fixed(tmp_path, kind, dynamic_size, reason):
     model = build(kind)
@@ -383,13 +386,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert distance(model, images, logits) > 1e-2
     model.config.inference_prior = prior.tolist()
     assert distance(model, images, logits) < 1e-5
-    with pytest.raises(ValueError, match="carry the configuration's inference_prior already"):
+    with pytest.raises(ValueError, match="has an inference_prior: call"):
         export_onnx(model, tmp_path / "y", prior_input=True)
     for arguments, message in (
         ([run, str(out / "onnx"), "--to", "onnx"], "not an empty folder"),
-        ([run, str(out / "new"), "--to", "timm", "--prior_input"], "goes with --to onnx"),
+        ([run, str(out / "new"), "--to", "timm", "--prior_input"], "--prior_input is for --to onnx, got --to timm"),
         ([run, str(out / "new"), "--to", "tensorrt"], "invalid choice"),
-        ([str(tmp_path / "none"), str(out / "new"), "--to", "timm"], "is no local folder"),
+        ([str(tmp_path / "none"), str(out / "new"), "--to", "timm"], "is not a local folder"),
     ):
         assert main(["export", *arguments]) == 2
         assert message in capsys.readouterr().err

@@ -185,7 +185,7 @@ def test_recipe_is_taken_where_one_alone_agrees(tmp_path: Path, capsys: pytest.C
     message = refused(capsys, tmp_path / "other", tmp_path / "file.pth", "--recipe", "paco-resnet50-imagenet-lt")
     assert "classes 8142, the recipe has 1000" in message
     message = refused(capsys, tmp_path / "other", tmp_path / "file.pth", "--recipe", "gpaco-ensemble-imagenet-lt")
-    assert "convert these one by one" in message
+    assert "convert its members one by one" in message
 
 
 # ---- scoring
@@ -302,8 +302,8 @@ def test_damaged_and_foreign_files(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "fc.weight" in message({"state_dict": headless})
     broken = {**state, "module.linear.bias": torch.full((12,), torch.nan)}
     assert "linear.bias has values that are not finite" in message({"state_dict": broken})
-    assert "not known beside its weights: ema" in message({**content, "ema": {"weight": torch.zeros(3)}})
-    assert "not known beside its weights: extra" in message({**content, "extra": torch.zeros(3)})
+    assert "unknown entry beside its weights: ema" in message({**content, "ema": {"weight": torch.zeros(3)}})
+    assert "unknown entry beside its weights: extra" in message({**content, "extra": torch.zeros(3)})
     assert "does not exist" in refused(capsys, tmp_path / "out", tmp_path / "none.pth")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
@@ -311,9 +311,9 @@ def test_damaged_and_foreign_files(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "is not an empty folder" in capsys.readouterr().err
     assert convert(golden_path(f"{TINY}.pth"), tmp_path / "full" / "file" / "out") == 2
     assert "is a file" in capsys.readouterr().err
-    assert "of an unknown kind" in refused(capsys, tmp_path / "out", "file:///x.pth")
+    assert "neither a file nor a known address" in refused(capsys, tmp_path / "out", "file:///x.pth")
     assert "names no file" in refused(capsys, tmp_path / "out", "hf://user/name")
-    assert "go with --dataset" in refused(
+    assert "need --dataset" in refused(
         capsys, tmp_path / "out", golden_path(f"{TINY}.pth"), "--dataset_path", tmp_path
     )
 
@@ -347,7 +347,7 @@ def test_addresses(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypat
         assert convert(f"{address}/{TINY}.pth", tmp_path / "outs" / "a", "--json") == 0
         assert json.loads(capsys.readouterr().out)["source"] == f"{address}/{TINY}.pth"
         message = refused(capsys, tmp_path / "outs" / "b", f"{address}/broken.pth")
-        assert "broke off after 5000 of 100000 bytes" in message
+        assert "stopped after 5000 of 100000 bytes" in message
         assert "is a web page" in refused(capsys, tmp_path / "outs" / "b", f"{address}/page")
         assert len(list((tmp_path / "cache").rglob("*.*"))) == 1  # what was no checkpoint is not kept
         assert "404" in refused(capsys, tmp_path / "outs" / "b", f"{address}/none.pth")

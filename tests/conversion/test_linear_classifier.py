@@ -54,7 +54,7 @@ def test_a_center_without_length_is_a_zero() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(ValueError, match=r"stored class frequencies \(inference_prior\)"):
+    with pytest.raises(ValueError, match=r"cosine one with an inference_prior"):
         linearize(cosine(inference_prior=[5, 4, 3, 2, 1]), 1.0)
     with pytest.raises(ValueError, match="is linear already"):
         linearize(make_model(), 1.0)
@@ -122,7 +122,7 @@ def test_training_images_where_none_are_for_validation(run: Path, tmp_path: Path
 def test_images_that_cannot_be_had(run: Path, tmp_path: Path, capsys) -> None:
     out = [str(tmp_path / "out"), "--to", "timm"]
     other = folders(tmp_path / "other", {"yak": 2, "zebra": 2})
-    about = "a cosine classifier goes to timm as a linear one, fitted on images: "
+    about = "to export a cosine classifier to timm, a linear one is fitted on images: "
     answer = complaint(capsys, "export", str(run), *out, "--dataset", str(other))
     assert f"{about}{other} train has a class 'yak'" in answer
     photos = run.parent / "photos"
@@ -155,7 +155,7 @@ def test_refusals_of_the_command(run: Path, tmp_path: Path, capsys) -> None:
         model.save_pretrained(tmp_path / name)
         AutoImageProcessor.from_pretrained(run).save_pretrained(tmp_path / name)
     for name, message in (
-        ("prior", "`paco-hf export --to onnx`, which keeps them"),
+        ("prior", "`paco-hf export --to onnx`, which keeps it"),
         ("cifar", "timm itself has no 'cifar_resnet20'"),
         ("linear", "has a linear one"),
     ):

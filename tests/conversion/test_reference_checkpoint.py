@@ -204,7 +204,7 @@ def test_missing_key_is_named_as_the_file_names_it(key: str) -> None:
 def test_refusals_name_the_key() -> None:
     state = small_state()
     for change, message in (
-        ({"module.surprise": torch.zeros(1)}, "not known: surprise"),
+        ({"module.surprise": torch.zeros(1)}, "unknown key: surprise"),
         ({"module.encoder_q.layer1.0.conv9.weight": torch.zeros(1)}, r"layer1\.0\.conv9\.weight"),
         ({"module.encoder_q.fc.7.weight": torch.zeros(1)}, r"a paco model does not have: encoder_q\.fc\.7\.weight"),
         ({"module.linear.bias": torch.zeros(11)}, r"linear\.bias has shape"),
@@ -212,14 +212,14 @@ def test_refusals_name_the_key() -> None:
         ({"module.linear.weight": torch.zeros(3)}, r"linear\.weight should have 2 dimensions"),
         ({"module.linear.weight": torch.zeros(0, 64)}, r"linear\.weight or queue is empty"),
         ({"module.linear.weight": "text"}, r"module\.linear\.weight"),
-        ({"module.linear.weight": torch.zeros(10, 64).to_sparse()}, r"module\.linear\.weight is no plain tensor"),
+        ({"module.linear.weight": torch.zeros(10, 64).to_sparse()}, r"module\.linear\.weight must be a dense tensor"),
         ({"queue": torch.ones(64, 32)}, "queue twice"),
         ({"module.queue_ptr": torch.tensor([999])}, "queue_ptr is 999"),
     ):
         with pytest.raises(ValueError, match=message):
             load_reference_checkpoint({**state, **change})
     for arguments, message in (
-        ({"backbone": "cifar_resnet32", "backbone_kwargs": {"in_chans": 1}}, r"encoder_q\.conv1\.weight.*wants"),
+        ({"backbone": "cifar_resnet32", "backbone_kwargs": {"in_chans": 1}}, r"encoder_q\.conv1\.weight.*expects"),
         ({"backbone": "cifar_resnet20"}, r"does not have: encoder_q\.layer1\.3"),
         ({"backbone": "cifar_resnet99"}, "unknown backbone"),
         ({"backbone": "cifar_resnet32", "backbone_kwargs": {"wings": 2}}, "cannot be built"),
@@ -233,7 +233,7 @@ def test_refusals_name_the_key() -> None:
 def test_what_is_no_checkpoint_is_refused(tmp_path) -> None:
     for source, message in (
         ({}, "no state dict"),
-        ({"fc.weight": torch.zeros(1)}, "neither encoder_q"),
+        ({"fc.weight": torch.zeros(1)}, "which has encoder_q"),
         (
             {"patch_embed.proj.weight": torch.zeros(60, 3, 8, 8), "pos_embed": torch.zeros(1, 17, 60)},
             "number of heads",
@@ -260,7 +260,7 @@ def test_only_weights_and_an_argparse_namespace_are_unpickled(tmp_path) -> None:
         {"model": {k: torch.zeros(s) for k, s in shapes.items()}, "args": argparse.Namespace(lr=1)},
         tmp_path / "vit.pth",
     )
-    with pytest.raises(ValueError, match="neither encoder_q"):  # it was read, and found wanting
+    with pytest.raises(ValueError, match="which has encoder_q"):  # it was read, and found wanting
         load_reference_checkpoint(tmp_path / "vit.pth")
     torch.save({"model": {}, "args": pytest.ExitCode.OK}, tmp_path / "evil.pth")
     with pytest.raises(ValueError, match="more than weights"):

@@ -36,20 +36,24 @@ def test_join_keys(dataset: str, path: str, key: str) -> None:
 @pytest.mark.parametrize(
     ("dataset", "text", "message"),
     [
-        ("imagenet-lt", "train/n01440764/a.JPEG 0\nnonsense\n", "list.txt, line 2: 'nonsense' is not of the form"),
-        ("imagenet-lt", "train/n01440764/a.JPEG 0\n\n", "line 2: '' is not"),
+        ("imagenet-lt", "train/n01440764/a.JPEG 0\nnonsense\n", "list.txt, line 2: 'nonsense' must have the form"),
+        ("imagenet-lt", "train/n01440764/a.JPEG 0\n\n", "line 2: '' must have the form"),
         ("imagenet-lt", "train/n01440764/a.JPEG\t0\n", "line 1"),
         ("imagenet-lt", "train/n01440764/a.JPEG 0.5\n", "line 1"),
         ("imagenet-lt", "train/n01440764/a.JPEG 1000\n", "line 1: label 1000 is out of range.*0 to 999"),
         ("imagenet-lt", "train/n01440764/a.JPEG -1\n", "label -1 is out of range"),
-        ("imagenet-lt", "data_256/a/airfield/00004851.jpg 0\n", "no path of imagenet-lt.*is this a list of places-lt"),
-        ("places-lt", "train/n01440764/a.JPEG 0\n", "no path of places-lt.*is this a list of imagenet"),
-        ("inat2018", "elsewhere/1.jpg 0\n", "no path of inat2018, such as train_val2018/Plantae"),
+        (
+            "imagenet-lt",
+            "data_256/a/airfield/00004851.jpg 0\n",
+            "not a path of imagenet-lt.*is this a list of places-lt",
+        ),
+        ("places-lt", "train/n01440764/a.JPEG 0\n", "not a path of places-lt.*is this a list of imagenet"),
+        ("inat2018", "elsewhere/1.jpg 0\n", "not a path of inat2018, such as train_val2018/Plantae"),
         ("imagenet-lt", "train/n01440764/a.JPEG 0\ntrain/n01440764/a.JPEG 0\n", "line 2: .*twice.*line 1"),
         ("imagenet-lt", "train/n01440764/a.JPEG 0\ntrain/n01440764/b.JPEG 1\n", "line 2: .*label 1"),
         ("imagenet-lt", "train/n01440764/a.JPEG 0\ntrain/n01443537/b.JPEG 0\n", "line 2: .*n01440764"),
         ("imagenet-lt", "", "list.txt is empty"),
-        ("imagenet-lt", "\xff", "no text"),
+        ("imagenet-lt", "\xff", "not a text file"),
         ("inat2018", '{"images": []}', "not iNaturalist's JSON"),
         ("inat2018", "{", "not iNaturalist's JSON"),
         ("inat2018", '{"a": ' + "[" * 100_000, "not iNaturalist's JSON"),
@@ -169,7 +173,7 @@ def test_verify_a_list(published, tmp_path) -> None:
 def test_a_list_given_for_another_split_is_refused(published) -> None:
     from paco_hf.data.loading import load_data
 
-    with pytest.raises(ValueError, match=r"is the test list of imagenet-lt, given as the train list"):
+    with pytest.raises(ValueError, match=r"is the test list of imagenet-lt: give the train list"):
         load_data("imagenet-lt", dataset_path=str(published), lists={"train": str(published / "ImageNet_LT_test.txt")})
 
 
@@ -235,7 +239,7 @@ def test_trees_without_what_they_need(tmp_path) -> None:
         load_data("imagenet-lt", dataset_path=str(root))
     with pytest.raises(ValueError, match="give --dataset_path with the official folder tree"):
         load_data("imagenet-lt")
-    with pytest.raises(ValueError, match="lists go with"):
+    with pytest.raises(ValueError, match=r"_list is for .*: leave it out"):
         load_data("builtin", lists={"train": "x"})
     for synset in miniature.SYNSETS:
         for file in (root / "val" / synset).iterdir():

@@ -40,7 +40,10 @@ def test_numbers_of_other_types(tmp_path) -> None:
         assert (
             load_data(str(parquet(tmp_path / f"{dtype}.parquet", [limit - 1, 0], Value(dtype)))).class_names[0] == "0"
         )
-        with pytest.raises(ValueError, match=rf"holds {limit} as {dtype}, .* below {limit} only: store the labels as"):
+        with pytest.raises(
+            ValueError,
+            match=rf"holds {limit} as {dtype}, .* only for whole numbers below {limit}: store the labels as",
+        ):
             load_data(str(parquet(tmp_path / f"{dtype}-.parquet", [limit, 0], Value(dtype))))
     assert load(tmp_path, [f"{LARGE + 1}.0", f"{LARGE}.00"]).class_names == [str(LARGE), str(LARGE + 1)]
     mixed = load(tmp_path, [1, 1.0, 2, 2.0], "json")
@@ -50,7 +53,7 @@ def test_numbers_of_other_types(tmp_path) -> None:
 def test_large_numbers_that_are_no_integers(tmp_path) -> None:
     """None is merged with its neighbor, and those that are whole are read."""
     for labels in ([LARGE + 1.0, float(LARGE), 1], [1, 2.0**60]):
-        with pytest.raises(ValueError, match=r"as float64, which tells whole numbers apart below"):
+        with pytest.raises(ValueError, match=r"as float64, which is exact only for whole numbers below"):
             load(tmp_path, labels, "json")
     assert load(tmp_path, [LARGE - 1.0, LARGE + 1, 0], "json").class_names == ["0", str(LARGE - 1), str(LARGE + 1)]
     numbers = [Decimal(LARGE + 1), Decimal(LARGE), Decimal(10**25)]
@@ -138,7 +141,7 @@ def test_several_labels_in_a_cell_are_refused(tmp_path, labels: list[str], cell:
     assert message in str(caught.value)
     assert f"with {separator!r}" in str(caught.value)
     assert "--label_column" in str(caught.value)
-    assert str(caught.value).endswith(f"rename that to be without {separator!r}")
+    assert str(caught.value).endswith(f"rename it without {separator!r}")
 
 
 def test_names_with_separators_are_classes(tmp_path) -> None:
@@ -185,7 +188,9 @@ def test_what_may_be_several_labels_is_noted(tmp_path, labels: list[str], note: 
 def test_columns_of_unequal_length_are_refused(tmp_path) -> None:
     file = tmp_path / "all.json"
     file.write_text(json.dumps({"file": ["0.png"] * 36, "label": ["cat"] * 31, "id": [0] * 31}))
-    with pytest.raises(ValueError, match=r"all\.json differ in their number of rows: 'file' has 36, 'label' has 31$"):
+    with pytest.raises(
+        ValueError, match=r"all\.json differ in their number of rows: 'file' has 36, 'label' has 31; make them equal"
+    ):
         load_data(str(file))
 
 
@@ -208,7 +213,7 @@ def test_lists_as_text_are_refused(tmp_path, text: str) -> None:
 
 def test_columns_of_lists_are_refused(tmp_path) -> None:
     for labels in ([["cat"], ["dog", "cat"]], [[0, 1], [1, 0]], [{"cat": 1}, {"cat": 0}]):
-        with pytest.raises(ValueError, match=r"must hold one class an image, got .*: give each image one label"):
+        with pytest.raises(ValueError, match=r"must hold one class per image, got .*: give each image one label"):
             load(tmp_path, labels, "json")
     with pytest.raises(ValueError, match="holds a list"):
         load(tmp_path, [["cat"], "dog", "dog"], "json")
@@ -256,7 +261,7 @@ def test_rows_that_are_not_one_hot_are_named(tmp_path) -> None:
             (tmp_path / f"{split}{i}.png").write_bytes(png(i + 10 * len(split)))
         lines = ["file,cat,dog", *(f"{split}{i}.png,{row}" for i, row in enumerate(rows))]
         (tmp_path / f"{split}.csv").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=r"row 1 of .* test has not one 1 in its columns 'cat', 'dog'"):
+    with pytest.raises(ValueError, match=r"row 1 of .* test does not have exactly one 1 in its columns 'cat', 'dog'"):
         load_data(str(tmp_path))
 
 
@@ -321,7 +326,7 @@ def test_subsets_supersets_and_variants_of_the_models_classes(tmp_path) -> None:
     for labels, hint in (
         (["dog", "Cat", "elk"], "; 'cat' differs from it in case, white space or invisible characters only"),
         (["dog", "cat\u200b"], "; 'cat' differs from it"),
-        (["dog", "cat", "elk", "fox"], "not the classes it was trained on$"),
+        (["dog", "cat", "elk", "fox"], "give data with the classes that it was trained on$"),
     ):
         with pytest.raises(ValueError, match=hint):
             load_evaluation(run, str(table(tmp_path / "new", labels)))
@@ -337,5 +342,7 @@ def test_splits_whose_classes_differ(tmp_path) -> None:
     ]
     for label in ("Cat", "cat\u00ad", "CAT"):
         table(tmp_path, [label], "test.csv")
-        with pytest.raises(ValueError, match=r"its train split has not \(1 images\); 'cat' differs from it in case"):
+        with pytest.raises(
+            ValueError, match=r"its train split does not have \(1 images\); 'cat' differs from it in case"
+        ):
             load_data(str(tmp_path))

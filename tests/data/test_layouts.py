@@ -170,9 +170,9 @@ def test_pipes_sockets_and_devices_are_never_opened(tmp_path, capsys) -> None:
         assert "what is no regular file (pipe, socket or device) (4: " in data.notes[-1]
         assert len(list_image_files([root])) == 5
     for path in (root / "cat" / "pipe.png", root / "labels.csv"):
-        assert "is no regular file" in complaint(capsys, "train", "--dataset", str(path))
-        assert "is no regular file" in complaint(capsys, "predict", "no/model", str(path)) or True
-    with pytest.raises(ValueError, match="is no regular file"):
+        assert "is a pipe, a socket or a device" in complaint(capsys, "train", "--dataset", str(path))
+        assert "is a pipe, a socket or a device" in complaint(capsys, "predict", "no/model", str(path)) or True
+    with pytest.raises(ValueError, match="is a pipe, a socket or a device"):
         list_image_files([root / "cat" / "pipe.png"])
 
 
@@ -264,7 +264,9 @@ def test_folders_of_no_split_are_classes_though_their_names_say_one(tmp_path) ->
 def test_an_unlabeled_test_folder_is_left_out_by_flag(tmp_path, capsys) -> None:
     folders(tmp_path / "train", CLASSES)
     folders(tmp_path / "test", {"unknown": 2}, start=70)
-    with pytest.raises(ValueError, match=r"has a class 'unknown' .*: where it has no classes, --test_split none"):
+    with pytest.raises(
+        ValueError, match=r"has a class 'unknown' .*: if it has no classes, leave it out with --test_split none"
+    ):
         load_data(str(tmp_path))
     data = load_data(str(tmp_path), splits={"test": "none"})
     assert (data.class_counts, data.test, data.validation) == ([3, 2], None, None)
@@ -287,7 +289,7 @@ def test_images_without_classes_beside_split_folders_are_named(tmp_path) -> None
 def test_nested_classes_lead_on(tmp_path) -> None:
     for i, group in enumerate(("birds", "mammals")):
         folders(tmp_path / group, {f"{group}{k}": 2 for k in range(2)}, start=20 * i)
-    with pytest.raises(ValueError, match=r"is a folder in the folder of a class.* give one of --dataset .*birds"):
+    with pytest.raises(ValueError, match=r"is a folder inside a class folder.* give one of --dataset .*birds"):
         load_data(str(tmp_path))
     mixed = folders(tmp_path / "mixed", CLASSES)
     folders(mixed / "cat", {"more": 1}, start=99)
@@ -307,7 +309,7 @@ def test_what_save_to_disk_wrote_is_read(tmp_path) -> None:
     tables["train"].save_to_disk(str(tmp_path / "one"))
     assert load_data(str(tmp_path / "one")).class_counts == [3, 2]
     next((tmp_path / "one").glob("*.arrow")).write_bytes(b"x")
-    with pytest.raises(OSError, match="cannot be read as what save_to_disk wrote"):
+    with pytest.raises(OSError, match="cannot be read as a data set of save_to_disk"):
         load_data(str(tmp_path / "one"))
     assert isinstance(DatasetDict(tables)["train"], Dataset)
 

@@ -195,7 +195,7 @@ def test_bad_data_is_named(tmp_path) -> None:
     good = write_parquet(tmp_path / "good", [0, 1, 2], features)
     with pytest.raises(ValueError, match=r"no column 'color' \(columns: image, label\): set --label_column"):
         load_data(str(good), label_column="color")
-    with pytest.raises(ValueError, match=r"label -3 of row 1 of .* is out of range: labels are not negative"):
+    with pytest.raises(ValueError, match=r"label -3 of row 1 of .* is out of range: labels must not be negative"):
         load_data(str(write_parquet(tmp_path / "negative", [0, -3, 1], features)))
     broken = write_parquet(
         tmp_path / "broken", [0, 1, 1], features, [encoded(), {"bytes": b"no image", "path": "b.png"}, encoded()]
@@ -205,9 +205,9 @@ def test_bad_data_is_named(tmp_path) -> None:
     carved = load_data(str(broken)).train.select([1, 2], role="validation", split_off=True).select([0])
     with pytest.raises(ValueError, match=r"image 1 of .*broken train, carved "):
         Images(carved)
-    with pytest.raises(ValueError, match=r"column 'label' of .* holds no images"):
+    with pytest.raises(ValueError, match=r"column 'label' of .* must hold images"):
         load_data(str(good), image_column="label")
-    with pytest.raises(OSError, match=r"'nobody/nothing' is no local folder, and cannot be loaded from the Hub"):
+    with pytest.raises(OSError, match=r"'nobody/nothing' is not a local folder, and cannot be loaded from the Hub"):
         load_data("nobody/nothing")
     with pytest.raises(OSError, match="is not a folder"):
         load_data("cifar100-lt", dataset_path=str(tmp_path / "none"))

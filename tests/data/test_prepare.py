@@ -118,7 +118,7 @@ def test_what_lies_beside_images(tmp_path: Path) -> None:
     assert load_data("imagenet", dataset_path=str(root)).class_counts == miniature.TRAIN
     (root / "train" / "n01440764" / "more").mkdir()
     (root / "train" / "n01440764" / "more" / "1.jpg").write_bytes(miniature.jpeg(1))
-    with pytest.raises(ValueError, match="more is a folder in the folder of a class"):
+    with pytest.raises(ValueError, match="more is a folder inside a class folder"):
         prepare("imagenet", str(root), str(tmp_path / "other"))
     shutil.rmtree(root / "train" / "n01440764" / "more")
     (root / "train" / "n01440764" / "n01440764_1.JPEG").write_bytes(b"")
@@ -127,16 +127,16 @@ def test_what_lies_beside_images(tmp_path: Path) -> None:
 
 
 def test_small_sets_are_neither_prepared_nor_streamed(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cifar100-lt is small, and needs no preparing"):
+    with pytest.raises(ValueError, match="cifar100-lt is small, and needs no preparation"):
         prepare("cifar100-lt", None, str(tmp_path / "out"))
-    with pytest.raises(ValueError, match="selected image by image and small"):
+    with pytest.raises(ValueError, match="is small, and not streamed"):
         load_data("cifar100-lt", dataset_path=str(tmp_path), streaming=True)
 
 
 def test_a_mistyped_source_is_no_obstacle(tmp_path: Path) -> None:
     root = miniature.imagenet_lt(tmp_path / "source")
     lists = {"train": str(root / "ImageNet_LT_train.txt")}
-    with pytest.raises(OSError, match="no local folder"):
+    with pytest.raises(OSError, match="not a local folder"):
         prepare("imagenet-lt", str(tmp_path / "sorce"), str(tmp_path / "out"), lists)
     prepare("imagenet-lt", str(root), str(tmp_path / "out"), lists)
     # The same folder by another name is the same.
@@ -162,7 +162,7 @@ def test_a_second_time_there_is_nothing_to_do(tmp_path: Path) -> None:
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()} == before
     with pytest.raises(ValueError, match=r"other settings \(shard_bytes 20000 -> 9000\): give another --out"):
         prepare("imagenet-lt", str(root), str(tmp_path / "out"), shard_bytes=9000)
-    with pytest.raises(ValueError, match="is not empty, and no preparation was begun in it"):
+    with pytest.raises(ValueError, match="is not empty, and holds no preparation to resume"):
         prepare("imagenet-lt", str(root), str(tmp_path / "source"))
 
 
@@ -211,7 +211,7 @@ def test_killed_and_started_again_it_is_the_same(source: str, tmp_path: Path) ->
         process = run([*flags, "--out", str(killed)])
         kill_when(process, lambda count=count: len(list(killed.glob(pattern))) >= count)
         assert not (killed / "manifest.json").exists()
-        with pytest.raises(OSError, match="start that again where it was stopped"):
+        with pytest.raises(OSError, match="run it again if it was stopped"):
             load_data("imagenet-lt", dataset_path=str(killed), streaming=True)
     last = run([*flags, "--out", str(killed)])
     _, errors = ended(last)
@@ -231,7 +231,7 @@ def test_a_full_disk_leaves_nothing_that_looks_complete(tmp_path: Path) -> None:
     output, errors = ended(process)
     assert process.returncode == 2, output
     assert len(errors.splitlines()) == 1
-    assert "the same command goes on from it" in errors
+    assert "run the same command again to continue" in errors
     assert not list((tmp_path / "out").glob("*.parquet*"))
     assert not (tmp_path / "out" / "manifest.json").exists()
     again = run(flags)
@@ -252,7 +252,7 @@ def test_a_source_that_changes_between_stop_and_start_is_refused(tmp_path: Path,
         write(*arguments)
 
     monkeypatch.setattr(prepare_images, "write_images", stops)
-    with pytest.raises(OSError, match="the same command goes on from it"):
+    with pytest.raises(OSError, match="run the same command again to continue"):
         prepare("imagenet", str(root), str(out), shard_bytes=SMALL, threads=1)
     monkeypatch.undo()
     gone = root / "train/n01440764/n01440764_1.JPEG"
@@ -346,7 +346,7 @@ def test_a_truncated_source_shard(tmp_path: Path) -> None:
     hub = miniature.imagenet_hub(tmp_path / "hub")
     file = sorted(hub.glob("train*"))[1]
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(OSError, match=rf"{file.name} is truncated or no parquet file"):
+    with pytest.raises(OSError, match=rf"{file.name} is truncated or not a parquet file"):
         prepare("imagenet-lt", str(hub), str(tmp_path / "out"), {"train": str(tree / "ImageNet_LT_train.txt")})
 
 
@@ -360,7 +360,7 @@ def test_the_same_image_twice(tmp_path: Path) -> None:
 
 
 def test_where_a_source_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="inat2018 is on no Hub under a name of its own: give --source"):
+    with pytest.raises(ValueError, match="inat2018 has no default repository on the Hub: give --source"):
         prepare("inat2018", None, str(tmp_path / "out"))
     with pytest.raises(ValueError, match="no list of imagenet-lt's training images"):
         prepare("imagenet-lt", None, str(tmp_path / "out"))
@@ -416,10 +416,10 @@ def test_stats(tmp_path: Path, capsys) -> None:
     ("arguments", "message"),
     [
         (["prepare", "imagenet_lt", "--out", "y"], "cannot be loaded from the Hub"),
-        (["prepare", ".", "--source", ".", "--out", "y"], "unknown data set '.'"),
+        (["prepare", ".", "--source", ".", "--out", "y"], "not for '.'"),
         (
             ["prepare", "imagenet-lt", "--out", "y", "--list", "http://a", "http://b"],
-            "two lists for train: write",
+            "two lists for train: give",
         ),
         (["prepare", "imagenet-lt", "--out", "y", "--shard_mib", "0"], "must be positive"),
         (["verify", "no/where/at/all"], "no/where/at/all does not exist: give a folder, a file, an address"),

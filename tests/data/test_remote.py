@@ -125,7 +125,7 @@ def test_what_cannot_be_reached_is_read_as_it_was(source: Path, capsys) -> None:
 
 def test_what_is_not_there_and_what_is_not_installed_is_one_line(capsys, monkeypatch) -> None:
     assert "there is nothing at memory://nowhere" in complaint(capsys, "train", "--dataset", "memory://nowhere")
-    assert "of an unknown file system (nosuch://)" in complaint(capsys, "train", "--dataset", "nosuch://x")
+    assert "on an unknown file system (nosuch://)" in complaint(capsys, "train", "--dataset", "nosuch://x")
 
     def absent(protocol: str) -> None:
         raise ImportError("Install s3fs to access S3")

@@ -114,9 +114,9 @@ def test_labels(tmp_path) -> None:
             Value("string"),
             "2 of the 4 rows of .* have no label in 'label', the first being row 1",
         ),
-        ([0.5, 1.0], Value("float64"), "holds 0.5, which is no class"),
+        ([0.5, 1.0], Value("float64"), "holds 0.5, which is not a class"),
         ([0, -1, 1], Value("int64"), "label -1 of row 1"),
-        ([["a"], ["b"]], [Value("string")], "must hold one class an image"),
+        ([["a"], ["b"]], [Value("string")], "must hold one class per image"),
         (["a", "a"], Value("string"), r"one class only \('a'\): a classifier needs at least two"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -169,7 +169,7 @@ def test_splits_without_labels_or_with_other_classes(tmp_path) -> None:
     data = load_data(str(tmp_path / "c"))
     assert data.test is None
     assert "the split 'test' has no column 'species', so it is left out" in data.notes
-    with pytest.raises(ValueError, match=r"'test' of .* has a class 'elk' that its train split has not"):
+    with pytest.raises(ValueError, match=r"'test' of .* has a class 'elk' that its train split does not have"):
         load_data(str(tmp_path / "b"))
 
 
@@ -327,24 +327,24 @@ def test_wrong_input_is_one_clear_line(tmp_path, capsys) -> None:
     out = ["--output_dir", str(tmp_path / "out")]
     for dataset, message in (
         ("empty", "is empty: put the images of each class in a folder of its own"),
-        ("classless", "has 1 images but no folders of classes"),
+        ("classless", "has 1 images but no class folders"),
         ("imageless", "images of the class 'cat' of imageless are of a kind that is not read (.heic)"),
         ("wordless", "has no images in its class folders"),
         ("one", "has one class only ('cat'): a classifier needs at least two"),
-        ("deep", "is a folder in the folder of a class"),
+        ("deep", "is a folder inside a class folder"),
         ("notes.txt", "is neither a folder nor a table"),
         ("nothing.csv", "does not exist"),
         ("void.csv", "is empty: its first line should name its columns"),
         ("header.csv", "has no rows"),
         ("latin.csv", "is not UTF-8"),
         ("ragged.csv", "ragged.csv"),
-        ("web.csv", "has addresses of images, such as https://x.org/a.png: download them"),
+        ("web.csv", "has web addresses of images, such as https://x.org/a.png: download the images"),
         ("gone.csv", "7 of the 7 images of"),
-        ("cut.parquet", "is truncated or no parquet file"),
+        ("cut.parquet", "is truncated or not a parquet file"),
         ("bad.jsonl", "line 2 of"),
         ("headless.csv", "should name its columns, but has the image '0.png'"),
         ("open.tsv", "has a label of more than one line or column"),
-        ("infinite.json", "holds inf, which is no class"),
+        ("infinite.json", "holds inf, which is not a class"),
         ("twice.csv", "has two columns 'label'"),
     ):
         assert message in complaint(capsys, "train", "--dataset", str(tmp_path / dataset), *out), dataset
@@ -355,13 +355,13 @@ def test_wrong_input_is_one_clear_line(tmp_path, capsys) -> None:
     for flags, message in (
         (["--test_fraction", "1"], "test_fraction must be at least 0"),
         (["--test_fraction", "0.1"], "builtin has a test split: leave it out"),
-        (["--test_min_images", "3"], "--test_min_images carves from your own data; builtin has"),
+        (["--test_min_images", "3"], "--test_min_images splits test images off from your own data, and builtin has"),
         (["--test_min_images", "0"], "test_min_images must be at least 1, got 0"),
         (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--split_seed", "-1"], "split_seed must be at least 0, got -1"),
         (["--skip_undecodable", "true"], "give --inspect true, or leave it out"),
         (["--skip_undecodable", "true", "--inspect", "false"], "leave out --inspect false"),
-        (["--imbalance_factor", "10"], "builtin has its own: leave it out"),
+        (["--imbalance_factor", "10"], "has no effect on builtin: leave it out"),
         (["--dataset", ""], "--dataset is empty"),
     ):
         assert message in complaint(capsys, "train", *flags, *out), flags

@@ -45,7 +45,7 @@ def test_flags_win_over_a_recipe_split_by_split() -> None:
         ({"dataset": "photos", "dataset_path": "photos"}, "--dataset_path goes with"),
         ({"dataset": "imagenet", "dataset_path": "memory://photos"}, "is an address: read it with --streaming"),
         ({"dataset": "imagenet-lt", "streaming": True}, "--streaming reads a prepared folder"),
-        ({"dataset": "cifar10-lt", "dataset_path": "x", "streaming": True}, "image by image and small"),
+        ({"dataset": "cifar10-lt", "dataset_path": "x", "streaming": True}, "is small, and not streamed"),
     ],
 )
 def test_fields_that_do_not_go_together(fields: dict, message: str) -> None:

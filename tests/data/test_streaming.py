@@ -101,7 +101,7 @@ def test_an_address_is_as_good_as_a_folder(folder: Path) -> None:
 
 
 def test_streaming_needs_a_manifest(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"has no manifest.json, which says how many images of each class"):
+    with pytest.raises(OSError, match=r"has no manifest.json, which lists the shards and counts the classes"):
         load_data("imagenet-lt", dataset_path=str(tmp_path), streaming=True)
     with pytest.raises(ValueError, match="--streaming reads a prepared folder"):
         load_data("imagenet-lt", streaming=True)
@@ -122,7 +122,7 @@ def test_a_folder_prepared_as_something_else(folder: Path) -> None:
 
 def test_lists_and_columns_of_a_prepared_folder_are_those_of_then(folder: Path) -> None:
     for given in ({"lists": {"test": "x.txt"}}, {"image_column": "x"}, {"label_column": "x"}):
-        with pytest.raises(ValueError, match="is prepared, with the lists and columns of then"):
+        with pytest.raises(ValueError, match="is prepared, which fixed its lists, columns and splits"):
             load_data(str(folder), streaming=True, **given)
 
 

@@ -113,9 +113,9 @@ def test_what_a_loaded_configuration_says_is_checked(tmp_path: Path) -> None:
     ("prior", "tau", "message"),
     [
         ([1, 2], 1.0, "2 entries, but the model has 3 classes"),
-        ([1, 0, 2], 1.0, "positive for every class"),
-        ([1, float("nan"), 2], 1.0, "positive for every class"),
-        ("abc", 1.0, "one number a class"),
+        ([1, 0, 2], 1.0, "must be positive: for a class"),
+        ([1, float("nan"), 2], 1.0, "must be positive: for a class"),
+        ("abc", 1.0, "one number per class"),
         ([1, 1, 1], -1, "tau must be 0 or more, got -1"),
     ],
 )
@@ -181,7 +181,7 @@ def test_temperature_is_the_likeliest_by_another_search(block: int, monkeypatch)
     assert fit_temperature(wide, labels) == pytest.approx(best, rel=1e-4)
     assert fit_temperature(np.eye(3)[labels], labels) == 0.02  # the likelier the colder
     assert fit_temperature(-np.eye(3)[labels], labels) == 50
-    with pytest.raises(ValueError, match="two classes or more"):
+    with pytest.raises(ValueError, match="at least two classes"):
         fit_temperature(logits, np.zeros(600, int))
 
 
@@ -285,10 +285,10 @@ def test_pipeline_takes_a_prior(tmp_path: Path) -> None:
     ("flags", "message"),
     [
         (["--prior", "nowhere.json"], "training, none or a file"),
-        (["--prior", "{other}"], "of other classes"),
-        (["--prior", "{broken}"], "is not what `paco-hf estimate-prior --output` writes"),
-        (["--prior", "{negative}"], "the frequency of 'apple' is -1.0, which is no share"),
-        (["--prior", "{nothing}"], "all frequencies are 0"),
+        (["--prior", "{other}"], "has other classes"),
+        (["--prior", "{broken}"], "must be a file that `paco-hf estimate-prior --output` writes"),
+        (["--prior", "{negative}"], "the frequency of 'apple' must be finite and at least 0, got -1.0"),
+        (["--prior", "{nothing}"], "at least one frequency must be above 0"),
     ],
 )
 def test_bad_priors_of_predict(flags: list[str], message: str, tmp_path: Path, capsys) -> None:

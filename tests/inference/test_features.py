@@ -81,9 +81,9 @@ def test_split_and_gallery(paco_run: Path, tmp_path: Path, capsys: pytest.Captur
         (["--output", "no/where.safetensors"], "there is no folder no"),
         (
             [str(PUBLISHED / "prior.png"), "--dataset", "builtin", "--output", "a.safetensors"],
-            "give files, or --dataset",
+            "give --dataset in place of files",
         ),
-        ([str(PUBLISHED / "prior.png"), "--json", "--output", "a.safetensors"], "--json is of labeled data"),
+        ([str(PUBLISHED / "prior.png"), "--json", "--output", "a.safetensors"], "--json needs labeled data"),
         (["--neighbors", "0", "--output", "a.safetensors"], "--neighbors must be at least 1"),
         (
             ["--gallery", "nothing.safetensors", "--output", "a.safetensors"],
@@ -177,7 +177,7 @@ def test_retrieval_from_a_gallery() -> None:
         ({"labels": [0, 1, 5]}, "must be in 0..1"),
         ({"gallery": np.ones((2, 2))}, "go together"),
         ({"labels": [0, 1, 1], "gallery": np.ones((1, 3)), "gallery_labels": [0]}, "gallery must be"),
-        ({"gallery": np.ones((1, 2)), "gallery_labels": [1], "labels": [0, 0, 0]}, "no image has another one"),
+        ({"gallery": np.ones((1, 2)), "gallery_labels": [1], "labels": [0, 0, 0]}, "no image has another image"),
     ],
 )
 def test_retrieval_refuses(change: dict, message: str) -> None:
@@ -223,8 +223,8 @@ def test_centers_may_be_given() -> None:
         ({"features": np.ones((26, 7), np.float32)}, "width 7, but 'vit_tiny_patch16_224' gives 32"),
         ({"labels": None}, "26 rows without labels, but there are 5 classes"),
         ({"labels": np.zeros(26, np.int64)}, "none of class 1"),
-        ({"class_names": ["a", "b", "c", "d", "e"]}, "other classes than the data, first 'a'"),
-        ({"class_names": ["a"] * 5, "labels": None}, "other classes than the data, first 'a'"),
+        ({"class_names": ["a", "b", "c", "d", "e"]}, "other classes than the data, the first being 'a'"),
+        ({"class_names": ["a"] * 5, "labels": None}, "other classes than the data, the first being 'a'"),
     ],
 )
 def test_centers_refuse(change: dict, message: str) -> None:

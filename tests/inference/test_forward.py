@@ -112,5 +112,5 @@ def test_an_ensemble_averages_logits(tmp_path) -> None:
         PaCoConfig(backbone="cifar_resnet20", num_labels=20, class_counts=[3] * 20, image_size=32)
     )
     other.save_pretrained(tmp_path / "c")
-    with pytest.raises(ValueError, match="have other class counts, so their logits cannot be averaged"):
+    with pytest.raises(ValueError, match="differ in their class counts, so their logits cannot be averaged"):
         score([folders[0], str(tmp_path / "c")], Images(split))

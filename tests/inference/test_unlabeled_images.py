@@ -86,7 +86,7 @@ def test_what_is_no_image_is_refused_before_libraries_load(tmp_path: Path, capsy
     (tmp_path / "link.png").symlink_to("nowhere")
     for path, message in (
         ("none", "has no image files"),
-        ("pipe", "is no regular file, but a pipe"),
+        ("pipe", "is a pipe"),
         ("link.png", "is a link to what does not exist"),
         ("gone.png", "does not exist"),
         ("gone.csv", "does not exist"),

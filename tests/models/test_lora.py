@@ -311,14 +311,17 @@ def test_other_base_is_refused(run: Path, photos: str, tmp_path: Path, capsys: p
     assert main(flags(resumed, "--dataset", photos, "--resume")) == 2
     assert "was trained on other weights of the backbone" in capsys.readouterr().err
     assert main(["evaluate", str(run / "checkpoint-2")]) == 2
-    assert "adapters without the weights that they adapt" in capsys.readouterr().err
+    assert "holds only LoRA adapters" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--lora_targets", "query"], "'query' is no linear layer that can be adapted; there are qkv, proj, fc1, fc2"),
-        (["--freeze_backbone", "true"], "give one"),
+        (
+            ["--lora_targets", "query"],
+            "'query' is not a linear layer that can be adapted; choose from qkv, proj, fc1, fc2",
+        ),
+        (["--freeze_backbone", "true"], "give only one"),
         (["--lora_rank", "0"], "lora_rank must be at least 1"),
         (["--trainable_convolutions", "layer4"], "--lora_rank trains no weight of the backbone"),
     ],
@@ -338,8 +341,8 @@ def test_refusals(tmp_path: Path, capsys: pytest.CaptureFixture, more: list[str]
         ),
         (["--backbone", "regnety_004"], "'regnety_004' has none: --trainable_convolutions s4 trains"),
         ([], "--lora_rank adapts linear layers, and the default backbones are ResNets without any: give --backbone"),
-        (["--backbone", "convnext_tiny", "--lora_targets", "fc1,dense"], "'dense' is no linear layer that can be"),
-        (["--backbone", "beit_base_patch16_224", "--lora_targets", "qkv"], "'qkv' is no linear layer that can be"),
+        (["--backbone", "convnext_tiny", "--lora_targets", "fc1,dense"], "'dense' is not a linear layer that can be"),
+        (["--backbone", "beit_base_patch16_224", "--lora_targets", "qkv"], "'qkv' is not a linear layer that can be"),
     ],
 )
 def test_backbones_without_such_layers_are_refused_before_images_are_read(
@@ -377,7 +380,7 @@ def test_refusals_without_rank_or_peft(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert main(["train", "--lora_alpha", "4", "--output_dir", str(tmp_path / "a")]) == 2
-    assert "give --lora_rank too" in capsys.readouterr().err
+    assert "have no effect without --lora_rank" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "peft", None)
     assert main(flags(tmp_path / "b")) == 2
     assert "pip install 'paco-hf[lora]'" in capsys.readouterr().err

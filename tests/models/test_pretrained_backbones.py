@@ -102,11 +102,11 @@ def test_backbones_that_are_not_there(saved: Path, tmp_path, capsys) -> None:
     (tmp_path / "foreign" / "config.json").write_text('{"model_type": "paco"}')
     (tmp_path / "foreign" / "model.safetensors").write_bytes(b"")
     for backbone, message in (
-        (str(tmp_path / "none"), "is no folder, and no model of timm's"),
+        (str(tmp_path / "none"), "is neither a folder nor a timm model"),
         (str(tmp_path / "empty"), "lacks config.json"),
         (str(tmp_path / "weightless"), "lacks weights (model.safetensors or pytorch_model.bin)"),
         (str(tmp_path / "foreign"), "is not timm's"),
-        ("hf://nobody/nothing", "'hf://nobody/nothing' cannot be had from the Hub"),
+        ("hf://nobody/nothing", "'hf://nobody/nothing' cannot be loaded from the Hub"),
         ("resnet5O", "unknown backbone 'resnet5O': did you mean"),
     ):
         argv = ["--dataset", str(root), "--backbone", backbone, "--output_dir", str(tmp_path / "run")]

@@ -84,7 +84,7 @@ def test_refusals(tmp_path, encoder, capfd) -> None:
     torch.save(encoder, tmp_path / "good.pth")
     (tmp_path / "text.safetensors").write_text("no weights")
     for file, kwargs, error, message in (
-        ("none.pth", {}, OSError, "there is no file .*none.pth"),
+        ("none.pth", {}, OSError, "none.pth' is not a file"),
         ("pickled.pth", {}, OSError, "pickled objects other than weights.*Other"),
         ("lacking.pth", {}, ValueError, "lacks 4 of the 30 weights of the backbone .*being blocks.1.norm1.weight"),
         ("good.pth", {"backbone": "resnet18"}, ValueError, "lacks 100 of the 120 weights of the backbone 'resnet18'"),
@@ -95,7 +95,7 @@ def test_refusals(tmp_path, encoder, capfd) -> None:
             from_file(tmp_path / file, **kwargs)
         assert "\n" not in str(caught.value)
     assert capfd.readouterr().err == ""
-    with pytest.raises(ValueError, match=r"pretrained_file 'none.pth' does not exist"):
+    with pytest.raises(ValueError, match=r"pretrained_file 'none.pth' is not a file"):
         parse_run(["--pretrained_file", "none.pth"])
 
 

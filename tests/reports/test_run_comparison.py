@@ -252,7 +252,7 @@ def test_bad_requests(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="given twice"):
         compare_runs([runs[0], runs[0].parent / "." / runs[0].name])
     (runs[0] / "metrics.json").write_text('{"selected_step": 3}')
-    with pytest.raises(ValueError, match="holds no scores"):
+    with pytest.raises(ValueError, match="holds no test or validation scores"):
         compare_runs(runs)
     with pytest.raises(OSError, match="nowhere"):
         compare_runs([tmp_path / "nowhere"])

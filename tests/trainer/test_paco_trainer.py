@@ -266,7 +266,7 @@ def test_refusals(tmp_path) -> None:
         make_trainer(tmp_path, PaCoForContrastiveTraining.from_classifier(make_model(), variant="gpaco"), loss="paco")
     with pytest.raises(ValueError, match="4 images, fewer than one batch of 8"):
         make_trainer(tmp_path, images=4)
-    with pytest.raises(ValueError, match="a single one, which the projector's BatchNorm cannot take"):
+    with pytest.raises(ValueError, match="has a single image, which the projector's BatchNorm cannot take"):
         make_trainer(tmp_path, images=17, dataloader_drop_last=False)
     make_trainer(tmp_path, images=17, dataloader_drop_last=False, loss="gpaco")
     whole = WholeImages(np.zeros((16, 8, 8, 3), np.uint8), [0] * 16)

@@ -94,7 +94,7 @@ def test_on_another_computer_signs_of_life_count(tmp_path: Path, capsys) -> None
     file = leave(tmp_path, "node7", silent=70)
     text = file.read_text()
     message = f"{tmp_path} is in use: a training, process 77 on node7, for 5 h, last seen 1 min ago: wait for it, or "
-    message += f"give another --output_dir; where that process has ended, remove {file}"
+    message += f"give another --output_dir; if that process has ended, remove {file}"
     for _ in range(2):  # the refused one leaves it as it is, and no lock of its own
         with pytest.raises(OSError, match=f"^{re.escape(message)}$"), held(tmp_path):
             raise AssertionError

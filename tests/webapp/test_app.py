@@ -68,7 +68,7 @@ def test_places_of_the_slider() -> None:
     # A class without images counts half a one; extremes stay numbers.
     assert np.allclose(prior_at(0, [2, 0], None), [0.8, 0.2])
     assert np.isfinite(prior_at(2, None, [1e300, 1e-300, 1.0])).all()
-    for place, message in ((2.1, "from 0 to 2"), (0.5, "does not say")):
+    for place, message in ((2.1, "from 0 to 2"), (0.5, "stores no class frequencies")):
         with pytest.raises(ValueError, match=message):
             prior_at(place, None, own)
 
@@ -176,14 +176,14 @@ def test_index_has_what_was_trained_on(run: Path, tmp_path: Path) -> None:
 
 def test_index_refusals(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["index", str(run)]) == 2
-    assert "--overwrite replaces an index" in capsys.readouterr().err
+    assert "give --overwrite, which replaces an index" in capsys.readouterr().err
     before = (run / "index" / "index.json").read_bytes()
     assert main(["index", str(run), "--overwrite"]) == 0
     assert (run / "index" / "index.json").read_bytes() == before
     assert main(["index", str(run), "--output", str(run), "--overwrite"]) == 2
     assert (run / "model.safetensors").is_file()
     assert main(["index", "ada/model"]) == 2
-    assert "give --output" in capsys.readouterr().err
+    assert "or another --output" in capsys.readouterr().err
     # What else lies there stays.
     (run / "index.new").mkdir()
     (run / "index.new" / "kept").write_text("")
@@ -210,7 +210,7 @@ def test_index_refusals(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "index" / "vectors.faiss").write_bytes(b"nothing")
     with pytest.raises(OSError, match="cannot be read"):
         NearestImages.load(tmp_path / "index", load_classifier(run))
-    with pytest.raises(OSError, match="is no index"):
+    with pytest.raises(OSError, match="is not an image index"):
         build_demo(run, tmp_path)
 
 
@@ -259,8 +259,8 @@ def test_space_folder(run: Path, picture: Path, tmp_path: Path, capsys: pytest.C
     assert (again / "model" / "index" / "vectors.faiss").is_file()
     for argv, message in (
         ([str(PUBLISHED), "a/b", "--space", "--include_index"], "`paco-hf index"),
-        ([str(run), "a/b", "--write_only", "x"], "go with --space"),
-        ([str(run), "a/b", "--space", "--license", "mit"], "a Space has no"),
+        ([str(run), "a/b", "--write_only", "x"], "need --space"),
+        ([str(run), "a/b", "--space", "--license", "mit"], "are for a model, not for --space"),
     ):
         assert main(["push", *argv]) == 2
         assert message in capsys.readouterr().err
@@ -414,7 +414,7 @@ def test_wrong_files_get_a_message(tmp_path: Path, browser: Any, address: str) -
     for where, name, message in (
         ("#image", "broken.png", "cannot be decoded as an image"),
         ("#image", "text.txt", "Invalid file type: text.txt"),
-        ("#file", "prior.json", "is not what `paco-hf estimate-prior --output` writes"),
+        ("#file", "prior.json", "must be a file that `paco-hf estimate-prior --output` writes"),
     ):
         if where == "#file":
             page.get_by_text("Your own frequencies").click()

@@ -250,7 +250,7 @@ def test_report_has_mean_and_deviation_over_seeds(trained: dict[int, Path], tmp_
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--calibrate", "--split", "validation"], "would flatter"),
+        (["--calibrate", "--split", "validation"], "would then be too good"),
         (["--output_dir", "{file}"], "is a file"),
     ],
 )

@@ -170,7 +170,7 @@ def test_an_accelerator_trains_a_backbone_on_many_images(photos, weights, tmp_pa
     ("more", "message"),
     [
         (["--cross_validation", "3", "--freeze_backbone", "false"], "a backbone that is trained"),
-        (["--cross_validation", "1"], "2 at least, got '1'"),
+        (["--cross_validation", "1"], "at least 2, got '1'"),
         (["--loss", "ce", "--key_view", "sim"], "--key_view sim has no effect with --loss ce"),
         (
             ["--freeze_backbone", "true", "--layer_decay", "0.7"],
@@ -178,13 +178,16 @@ def test_an_accelerator_trains_a_backbone_on_many_images(photos, weights, tmp_pa
         ),
         (
             ["--freeze_backbone", "true", "--augment_backend", "tensor"],
-            "--augment_backend tensor is for views of each",
+            "--augment_backend tensor has no effect on a frozen backbone",
         ),
         (["--optim", "adamw_torch", "--learning_rate", "1e-3", "--momentum", "0.5"], "momentum is a setting of SGD"),
-        (["--cross_validation", "23", "--test_fraction", "0"], "divides 22 images: give 22 folds at most"),
-        (["--cross_validation", "3", "--validation_fraction", "0.2"], "cannot be with --validation_fraction 0.2"),
+        (["--cross_validation", "23", "--test_fraction", "0"], "needs 23 images, got 22: give at most 22 folds"),
+        (
+            ["--cross_validation", "3", "--validation_fraction", "0.2"],
+            "cannot be combined with --validation_fraction 0.2",
+        ),
         (["--freeze_backbone", "true", "--head_learning_rate", "0.1"], "set learning_rate to 0.1 in its place"),
-        (["--feature_views", "2", "--freeze_backbone", "false"], "--feature_views 2 are of a backbone that is frozen"),
+        (["--feature_views", "2", "--freeze_backbone", "false"], "--feature_views 2 needs a frozen backbone"),
         (["--key_view", "sim", "--freeze_backbone", "true"], "--key_view sim has no effect on a frozen backbone"),
     ],
 )

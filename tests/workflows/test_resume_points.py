@@ -66,7 +66,7 @@ def remove_test() -> None:
         (replace_one, "test: other, changed or renamed images"),
         (add_one, "37 images instead of 36"),
         (rename_class, "other, changed or renamed images"),
-        (remove_test, "other images would be carved for the test"),
+        (remove_test, "other images would be split off for the test"),
     ],
 )
 def test_changed_data_is_seen_by_a_resume(change, message: str, copy: Path, capsys) -> None:
@@ -85,7 +85,10 @@ def test_data_without_carved_splits_is_checked_too(copy: Path, capsys) -> None:
     move_to_test()
     error = complaint(capsys, "train", *train("--max_steps", "4", "--validation_fraction", "0", "--resume"))
     assert "the data has changed since the run was started (train: 34 images instead of 36; test: 10 images" in error
-    assert "instead of 8), which may have trained on images that it would be scored on: restore it, or start" in error
+    assert (
+        "instead of 8), so the run may have trained on images that it would be scored on: restore it, or start"
+        in error
+    )
 
 
 def test_a_checkpoint_of_choice(copy: Path, capsys) -> None:

@@ -211,7 +211,7 @@ def test_a_run_that_carved_all_classes_resumes_with_that_test(tmp_path, capsys) 
     assert (run / "splits.json").read_bytes() == before
     (run / "metrics.json").unlink()
     answer = complaint(capsys, "train", *command, "--resume", "--test_min_images", "5")
-    assert "other images would be carved for the test" in answer
+    assert "other images would be split off for the test" in answer
 
 
 def test_a_carve_never_leaks(tmp_path) -> None:
@@ -258,7 +258,7 @@ def test_evaluation_takes_the_carve_of_the_run(tmp_path) -> None:
     split = load_evaluation(run, str(other))
     assert (split.labels, split.class_names) == ([1, 1], ["a", "b"])
     (tmp_path / "moved" / "a" / "0.png").unlink()
-    with pytest.raises(ValueError, match="test split was carved from: it has 14 images instead of 15"):
+    with pytest.raises(ValueError, match="test split was taken from: it has 14 images instead of 15"):
         load_evaluation(run, str(tmp_path / "moved"))
     noise(0).save(tmp_path / "moved" / "b" / "new.png")
     with pytest.raises(ValueError, match="it has other labels, or another order"):
@@ -317,12 +317,12 @@ def test_images_of_the_training_are_no_test(tmp_path) -> None:
     root.rename(tmp_path / "moved")
     for folder in (run, whole, next(whole.glob("checkpoint-*"))):
         with pytest.raises(
-            ValueError, match="has no test split, and the run carved none: all its images were trained"
+            ValueError, match="has no test split, and the run split off none, so all its images were trained"
         ):
             load_evaluation(folder, str(tmp_path / "moved"))
     (tmp_path / "moved").rename(root)
     (whole / "run.json").unlink()
-    with pytest.raises(ValueError, match="has no test split, and the run carved none"):
+    with pytest.raises(ValueError, match="has no test split, and the run split off none"):
         load_evaluation(whole)
     # Nothing is known of a lone checkpoint.
     shutil.copytree(next(whole.glob("checkpoint-*")), tmp_path / "lone")
@@ -343,10 +343,10 @@ def test_runs_that_carved_other_images_are_no_ensemble(tmp_path) -> None:
     one, two, three, none = (tmp_path / name for name in ("one", "two", "three", "none"))
     check_same_test([one, two])
     for pair, split in (([one, three], "test"), ([one, none], "test"), ([one, two], "validation")):
-        with pytest.raises(ValueError, match=f"{pair[0]} and {pair[1]} carved different images for their {split}"):
+        with pytest.raises(ValueError, match=f"{pair[0]} and {pair[1]} split off different images for their {split}"):
             check_same_test(pair, split)
     check_same_test([one, three], scored=data.train)
-    with pytest.raises(ValueError, match="carved different images"):
+    with pytest.raises(ValueError, match="split off different images"):
         check_same_test([one, three], scored=load_evaluation(one))
 
 
@@ -354,9 +354,11 @@ def test_resume_notices_renamed_files_and_another_carve(tmp_path) -> None:
     root = folders(tmp_path / "photos", {"a": 8, "b": 8})
     before = divide(load_data(str(root)), 0, 0.1, 0.2).manifest
     check_source(before, divide(load_data(str(root)), 0, 0.1, 0.2).manifest)
-    with pytest.raises(ValueError, match="other images would be carved for the test"):
+    with pytest.raises(ValueError, match="other images would be split off for the test"):
         check_source(before, divide(load_data(str(root)), 0, 0.1, 0.2, split_seed=1).manifest)
-    with pytest.raises(ValueError, match=r"carved for the validation .* give the --validation_fraction and --seed"):
+    with pytest.raises(
+        ValueError, match=r"split off for the validation .* give its original --validation_fraction and --seed"
+    ):
         check_source(before, divide(load_data(str(root)), 1, 0.1, 0.2).manifest)
     changed = root / "a" / "0.png"
     content = changed.read_bytes()

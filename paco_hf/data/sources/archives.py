@@ -16,7 +16,7 @@ _SAVED = (("dataset_dict.json",), ("dataset_info.json", "state.json"))
 # What people have images or labels in, and what makes it something that is read.
 _OTHER_FILES = {
     (".xlsx", ".xls", ".ods", ".numbers"): "save the sheet as CSV",
-    (".txt", ".lst", ".dat"): "where it lists images with their labels, save it as CSV, with a first line file,label",
+    (".txt", ".lst", ".dat"): "if it lists images with their labels, save it as CSV, with a first line file,label",
     (".xml", ".yaml", ".yml"): "write the file and the label of each image into a CSV, with a first line file,label",
     (".pkl", ".pickle", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".pt", ".pth"): (
         "write its images into class folders, or with their labels into parquet (datasets.Dataset.to_parquet)"
@@ -67,8 +67,8 @@ def load_saved(folder: Path) -> DatasetDict:
         saved = load_from_disk(str(folder))
     except Exception as error:  # json, pyarrow and datasets have types of their own for every kind of damage
         raise OSError(
-            f"{folder} cannot be read as what save_to_disk wrote ({type(error).__name__}: "
-            f"{' '.join(str(error).split())}): save the data anew"
+            f"{folder} cannot be read as a data set of save_to_disk ({type(error).__name__}: "
+            f"{' '.join(str(error).split())}): save it again"
         ) from error
     return saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)
 
@@ -89,7 +89,7 @@ def is_webdataset(path: Path) -> bool:
         with tarfile.open(path) as archive:
             names = [member.name for member in islice((one for one in archive if one.isfile()), 20)]
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise OSError(f"{path} is truncated or no tar file ({error}): fetch it again") from error
+        raise OSError(f"{path} is truncated or not a tar file ({error}): download it again") from error
     samples: dict[str, set[str]] = {}
     for name in names:
         head, _, base = name.rpartition("/")
@@ -114,7 +114,7 @@ def load_webdataset(files: Sequence[Path]) -> Dataset:
         reason = error.__cause__ or error
         raise OSError(
             f"{examples([*files])} cannot be read as WebDataset ({type(reason).__name__}: "
-            f"{' '.join(str(reason).split())})"
+            f"{' '.join(str(reason).split())}): download the shards again, or unpack them"
         ) from error
     data = data.remove_columns([name for name in data.column_names if name.startswith("__")])
     # What a sample's JSON says, as columns.

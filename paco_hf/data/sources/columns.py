@@ -14,8 +14,8 @@ from .table_files import Rows, holds_images, is_text
 
 ONE_HOT = "class"  # the column that one-hot ones become
 _ONE_COLUMN = (
-    "write the class of each row into a column 'label' (of one-hot columns, pandas: idxmax(axis=1)), or choose a "
-    "column with --label_column"
+    "write the class of each row into a column 'label' (for one-hot columns, with idxmax(axis=1) of pandas), or "
+    "choose a column with --label_column"
 )
 LEFT_OUT = "none"  # as the name of a split: there is to be none of this role
 
@@ -101,7 +101,7 @@ def find_image_column(rows: Rows, dataset: str, column: str | None, finder: File
         check_column(features, column, dataset, "image")
         if not holds_images(features[column]) and not is_text(features[column]):
             raise ValueError(
-                f"column {column!r} of {dataset} holds no images and no file names, but {features[column]}: set "
+                f"column {column!r} of {dataset} must hold images or file names, got {features[column]}: set "
                 "--image_column"
             )
         return column
@@ -175,10 +175,10 @@ def one_hot_columns(rows: Rows, dataset: str, image: str) -> list[str]:
     if one_hot and not usual:
         return [*columns]
     if (one_hot and len(columns) > 2) or (len(candidates) > 1 and not usual):
-        kind = "a single 1 in each row (one-hot)" if one_hot else "not one 1 in each row (multi-label)"
+        kind = "a single 1 in each row (one-hot)" if one_hot else "not exactly one 1 in each row (multi-label)"
         raise ValueError(
-            f"the columns {examples([*map(repr, columns)], 5)} of {dataset} hold 0 and 1, {kind}, where one column of "
-            f"classes was expected: {_ONE_COLUMN}"
+            f"the columns {examples([*map(repr, columns)], 5)} of {dataset} hold 0 and 1, {kind}, but one column of "
+            f"classes is expected: {_ONE_COLUMN}"
         )
     return []
 
@@ -199,8 +199,8 @@ def read_one_hot(rows: Rows, columns: Sequence[str], split: str) -> Rows:
     for number, row in enumerate(zip(*bits, strict=True)):
         if row.count(1) != 1 or None in row:
             raise ValueError(
-                f"row {number} of {split} has not one 1 in its columns {examples([*map(repr, columns)], 5)}: "
-                f"{_ONE_COLUMN}"
+                f"row {number} of {split} does not have exactly one 1 in its columns "
+                f"{examples([*map(repr, columns)], 5)}: {_ONE_COLUMN}"
             )
         names.append(columns[row.index(1)])
     return replace(rows, data=rows.data.remove_columns([*columns]).add_column(ONE_HOT, names))

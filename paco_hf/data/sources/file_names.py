@@ -108,7 +108,7 @@ def missing_files(where: str, names: Sequence[str], files: Sequence[str | None],
         f"{len(missing)} of the {len(names)} images of {where} are not in {finder.folder}: "
         f"{examples([*map(repr, missing)])}; "
         + (finder.ambiguous or "the column should hold paths below that folder, or absolute ones")
-        + "; where images are lost, remove their rows"
+        + "; if images are missing, remove their rows"
     )
 
 

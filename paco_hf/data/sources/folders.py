@@ -56,7 +56,10 @@ def class_folders(
         )
     result, ids = ClassFolders(folders=names, loose=top.images), {name: i for i, name in enumerate(known or names)}
     if not skip_unknown and (unknown := next((name for name in names if name not in ids), None)):
-        raise ValueError(f"{root} has a class {unknown!r} that the training images have not")
+        raise ValueError(
+            f"{root} has a class {unknown!r} that the training images do not have: remove its folder, or add training "
+            "images"
+        )
     for folder in top.folders:
         inside = scan(folder, passed)
         if inside.folders:
@@ -77,8 +80,8 @@ def _nested(root: Path, folder: Path, inside: Contents, top: Contents) -> str:
         advice = f"did you mean --dataset {folder}?"
     else:
         levels = examples([f"--dataset {one}" for one in top.folders], 2)
-        advice = f"where the classes lie one level deeper, give one of {levels}, or move their folders up into {root}"
-    return f"{deeper} is a folder in the folder of a class, where images should lie: {advice}"
+        advice = f"if the classes are one level deeper, give one of {levels}, or move their folders up into {root}"
+    return f"{deeper} is a folder inside a class folder, which should hold images: {advice}"
 
 
 def has_image_folders(folder: Path, passed: PassedOver) -> bool:
@@ -158,7 +161,8 @@ def list_files(root: Path, image_list: ImageList) -> list[str]:
     missing = [path for file, path in zip(files, image_list.paths, strict=True) if file not in present]
     if missing:
         raise ValueError(
-            f"{len(missing)} of the {len(files)} images of {image_list.name} are not in {root}: {examples(missing)}"
+            f"{len(missing)} of the {len(files)} images of {image_list.name} are not in {root}: {examples(missing)}; "
+            "add them, or give the folder that has them"
         )
     return files
 

@@ -26,7 +26,7 @@ def image_tables(files: Mapping[str, tuple[Sequence[str], Sequence[int]]], class
 def load_folder(folder: str) -> DatasetDict:
     path = Path(folder)
     if not path.is_dir():
-        raise OSError(f"{folder} is not a folder")
+        raise OSError(f"{folder} is not a folder: give one that exists")
     files = parquet_files(path)
     if not files:
         # `datasets` knows tables by their time stamps; of images it keeps no more than their names.

@@ -34,7 +34,7 @@ def connected(hub_id: str) -> Iterator[None]:
             yield
     except Exception as error:  # datasets raises a dozen types here, and all of them mean the same to the user
         raise OSError(
-            f"{hub_id!r} is no local folder, and cannot be loaded from the Hub ({type(error).__name__}: "
+            f"{hub_id!r} is not a local folder, and cannot be loaded from the Hub ({type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]}). Without network give a local folder: --dataset FOLDER, or for a "
             "benchmark --dataset_path FOLDER"
         ) from error

@@ -83,7 +83,7 @@ def read_labels(
             raise ValueError(f"the column {column!r} of {name} has the class {twice!r} twice: rename one of the two")
         return [None if value is None or value < 0 else names[value] for value in values]
     if not isinstance(feature, Value):
-        raise ValueError(f"{where} must hold one class an image, got {feature}: {_ONE_LABEL}")
+        raise ValueError(f"{where} must hold one class per image, got {feature}: {_ONE_LABEL}")
     if feature.dtype == "bool":
         return [None if value is None else str(value) for value in values]
     if feature.dtype.startswith("float"):
@@ -100,11 +100,11 @@ def read_labels(
 def _whole_numbers(values: Sequence[float | None], dtype: str, where: str) -> list[str | int | None]:
     values = [None if value is None or math.isnan(value) else value for value in values]
     if broken := next((value for value in values if value and not value.is_integer()), None):
-        raise ValueError(f"{where} holds {broken}, which is no class: give text or whole numbers")
+        raise ValueError(f"{where} holds {broken}, which is not a class: give text or whole numbers")
     limit = 2 ** _EXACT.get(dtype, 53)
     if large := next((value for value in values if value and abs(value) >= limit), None):
         raise ValueError(
-            f"{where} holds {int(large)} as {dtype}, which tells whole numbers apart below {limit} only: store the "
+            f"{where} holds {int(large)} as {dtype}, which is exact only for whole numbers below {limit}: store the "
             "labels as integers or as text"
         )
     return [None if value is None else int(value) for value in values]
@@ -133,7 +133,7 @@ def _read_text(
         # Not by way of a float, which merges integers beyond 2^53.
         return [int(value.partition(".")[0]) if _WHOLE.fullmatch(value) else value or None for value in values]
     if from_text and filled and all(re.fullmatch(r"-?\d+\.\d+", value) for value in filled):
-        raise ValueError(f"{where} holds {filled[0]}, which is no class: give text or whole numbers")
+        raise ValueError(f"{where} holds {filled[0]}, which is not a class: give text or whole numbers")
     spaced = sorted(text for text, value in kept.items() if text != value and text.strip() == value)
     if spaced:
         notes.append(f"white space around labels in {where} is left out, such as that of {spaced[0]!r}")
@@ -176,8 +176,8 @@ def label_classes(
     elif any(isinstance(value, int) for value in ordered):
         if ordered[0] < 0:
             raise ValueError(
-                f"label {ordered[0]} of row {list(values).index(ordered[0])} of {dataset} is out of range: labels are "
-                "not negative; label or remove the image"
+                f"label {ordered[0]} of row {list(values).index(ordered[0])} of {dataset} is out of range: labels "
+                "must not be negative; label the image, or remove it"
             )
         if ordered != list(range(len(ordered))):
             notes.append(
@@ -201,8 +201,8 @@ def _check_joined(names: Sequence[str], values: Sequence[str], where: str, notes
         separator = next(one for one in separators if one in first)
         raise ValueError(
             f"row {values.index(first)} of {where} has the label {first!r}, which joins several labels with "
-            f"{separator!r} ({len(joined)} such labels), but an image has one class: {_ONE_LABEL}; where it is the "
-            f"name of one class, rename that to be without {separator!r}"
+            f"{separator!r} ({len(joined)} such labels), but an image has one class: {_ONE_LABEL}; if it is the name "
+            f"of one class, rename it without {separator!r}"
         )
 
     for separators, shape in _SEPARATORS:
@@ -253,8 +253,8 @@ def _check_look(names: Sequence[str], dataset: str, notes: list[str]) -> None:
         shown = visible(name)
         if (other := shapes.setdefault(shown, name)) is not name:
             raise ValueError(
-                f"the classes {other!a} and {name!a} of {dataset} differ in white space or invisible "
-                "characters only: write both in one way if they are one class, or rename one"
+                f"the classes {other!a} and {name!a} of {dataset} differ in white space or invisible characters only: "
+                "write both the same way if they are one class, or rename one"
             )
         number = re.fullmatch(r"0*(\d+?)(\.0*)?", shown)
         alike[number[1] if number else shown.casefold().replace(" ", "")].append(name)

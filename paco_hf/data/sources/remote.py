@@ -60,7 +60,7 @@ def check_address(address: str) -> None:
         raise ImportError(f"{address} needs a package for {protocol}:// that is not installed: {advice}") from error
     except ValueError as error:
         raise ValueError(
-            f"{address} is of an unknown file system ({protocol}://): give an address of https, hf, s3, gs or another "
+            f"{address} is on an unknown file system ({protocol}://): give an address of https, hf, s3, gs or another "
             "that fsspec knows, or a local copy"
         ) from error
 
@@ -168,8 +168,8 @@ class RemoteData:
             raise
         except Exception as error:
             raise OSError(
-                f"{self.shown} cannot be copied ({type(error).__name__}: {' '.join(str(error).split())[:300]}): what "
-                "was copied is kept, and the same command goes on"
+                f"{self.shown} cannot be copied ({type(error).__name__}: {' '.join(str(error).split())[:300]}): run "
+                "the same command again to continue; what was copied is kept"
             ) from error
 
 

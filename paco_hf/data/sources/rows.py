@@ -59,7 +59,7 @@ def read_rows(
     if path.is_file():
         return _read_file(path, remote)
     if path.exists():
-        raise ValueError(f"{dataset} is no regular file, but a pipe, a socket or a device: --dataset takes {_TAKES}")
+        raise ValueError(f"{dataset} is a pipe, a socket or a device: --dataset takes {_TAKES}")
     is_path = path.is_absolute() or dataset.startswith((".", "~")) or dataset.count("/") > 1
     if is_path or path.suffix.lower() in TABLE_SUFFIXES:
         raise OSError(f"{dataset} does not exist: --dataset takes a folder, a table file, or the id of a Hub data set")
@@ -142,7 +142,8 @@ def _read_class_folders(
     if not any(len(rows.data) for rows in result.values()):
         also = f" ({passed.note})" if passed.note else ""
         raise ValueError(
-            f"{folder} has no images in its class folders{also} (of the kinds {', '.join(sorted(IMAGE_SUFFIXES))})"
+            f"{folder} has no images in its class folders{also}: expected files that end in "
+            f"{', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     for name, root in splits.items():
         if root != folder / name:
@@ -166,8 +167,8 @@ def _no_classes(folder: Path, passed: PassedOver) -> str:
     if not top.images and (advice := next(filter(None, map(next_step, top.others)), "")):
         return f"{folder} has no images, but {examples([file.name for file in top.others])}: {advice}"
     return (
-        f"{folder} has {len(top.images)} images but no folders of classes{also}: put the images of each class in a "
-        "folder of its own, or their names and classes in a metadata.csv beside them"
+        f"{folder} has {len(top.images)} images but no class folders{also}: put the images of each class in a folder "
+        "of its own, or their names and classes in a metadata.csv beside them"
     )
 
 
@@ -186,7 +187,8 @@ def _check_layout(folder: Path, passed: PassedOver) -> None:
         raise ValueError(
             f"{names} of {folder} {'hold' if len(filled) > 1 else 'holds'} images without class folders: put the "
             f"images of each class in a folder of its own in {filled[0].name}/, or names and classes in a "
-            f"{filled[0].name}/metadata.csv (columns file_name,label); --label_source folders takes them for classes"
+            f"{filled[0].name}/metadata.csv (columns file_name,label); if these folders are the classes, give "
+            "--label_source folders"
         )
 
 

@@ -34,7 +34,7 @@ class Source:
         """
         if role not in self.splits:
             names = ", ".join(str(split.source_split) for split in self.splits.values())
-            raise ValueError(f"{dataset} has no {role} split (found: {names})")
+            raise ValueError(f"{dataset} has no {role} split (found: {names}): give data that has one")
         return self.splits[role]
 
 
@@ -75,7 +75,7 @@ def label_tables(
     check_column(features, label, spec.dataset, "label")
     if not isinstance(features[image], Image):
         raise ValueError(
-            f"column {image!r} of {spec.dataset} holds no images, but {features[image]}: set --image_column"
+            f"column {image!r} of {spec.dataset} must hold images, not {features[image]}: set --image_column"
         )
     roles = assign_roles(tables, test_only)
     names = class_names or _names(tables["train" if "train" in tables else next(iter(roles.values()))], label, spec)
@@ -88,7 +88,8 @@ def label_tables(
             unknown = [name for name in feature.names if name not in names]
             if unknown:
                 raise ValueError(
-                    f"the split {key!r} of {spec.dataset} has a class {unknown[0]!r} that its train split has not"
+                    f"the split {key!r} of {spec.dataset} has a class {unknown[0]!r} that its train split does not "
+                    "have: remove it, or add training images"
                 )
             labels = [names.index(feature.names[value]) if value >= 0 else value for value in labels]
         class_counts(labels, len(names), allow_empty=True)
@@ -103,7 +104,10 @@ def _names(table: Dataset, label: str, spec: DataSpec) -> list[str]:
         return list(feature.names)
     values = list(table[label])
     if not values or not all(isinstance(value, int) for value in values):
-        raise ValueError(f"label column {label!r} of {spec.dataset} must hold integers or a ClassLabel, got {feature}")
+        raise ValueError(
+            f"label column {label!r} of {spec.dataset} must hold integers or a ClassLabel, got {feature}: set "
+            "--label_column"
+        )
     return [str(c) for c in range(max(values) + 1)]
 
 

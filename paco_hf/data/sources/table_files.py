@@ -92,14 +92,14 @@ def read_files(paths: Sequence[Path]) -> Rows:
     if len(paths) == 1:
         return _read_text(paths[0])
     raise ValueError(
-        f"{paths[0]} and {paths[1]} are both of the same split: give one of them as --dataset, or name another"
+        f"{paths[0]} and {paths[1]} are both of the same split: give one of them as --dataset, or rename one"
     )
 
 
 def _read_shards(paths: Sequence[Path]) -> Rows:
     filled = [path for path in paths if _check_parquet(path)]
     if not filled:
-        raise ValueError(f"{paths[0]} has no rows")
+        raise ValueError(f"{paths[0]} has no rows: give a table with a row for each image")
     empty = [path.name for path in paths if path not in filled]
     notes = [f"parquet files without rows are left out: {examples(empty)}"] if empty else []
     # One data set over all files, whose cache the next run finds.
@@ -111,7 +111,7 @@ def _check_parquet(path: Path) -> int:
     try:
         about = pq.read_metadata(path)
     except (pa.ArrowInvalid, OSError) as error:
-        raise OSError(f"{path} is truncated or no parquet file ({error})") from error
+        raise OSError(f"{path} is truncated or not a parquet file ({error}): download it again") from error
     features = json.loads((about.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
     for name, feature in features.items():
         names = feature.get("names") if isinstance(feature, dict) else None
@@ -134,7 +134,7 @@ def _read_text(path: Path) -> Rows:
     rows = len(next(iter(columns.values()), []))
     filled = [i for i in range(rows) if any(_is_filled(values[i]) for values in columns.values())]
     if not filled:
-        raise ValueError(f"{path} has no rows")
+        raise ValueError(f"{path} has no rows: give a table with a row for each image")
     if len(filled) < rows:
         columns = {name: [values[i] for i in filled] for name, values in columns.items()}
         notes.append(f"{rows - len(filled)} of the {rows} rows of {path.name} are blank and are left out")
@@ -158,7 +158,7 @@ def _parse_csv(path: Path, text: str) -> dict[str, list[Any]]:
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty: its first line should name its columns") from None
     except (pd.errors.ParserError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as a table ({' '.join(str(error).split())})") from error
+        raise ValueError(f"{path} is not a table ({' '.join(str(error).split())}): save it as CSV") from error
     if not isinstance(frame.index, pd.RangeIndex):
         raise ValueError(f"{path} has more values in a row than names in its first line: quote values with commas")
     names = [str(name).strip() for name in frame]
@@ -178,7 +178,7 @@ def _parse_json(path: Path, text: str, notes: list[str]) -> dict[str, list[Any]]
     except json.JSONDecodeError:
         content = None  # one object a line, perhaps
     except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply: {_JSON_FORMS}") from error
+        raise ValueError(f"{path} is nested too deeply: give {_JSON_FORMS}") from error
     if content is None:
         content = _parse_lines(path, text)
     if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
@@ -189,7 +189,7 @@ def _parse_json(path: Path, text: str, notes: list[str]) -> dict[str, list[Any]]
         lengths = {len(values): name for name, values in reversed(content.items())}
         if len(lengths) > 1:
             shown = examples([f"{name!r} has {rows}" for rows, name in reversed(lengths.items())])
-            raise ValueError(f"the columns of {path} differ in their number of rows: {shown}")
+            raise ValueError(f"the columns of {path} differ in their number of rows: {shown}; make them equal")
         content = [dict(zip(content, row, strict=True)) for row in zip(*content.values(), strict=True)]
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
         raise ValueError(f"{path} must hold {_JSON_FORMS}")
@@ -222,7 +222,7 @@ def _parse_lines(path: Path, text: str) -> list[Any]:
         try:
             content += [json.loads(line)] if line.strip() else []
         except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"line {number} of {path} is no JSON object ({error})") from error
+            raise ValueError(f"line {number} of {path} is not a JSON object ({error}): give one per line") from error
     return content
 
 

@@ -73,7 +73,7 @@ def choose_tables(
             raise ValueError(
                 f"the folders of {folder} and {file.relative_to(folder)} give different classes: "
                 f"{os.path.relpath(dispute[0], folder)} is in the folder {dispute[1]!r}, and has the label "
-                f"{dispute[2]!r} in the table. --label_source folders or --label_source table says which is meant"
+                f"{dispute[2]!r} in the table: give --label_source folders or --label_source table"
             )
     has_splits = any(split_in(file.name) for file in tables) or any(map(_has_split_column, tables))
     if near or (has_splits and list(in_folders.values()) == [folder]):

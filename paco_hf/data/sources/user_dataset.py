@@ -75,8 +75,8 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
         if unknown := Counter(value for value in values[role] if value not in ids):
             value, count = next(iter(unknown.items()))
             raise ValueError(
-                f"the split {split!r} of {dataset} has a class {value!r} that its train split has not ({count} images)"
-                + (look_alike(str(value), names) or _without(role))
+                f"the split {split!r} of {dataset} has a class {value!r} that its train split does not have ({count} "
+                "images)" + (look_alike(str(value), names) or _without(role))
             )
         present = {*values[role]}
         if missing := [name for value, name in zip(ids, names, strict=True) if value not in present]:
@@ -135,7 +135,7 @@ def _describe_columns(rows: Rows, image: str, label: str, split: str | None) -> 
 
 
 def _without(role: str) -> str:
-    return "" if role == "train" else f": where it has no classes, --{role}_split {LEFT_OUT} does without it"
+    return "" if role == "train" else f": if it has no classes, leave it out with --{role}_split {LEFT_OUT}"
 
 
 def _files(rows: Rows, paths: list[str], name: str, column: str, notes: list[str]) -> list[str]:
@@ -145,7 +145,10 @@ def _files(rows: Rows, paths: list[str], name: str, column: str, notes: list[str
         ValueError: addresses, or files that do not exist.
     """
     if address := next(filter(is_address, paths), None):
-        raise ValueError(f"{name} has addresses of images, such as {address}: download them, and name the files")
+        raise ValueError(
+            f"{name} has web addresses of images, such as {address}: download the images, and give the names of the "
+            "files"
+        )
     finder = rows.finder or FileFinder(Path())
     files = finder.find(paths, rows.root)
     if None in files:

@@ -51,15 +51,15 @@ class Manifest:
                 content = json.load(file)
         except FileNotFoundError as error:
             raise OSError(
-                f"{root} has no {MANIFEST_NAME}, which says how many images of each class there are and in which "
-                "shards: make it with `paco-hf data prepare`, and start that again where it was stopped"
+                f"{root} has no {MANIFEST_NAME}, which lists the shards and counts the classes: run `paco-hf data "
+                "prepare`, or run it again if it was stopped"
             ) from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is damaged ({error}): run `paco-hf data prepare` again") from error
         except (OSError, ImportError, ValueError) as error:
-            raise OSError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
+            raise OSError(f"{path} cannot be read ({type(error).__name__}: {error}): check access to it") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError(f"{path} is not a manifest of the format {FORMAT!r}: prepare the data anew")
+            raise ValueError(f"{path} is not a manifest of the format {FORMAT!r}: run `paco-hf data prepare` again")
         fields: dict[str, Any] = {name: content.get(name) for name in _KINDS}
         wrong = [name for name, kind in _KINDS.items() if not isinstance(fields[name], kind)]
         wrong += [s for s, c in (fields["splits"] or {}).items() if not {"images", "class_counts", "shards"} <= {*c}]
@@ -70,7 +70,7 @@ class Manifest:
     def check_files(self) -> None:
         """`OSError` where a file is missing, or a shard has another size than when it was written."""
         fs, root = fsspec.core.url_to_fs(self.root)
-        advice = "the same `paco-hf data prepare` as before writes it again"
+        advice = "run the same `paco-hf data prepare` again to write it"
         for split, content in self.splits.items():
             if not fs.exists(f"{root}/{labels_name(split)}"):
                 raise OSError(f"{labels_name(split)} of {self.root} is missing; {advice}")
@@ -87,7 +87,7 @@ def check_preparation(folder: Path) -> None:
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file: give a folder")
     if not (folder / PLAN_NAME).is_file() and folder.is_dir() and any(f.name != LOCK_NAME for f in folder.iterdir()):
-        raise ValueError(f"--out {folder} is not empty, and no preparation was begun in it: give another folder")
+        raise ValueError(f"--out {folder} is not empty, and holds no preparation to resume: give another folder")
 
 
 def is_prepared(root: str) -> bool:

@@ -64,12 +64,14 @@ def prepare(
     """
     benchmark = BENCHMARKS.get(dataset)
     if benchmark and benchmark.path is None:
-        raise ValueError(f"{dataset} is small, and needs no preparing: `paco-hf train --dataset {dataset}` reads it")
+        raise ValueError(f"{dataset} is small, and needs no preparation: `paco-hf train --dataset {dataset}` reads it")
     source = source or (benchmark.hub_id if benchmark else None)
     if source is None:
-        raise ValueError(f"{dataset} is on no Hub under a name of its own: give --source, a folder or a Hub id")
+        raise ValueError(f"{dataset} has no default repository on the Hub: give --source, a folder or a Hub id")
     if benchmark is None and lists:
-        raise ValueError(f"lists go with {', '.join(n for n, b in BENCHMARKS.items() if b.path)}, not {dataset}")
+        raise ValueError(
+            f"--list is for {', '.join(n for n, b in BENCHMARKS.items() if b.path)}, not for {dataset}: leave it out"
+        )
     image_lists = tree_lists(dataset, Path(source), lists or {}) if benchmark else {}
     # A benchmark's source on the Hub is not looked at.
     files = sorted(Path(source).glob("**/*.parquet")) if benchmark else []
@@ -109,8 +111,8 @@ def prepare(
         if error.errno is None:
             raise
         raise DiskError(
-            f"{writer.folder}: {error.strerror or error}. What is complete there is kept, and nothing else is taken "
-            "for it: the same command goes on from it"
+            f"{writer.folder}: {error.strerror or error}. What is complete there is kept: run the same command again "
+            "to continue"
         ) from error
 
 
@@ -131,7 +133,7 @@ def _finish(manifest: Manifest, shards: Shards, image_lists: dict[str, ImageList
         if tree and selection != tree.selection(split, key):
             raise ValueError(
                 f"the shards of the {split} split in {folder} do not hold the images of {manifest.source}: remove "
-                f"{folder}, and prepare anew"
+                f"{folder}, and run `paco-hf data prepare` again"
             )
     for split, image_list in image_lists.items():
         (folder / f"{split}.list").write_bytes(image_list.content)

@@ -77,11 +77,14 @@ class SourceImages:
             whole = [(split, name) for split, name in (("train", "train"), ("test", "val")) if split not in lists]
         for split, folder in whole:
             if not (root / folder).is_dir():
-                raise ValueError(f"{root} has no folder {folder}/ with the {split} images in class folders")
+                raise ValueError(
+                    f"{root} has no folder {folder}/ with the {split} images in class folders: give the folder that "
+                    "holds it as --source"
+                )
         passed = PassedOver(root)
         files, folders = read_tree(root, lists, whole, passed)
         if not folders or "train" not in files:
-            raise ValueError(f"{root} has no train/ folder of class folders, and no parquet files")
+            raise ValueError(f"{root} has neither class folders in train/ nor parquet files: give another --source")
         splits = {split: _file_contents(split, paths, labels, root) for split, (paths, labels) in files.items()}
         return cls(class_names(dataset, folders), splits, [passed.note] if passed.note else [])
 
@@ -144,8 +147,8 @@ def _file_contents(split: str, paths: Sequence[str], labels: Sequence[int], root
     sizes = [os.path.getsize(path) for path in progress]
     if empty := [path for path, size in zip(paths, sizes, strict=True) if size == 0]:
         raise ValueError(
-            f"{len(empty)} of the {split} images are empty files, such as {empty[0]}: fetch them again, or leave them "
-            "out"
+            f"{len(empty)} of the {split} images are empty files, such as {empty[0]}: download them again, or leave "
+            "them out"
         )
     names = [os.path.relpath(path, root) for path in paths]
     if (twice := repeated(names)) is not None:

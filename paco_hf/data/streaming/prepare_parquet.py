@@ -62,10 +62,10 @@ def from_parquet(
     if "test" not in listed and scored in streams and (not image_lists or scored == "validation"):
         whole["test"] = scored
     if "train" not in streams:
-        raise ValueError(f"{source} has no train split (found: {', '.join(streams)})")
+        raise ValueError(f"{source} has no train split (found: {', '.join(streams)}): give a --source that has one")
     features = streams["train"].features
     if features is None:
-        raise ValueError(f"the columns of {source} cannot be told: its parquet files have no schema in common")
+        raise ValueError(f"the columns of {source} cannot be read: give parquet files that share a schema")
     image = columns[0] or _detect_column(features, source, benchmark, "image", Image)
     label = columns[1] or _detect_column(features, source, benchmark, "label", ClassLabel)
     check_column(features, image, source, "image")
@@ -75,7 +75,7 @@ def from_parquet(
     elif isinstance(features[label], ClassLabel):
         names = imagenet_class_names() if dataset == "imagenet" else list(features[label].names)
     else:
-        raise ValueError(f"column {label!r} of {source} is no ClassLabel, so its classes have no names")
+        raise ValueError(f"column {label!r} of {source} names no classes: make it a ClassLabel (datasets)")
     tasks = []
     (out / PARTS).mkdir(exist_ok=True)
     for name, stream in streams.items():
@@ -94,7 +94,10 @@ def from_parquet(
 def _by_key(image_list: ImageList, key: Callable[[str], str]) -> dict[str, int]:
     keys = [key(path) for path in image_list.paths]
     if (twice := repeated(keys)) is not None:
-        raise ValueError(f"{image_list.name} has the file name {twice!r} twice, so images cannot be joined on it")
+        raise ValueError(
+            f"{image_list.name} has the file name {twice!r} twice, so its images cannot be found by name: remove one "
+            "of the two"
+        )
     return dict(zip(keys, image_list.labels, strict=True))
 
 
@@ -114,7 +117,7 @@ def _streams(source: str) -> dict[str, IterableDataset]:
         try:
             pq.read_metadata(file)
         except (pa.ArrowInvalid, OSError) as error:
-            raise OSError(f"{file} is truncated or no parquet file ({error}): download it again") from error
+            raise OSError(f"{file} is truncated or not a parquet file ({error}): download it again") from error
     return dict(load_dataset("parquet", data_files=files, streaming=True))
 
 
@@ -141,7 +144,8 @@ def _write_part(
                 for i in rows:
                     if (label := listed[keys[i]]) != labels[i]:
                         raise ValueError(
-                            f"{paths[i]} has label {labels[i]} in the source, but {label} in the {split} list"
+                            f"{paths[i]} has label {labels[i]} in the source, but {label} in the {split} list: give "
+                            "the list of this source"
                         )
             table = {
                 "image": images.take(pa.array(rows, pa.int64())),
@@ -165,14 +169,14 @@ def _sort_parts(
     for split in [*listed, *whole]:
         order = np.sort(index.filter(pc.field("split") == split)["order"].to_numpy())
         if count := len(order) - len(np.unique(order)):
-            raise ValueError(f"{count} images of the {split} split are in the source twice")
+            raise ValueError(f"{count} images of the {split} split are in the source twice: remove the copies")
         if split in whole and not len(order):
-            raise ValueError(f"the source has no image of its split {whole[split]}")
+            raise ValueError(f"the source has no images in its split {whole[split]}: give another --source")
         present, images = set(order.tolist()), listed.get(split, {})
         if missing := [name for name in images if shard_order(name) not in present]:
             raise ValueError(
                 f"{len(missing)} of the {len(images)} images of the {split} list are not in the source: "
-                f"{examples(missing)}"
+                f"{examples(missing)}; give another --source, or the list of this one"
             )
         orders[split] = order, mean_size * len(order)
 

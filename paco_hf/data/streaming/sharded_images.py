@@ -69,7 +69,7 @@ class ShardedImages(ImageSplit):
         except (OSError, ValueError, EOFError) as error:
             raise OSError(f"{path} cannot be read ({error}): run `paco-hf data prepare` again") from error
         if len(labels) != self._starts[-1]:
-            raise OSError(f"{path} has {len(labels)} labels for {self._starts[-1]} images: prepare the data anew")
+            raise OSError(f"{path} has {len(labels)} labels for {self._starts[-1]} images: prepare the data again")
         return labels
 
     def __getstate__(self) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class ShardedImages(ImageSplit):
             table = self._file(shard).read_row_group(place, columns=["image"])
         except (pa.ArrowInvalid, OSError) as error:
             raise OSError(
-                f"the shard {shard} of {self.manifest.root} is damaged ({error}): prepare it anew"
+                f"the shard {shard} of {self.manifest.root} is damaged ({error}): run `paco-hf data prepare` again"
             ) from error
         from torch.utils.data import get_worker_info
 
