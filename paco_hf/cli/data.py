@@ -31,6 +31,8 @@ def add_flags(parser: ArgumentParser) -> None:
     verify = actions.add_parser("verify", help="is this the published selection, is it all there, does it decode?")
     verify.add_argument("target", type=inputs.verifiable, help="prepared folder, list, or a data set as for train")
     verify.add_argument("--dataset", help="whose list it is (default: recognized)")
+    add_column_flags(verify)
+    add_split_flags(verify)
     stats = actions.add_parser("stats", help="class counts, shots, imbalance factor")
     add = stats.add_argument
     add("target", type=inputs.data_source, help="prepared folder, list, or a data set as for train --dataset")
@@ -79,9 +81,10 @@ def _prepare(flags: Namespace) -> None:
 
 
 def _verify(flags: Namespace) -> None:
+    from ..data.spec import spec_fields
     from ..data.verification import verify
 
-    right, wrong = verify(flags.target, flags.dataset)
+    right, wrong = verify(flags.target, flags.dataset, **spec_fields(vars(flags)))
     for line in right:
         print(line)
     if wrong:

@@ -1,5 +1,6 @@
 """`paco-hf data verify` and `data stats`: is this the published selection, and what does its tail look like?"""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,13 +20,14 @@ from .streaming.manifest import Manifest, is_prepared
 from .streaming.prepare import join_key, read_names
 
 
-def verify(target: str, dataset: str | None = None) -> tuple[list[str], list[str]]:
+def verify(target: str, dataset: str | None = None, **fields: Any) -> tuple[list[str], list[str]]:
     """Check a prepared folder or a list file against itself and against what was published.
 
     Args:
         target (`str`): prepared folder; list file, or address of a list; or a user's data, whose images are all
             decoded.
         dataset (`str`, *optional*): whose list it is; recognized by its paths where not given.
+        fields (*optional*): of a user's data, other fields of the [`paco_hf.data.spec.DataSpec`].
 
     Returns:
         what was found to be right, and what differs (empty where nothing does), each a list of lines.
@@ -39,14 +41,14 @@ def verify(target: str, dataset: str | None = None) -> tuple[list[str], list[str
         return _verify_list(read_list(target, dataset))
     if dataset:
         raise ValueError(f"--dataset names the data set of a list, and {target} is not a list: leave it out")
-    return _verify_user_data(target)
+    return _verify_user_data(target, **fields)
 
 
-def _verify_user_data(target: str) -> tuple[list[str], list[str]]:
+def _verify_user_data(target: str, **fields: Any) -> tuple[list[str], list[str]]:
     from .image_checks import undecodable
     from .loading import load_data
 
-    data = load_data(target)
+    data = load_data(target, **fields)
     right, wrong = [str(data.description), *data.notes], []
     for role, split in data.splits.items():
         assert isinstance(split, LabeledImages)
@@ -155,7 +157,9 @@ def _has_rows(target: str) -> bool:
     if not is_table(target) or Path(target).suffix.lower() != ".json":
         return is_table(target)
     with open(target, encoding="utf-8", errors="replace") as file:
-        return '"annotations"' not in file.read(2**20)
+        first = re.search(r'"file_name"\s*:\s*"([^"]*)"', file.read(2**20))
+    published = BENCHMARKS["inat2018"].path
+    return first is None or published is None or re.fullmatch(published, first[1], re.IGNORECASE) is None
 
 
 def describe_counts(name: str, counts: Sequence[int], width: int = 48) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 
 from PIL import Image
 
-from ..utils.folder_contents import PassedOver, list_image_files, walk, walk_images
+from ..utils.files import expand
+from ..utils.folder_contents import PassedOver, is_image_name, list_image_files, walk, walk_images
 from ..utils.images import open_image
 
-_TABLES = (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".tar")  # known without what reads them
+_PACKED = (".parquet", ".tar", ".tar.gz", ".tgz")
+_TABLES = (".csv", ".tsv", ".json", ".jsonl", "dataset_info.json", *_PACKED)  # known without what reads them
 
 
 @dataclass
@@ -71,17 +73,53 @@ def find_images(paths: Sequence[str | Path], image_column: str | None = None) ->
         OSError: a path does not exist, or cannot be read.
     """
     images = UnlabeledImages()
-    for path in map(str, paths):
-        here = Path(path)
-        if here.is_dir() and (holds_images(here) or not _holds_tables(here)):
-            passed = PassedOver(here)
-            images.add_files(list_image_files([here], passed))
-            images.notes += [passed.note] if passed.note else []
-        elif not here.is_dir() and here.suffix.lower() not in _TABLES and os.path.lexists(here):
-            images.add_files(list_image_files([here]))
+    for path in map(expand, map(str, paths)):
+        if "://" in path:
+            from ..data.sources.remote import local_copy
+
+            with local_copy(path) as (place, remote):
+                _add(images, path, Path(place), image_column, remote)
         else:
-            _add_rows(images, path, image_column)
+            _add(images, path, Path(path), image_column)
     return images
+
+
+def _add(images: UnlabeledImages, path: str, here: Path, image_column: str | None, remote: Any = None) -> None:
+    if here.is_dir():
+        has_images = holds_images(here)
+        # Images that are packed are what they are beside, or the other way round, as training sees it.
+        if not (has_images and _holds(here, (*_PACKED, "dataset_info.json"))) or not _add_packed(images, path, here):
+            if has_images or not _holds(here, _TABLES):
+                passed = PassedOver(here)
+                images.add_files(list_image_files([here], passed))
+                images.notes += [passed.note] if passed.note else []
+            else:
+                _add_rows(images, path, here, image_column, remote)
+    elif is_image_name(here.name):
+        images.add_files(list_image_files([here]))
+    elif here.name.lower().endswith(_TABLES) or not os.path.lexists(here):
+        _add_rows(images, path, here, image_column, remote)
+    else:
+        from ..data.sources.archives import next_step
+
+        if advice := next_step(here):
+            raise ValueError(f"{here} is not an image: {advice}")
+        images.add_files(list_image_files([here]))
+
+
+def _add_packed(images: UnlabeledImages, path: str, here: Path) -> bool:
+    """Add the images that parquet or tar files of a folder have in them, if that is how the folder is read."""
+    rows = UnlabeledImages()
+    try:
+        _add_rows(rows, path, here, None)
+    except (ValueError, OSError):
+        return False
+    if not any(isinstance(source, tuple) for source in rows.sources):
+        return False
+    images.names += rows.names
+    images.sources += rows.sources
+    images.notes += rows.notes
+    return True
 
 
 def holds_images(folder: Path) -> bool:
@@ -100,46 +138,36 @@ def check_images(path: str) -> None:
         OSError: a path does not exist.
     """
     here = Path(path)
-    if not here.is_dir() or not (holds_images(here) or _holds_tables(here)):
+    if not here.is_dir() or not (holds_images(here) or _holds(here, _TABLES)):
         list_image_files([here])
 
 
-def _holds_tables(folder: Path) -> bool:
-    for contents in walk(folder, PassedOver(folder)):
-        if any(file.suffix.lower() in _TABLES or file.name == "dataset_info.json" for file in contents.others):
-            return True
-    return False
+def _holds(folder: Path, endings: tuple[str, ...]) -> bool:
+    contents = walk(folder, PassedOver(folder))
+    return any(file.name.lower().endswith(endings) for inside in contents for file in inside.others)
 
 
-def _add_rows(images: UnlabeledImages, dataset: str, image_column: str | None) -> None:
+def _add_rows(
+    images: UnlabeledImages, dataset: str, place: Path, image_column: str | None, remote: Any = None
+) -> None:
     from datasets import Image as ImageFeature
 
     from ..data.sources.columns import find_image_column
-    from ..data.sources.file_names import FileFinder, missing_files
-    from ..data.sources.remote import local_copy
+    from ..data.sources.file_names import FileFinder, resolve_files
     from ..data.sources.rows import read_rows
     from ..data.sources.table_files import file_names_in
 
-    with local_copy(dataset) as (place, remote):
-        if remote and Path(place).is_dir() and holds_images(Path(place)):
-            images.add_files(list_image_files([place]))
-            return
-        if remote and Path(place).suffix.lower() not in _TABLES and Path(place).is_file():
-            images.add_files([place])
-            return
-        splits, notes = read_rows(place, columns=(image_column,), remote=remote)
-        images.notes += notes
-        for split, rows in splits.items():
-            column = find_image_column(rows, dataset, image_column, rows.finder)
-            name = dataset if len(splits) == 1 else f"{dataset}#{split}"
-            names = file_names_in(rows, column)
-            if rows.files or names is not None:
-                finder = rows.finder or FileFinder(Path())
-                files = rows.files or finder.find(names or [], rows.root)
-                if None in files:
-                    raise ValueError(missing_files(f"{name} (column {column!r})", names or [], files, finder))
-                images.add_files([str(file) for file in files])
-                continue
-            encoded = rows.data.select_columns([column]).cast_column(column, ImageFeature(decode=False))
-            images.names += [f"{name}{'/' if len(splits) > 1 else '#'}{row}" for row in range(len(encoded))]
-            images.sources += [(encoded, row, column) for row in range(len(encoded))]
+    splits, notes = read_rows(str(place) if remote else dataset, columns=(image_column,), remote=remote)
+    images.notes += notes
+    for split, rows in splits.items():
+        column = find_image_column(rows, dataset, image_column, rows.finder)
+        name = dataset if len(splits) == 1 else f"{dataset}#{split}"
+        names = file_names_in(rows, column)
+        if rows.files or names is not None:
+            finder = rows.finder or FileFinder(Path())
+            where = f"{name} (column {column!r})"
+            images.add_files(rows.files or resolve_files(finder, names or [], rows.root, where))
+            continue
+        encoded = rows.data.select_columns([column]).cast_column(column, ImageFeature(decode=False))
+        images.names += [f"{name}{'/' if len(splits) > 1 else '#'}{row}" for row in range(len(encoded))]
+        images.sources += [(encoded, row, column) for row in range(len(encoded))]

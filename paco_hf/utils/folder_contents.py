@@ -96,8 +96,11 @@ def scan(folder: str | Path, passed: PassedOver) -> Contents:
     if (before := passed.contents.get(str(folder))) is not None:
         return before
     passed.contents[str(folder)] = contents = Contents()
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
+    try:
+        with os.scandir(folder) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+    except PermissionError as error:
+        raise OSError(f"the folder {folder} cannot be read: give yourself the permission (chmod u+rx)") from error
     for entry in ordered:
         path = Path(entry.path)
         kind, reason = _kind(entry)
@@ -116,27 +119,25 @@ def walk(folder: str | Path, passed: PassedOver) -> Iterator[Contents]:
     """What lies in a folder and in the folders below it, a folder before those in it.
 
     Args:
-        folder (path): to look at; linked folders are looked at too, each once.
+        folder (path): to look at; linked folders are looked at, too.
         passed ([`PassedOver`]): takes note of what is no data.
     """
-    visited: set[tuple[int, int]] = set()
-    waiting = [Path(folder)]
+    waiting: list[tuple[Path, frozenset[tuple[int, int]]]] = [(Path(folder), frozenset())]
     while waiting:
-        inside = waiting.pop()
+        inside, above = waiting.pop()
         about = inside.stat()
-        if (place := (about.st_dev, about.st_ino)) in visited:
+        if (place := (about.st_dev, about.st_ino)) in above:
             passed.add(LOOP, inside)
             continue
-        visited.add(place)
         yield (contents := scan(inside, passed))
-        waiting += reversed(contents.folders)
+        waiting += [(deeper, above | {place}) for deeper in reversed(contents.folders)]
 
 
 def walk_images(folder: str | Path, passed: PassedOver) -> Iterator[Path]:
     """The image files in a folder and in the folders below it, those of a folder before those of its folders.
 
     Args:
-        folder (path): to look at; linked folders are looked at too, each once.
+        folder (path): to look at; linked folders are looked at, too.
         passed ([`PassedOver`]): takes note of what is no data, and of images that cannot be read.
     """
     for contents in walk(folder, passed):
@@ -239,7 +240,7 @@ def is_output(folder: Path) -> bool:
     """
 
     def has(*names: str) -> int:
-        return sum((folder / name).is_file() for name in names)
+        return sum(os.path.isfile(folder / name) for name in names)
 
     return (
         has("trainer_state.json") > 0

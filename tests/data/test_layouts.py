@@ -119,7 +119,9 @@ def test_a_table_without_labels_beside_deeper_class_folders_is_asked_about(tmp_p
     root = folders(tmp_path / "data" / "images", CLASSES).parent
     rows = [(image, "canon" if i % 2 else "nikon") for i, image in enumerate(images_of(root))]
     write_table(root / "props.csv", rows, "file,camera")
-    with pytest.raises(ValueError, match=r"give --dataset .*images for the classes of the folders, or --label_source"):
+    with pytest.raises(
+        ValueError, match=r"give --dataset .*images with --label_source folders for .*, or --label_column"
+    ):
         load_data(str(root))
     assert load_data(str(root), label_column="camera").class_names == ["canon", "nikon"]
     assert load_data(str(root / "images")).class_names == ["cat", "dog"]

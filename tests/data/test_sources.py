@@ -276,7 +276,7 @@ def test_names_of_files_that_say_no_split(tmp_path) -> None:
         table(tmp_path / "more", labels, name)
     data = load_data(str(tmp_path / "more"))
     assert (len(data.train.labels), len(data.test.labels)) == (2, 1)
-    assert data.notes[0] == "left out, as its name says no split: holdout.csv"
+    assert data.notes[0] == "not read: holdout.csv (its name says no split)"
 
 
 def test_kinds_of_files(tmp_path, capsys) -> None:
@@ -294,7 +294,7 @@ def test_kinds_of_files(tmp_path, capsys) -> None:
     (root / "docs" / "about.md").write_text("x")
     data = load_data(str(root))
     assert data.class_counts == [2, 7]
-    assert "embeddings.parquet has no images, so it is left out" in data.notes
+    assert any("not those of embeddings.parquet beside them" in note for note in data.notes)
 
 
 # ---- wrong input

@@ -184,7 +184,9 @@ def test_an_empty_shard_beside_full_ones_is_left_out(tmp_path: Path) -> None:
     data = load_data(str(tmp_path))
     assert (data.class_counts, data.notes) == (
         [1, 2],
-        ["parquet files without rows are left out: train-00001-of-00002.parquet"],
+        [
+            "not read: train-00001-of-00002.parquet (train-00001-of-00002.parquet has no rows: give a table with a row for each image)"
+        ],
     )
     pq.write_table(pa.table({"x": pa.array([], pa.null())}), tmp_path / "train-00001-of-00002.parquet")
     assert load_data(str(tmp_path)).class_counts == [1, 2]

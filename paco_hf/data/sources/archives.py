@@ -4,8 +4,7 @@ import tarfile
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from typing import Any
 
 from ...utils.folder_contents import is_image_name
 from ...utils.text import examples
@@ -57,12 +56,14 @@ def is_saved(folder: Path) -> bool:
     return any(all((folder / name).is_file() for name in names) for names in _SAVED)
 
 
-def load_saved(folder: Path) -> DatasetDict:
+def load_saved(folder: Path) -> Any:
     """What `save_to_disk` wrote.
 
     Raises:
         OSError: it is damaged.
     """
+    from datasets import DatasetDict, load_from_disk
+
     try:
         saved = load_from_disk(str(folder))
     except Exception as error:  # json, pyarrow and datasets have types of their own for every kind of damage
@@ -99,7 +100,7 @@ def is_webdataset(path: Path) -> bool:
     return bool(paired) and any(is_image_name(f"x.{kind}") for kind in paired[0])
 
 
-def load_webdataset(files: Sequence[Path]) -> Dataset:
+def load_webdataset(files: Sequence[Path]) -> Any:
     """The samples of tar files of one split.
 
     Args:
@@ -108,6 +109,8 @@ def load_webdataset(files: Sequence[Path]) -> Dataset:
     Raises:
         OSError: a file is damaged, or samples differ in what they have.
     """
+    from datasets import load_dataset
+
     try:
         data = load_dataset("webdataset", data_files={"train": [str(file) for file in files]}, split="train")
     except Exception as error:  # datasets wraps whatever its readers raise

@@ -19,9 +19,15 @@ _ONE_COLUMN = (
 )
 LEFT_OUT = "none"  # as the name of a split: there is to be none of this role
 
-_IMAGE_COLUMNS = ("image", "img", "file_name", "filename", "file", "image_path", "path", "filepath")
-_LABEL_COLUMNS = ("label", "labels", "class", "class_name", "category", "target", "species")
-_BITS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
+_IMAGE_COLUMNS = (
+    *("image", "img", "file_name", "filename", "file", "image_path", "path", "filepath", "image_name", "imagename"),
+    *("image_id", "imageid", "img_id", "fname", "photo", "picture", "id", "name"),
+)
+_LABEL_COLUMNS = (
+    *("label", "labels", "class", "class_name", "category", "target", "species"),
+    *("classid", "class_id", "label_id", "category_id"),
+)
+BITS = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
 
 
 def split_roles(dataset: str, names: Sequence[str], chosen: Mapping[str, str], test_only: bool) -> dict[str, str]:
@@ -109,7 +115,8 @@ def find_image_column(rows: Rows, dataset: str, column: str | None, finder: File
     if not candidates:
         texts = [name for name, feature in features.items() if is_text(feature)]
         candidates = [name for name in texts if _name_images(rows, name)]
-        candidates = candidates or [name for name in texts if _name_files(rows, name, finder)]
+        unnamed = [name for name in texts if name.lower() not in _LABEL_COLUMNS]
+        candidates = candidates or [name for name in unnamed if _name_files(rows, name, finder)]
     return choose_column(candidates, features, dataset, "image", _IMAGE_COLUMNS)
 
 
@@ -207,4 +214,4 @@ def read_one_hot(rows: Rows, columns: Sequence[str], split: str) -> Rows:
 
 
 def _as_bits(values: Sequence[object]) -> list[int | None]:
-    return [_BITS.get(str(value).strip().lower()) for value in values]
+    return [BITS.get(str(value).strip().lower()) for value in values]

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from ...utils.folder_contents import PassedOver, walk_images
 from ...utils.text import examples
-from .remote import RemoteData
+from .remote import RemoteData, is_address
+from .split_names import are_beside_images
 
 _MOST = 2_000_000  # image files to look through below a folder
 
@@ -30,7 +31,8 @@ class FileFinder:
 
     def __init__(self, folder: Path, whole: bool = True, remote: RemoteData | None = None) -> None:
         self.folder, self.whole, self.remote = folder, whole, remote
-        self._index: dict[str, list[str]] | None = None
+        self._by_path: dict[str, list[str]] = {}  # of the images below the folder, by their plain paths from it
+        self._by_name: dict[str, list[tuple[str, str]]] | None = None  # plain path and file, by the last part
         self.guessed: dict[str, str] = {}  # names that mean a file of another name
         self.ambiguous = ""  # what a name may mean
 
@@ -39,15 +41,17 @@ class FileFinder:
 
         Args:
             names (sequence of `str`): of images.
-            root (path, *optional*): where names are looked up as they are (default: the folder).
+            root (path, *optional*): where names are looked up as they are (default: the folder). Where most of them
+                are there, the others are not searched for elsewhere.
         """
         if self.remote:
             self.remote.copy_files(list(dict.fromkeys(names)))
         start = str(root or self.folder)
         paths = {name: os.path.join(start, name) for name in names if name.strip()}
-        files: dict[str, str | None] = {}
-        for name, path in paths.items():
-            files[name] = path if _is_file(path) else self._search(name)
+        files: dict[str, str | None] = {name: path for name, path in paths.items() if _is_file(path)}
+        within = os.path.join(start, "") if 2 * len(files) > len(paths) else ""
+        for name in paths.keys() - files.keys():
+            files[name] = self._search(name, within)
         return [files.get(name) for name in names]
 
     @property
@@ -61,17 +65,24 @@ class FileFinder:
             f"suffix or folder, such as {name!r}, which is {os.path.relpath(file, self.folder)}"
         )
 
-    def _search(self, name: str) -> str | None:
+    def _search(self, name: str, within: str) -> str | None:
         parts = _plain(name).split("/")
         if len(parts) > 1 and parts[0] == _plain(self.folder.resolve().name):
             parts = parts[1:]
-        candidates = self._files().get(parts[-1], [])
-        below = {file: _plain(os.path.relpath(file, self.folder)) for file in candidates}
-        same = [file for file, path in below.items() if _ends_with(path, parts)]
-        # Of a name without a suffix.
-        matches = same or [file for file, path in below.items() if _ends_with(os.path.splitext(path)[0], parts)]
-        there = [file for file in matches if below[file].count("/") == len(parts) - 1]
-        matches = there or matches
+        plain = "/".join(parts)
+        by_name = self._files()
+        there = self._by_path.get(plain, [])
+        deeper = []
+        if not there:
+            # With the suffix, or else without.
+            for path, file in by_name.get(parts[-1], []):
+                if f"/{path}".endswith(f"/{plain}") or f"/{os.path.splitext(path)[0]}".endswith(f"/{plain}"):
+                    deeper.append(file)
+        matches = [file for file in there or deeper if file.startswith(within)]
+        if len(matches) > 1:  # what goes with images is called as they are
+            matches = [
+                file for file in matches if not are_beside_images(os.path.relpath(file, self.folder))
+            ] or matches
         if len(matches) > 1 or (matches and not there and not self.whole):
             some = " or ".join(os.path.relpath(file, self.folder) for file in matches[:2])
             self.ambiguous = f"{name!r} may mean {some} there: write paths from {self.folder} on, with suffixes" + (
@@ -83,15 +94,38 @@ class FileFinder:
         self.guessed[name] = matches[0]
         return matches[0]
 
-    def _files(self) -> dict[str, list[str]]:
-        """The images below the folder by their plain name, with and without the suffix."""
-        if self._index is None:
-            self._index = defaultdict(list)
+    def _files(self) -> dict[str, list[tuple[str, str]]]:
+        if self._by_name is None:
+            self._by_name, self._by_path = defaultdict(list), defaultdict(list)
             for file in islice(walk_images(self.folder, PassedOver(self.folder)), _MOST):
-                name = _plain(file.name)
-                for key in {name, os.path.splitext(name)[0]}:
-                    self._index[key].append(str(file))
-        return self._index
+                path = _plain(os.path.relpath(file, self.folder))
+                for key in {path, os.path.splitext(path)[0]}:
+                    self._by_path[key].append(str(file))
+                    self._by_name[key.rpartition("/")[2]].append((path, str(file)))
+        return self._by_name
+
+
+def resolve_files(finder: FileFinder, names: Sequence[str], root: Path | None, where: str) -> list[str]:
+    """The files of the names in a table.
+
+    Args:
+        finder ([`FileFinder`]): that searches.
+        names (sequence of `str`): of images.
+        root (path, *optional*): as for [`FileFinder.find`].
+        where (`str`): what has the names, for messages.
+
+    Raises:
+        ValueError: names that are addresses, or of no file.
+    """
+    if address := next(filter(is_address, names), None):
+        raise ValueError(
+            f"{where} has web addresses of images, such as {address}: download the images, and give the names of the "
+            "files"
+        )
+    files = finder.find(names, root)
+    if None in files:
+        raise ValueError(missing_files(where, names, files, finder))
+    return [str(file) for file in files]
 
 
 def missing_files(where: str, names: Sequence[str], files: Sequence[str | None], finder: FileFinder) -> str:
@@ -114,10 +148,6 @@ def missing_files(where: str, names: Sequence[str], files: Sequence[str | None],
 
 def _plain(name: str) -> str:
     return unicodedata.normalize("NFC", name.strip()).replace("\\", "/").casefold().removeprefix("./")
-
-
-def _ends_with(path: str, parts: Sequence[str]) -> bool:
-    return path.split("/")[-len(parts) :] == [*parts]
 
 
 def _is_file(path: str) -> bool:

@@ -91,7 +91,7 @@ def has_image_folders(folder: Path, passed: PassedOver) -> bool:
     )
 
 
-def split_folders(folder: Path, passed: PassedOver) -> dict[str, Path]:
+def split_folders(folder: Path, passed: PassedOver, chosen: Mapping[str, str] | None = None) -> dict[str, Path]:
     """The folders of class folders whose names say that they are of a split, by those names.
 
     A folder between, such as `training_set/training_set`, is gone through.
@@ -99,21 +99,23 @@ def split_folders(folder: Path, passed: PassedOver) -> dict[str, Path]:
     Args:
         folder (path): of the data set.
         passed ([`PassedOver`]): takes note of what is no data.
+        chosen (`dict`, *optional*): the names of splits by role that the user said; they need not be usual ones.
 
     Raises:
-        ValueError: two folders are of the same split.
+        ValueError: two folders are of the same split, and the user did not say which is meant.
     """
-    splits = {}
+    splits, chosen = {}, chosen or {}
     top = scan(folder, passed).folders
     siblings = sibling_splits([entry.name for entry in top])
     for entry in top:
-        if (folder_split(entry.name) or entry.name in siblings) and has_image_folders(entry, passed):
+        is_split = folder_split(entry.name) or entry.name in siblings or entry.name in chosen.values()
+        if is_split and has_image_folders(entry, passed):
             inside, below = scan(entry, passed), entry
             while not inside.images and len(inside.folders) == 1 and has_image_folders(inside.folders[0], passed):
                 below = inside.folders[0]
                 inside = scan(below, passed)
             splits[entry.name] = below
-    roles = Counter(map(name_split, splits))
+    roles = Counter(role for name in splits if (role := name_split(name)) and role not in chosen)
     if twice := next((role for role, count in roles.items() if count > 1), None):
         both = " and ".join(name for name in splits if name_split(name) == twice)
         raise ValueError(

@@ -18,6 +18,11 @@ def image_tables(files: Mapping[str, tuple[Sequence[str], Sequence[int]]], class
     schema = Features({"image": Image(), "label": ClassLabel(names=class_names)}).arrow_schema
     splits = {}
     for split, (paths, labels) in files.items():
+        for path in paths:
+            try:
+                path.encode()
+            except UnicodeEncodeError as error:
+                raise ValueError(f"the name of the file {path!a} is not UTF-8: rename it") from error
         columns = [Image().cast_storage(pa.array(paths, pa.string())), pa.array(labels, pa.int64())]
         splits[split] = Dataset(InMemoryTable(pa.Table.from_arrays(columns, schema=schema)))
     return DatasetDict(splits)

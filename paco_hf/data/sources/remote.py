@@ -11,12 +11,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 import fsspec
 from tqdm.auto import tqdm
 
 from ...utils.files import DiskError, disk_errors, replacing, write_json
+from ...utils.folder_contents import is_image_name
 
 _THREADS = 8
 _STATE = "state.json"  # of the files that were copied, as they were
@@ -96,7 +97,9 @@ class RemoteData:
             is_folder = fs.isdir(root)
             if not is_folder and not fs.exists(root):
                 raise FileNotFoundError
-            files = {path: path[len(root) :].lstrip("/") for path in fs.find(root)} if is_folder else {root: ""}
+            # Addresses of the web spell names in percents.
+            plain = unquote if root.startswith("http") else str
+            files = {path: plain(path[len(root) :].lstrip("/")) for path in fs.find(root)} if is_folder else {root: ""}
         except FileNotFoundError as error:
             raise OSError(
                 f"there is nothing at {self.shown}, or it cannot be reached: give the address of a folder or file"
@@ -133,7 +136,8 @@ class RemoteData:
         wanted = {n: p for n, p in plain.items() if p and not os.path.isabs(p) and ".." not in p.split("/")}
         fs, root = fsspec.core.url_to_fs(parent)
         absent = [path for path in wanted.values() if not (folder / path).is_file()]
-        files = {f"{root.rstrip('/')}/{path}": folder / path for path in absent}
+        spelled = quote if root.startswith("http") else str
+        files = {f"{root.rstrip('/')}/{spelled(path)}": folder / path for path in absent}
         self._fetch(fs, files, folder, skip_missing=True)
 
     def _fetch(self, fs: Any, files: dict[str, Path], folder: Path, skip_missing: bool = False) -> None:
@@ -146,7 +150,9 @@ class RemoteData:
             try:
                 about = fs.info(path)
                 state = json.dumps([about.get(key) for key in _CHANGES], default=str)
-                if before.get(path) != state or not target.is_file():
+                # Without a time or tag an image of the same size is taken for the same.
+                is_known = any(about.get(key) for key in _CHANGES[1:]) or is_image_name(path)
+                if before.get(path) != state or not is_known or not target.is_file():
                     target.parent.mkdir(parents=True, exist_ok=True)
                     with replacing(target) as partial:
                         fs.get_file(path, str(partial))

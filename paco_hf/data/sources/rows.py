@@ -1,27 +1,23 @@
 """A user's folder, table file, address or Hub id as splits of rows, with whatever columns they have."""
 
-import os
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-
-from datasets import ClassLabel
 
 from ...utils.folder_contents import IMAGE_SUFFIXES, PassedOver, is_unread_image, scan, walk
 from ...utils.text import examples, repeated
 from .archives import is_archive, is_saved, is_webdataset, load_saved, load_webdataset, next_step
-from .columns import find_image_column
 from .file_names import FileFinder
 from .folders import ClassFolders, class_folders, near_layout, split_folders, unread_class
 from .hf_tables import image_tables
 from .hub_dataset import load_hub
 from .labels import clean
 from .remote import RemoteData
-from .split_names import are_classes, folder_split, split_in, usual_split
-from .table_files import TABLE_SUFFIXES, Rows, file_names_in, is_table, read_files
-from .tables_beside_folders import choose_tables, image_root
+from .split_names import are_classes, split_in, usual_split
+from .table_files import TABLE_SUFFIXES, Rows, is_table, read_files
+from .tables_beside_folders import choose_tables, image_root, splits_beside
 
 _TAKES = f"a folder of class folders, a table ({', '.join(TABLE_SUFFIXES)}), or the id of a data set on the Hub"
 
@@ -31,6 +27,7 @@ def read_rows(
     label_source: str | None = None,
     columns: Sequence[str | None] = (),
     remote: RemoteData | None = None,
+    chosen: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Rows], list[str]]:
     """The splits of a table file, a folder or a Hub id (`user/name`, or `user/name:configuration`) by their names in
     it, and what the user should know of it.
@@ -45,6 +42,7 @@ def read_rows(
         label_source (`str`, *optional*): `folders` or `table`, where a folder has both.
         columns (sequence of `str`, *optional*): that the user named, which only a table has.
         remote ([`RemoteData`], *optional*): that a table file is the copy from.
+        chosen (`dict`, *optional*): the names of splits by role that the user said.
 
     Raises:
         ValueError: there are no images, or no classes; folders and tables give different classes; a file that cannot
@@ -55,7 +53,7 @@ def read_rows(
     if not dataset.strip():
         raise ValueError("--dataset is empty: give a folder, a table file, or the id of a data set on the Hub")
     if path.is_dir():
-        return _read_folder(path, label_source, columns)
+        return _read_folder(path, label_source, columns, chosen or {})
     if path.is_file():
         return _read_file(path, remote)
     if path.exists():
@@ -81,18 +79,21 @@ def _read_file(path: Path, remote: RemoteData | None) -> tuple[dict[str, Rows], 
 
 
 def _read_folder(
-    folder: Path, label_source: str | None, columns: Sequence[str | None]
+    folder: Path, label_source: str | None, columns: Sequence[str | None], chosen: Mapping[str, str]
 ) -> tuple[dict[str, Rows], list[str]]:
     if is_saved(folder):
         return {name: Rows(data) for name, data in load_saved(folder).items()}, []
     passed = PassedOver(folder)
-    tables, notes = choose_tables(folder, label_source, columns, passed)
+    tables, notes = choose_tables(folder, label_source, columns, passed, chosen)
     if tables:
         result = _read_tables(folder, tables)
     elif tars := _webdatasets(folder, passed):
         result = {split: Rows(load_webdataset(files)) for split, files in _by_split(folder, tars).items()}
     else:
-        result = _read_class_folders(folder, label_source, notes, passed)
+        try:
+            result = _read_class_folders(folder, label_source, chosen, notes, passed)
+        except ValueError as error:
+            raise ValueError("; ".join([str(error), *notes])) from error
     return result, [note for note in (*notes, passed.note) if note]
 
 
@@ -118,23 +119,20 @@ def _by_split(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _webdatasets(folder: Path, passed: PassedOver) -> list[Path]:
-    """The tar files of WebDataset in a folder without images."""
-    files: list[Path] = []
-    for contents in walk(folder, passed):
-        if contents.images:
-            return []
-        files += contents.others
-    return [file for file in files if is_webdataset(file)]
+    """The tar files of WebDataset in a folder without class folders."""
+    if any(scan(one, passed).images for one in scan(folder, passed).folders):
+        return []
+    return [file for contents in walk(folder, passed) for file in contents.others if is_webdataset(file)]
 
 
 def _read_class_folders(
-    folder: Path, label_source: str | None, notes: list[str], passed: PassedOver
+    folder: Path, label_source: str | None, chosen: Mapping[str, str], notes: list[str], passed: PassedOver
 ) -> dict[str, Rows]:
     """The class folders of a folder, or of those of its splits."""
     top = scan(folder, passed)
     if not top.folders:
         raise ValueError(_no_classes(folder, passed))
-    splits = split_folders(folder, passed)
+    splits = split_folders(folder, passed, chosen)
     if not splits and label_source != "folders":
         _check_layout(folder, passed)
     roots = splits or {"train": folder}
@@ -144,6 +142,13 @@ def _read_class_folders(
         raise ValueError(
             f"{folder} has no images in its class folders{also}: expected files that end in "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}"
+        )
+    if not splits and (places := splits_beside(folder, passed)):
+        result = _split_rows(result["train"], places, notes)
+    if lists := [file.name for file in top.others if file.suffix.lower() == ".txt" and split_in(file.name)]:
+        notes.append(
+            f"WARNING: {examples(lists)} may list the splits of the images, and are not read: save each as CSV, with "
+            "a first line file"
         )
     for name, root in splits.items():
         if root != folder / name:
@@ -156,6 +161,21 @@ def _read_class_folders(
     if packed := [file.name for file in top.others if is_archive(file)]:
         notes.append(f"archives are not unpacked: {examples(packed)}")
     return result
+
+
+def _split_rows(rows: Rows, places: Mapping[str, str], notes: list[str]) -> dict[str, Rows]:
+    """Images of class folders by the splits that tables have them in."""
+    by_split: dict[str, list[int]] = defaultdict(list)
+    for row, file in enumerate(rows.files or ()):
+        by_split[places.get(file, "")].append(row)
+    if rest := by_split.pop("", None):
+        notes.append(f"{len(rest)} images are in none of the splits that the tables name, and are left out")
+    notes.append(f"the splits are those of the tables beside the class folders: {examples([*by_split])}")
+    files = rows.files or []
+    return {
+        name: replace(rows, data=rows.data.select(where), files=[files[row] for row in where])
+        for name, where in by_split.items()
+    }
 
 
 def _no_classes(folder: Path, passed: PassedOver) -> str:
@@ -225,78 +245,3 @@ def _describe_others(read: ClassFolders, name: str) -> list[str]:
             f"{read.loose[0].name}"
         )
     return notes
-
-
-def split_column(
-    tables: dict[str, Rows], taken: Sequence[str | None], names: Collection[str] = ()
-) -> tuple[dict[str, Rows], str | None]:
-    """The splits that a column of the only table names, and the column.
-
-    Args:
-        tables (`dict`): by split; with more than one they are the splits.
-        taken (sequence of `str`): columns that are for something else.
-        names (collection of `str`, *optional*): of splits that may be in the column beside the usual ones.
-
-    Raises:
-        ValueError: a row without a split.
-    """
-    if len(tables) != 1:
-        return tables, None
-    ((_, rows),) = tables.items()
-    for column in rows.data.column_names:
-        if column.lower() not in ("split", "subset", "partition") or column in taken:
-            continue
-        feature, values = rows.data.features[column], rows.data[column][:]
-        if isinstance(feature, ClassLabel):
-            values = [None if value is None or value < 0 else feature.names[value] for value in values]
-        values = [str(value).strip() if value is not None else "" for value in values]
-        if not any(usual_split(value) or value in names for value in values):
-            continue
-        if "" in values:
-            raise ValueError(
-                f"{values.count('')} of the {len(values)} rows have no split in the column {column!r}, the first "
-                f"being row {values.index('')}: fill it in, or remove them"
-            )
-        usual = [split for value in set(values) if (split := usual_split(value))]
-        merge = len(set(usual)) < len(usual)
-        places = defaultdict(list)
-        for row, value in enumerate(values):
-            places[(merge and usual_split(value)) or value].append(row)
-        data = rows.data.remove_columns(column)
-        return {name: replace(rows, data=data.select(where)) for name, where in places.items()}, column
-    return tables, None
-
-
-def split_by_folder(tables: dict[str, Rows], dataset: str, column: str | None, notes: list[str]) -> dict[str, Rows]:
-    """The splits in whose folders the images of the only table lie, where it names no splits itself.
-
-    Args:
-        tables (`dict`): by split; with more than one they are the splits.
-        dataset (`str`): for messages.
-        column (`str`, *optional*): of the images; detected where `None`.
-        notes (list of `str`): to which what the user should know is added.
-
-    Raises:
-        ValueError: some images lie in the folders of splits, others do not.
-    """
-    rows = next(iter(tables.values()))
-    if len(tables) != 1 or rows.finder is None or rows.files:
-        return tables
-    names = file_names_in(rows, find_image_column(rows, dataset, column, rows.finder))
-    if names is None:
-        return tables
-    places: dict[str, list[int]] = defaultdict(list)
-    for row, file in enumerate(rows.finder.find(names, rows.root)):
-        inside = Path(os.path.relpath(file, rows.finder.folder)).parts[:-1] if file else ()
-        places[next(filter(folder_split, inside), "")].append(row)
-    roles = {folder_split(name) for name in places if name}
-    if len(roles) < 2:
-        return tables
-    if elsewhere := places.get(""):
-        raise ValueError(
-            f"{dataset} has images in the folders {examples([name for name in places if name])}, and {len(elsewhere)} "
-            f"in none of these, such as {names[elsewhere[0]]!r}: write the split of each into a column 'split' of the "
-            "table"
-        )
-    notes.append(f"the splits are the folders that the images lie in: {examples([*places])}")
-    return {name: replace(rows, data=rows.data.select(where)) for name, where in places.items()}

@@ -11,6 +11,20 @@ SPLIT_NAMES = {
 }
 
 _USUAL = {name: role for role, names in SPLIT_NAMES.items() for name in names}
+# Folders of what goes with images.
+_COMPANIONS = {
+    "mask",
+    "masks",
+    "annotation",
+    "annotations",
+    "label",
+    "labels",
+    "segmentation",
+    "bbox",
+    "boxes",
+    "xml",
+    "depth",
+}
 # Words beside the split's in the name of its folder, or alone in that of a folder of whatever images.
 _FILLERS = {
     *("data", "dataset", "folder", "set", "split", "sets", "part", "batch", "chunk"),
@@ -65,7 +79,28 @@ def are_classes(names: Collection[str]) -> bool:
     roles = [folder_split(name) for name in names]
     if len({*roles} - {None}) > 1 or None not in roles:
         return False
-    return not all((words := _words(name)) and {*words} <= _FILLERS for name in names)
+    words = [[word for word in _words(name) if len(word) > 1] for name in names]
+    containers = all(one and {*one} <= _FILLERS | _COMPANIONS for one in words)
+    numbered = len(words) > 1 and all(one == words[0] for one in words) and bool({*words[0]} & _FILLERS)
+    return not (containers or numbered)
+
+
+def are_numbered(names: Collection[str]) -> bool:
+    """Whether the names of folders differ in numbers and single letters only.
+
+    Args:
+        names (collection of `str`): of the folders.
+    """
+    return len({" ".join(word for word in _words(name) if len(word) > 1) for name in names}) == 1
+
+
+def are_beside_images(path: str) -> bool:
+    """Whether a path goes through a folder of masks, annotations, ...
+
+    Args:
+        path (`str`): of a file.
+    """
+    return any({*_words(part)} & _COMPANIONS for part in Path(path).parts[:-1])
 
 
 def _words(name: str) -> list[str]:

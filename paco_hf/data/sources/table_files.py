@@ -1,5 +1,6 @@
 """Files of rows: CSV, TSV, JSON, JSON lines and parquet."""
 
+import csv
 import io
 import json
 import re
@@ -97,17 +98,34 @@ def read_files(paths: Sequence[Path]) -> Rows:
 
 
 def _read_shards(paths: Sequence[Path]) -> Rows:
-    filled = [path for path in paths if _check_parquet(path)]
+    schemas = {path: schema for path in paths if (schema := _check_parquet(path))}
+    filled = [*schemas]
     if not filled:
         raise ValueError(f"{paths[0]} has no rows: give a table with a row for each image")
+    first = filled[0]
+    for path, schema in schemas.items():
+        # Other columns, or classes in another order, which a shard of the same split would be read by.
+        if schema != schemas[first]:
+            column = next(
+                name for name in {**schemas[first], **schema} if schemas[first].get(name) != schema.get(name)
+            )
+            raise ValueError(
+                f"{first} and {path} are of the same split, but differ in the column {column!r} "
+                f"({_shown(schemas[first].get(column))}, {_shown(schema.get(column))}): write both with the same "
+                "columns and class names, or give one of them as --dataset"
+            )
     empty = [path.name for path in paths if path not in filled]
     notes = [f"parquet files without rows are left out: {examples(empty)}"] if empty else []
     # One data set over all files, whose cache the next run finds.
     return Rows(read_parquet(filled), filled[0].parent, notes=notes)
 
 
-def _check_parquet(path: Path) -> int:
-    """How many rows a parquet file has."""
+def _shown(column: Any) -> str:
+    return "not there" if column is None else f"{column:.60}"
+
+
+def _check_parquet(path: Path) -> dict[str, str]:
+    """The columns of a parquet file, each with its type, or the names of its classes; empty where it has no rows."""
     try:
         about = pq.read_metadata(path)
     except (pa.ArrowInvalid, OSError) as error:
@@ -119,8 +137,12 @@ def _check_parquet(path: Path) -> int:
             raise ValueError(
                 f"the column {name!r} of {path} has the class {twice!r} twice: rename one of the two, or merge them"
             )
-    rows: int = about.num_rows
-    return rows
+    if not about.num_rows:
+        return {}
+    schema = about.schema.to_arrow_schema()
+    named = {name: feature.get("names") if isinstance(feature, dict) else None for name, feature in features.items()}
+    kinds = {field.name: str(field.type).replace("large_", "") for field in schema}
+    return {name: str(named.get(name) or kind) for name, kind in kinds.items()}
 
 
 def _read_text(path: Path) -> Rows:
@@ -146,37 +168,46 @@ def _is_filled(value: Any) -> bool:
 
 
 def _parse_csv(path: Path, text: str) -> dict[str, list[Any]]:
-    separator = "\t" if path.suffix.lower() == ".tsv" else ""
+    separator = ""
     if named := re.match(r'"?sep=(.)"?[^\n]*\n', text, re.IGNORECASE):  # a line for Excel
         separator, text = named[1], text[named.end() :]
     text = re.sub(r"\A(\s*\n)+", "", text)
     header = text.split("\n", 1)[0]
-    separator = separator or max(",;\t|", key=header.count)
+    separator = separator or max("\t,;|" if path.suffix.lower() == ".tsv" else ",;\t|", key=header.count)
+    # As text: numbers may be names ("007"), and "None" and "NA" may be classes.
+    options: dict[str, Any] = {"sep": separator, "dtype": str, "keep_default_na": False}
     try:
-        # As text: numbers may be names ("007"), and "None" and "NA" may be classes.
-        frame = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
+        frame = pd.read_csv(io.StringIO(text), **options)
+        if not isinstance(frame.index, pd.RangeIndex) and (frame.iloc[:, -1] == "").all():  # a separator at the end
+            frame = pd.read_csv(io.StringIO(text), index_col=False, **options)
     except pd.errors.EmptyDataError:
         raise ValueError(f"{path} is empty: its first line should name its columns") from None
     except (pd.errors.ParserError, ValueError) as error:
         raise ValueError(f"{path} is not a table ({' '.join(str(error).split())}): save it as CSV") from error
     if not isinstance(frame.index, pd.RangeIndex):
         raise ValueError(f"{path} has more values in a row than names in its first line: quote values with commas")
-    names = [str(name).strip() for name in frame]
+    names = [name.strip() for name in next(csv.reader([header.rstrip("\r")], delimiter=separator))]
+    if len(names) != frame.shape[1]:  # a line break in a name
+        names = [str(name).strip() for name in frame]
     if first := next((name for name in names if is_image_name(name)), None):
         raise ValueError(
             f"the first line of {path} should name its columns, but has the image {first!r}: put a line such as "
             f"file{separator}label above it"
         )
-    if (twice := repeated(names)) is not None:
+    if (twice := repeated(filter(None, names))) is not None:
         raise ValueError(f"{path} has two columns {twice!r}: rename one of them")
-    return {name: frame[column].tolist() for name, column in zip(names, frame, strict=True)}
+    columns = {name: frame[column].tolist() for name, column in zip(names, frame, strict=True)}
+    columns.pop("", None)  # pandas' index, or nothing
+    return columns
 
 
 def _parse_json(path: Path, text: str, notes: list[str]) -> dict[str, list[Any]]:
     try:
-        content = json.loads(text) if path.suffix.lower() == ".json" else None
+        content = json.loads(text, object_pairs_hook=_unique) if path.suffix.lower() == ".json" else None
     except json.JSONDecodeError:
         content = None  # one object a line, perhaps
+    except KeyError as error:
+        raise ValueError(f"{path} has the key {error} twice in one object: keep one of them") from error
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deeply: give {_JSON_FORMS}") from error
     if content is None:
@@ -201,9 +232,19 @@ def _parse_json(path: Path, text: str, notes: list[str]) -> dict[str, list[Any]]
 _JSON_FORMS = "a list of objects, or an object a line, each with an image and a label; or COCO's annotations"
 
 
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) < len(pairs):
+        raise KeyError(repeated(name for name, _ in pairs))
+    return result
+
+
 def _named_files(content: dict[str, Any]) -> Any:
     """The rows of a mapping from images to labels, or from labels to lists of images; another mapping as it is."""
     lists = [values for values in content.values() if isinstance(values, list)]
+    rows = [values for values in content.values() if isinstance(values, dict)]
+    if len(rows) == len(content) and all(row.keys() == rows[0].keys() for row in rows) and "0" in rows[0]:
+        return {name: [*values.values()] for name, values in content.items()}  # as pandas writes columns
     if all(map(is_image_name, content)):
         return [{"file": name, "label": label} for name, label in content.items()]
     if len(lists) == len(content) and all(isinstance(name, str) and is_image_name(name) for name in chain(*lists)):
@@ -245,6 +286,8 @@ def _coco_rows(path: Path, content: dict[str, Any], notes: list[str]) -> list[di
     """COCO's annotations, whose images have one category each."""
     try:
         names = {category["id"]: str(category["name"]) for category in content["categories"]}
+        if (twice := repeated(names.values())) is not None:
+            raise ValueError(f"{path} has two categories {twice!r}: rename one of them, or merge them")
         categories: dict[Any, set[str]] = defaultdict(set)
         for annotation in content["annotations"]:
             categories[annotation["image_id"]].add(names[annotation["category_id"]])

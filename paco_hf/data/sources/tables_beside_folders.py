@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ...utils.folder_contents import Contents, PassedOver, is_image_name, scan, walk
+from ...utils.folder_contents import PassedOver, is_image_name, scan, walk
 from ...utils.text import examples
 from .columns import (
     ONE_HOT,
@@ -18,14 +18,17 @@ from .columns import (
 from .file_names import FileFinder
 from .folders import near_layout, split_folders
 from .labels import clean, read_labels
-from .split_names import are_classes, folder_split, split_in, usual_split
+from .row_splits import split_column
+from .split_names import are_classes, are_numbered, folder_split, name_split, split_in, usual_split
 from .table_files import Rows, file_names_in, holds_images, is_table, is_text, read_files
-
-_SPLIT_COLUMNS = ("split", "subset", "partition")
 
 
 def choose_tables(
-    folder: Path, label_source: str | None, columns: Sequence[str | None], passed: PassedOver
+    folder: Path,
+    label_source: str | None,
+    columns: Sequence[str | None],
+    passed: PassedOver,
+    chosen: Mapping[str, str] | None = None,
 ) -> tuple[list[Path], list[str]]:
     """The tables of a folder to read, none where the class folders are to be, and what the user should know.
 
@@ -34,6 +37,7 @@ def choose_tables(
         label_source (`str`, *optional*): `folders` or `table`; `None`: as the layout says.
         columns (sequence of `str`, *optional*): that the user named, which only a table has.
         passed ([`PassedOver`]): takes note of what is no data.
+        chosen (`dict`, *optional*): the names of splits by role that the user said.
 
     Raises:
         ValueError: class folders and a table give different classes; or class folders lie deeper, and no table says
@@ -48,7 +52,7 @@ def choose_tables(
     beside = f"the classes are those of the folders, not those of {names} beside them"
     if label_source == "folders":
         return [], [*notes, beside]
-    roots = _class_roots(folder, passed)
+    roots = _class_roots(folder, passed, chosen)
     near = None if roots else near_layout(folder, passed)
     if label_source == "table" or any(columns):
         return tables, [*notes, f"the labels are those of {names}, not the folders"] if roots or near else notes
@@ -61,11 +65,13 @@ def choose_tables(
     claims = [_labels_by_file(file, folder, in_folders) for file in tables]
     reasons = [claim for claim in claims if isinstance(claim, str)]
     if len(reasons) == len(claims):
-        if near and not all(_unreadable(file, folder, len(tables) == 1) for file in tables):
+        numbered = are_numbered([one.name for one in scan(folder, passed).folders])
+        if (near or numbered) and not all(_unreadable(file, folder, len(tables) == 1) for file in tables):
+            near = near or folder
             raise ValueError(
                 f"{folder} has class folders in {near}, and beside them {names}, which gives no labels by name "
-                f"({reasons[0]}): give --dataset {near} for the classes of the folders, or --label_source table for "
-                "those of the table"
+                f"({reasons[0]}): give --dataset {near} with --label_source folders for the classes of the folders, "
+                "or --label_column for those of the table"
             )
         return [], [*notes, f"{beside}: {reasons[0]}"]
     for file, claim in zip(tables, claims, strict=True):
@@ -75,15 +81,15 @@ def choose_tables(
                 f"{os.path.relpath(dispute[0], folder)} is in the folder {dispute[1]!r}, and has the label "
                 f"{dispute[2]!r} in the table: give --label_source folders or --label_source table"
             )
-    has_splits = any(split_in(file.name) for file in tables) or any(map(_has_split_column, tables))
-    if near or (has_splits and list(in_folders.values()) == [folder]):
+    roles = {split_in(file.name) or "train" for file in tables} | {role for t in tables for role in _column_splits(t)}
+    if near or roles > {name_split(name) for name in in_folders}:
         return tables, [*notes, f"the labels are those of {names}, with which the class folders agree"]
     return [], [*notes, f"the classes are those of the folders, with which {names} beside them agrees"]
 
 
-def _class_roots(folder: Path, passed: PassedOver) -> dict[str, Path]:
+def _class_roots(folder: Path, passed: PassedOver, chosen: Mapping[str, str] | None = None) -> dict[str, Path]:
     """The folders of class folders by split; empty where there are fewer than two classes, or no classes in splits."""
-    splits = split_folders(folder, passed)
+    splits = split_folders(folder, passed, chosen)
     if len({one.name for root in splits.values() for one in scan(root, passed).folders}) > 1:
         return splits
     classes = [one for one in scan(folder, passed).folders if scan(one, passed).images]
@@ -91,38 +97,56 @@ def _class_roots(folder: Path, passed: PassedOver) -> dict[str, Path]:
 
 
 def _candidates(folder: Path, passed: PassedOver) -> tuple[list[Path], list[str]]:
-    """Parquet files anywhere in a folder, else files of rows right in it, or as `metadata` in the folders of its
-    splits or in its only folder; and what the user should know."""
-    notes = []
+    """The tables of a folder that may be those of its images, and what the user should know.
+
+    Those whose names say a split, or are `metadata`, come before those in the folders of splits, or in the only
+    folder, these before the others right in the folder or parquet anywhere, and these before tables deeper down. Of
+    each kind there are those that name images, or have them.
+
+    Raises:
+        ValueError: several may be, and none says a split.
+    """
     top = scan(folder, passed)
-    parquet = sorted(f for inside in walk(folder, passed) for f in inside.others if f.suffix.lower() == ".parquet")
-    if parquet:
-        if not _has_images_below(top, passed) or not all(_unreadable(file, folder, False) for file in parquet):
-            return parquet, []
-        notes.append(f"{parquet[0].name} has no images, so it is left out")
-    direct = [file for file in top.others if is_table(file) and file not in parquet]
-    named = [file for file in direct if file.stem.lower() == "metadata" or split_in(file.name)]
-    below: list[Path] = []
-    for entry in top.folders:
-        if folder_split(entry.name) or len(top.folders) == 1:
-            inside = scan(entry, passed).others
-            below += [file for file in inside if file.stem.lower() == "metadata" and is_table(file)]
-    tables = named or below or direct
-    if beside := [file.name for file in direct if tables is not direct and file not in tables]:
-        notes.append(f"left out, as its name says no split: {examples(beside)}")
-    if len(direct) > 1 and tables is direct and _has_images_below(top, passed):
-        readable = [file for file in direct if not _unreadable(file, folder, False)]
-        if len(readable) != 1:
-            notes.append(f"of {examples([file.name for file in direct])} none names a split, so all are left out")
-            return [], notes
-        notes.append(f"left out, as no column names images: {examples([f.name for f in direct if f not in readable])}")
-        tables = readable
-    return tables, notes
+    tables = [file for inside in walk(folder, passed) for file in inside.others if is_table(file)]
+    direct = [file for file in tables if file.parent == folder or file.suffix.lower() == ".parquet"]
+    named = [file for file in direct if file.stem.lower() == "metadata" or split_in(str(file.relative_to(folder)))]
+    inside = [one for one in top.folders if folder_split(one.name) or len(top.folders) == 1]
+    below = [file for file in tables if file.parent in inside]
+    is_named = {
+        file for file in (*named, *below) if split_in(str(file.relative_to(folder))) or "metadata" in file.stem
+    }
+    chosen: list[Path] = []
+    for group in (named, below, direct, [file for file in tables if split_in(file.name)]):
+        group = [file for file in group if not _is_submission(file)]
+        chosen = chosen or [file for file in group if not _unreadable(file, folder, len(tables) == 1)]
+    if not chosen:
+        return [file for file in named or direct if not _is_submission(file)], []
+    shards = all(file.suffix.lower() == ".parquet" for file in chosen)
+    if len(chosen) > 1 and not shards and not is_named & {*chosen} and not any(split_in(f.name) for f in chosen):
+        names = examples([str(file.relative_to(folder)) for file in chosen])
+        raise ValueError(f"{folder} has several tables of images, {names}: give one of them as --dataset")
+    if len({file.parent for file in chosen}) > 1 and shards:
+        _check_shards(folder, chosen)
+    beside = [file for file in tables if file.parent == folder and file not in chosen]
+    reasons = [f"{file.name} ({_unreadable(file, folder, False) or 'its name says no split'})" for file in beside[:3]]
+    return chosen, [f"not read: {'; '.join(reasons)}{'; ...' if len(beside) > 3 else ''}"] if beside else []
 
 
-def _has_images_below(top: Contents, passed: PassedOver) -> bool:
-    inside = [scan(one, passed) for one in top.folders]
-    return any(one.images or one.folders for one in inside)
+def _is_submission(file: Path) -> bool:
+    """Whether a table is the form of what competitions ask for, which names test images with labels that are none."""
+    return "submission" in file.stem.lower()
+
+
+def _check_shards(folder: Path, files: Sequence[Path]) -> None:
+    """`ValueError` where several folders have parquet of the same split, as configurations of a data set have."""
+    places: dict[str, Path] = {}
+    for file in files:
+        split = split_in(str(file.relative_to(folder))) or "train"
+        if (first := places.setdefault(split, file.parent)) != file.parent:
+            raise ValueError(
+                f"{folder} has parquet files of the {split} split in {first} and in {file.parent}: give one of these "
+                "as --dataset, or move the files of one split into one folder"
+            )
 
 
 def _unreadable(file: Path, folder: Path, alone: bool) -> str:
@@ -189,7 +213,7 @@ def _labels_by_file(file: Path, folder: Path, roots: Mapping[str, Path]) -> list
         guess = pairs(rows, ONE_HOT if one_hot else find_label_column(rows, file.name, image, None))
         if guess and not _dispute(guess, roots):
             return guess
-    return f"no column of {file.name} is called label or class (--label_source table reads it all the same)"
+    return f"no column of {file.name} is called label or class (--label_column NAME reads it all the same)"
 
 
 def _dispute(pairs: Sequence[tuple[str, str]], roots: Mapping[str, Path]) -> tuple[str, str, str] | None:
@@ -209,9 +233,35 @@ def _dispute(pairs: Sequence[tuple[str, str]], roots: Mapping[str, Path]) -> tup
     return None
 
 
-def _has_split_column(table: Path) -> bool:
-    rows = read_files([table])
-    for name in rows.data.column_names:
-        if name.lower() in _SPLIT_COLUMNS and any(usual_split(str(v).strip()) for v in set(rows.data[name][:])):
-            return True
-    return False
+def _column_splits(table: Path) -> set[str]:
+    """The splits that a column of a table names."""
+    pieces, _ = split_column({"": read_files([table])}, ())
+    return {role for name in pieces if (role := usual_split(name))}
+
+
+def splits_beside(folder: Path, passed: PassedOver) -> dict[str, str]:
+    """The splits of images in class folders, by file, where tables beside them name several; else empty.
+
+    Args:
+        folder (path): of the class folders.
+        passed ([`PassedOver`]): takes note of what is no data.
+
+    Raises:
+        ValueError: an image is in two splits.
+    """
+    places: dict[str, str] = {}
+    finder, twice = FileFinder(folder), ""
+    for table in _candidates(folder, passed)[0]:
+        pieces, _ = split_column({split_in(table.name) or "": read_files([table])}, ())
+        for split, rows in pieces.items():
+            if not usual_split(split):
+                continue
+            with suppress(ValueError):  # it names no images
+                names = file_names_in(rows, find_image_column(rows, table.name, None, finder)) or []
+                files = [*filter(None, finder.find(names, rows.root))]
+                twice = next((file for file in files if places.setdefault(file, split) != split), twice)
+    if twice:
+        raise ValueError(
+            f"{os.path.relpath(twice, folder)} is in two splits by the tables of {folder}: keep it in one of them"
+        )
+    return places if len({usual_split(split) for split in places.values()}) > 1 else {}

@@ -21,11 +21,12 @@ from .columns import (
     read_one_hot,
     split_roles,
 )
-from .file_names import FileFinder, missing_files
+from .file_names import FileFinder, resolve_files
 from .hf_tables import image_tables
 from .labels import label_classes, look_alike, read_labels
-from .remote import is_address, local_copy
-from .rows import read_rows, split_by_folder, split_column
+from .remote import local_copy
+from .row_splits import split_by_folder, split_column
+from .rows import read_rows
 from .source import Source, check_column
 from .table_files import Rows, file_names_in
 
@@ -45,9 +46,9 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
     dataset = spec.dataset
     named = spec.image_column, spec.label_column
     with local_copy(dataset) as (place, remote):
-        rows, notes = read_rows(place, spec.label_source, named, remote)
+        rows, notes = read_rows(place, spec.label_source, named, remote, spec.splits)
         notes = [note.replace(place, dataset) for note in notes]
-    rows, split_by = split_column(rows, named, spec.splits.values())
+    rows, split_by = split_column(rows, named, spec.splits.values(), notes)
     rows = rows if split_by else split_by_folder(rows, dataset, spec.image_column, notes)
     roles = split_roles(dataset, list(rows), spec.splits, test_only)
     notes += dict.fromkeys(note for split in roles.values() for note in rows[split].notes)
@@ -138,26 +139,6 @@ def _without(role: str) -> str:
     return "" if role == "train" else f": if it has no classes, leave it out with --{role}_split {LEFT_OUT}"
 
 
-def _files(rows: Rows, paths: list[str], name: str, column: str, notes: list[str]) -> list[str]:
-    """The files of paths in a table.
-
-    Raises:
-        ValueError: addresses, or files that do not exist.
-    """
-    if address := next(filter(is_address, paths), None):
-        raise ValueError(
-            f"{name} has web addresses of images, such as {address}: download the images, and give the names of the "
-            "files"
-        )
-    finder = rows.finder or FileFinder(Path())
-    files = finder.find(paths, rows.root)
-    if None in files:
-        raise ValueError(missing_files(f"{name} (column {column!r})", paths, files, finder))
-    if finder.note and finder.note not in notes:
-        notes.append(finder.note)
-    return [str(file) for file in files]
-
-
 def _images(
     rows: Rows, column: str, notes: list[str], *, dataset: str, source_split: str, **about: Any
 ) -> LabeledImages:
@@ -167,6 +148,9 @@ def _images(
         is_image = isinstance(rows.data.features[column], Image)
         data = rows.data if is_image else rows.data.cast_column(column, Image())
         return LabeledImages(data, column, files=rows.files, **about)
-    files = _files(rows, paths, f"{dataset} {source_split}", column, notes)
+    finder = rows.finder or FileFinder(Path())
+    files = resolve_files(finder, paths, rows.root, f"{dataset} {source_split} (column {column!r})")
+    if finder.note and finder.note not in notes:
+        notes.append(finder.note)
     data = image_tables({source_split: (files, about["labels"])}, about["class_names"])[source_split]
     return LabeledImages(data, "image", files=files, **about)
