@@ -139,6 +139,8 @@ def test_of_many_processes_the_first_tells_first(monkeypatch, capsys) -> None:
 HOOK = """
 import os, signal, sys
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores
+
 class Interrupt:
     def find_spec(self, name, path, target=None):
         if name == os.environ["AT"]:

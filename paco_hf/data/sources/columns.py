@@ -171,6 +171,8 @@ def one_hot_columns(rows: Rows, dataset: str, image: str) -> list[str]:
     """
     candidates = _label_candidates(rows, image)
     values = [name for name, feature in rows.data.features.items() if name != image and isinstance(feature, Value)]
+    if not values or rows.files:
+        return []
     head = rows.data.select_columns(values)[:50]
     values = [name for name in values if None not in _as_bits(head[name])]
     columns = {name: _as_bits(rows.data[name][:]) for name in values if {*candidates} <= {*values}}

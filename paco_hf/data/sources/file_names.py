@@ -49,9 +49,13 @@ class FileFinder:
         start = str(root or self.folder)
         paths = {name: os.path.join(start, name) for name in names if name.strip()}
         files: dict[str, str | None] = {name: path for name, path in paths.items() if _is_file(path)}
-        within = os.path.join(start, "") if 2 * len(files) > len(paths) else ""
-        for name in paths.keys() - files.keys():
-            files[name] = self._search(name, within)
+        missing = [name for name in paths if name not in files]
+        if missing:
+            here = {name: file for name in missing if (file := self._search(name, os.path.join(start, "")))}
+            files |= here
+            if 2 * len(files) <= len(paths):
+                files |= {name: self._search(name, "") for name in missing if name not in here}
+            self.guessed |= {name: file for name in missing if (file := files.get(name))}
         return [files.get(name) for name in names]
 
     @property
@@ -89,10 +93,7 @@ class FileFinder:
                 "" if self.whole else f", or give --dataset {self.folder} where all its images are of the data set"
             )
             return None
-        if not matches:
-            return None
-        self.guessed[name] = matches[0]
-        return matches[0]
+        return matches[0] if matches else None
 
     def _files(self) -> dict[str, list[tuple[str, str]]]:
         if self._by_name is None:

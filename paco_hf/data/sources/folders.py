@@ -63,7 +63,7 @@ def class_folders(
     for folder in top.folders:
         inside = scan(folder, passed)
         if inside.folders:
-            raise ValueError(_nested(root, folder, inside, top))
+            raise ValueError(_nested(root, folder, inside, top, passed))
         result.others += inside.others
         if folder.name in ids:
             result.files += map(str, inside.images)
@@ -71,24 +71,27 @@ def class_folders(
     return result
 
 
-def _nested(root: Path, folder: Path, inside: Contents, top: Contents) -> str:
+def _nested(root: Path, folder: Path, inside: Contents, top: Contents, passed: PassedOver) -> str:
     """What to do where the folder of a class has folders in it."""
     deeper = inside.folders[0]
     if inside.images:
         advice = f"move its images up into {folder}, or the folder elsewhere"
     elif len(top.folders) == 1:
         advice = f"did you mean --dataset {folder}?"
+    elif all(folder_split(one.name) for one in inside.folders):
+        advice = f"put the splits above the classes, as in {root / deeper.name / folder.name}"
+    elif {one.name for each in top.folders for one in scan(each, passed).folders} == {deeper.name}:
+        advice = f"move the images of each {deeper.name}/ up into the folder of their class"
     else:
-        levels = examples([f"--dataset {one}" for one in top.folders], 2)
+        likely = [one for one in top.folders if has_image_folders(one, passed)] or top.folders
+        levels = examples([f"--dataset {one}" for one in likely], 2)
         advice = f"if the classes are one level deeper, give one of {levels}, or move their folders up into {root}"
     return f"{deeper} is a folder inside a class folder, which should hold images: {advice}"
 
 
 def has_image_folders(folder: Path, passed: PassedOver) -> bool:
-    """Whether some folder right in a folder has images, or folders."""
-    return any(
-        inside.images or inside.folders for inside in (scan(one, passed) for one in scan(folder, passed).folders)
-    )
+    """Whether there are images in some folder right in a folder, or deeper."""
+    return any(scan(one, passed).images or has_image_folders(one, passed) for one in scan(folder, passed).folders)
 
 
 def split_folders(folder: Path, passed: PassedOver, chosen: Mapping[str, str] | None = None) -> dict[str, Path]:

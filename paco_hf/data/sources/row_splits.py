@@ -43,7 +43,7 @@ def split_column(
             feature = rows.data.features[name]
             if not isinstance(feature, ClassLabel | Value) or name in taken:
                 continue
-            if values := _splits_of_rows(rows, name, names, notes):
+            if values := _row_splits(rows, name, names, notes):
                 pieces, column = _pieces(rows, name, values), name
                 break
         if twice := pieces.keys() & result.keys():
@@ -55,7 +55,7 @@ def split_column(
     return result, column
 
 
-def _splits_of_rows(rows: Rows, column: str, names: Collection[str], notes: list[str] | None) -> list[str] | None:
+def _row_splits(rows: Rows, column: str, names: Collection[str], notes: list[str] | None) -> list[str] | None:
     """The split of each row as a column has it; `None` where the column is of something else."""
     feature, lower = rows.data.features[column], column.lower()
     is_named = lower in _NAMES

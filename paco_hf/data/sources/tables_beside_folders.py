@@ -84,6 +84,10 @@ def choose_tables(
     roles = {split_in(file.name) or "train" for file in tables} | {role for t in tables for role in _column_splits(t)}
     if near or roles > {name_split(name) for name in in_folders}:
         return tables, [*notes, f"the labels are those of {names}, with which the class folders agree"]
+    if extra := roles - {name_split(name) for name in in_folders} - {"train"}:
+        notes.append(
+            f"WARNING: {names} has images of the {min(extra)} split, which are not in class folders and not read"
+        )
     return [], [*notes, f"the classes are those of the folders, with which {names} beside them agrees"]
 
 
@@ -159,6 +163,7 @@ def _unreadable(file: Path, folder: Path, alone: bool) -> str:
         return f"{file.name} has one column only"
     if any(map(holds_images, rows.data.features.values())):
         return ""
+    rows.root = image_root(rows, folder, split_in(str(file.relative_to(folder)))) or rows.root
     try:
         find_image_column(rows, file.name, None, FileFinder(folder))
     except ValueError:
@@ -181,9 +186,11 @@ def image_root(rows: Rows, folder: Path, split: str | None) -> Path | None:
     texts = [name for name, feature in rows.data.features.items() if is_text(feature)]
     first = rows.data.select_columns(texts)[:100]
     for root in dict.fromkeys((rows.root or folder, folder, *likely)):
+        stems = {image.stem for image in scan(root, PassedOver(root)).images}
         for values in first.values():
             # Text that is no file name may be longer than a path can be.
-            if 2 * sum(is_image_name(value) and (root / value).is_file() for value in values if value) > len(values):
+            there = [v for v in values if v and (v in stems or (is_image_name(v) and (root / v).is_file()))]
+            if 2 * len(there) > len(values):
                 return root
     return None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from datasets import Image
 
+from ...utils.folder_contents import PassedOver, walk_images
 from ...utils.text import examples
 from ..image_split import ImageSplit
 from ..images import LabeledImages
@@ -97,6 +98,8 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
     uses = ", ".join(f"{role} {split.source_split!r}" for role, split in splits.items())
     unused = [split for split in rows if split not in roles.values()]
     rest = f"; not used: {', '.join(map(repr, unused))}" if unused else ""
+    if os.path.isdir(place) and first.files is None and not unused and (alone := _unlisted(Path(place), splits)):
+        notes.append(f"{len(alone)} images in the folder are in no table and are left out, such as {alone[0]}")
     if test_only and "test" in splits:
         splits = {"test": splits["test"]}
     return Source(splits, f"{columns}; splits: {uses}{rest}", notes)
@@ -133,6 +136,17 @@ def _describe_columns(rows: Rows, image: str, label: str, split: str | None) -> 
     unused = [repr(name) for name in rows.data.features if name not in (image, label)]
     text = f"columns: image {image!r}, label {label!r}" + (f", split {split!r}" if split else "")
     return f"{text} (not used: {examples(unused, 5)})" if unused else text
+
+
+def _unlisted(folder: Path, splits: Mapping[str, ImageSplit]) -> list[str]:
+    """The images of a folder that no split has, where the splits are of files."""
+    used: set[str] = set()
+    for split in splits.values():
+        if not (isinstance(split, LabeledImages) and split.files):
+            return []
+        used |= {os.path.abspath(file) for file in split.files}
+    images = walk_images(folder, PassedOver(folder))
+    return [str(file.relative_to(folder)) for file in images if os.path.abspath(file) not in used]
 
 
 def _without(role: str) -> str:
