@@ -39,7 +39,11 @@ HIDDEN, LITTER, OUTPUT, EMPTY = (
     "outputs of runs",
     "empty folders",
 )
-BROKEN, SPECIAL, LOOP = "dangling links", "what is no regular file (pipe, socket or device)", "links to a folder above"
+BROKEN, SPECIAL, LOOP = (
+    "dangling links",
+    "what is no regular file (pipe, socket or device)",
+    "links to folders of the same data",
+)
 UNREAD, OTHER = "images of kinds that are not read", "files that are no images by their names"
 
 
@@ -64,7 +68,7 @@ class PassedOver:
     """
 
     def __init__(self, root: str | Path) -> None:
-        self.root = Path(root)
+        self.root, self.real_root = Path(root), os.path.realpath(root)
         self.contents: dict[str, Contents] = {}
         self._names: dict[str, set[str]] = defaultdict(set)
 
@@ -103,9 +107,9 @@ def scan(folder: str | Path, passed: PassedOver) -> Contents:
         raise OSError(f"the folder {folder} cannot be read: give yourself the permission (chmod u+rx)") from error
     for entry in ordered:
         path = Path(entry.path)
-        kind, reason = _kind(entry)
+        kind, reason = _kind(entry, passed.real_root)
         if not reason and kind == "folder":
-            reason = _not_data(path)
+            reason = _not_data(path, passed.real_root, set())
         if reason:
             passed.add(reason, path)
         elif kind == "folder":
@@ -188,14 +192,14 @@ def is_unread_image(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in UNREAD_SUFFIXES
 
 
-def _kind(entry: "os.DirEntry[str]") -> tuple[str, str]:
+def _kind(entry: "os.DirEntry[str]", root: str) -> tuple[str, str]:
     """`folder` or `file`, and why it is no data, empty where it may be."""
     name = entry.name.lower()
     if name.startswith("."):
         return "", HIDDEN
     try:
         if entry.is_dir():
-            reasons = {LOOP: _is_above(entry), LITTER: name in _LITTER_FOLDERS, OUTPUT: name in _TRACKERS}
+            reasons = {LOOP: _leads_back(entry, root), LITTER: name in _LITTER_FOLDERS, OUTPUT: name in _TRACKERS}
             return "folder", next((reason for reason, holds in reasons.items() if holds), "")
         if entry.is_file():
             return "file", LITTER if name in _LITTER_FILES else ""
@@ -204,17 +208,21 @@ def _kind(entry: "os.DirEntry[str]") -> tuple[str, str]:
     return "", BROKEN if entry.is_symlink() and not os.path.exists(entry.path) else SPECIAL
 
 
-def _not_data(folder: Path) -> str:
+def _not_data(folder: Path, root: str, visited: set[tuple[int, int]]) -> str:
     """Why a folder is no data: it is an output of this package or holds nothing else, or it is empty."""
     if is_output(folder):
         return OUTPUT
     reasons = set()
     try:
+        about = folder.stat()
+        if (place := (about.st_dev, about.st_ino)) in visited:
+            return LOOP
+        visited.add(place)
         with os.scandir(folder) as entries:
             for entry in entries:
-                kind, reason = _kind(entry)
+                kind, reason = _kind(entry, root)
                 if not reason and kind == "folder":
-                    reason = _not_data(Path(entry.path))
+                    reason = _not_data(Path(entry.path), root, visited)
                 if not reason:
                     return ""
                 reasons.add(reason)
@@ -223,12 +231,13 @@ def _not_data(folder: Path) -> str:
     return OUTPUT if OUTPUT in reasons else EMPTY
 
 
-def _is_above(entry: "os.DirEntry[str]") -> bool:
-    """Whether a linked folder is one that the link itself lies in."""
+def _leads_back(entry: "os.DirEntry[str]", root: str) -> bool:
+    """Whether a linked folder is one that is read already: in the data, and not hidden there, or above it."""
     if not entry.is_symlink():
         return False
-    target, home = os.path.realpath(entry.path), os.path.realpath(os.path.dirname(entry.path))
-    return os.path.commonpath([target, home]) == target
+    target = os.path.realpath(entry.path)
+    common = os.path.commonpath([target, root])
+    return common == target or (common == root and not any(p[0] == "." for p in Path(target).relative_to(root).parts))
 
 
 def is_output(folder: Path) -> bool:

@@ -225,11 +225,27 @@ def test_two_columns_of_one_name_are_refused(tmp_path) -> None:
         load_data(str(tmp_path / "all.json"))
 
 
-def test_what_goes_through_a_link_is_read_alike(tmp_path) -> None:
+def test_links_to_the_same_data_are_passed_over(tmp_path) -> None:
     root = folders(tmp_path / "data", {"cat": 2, "dog": 2})
     (root / "kitty").symlink_to(root / "cat")
+    (root / "bird").symlink_to(folders(tmp_path / "elsewhere", {"bird": 3}) / "bird")  # which is none of it
+    for one, other in (("x", "y"), ("y", "x")):
+        (root / one).mkdir(exist_ok=True)
+        for i in range(3):
+            (root / one / f"l{i}").symlink_to(f"../{other}")
     data = load_data(str(root))
-    assert (data.class_counts, data.notes, len(find_images([root]))) == ([2, 2, 2], [], 6)
+    assert (data.class_names, data.class_counts, len(find_images([root]))) == (["bird", "cat", "dog"], [3, 2, 2], 7)
+    assert "links to folders of the same data (1: kitty)" in data.notes[0]
+
+
+def test_folders_that_are_only_links_to_each_other_end(tmp_path) -> None:
+    for one, other in (("x", "y"), ("y", "x")):
+        (tmp_path / "out" / one).mkdir(parents=True)
+        for i in range(3):
+            (tmp_path / "out" / one / f"l{i}").symlink_to(f"../{other}")
+    root = folders(tmp_path / "data", {"cat": 2})
+    (root / "dog").symlink_to(tmp_path / "out" / "x")
+    assert len(find_images([root])) == 2
 
 
 def test_packed_images_win_over_a_picture_beside_them(tmp_path) -> None:
