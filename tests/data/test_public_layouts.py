@@ -280,3 +280,17 @@ def test_many_namesakes_are_told_apart_fast(tmp_path) -> None:
     started = time.process_time()
     assert len(load_data(str(tmp_path / "all.csv")).train.labels) == 3000
     assert time.process_time() - started < 5
+
+
+def test_several_tables_of_something_else_beside_class_folders(tmp_path) -> None:
+    folders(tmp_path, CLASSES)
+    images = [f"{name}/{i}.png" for name in CLASSES for i in range(3)]
+    for table in ("camera.csv", "weather.csv"):
+        csv(tmp_path / table, "file,kind", [f"{file},{'ab'[i % 2]}" for i, file in enumerate(images)])
+    assert read(tmp_path) == {"train": ["cat"] * 3 + ["dog"] * 3}
+    (tmp_path / "flat").mkdir()
+    make(tmp_path / "flat", *(f"im/{i}.png" for i in range(4)))
+    for table in ("camera.csv", "weather.csv"):
+        csv(tmp_path / "flat" / table, "file,kind", [f"im/{i}.png,{'ab'[i % 2]}" for i in range(4)])
+    with pytest.raises(ValueError, match=r"has several tables of images, camera\.csv, weather\.csv: give one"):
+        load_data(str(tmp_path / "flat"))

@@ -55,12 +55,13 @@ def choose_tables(
     roots = _class_roots(folder, passed, chosen)
     near = None if roots else near_layout(folder, passed)
     if label_source == "table" or any(columns):
-        return tables, [*notes, f"the labels are those of {names}, not the folders"] if roots or near else notes
+        notes += [f"the labels are those of {names}, not the folders"] if roots or near else []
+        return _one_a_split(folder, tables), notes
     if not (roots or near):
         filled = [one for one in scan(folder, passed).folders if scan(one, passed).images or scan(one, passed).folders]
         if filled and all(reasons := [_unreadable(file, folder, len(tables) == 1) for file in tables]):
             return [], [*notes, f"{beside}: {reasons[0]}"]
-        return tables, [*notes, f"the labels are those of {names}"] if filled else notes
+        return _one_a_split(folder, tables), [*notes, f"the labels are those of {names}"] if filled else notes
     in_folders = roots or _class_roots(near or folder, passed)
     claims = [_labels_by_file(file, folder, in_folders) for file in tables]
     reasons = [claim for claim in claims if isinstance(claim, str)]
@@ -83,7 +84,8 @@ def choose_tables(
             )
     roles = {split_in(file.name) or "train" for file in tables} | {role for t in tables for role in _column_splits(t)}
     if near or roles > {name_split(name) for name in in_folders}:
-        return tables, [*notes, f"the labels are those of {names}, with which the class folders agree"]
+        notes.append(f"the labels are those of {names}, with which the class folders agree")
+        return _one_a_split(folder, tables), notes
     if extra := roles - {name_split(name) for name in in_folders} - {"train"}:
         notes.append(
             f"WARNING: {names} has images of the {min(extra)} split, which are not in class folders and not read"
@@ -106,9 +108,6 @@ def _candidates(folder: Path, passed: PassedOver) -> tuple[list[Path], list[str]
     Those whose names say a split, or are `metadata`, come before those in the folders of splits, or in the only
     folder, these before the others right in the folder or parquet anywhere, and these before tables deeper down. Of
     each kind there are those that name images, or have them.
-
-    Raises:
-        ValueError: several may be, and none says a split.
     """
     top = scan(folder, passed)
     tables = [file for inside in walk(folder, passed) for file in inside.others if is_table(file)]
@@ -116,21 +115,12 @@ def _candidates(folder: Path, passed: PassedOver) -> tuple[list[Path], list[str]
     named = [file for file in direct if file.stem.lower() == "metadata" or split_in(str(file.relative_to(folder)))]
     inside = [one for one in top.folders if folder_split(one.name) or len(top.folders) == 1]
     below = [file for file in tables if file.parent in inside]
-    is_named = {
-        file for file in (*named, *below) if split_in(str(file.relative_to(folder))) or "metadata" in file.stem
-    }
     chosen: list[Path] = []
     for group in (named, below, direct, [file for file in tables if split_in(file.name)]):
         group = [file for file in group if not _is_submission(file)]
         chosen = chosen or [file for file in group if not _unreadable(file, folder, len(tables) == 1)]
     if not chosen:
         return [file for file in named or direct if not _is_submission(file)], []
-    shards = all(file.suffix.lower() == ".parquet" for file in chosen)
-    if len(chosen) > 1 and not shards and not is_named & {*chosen} and not any(split_in(f.name) for f in chosen):
-        names = examples([str(file.relative_to(folder)) for file in chosen])
-        raise ValueError(f"{folder} has several tables of images, {names}: give one of them as --dataset")
-    if len({file.parent for file in chosen}) > 1 and shards:
-        _check_shards(folder, chosen)
     beside = [file for file in tables if file.parent == folder and file not in chosen]
     reasons = [f"{file.name} ({_unreadable(file, folder, False) or 'its name says no split'})" for file in beside[:3]]
     return chosen, [f"not read: {'; '.join(reasons)}{'; ...' if len(beside) > 3 else ''}"] if beside else []
@@ -141,16 +131,27 @@ def _is_submission(file: Path) -> bool:
     return "submission" in file.stem.lower()
 
 
-def _check_shards(folder: Path, files: Sequence[Path]) -> None:
-    """`ValueError` where several folders have parquet of the same split, as configurations of a data set have."""
+def _one_a_split(folder: Path, files: list[Path]) -> list[Path]:
+    """The tables, where there is one a split, or shards of it in one folder.
+
+    Raises:
+        ValueError: several tables, of which none says a split; or several folders have parquet of a split, as
+            configurations of a data set have.
+    """
     places: dict[str, Path] = {}
     for file in files:
-        split = split_in(str(file.relative_to(folder))) or "train"
-        if (first := places.setdefault(split, file.parent)) != file.parent:
+        split = split_in(str(file.relative_to(folder)))
+        first = places.setdefault(split or "train", file)
+        are_shards = file.suffix.lower() == first.suffix.lower() == ".parquet"
+        if are_shards and first.parent != file.parent:
             raise ValueError(
-                f"{folder} has parquet files of the {split} split in {first} and in {file.parent}: give one of these "
-                "as --dataset, or move the files of one split into one folder"
+                f"{folder} has parquet files of the {split or 'train'} split in {first.parent} and in {file.parent}: "
+                "give one of these as --dataset, or move the files of one split into one folder"
             )
+        if first != file and split is None and not are_shards:
+            names = examples([str(one.relative_to(folder)) for one in files])
+            raise ValueError(f"{folder} has several tables of images, {names}: give one of them as --dataset")
+    return files
 
 
 def _unreadable(file: Path, folder: Path, alone: bool) -> str:
