@@ -62,7 +62,7 @@ class MethodArguments:
     key_momentum: Annotated[float, SHARE] = 0.999
     projector: Literal["auto", "mlp2-bn", "mlp3-relu", "mlp3-gelu"] = "auto"
     gather_batch: bool = False
-    momentum: float = 0.9
+    momentum: Annotated[float, FRACTION] = 0.9
     nesterov: bool = False
     decay_all_parameters: bool = True
     layer_decay: Annotated[float | None, FACTOR] = None
