@@ -216,6 +216,10 @@ def _check(run: RunArguments, args: PaCoTrainingArguments, flags: dict[str, Any]
             f"--{tail[0]} sets the class counts of the CIFAR-LT benchmarks, and has no effect on {run.dataset}: leave "
             "it out"
         )
+    if args.remove_unused_columns:
+        raise ValueError(
+            "--remove_unused_columns true would remove the images before there are views of them: leave it out"
+        )
     if flags.get("augment_backend") == "tensor" and run.on_features:
         raise ValueError(
             "--augment_backend tensor has no effect on a frozen backbone, whose features are computed before "

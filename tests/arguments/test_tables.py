@@ -54,6 +54,23 @@ def test_ranges_of_the_training(name: str) -> None:
         PaCoTrainingArguments(**{name: -1})
 
 
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--image_size 1",
+        "--momentum 1.5",
+        "--data_seed -1",
+        "--dataloader_prefetch_factor 0",
+        "--eval_accumulation_steps 0",
+        "--eval_accumulation_steps -1",
+        "--remove_unused_columns true",
+    ],
+)
+def test_what_would_break_a_run_is_refused_while_parsing(flags: str) -> None:
+    with pytest.raises(ValueError, match=r"must be at least|would remove the images"):
+        parse_run(["--precision", "fp32", *flags.split()])
+
+
 def test_flags_are_those_that_were_passed() -> None:
     parser = RunParser("paco-hf train")
     assert parser.parse_flags([]) == {}
