@@ -48,7 +48,9 @@ def test_values_that_cannot_be(values: dict, message: str) -> None:
         RunArguments(**values)
 
 
-@pytest.mark.parametrize("name", ["layer_decay", "key_momentum", "momentum", "queue_size", "projection_dim", "learning_rate"])
+@pytest.mark.parametrize(
+    "name", ["layer_decay", "key_momentum", "momentum", "queue_size", "projection_dim", "learning_rate"]
+)
 def test_ranges_of_the_training(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be .*, got -1"):
         PaCoTrainingArguments(**{name: -1})
