@@ -13,6 +13,7 @@ Table = TypeVar("Table")
 POSITIVE: Range = "positive", lambda value: value > 0
 AT_LEAST_0: Range = "at least 0", lambda value: value >= 0
 AT_LEAST_1: Range = "at least 1", lambda value: value >= 1
+AT_LEAST_2: Range = "at least 2", lambda value: value >= 2
 FRACTION: Range = "at least 0 and below 1", lambda value: 0 <= value < 1
 FACTOR: Range = "above 0 and at most 1", lambda value: 0 < value <= 1
 SHARE: Range = "between 0 and 1", lambda value: 0 <= value <= 1

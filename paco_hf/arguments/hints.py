@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from configparser import ConfigParser
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,21 @@ def meant_name(name: str, known: Collection[str], kind: str = "flags") -> str | 
         return name
     usual = (right for right, names in _habits()[kind].items() if right in known and name in names.split())
     return next(iter([*usual, *difflib.get_close_matches(name, known, n=1, cutoff=0.85)]), None)
+
+
+def check_flags(argv: Sequence[str]) -> None:
+    """Refuse flags whose value is empty, as one of a variable of the shell that is not set.
+
+    Args:
+        argv (sequence of `str`): flags and their values.
+
+    Raises:
+        ValueError: there is one.
+    """
+    for before, argument in zip(["", *argv], argv, strict=False):
+        flag, equals, value = argument.partition("=") if argument.startswith("-") else (before, "=", argument)
+        if flag.startswith("-") and equals and not value.strip():
+            raise ValueError(f"{flag} is empty: give a value, or leave the flag out")
 
 
 def unknown_argument(argument: str, flags: Collection[str], command: str = "others") -> ValueError:

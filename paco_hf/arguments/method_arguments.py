@@ -62,7 +62,7 @@ class MethodArguments:
     key_momentum: Annotated[float, SHARE] = 0.999
     projector: Literal["auto", "mlp2-bn", "mlp3-relu", "mlp3-gelu"] = "auto"
     gather_batch: bool = False
-    momentum: float = 0.9
+    momentum: Annotated[float, FRACTION] = 0.9
     nesterov: bool = False
     decay_all_parameters: bool = True
     layer_decay: Annotated[float | None, FACTOR] = None
@@ -148,7 +148,7 @@ class CommonArguments:
 
 @argument_table
 class ChangedDefaults:
-    """Other settings of `transformers.TrainingArguments` whose defaults differ here.
+    """Other settings of `transformers.TrainingArguments` whose defaults differ here, or that have a range here.
 
     Args:
         remove_unused_columns (`bool`, *optional*, defaults to `False`): drop columns the model does not take
@@ -156,6 +156,9 @@ class ChangedDefaults:
         logging_nan_inf_filter (`bool`, *optional*, defaults to `False`): hide losses that are not finite
         hub_strategy (`str`, *optional*, defaults to `"end"`): end: a run is pushed once, when it is finished
         disable_tqdm (`bool`, *optional*): no progress bar (default: where there is no terminal)
+        data_seed (`int`, *optional*): of the order of the images (default: --seed)
+        dataloader_prefetch_factor (`int`, *optional*): batches that a process loads in advance (default: 2)
+        eval_accumulation_steps (`int`, *optional*): evaluation batches whose logits stay on the device (default: all)
     """
 
     remove_unused_columns: bool | None = False
@@ -163,3 +166,6 @@ class ChangedDefaults:
     logging_nan_inf_filter: bool = False
     hub_strategy: str = "end"
     disable_tqdm: bool | None = None
+    data_seed: Annotated[int | None, AT_LEAST_0] = None
+    dataloader_prefetch_factor: Annotated[int | None, AT_LEAST_1] = None
+    eval_accumulation_steps: Annotated[int | None, AT_LEAST_1] = None

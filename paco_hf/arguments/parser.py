@@ -15,7 +15,7 @@ from ..data.spec import is_published
 from ..losses.specs import DEFAULT_LOSS, loss_spec
 from ..utils.files import expand
 from .auto_settings import CHOSEN_FOR_FEATURES, CHOSEN_FOR_FINE_TUNING, PRETRAINED_LOSS, SUGGESTED
-from .hints import meant_name, unknown_argument
+from .hints import check_flags, meant_name, unknown_argument
 from .recipes import Recipe, read_recipe, recipe_names
 from .run_arguments import RUN_TABLES, RunArguments
 from .settings import run_settings
@@ -85,6 +85,7 @@ class RunParser(HfArgumentParser):
 
     def parse_flags(self, argv: list[str]) -> dict[str, Any]:
         """The values of the flags in `argv`, by the name of the setting."""
+        check_flags(argv)
         values, unknown = self.parse_known_args(argv)
         if unknown:
             raise unknown_argument(unknown[0], [*self.flags, "--nproc"], "train")
@@ -215,6 +216,10 @@ def _check(run: RunArguments, args: PaCoTrainingArguments, flags: dict[str, Any]
         raise ValueError(
             f"--{tail[0]} sets the class counts of the CIFAR-LT benchmarks, and has no effect on {run.dataset}: leave "
             "it out"
+        )
+    if args.remove_unused_columns:
+        raise ValueError(
+            "--remove_unused_columns true would remove the images before there are views of them: leave it out"
         )
     if flags.get("augment_backend") == "tensor" and run.on_features:
         raise ValueError(

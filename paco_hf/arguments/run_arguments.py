@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from .fields import AT_LEAST_0, AT_LEAST_1, FRACTION, POSITIVE, argument_table, check_ranges
+from .fields import AT_LEAST_0, AT_LEAST_1, AT_LEAST_2, FRACTION, POSITIVE, argument_table, check_ranges
 
 
 @argument_table
@@ -150,7 +150,7 @@ class ModelArguments:
     learn_classifier_scale: bool = False
     class_centers: str = "random"
     classifier_init_std: Annotated[float | None, POSITIVE] = None
-    image_size: Annotated[int | None, AT_LEAST_1] = None
+    image_size: Annotated[int | None, AT_LEAST_2] = None
     image_fit: Literal["crop", "pad"] = "crop"
     eval_interpolation: Literal["bilinear", "bicubic"] | None = None
     query_view: str | None = None

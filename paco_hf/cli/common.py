@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..arguments.hints import unknown_argument
+from ..arguments.hints import check_flags, unknown_argument
 from ..data.spec import ROLES, DataSpec, spec_fields
 from ..utils.text import describe_errors
 from .inputs import COUNT, data_source, dataset_path, images, list_file
@@ -16,13 +16,14 @@ from .inputs import COUNT, data_source, dataset_path, images, list_file
 class OneLineParser(argparse.ArgumentParser):
     """argparse, but a bad argument is one line, like every other bad input, and an unknown one says what was meant."""
 
-    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's.
 
         Raises:
-            ValueError: there is an unknown one.
+            ValueError: there is an unknown one, or one without a value.
         """
-        values, unknown = super().parse_known_args(*args, **kwargs)
+        check_flags(args or [])
+        values, unknown = super().parse_known_args(args, namespace)
         if unknown:
             raise unknown_argument(unknown[0], self._option_string_actions)
         return values, unknown

@@ -32,14 +32,13 @@ def run(flags: Namespace) -> None:
     has_images = any([flags.dataset, flags.split, *fields.values()])
     if has_images and flags.to != "timm":
         raise ValueError(f"--dataset, --split and the like are only for {_FITTED}: leave them out")
-    from transformers import AutoImageProcessor
 
     from ..conversion import export_onnx, export_timm
-    from ..inference.load_model import load_classifier
+    from ..inference.load_model import load_classifier, load_processor
     from ..workflows.linear_export import linear_copy
 
     model = load_classifier(flags.model)
-    processor = AutoImageProcessor.from_pretrained(flags.model)
+    processor = load_processor(flags.model)
     if has_images and model.config.classifier != "cosine":
         raise ValueError(
             f"--dataset, --split and the like are only for {_FITTED}, and {flags.model} has a linear one: leave them "

@@ -157,7 +157,10 @@ def checkpoint(text: str) -> None:
                     pass
         processor = Path(text) / "preprocessor_config.json"
         if not files.read_mapping(processor, "restore it, or give another checkpoint"):
-            raise OSError(f"{text} has no {processor.name}, which says how images are scaled: give another checkpoint")
+            raise OSError(
+                f"{text} has no {processor.name}, which says how images are scaled: restore it, or give another "
+                "checkpoint"
+            )
     elif not is_repo_id(text):
         raise OSError(f"{text!r} is not a local folder, and not a Hub id: give a run folder, or user/name")
     else:

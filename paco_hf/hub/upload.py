@@ -9,15 +9,14 @@ from typing import Any
 
 from huggingface_hub import CommitInfo, HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
-from transformers import AutoImageProcessor
 
 from ..arguments.run_arguments import RunArguments
 from ..arguments.settings import run_settings
 from ..data.spec import SPLITS_NAME
 from ..data.split_manifest import public_manifest
+from ..inference.load_model import load_classifier, load_processor
 from ..models.lora import ADAPTER_FOLDER
 from ..models.modeling_contrastive import TRAINING_STATE_NAME
-from ..models.modeling_paco import PaCoForImageClassification
 from ..reports.model_card import write_card
 from ..reports.run_summary import read_subject
 from ..runs.folder import RunFolder
@@ -165,10 +164,10 @@ def stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
     """
     source, settings = RunFolder(run), read_subject(run).settings
     # Loaded and saved, so that what is sent loads, and has the code of this version.
-    model = PaCoForImageClassification.from_pretrained(run)
+    model = load_classifier(run)
     model.config.backbone_kwargs = public_settings(model.config.to_dict())["backbone_kwargs"]
     model.save_pretrained(staged)
-    AutoImageProcessor.from_pretrained(run).save_pretrained(staged)
+    load_processor(run).save_pretrained(staged)
     if (run / ADAPTER_FOLDER).is_dir():
         if include_training_state:
             raise ValueError(

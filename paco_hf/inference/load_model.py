@@ -3,16 +3,20 @@
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from transformers import AutoImageProcessor
 
 from ..models.lora import ADAPTER_NAME
 from ..models.modeling_paco import PaCoForImageClassification
+from ..utils.files import readable
 from ..utils.memory import keep_freed_memory
 from .forward import check_inference, inference_device
 
+_RESTORE = "restore it, or give another checkpoint"
+
 
 def load_classifier(model: str | Path) -> PaCoForImageClassification:
-    """A checkpoint, of a folder or from the Hub; `OSError` where it is neither."""
+    """A checkpoint, of a folder or from the Hub; `OSError` where it is neither, `ValueError` where it is damaged."""
     try:
         return PaCoForImageClassification.from_pretrained(model)
     except OSError as error:
@@ -26,6 +30,27 @@ def load_classifier(model: str | Path) -> PaCoForImageClassification:
         raise OSError(
             f"{str(model)!r} is not a local folder, and cannot be loaded from the Hub ({str(error).splitlines()[0]})"
         ) from error
+    except (AttributeError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        # Values of the configuration that cannot be have errors of any kind; a RuntimeError may be of memory.
+        mismatched = "mismatched" in str(error)
+        unforeseen = mismatched or not (isinstance(error, RuntimeError) or str(error).startswith(str(model)))
+        if not Path(model).is_dir() or not unforeseen:
+            raise
+        reason = "another shape" if mismatched else f"{type(error).__name__}: {str(error).partition('. ')[0]}"
+        file = Path(model) / "config.json"
+        raise ValueError(f"{file} is damaged, or of other weights ({reason}): {_RESTORE}") from error
+
+
+def load_processor(model: str | Path) -> Any:
+    """The image processor of a checkpoint, of a folder or from the Hub; `OSError` where its settings cannot be."""
+    if not Path(model).is_dir():
+        return AutoImageProcessor.from_pretrained(model)
+    with readable(Path(model) / "preprocessor_config.json", _RESTORE):
+        processor = AutoImageProcessor.from_pretrained(model)
+        # No value is looked at before.
+        if not processor(Image.new("RGB", (8, 8)), return_tensors="pt")["pixel_values"].numel():
+            raise ValueError(f"crop_size {processor.crop_size} leaves nothing of an image")
+    return processor
 
 
 def load_for_inference(
@@ -45,4 +70,4 @@ def load_for_inference(
     check_inference(precision, batch_size)
     keep_freed_memory()
     model = load_classifier(model_folder).to(inference_device())
-    return model, AutoImageProcessor.from_pretrained(model_folder)
+    return model, load_processor(model_folder)

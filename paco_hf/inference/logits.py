@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from transformers import AutoImageProcessor
 
 from ..data.images import Images
 from ..metrics import headline
@@ -20,7 +19,7 @@ from ..utils.memory import keep_freed_memory
 from .batches import image_batches
 from .feature_cache import stored_features
 from .forward import check_inference, fast_forward
-from .load_model import load_classifier
+from .load_model import load_classifier, load_processor
 
 # What checkpoints must have in common for their logits to be averaged, as messages name it.
 _AVERAGED = {"id2label": "classes", "group_counts": "class counts", "balanced_logits": "balanced_logits"}
@@ -99,7 +98,7 @@ def balanced_logits(
     keep_freed_memory()
     for model in models.values():
         model.config.temperature = model.config.inference_prior = None
-    processors = [AutoImageProcessor.from_pretrained(folder) for folder in models]
+    processors = [load_processor(folder) for folder in models]
     stored = [
         stored_features(one.to(state.device).paco, processor, images, precision)
         for one, processor in zip(models.values(), processors, strict=True)

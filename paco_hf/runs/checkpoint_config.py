@@ -38,10 +38,12 @@ class CheckpointConfig:
             numbers = isinstance(values, list) and all(type(value) in kinds and value >= 0 for value in values)
             if known[name] is not None and not (numbers and len(values) == len(names)):
                 wrong[name] = values
-        if wrong:
-            (name, value), *_ = wrong.items()
+        reasons = [f"{name} does not fit the classes: {value!r:.40}" for name, value in wrong.items()]
+        if (kind := content.get("model_type")) != "paco":
+            reasons.append(f"model_type must be 'paco', got {kind!r:.40}")
+        if reasons:
             path = run.path / "config.json"
-            raise ValueError(f"{path} is damaged ({name} does not fit the classes: {value!r:.40}): restore it")
+            raise ValueError(f"{path} is damaged ({reasons[0]}): restore it, or give another checkpoint")
         return cls(**{**known, "id2label": {int(label): str(name) for label, name in names.items()}})
 
     @property

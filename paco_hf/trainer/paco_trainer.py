@@ -1,5 +1,6 @@
 """`PaCoTrainer`: PaCo, GPaCo and the baselines on `transformers.Trainer`."""
 
+import math
 import multiprocessing
 from collections import defaultdict
 from collections.abc import Callable, Iterator
@@ -96,6 +97,7 @@ class PaCoTrainer(CheckpointingTrainer):
         kwargs.setdefault("compute_metrics", self._long_tailed_metrics)
         kwargs["data_collator"] = kwargs.get("data_collator") or _collated
         self.batched_views, self.train_sampler = batched_views, train_sampler
+        self.judged_steps = math.inf  # after which a loss need not be finite, as where steps are only timed
         self.loss_parts: dict[str, list[Tensor]] = defaultdict(list)
         if model is not None:
             check_training(model, args, kwargs.get("train_dataset"), batched_views)
@@ -223,9 +225,10 @@ class PaCoTrainer(CheckpointingTrainer):
         """As the base class; a loss that is not finite is a `FloatingPointError`."""
         loss = super().training_step(*args, **kwargs)
         # Once broken, the weights stay so: a GPU need not be waited for in every step.
-        if (loss.is_cpu or self.state.global_step % 50 == 0) and not torch.isfinite(loss):
+        step = self.state.global_step
+        if step < self.judged_steps and (loss.is_cpu or step % 50 == 0) and not torch.isfinite(loss):
             raise FloatingPointError(
-                f"the loss is {loss.item()} at step {self.state.global_step + 1}, so the weights or a batch are "
+                f"the loss is {loss.item()} at step {step + 1}, so the weights or a batch are "
                 "broken: start over, or from a much earlier checkpoint, with a lower --learning_rate, "
                 "--max_grad_norm 1, a higher --temperature or --precision fp32, and look for images of a single color"
             )

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoImageProcessor
 
 from ..evaluation.priors import softmax
 from ..inference.forward import inference_device
-from ..inference.load_model import load_classifier
+from ..inference.load_model import load_classifier, load_processor
 from ..metrics import GROUPS, shot_group
 from ..reports.model_card_text import limits
 from ..reports.run_summary import Subject, read_subject
@@ -59,7 +58,7 @@ class Classifier:
     def __init__(self, model: str | Path) -> None:
         self.folder = str(model)
         self.model = load_classifier(model).eval().to(inference_device())
-        self.processor = AutoImageProcessor.from_pretrained(model)
+        self.processor = load_processor(model)
         config = self.model.config
         if config.num_labels < 2:
             raise ValueError(f"{model} has only one class: give a model with two or more")

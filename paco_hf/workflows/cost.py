@@ -285,13 +285,13 @@ def rehearse(plan: RunPlan, data: RunData, parts: RunParts, done: int = 0) -> li
     batch = min(args.per_device_train_batch_size, max(count // args.world_size, 1))
     size = batch if plan.on_features else _images_to_time(plan, parts, batch)
     used = psutil.Process().memory_info().rss
+    per_epoch = updates_per_epoch(args, count)
+    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
     with TemporaryDirectory() as scratch:
-        trainer, times, memory = _train_briefly(plan, data, parts, size, scratch)
+        trainer, times, memory = _train_briefly(plan, data, parts, size, steps - done, scratch)
     if size < batch:  # on a CPU: an accelerator is never that slow
         fixed = used + _state_bytes(trainer)
         memory = max(memory, fixed + (memory - fixed) * batch / size)
-    per_epoch = updates_per_epoch(args, count)
-    steps = args.max_steps if args.max_steps > 0 else math.ceil(args.num_train_epochs * per_epoch)
     estimate = Estimate(plan, data, trainer, steps, per_epoch, done)
     times = times.scaled(images_per_step(args, count)[0] / size)
     features, folds = 0.0, 0.0
@@ -320,9 +320,10 @@ def _state_bytes(trainer: PaCoTrainer) -> int:
 
 
 def _train_briefly(
-    plan: RunPlan, data: RunData, parts: RunParts, size: int, folder: str
+    plan: RunPlan, data: RunData, parts: RunParts, size: int, left: int, folder: str
 ) -> tuple[PaCoTrainer, StepTimes, float]:
-    """A trainer after a few steps of `size` images, their times, and the bytes in use meanwhile."""
+    """A trainer after a few steps of `size` images, their times, and the bytes in use meanwhile. Of a run with fewer
+    steps left, what the loss would become after these is its own affair."""
     results: list[tuple[StepTimes, float]] = []
     quiet = {"disable_tqdm": True, "report_to": [], "push_to_hub": False, "logging_strategy": "no"}
     changes: dict[str, Any] = {"output_dir": folder, "eval_strategy": "no", "save_strategy": "no", **quiet}
@@ -330,6 +331,7 @@ def _train_briefly(
     changes |= {"per_device_train_batch_size": size, "gradient_accumulation_steps": 1, "dataloader_drop_last": True}
     args = plan.args.changed(**changes, max_steps=1000)  # the timer ends it
     trainer = build_trainer(replace(plan, args=args), data, parts, ())
+    trainer.judged_steps = left
     timer = StepTimer(lambda times: results.append((times, used_memory(args.device.type))), stop=True)
     trainer.add_callback(timer)
     with one_thread() if plan.on_features else nullcontext():

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoImageProcessor
 
 from ..conversion.linear_classifier import linearize
 from ..conversion.to_timm import native_model, timm_preprocessing
@@ -14,6 +13,7 @@ from ..evaluation.analysis import evaluate_logits
 from ..evaluation.temperature import fit_temperature, temperature_warning
 from ..inference.features import extract_features
 from ..inference.forward import inference_device
+from ..inference.load_model import load_processor
 from ..models.configuration_paco import PaCoConfig
 from ..models.modeling_paco import PaCoForImageClassification
 from .evaluation_data import load_evaluation
@@ -45,7 +45,7 @@ def linear_copy(
         ValueError, OSError: a stored prior, a backbone or an input that timm lacks; the images cannot be had, or say
             nothing about a temperature.
     """
-    processor = AutoImageProcessor.from_pretrained(folder)
+    processor = load_processor(folder)
     timm_preprocessing(processor)  # what cannot be is refused before the images are read
     native_model(linearize(model, 1.0))
     images = _load_images(folder, dataset, split, data_fields)

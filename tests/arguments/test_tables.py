@@ -48,10 +48,29 @@ def test_values_that_cannot_be(values: dict, message: str) -> None:
         RunArguments(**values)
 
 
-@pytest.mark.parametrize("name", ["layer_decay", "key_momentum", "queue_size", "projection_dim", "learning_rate"])
+@pytest.mark.parametrize(
+    "name", ["layer_decay", "key_momentum", "momentum", "queue_size", "projection_dim", "learning_rate"]
+)
 def test_ranges_of_the_training(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} must be .*, got -1"):
         PaCoTrainingArguments(**{name: -1})
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--image_size 1",
+        "--momentum 1.5",
+        "--data_seed -1",
+        "--dataloader_prefetch_factor 0",
+        "--eval_accumulation_steps 0",
+        "--eval_accumulation_steps -1",
+        "--remove_unused_columns true",
+    ],
+)
+def test_what_would_break_a_run_is_refused_while_parsing(flags: str) -> None:
+    with pytest.raises(ValueError, match=r"must be at least|would remove the images"):
+        parse_run(["--precision", "fp32", *flags.split()])
 
 
 def test_flags_are_those_that_were_passed() -> None:
@@ -65,6 +84,15 @@ def test_flags_are_those_that_were_passed() -> None:
     assert parser.convert({"queue_size": "9", "nesterov": "yes"}) == {"queue_size": 9, "nesterov": True}
     with pytest.raises(ValueError, match="argument --queue_size/--queue-size: invalid int value: 'many'"):
         parser.convert({"queue_size": "many"})
+
+
+@pytest.mark.parametrize("name", ["recipe", "backbone", "output_dir", "test_split", "report", "seed", "loss"])
+def test_an_empty_value_is_refused_but_in_a_recipe(name: str, tmp_path) -> None:
+    for argv in ([f"--{name}", ""], [f"--{name}", "  "], [f"--{name}="]):
+        with pytest.raises(ValueError, match=f"^--{name} is empty: give a value, or leave the flag out$"):
+            parse_run(["--seed", "1", *argv])
+    (tmp_path / "r.yaml").write_text("test_split:\n")
+    assert parse_run(["--recipe", str(tmp_path / "r.yaml")])[0].test_split is None
 
 
 def test_copies_leave_the_arguments_as_they_are() -> None:

@@ -255,7 +255,7 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, capsys) -> None:
         ((*out, "--temperature", "-1"), "temperature must be positive"),
         ((*out, "--queue_size", "many"), "invalid int value: 'many'"),
         ((*out, "--loss", "focal"), "invalid choice: 'focal'"),
-        ((*out, "--image_size", "0"), "image_size must be at least 1"),
+        ((*out, "--image_size", "0"), "image_size must be at least 2"),
         ((*out, "--augment_backend", "gpu"), "invalid choice: 'gpu'"),
         (
             (*out, "--augment_backend", "tensor", "--image_size", "24"),

@@ -70,6 +70,8 @@ CONVERT = ["convert", PICTURE, "out"]
 WRONG = [
     (["predict", CHECKPOINT, PICTURE, "--nosuch"], "unknown argument '--nosuch'"),
     (["predict", CHECKPOINT, ""], "argument images: is empty: give a value, or leave the flag out"),
+    (["predict", CHECKPOINT, PICTURE, "--image_column", ""], "--image_column is empty: give a value, or leave the"),
+    (["data", "stats", "builtin", "--label_column="], "--label_column is empty: give a value, or leave the flag out"),
     (["predict", "full", PICTURE], "full has no config.json with weights"),
     (["predict", CHECKPOINT, "none.png"], "argument images: none.png does not exist: give image files"),
     (["predict", CHECKPOINT, "empty"], "the folder empty has no image files: give image files"),

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -49,6 +50,38 @@ def bad(tmp_path: Path) -> Path:
     for i in range(2):
         (folder / f"{i}.png").write_bytes(b"")
     return folder
+
+
+@pytest.mark.parametrize(
+    ("file", "values"),
+    [
+        ("config.json", {"model_type": "bert"}),
+        ("config.json", {"model_type": []}),
+        ("config.json", {"dtype": "x"}),
+        ("config.json", {"dtype": []}),
+        ("config.json", {"backbone": "x"}),
+        ("config.json", {"backbone": "cifar_resnet20", "classifier": "cosine", "image_size": []}),
+        ("config.json", {"temperature": "x"}),
+        ("config.json", {"id2label": {"0": "a"}, "label2id": {"a": 0}, "class_counts": [5], "selection_counts": [5]}),
+        ("preprocessor_config.json", {"image_mean": "x"}),
+        ("preprocessor_config.json", {"rescale_factor": 0}),
+        ("preprocessor_config.json", {"size": None}),
+        ("preprocessor_config.json", {"crop_size": -1}),
+        ("preprocessor_config.json", {"do_rescale": []}),
+        ("preprocessor_config.json", {"image_processor_type": 5}),
+    ],
+)
+def test_a_damaged_file_of_a_checkpoint_is_named(
+    file: str, values: dict, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in ("config.json", "preprocessor_config.json", "model.safetensors"):
+        shutil.copy(f"{PUBLISHED}/{name}", copy)
+    (copy / file).write_text(json.dumps(json.loads((copy / file).read_text()) | values))
+    line = complaint(capsys, "predict", str(copy), str(photos / "0.png"))
+    assert str(copy / file) in line
+    assert "restore it, or give another checkpoint" in line
 
 
 def outcome(capsys: pytest.CaptureFixture, *argv: str) -> tuple[int, str, str]:

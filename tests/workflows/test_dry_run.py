@@ -148,6 +148,16 @@ def test_a_dry_run_changes_nothing(flags: str, home: Path, capsys) -> None:
     assert "validation top-1" not in out
 
 
+def test_the_loss_is_judged_for_no_more_steps_than_the_run_has(home: Path, capsys) -> None:
+    argv = ["--dataset", "data", *shlex.split(TINY), "--output_dir", "new", "--loss", "ce", "--learning_rate", "1e38"]
+    assert "on this computer" in printed(capsys, *argv, "--max_steps", "1", "--dry_run")
+    printed(capsys, *argv, "--max_steps", "1")
+    shutil.rmtree("new")
+    line = complaint(capsys, "train", *argv, "--max_steps", "9", "--dry_run")
+    assert "the loss is" in line
+    assert line == complaint(capsys, "train", *argv, "--max_steps", "9")
+
+
 def test_a_dry_run_of_a_stream(stream: Path, tmp_path: Path, capsys) -> None:
     argv = [
         "--dataset",
