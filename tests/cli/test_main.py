@@ -1,5 +1,6 @@
 """Whatever ends a command is one line: what is known to go wrong, what nobody foresaw, and Ctrl-C while it starts."""
 
+import io
 import json
 import os
 import subprocess
@@ -133,6 +134,51 @@ def test_of_many_processes_the_first_tells_first(monkeypatch, capsys) -> None:
         monkeypatch.setenv("RANK", rank)
         failing(monkeypatch, capsys, KeyError("x"))
     assert waits == [5]
+
+
+HELP = [["--help"], ["--version"], ["train", "--help"], ["predict", "--help"]]
+
+
+@pytest.mark.parametrize("argv", [*HELP, []])
+def test_output_that_cannot_be_written_is_one_line(argv: list[str], monkeypatch, capsys) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(" ".join(["paco-hf", *argv[:1]]) + ": the disk is full: make space")
+
+
+@pytest.mark.parametrize("argv", HELP)
+def test_a_reader_that_is_gone_ends_the_command_quietly(argv: list[str], monkeypatch, capsys) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert main(argv) == 141
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("argv", [*HELP[:3], ["recipes"], ["unknown"], ["train", "--unknown"]])
+def test_closed_standard_streams_change_no_status(argv: list[str], monkeypatch, capsys) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    status = main(argv)
+    command = [sys.executable, "-m", "paco_hf", *argv]
+    closed = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command])
+    assert closed.returncode == status
+
+
+def test_a_standard_error_that_cannot_be_written_leaves_the_status(monkeypatch) -> None:
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert main(["train", "--unknown"]) == 2
+
+
+def test_a_character_that_the_output_cannot_show_is_escaped(monkeypatch) -> None:
+    output = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(MODULE, "_run", lambda *_: print("dä"))
+    main(["predict"])
+    assert output.buffer.getvalue() == b"d\\xe4\n"
 
 
 # A module that is looked for in every process: it raises the signal once another is.
