@@ -12,7 +12,7 @@ from types import ModuleType
 from ..arguments.hints import meant_name
 from ..utils.console import PRINTED_ONCE, announce_loading, drop_unwritten, open_streams, quiet
 from ..utils.files import disk_errors
-from ..utils.interrupts import guard_imports
+from ..utils.interrupts import raise_interrupts
 from ..utils.signals import STATUS, Stopped
 from .common import OneLineParser
 from .failures import explain
@@ -37,8 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _status(argv: list[str], verb: str, again: str) -> int:
     try:
-        guard_imports()
-        with disk_errors(f"make space, and {again}"):
+        with raise_interrupts(), disk_errors(f"make space, and {again}"):
             try:
                 status = _run(*argv)
             except SystemExit:  # of a verb's --help

@@ -3,9 +3,12 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -228,3 +231,32 @@ def test_a_program_of_the_user_is_interrupted_as_ever(tmp_path: Path) -> None:
         [sys.executable, "-c", "import paco_hf"], capture_output=True, text=True, env=environment, cwd=tmp_path
     )
     assert done.stderr.rstrip().endswith("KeyboardInterrupt")
+
+
+class Swallowing:
+    """Is interrupted where Python ignores all errors."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def default_interrupt() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_that_python_ignores_comes_again(default_interrupt, monkeypatch, capsys) -> None:
+    def run(*_: object) -> int:
+        Swallowing()
+        time.sleep(60)
+        return 0
+
+    hook, since = sys.unraisablehook, time.monotonic()
+    monkeypatch.setattr(MODULE, "_run", run)
+    assert main(["predict"]) == 130
+    assert time.monotonic() - since < 30
+    assert capsys.readouterr().err == "paco-hf predict: stopped\n"
+    assert sys.unraisablehook is hook
