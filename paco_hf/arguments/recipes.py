@@ -80,6 +80,8 @@ def read_recipe(recipe: str) -> Recipe:
     if not isinstance(content, dict):
         got = "nothing" if content is None else f"a {type(content).__name__}"
         raise ValueError(f"recipe {recipe!r} must be a mapping of settings, such as `dataset: photos`, got {got}")
+    if null := [key for key, value in content.items() if isinstance(value, str) and "\0" in value]:
+        raise ValueError(f"{null[0]} of recipe {recipe!r} has a null character (\\0): take it out")
     metadata: dict[str, Any] = {key: content.pop(key, None) for key in _METADATA}
     for key, value in metadata.items():
         kind, what = _METADATA[key]

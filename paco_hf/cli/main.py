@@ -90,6 +90,10 @@ def _run(verb: str = "", *argv: str) -> int:
         hint = f"did you mean {near}?" if near else f"choose one of {', '.join(_VERBS)}"
         print(f"paco-hf: unknown verb {verb!r}: {hint}", file=sys.stderr)
         return 2
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise OSError("the working folder has been deleted: change to one that exists, with cd") from error
     if verb in ("train", "evaluate"):
         split_number(list(argv))  # refuses what is no number before the line of loading
     module = import_module(f".{verb.replace('-', '_')}", __package__)

@@ -78,6 +78,7 @@ def test_a_recipe_of_keys_without_values_is_the_default_run(tmp_path: Path) -> N
         ("seed: !!timestamp x\n", "cannot be read: AttributeError"),
         ("[" * 3000, "cannot be read: RecursionError"),
         (b"seed: \xff\n", "r.yaml is damaged, or not UTF-8"),
+        ('dataset: "a\\0b"\n', "r.yaml' has a null character"),
         ("dataset: data\n".encode("utf-16"), "restore it, or save it as UTF-8"),
     ],
 )

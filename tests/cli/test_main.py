@@ -18,6 +18,7 @@ import safetensors
 import torch
 import yaml
 from conftest import ROOT
+from user_data import complaint
 
 from paco_hf.cli import main
 
@@ -81,6 +82,8 @@ def failing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, erro
         (MemoryError("Unable to allocate 3.55 PiB for an array"), "Unable to allocate 3.55 PiB"),
         (PermissionError(13, "Permission denied", "/x"), "Permission denied: '/x'"),
         (ValueError("two\nlines"), "two lines"),
+        (lambda: os.stat("x\0"), "a path has a null character"),
+        (lambda: os.stat("x" * 300), f"{'x' * 40}... is too long (300 characters): give a shorter path"),
         (EOFError(), "EOFError"),
     ],
 )
@@ -182,6 +185,19 @@ def test_a_character_that_the_output_cannot_show_is_escaped(monkeypatch) -> None
     monkeypatch.setattr(MODULE, "_run", lambda *_: print("dä"))
     main(["predict"])
     assert output.buffer.getvalue() == b"d\\xe4\n"
+
+
+@pytest.mark.parametrize("argv", [["export", "model", "x" * 300], ["predict", "x" * 300, "images"]])
+def test_a_path_that_is_too_long_is_refused_with_its_flag(argv: list[str], capsys) -> None:
+    assert "... is too long (" in complaint(capsys, *argv)
+
+
+@pytest.mark.parametrize("argv", [["recipes"], ["train", "--dry_run"], ["predict", "model", "images"]])
+def test_a_deleted_working_folder_is_named(argv: list[str], monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    message = "the working folder has been deleted: change to one that exists, with cd"
+    assert complaint(capsys, *argv) == f"paco-hf {argv[0]}: {message}"
 
 
 # A module that is looked for in every process: it raises the signal once another is.
