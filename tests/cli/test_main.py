@@ -187,7 +187,7 @@ def test_a_character_that_the_output_cannot_show_is_escaped(monkeypatch) -> None
     assert output.buffer.getvalue() == b"d\\xe4\n"
 
 
-@pytest.mark.parametrize("argv", [["export", "model", "x" * 300], ["predict", "x" * 300, "images"]])
+@pytest.mark.parametrize("argv", [["report", "x" * 300], ["predict", "x" * 300, "images"]])
 def test_a_path_that_is_too_long_is_refused_with_its_flag(argv: list[str], capsys) -> None:
     assert "... is too long (" in complaint(capsys, *argv)
 
