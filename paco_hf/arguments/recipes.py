@@ -1,8 +1,10 @@
 """The recipes: YAML files of settings, with the row of the papers that they reproduce and what is reported for it."""
 
 import difflib
+import os
 import textwrap
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -55,31 +57,42 @@ def recipe_names() -> list[str]:
 
 
 def read_recipe(recipe: str) -> Recipe:
-    """A recipe of the package by its name, or any YAML file by its path. Its settings are not checked here.
+    """A recipe of the package by its name, or any YAML file, or pipe, by its path. Its settings are not checked here.
 
     Raises:
-        ValueError: no such recipe, no YAML mapping, a key that is there twice, or metadata of another kind.
+        ValueError: no such recipe, a folder or a device, no YAML mapping, a key that is there twice, or metadata of
+            another kind.
     """
-    packaged = RECIPES / f"{recipe}.yaml"
-    file = packaged if packaged.is_file() else Path(recipe)
-    if not file.is_file():
+    packaged = Path(str(RECIPES / f"{recipe}.yaml"))
+    file = packaged if os.path.isfile(packaged) else Path(recipe)
+    if not recipe or not os.path.exists(file):
         near = [entry["name"] for entry in overview() if recipe and entry["name"].startswith(recipe)][:3]
         near = near or difflib.get_close_matches(recipe, recipe_names(), n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(recipe_names())}"
         raise ValueError(f"no recipe and no file {recipe!r}: {hint}")
+    if not (file.is_file() or file.is_fifo()):
+        kind = "a folder" if file.is_dir() else "a device or a socket"
+        raise ValueError(f"recipe {recipe!r} is {kind}: give a YAML file, or the name of a recipe")
     try:
-        content = read_yaml(read_text(Path(str(file))))
+        content = read_yaml(_pipe_text(file) if file.is_fifo() else read_text(file))
     except ValueError as error:
         raise ValueError(f"recipe {recipe!r} cannot be read: {error}") from error
     if not isinstance(content, dict):
         got = "nothing" if content is None else f"a {type(content).__name__}"
         raise ValueError(f"recipe {recipe!r} must be a mapping of settings, such as `dataset: photos`, got {got}")
+    if null := [key for key, value in content.items() if isinstance(value, str) and "\0" in value]:
+        raise ValueError(f"{null[0]} of recipe {recipe!r} has a null character (\\0): take it out")
     metadata: dict[str, Any] = {key: content.pop(key, None) for key in _METADATA}
     for key, value in metadata.items():
         kind, what = _METADATA[key]
         if value is not None and not (isinstance(value, kind) and all(isinstance(part, str) for part in value)):
             raise ValueError(f"{key} of recipe {recipe!r} must be {what}, got a {type(value).__name__}")
     return Recipe(recipe, content, **metadata)
+
+
+@cache
+def _pipe_text(pipe: Path) -> str:
+    return read_text(pipe)  # which a pipe gives once
 
 
 def check_single(recipe: Recipe) -> Recipe:

@@ -28,6 +28,14 @@ class OneLineParser(argparse.ArgumentParser):
             raise unknown_argument(unknown[0], self._option_string_actions)
         return values, unknown
 
+    def print_help(self, file: Any = None) -> None:
+        """As argparse's, but an error of the stream is one.
+
+        Args:
+            file (file, *optional*): to print to; standard output where `None`.
+        """
+        print(self.format_help(), end="", file=file)
+
     def error(self, message: str) -> NoReturn:
         message = re.sub(r"^argument (--\w+):(?= must )", r"\1", message)
         raise ValueError(f"{message} (--help lists the arguments)")

@@ -1,5 +1,6 @@
 """What an error is to whoever typed the command: a line, a status, and of what nobody foresaw a file to report."""
 
+import errno
 import os
 import platform
 import re
@@ -39,8 +40,23 @@ def explain(error: Exception, verb: str, again: str) -> tuple[str, int]:
     return f"{text} ({_report(error, verb)})", 2 if foreseen else 1
 
 
+def plain_text(error: Exception) -> str:
+    """The text of an error; of what the system says of a path that none can be, with what to do.
+
+    Args:
+        error (`Exception`): of a library, or of this package.
+    """
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return (
+            f"{str(error.filename)[:40]}... is too long ({len(str(error.filename))} characters): give a shorter path"
+        )
+    if str(error).startswith("embedded null"):
+        return "a path has a null character, which is in no file's name: take it out of the flags or the recipe"
+    return str(error)
+
+
 def _text(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
+    text = plain_text(error).strip() or type(error).__name__
     if "Original Traceback" in text:
         # An error of a data loader's worker comes with the worker's whole traceback; its last line is the message.
         text = text.splitlines()[-1].removeprefix(f"{type(error).__name__}: ")

@@ -18,6 +18,7 @@ from ..runs.checkpoint_config import CheckpointConfig
 from ..runs.folder import RunFolder
 from ..utils import files
 from ..utils.text import is_repo_id
+from .failures import plain_text
 
 
 def number(kind: type, allowed: Range) -> Callable[[str], Any]:
@@ -50,7 +51,7 @@ def _argument(check: Callable[[str], Any]) -> Callable[[str], Any]:
             text = files.expand(text)
             result = check(text)
         except (OSError, ValueError, ImportError) as error:
-            raise ArgumentTypeError(str(error)) from error
+            raise ArgumentTypeError(plain_text(error)) from error
         return text if result is None else result
 
     return read

@@ -4,15 +4,15 @@ import os
 import re
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from ..arguments.hints import meant_name
-from ..utils.console import PRINTED_ONCE, announce_loading, quiet
+from ..utils.console import PRINTED_ONCE, announce_loading, drop_unwritten, open_streams, quiet
 from ..utils.files import disk_errors
-from ..utils.interrupts import guard_imports
+from ..utils.interrupts import raise_interrupts
 from ..utils.signals import STATUS, Stopped
 from .common import OneLineParser
 from .failures import explain
@@ -26,39 +26,37 @@ def main(argv: list[str] | None = None) -> int:
     """Run a verb. Bad input: one line on standard error, status 2. An error that nobody foresaw: a line that names a
     file with the traceback, status 1. `PACO_HF_DEBUG=1` shows the traceback."""
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ("-h", "--help"):
-        print(_USAGE, end="")
-        return 0 if argv else 2
-    if argv[0] == "--version":
-        from importlib.metadata import version
-
-        print(version("paco-hf"))
-        return 0
-    if argv[0] not in _VERBS:
-        near = meant_name(argv[0].lower().replace("_", "-"), _VERBS, "verbs")
-        hint = f"did you mean {near}?" if near else f"choose one of {', '.join(_VERBS)}"
-        print(f"paco-hf: unknown verb {argv[0]!r}: {hint}", file=sys.stderr)
-        return 2
-    again = "--resume goes on from the last complete checkpoint" if argv[0] == "train" else "run the command again"
+    verb = argv[0] if argv else ""
+    again = "--resume goes on from the last complete checkpoint" if verb == "train" else "run the command again"
+    open_streams()
     try:
-        guard_imports()
-        with disk_errors(f"make space, and {again}"):
-            status = _run(*argv)
-        sys.stdout.flush()
+        return _status(argv, verb, again)
+    finally:
+        drop_unwritten()
+
+
+def _status(argv: list[str], verb: str, again: str) -> int:
+    try:
+        with raise_interrupts(), disk_errors(f"make space, and {again}"):
+            try:
+                status = _run(*argv)
+            except SystemExit:  # of a verb's --help
+                sys.stdout.flush()
+                raise
+            sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at exit
         return 141
     except Stopped as stop:
         if is_first_process():
-            print(f"paco-hf {argv[0]}: {stop}", file=sys.stderr)
+            _complain(verb, str(stop))
         else:
             time.sleep(1)  # once a process has ended, the launcher ends the others: the first tells before
         return STATUS
     except KeyboardInterrupt:
         if is_first_process():
-            advice = "; --resume goes on from the last checkpoint" if argv[0] == "train" else ""
-            print(f"paco-hf {argv[0]}: stopped{advice}", file=sys.stderr)
+            advice = "; --resume goes on from the last checkpoint" if verb == "train" else ""
+            _complain(verb, f"stopped{advice}")
         return 130
     except Exception as error:
         if os.environ.get("PACO_HF_DEBUG"):
@@ -68,12 +66,34 @@ def main(argv: list[str] | None = None) -> int:
         if not is_first_process():
             # Most errors befall all processes alike: once the first has told, the launcher ends the others.
             time.sleep(5)
-        message, status = explain(error, argv[0], again)
-        print(f"paco-hf {argv[0]}: {message}", file=sys.stderr)
+        message, status = explain(error, verb, again)
+        _complain(verb, message)
         return status
 
 
-def _run(verb: str, *argv: str) -> int:
+def _complain(verb: str, message: str) -> None:
+    with suppress(OSError):  # where standard error cannot be written, the status is left
+        print(f"{f'paco-hf {verb}'.rstrip()}: {message}", file=sys.stderr)
+
+
+def _run(verb: str = "", *argv: str) -> int:
+    if verb in ("", "-h", "--help"):
+        print(_USAGE, end="")
+        return 0 if verb else 2
+    if verb == "--version":
+        from importlib.metadata import version
+
+        print(version("paco-hf"))
+        return 0
+    if verb not in _VERBS:
+        near = meant_name(verb.lower().replace("_", "-"), _VERBS, "verbs")
+        hint = f"did you mean {near}?" if near else f"choose one of {', '.join(_VERBS)}"
+        print(f"paco-hf: unknown verb {verb!r}: {hint}", file=sys.stderr)
+        return 2
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise OSError("the working folder has been deleted: change to one that exists, with cd") from error
     if verb in ("train", "evaluate"):
         split_number(list(argv))  # refuses what is no number before the line of loading
     module = import_module(f".{verb.replace('-', '_')}", __package__)

@@ -14,7 +14,7 @@ def run(argv: list[str]) -> None:
         parser = _every_flag() if "--help_all" in asked else help_parser(_PROG)
         # For the help alone: it is no setting of the run, so the run's parser does not have it.
         parser.add_argument("--nproc", type=int, metavar="N", help=NPROC_HELP)
-        parser.print_help()
+        print(parser.format_help(), end="")
         return
     from ..arguments.parser import parse_run
 

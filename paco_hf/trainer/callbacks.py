@@ -17,6 +17,7 @@ from ..models.modeling_contrastive import PaCoForContrastiveTraining
 from ..runs.layout import LOG_NAME
 from ..utils.distributed import world_size
 from ..utils.files import replacing
+from ..utils.interrupts import check_interrupt
 from ..utils.signals import Termination
 from ..utils.tensors import save_tensors
 
@@ -112,16 +113,25 @@ class StopCallback(TrainerCallback):
             self.group = dist.new_group(backend="gloo")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Agree with the other processes, and have a checkpoint written.
+        """Agree with the other processes, and have a checkpoint written; `KeyboardInterrupt` where one was swallowed.
 
         Args:
             args, state, control, kwargs: as in [`transformers.TrainerCallback`].
         """
+        check_interrupt()
         self.requested.fill_(int(self.termination.requested))
         if self.group is not None:
             dist.all_reduce(self.requested, dist.ReduceOp.MAX, self.group)
         self.stopping = bool(self.requested)
         control.should_save |= self.stopping
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """`KeyboardInterrupt` where one was swallowed.
+
+        Args:
+            args, state, control, kwargs: as in [`transformers.TrainerCallback`].
+        """
+        check_interrupt()
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop, now that the checkpoint is complete.

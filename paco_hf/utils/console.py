@@ -1,5 +1,7 @@
 """What is printed, and what stays quiet."""
 
+import io
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -10,6 +12,27 @@ from typing import Any
 import wrapt
 
 PRINTED_ONCE = "the first process tells this error"  # a note on an error of all processes
+
+
+def open_streams() -> None:
+    """Have standard streams that take whatever is printed: one that is closed, as a daemon's may be, becomes the null
+    device, and a character that standard output cannot show is escaped."""
+    for name in ("stdin", "stdout", "stderr"):  # in the order of their numbers, of which `open` takes the first free
+        if getattr(sys, name) is None:
+            null = open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115 - it stays open
+            setattr(sys, name, null)
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def drop_unwritten() -> None:
+    """Send what a standard stream cannot write, as its pipe or disk is gone or full, to the null device, so that
+    Python does not fail to flush it at exit."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def say(main: bool, *lines: str) -> None:

@@ -3,9 +3,14 @@
 import os
 import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _IMPORTING = "<frozen importlib._bootstrap>"
+_MOMENT = 0.05  # seconds after which what ignored an interrupt is over
+_heard = threading.Event()
 
 
 def guard_start() -> None:
@@ -17,21 +22,50 @@ def guard_start() -> None:
         signal.signal(signal.SIGINT, _end)
 
 
-def guard_imports() -> None:
-    """From here on, let SIGINT end the command in this way only in the middle of an import; else it is a
-    `KeyboardInterrupt`. In a program of the user's nothing changes."""
-    process = os.getpid()
+@contextmanager
+def raise_interrupts() -> Iterator[None]:
+    """In the block, let SIGINT end the command in this way only in the middle of an import; else it is a
+    `KeyboardInterrupt`, also in a program of the user's.
+
+    Where that is raised in what swallows it, it comes again: a moment later where Python ignores all errors, as in a
+    `__del__`, and from [`check_interrupt`] where a library catches them.
+    """
+    process, before, hook = os.getpid(), signal.getsignal(signal.SIGINT), sys.unraisablehook
+    main, is_command = threading.main_thread(), before is _end
 
     def end_or_raise(number: int, frame: Any) -> None:
         outer = frame
-        while outer is not None and os.getpid() == process:  # a forked worker is ended by the one that it works for
-            if outer.f_code.co_filename == _IMPORTING:
-                _end()
-            outer = outer.f_back
+        if os.getpid() == process:  # a forked worker is ended by the one that it works for
+            _heard.set()
+            while is_command and outer is not None:
+                if outer.f_code.co_filename == _IMPORTING:
+                    _end()
+                outer = outer.f_back
         signal.default_int_handler(number, frame)
 
-    if signal.getsignal(signal.SIGINT) is _end:
-        signal.signal(signal.SIGINT, end_or_raise)
+    def raise_again(ignored: Any) -> None:
+        if ignored.exc_type is KeyboardInterrupt and main.ident:
+            threading.Timer(_MOMENT, signal.pthread_kill, (main.ident, signal.SIGINT)).start()
+        else:
+            hook(ignored)
+
+    if before not in (_end, signal.default_int_handler) or threading.current_thread() is not main:
+        yield
+        return
+    signal.signal(signal.SIGINT, end_or_raise)
+    sys.unraisablehook = raise_again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = hook
+        signal.signal(signal.SIGINT, before)
+        _heard.clear()
+
+
+def check_interrupt() -> None:
+    """`KeyboardInterrupt` where there was one before in this block of [`raise_interrupts`], whatever became of it."""
+    if _heard.is_set():
+        raise KeyboardInterrupt
 
 
 def _end(*_: Any) -> None:

@@ -34,6 +34,7 @@ from ..utils.console import say
 from ..utils.distributed import entered_once, leave_together
 from ..utils.files import as_yaml, check_space, write_json, write_text
 from ..utils.hardware import one_thread
+from ..utils.interrupts import raise_interrupts
 from ..utils.locks import sole_owner
 from ..utils.memory import keep_freed_memory
 from ..utils.signals import Stopped, Termination
@@ -252,7 +253,7 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
     announce_cost(plan, data, trainer)
     # Written when training really starts, so that a resume that fails leaves the recipe of the run as it was.
     trainer.add_callback(_RecipeCallback(plan.settings, state, data.division.manifest))
-    with suppress(_ReadyError), termination, one_thread() if plan.on_features else nullcontext():
+    with suppress(_ReadyError), raise_interrupts(), termination, one_thread() if plan.on_features else nullcontext():
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         termination.granted = stop.step > 0
         if stop.step:  # before signs of life end: another process may still be writing

@@ -1,6 +1,7 @@
 """What a recipe holds instead of the value that a setting needs: nothing, a key twice, another kind, garbage."""
 
 import dataclasses
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,21 @@ def write(folder: Path, text: str | bytes) -> str:
     file = folder / "r.yaml"
     file.write_bytes(text if isinstance(text, bytes) else text.encode(errors="surrogatepass"))
     return str(file)
+
+
+def test_a_pipe_is_read_as_often_as_is_needed() -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"dataset: photos\n")
+    os.close(writer)
+    for _ in range(2):
+        assert checked_recipe(f"/dev/fd/{reader}").settings == {"dataset": "photos"}
+    os.close(reader)
+
+
+@pytest.mark.parametrize(("path", "kind"), [("/dev/null", "a device or a socket"), ("/", "a folder")])
+def test_what_is_no_file_is_refused_as_what_it_is(path: str, kind: str) -> None:
+    with pytest.raises(ValueError, match=f"recipe '{path}' is {kind}: give a YAML file, or the name of a recipe"):
+        parse_run(["--recipe", path])
 
 
 @pytest.mark.parametrize("name", SETTINGS)
@@ -62,6 +78,8 @@ def test_a_recipe_of_keys_without_values_is_the_default_run(tmp_path: Path) -> N
         ("seed: !!timestamp x\n", "cannot be read: AttributeError"),
         ("[" * 3000, "cannot be read: RecursionError"),
         (b"seed: \xff\n", "r.yaml is damaged, or not UTF-8"),
+        ('dataset: "a\\0b"\n', "r.yaml' has a null character"),
+        ("dataset: data\n".encode("utf-16"), "restore it, or save it as UTF-8"),
     ],
 )
 def test_other_values_are_one_line_with_the_key(text: str | bytes, message: str, tmp_path: Path, capsys: Any) -> None:

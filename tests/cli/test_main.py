@@ -1,10 +1,14 @@
 """Whatever ends a command is one line: what is known to go wrong, what nobody foresaw, and Ctrl-C while it starts."""
 
+import io
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
@@ -14,6 +18,7 @@ import safetensors
 import torch
 import yaml
 from conftest import ROOT
+from user_data import complaint
 
 from paco_hf.cli import main
 
@@ -77,6 +82,8 @@ def failing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, erro
         (MemoryError("Unable to allocate 3.55 PiB for an array"), "Unable to allocate 3.55 PiB"),
         (PermissionError(13, "Permission denied", "/x"), "Permission denied: '/x'"),
         (ValueError("two\nlines"), "two lines"),
+        (lambda: os.stat("x\0"), "a path has a null character"),
+        (lambda: os.stat("x" * 300), f"{'x' * 40}... is too long (300 characters): give a shorter path"),
         (EOFError(), "EOFError"),
     ],
 )
@@ -135,6 +142,64 @@ def test_of_many_processes_the_first_tells_first(monkeypatch, capsys) -> None:
     assert waits == [5]
 
 
+HELP = [["--help"], ["--version"], ["train", "--help"], ["predict", "--help"]]
+
+
+@pytest.mark.parametrize("argv", [*HELP, []])
+def test_output_that_cannot_be_written_is_one_line(argv: list[str], monkeypatch, capsys) -> None:
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(argv) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(" ".join(["paco-hf", *argv[:1]]) + ": the disk is full: make space")
+
+
+@pytest.mark.parametrize("argv", HELP)
+def test_a_reader_that_is_gone_ends_the_command_quietly(argv: list[str], monkeypatch, capsys) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert main(argv) == 141
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("argv", [*HELP[:3], ["recipes"], ["unknown"], ["train", "--unknown"]])
+def test_closed_standard_streams_change_no_status(argv: list[str], monkeypatch, capsys) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    status = main(argv)
+    command = [sys.executable, "-m", "paco_hf", *argv]
+    closed = subprocess.run(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command])
+    assert closed.returncode == status
+
+
+def test_a_standard_error_that_cannot_be_written_leaves_the_status(monkeypatch) -> None:
+    with open("/dev/full", "w", buffering=1) as full:
+        monkeypatch.setattr(sys, "stderr", full)
+        assert main(["train", "--unknown"]) == 2
+
+
+def test_a_character_that_the_output_cannot_show_is_escaped(monkeypatch) -> None:
+    output = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr(MODULE, "_run", lambda *_: print("dä"))
+    main(["predict"])
+    assert output.buffer.getvalue() == b"d\\xe4\n"
+
+
+@pytest.mark.parametrize("argv", [["report", "x" * 300], ["predict", "x" * 300, "images"]])
+def test_a_path_that_is_too_long_is_refused_with_its_flag(argv: list[str], capsys) -> None:
+    assert "... is too long (" in complaint(capsys, *argv)
+
+
+@pytest.mark.parametrize("argv", [["recipes"], ["train", "--dry_run"], ["predict", "model", "images"]])
+def test_a_deleted_working_folder_is_named(argv: list[str], monkeypatch, capsys, tmp_path) -> None:
+    monkeypatch.chdir(tmp_path)
+    tmp_path.rmdir()
+    message = "the working folder has been deleted: change to one that exists, with cd"
+    assert complaint(capsys, *argv) == f"paco-hf {argv[0]}: {message}"
+
+
 # A module that is looked for in every process: it raises the signal once another is.
 HOOK = """
 import os, signal, sys
@@ -182,3 +247,32 @@ def test_a_program_of_the_user_is_interrupted_as_ever(tmp_path: Path) -> None:
         [sys.executable, "-c", "import paco_hf"], capture_output=True, text=True, env=environment, cwd=tmp_path
     )
     assert done.stderr.rstrip().endswith("KeyboardInterrupt")
+
+
+class Swallowing:
+    """Is interrupted where Python ignores all errors."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+
+@pytest.fixture
+def default_interrupt() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores
+    yield
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_that_python_ignores_comes_again(default_interrupt, monkeypatch, capsys) -> None:
+    def run(*_: object) -> int:
+        Swallowing()
+        time.sleep(60)
+        return 0
+
+    hook, since = sys.unraisablehook, time.monotonic()
+    monkeypatch.setattr(MODULE, "_run", run)
+    assert main(["predict"]) == 130
+    assert time.monotonic() - since < 30
+    assert capsys.readouterr().err == "paco-hf predict: stopped\n"
+    assert sys.unraisablehook is hook

@@ -86,6 +86,32 @@ def test_stopped_where_no_checkpoint_is_asked_for(whole, tmp_path: Path, monkeyp
         assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
 
 
+@pytest.mark.parametrize("moment", ["on_step_begin", "on_prediction_step"])
+def test_an_interrupt_that_a_library_swallows_ends_the_training(whole, moment: str, tmp_path: Path, capsys) -> None:
+    steps = []
+
+    def interrupt(callback: TrainerCallback, args, state, control, **kwargs) -> None:
+        steps.append(state.global_step)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    def interrupted(run, args) -> None:
+        train(run, args, [type("Interrupted", (TrainerCallback,), {moment: interrupt})()])
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background ignores
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("paco_hf.workflows.train.train", interrupted)
+            assert main(["train", *whole[1], str(tmp_path / "run")]) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(steps) <= 2
+    errors = capsys.readouterr().err.splitlines()
+    assert errors[-1] == "paco-hf train: stopped; --resume goes on from the last checkpoint"
+    assert main(["train", *whole[1], str(tmp_path / "run"), "--resume"]) == 0  # it is forgotten
+
+
 def waiting(world: int = 1, signaled: int = 0) -> None:
     with Termination(0, world) as termination:
         for _ in range(signaled):
