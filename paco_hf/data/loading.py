@@ -27,28 +27,30 @@ from .streaming.sharded_images import ShardedImages
 BUILTIN = Path(__file__).parent / "builtin"
 
 
-def load_data(spec: DataSpec | str = "builtin", **fields: Any) -> ImageData:
+def load_data(spec: DataSpec | str | Path = "builtin", **fields: Any) -> ImageData:
     """Load a data set.
 
     Args:
-        spec (`DataSpec` or `str`, *optional*, defaults to `"builtin"`): where the images come from, or its `dataset`.
+        spec (`DataSpec`, `str` or path, *optional*, defaults to `"builtin"`): where the images come from, or its
+            `dataset`.
         fields (*optional*): other fields of the [`DataSpec`], where `spec` is a name.
 
     Raises:
         ValueError: a column is missing, a label out of range, a class without training images, a list that does not
             fit.
+        TypeError: `spec` is neither a `DataSpec` nor a name or path.
         OSError: a path does not exist, or a Hub id cannot be reached.
     """
     spec = _spec(spec, fields)
     return _image_data(spec, open_source(spec))
 
 
-def load_test(spec: DataSpec | str = "builtin", **fields: Any) -> tuple[ImageSplit, list[str]]:
+def load_test(spec: DataSpec | str | Path = "builtin", **fields: Any) -> tuple[ImageSplit, list[str]]:
     """The test split alone (the validation split where there is none; the only split of user data, whose `role` is
     then `train`), and its class names.
 
     Args:
-        spec (`DataSpec` or `str`, *optional*, defaults to `"builtin"`): as for [`load_data`].
+        spec (`DataSpec`, `str` or path, *optional*, defaults to `"builtin"`): as for [`load_data`].
         fields (*optional*): likewise.
 
     Raises:
@@ -90,8 +92,12 @@ def open_source(spec: DataSpec, test_only: bool = False) -> Source:
     return next(opener for takes, opener in OPENERS if takes(spec))(spec, test_only)
 
 
-def _spec(spec: DataSpec | str, fields: dict[str, Any]) -> DataSpec:
-    return DataSpec(spec, **fields) if isinstance(spec, str) else replace(spec, **fields)
+def _spec(spec: DataSpec | str | Path, fields: dict[str, Any]) -> DataSpec:
+    if isinstance(spec, DataSpec):
+        return replace(spec, **fields)
+    if not isinstance(spec, str | Path):
+        raise TypeError(f"spec must be a DataSpec, or the name or path of a data set, got {spec!r}")
+    return DataSpec(str(spec), **fields)
 
 
 def _image_data(spec: DataSpec, source: Source) -> ImageData:

@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,9 +69,18 @@ def find_images(paths: Sequence[str | Path], image_column: str | None = None) ->
         image_column (`str`, *optional*): of the images in a table; detected where `None`.
 
     Raises:
-        ValueError: there are no images, or a table says not where they are.
+        TypeError: `paths` is one path, or holds what is none.
+        ValueError: there are no images, an empty path, or a table says not where they are.
         OSError: a path does not exist, or cannot be read.
     """
+    if not isinstance(paths, Iterable) or isinstance(paths, str | bytes):
+        raise TypeError(f"paths must be a list of paths, got {paths!r}: put a single one in a list")
+    paths = list(paths)
+    for path in paths:
+        if not isinstance(path, str | Path):
+            raise TypeError(f"paths must be text or pathlib.Path, got {path!r}")
+        if not str(path).strip():
+            raise ValueError(f"paths has an empty one, {path!r}: give a file or folder, '.' for the current folder")
     images = UnlabeledImages()
     for path in map(expand, map(str, paths)):
         if "://" in path:

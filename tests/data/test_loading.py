@@ -13,7 +13,7 @@ from datasets import ClassLabel, Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import BitImageProcessor
-from user_data import encoded
+from user_data import encoded, folders
 
 from paco_hf.data import class_counts, long_tailed_counts, long_tailed_indices, stratified_split
 from paco_hf.data.augmentation.transforms import VIEWS, Cutout, build_view
@@ -338,3 +338,13 @@ def test_collator_normalizes_views_and_processes_images(images) -> None:
     whole = collator([{"image": image, "labels": i} for i, image in enumerate(images)])
     assert views["labels"].tolist() == whole["labels"].tolist() == list(range(6))
     assert torch.allclose(views["pixel_values"], whole["pixel_values"], atol=1e-5)
+
+
+@pytest.mark.parametrize("spec", [5, None, [], b"photos"])
+def test_what_names_no_data_set_is_refused(spec: object) -> None:
+    with pytest.raises(TypeError, match=r"^spec must be a DataSpec, or the name or path of a data set, got "):
+        load_data(spec)
+
+
+def test_a_path_is_a_data_set(tmp_path: Path) -> None:
+    assert load_data(folders(tmp_path / "photos", {"a": 3, "b": 3})).class_names == ["a", "b"]

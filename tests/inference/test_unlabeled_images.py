@@ -108,3 +108,15 @@ def test_home_is_filled_in(photos: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("HOME", str(photos.parent))
     assert main(["predict", PUBLISHED, "~/photos", "$HOME/photos/cat/0.png", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)) == 4
+
+
+@pytest.mark.parametrize("paths", ["photos", b"photos", Path("photos"), 5, None, [5], [None], [b"photos"]])
+def test_what_is_no_list_of_paths_is_refused(paths: object) -> None:
+    with pytest.raises(TypeError, match=r"^paths must be .*, got "):
+        find_images(paths)
+
+
+@pytest.mark.parametrize("empty", ["", " "])
+def test_an_empty_path_is_not_the_current_folder(empty: str) -> None:
+    with pytest.raises(ValueError, match=rf"^paths has an empty one, '{empty}'"):
+        find_images([empty])
