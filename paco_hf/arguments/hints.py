@@ -50,9 +50,10 @@ def unknown_argument(argument: str, flags: Collection[str], command: str = "othe
     Args:
         argument (`str`): as it was typed, perhaps with `=` and a value.
         flags (collection of `str`): those that there are, with their dashes.
-        command (`str`, *optional*, defaults to `"others"`): or `train`, to which other advice applies.
+        command (`str`, *optional*, defaults to `"others"`): that has them: its advice applies, and unless it is `train`
+            that for the others.
     """
-    flag = argument.partition("=")[0]
+    flag, habits = argument.partition("=")[0], _habits()
     hint = " (--help lists the arguments)"
     if flag.startswith("-"):
         name = flag.lstrip("-").lower().replace("-", "_")
@@ -60,6 +61,8 @@ def unknown_argument(argument: str, flags: Collection[str], command: str = "othe
         if right := meant_name(name, {known.lstrip("-").replace("-", "_") for known in flags}):
             hint = f": did you mean --{right}?"
         else:
-            advice = (text for names, text in _habits()[command].items() if name in names.split())
+            sections = [command] if command == "train" else [command, "others"]
+            rows = [row for section in filter(habits.has_section, sections) for row in habits[section].items()]
+            advice = (text for names, text in rows if name in names.split())
             hint = next((f": {text}" for text in advice), hint)
     return ValueError(f"unknown argument {flag!r}{hint}")

@@ -16,7 +16,7 @@ from ..losses.specs import DEFAULT_LOSS, loss_spec
 from ..utils.files import expand
 from .auto_settings import CHOSEN_FOR_FEATURES, CHOSEN_FOR_FINE_TUNING, PRETRAINED_LOSS, SUGGESTED
 from .hints import check_flags, meant_name, unknown_argument
-from .recipes import Recipe, read_recipe, recipe_names
+from .recipes import Recipe, kind_name, read_recipe, recipe_names
 from .run_arguments import RUN_TABLES, RunArguments
 from .settings import run_settings
 from .train_help import DESCRIPTION, HELP_ALL, USAGE
@@ -43,7 +43,7 @@ def checked_recipe(recipe: str) -> Recipe:
             hint = f"did you mean {near}?" if near else "`paco-hf train --help` lists them"
             raise ValueError(f"recipe {recipe!r} has an unknown setting {name!r}: {hint}")
     # A key without a value leaves the setting as it is.
-    settings = {name: value for name, value in result.settings.items() if value is not None}
+    settings = {name: value for name, value in result.settings.items() if value not in (None, "")}
     return dataclasses.replace(result, settings=settings)
 
 
@@ -114,7 +114,7 @@ class RunParser(HfArgumentParser):
         if not isinstance(value, str | int | float):
             kind = _KINDS.get(action.type, "true or false" if action.choices is None else "one of its choices")
             advice = ": put it in quotes" if isinstance(value, date) else ""
-            raise ValueError(f"{name} of the recipe must be {kind}, got a {type(value).__name__}{advice}")
+            raise ValueError(f"{name} of the recipe must be {kind}, got {kind_name(value)}{advice}")
         return str(value)
 
 

@@ -78,7 +78,7 @@ def read_recipe(recipe: str) -> Recipe:
     except ValueError as error:
         raise ValueError(f"recipe {recipe!r} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        got = "nothing" if content is None else f"a {type(content).__name__}"
+        got = "nothing" if content is None else kind_name(content)
         raise ValueError(f"recipe {recipe!r} must be a mapping of settings, such as `dataset: photos`, got {got}")
     if null := [key for key, value in content.items() if isinstance(value, str) and "\0" in value]:
         raise ValueError(f"{null[0]} of recipe {recipe!r} has a null character (\\0): take it out")
@@ -86,13 +86,19 @@ def read_recipe(recipe: str) -> Recipe:
     for key, value in metadata.items():
         kind, what = _METADATA[key]
         if value is not None and not (isinstance(value, kind) and all(isinstance(part, str) for part in value)):
-            raise ValueError(f"{key} of recipe {recipe!r} must be {what}, got a {type(value).__name__}")
+            raise ValueError(f"{key} of recipe {recipe!r} must be {what}, got {kind_name(value)}")
     return Recipe(recipe, content, **metadata)
 
 
 @cache
 def _pipe_text(pipe: Path) -> str:
     return read_text(pipe)  # which a pipe gives once
+
+
+def kind_name(value: Any) -> str:
+    """The type of a value of a recipe with its article, for messages."""
+    name = type(value).__name__
+    return f"{'an' if name == 'int' else 'a'} {name}"
 
 
 def check_single(recipe: Recipe) -> Recipe:

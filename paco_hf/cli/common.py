@@ -22,10 +22,10 @@ class OneLineParser(argparse.ArgumentParser):
         Raises:
             ValueError: there is an unknown one, or one without a value.
         """
-        check_flags(args or [])
+        self.words = args or []
+        check_flags(self.words)
         values, unknown = super().parse_known_args(args, namespace)
-        if unknown:
-            raise unknown_argument(unknown[0], self._option_string_actions)
+        self._refuse(unknown)
         return values, unknown
 
     def print_help(self, file: Any = None) -> None:
@@ -36,7 +36,15 @@ class OneLineParser(argparse.ArgumentParser):
         """
         print(self.format_help(), end="", file=file)
 
+    def _refuse(self, unknown: Sequence[str]) -> None:
+        if unknown:
+            raise unknown_argument(unknown[0], self._option_string_actions, self.prog.rpartition(" ")[2])
+
     def error(self, message: str) -> NoReturn:
+        if "are required" in message:  # perhaps what stands there under another name
+            flags = [word for word in self.words if re.match(r"--?[a-zA-Z]", word)]
+            known = tuple(self._option_string_actions)
+            self._refuse([w for w in flags if not any(name.startswith(w.partition("=")[0]) for name in known)])
         message = re.sub(r"^argument (--\w+):(?= must )", r"\1", message)
         raise ValueError(f"{message} (--help lists the arguments)")
 

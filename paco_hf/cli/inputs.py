@@ -162,6 +162,8 @@ def checkpoint(text: str) -> None:
                 f"{text} has no {processor.name}, which says how images are scaled: restore it, or give another "
                 "checkpoint"
             )
+    elif Path(text).is_file():
+        raise OSError(f"{text} is a file: give the folder of the checkpoint, {Path(text).parent}")
     elif not is_repo_id(text):
         raise OSError(f"{text!r} is not a local folder, and not a Hub id: give a run folder, or user/name")
     else:

@@ -83,6 +83,18 @@ class _YamlLoader(yaml.SafeLoader):
         return node
 
 
+def _number(loader: _YamlLoader, node: Any) -> Any:
+    """A number, but not to the base of 60, as which YAML 1.1 reads what means a time."""
+    if ":" in node.value:
+        raise ValueError(f"{node.value} is read as a number to the base of 60: put it in quotes, or write the number")
+    is_int = node.tag.endswith(":int")
+    return loader.construct_yaml_int(node) if is_int else loader.construct_yaml_float(node)
+
+
+_YamlLoader.add_constructor("tag:yaml.org,2002:int", _number)
+_YamlLoader.add_constructor("tag:yaml.org,2002:float", _number)
+
+
 def read_yaml(text: str) -> Any:
     """What a YAML text holds; `ValueError` where it is no YAML, or a key is there twice."""
     try:

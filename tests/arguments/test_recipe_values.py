@@ -46,6 +46,7 @@ def test_what_is_no_file_is_refused_as_what_it_is(path: str, kind: str) -> None:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_key_without_a_value_leaves_the_default(name: str, tmp_path: Path) -> None:
     assert checked_recipe(write(tmp_path, f"{name}:\n")).settings == {}
+    assert checked_recipe(write(tmp_path, f"{name}: ''\n")).settings == {}
 
 
 def test_a_recipe_of_keys_without_values_is_the_default_run(tmp_path: Path) -> None:
@@ -70,6 +71,10 @@ def test_a_recipe_of_keys_without_values_is_the_default_run(tmp_path: Path) -> N
         ("lr_scheduler_kwargs: {1: 2026-11-29}\n", "lr_scheduler_kwargs must be a mapping of text to plain values"),
         ("seed: 1.5\n", "--seed: invalid int value: '1.5'"),
         ("global_batch_size: 1" + "0" * 400, "global_batch_size must be a whole number of at most 64 bits"),
+        ("seed: 12:30:00\n", "12:30:00 is read as a number to the base of 60: put it in quotes"),
+        ("learning_rate: 1:30.5\n", "1:30.5 is read as a number to the base of 60"),
+        ("5\n", "must be a mapping of settings, such as `dataset: photos`, got an int"),
+        ("about: 5\n", "must be text, got an int"),
         ("sed:\n", "unknown setting 'sed': did you mean seed?"),
         ("ensemble: 5\n", "ensemble of recipe"),
         ("about: [x]\n", "must be text, got a list"),

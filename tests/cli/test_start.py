@@ -75,6 +75,7 @@ WRONG = [
     (["predict", "full", PICTURE], "full has no config.json with weights"),
     (["predict", CHECKPOINT, "none.png"], "argument images: none.png does not exist: give image files"),
     (["predict", CHECKPOINT, "empty"], "the folder empty has no image files: give image files"),
+    (["predict", f"{CHECKPOINT}/model.safetensors", PICTURE], "is a file: give the folder of the checkpoint, "),
     (["predict", "none", PICTURE], "'none' is not a local folder"),
     (["predict", "nobody/none", PICTURE], "'nobody/none' is not a local folder, and cannot be loaded from the Hub"),
     (["predict", ".", PICTURE], ". has no config.json"),
