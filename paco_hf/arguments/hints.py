@@ -50,8 +50,8 @@ def unknown_argument(argument: str, flags: Collection[str], command: str = "othe
     Args:
         argument (`str`): as it was typed, perhaps with `=` and a value.
         flags (collection of `str`): those that there are, with their dashes.
-        command (`str`, *optional*, defaults to `"others"`): that has them: its advice applies, and unless it is `train`
-            that for the others.
+        command (`str`, *optional*, defaults to `"others"`): whose advice applies, and unless it is `train`
+            that for the others, too.
     """
     flag, habits = argument.partition("=")[0], _habits()
     hint = " (--help lists the arguments)"

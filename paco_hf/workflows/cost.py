@@ -327,9 +327,8 @@ def _train_briefly(
     results: list[tuple[StepTimes, float]] = []
     quiet = {"disable_tqdm": True, "report_to": [], "push_to_hub": False, "logging_strategy": "no"}
     changes: dict[str, Any] = {"output_dir": folder, "eval_strategy": "no", "save_strategy": "no", **quiet}
-    changes["eval_on_start"] = False
     changes |= {"per_device_train_batch_size": size, "gradient_accumulation_steps": 1, "dataloader_drop_last": True}
-    args = plan.args.changed(**changes, max_steps=1000)  # the timer ends it
+    args = plan.args.changed(**changes, eval_on_start=False, max_steps=1000)  # the timer ends it
     trainer = build_trainer(replace(plan, args=args), data, parts, ())
     trainer.judged_steps = left
     timer = StepTimer(lambda times: results.append((times, used_memory(args.device.type))), stop=True)

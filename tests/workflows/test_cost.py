@@ -143,7 +143,7 @@ def test_long_steps_of_a_dry_run_are_reckoned_from_smaller_ones(
 ) -> None:
     sizes = []
 
-    def train_briefly(plan, data, parts, size, folder):
+    def train_briefly(plan, data, parts, size, left, folder):
         sizes.append(size)
         trainer = make_trainer(Path(folder))
         trainer.create_optimizer()
