@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 
 # The most there may be of each.
 LIMITS = {
-    "lines of code": 15_900,  # docstrings, comments, blank lines and the scripts of `evaluate_modules` apart
+    "lines of code": 16_000,  # docstrings, comments, blank lines and the scripts of `evaluate_modules` apart
     "modules of over 350 lines": 0,
     "functions of over 60 lines": 3,  # without the docstring
     "functions of over 6 positional parameters": 5,
