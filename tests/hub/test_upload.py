@@ -489,3 +489,20 @@ for model in sys.argv[1:]:
     assert done.returncode == 0, done.stderr
     from_the_hub, local = done.stdout.splitlines()
     assert from_the_hub == local != ""
+
+
+def test_addresses_and_ids_of_the_hub_are_read_alike(hub: Hub, computer: Computer, tmp_path: Path) -> None:
+    parquet(tmp_path / "data" / "train-00000-of-00001.parquet", labels_of(SPECIES), Value("string"))
+    code = f"""
+from huggingface_hub import HfApi
+HfApi().create_repo("ada/flowers", repo_type="dataset")
+HfApi().upload_folder(repo_id="ada/flowers", folder_path={str(tmp_path / "data")!r}, repo_type="dataset")
+from paco_hf.data.loading import load_data
+from paco_hf.inference.unlabeled import find_images
+shard = "hf://datasets/ada/flowers/train-00000-of-00001.parquet"
+print([load_data(name).class_counts for name in ("ada/flowers", "hf://datasets/ada/flowers", shard)])
+print([len(find_images([name])) for name in ("ada/flowers", "hf://datasets/ada/flowers", shard)])
+"""
+    out, err = computer.python(code)
+    counts = [SPECIES[name] for name in sorted(SPECIES)]
+    assert out.splitlines() == [str([counts] * 3), str([sum(counts)] * 3)], err
