@@ -257,7 +257,7 @@ def classified() -> Callable[[list[Path]], list[dict[str, Any]]]:
 
 
 @given(files=st.lists(st.tuples(NAMES, CONTENTS), min_size=1, max_size=5, unique_by=lambda file: file[0]))
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+@settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
 def test_whatever_the_file_there_is_an_entry(
     files: list[tuple[str, bytes]], classified: Callable, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
