@@ -495,13 +495,13 @@ def test_addresses_and_ids_of_the_hub_are_read_alike(hub: Hub, computer: Compute
     parquet(tmp_path / "data" / "train-00000-of-00001.parquet", labels_of(SPECIES), Value("string"))
     code = f"""
 from huggingface_hub import HfApi
-HfApi().create_repo("ada/flowers", repo_type="dataset")
-HfApi().upload_folder(repo_id="ada/flowers", folder_path={str(tmp_path / "data")!r}, repo_type="dataset")
+HfApi().create_repo("ada/blooms", repo_type="dataset")
+HfApi().upload_folder(repo_id="ada/blooms", folder_path={str(tmp_path / "data")!r}, repo_type="dataset")
 from paco_hf.data.loading import load_data
 from paco_hf.inference.unlabeled import find_images
-shard = "hf://datasets/ada/flowers/train-00000-of-00001.parquet"
-print([load_data(name).class_counts for name in ("ada/flowers", "hf://datasets/ada/flowers", shard)])
-print([len(find_images([name])) for name in ("ada/flowers", "hf://datasets/ada/flowers", shard)])
+shard = "hf://datasets/ada/blooms/train-00000-of-00001.parquet"
+print([load_data(name).class_counts for name in ("ada/blooms", "hf://datasets/ada/blooms", shard)])
+print([len(find_images([name])) for name in ("ada/blooms", "hf://datasets/ada/blooms", shard)])
 """
     out, err = computer.python(code)
     counts = [SPECIES[name] for name in sorted(SPECIES)]
