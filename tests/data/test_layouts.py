@@ -51,6 +51,15 @@ def test_a_table_of_something_else_does_not_replace_the_classes(tmp_path, name: 
     assert f"the classes are those of the folders, not those of {name} beside them" in data.notes[0]
 
 
+def test_letters_and_digits_are_classes_beside_a_table(tmp_path) -> None:
+    for names in (("A", "B"), ("0", "1"), ("猫", "犬")):
+        root = folders(tmp_path / names[0], dict.fromkeys(names, 2))
+        write_table(
+            root / "props.csv", [(image, "xy"[i % 2]) for i, image in enumerate(images_of(root))], "file,camera"
+        )
+        assert load_data(str(root)).class_names == sorted(names)
+
+
 def test_a_table_of_widths_leaves_the_test_folder_alone(tmp_path) -> None:
     folders(tmp_path / "train", CLASSES)
     folders(tmp_path / "test", {"cat": 1, "dog": 1}, start=50)

@@ -55,7 +55,7 @@ def test_configurations_of_a_data_set_are_not_merged(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "names", [("HAM10000_images_part_1", "HAM10000_images_part_2"), ("partA", "partB"), ("x1", "x2")]
+    "names", [("HAM10000_images_part_1", "HAM10000_images_part_2"), ("partA", "partB"), ("fold1", "fold2")]
 )
 def test_halves_of_the_images_are_no_classes(tmp_path, names: tuple[str, str]) -> None:
     make(tmp_path, *(f"{names[i % 2]}/ISIC_{i}.jpg" for i in range(6)))

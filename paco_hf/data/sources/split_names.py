@@ -91,7 +91,8 @@ def are_numbered(names: Collection[str]) -> bool:
     Args:
         names (collection of `str`): of the folders.
     """
-    return len({" ".join(word for word in _words(name) if len(word) > 1) for name in names}) == 1
+    shared = {" ".join(word for word in _words(name) if len(word) > 1) for name in names}
+    return len(shared) == 1 and shared != {""}  # letters and digits are classes
 
 
 def are_beside_images(path: str) -> bool:
