@@ -98,8 +98,6 @@ class RunParser(HfArgumentParser):
 
     def _as_default(self, name: str, value: Any) -> Any:
         """A recipe's value as text, which argparse converts where it is a default."""
-        if value is None:
-            return None
         action = self.flags[f"--{name}"]
         if isinstance(value, list) and action.nargs == "+":
             return [str(entry) for entry in value]

@@ -154,10 +154,10 @@ def checkpoint(text: str) -> None:
         CheckpointConfig.read(RunFolder(text))
         for file in weights:
             if file.suffix == ".safetensors":
-                with files.readable(file, "restore it, or give another checkpoint"), safe_open(file, "np"):
+                with files.readable(file, files.RESTORE), safe_open(file, "np"):
                     pass
         processor = Path(text) / "preprocessor_config.json"
-        if not files.read_mapping(processor, "restore it, or give another checkpoint"):
+        if not files.read_mapping(processor, files.RESTORE):
             raise OSError(
                 f"{text} has no {processor.name}, which says how images are scaled: restore it, or give another "
                 "checkpoint"

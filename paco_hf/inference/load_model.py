@@ -8,11 +8,9 @@ from transformers import AutoImageProcessor
 
 from ..models.lora import ADAPTER_NAME
 from ..models.modeling_paco import PaCoForImageClassification
-from ..utils.files import readable
+from ..utils.files import RESTORE, readable
 from ..utils.memory import keep_freed_memory
 from .forward import check_inference, inference_device
-
-_RESTORE = "restore it, or give another checkpoint"
 
 
 def load_classifier(model: str | Path) -> PaCoForImageClassification:
@@ -38,14 +36,14 @@ def load_classifier(model: str | Path) -> PaCoForImageClassification:
             raise
         reason = "another shape" if mismatched else f"{type(error).__name__}: {str(error).partition('. ')[0]}"
         file = Path(model) / "config.json"
-        raise ValueError(f"{file} is damaged, or of other weights ({reason}): {_RESTORE}") from error
+        raise ValueError(f"{file} is damaged, or of other weights ({reason}): {RESTORE}") from error
 
 
 def load_processor(model: str | Path) -> Any:
     """The image processor of a checkpoint, of a folder or from the Hub; `OSError` where its settings cannot be."""
     if not Path(model).is_dir():
         return AutoImageProcessor.from_pretrained(model)
-    with readable(Path(model) / "preprocessor_config.json", _RESTORE):
+    with readable(Path(model) / "preprocessor_config.json", RESTORE):
         processor = AutoImageProcessor.from_pretrained(model)
         # No value is looked at before.
         if not processor(Image.new("RGB", (8, 8)), return_tensors="pt")["pixel_values"].numel():

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+from ..utils.files import RESTORE
 from .folder import RunFolder
 
 
@@ -43,7 +44,7 @@ class CheckpointConfig:
             reasons.append(f"model_type must be 'paco', got {kind!r:.40}")
         if reasons:
             path = run.path / "config.json"
-            raise ValueError(f"{path} is damaged ({reasons[0]}): restore it, or give another checkpoint")
+            raise ValueError(f"{path} is damaged ({reasons[0]}): {RESTORE}")
         return cls(**{**known, "id2label": {int(label): str(name) for label, name in names.items()}})
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.spec import SPLITS_NAME
-from ..utils.files import read_mapping, read_text
+from ..utils.files import RESTORE, read_mapping, read_text
 from . import layout
 from .redaction import public_settings
 
@@ -110,7 +110,7 @@ class RunFolder:
     @cached_property
     def config(self) -> dict[str, Any]:
         """`config.json` of the model, as it is in the file."""
-        return read_mapping(self.path / "config.json", advice="restore it, or give another checkpoint")
+        return read_mapping(self.path / "config.json", advice=RESTORE)
 
     @cached_property
     def pads(self) -> bool:

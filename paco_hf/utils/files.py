@@ -139,6 +139,9 @@ def expand(path: str) -> str:
     return os.path.expandvars(os.path.expanduser(path))
 
 
+RESTORE = "restore it, or give another checkpoint"  # what to do about a damaged file of one
+
+
 def check_file(file: str | Path, advice: str) -> None:
     """`OSError` with what to give instead, where there is no such file."""
     if not Path(file).is_file():

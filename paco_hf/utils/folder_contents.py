@@ -44,6 +44,7 @@ BROKEN, SPECIAL, LOOP = (
     "what is no regular file (pipe, socket or device)",
     "links to folders of the same data",
 )
+_ADVICE = "give image files, or folders with some"
 UNREAD, OTHER = "images of kinds that are not read", "files that are no images by their names"
 
 
@@ -76,9 +77,6 @@ class PassedOver:
         """Take note of a path of this kind."""
         below = os.path.relpath(path, self.root)
         self._names[kind].add(os.path.basename(path) if below.startswith("..") else below)
-
-    def __getitem__(self, kind: str) -> list[str]:
-        return sorted(self._names.get(kind, ()))
 
     @property
     def note(self) -> str:
@@ -168,18 +166,15 @@ def list_image_files(paths: Sequence[str | Path], passed: PassedOver | None = No
             files += (inside := list(walk_images(path, here)))
             if not inside:
                 also = f" ({here.note})" if here.note else ""
-                raise ValueError(f"the folder {path} has no image files{also}: {ADVICE}")
+                raise ValueError(f"the folder {path} has no image files{also}: {_ADVICE}")
         elif path.is_file():
             files.append(path)
         elif path.exists():
-            raise ValueError(f"{path} is a pipe, a socket or a device: {ADVICE}")
+            raise ValueError(f"{path} is a pipe, a socket or a device: {_ADVICE}")
         else:
             what = "is a link to what does not exist" if path.is_symlink() else "does not exist"
-            raise OSError(f"{path} {what}: {ADVICE}")
+            raise OSError(f"{path} {what}: {_ADVICE}")
     return files
-
-
-ADVICE = "give image files, or folders with some"
 
 
 def is_image_name(name: str) -> bool:

@@ -125,19 +125,12 @@ def resolve_files(finder: FileFinder, names: Sequence[str], root: Path | None, w
         )
     files = finder.find(names, root)
     if None in files:
-        raise ValueError(missing_files(where, names, files, finder))
+        raise ValueError(_missing_files(where, names, files, finder))
     return [str(file) for file in files]
 
 
-def missing_files(where: str, names: Sequence[str], files: Sequence[str | None], finder: FileFinder) -> str:
-    """The message on names without a file.
-
-    Args:
-        where (`str`): what has the names.
-        names (sequence of `str`): all of them.
-        files (sequence): what they were taken for.
-        finder ([`FileFinder`]): that searched.
-    """
+def _missing_files(where: str, names: Sequence[str], files: Sequence[str | None], finder: FileFinder) -> str:
+    """The message on names without a file."""
     missing = [name for name, file in zip(names, files, strict=True) if file is None]
     return (
         f"{len(missing)} of the {len(names)} images of {where} are not in {finder.folder}: "

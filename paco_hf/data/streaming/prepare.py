@@ -76,18 +76,13 @@ def prepare(
     # A benchmark's source on the Hub is not looked at.
     files = sorted(Path(source).glob("**/*.parquet")) if benchmark else []
     sizes = [[str(file.relative_to(source)), file.stat().st_size] for file in files]
-    tree = None
-    if benchmark is None:
-        tree = SourceImages.from_source(open_user_dataset(DataSpec(source, **fields)))
-    elif Path(source).is_dir() and not files:
-        tree = SourceImages.from_tree(dataset, Path(source), benchmark, image_lists)
-    for note in tree.notes if tree else ():
-        print(f"note: {note}", file=sys.stderr)
+    columns = fields.get("image_column"), fields.get("label_column")
+    tree = None if files else _source_images(dataset, source, image_lists, fields)
     plan = {
         "dataset": dataset,
         "source": os.path.abspath(source) if os.path.exists(source) else source,
         "lists": {split: git_blob_id(lst.content) for split, lst in sorted(image_lists.items())},
-        "columns": [fields.get("image_column"), fields.get("label_column")],
+        "columns": [*columns],
         "shard_bytes": shard_bytes,
         "content": tree.fingerprint() if tree else sizes or None,
         "state": tree.state() if tree else file_state(files) if files else None,
@@ -102,7 +97,6 @@ def prepare(
                 if tree:
                     manifest.class_names, shards = tree.class_names, tree.write(writer)
                 else:
-                    columns = fields.get("image_column"), fields.get("label_column")
                     manifest.class_names, shards = from_parquet(dataset, source, image_lists, columns, writer)
                 _finish(manifest, shards, image_lists, tree)
             shutil.rmtree(writer.folder / PARTS, ignore_errors=True)
@@ -114,6 +108,21 @@ def prepare(
             f"{writer.folder}: {error.strerror or error}. What is complete there is kept: run the same command again "
             "to continue"
         ) from error
+
+
+def _source_images(
+    dataset: str, source: str, image_lists: dict[str, ImageList], fields: dict[str, Any]
+) -> SourceImages | None:
+    """The images of a user's data, or of a benchmark's tree; `None` for a source on the Hub, which is streamed."""
+    if (benchmark := BENCHMARKS.get(dataset)) is None:
+        tree = SourceImages.from_source(open_user_dataset(DataSpec(source, **fields)))
+    elif Path(source).is_dir():
+        tree = SourceImages.from_tree(dataset, Path(source), benchmark, image_lists)
+    else:
+        return None
+    for note in tree.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return tree
 
 
 def _finish(manifest: Manifest, shards: Shards, image_lists: dict[str, ImageList], tree: SourceImages | None) -> None:
