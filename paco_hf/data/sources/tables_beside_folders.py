@@ -43,7 +43,8 @@ def choose_tables(
         ValueError: class folders and a table give different classes; or class folders lie deeper, and no table says
             by a name which of its columns is the label.
     """
-    tables, notes = _candidates(folder, passed)
+    finder = FileFinder(folder)
+    tables, notes = _candidates(folder, passed, finder)
     if not tables:
         if label_source == "table":
             raise ValueError(f"{folder} has no table with images or their names: leave out --label_source table")
@@ -59,15 +60,15 @@ def choose_tables(
         return _one_a_split(folder, tables), notes
     if not (roots or near):
         filled = [one for one in scan(folder, passed).folders if scan(one, passed).images or scan(one, passed).folders]
-        if filled and all(reasons := [_unreadable(file, folder, len(tables) == 1) for file in tables]):
+        if filled and all(reasons := [_unreadable(file, finder, len(tables) == 1) for file in tables]):
             return [], [*notes, f"{beside}: {reasons[0]}"]
         return _one_a_split(folder, tables), [*notes, f"the labels are those of {names}"] if filled else notes
     in_folders = roots or _class_roots(near or folder, passed)
-    claims = [_labels_by_file(file, folder, in_folders) for file in tables]
+    claims = [_labels_by_file(file, finder, in_folders) for file in tables]
     reasons = [claim for claim in claims if isinstance(claim, str)]
     if len(reasons) == len(claims):
         numbered = are_numbered([one.name for one in scan(folder, passed).folders])
-        if (near or numbered) and not all(_unreadable(file, folder, len(tables) == 1) for file in tables):
+        if (near or numbered) and not all(_unreadable(file, finder, len(tables) == 1) for file in tables):
             near = near or folder
             raise ValueError(
                 f"{folder} has class folders in {near}, and beside them {names}, which gives no labels by name "
@@ -102,7 +103,7 @@ def _class_roots(folder: Path, passed: PassedOver, chosen: Mapping[str, str] | N
     return {"train": folder} if len(classes) > 1 and are_classes([one.name for one in classes]) else {}
 
 
-def _candidates(folder: Path, passed: PassedOver) -> tuple[list[Path], list[str]]:
+def _candidates(folder: Path, passed: PassedOver, finder: FileFinder) -> tuple[list[Path], list[str]]:
     """The tables of a folder that may be those of its images, and what the user should know.
 
     Those whose names say a split, or are `metadata`, come before those in the folders of splits, or in the only
@@ -118,11 +119,11 @@ def _candidates(folder: Path, passed: PassedOver) -> tuple[list[Path], list[str]
     chosen: list[Path] = []
     for group in (named, below, direct, [file for file in tables if split_in(file.name)]):
         group = [file for file in group if not _is_submission(file)]
-        chosen = chosen or [file for file in group if not _unreadable(file, folder, len(tables) == 1)]
+        chosen = chosen or [file for file in group if not _unreadable(file, finder, len(tables) == 1)]
     if not chosen:
         return [file for file in named or direct if not _is_submission(file)], []
     beside = [file for file in tables if file.parent == folder and file not in chosen]
-    reasons = [f"{file.name} ({_unreadable(file, folder, False) or 'its name says no split'})" for file in beside[:3]]
+    reasons = [f"{file.name} ({_unreadable(file, finder, False) or 'its name says no split'})" for file in beside[:3]]
     return chosen, [f"not read: {'; '.join(reasons)}{'; ...' if len(beside) > 3 else ''}"] if beside else []
 
 
@@ -154,8 +155,9 @@ def _one_a_split(folder: Path, files: list[Path]) -> list[Path]:
     return files
 
 
-def _unreadable(file: Path, folder: Path, alone: bool) -> str:
-    """Why a table cannot be the one of the images below a folder; empty where it can."""
+def _unreadable(file: Path, finder: FileFinder, alone: bool) -> str:
+    """Why a table cannot be the one of the images in a finder's folder; empty where it can."""
+    folder = finder.folder
     try:
         rows = read_files([file])
     except (ValueError, OSError) as error:
@@ -166,7 +168,7 @@ def _unreadable(file: Path, folder: Path, alone: bool) -> str:
         return ""
     rows.root = image_root(rows, folder, split_in(str(file.relative_to(folder)))) or rows.root
     try:
-        find_image_column(rows, file.name, None, FileFinder(folder))
+        find_image_column(rows, file.name, None, finder)
     except ValueError:
         return f"no column of {file.name} names images in the folder"
     return ""
@@ -196,12 +198,12 @@ def image_root(rows: Rows, folder: Path, split: str | None) -> Path | None:
     return None
 
 
-def _labels_by_file(file: Path, folder: Path, roots: Mapping[str, Path]) -> list[tuple[str, str]] | str:
+def _labels_by_file(file: Path, finder: FileFinder, roots: Mapping[str, Path]) -> list[tuple[str, str]] | str:
     """Images of the folder with the labels that a table has for them, or why it has none. A column that is not called
     label counts where the folders say the same."""
-    if reason := _unreadable(file, folder, False):
+    if reason := _unreadable(file, finder, False):
         return reason
-    rows, finder = read_files([file]), FileFinder(folder)
+    rows, folder = read_files([file]), finder.folder
     image = find_image_column(rows, file.name, None, finder)
     values = file_names_in(rows, image)
     if values is None:
@@ -259,7 +261,7 @@ def splits_beside(folder: Path, passed: PassedOver) -> dict[str, str]:
     """
     places: dict[str, str] = {}
     finder, twice = FileFinder(folder), ""
-    for table in _candidates(folder, passed)[0]:
+    for table in _candidates(folder, passed, finder)[0]:
         pieces, _ = split_column({split_in(table.name) or "": read_files([table])}, ())
         for split, rows in pieces.items():
             if not usual_split(split):
