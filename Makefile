@@ -2,9 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
+FLOOR = .venv-floor
 READY = $(VENV)/.installed
 
-.PHONY: demo test test-slow bench cards graph quality style
+.PHONY: demo test test-slow test-floor bench cards graph quality style
 
 demo: $(READY)  ## a published model answers; PaCo and two baselines train on the built-in images and are compared
 	$(BIN)/python training/demo.py
@@ -15,6 +16,16 @@ test: $(READY)  ## the quick tests, a process for each core
 
 test-slow: $(READY)  ## the tests that take minutes, two at a time
 	PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow -n 2 --dist worksteal --durations 10
+
+test-floor:  ## the quick tests and a round trip of the commands with the oldest releases that pyproject.toml allows
+	$(PYTHON) -m venv --clear $(FLOOR)
+	$(FLOOR)/bin/python -m pip install --quiet --upgrade pip
+	$(FLOOR)/bin/python -m pip install --quiet --editable ".[test]" --constraint constraints/floor.txt
+	$(FLOOR)/bin/python -m pip check
+	HF_HUB_OFFLINE=1 $(FLOOR)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	HF_HUB_OFFLINE=1 $(FLOOR)/bin/python -m pytest -m slow tests/test_round_trip.py
+	constraints/fingerprint > constraints/tested.sha256
+	rm -r $(FLOOR)  # five gigabytes
 
 bench: $(READY)  ## ours against a plain implementation, on a machine that does nothing else
 	$(BIN)/python -m benchmarks.bench

@@ -61,6 +61,8 @@ def check_supported(args: Any) -> None:
         ValueError: a setting of [`UNSUPPORTED`], or a wrapper that `accelerate launch` asks for.
     """
     for name, reason in UNSUPPORTED.items():
+        if not hasattr(args, name):  # a setting of later releases
+            continue
         value, default = getattr(args, name), default_setting(name)
         if (value or default) and value != default and (name, value) != ("label_names", ["labels"]):
             raise ValueError(f"{name}={value!r} is not supported: {reason}")

@@ -22,7 +22,7 @@ def hardware_precision(use_cpu: bool = False) -> str:
     if torch.accelerator.is_available() and not use_cpu:
         on_cuda = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16" if on_cuda else "fp32"
-    capabilities = torch.cpu.get_capabilities()
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
     return "bf16" if any(map(capabilities.get, ("avx512_bf16", "amx_bf16", "bf16"))) else "fp32"
 
 

@@ -1,6 +1,7 @@
 """A folder has one owner at a time: a lock that dies with its process."""
 
 import errno
+import inspect
 import json
 import os
 import shutil
@@ -18,8 +19,13 @@ from filelock import FileLock, Timeout
 
 from .files import DiskError
 
-LOCK_NAME = ".lock"
+# Beside what the system locks, which releases of filelock before 4 empty when they look at it, and Windows lets nobody
+# read, lies what its owner says.
+LOCK_NAME, OWNER_NAME = ".lock", ".lock.json"
+LOCK_NAMES = (LOCK_NAME, OWNER_NAME)
 BEAT, SILENCE = 20, 300  # seconds between an owner's signs of life, and without one until it is taken for ended
+# Releases before 4 have no other kind of lock to fall back to.
+_HARD = {"fallback_to_soft": False} if "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters else {}
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system
 
 
@@ -28,7 +34,7 @@ def sole_owner(folder: str | Path, use: str, advice: str, traces: Collection[str
     """Hold a folder, which is made where there is none; where nothing comes of it, it is gone afterwards.
 
     The system ends the lock with its process. Not every shared disk tells one computer of another's locks, and some
-    have none: there the owner's signs of life count, which are the times of the lock's file.
+    have none: there the owner's signs of life count, which are the times of its file.
 
     Args:
         folder (path): to write to.
@@ -44,11 +50,11 @@ def sole_owner(folder: str | Path, use: str, advice: str, traces: Collection[str
     if folder.exists() and not folder.is_dir():
         raise OSError(f"{folder} is a file: give a folder")
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    file = folder / LOCK_NAME
+    file = folder / OWNER_NAME
     before, silent = _owner(file)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file, timeout=0, fallback_to_soft=False)
+        lock = FileLock(folder / LOCK_NAME, timeout=0, **_HARD)
         locked = _acquire(lock)
     except Timeout as error:
         raise OSError(f"{folder} is in use{_describe(*_owner(file))}: wait for it, or {advice}") from error
@@ -70,9 +76,10 @@ def sole_owner(folder: str | Path, use: str, advice: str, traces: Collection[str
         yield
     finally:
         ended.set()
-        if missing and {path.name for path in folder.iterdir()} <= {LOCK_NAME, *traces}:
+        if missing and {path.name for path in folder.iterdir()} <= {*LOCK_NAMES, *traces}:
             shutil.rmtree(folder)
-        file.unlink(missing_ok=True)
+        for name in LOCK_NAMES:
+            (folder / name).unlink(missing_ok=True)
         lock.release()
         for path in missing:
             with suppress(OSError):  # there is something in it

@@ -71,6 +71,8 @@ def test_interrupted_run_resumes_to_the_same_end(old, capsys) -> None:
     added = {"classifier": "linear", "classifier_scale": 25, "learn_classifier_scale": False}  # since then
     added |= {"cross_validation": "none", "feature_views": 0, "image_fit": "crop"}
     assert {name: recipes[0].pop(name) for name in added} == added
+    for recipe in recipes:  # whether transformers writes them depends on its release
+        recipe.pop("activation_checkpointing", None), recipe.pop("gradient_checkpointing", None)
     assert recipes[0] == recipes[1]
     assert json.loads((old / "interrupted" / "splits.json").read_text()) == json.loads(
         (old / "run" / "splits.json").read_text()
