@@ -8,14 +8,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import nbformat
 import patience
 import pytest
-from ipykernel.kernelspec import install
 from loopback_hub import Hub
-from nbclient import NotebookClient
 
 from paco_hf.cli import main
+
+nbformat = pytest.importorskip("nbformat", reason="needs the extra dev")
+NotebookClient = pytest.importorskip("nbclient", reason="needs the extra dev").NotebookClient
+install = pytest.importorskip("ipykernel.kernelspec", reason="needs the extra dev").install
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = ROOT / "examples" / "folder_to_hub.ipynb"

@@ -29,7 +29,18 @@ def test_train_kill_resume_evaluate_predict_export(tmp_path: Path) -> None:
         assert process.returncode == 0, err
         return out
 
-    settings = ["--dataset", photos, "--loss", "paco", "--backbone", "cifar_resnet20", "--image_size", "32", "--num_train_epochs", "6"]
+    settings = [
+        "--dataset",
+        photos,
+        "--loss",
+        "paco",
+        "--backbone",
+        "cifar_resnet20",
+        "--image_size",
+        "32",
+        "--num_train_epochs",
+        "6",
+    ]
     settings += ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "2", "--save_total_limit", "9"]
     run("train", *settings, "--output_dir", "whole")
     checkpoint = tmp_path / "killed" / "checkpoint-3"

@@ -13,7 +13,6 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
-import grimp
 import pytest
 import timm
 import torch
@@ -21,6 +20,8 @@ import yaml
 from conftest import ROOT
 from datasets import Dataset
 from torchvision.transforms import v2
+
+grimp = pytest.importorskip("grimp", reason="needs the extra dev")
 
 # The most there may be of each.
 LIMITS = {

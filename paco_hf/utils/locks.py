@@ -25,7 +25,8 @@ LOCK_NAME, OWNER_NAME = ".lock", ".lock.json"
 LOCK_NAMES = (LOCK_NAME, OWNER_NAME)
 BEAT, SILENCE = 20, 300  # seconds between an owner's signs of life, and without one until it is taken for ended
 # Releases before 4 have no other kind of lock to fall back to.
-_HARD = {"fallback_to_soft": False} if "fallback_to_soft" in inspect.signature(FileLock.__init__).parameters else {}
+_SOFT = "fallback_to_soft"
+_HARD: dict[str, Any] = {_SOFT: False} if _SOFT in inspect.signature(FileLock.__init__).parameters else {}
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system
 
 

@@ -86,7 +86,11 @@ def check_preparation(folder: Path) -> None:
     """`ValueError` where a data set cannot be prepared in a folder: it is a file, or holds something else."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file: give a folder")
-    if not (folder / PLAN_NAME).is_file() and folder.is_dir() and any(f.name not in LOCK_NAMES for f in folder.iterdir()):
+    if (
+        not (folder / PLAN_NAME).is_file()
+        and folder.is_dir()
+        and any(f.name not in LOCK_NAMES for f in folder.iterdir())
+    ):
         raise ValueError(f"--out {folder} is not empty, and holds no preparation to resume: give another folder")
 
 
