@@ -5,12 +5,36 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
+
+
+def test_bounds_are_the_releases_that_the_oldest_environment_has() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    lines = (ROOT / "constraints" / "floor.txt").read_text(encoding="utf-8").splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    oldest = {canonicalize_name(name): Version(version) for name, version in pinned.items()}
+    extras = [
+        line
+        for name, lines in project["optional-dependencies"].items()
+        if name not in ("dev", "test")
+        for line in lines
+    ]
+    capped = set()
+    for requirement in map(Requirement, project["dependencies"] + extras):
+        (bound,) = [part for part in requirement.specifier if part.operator == ">="]
+        assert Version(bound.version) == oldest[canonicalize_name(requirement.name)], requirement.name
+        if len(requirement.specifier) > 1:
+            capped.add(requirement.name)
+    assert capped == {"transformers", "huggingface-hub"}
 
 
 @pytest.mark.slow
