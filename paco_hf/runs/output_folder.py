@@ -14,7 +14,7 @@ from ..models.image_processing_paco import PROCESSOR_FILE
 from ..models.lora import ADAPTER_FILES, ADAPTER_FOLDER
 from ..models.modeling_paco import CODE_FILES
 from ..utils.files import is_changed
-from ..utils.locks import LOCK_NAME
+from ..utils.locks import LOCK_NAMES
 from . import layout
 from .folder import RunFolder, list_checkpoints
 from .resume_points import lies_in, resume_points
@@ -50,7 +50,7 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
     if not folder.exists() or _is_fresh(folder):
         return None
     if not RunFolder(folder).started:
-        inside = sorted(path.name for path in folder.iterdir() if path.name != LOCK_NAME)
+        inside = sorted(path.name for path in folder.iterdir() if path.name not in LOCK_NAMES)
         shown = ", ".join(inside[:5]) + (f" and {len(inside) - 5} more" if len(inside) > 5 else "")
         raise ValueError(f"--output_dir {folder} is not empty, and holds no run ({shown}): give another folder")
     if not (run.resume or run.overwrite or any(lies_in(point, folder) for point in points)):
@@ -102,7 +102,7 @@ def _is_fresh(folder: Path) -> bool:
     if log.is_file() and log.stat().st_size:
         return False
     names = {path.name for path in folder.iterdir() if path.suffix != ".partial"}
-    return names <= {LOCK_NAME, log.name, layout.DATA_NAME, SPLITS_NAME}
+    return names <= {*LOCK_NAMES, log.name, layout.DATA_NAME, SPLITS_NAME}
 
 
 def changed_settings(folder: Path, settings: dict[str, Any], only_named: bool = False) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 
 from ...utils.files import write_text
-from ...utils.locks import LOCK_NAME
+from ...utils.locks import LOCK_NAMES
 
 MANIFEST_NAME, PLAN_NAME = "manifest.json", "plan.json"
 FORMAT = "paco_hf shards 1"
@@ -86,7 +86,8 @@ def check_preparation(folder: Path) -> None:
     """`ValueError` where a data set cannot be prepared in a folder: it is a file, or holds something else."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file: give a folder")
-    if not (folder / PLAN_NAME).is_file() and folder.is_dir() and any(f.name != LOCK_NAME for f in folder.iterdir()):
+    inside = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    if PLAN_NAME not in inside and inside - {*LOCK_NAMES}:
         raise ValueError(f"--out {folder} is not empty, and holds no preparation to resume: give another folder")
 
 
