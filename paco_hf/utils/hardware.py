@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +10,12 @@ from pathlib import Path
 def available_cores() -> int:
     """Workers for the data loader of this process, for its share of the cores: 1, 2, 4 or 8, which suits streams."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(1 << (max(cores // processes, 1).bit_length() - 1), 8)
+    return min(1 << (max(usable_cores() // processes, 1).bit_length() - 1), 8)
+
+
+def usable_cores() -> int:
+    """The cores that this process may use, where the system says so; else all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def hardware_precision(use_cpu: bool = False) -> str:
