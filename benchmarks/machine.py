@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from paco_hf.utils.hardware import cpu_name
+from paco_hf.utils.hardware import cpu_features, cpu_name
 
 LIBRARIES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate", "numpy", "pillow")
 BUSY = 0.5  # load average over a minute, above which timings mean little
@@ -25,7 +25,7 @@ def describe() -> dict[str, Any]:
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "capabilities": sorted(name for name, value in torch.cpu.get_capabilities().items() if value is True),
+        "capabilities": sorted(cpu_features()),
         "system": platform.platform(),
         "python": platform.python_version(),
         "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},

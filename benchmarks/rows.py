@@ -73,7 +73,7 @@ def _hours(hours: float) -> str:
 def measured() -> dict[str, str]:
     """Top-1 of the rows whose checkpoints lie in `model_cards`, by recipe."""
     files = {path.parent.name: path for path in (DOCUMENT.parents[1] / "model_cards").glob("*/metrics.json")}
-    scores = {name: json.loads(path.read_text())["test"]["accuracy"] for name, path in files.items()}
+    scores = {name: json.loads(path.read_text(encoding="utf-8"))["test"]["accuracy"] for name, path in files.items()}
     return {name: f"measured: {100 * score:.1f}, last epoch" for name, score in scores.items()}
 
 

@@ -314,7 +314,7 @@ def measure_costs(args: argparse.Namespace, out: Path, contents: list[bytes]) ->
 
 def _proc(path: str, *keys: str) -> int:
     """The sum of some lines of a file of `/proc`, in bytes."""
-    lines = Path(path).read_text().splitlines()
+    lines = Path(path).read_text(encoding="utf-8").splitlines()
     return sum(int(line.split()[1]) * 1024 for line in lines if line.split(":")[0] in keys)
 
 

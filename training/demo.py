@@ -112,7 +112,7 @@ def answer(stages: Stages) -> float:
             print(f"  {names[test.labels[i]]:<9} {guesses}")
         labels = torch.tensor([model.config.label2id[names[label]] for label in test.labels])
         score = 100 * (answers.argmax(-1) == labels).float().mean().item()
-        full = 100 * json.loads((PUBLISHED / "metrics.json").read_text())["test"]["accuracy"]
+        full = 100 * json.loads((PUBLISHED / "metrics.json").read_text(encoding="utf-8"))["test"]["accuracy"]
         source = (PUBLISHED / "metrics.json").relative_to(ROOT)
         print(f"top-1 among all {model.config.num_labels} classes, on the images of these {len(names)}: {score:.1f}%")
         print(f"on all 10,000 test images of CIFAR-100: {full:.1f}% ({source})")
@@ -127,7 +127,7 @@ def compare() -> None:
     print("Test accuracy in percent, built-in data (20 classes, 250 to 5 training images, 2,000 to test), one seed:")
     print(f"{'':<18}" + "".join(f"{label:>9}" for label in COLUMNS.values()))
     for loss in RATES:
-        scores = json.loads((FOLDER / loss / "metrics.json").read_text())["test"]
+        scores = json.loads((FOLDER / loss / "metrics.json").read_text(encoding="utf-8"))["test"]
         print(f"{LOSSES[loss].title:<18}" + "".join(f"{100 * scores[column]:>9.1f}" for column in COLUMNS))
     print("Seeds differ by some points: docs/performance.md has three, with their spread.\n")
     succeed(main(["report", *(str(FOLDER / loss) for loss in RATES), "--output", str(FOLDER / "comparison.html")]))

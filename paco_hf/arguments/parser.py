@@ -13,7 +13,7 @@ from transformers import HfArgumentParser
 from ..data.published import BENCHMARKS
 from ..data.spec import is_published
 from ..losses.specs import DEFAULT_LOSS, loss_spec
-from ..utils.files import expand
+from ..utils.files import expand, portable_name
 from .auto_settings import CHOSEN_FOR_FEATURES, CHOSEN_FOR_FINE_TUNING, PRETRAINED_LOSS, SUGGESTED
 from .hints import check_flags, meant_name, unknown_argument
 from .recipes import Recipe, kind_name, read_recipe, recipe_names
@@ -179,7 +179,7 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         follows = "loss" not in settings | flags and (pretrained or (Path(expand(backbone)).is_dir() and backbone))
         method = [] if follows and not is_published(chosen["dataset"]) else [chosen["loss"]]
         name = Path(os.path.abspath(expand(chosen["dataset"]))).name or "data"  # also of `.` and `..`
-        implied["output_dir"] = str(Path("runs") / "-".join([*method, name]))
+        implied["output_dir"] = str(Path("runs") / portable_name("-".join([*method, name])))
     if flags.keys() & _STEPWISE or flags.get("epoch_schedule") == "none":
         # The warm-up of the recipe's schedule goes with it.
         implied |= {"epoch_schedule": "none", "warmup_epochs": PaCoTrainingArguments.warmup_epochs}

@@ -7,6 +7,7 @@ import signal
 import sys
 from pathlib import Path
 
+from ..utils.hardware import usable_cores
 from ..utils.signals import end_with_parent
 
 NPROC_HELP = "processes: launches itself as so many, one a GPU where there are GPUs; under a launcher: checks for them"
@@ -166,8 +167,7 @@ def _check_devices(number: int) -> None:
 
 def _run(number: int, arguments: list[str]) -> int:
     """`paco-hf` with `arguments` in local processes, under torchrun's agent. Returns the status to exit with."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // number)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // number)))
     os.environ[_LAUNCHER] = str(os.getpid())
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException

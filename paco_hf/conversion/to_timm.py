@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +53,14 @@ def export_timm(
         expected = common.model_logits(reference, images)
         _save_native(native_model(reference), made, common.label_names(model), preprocessing)
         processor.save_pretrained(made)
-        with common.quiet_logging():
-            loaded = {
-                "timm": timm.create_model(f"local-dir:{made}", pretrained=True).eval(),
-                "transformers": AutoModelForImageClassification.from_pretrained(made),
-            }
-        for loader, other in loaded.items():
-            difference = common.largest_difference(expected, common.model_logits(other, images))
+        # Called without a name for the model: with its file open, Windows could not rename the folder.
+        loaders: dict[str, Callable[[], nn.Module]] = {
+            "timm": lambda: timm.create_model(f"local-dir:{made}", pretrained=True).eval(),
+            "transformers": lambda: AutoModelForImageClassification.from_pretrained(made),
+        }
+        for loader, load in loaders.items():
+            with common.quiet_logging():
+                difference = common.largest_difference(expected, common.model_logits(load(), images))
             if not difference <= TIMM_TOLERANCE:
                 raise ValueError(
                     f"what {loader} loads differs from the model by {difference:.1e} of the largest logit. "

@@ -175,7 +175,7 @@ def _imagenet() -> dict[str, str]:
     folder = Path(str(distribution("timm").locate_file("timm/data/_info")))
     named = (folder / "imagenet_synset_to_lemma.txt").read_text(encoding="utf-8").splitlines()
     names = dict(csv.reader(named, delimiter="\t"))
-    return {synset: names[synset] for synset in (folder / "imagenet_synsets.txt").read_text().split()}
+    return {synset: names[synset] for synset in (folder / "imagenet_synsets.txt").read_text(encoding="utf-8").split()}
 
 
 def imagenet_class_names() -> list[str]:

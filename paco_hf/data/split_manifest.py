@@ -7,6 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from ..utils.files import relative_name
 from .image_split import ImageSplit
 from .images import ImageData, LabeledImages
 from .long_tail import class_counts
@@ -34,7 +35,7 @@ def relative_names(files: list[str]) -> list[str]:
     parts = [os.path.split(file) for file in files]
     folders = {folder: os.path.abspath(folder) for folder in {folder for folder, _ in parts}}
     root = os.path.commonpath(list(folders.values()))
-    below = {folder: os.path.relpath(path, root) for folder, path in folders.items()}
+    below = {folder: relative_name(path, root) for folder, path in folders.items()}
     return [name if below[folder] == "." else f"{below[folder]}/{name}" for folder, name in parts]
 
 

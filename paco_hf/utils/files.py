@@ -154,6 +154,22 @@ def check_folder(folder: str | Path, advice: str) -> None:
         raise OSError(f"{folder} {'is not a folder' if Path(folder).exists() else 'does not exist'}: {advice}")
 
 
+def relative_name(path: str | Path, folder: str | Path) -> str:
+    """A path from a folder on, as it is written into files: with slashes on every system."""
+    return os.path.relpath(path, folder).replace(os.sep, "/")
+
+
+def sorted_files(folder: Path, pattern: str) -> list[Path]:
+    """The files of a pattern in an order that is the same on every system: Windows' own is without case."""
+    return sorted(folder.glob(pattern), key=lambda file: file.parts)
+
+
+def portable_name(text: str) -> str:
+    """A name for a file or folder on every system: Windows has fewer letters, and devices with names of their own."""
+    name = re.sub(r'[\x00-\x1f<>:"/\\|?*]', "-", text).rstrip(". ")
+    return re.sub(r"^(con|prn|aux|nul|com\d|lpt\d)(?=\.|$)", r"\1-", name, flags=re.IGNORECASE)
+
+
 def check_embeddings(file: str | Path) -> None:
     """`OSError` where there is no such file, or it is not of safetensors."""
     from safetensors import SafetensorError, safe_open

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,27 +10,38 @@ from pathlib import Path
 def available_cores() -> int:
     """Workers for the data loader of this process, for its share of the cores: 1, 2, 4 or 8, which suits streams."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(1 << (max(cores // processes, 1).bit_length() - 1), 8)
+    return min(1 << (max(usable_cores() // processes, 1).bit_length() - 1), 8)
+
+
+def usable_cores() -> int:
+    """The cores that this process may use, where the system says so; else all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def hardware_precision(use_cpu: bool = False) -> str:
-    """`bf16` where the GPU or CPU multiplies bfloat16 matrices in hardware, else `fp32`."""
+    """`bf16` where the GPU, or the CPU, as Linux knows it, multiplies bfloat16 matrices in hardware, else `fp32`."""
     import torch
 
     if torch.accelerator.is_available() and not use_cpu:
         on_cuda = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
         return "bf16" if on_cuda else "fp32"
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return "bf16" if any(map(capabilities.get, ("avx512_bf16", "amx_bf16", "bf16"))) else "fp32"
+    return "bf16" if {"avx512_bf16", "amx_bf16", "bf16"} & cpu_features() else "fp32"
+
+
+def cpu_features() -> set[str]:
+    """The instruction sets of the CPU by Linux's names; none on other systems. torch tells them from 2.10 on alone."""
+    return {*(_cpu_info("flags") or _cpu_info("Features")).split()}  # of x86, of ARM
 
 
 def cpu_name() -> str:
     """What the CPU is called."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+def _cpu_info(name: str) -> str:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 @contextmanager

@@ -4,8 +4,10 @@ import os
 import signal
 import sys
 import threading
+from _thread import interrupt_main
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 _IMPORTING = "<frozen importlib._bootstrap>"
@@ -45,7 +47,9 @@ def raise_interrupts() -> Iterator[None]:
 
     def raise_again(ignored: Any) -> None:
         if ignored.exc_type is KeyboardInterrupt and main.ident:
-            threading.Timer(_MOMENT, signal.pthread_kill, (main.ident, signal.SIGINT)).start()
+            # Only a signal ends a wait of the main thread, which Windows has not.
+            interrupt = partial(signal.pthread_kill, main.ident) if hasattr(signal, "pthread_kill") else interrupt_main
+            threading.Timer(_MOMENT, interrupt, (signal.SIGINT,)).start()
         else:
             hook(ignored)
 

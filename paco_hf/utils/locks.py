@@ -4,7 +4,6 @@ import errno
 import inspect
 import json
 import os
-import shutil
 import socket
 import sys
 import time
@@ -19,12 +18,10 @@ from filelock import FileLock, Timeout
 
 from .files import DiskError
 
-# Beside what the system locks, which releases of filelock before 4 empty when they look at it, and Windows lets nobody
-# read, lies what its owner says.
-LOCK_NAME, OWNER_NAME = ".lock", ".lock.json"
-LOCK_NAMES = (LOCK_NAME, OWNER_NAME)
+LOCK_NAME, HELD_NAME = ".lock", ".lock.held"  # what says who the owner is, and what it locks
+LOCK_NAMES = (LOCK_NAME, HELD_NAME)
 BEAT, SILENCE = 20, 300  # seconds between an owner's signs of life, and without one until it is taken for ended
-# Releases before 4 have no other kind of lock to fall back to.
+# filelock falls back to another kind of lock since version 4 alone.
 _SOFT = "fallback_to_soft"
 _HARD: dict[str, Any] = {_SOFT: False} if _SOFT in inspect.signature(FileLock.__init__).parameters else {}
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system
@@ -34,8 +31,9 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system
 def sole_owner(folder: str | Path, use: str, advice: str, traces: Collection[str] = ()) -> Iterator[None]:
     """Hold a folder, which is made where there is none; where nothing comes of it, it is gone afterwards.
 
-    The system ends the lock with its process. Not every shared disk tells one computer of another's locks, and some
-    have none: there the owner's signs of life count, which are the times of its file.
+    The system ends the lock with its process; what is locked is an empty file, as some systems let nobody else read or
+    write it. Not every shared disk tells one computer of another's locks, and some have none: there the owner's signs
+    of life count, which are the times of the file that says who it is.
 
     Args:
         folder (path): to write to.
@@ -51,11 +49,11 @@ def sole_owner(folder: str | Path, use: str, advice: str, traces: Collection[str
     if folder.exists() and not folder.is_dir():
         raise OSError(f"{folder} is a file: give a folder")
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
-    file = folder / OWNER_NAME
+    file, held = (folder / name for name in LOCK_NAMES)
     before, silent = _owner(file)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / LOCK_NAME, timeout=0, **_HARD)
+        lock = FileLock(held, timeout=0, **_HARD)
         locked = _acquire(lock)
     except Timeout as error:
         raise OSError(f"{folder} is in use{_describe(*_owner(file))}: wait for it, or {advice}") from error
@@ -72,15 +70,15 @@ def sole_owner(folder: str | Path, use: str, advice: str, traces: Collection[str
     ended = Event()
     try:
         owner = {"use": use, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}
-        file.write_text(json.dumps(owner))
+        file.write_text(json.dumps(owner), encoding="utf-8")
         Thread(target=_show_life, args=(file, ended), daemon=True).start()
         yield
     finally:
         ended.set()
-        if missing and {path.name for path in folder.iterdir()} <= {*LOCK_NAMES, *traces}:
-            shutil.rmtree(folder)
-        for name in LOCK_NAMES:
-            (folder / name).unlink(missing_ok=True)
+        nothing = missing and {path.name for path in folder.iterdir()} <= {*LOCK_NAMES, *traces}
+        for name in (*(traces if nothing else ()), *LOCK_NAMES):
+            with suppress(PermissionError):  # Windows removes what is locked as it is released
+                (folder / name).unlink(missing_ok=True)
         lock.release()
         for path in missing:
             with suppress(OSError):  # there is something in it
@@ -109,7 +107,7 @@ def _show_life(file: Path, ended: Event) -> None:
 def _owner(file: Path) -> tuple[dict[str, Any], float]:
     """What an owner wrote, and the seconds since its last sign of life; nothing where that cannot be read."""
     with suppress(OSError, ValueError, KeyError, TypeError):  # it is just being written, or cannot be read while held
-        owner = json.loads(file.read_text())
+        owner = json.loads(file.read_text(encoding="utf-8"))
         return {name: owner[name] for name in ("use", "host", "pid", "since")}, time.time() - file.stat().st_mtime
     return {}, 0.0
 

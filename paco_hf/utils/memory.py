@@ -39,7 +39,7 @@ def keep_freed_memory() -> bool:
 @cache
 def _mallopt() -> Any:
     """glibc's function, once it is arranged that forked processes undo what is set by it; `None` without glibc."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform.startswith("linux") else None
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if hasattr(os, "register_at_fork") else None
     if mallopt is not None:
         for threshold in (_MMAP_THRESHOLD, _TRIM_THRESHOLD):
             os.register_at_fork(after_in_child=partial(mallopt, threshold, _MAPPED))
@@ -69,8 +69,9 @@ def used_memory(device_type: str) -> int:
 def _peak(device_type: str) -> int:
     if device_type == "cuda":
         return torch.cuda.max_memory_allocated()
-    if sys.platform == "win32":
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
+    try:
+        import resource
+    except ImportError:
+        memory = psutil.Process().memory_info()
+        return int(getattr(memory, "peak_wset", memory.rss))  # which Windows has
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -150,9 +150,8 @@ def start_worker(function: Callable[[int], None] | None, worker: int) -> None:
     """
     end_with_lost_batch()
     end_with_parent()  # it would hold the lock of the folder for seconds
-    parent = multiprocessing.parent_process()
-    if parent is not None and parent.pid != os.getppid():
-        os._exit(STATUS)  # the process ended before: torch would take its successor for it, and wait forever
+    # The one that it works for may have ended before, or be another than its parent, which torch watches.
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     since = 0.0
 
     def hear(*_: Any) -> None:
@@ -168,6 +167,11 @@ def start_worker(function: Callable[[int], None] | None, worker: int) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     if function is not None:
         function(worker)
+
+
+def _end_with(process: Any) -> None:
+    process.join()
+    os._exit(STATUS)
 
 
 def _is_echo(since: float) -> bool:

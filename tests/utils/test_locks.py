@@ -14,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from paco_hf.utils import locks
-from paco_hf.utils.locks import OWNER_NAME, SILENCE, sole_owner
+from paco_hf.utils.locks import LOCK_NAME, SILENCE, sole_owner
 
 
 def held(folder: Path, use: str = "a training") -> sole_owner:
@@ -23,9 +23,9 @@ def held(folder: Path, use: str = "a training") -> sole_owner:
 
 def test_the_second_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
     with held(tmp_path):
-        owner = json.loads((tmp_path / OWNER_NAME).read_text())
+        owner = json.loads((tmp_path / LOCK_NAME).read_text())
         owner["since"] -= 3 * 3600
-        (tmp_path / OWNER_NAME).write_text(json.dumps(owner))
+        (tmp_path / LOCK_NAME).write_text(json.dumps(owner))
         message = f"{tmp_path} is in use: a training, process {os.getpid()} on {owner['host']}, for 3 h: wait for it"
         with pytest.raises(OSError, match=f"^{re.escape(message)}, or give another"), held(tmp_path, "a card"):
             raise AssertionError
@@ -50,7 +50,7 @@ def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     with held(tmp_path):
-        assert (tmp_path / OWNER_NAME).exists()
+        assert (tmp_path / LOCK_NAME).exists()
 
 
 def test_what_comes_to_nothing_leaves_no_folder(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 def leave(folder: Path, host: str, pid: int = 77, silent: float = 0.0, hours: int = 5) -> Path:
     """The file of an owner that did not release its lock."""
-    file = folder / OWNER_NAME
+    file = folder / LOCK_NAME
     now = time.time()
     file.write_text(json.dumps({"use": "a training", "host": host, "pid": pid, "since": now - hours * 3600}))
     os.utime(file, (now - silent, now - silent))
@@ -120,7 +120,7 @@ def test_of_clocks_that_differ_no_age_is_negative(tmp_path: Path) -> None:
 def test_an_owner_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(locks, "BEAT", 0.01)
     with held(tmp_path):
-        file = tmp_path / OWNER_NAME
+        file = tmp_path / LOCK_NAME
         os.utime(file, (0, 0))
         deadline = time.monotonic() + 60
         while time.time() - file.stat().st_mtime > 30:
@@ -130,7 +130,7 @@ def test_an_owner_shows_that_it_lives(tmp_path: Path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"use": "a training"}'])
 def test_a_damaged_lock_of_nobody_is_taken(text: str, tmp_path: Path) -> None:
-    (tmp_path / OWNER_NAME).write_text(text)
+    (tmp_path / LOCK_NAME).write_text(text)
     with held(tmp_path):
         pass
 
@@ -150,8 +150,8 @@ def test_file_systems_without_locks(error: Exception, tmp_path: Path, monkeypatc
     with held(tmp_path):
         with pytest.raises(OSError, match=rf"is in use: a training, process {os.getpid()} on "), held(tmp_path, "b"):
             raise AssertionError
-        assert (tmp_path / OWNER_NAME).exists()
-    assert not (tmp_path / OWNER_NAME).exists()
+        assert (tmp_path / LOCK_NAME).exists()
+    assert not (tmp_path / LOCK_NAME).exists()
     leave(tmp_path, socket.gethostname(), ended_process())
     with held(tmp_path):
         pass

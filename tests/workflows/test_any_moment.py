@@ -41,7 +41,7 @@ class Life:
     @property
     def works(self) -> bool:
         """Whether it has imported what it needs, and has the folder."""
-        lock = self.folder / ".lock.json"
+        lock = self.folder / ".lock"
         return (lock.exists() and lock.stat().st_mtime > self.since) or self.process.poll() is not None
 
     def wait(self, seconds: float = 600) -> bool:

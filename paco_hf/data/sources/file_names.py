@@ -47,7 +47,7 @@ class FileFinder:
         if self.remote:
             self.remote.copy_files(list(dict.fromkeys(names)))
         start = str(root or self.folder)
-        paths = {name: os.path.join(start, name) for name in names if name.strip()}
+        paths = {name: os.path.join(start, name).replace("/", os.sep) for name in names if name.strip()}
         files: dict[str, str | None] = {name: path for name, path in paths.items() if _is_file(path)}
         missing = [name for name in paths if name not in files]
         if missing:

@@ -10,7 +10,7 @@ from datasets.config import HF_DATASETS_CACHE
 from datasets.data_files import DataFilesDict, DataFilesList
 from datasets.table import InMemoryTable
 
-from ...utils.files import disk_errors, identity
+from ...utils.files import disk_errors, identity, sorted_files
 
 
 def image_tables(files: Mapping[str, tuple[Sequence[str], Sequence[int]]], class_names: list[str]) -> DatasetDict:
@@ -55,7 +55,7 @@ def read_parquet(files: Sequence[str | Path]) -> Dataset:
 def parquet_files(folder: Path) -> dict[str, list[str]]:
     """The parquet files below a folder by split, which their names say; empty where there are none."""
     files: dict[str, list[str]] = {}
-    for file in sorted(folder.glob("**/*.parquet")):
+    for file in sorted_files(folder, "**/*.parquet"):
         split = next((s for s in ("train", "test", "validation") if s in str(file.relative_to(folder)).lower()), None)
         if split is None:
             raise ValueError(

@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote, urlsplit
 import fsspec
 from tqdm.auto import tqdm
 
-from ...utils.files import DiskError, disk_errors, replacing, write_json
+from ...utils.files import DiskError, disk_errors, portable_name, replacing, write_json
 from ...utils.folder_contents import is_image_name
 
 _THREADS = 8
@@ -185,7 +185,7 @@ _CHANGES = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "u
 def _folder(address: str) -> Path:
     from datasets.config import HF_DATASETS_CACHE
 
-    name = os.path.basename(address.rstrip("/")) or "data"
+    name = portable_name(os.path.basename(address.rstrip("/"))) or "data"
     key = hashlib.sha256(address.encode()).hexdigest()[:16]
     return Path(HF_DATASETS_CACHE) / "paco_hf" / "remote" / key / name
 

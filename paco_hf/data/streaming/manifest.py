@@ -86,11 +86,8 @@ def check_preparation(folder: Path) -> None:
     """`ValueError` where a data set cannot be prepared in a folder: it is a file, or holds something else."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"--out {folder} is a file: give a folder")
-    if (
-        not (folder / PLAN_NAME).is_file()
-        and folder.is_dir()
-        and any(f.name not in LOCK_NAMES for f in folder.iterdir())
-    ):
+    inside = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
+    if PLAN_NAME not in inside and inside - {*LOCK_NAMES}:
         raise ValueError(f"--out {folder} is not empty, and holds no preparation to resume: give another folder")
 
 

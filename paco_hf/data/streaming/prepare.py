@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ...utils.files import DiskError, read_mapping, replacing, write_text
+from ...utils.files import DiskError, read_mapping, relative_name, replacing, sorted_files, write_text
 from ...utils.locks import sole_owner
 from ..image_lists import ImageList, git_blob_id, tree_lists
 from ..image_split import selection_hash
@@ -74,8 +74,8 @@ def prepare(
         )
     image_lists = tree_lists(dataset, Path(source), lists or {}) if benchmark else {}
     # A benchmark's source on the Hub is not looked at.
-    files = sorted(Path(source).glob("**/*.parquet")) if benchmark else []
-    sizes = [[str(file.relative_to(source)), file.stat().st_size] for file in files]
+    files = sorted_files(Path(source), "**/*.parquet") if benchmark else []
+    sizes = [[relative_name(file, source), file.stat().st_size] for file in files]
     columns = fields.get("image_column"), fields.get("label_column")
     tree = None if files else _source_images(dataset, source, image_lists, fields)
     plan = {

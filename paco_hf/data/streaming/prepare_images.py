@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm.auto import tqdm
 
-from ...utils.files import identity
+from ...utils.files import identity, relative_name
 from ...utils.folder_contents import PassedOver
 from ...utils.text import examples, repeated
 from ..image_lists import ImageList, class_names
@@ -150,7 +150,7 @@ def _file_contents(split: str, paths: Sequence[str], labels: Sequence[int], root
             f"{len(empty)} of the {split} images are empty files, such as {empty[0]}: download them again, or leave "
             "them out"
         )
-    names = [os.path.relpath(path, root) for path in paths]
+    names = [relative_name(path, root) for path in paths]
     if (twice := repeated(names)) is not None:
         raise ValueError(f"the {split} split has the file {twice} twice: leave one of the two rows out")
     return SplitContents(names, [*labels], sizes, lambda i: Path(paths[i]).read_bytes(), file_state(paths))
