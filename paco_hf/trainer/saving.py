@@ -26,7 +26,6 @@ from .callbacks import selected_file
 _log = logging.get_logger(__name__)
 
 # Every private method of `transformers.Trainer` that is overridden, all of them here, and why nothing public will do.
-# A test compares their signatures with the installed transformers.
 PRIVATE_OVERRIDES = {
     "_get_grad_norm": "computes a norm in every step; `max_grad_norm=0` leaves out the clipping, but not the norm",
     "_get_output_dir": "where a checkpoint is written: elsewhere, until it is complete",
@@ -252,8 +251,8 @@ class CheckpointingTrainer(Trainer):
         Args:
             commit_message (`str`, *optional*, defaults to `"End of training"`): of the one commit.
             blocking (`bool`, *optional*, defaults to `True`): a push is waited for; nothing else is possible.
-            kwargs: `token` (default: `args.hub_token`), `revision` (a branch, default: `args.hub_revision`), and
-                others of [`paco_hf.hub.upload.push`].
+            kwargs: `token` (default: `args.hub_token`), `revision` (a branch, default: `args.hub_revision`), `private`
+                (default: `args.hub_private_repo`), and others of [`paco_hf.hub.upload.push`].
 
         Returns:
             `huggingface_hub.CommitInfo`, `None` on all but the main process.
@@ -268,7 +267,7 @@ class CheckpointingTrainer(Trainer):
             raise ValueError("blocking=False is not supported, as a push is a single commit: leave it out")
         return push_trainer(self, commit_message=commit_message or "End of training", **kwargs)
 
-    def init_hf_repo(self, token: str | None = None) -> None:
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """Make the repository, as the base class does; what the Hub refuses is an `OSError` of one line."""
         with hub_errors(f"{self.args.hub_model_id or self.args.output_dir} cannot be made on the Hub"):
-            super().init_hf_repo(token)
+            super().init_hf_repo(*args, **kwargs)
