@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Trainer
@@ -41,12 +42,20 @@ class CheckpointingTrainer(Trainer):
 
     Checkpoints are written elsewhere and renamed once they are complete: a run that is killed at any time resumes
     from the last of them, and ends with the same bits as one that was left alone.
+
+    Raises:
+        ImportError: a version of transformers whose accumulated gradients are too small.
     """
 
     args: PaCoTrainingArguments
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.accelerator.gradient_accumulation_steps > 1:  # by which the base class divides each loss itself
+            raise ImportError(
+                f"transformers {transformers.__version__} divides the loss of accumulated batches twice: install "
+                "another version, with pip install -U transformers, or set gradient_accumulation_steps to 1"
+            )
         self.adapted: bool = lora.has_adapter(self.model)
         self.staging: Path | None = None
         self.resumed_step, self.updates_per_epoch = 0, 1
