@@ -21,6 +21,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 # `from paco_hf import *` brings the classes and the losses, not the packages.
 __all__ = [name for name in __all__ if name.startswith("PaCo") or name.endswith("_loss")]
 
+# The first hook, before any that an unsuitable version would fail in.
+register_post_import_hook("paco_hf.utils.versions:check_versions", "transformers")
 register_post_import_hook("paco_hf.models.registration:register_backbones", "timm")
 register_post_import_hook("paco_hf.models.registration:register_config", "transformers.models.auto.configuration_auto")
 register_post_import_hook("paco_hf.models.registration:register_models", "transformers.models.auto.modeling_auto")

@@ -7,9 +7,11 @@ import re
 import sys
 import tokenize
 import tomllib
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
+from multiprocessing import queues
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import yaml
 from conftest import ROOT
 from datasets import Dataset
 from torchvision.transforms import v2
+from transformers import Trainer
 
 grimp = pytest.importorskip("grimp", reason="needs the extra dev")
 
@@ -49,6 +52,9 @@ PRIVATE: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: torch,
         "one kernel for all weights of the key encoder, as in torch.optim",
     ),
+    "_hp_search_setup": (lambda: Trainer, "the settings of a trial, which the model of a search depends on"),
+    "_option_string_actions": (lambda: ArgumentParser(), "the flags that a parser knows, for what was meant"),
+    "_on_queue_feeder_error": (lambda: queues.Queue, "the end of a worker that cannot hand over a batch"),
 }
 MODULE_NAMES = {"pillow": "PIL", "pyyaml": "yaml"}  # of distributions that are imported by another name
 
@@ -161,14 +167,16 @@ def pronouns(package: Path = PACKAGE) -> list[str]:
 
 
 def private_names(package: Path = PACKAGE) -> dict[str, str]:
-    """Private attributes and modules of others: `{name: place}`. Those of `super()` belong to overrides."""
+    """Private attributes and modules of others: `{name: place}`. Those of `super()` belong to overrides, which
+    `test_libraries.py` looks at."""
     members = [member for _, node in nodes(ast.ClassDef, package) for member in node.body]
     defined = {member.name for member in members if isinstance(member, Function)}
-    defined |= {node.attr for _, node in nodes(ast.Attribute, package) if isinstance(node.ctx, ast.Store)}
+    stored = [node for _, node in nodes(ast.Attribute, package) if isinstance(node.ctx, ast.Store)]
+    defined |= {node.attr for node in stored if ast.unparse(node.value) == "self"}
     names = {}
     for place, node in nodes(ast.AST, package):
         match node:
-            case ast.Attribute(value=ast.Name("self" | "cls") | ast.Call(func=ast.Name("super"))):
+            case ast.Attribute(value=ast.Call(func=ast.Name("super"))):
                 continue
             case ast.Attribute(attr="_C" | "_version") | ast.Attribute(value=ast.Attribute(attr="_C")):
                 continue

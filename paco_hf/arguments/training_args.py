@@ -10,9 +10,12 @@ from transformers import TrainingArguments
 
 from ..losses.specs import LOSSES, LossSpec, loss_spec
 from ..utils.hardware import hardware_precision
+from ..utils.versions import check_versions
 from .fields import check_ranges
 from .method_arguments import ChangedDefaults, CommonArguments, MethodArguments
 from .unsupported import check_accelerator, check_idle, check_supported
+
+check_versions()  # again: what imported transformers first may have ignored that it was refused
 
 
 @dataclass

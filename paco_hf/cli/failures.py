@@ -2,18 +2,17 @@
 
 import errno
 import os
-import platform
 import re
 import shlex
 import sys
 import tempfile
 import traceback
-from importlib.metadata import PackageNotFoundError, version
+
+from ..utils.versions import system_lines
 
 _FORESEEN = (ValueError, OSError, FloatingPointError, ImportError, RuntimeError, MemoryError, EOFError)
 # Packages whose errors are about files and data, and need not be of these types.
 _LIBRARIES = {"safetensors", "datasets", "pyarrow", "yaml", "zlib", "_lzma", "zipfile", "tarfile", "struct"}
-_PACKAGES = ("paco-hf", "torch", "transformers", "datasets", "timm")
 _MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
 
 
@@ -83,9 +82,8 @@ def _shortage(error: Exception, text: str, verb: str) -> str | None:
 
 def _report(error: Exception, verb: str) -> str:
     """Where the traceback is: in a new file of the system's folder for temporary ones, where that can be written."""
-    lines = [*map(_version, _PACKAGES), f"python {sys.version}", platform.platform(), ""]
     command = shlex.join(["paco-hf", *sys.argv[1:]]) if verb in sys.argv else f"paco-hf {verb}"
-    text = _without_secrets("\n".join([command, *lines, "".join(traceback.format_exception(error))]))
+    text = _without_secrets("\n".join([command, *system_lines(), "", "".join(traceback.format_exception(error))]))
     try:
         folder = tempfile.gettempdir()
         if folder == os.getcwd() and folder not in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp"):
@@ -96,13 +94,6 @@ def _report(error: Exception, verb: str) -> str:
     except OSError:
         return "PACO_HF_DEBUG=1 shows the traceback for a bug report"
     return f"traceback and versions for a bug report: {file}"
-
-
-def _version(package: str) -> str:
-    try:
-        return f"{package} {version(package)}"
-    except PackageNotFoundError:
-        return f"{package}: not installed"
 
 
 def _without_secrets(text: str) -> str:

@@ -14,6 +14,7 @@ from ..utils.console import PRINTED_ONCE, announce_loading, drop_unwritten, open
 from ..utils.files import disk_errors
 from ..utils.interrupts import raise_interrupts
 from ..utils.signals import STATUS, Stopped
+from ..utils.versions import system_lines
 from .common import OneLineParser
 from .failures import explain
 from .launcher import HELP_FLAGS, in_processes, is_first_process, is_launched, split_number
@@ -81,9 +82,7 @@ def _run(verb: str = "", *argv: str) -> int:
         print(_USAGE, end="")
         return 0 if verb else 2
     if verb == "--version":
-        from importlib.metadata import version
-
-        print(version("paco-hf"))
+        print("\n".join(system_lines()))
         return 0
     if verb not in _VERBS:
         near = meant_name(verb.lower().replace("_", "-"), _VERBS, "verbs")

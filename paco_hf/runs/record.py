@@ -1,7 +1,6 @@
 """`run.json`, the record of a finished run, and its scores as text."""
 
 import datetime
-import importlib.metadata
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,7 @@ from ..data.image_split import ImageSplit
 from ..metrics import HEADLINE, TITLES
 from ..models.pretrained_backbones import weights_id
 from ..utils.hardware import cpu_name
+from ..utils.versions import versions
 from .redaction import public_name, public_text
 
 
@@ -57,7 +57,7 @@ def run_record(
             "processes": args.world_size,
             "precision": args.resolved_precision,
         },
-        "versions": {name: importlib.metadata.version(name) for name in ("paco-hf", "torch", "transformers", "timm")},
+        "versions": versions(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 

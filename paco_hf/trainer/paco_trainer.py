@@ -1,11 +1,13 @@
 """`PaCoTrainer`: PaCo, GPaCo and the baselines on `transformers.Trainer`."""
 
+import datetime
 import math
 import multiprocessing
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,7 +58,8 @@ class PaCoTrainer(CheckpointingTrainer):
             Training changes its weights, and with them its configuration's `balanced_logits`, which says what the
             logits are for: both are shared, not copied.
         args (`PaCoTrainingArguments`, *optional*): settings (default: those of `paco-run` as output folder). The
-            trainer works on a copy, `trainer.args`, whose `eval_strategy` is `no` without `eval_dataset`.
+            trainer works on a copy, `trainer.args`, whose `eval_strategy` is `no` without `eval_dataset`, and whose
+            `run_name`, under which trackers show it, is that of the folder with the time where there is none.
         batched_views (callable, *optional*): makes the views of a training batch of whole images on the model's
             device ([`BatchedViews`] of [`WholeImages`]).
         train_sampler (sampler with `set_epoch`, *optional*): order of the training images, a function of the epoch
@@ -84,7 +87,8 @@ class PaCoTrainer(CheckpointingTrainer):
         evaluated = kwargs.get("eval_dataset")
         # The arguments as a trainer changes them. Their device is set up by now, once for both.
         strategy, workers = "no" if evaluated is None else args.eval_strategy, max(args.dataloader_num_workers, 0)
-        args = args.changed(eval_strategy=strategy, dataloader_num_workers=workers)
+        name = args.run_name or f"{Path(args.output_dir).resolve().name} {datetime.datetime.now():%Y-%m-%d %H:%M}"
+        args = args.changed(eval_strategy=strategy, dataloader_num_workers=workers, run_name=name)
         if args.prediction_loss_only:
             kwargs["compute_metrics"] = None
         if kwargs.get("compute_metrics", self._long_tailed_metrics) is None and evaluated is not None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import Trainer
@@ -26,7 +27,6 @@ from .callbacks import selected_file
 _log = logging.get_logger(__name__)
 
 # Every private method of `transformers.Trainer` that is overridden, all of them here, and why nothing public will do.
-# A test compares their signatures with the installed transformers.
 PRIVATE_OVERRIDES = {
     "_get_grad_norm": "computes a norm in every step; `max_grad_norm=0` leaves out the clipping, but not the norm",
     "_get_output_dir": "where a checkpoint is written: elsewhere, until it is complete",
@@ -42,12 +42,20 @@ class CheckpointingTrainer(Trainer):
 
     Checkpoints are written elsewhere and renamed once they are complete: a run that is killed at any time resumes
     from the last of them, and ends with the same bits as one that was left alone.
+
+    Raises:
+        ImportError: a version of transformers whose accumulated gradients are too small.
     """
 
     args: PaCoTrainingArguments
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.accelerator.gradient_accumulation_steps > 1:  # by which the base class divides each loss itself
+            raise ImportError(
+                f"transformers {transformers.__version__} divides the loss of accumulated batches twice: install "
+                "another version, with pip install -U transformers, or set gradient_accumulation_steps to 1"
+            )
         self.adapted: bool = lora.has_adapter(self.model)
         self.staging: Path | None = None
         self.resumed_step, self.updates_per_epoch = 0, 1
@@ -252,8 +260,8 @@ class CheckpointingTrainer(Trainer):
         Args:
             commit_message (`str`, *optional*, defaults to `"End of training"`): of the one commit.
             blocking (`bool`, *optional*, defaults to `True`): a push is waited for; nothing else is possible.
-            kwargs: `token` (default: `args.hub_token`), `revision` (a branch, default: `args.hub_revision`), and
-                others of [`paco_hf.hub.upload.push`].
+            kwargs: `token` (default: `args.hub_token`), `revision` (a branch, default: `args.hub_revision`), `private`
+                (default: `args.hub_private_repo`), and others of [`paco_hf.hub.upload.push`].
 
         Returns:
             `huggingface_hub.CommitInfo`, `None` on all but the main process.
@@ -268,7 +276,7 @@ class CheckpointingTrainer(Trainer):
             raise ValueError("blocking=False is not supported, as a push is a single commit: leave it out")
         return push_trainer(self, commit_message=commit_message or "End of training", **kwargs)
 
-    def init_hf_repo(self, token: str | None = None) -> None:
+    def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """Make the repository, as the base class does; what the Hub refuses is an `OSError` of one line."""
         with hub_errors(f"{self.args.hub_model_id or self.args.output_dir} cannot be made on the Hub"):
-            super().init_hf_repo(token)
+            super().init_hf_repo(*args, **kwargs)

@@ -1,5 +1,6 @@
 """Settings of a training that contradict its model or data: each is refused before anything is built."""
 
+import os
 from collections.abc import Callable, Iterable, Sequence, Sized
 from importlib.util import find_spec
 from typing import Any
@@ -24,6 +25,7 @@ from .optimizer import optimizer_and_settings
 # What transformers' list of installed trackers lacks, and names of packages that are not those of their trackers.
 _UNLISTED = {"azure_ml": "azureml", "flyte": "flytekit"}
 _PACKAGES = {"azure_ml": "azureml-sdk", "comet_ml": "comet-ml", "flyte": "flytekit"}
+_WITHOUT_LOGIN = ("offline", "disabled")
 # By which a model can be selected: those of classes in each group.
 SCORES = [name for name, v in long_tailed_accuracy([0], [0], [1]).items() if isinstance(v, float) or name in GROUPS]
 
@@ -123,7 +125,7 @@ def check_packages(args: PaCoTrainingArguments) -> None:
         args (`PaCoTrainingArguments`): as they are.
 
     Raises:
-        ValueError: an unknown tracker, or settings that the optimizer does not take.
+        ValueError: an unknown tracker, one that nobody is logged in to, or settings that the optimizer does not take.
         ImportError: what to install.
     """
     installed = {*get_available_reporting_integrations(), "kubeflow"}
@@ -136,6 +138,14 @@ def check_packages(args: PaCoTrainingArguments) -> None:
                 f"report_to {tracker!r} needs a package that is not installed: `pip install "
                 f"{_PACKAGES.get(tracker, tracker)}`, or leave it out"
             )
+    if "wandb" in args.report_to and args.process_index == 0 and os.environ.get("WANDB_MODE") not in _WITHOUT_LOGIN:
+        import wandb
+
+        try:
+            wandb.login()
+        except wandb.Error as error:
+            reason = str(error).partition("\n")[0].rstrip(".")
+            raise ValueError(f"report_to 'wandb': {reason}; or set WANDB_MODE=offline to send it later") from error
     try:
         optimizer_and_settings(args, nn.Sequential())
     except ImportError as error:

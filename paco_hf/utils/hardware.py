@@ -44,6 +44,13 @@ def _cpu_info(name: str) -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
+def gpu_names() -> list[str]:
+    """What NVIDIA's driver calls its GPUs."""
+    files = Path("/proc/driver/nvidia/gpus").glob("*/information")
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").splitlines()]
+    return [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """Compute in one thread: for steps so small that others would wait for one another longer than they work, by far

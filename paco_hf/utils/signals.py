@@ -116,13 +116,13 @@ def worker_context() -> BaseContext:
 
     class Worker(fork.Process):  # type: ignore[name-defined]
         @staticmethod
-        def _Popen(process: Any) -> Any:  # noqa: N802 - its name in multiprocessing
+        def _Popen(process_obj: Any) -> Any:  # noqa: N802 - its name in multiprocessing
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
             try:
                 for attempt in range(_ATTEMPTS):
-                    reader, process.alive = os.pipe()
-                    started = fork.Process._Popen(process)
-                    os.close(process.alive)
+                    reader, process_obj.alive = os.pipe()
+                    started = fork.Process._Popen(process_obj)
+                    os.close(process_obj.alive)
                     lives = select.select([reader], [], [], _BIRTH)[0]
                     os.close(reader)
                     if lives or attempt == _ATTEMPTS - 1:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -107,7 +108,7 @@ def test_what_nobody_foresaw_leaves_a_file_for_a_report(monkeypatch, capsys, tmp
     text = file.read_text()
     assert "Traceback (most recent call last)" in text
     assert "paco-hf train --hub_token *** --dataset 'my data'" in text
-    for name in ("paco-hf ", "torch ", "transformers ", "datasets ", "timm ", "python 3."):
+    for name in ("paco-hf ", "torch ", "transformers ", "datasets ", "timm ", "python 3.", platform.system()):
         assert f"\n{name}" in text
     for secret in ("the secret", "hf_abcdefghij", "me:pass"):
         assert secret not in text

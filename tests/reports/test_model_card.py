@@ -22,6 +22,7 @@ from paco_hf.reports.model_card_text import guessing
 from paco_hf.reports.plots import COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME
 from paco_hf.runs.redaction import public_name, public_settings
 from paco_hf.trainer.callbacks import TrainingTime
+from paco_hf.utils.versions import versions
 
 MODEL_CARDS = ROOT / "model_cards"
 
@@ -65,6 +66,7 @@ def test_card_of_a_run(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
         "](class_counts.png)",
         "`queue_size` 64 instead of 512",
         record["training"]["hardware"],
+        *(f"{name} {version}" for name, version in versions().items()),
         "s of training on ",
     ):
         assert part in card.text, part

@@ -57,6 +57,13 @@ def test_accumulation_does_not_change_a_plain_loss(tmp_path, loss: str) -> None:
         assert (tensor - results[1][0][name]).abs().max() < 1e-6, name
 
 
+def test_accumulation_that_is_scaled_twice_is_refused(tmp_path, monkeypatch) -> None:
+    """As by transformers 5.3.0 to 5.5.0, which let accelerate divide the loss, too."""
+    monkeypatch.setattr("accelerate.Accelerator.gradient_accumulation_steps", 2)
+    with pytest.raises(ImportError, match=r"transformers \S+ divides the loss of accumulated batches twice: install"):
+        make_trainer(tmp_path, gradient_accumulation_steps=2)
+
+
 class Batches(TrainerCallback):
     """Keeps the gradients of the optimizer step, and the key encoder around it."""
 
