@@ -6,11 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import BitImageProcessor
 from transformers.image_utils import SizeDict
 
 PROCESSOR_FILE = Path(__file__).name
+
+# The one of tensors. Before transformers 5.4 this was its name, and `BitImageProcessor` one of arrays.
+BitImageProcessor: Any = getattr(
+    transformers,
+    "BitImageProcessor" if hasattr(transformers.BitImageProcessor, "_preprocess") else "BitImageProcessorFast",
+)
 
 
 class PaCoImageProcessor(BitImageProcessor):
@@ -21,7 +27,8 @@ class PaCoImageProcessor(BitImageProcessor):
 
     def _preprocess(self, images: list[Tensor], **kwargs: Any) -> Any:
         limit = kwargs["size"].shortest_edge if kwargs["do_resize"] else None
-        squares = [self._squared(image, limit, kwargs["resample"]) for image in images]
+        resample = kwargs["resample"] if "resample" in kwargs else kwargs["interpolation"]  # before transformers 5.4
+        squares = [self._squared(image, limit, resample) for image in images]
         return super()._preprocess(squares, **kwargs)
 
     def _squared(self, image: Tensor, limit: int | None, resample: Any) -> Tensor:

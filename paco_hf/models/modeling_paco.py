@@ -12,10 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
-from .backbones import StatisticsGuard, create_backbone, feature_size, load_pretrained
+from .backbones import StatisticsGuard, create_backbone, feature_size, load_pretrained, restore_buffers
 from .configuration_paco import PaCoConfig, as_numbers
 
 # What lies beside the weights, so that `trust_remote_code=True` loads them where this package is not installed.
@@ -45,17 +44,14 @@ class PaCoPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         # `post_init` and loading call it. timm initializes its modules when it builds them; transformers would draw
-        # them anew. Only what a file can lack is done here: the classifier, and the buffers that timm does not store.
-        reset_buffers: Any = getattr(module, "init_non_persistent_buffers", None)
-        if reset_buffers is not None:
-            reset_buffers()
-        elif module is getattr(self, "classifier", None):
+        # them anew. Only what a file can lack is done here: the classifier.
+        if module is getattr(self, "classifier", None):
             bound = 1 / math.sqrt(module.in_features)
-            init.uniform_(module.weight, -bound, bound)
+            nn.init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
-                init.uniform_(module.bias, -bound, bound)
+                nn.init.uniform_(module.bias, -bound, bound)
             if isinstance(module, CosineClassifier):
-                init.constant_(module.scale, module.initial_scale)
+                nn.init.constant_(module.scale, module.initial_scale)
 
     # What `gradient_checkpointing_enable` calls.
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
@@ -99,6 +95,7 @@ class PaCoPreTrainedModel(PreTrainedModel):
                 f"{path} lacks {len(missing)} weights of the backbone {model.config.backbone!r}, the first being "
                 f"{missing[0]}: it is not a checkpoint of this backbone"
             )
+        restore_buffers(model.base_model.backbone, model.config.backbone, model.config.backbone_kwargs)
         return (model, info) if wants_info else model
 
 
