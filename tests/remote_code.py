@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.modules["paco_hf"] = None  # type: ignore[assignment]  # as where the package is not installed
-
 import timm
 import torch
 import transformers
@@ -35,13 +33,13 @@ def differences(folder: Path) -> dict[str, float]:
     processor.save_pretrained(folder / "again")
     outputs["logits again"] = load(folder / "again")(images).logits
     for name in ("photo", "square"):
-        batch = processor([Image.open(folder / f"{name}.png")], return_tensors="pt")
-        outputs[f"pixels of the {name}"] = batch["pixel_values"]
+        outputs[name] = processor([Image.open(folder / f"{name}.png")], return_tensors="pt")["pixel_values"]
     for source in (folder, folder / "again"):
-        classify = pipeline("image-classification", model=str(source), trust_remote_code=True, top_k=None)
+        classify = pipeline("image-classification", model=str(source), trust_remote_code=True, top_k=100)
         scores = {best["label"]: best["score"] for best in classify(str(folder / "square.png"))}
-        names = [classify.model.config.id2label[i] for i in range(len(scores))]
-        outputs["scores" if source == folder else "scores again"] = torch.tensor([scores[name] for name in names])
+        names = classify.model.config.id2label
+        ordered = torch.tensor([scores[names[i]] for i in range(len(names))])
+        outputs["scores" if source == folder else "scores again"] = ordered
     outputs["features again"] = new_head(folder).paco(images).pooler_output
     return {
         name: (tensor.float() - expected[name.removesuffix(" again")]).abs().max().item()
@@ -63,5 +61,6 @@ def new_head(folder: Path) -> Any:
 
 
 if __name__ == "__main__":
+    sys.modules["paco_hf"] = None  # type: ignore[assignment]  # as where the package is not installed
     found = {folder.name: differences(folder) for folder in map(Path, sys.argv[1:])}
-    print(json.dumps({"transformers": transformers.__version__, "timm": timm.__version__, "differences": found}))
+    print(json.dumps({"versions": [transformers.__version__, timm.__version__], "differences": found}))

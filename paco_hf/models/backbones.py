@@ -163,7 +163,7 @@ def create_backbone(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
         known = timm.list_models()
         near = difflib.get_close_matches(name.split(".")[0], known, n=4, cutoff=0.6)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists the names"
-        raise ValueError(f"unknown backbone {name!r}: {hint}")
+        raise ValueError(f"unknown backbone {name!r}: {hint} (timm {timm.__version__})")
     if pretrained:
         return timm.create_model(name, pretrained=True, num_classes=0, **kwargs)
     try:

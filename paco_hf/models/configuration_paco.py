@@ -7,6 +7,10 @@ from typing import Any
 
 from transformers import PretrainedConfig
 from transformers.utils import logging
+from transformers.utils.versions import require_version
+
+# Of what travels with a checkpoint. Older ones lack what image processors and pipelines need.
+require_version("transformers>=4.56")
 
 logger = logging.get_logger(__name__)
 
@@ -127,8 +131,8 @@ class PaCoConfig(PretrainedConfig):
         """The class frequencies that the logits are for; `None`: equal ones. Where they are not known, all 1."""
         return None if self.balanced_logits else self.class_counts or [1] * self.num_labels
 
-    # What `save_pretrained` calls, in transformers 4 by the other name: it does not save what looks like a setting of text
-    # generation. This temperature is none.
+    # What `save_pretrained` calls, in transformers 4 by the second name: it does not save what looks like a setting of
+    # text generation. This temperature is none.
     def _get_generation_parameters(self) -> dict[str, Any]:
         return {}
 

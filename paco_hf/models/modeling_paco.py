@@ -8,6 +8,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,11 +48,13 @@ class PaCoPreTrainedModel(PreTrainedModel):
         # them anew. Only what a file can lack is done here: the classifier.
         if module is getattr(self, "classifier", None):
             bound = 1 / math.sqrt(module.in_features)
-            nn.init.uniform_(module.weight, -bound, bound)
-            if module.bias is not None:
-                nn.init.uniform_(module.bias, -bound, bound)
-            if isinstance(module, CosineClassifier):
-                nn.init.constant_(module.scale, module.initial_scale)
+            for name, parameter in module.named_parameters():
+                if getattr(parameter, "_is_hf_initialized", False):  # it was in the file
+                    continue
+                if name == "scale":
+                    nn.init.constant_(parameter, module.initial_scale)
+                else:
+                    nn.init.uniform_(parameter, -bound, bound)
 
     # What `gradient_checkpointing_enable` calls.
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
@@ -79,7 +82,8 @@ class PaCoPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As `PreTrainedModel.from_pretrained`, and it refuses a file that lacks weights of the backbone.
 
-        A backbone weight that is in no file would stay uninitialized: `ValueError` instead of a model of noise.
+        A backbone weight that is in no file, or in another shape, would stay uninitialized: `ValueError` instead of a
+        model of noise.
         """
         path, wants_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         try:
@@ -89,11 +93,14 @@ class PaCoPreTrainedModel(PreTrainedModel):
             if type(error).__name__ != "SafetensorError":
                 raise
             raise OSError(f"the weights in {path} cannot be read ({error}): truncated?") from error
-        missing = sorted(key for key in info["missing_keys"] if "backbone." in key)
+        # Names, with shapes in transformers 5.
+        mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
+        missing = sorted(key for key in [*info["missing_keys"], *mismatched] if "backbone." in key)
         if missing:
             raise ValueError(
                 f"{path} lacks {len(missing)} weights of the backbone {model.config.backbone!r}, the first being "
-                f"{missing[0]}: it is not a checkpoint of this backbone"
+                f"{missing[0]}: it is a checkpoint of another backbone or size, or of another timm than "
+                f"{timm.__version__}"
             )
         restore_buffers(model.base_model.backbone, model.config.backbone, model.config.backbone_kwargs)
         return (model, info) if wants_info else model
