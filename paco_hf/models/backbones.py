@@ -190,27 +190,24 @@ def restore_buffers(backbone: nn.Module, name: str, kwargs: dict[str, Any]) -> N
     Raises:
         ValueError: a buffer that differs each time the backbone is built.
     """
-    restored, stored = set(), backbone.state_dict()
+    stored, others = backbone.state_dict(), []
     for path, module in backbone.named_modules():
         reset: Any = getattr(module, "init_non_persistent_buffers", None)
         if reset is not None:
             reset()
-            restored.add(path)
-    others = {
-        key: buffer
-        for key, buffer in backbone.named_buffers()
-        if key not in stored and key.rpartition(".")[0] not in restored
-    }
+        else:
+            others += [key for key, _ in module.named_buffers(path, recurse=False) if key not in stored]
     if not others:
         return
     first, second = create_backbone(name, **kwargs), create_backbone(name, **kwargs)
-    for key, buffer in others.items():
-        if not torch.equal(first.get_buffer(key), second.get_buffer(key)):
+    for key in others:
+        fresh = first.get_buffer(key)
+        if not torch.equal(fresh, second.get_buffer(key)):
             raise ValueError(
                 f"the backbone {name!r} cannot be loaded: its buffer {key} is random and no file holds it; register "
                 "it with persistent=True and train again"
             )
-        buffer.copy_(first.get_buffer(key))
+        backbone.get_buffer(key).copy_(fresh)
 
 
 @dataclass

@@ -48,13 +48,11 @@ class PaCoPreTrainedModel(PreTrainedModel):
         # them anew. Only what a file can lack is done here: the classifier.
         if module is getattr(self, "classifier", None):
             bound = 1 / math.sqrt(module.in_features)
-            for name, parameter in module.named_parameters():
-                if getattr(parameter, "_is_hf_initialized", False):  # it was in the file
-                    continue
-                if name == "scale":
-                    nn.init.constant_(parameter, module.initial_scale)
-                else:
-                    nn.init.uniform_(parameter, -bound, bound)
+            nn.init.uniform_(module.weight, -bound, bound)
+            if module.bias is not None:
+                nn.init.uniform_(module.bias, -bound, bound)
+            if isinstance(module, CosineClassifier):
+                nn.init.constant_(module.scale, module.initial_scale)
 
     # What `gradient_checkpointing_enable` calls.
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
