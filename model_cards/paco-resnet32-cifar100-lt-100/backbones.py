@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import timm
+import torch
 import torch.nn.functional as F
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
 from timm.models.resnet import Bottleneck, ResNet
@@ -162,7 +163,7 @@ def create_backbone(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
         known = timm.list_models()
         near = difflib.get_close_matches(name.split(".")[0], known, n=4, cutoff=0.6)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists the names"
-        raise ValueError(f"unknown backbone {name!r}: {hint}")
+        raise ValueError(f"unknown backbone {name!r}: {hint} (timm {timm.__version__})")
     if pretrained:
         return timm.create_model(name, pretrained=True, num_classes=0, **kwargs)
     try:
@@ -174,6 +175,39 @@ def create_backbone(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
         raise ValueError(f"backbone {name!r} with the arguments {kwargs} gives no pooled features: choose another")
     return model
+
+
+def restore_buffers(backbone: nn.Module, name: str, kwargs: dict[str, Any]) -> None:
+    """Fill the buffers that no file holds, such as relative positions, and that loading leaves uninitialized.
+
+    timm's modules do it themselves since timm 1.0.24; others are copied from a backbone that is built anew.
+
+    Args:
+        backbone (`nn.Module`): what was loaded.
+        name (`str`): what it was created by.
+        kwargs (`dict`): likewise.
+
+    Raises:
+        ValueError: a buffer that differs each time the backbone is built.
+    """
+    stored, others = backbone.state_dict(), []
+    for path, module in backbone.named_modules():
+        reset: Any = getattr(module, "init_non_persistent_buffers", None)
+        if reset is not None:
+            reset()
+        else:
+            others += [key for key, _ in module.named_buffers(path, recurse=False) if key not in stored]
+    if not others:
+        return
+    first, second = create_backbone(name, **kwargs), create_backbone(name, **kwargs)
+    for key in others:
+        fresh = first.get_buffer(key)
+        if not torch.equal(fresh, second.get_buffer(key)):
+            raise ValueError(
+                f"the backbone {name!r} cannot be loaded: its buffer {key} is random and no file holds it; register "
+                "it with persistent=True and train again"
+            )
+        backbone.get_buffer(key).copy_(fresh)
 
 
 @dataclass

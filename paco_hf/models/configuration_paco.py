@@ -5,13 +5,17 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
-from transformers import PreTrainedConfig
+from transformers import PretrainedConfig
 from transformers.utils import logging
+from transformers.utils.versions import require_version
+
+# Of what travels with a checkpoint. Older ones lack what image processors and pipelines need.
+require_version("transformers>=4.56")
 
 logger = logging.get_logger(__name__)
 
 
-class PaCoConfig(PreTrainedConfig):
+class PaCoConfig(PretrainedConfig):
     """Configuration of a timm backbone with a classifier whose weights are PaCo's class centers.
 
     Args:
@@ -34,7 +38,7 @@ class PaCoConfig(PreTrainedConfig):
         classifier_scale (`float`, *optional*, defaults to `25.0`): the scale that the cosines are multiplied by, or
             that it starts from; `linear` has none.
         learn_classifier_scale (`bool`, *optional*, defaults to `False`): whether training changes the scale.
-        kwargs: `num_labels` or `id2label`/`label2id`, and whatever else `PreTrainedConfig` takes.
+        kwargs: `num_labels` or `id2label`/`label2id`, and whatever else `PretrainedConfig` takes.
 
     Raises:
         ValueError: where a value is out of range, or a length is not `num_labels`.
@@ -57,6 +61,8 @@ class PaCoConfig(PreTrainedConfig):
         learn_classifier_scale: bool = False,
         **kwargs: Any,
     ) -> None:
+        super().__init__(**kwargs)
+        # After that, which in transformers 4 sets a `temperature` of text generation.
         self.backbone = backbone
         self.backbone_kwargs = backbone_kwargs if backbone_kwargs is not None else {}
         self.class_counts = as_numbers("class_counts", class_counts, int)
@@ -68,7 +74,6 @@ class PaCoConfig(PreTrainedConfig):
         self.classifier = classifier
         self.classifier_scale = classifier_scale
         self.learn_classifier_scale = learn_classifier_scale
-        super().__init__(**kwargs)
         self.check()
 
     @property
@@ -126,14 +131,16 @@ class PaCoConfig(PreTrainedConfig):
         """The class frequencies that the logits are for; `None`: equal ones. Where they are not known, all 1."""
         return None if self.balanced_logits else self.class_counts or [1] * self.num_labels
 
+    # What `save_pretrained` calls, in transformers 4 by the second name: it does not save what looks like a setting of
+    # text generation. This temperature is none.
     def _get_generation_parameters(self) -> dict[str, Any]:
-        # What `save_pretrained` calls: transformers refuses to save what looks like a setting of text generation; this
-        # temperature is none.
-        return {key: value for key, value in super()._get_generation_parameters().items() if key != "temperature"}
+        return {}
+
+    _get_non_default_generation_parameters = _get_generation_parameters
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """As `PreTrainedConfig.from_dict`; an argument replaces what is stored before validation, and what was stored
+        """As `PretrainedConfig.from_dict`; an argument replaces what is stored before validation, and what was stored
         for another number of classes than `num_labels` or `id2label` say is left out, with a warning."""
         by_class = ("class_counts", "selection_counts", "inference_prior")
         fields = (*by_class, "temperature", "balanced_logits")

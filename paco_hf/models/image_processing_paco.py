@@ -6,11 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import BitImageProcessor
-from transformers.image_utils import SizeDict
+from transformers import image_utils
+from transformers.utils.versions import require_version
+
+require_version("transformers>=4.56")  # as in `configuration_paco`
 
 PROCESSOR_FILE = Path(__file__).name
+
+# The one of tensors. Before transformers 5.4 this was its name, and `BitImageProcessor` one of arrays.
+BitImageProcessor: Any = getattr(
+    transformers,
+    "BitImageProcessor" if hasattr(transformers.BitImageProcessor, "_preprocess") else "BitImageProcessorFast",
+)
 
 
 class PaCoImageProcessor(BitImageProcessor):
@@ -21,7 +30,8 @@ class PaCoImageProcessor(BitImageProcessor):
 
     def _preprocess(self, images: list[Tensor], **kwargs: Any) -> Any:
         limit = kwargs["size"].shortest_edge if kwargs["do_resize"] else None
-        squares = [self._squared(image, limit, kwargs["resample"]) for image in images]
+        resample = kwargs["resample"] if "resample" in kwargs else kwargs["interpolation"]  # before transformers 5.4
+        squares = [self._squared(image, limit, resample) for image in images]
         return super()._preprocess(squares, **kwargs)
 
     def _squared(self, image: Tensor, limit: int | None, resample: Any) -> Tensor:
@@ -35,11 +45,11 @@ class PaCoImageProcessor(BitImageProcessor):
         least = min(side, limit or side)
         border = torch.cat([image[:, 0], image[:, -1], image[:, :, 0], image[:, :, -1]], dim=1)
         height, width = (least if n == side else n for n in shape)
-        scaled = self.resize(image, SizeDict(height=height, width=width), resample)
+        scaled = self.resize(image, image_utils.SizeDict(height=height, width=width), resample)
         ground = border.median(dim=1).values[:, None, None].repeat(1, *(least if n == side else side for n in shape))
         top, left = (ground.shape[1] - height) // 2, (ground.shape[2] - width) // 2
         ground[:, top : top + height, left : left + width] = scaled
-        return self.resize(ground, SizeDict(height=least, width=least), resample)
+        return self.resize(ground, image_utils.SizeDict(height=least, width=least), resample)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         """As `BitImageProcessor.save_pretrained`, with the file of code that `trust_remote_code=True` loads it by."""

@@ -8,14 +8,14 @@ from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar
 
+import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedModel
-from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
-from .backbones import StatisticsGuard, create_backbone, feature_size, load_pretrained
+from .backbones import StatisticsGuard, create_backbone, feature_size, load_pretrained, restore_buffers
 from .configuration_paco import PaCoConfig, as_numbers
 
 # What lies beside the weights, so that `trust_remote_code=True` loads them where this package is not installed.
@@ -45,17 +45,14 @@ class PaCoPreTrainedModel(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         # `post_init` and loading call it. timm initializes its modules when it builds them; transformers would draw
-        # them anew. Only what a file can lack is done here: the classifier, and the buffers that timm does not store.
-        reset_buffers: Any = getattr(module, "init_non_persistent_buffers", None)
-        if reset_buffers is not None:
-            reset_buffers()
-        elif module is getattr(self, "classifier", None):
+        # them anew. Only what a file can lack is done here: the classifier.
+        if module is getattr(self, "classifier", None):
             bound = 1 / math.sqrt(module.in_features)
-            init.uniform_(module.weight, -bound, bound)
+            nn.init.uniform_(module.weight, -bound, bound)
             if module.bias is not None:
-                init.uniform_(module.bias, -bound, bound)
+                nn.init.uniform_(module.bias, -bound, bound)
             if isinstance(module, CosineClassifier):
-                init.constant_(module.scale, module.initial_scale)
+                nn.init.constant_(module.scale, module.initial_scale)
 
     # What `gradient_checkpointing_enable` calls.
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
@@ -83,7 +80,8 @@ class PaCoPreTrainedModel(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """As `PreTrainedModel.from_pretrained`, and it refuses a file that lacks weights of the backbone.
 
-        A backbone weight that is in no file would stay uninitialized: `ValueError` instead of a model of noise.
+        A backbone weight that is in no file, or in another shape, would stay uninitialized: `ValueError` instead of a
+        model of noise.
         """
         path, wants_info = pretrained_model_name_or_path, kwargs.pop("output_loading_info", False)
         try:
@@ -93,12 +91,16 @@ class PaCoPreTrainedModel(PreTrainedModel):
             if type(error).__name__ != "SafetensorError":
                 raise
             raise OSError(f"the weights in {path} cannot be read ({error}): truncated?") from error
-        missing = sorted(key for key in info["missing_keys"] if "backbone." in key)
+        # Names, with shapes in transformers 5.
+        mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
+        missing = sorted(key for key in [*info["missing_keys"], *mismatched] if "backbone." in key)
         if missing:
             raise ValueError(
                 f"{path} lacks {len(missing)} weights of the backbone {model.config.backbone!r}, the first being "
-                f"{missing[0]}: it is not a checkpoint of this backbone"
+                f"{missing[0]}: it is a checkpoint of another backbone or size, or of another timm than "
+                f"{timm.__version__}"
             )
+        restore_buffers(model.base_model.backbone, model.config.backbone, model.config.backbone_kwargs)
         return (model, info) if wants_info else model
 
 

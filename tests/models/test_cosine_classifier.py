@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from fresh_processes import FreshProcesses
 from tiny_trainer import Images, make_model, make_trainer, weights
 from transformers import AutoModelForImageClassification
 from user_data import complaint, folders
@@ -54,23 +53,6 @@ def test_checkpoints_that_say_nothing_are_linear(tmp_path: Path) -> None:
     lines = [line for line in text.splitlines() if "classifier" not in line]
     (tmp_path / "config.json").write_text("\n".join(lines))
     assert type(AutoModelForImageClassification.from_pretrained(tmp_path).classifier) is torch.nn.Linear
-
-
-def test_without_the_package(with_torch: FreshProcesses, tmp_path: Path) -> None:
-    model = cosine()
-    model.save_pretrained(tmp_path / "model")
-    torch.save((IMAGES, model(IMAGES).logits.detach()), tmp_path / "expected.pt")
-    code = """
-import sys
-sys.modules["paco_hf"] = None
-import torch
-from transformers import AutoModelForImageClassification
-model = AutoModelForImageClassification.from_pretrained("model", trust_remote_code=True).eval()
-images, logits = torch.load("expected.pt")
-print(torch.allclose(model(images).logits, logits, atol=1e-5))
-"""
-    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules")}
-    assert with_torch.run(code, environments=[environment], folder=tmp_path)[0].split()[-1] == "True"
 
 
 @pytest.mark.parametrize("loss", LOSSES)
