@@ -5,6 +5,7 @@ import io
 import os
 import re
 import sys
+import threading
 import tokenize
 import tomllib
 from argparse import ArgumentParser
@@ -28,7 +29,7 @@ grimp = pytest.importorskip("grimp", reason="needs the extra dev")
 
 # The most there may be of each.
 LIMITS = {
-    "lines of code": 16_000,  # docstrings, comments, blank lines and the scripts of `evaluate_modules` apart
+    "lines of code": 16_200,  # docstrings, comments, blank lines and the scripts of `evaluate_modules` apart
     "modules of over 350 lines": 0,
     "functions of over 60 lines": 3,  # without the docstring
     "functions of over 6 positional parameters": 5,
@@ -47,6 +48,7 @@ PRIVATE: dict[str, tuple[Callable[[], Any], str]] = {
     "_fingerprint": (lambda: Dataset.from_dict({}), "datasets names the content of a data set in no other way"),
     "_indices": (lambda: Dataset.from_dict({}), "the rows that `select` chose"),
     "_hub": (lambda: timm.models, "timm's own reading of a local folder's configuration"),
+    "_thread": (lambda: threading, "`interrupt_main`, which is documented, for systems without signals for a thread"),
     "_exit": (lambda: os, "the end of a process from a thread that is not the main one, which may be waiting"),
     "_foreach_lerp_": (
         lambda: torch,
