@@ -5,7 +5,6 @@ import io
 import os
 import re
 import sys
-import threading
 import tokenize
 import tomllib
 from argparse import ArgumentParser
@@ -48,7 +47,6 @@ PRIVATE: dict[str, tuple[Callable[[], Any], str]] = {
     "_fingerprint": (lambda: Dataset.from_dict({}), "datasets names the content of a data set in no other way"),
     "_indices": (lambda: Dataset.from_dict({}), "the rows that `select` chose"),
     "_hub": (lambda: timm.models, "timm's own reading of a local folder's configuration"),
-    "_thread": (lambda: threading, "`interrupt_main`, which is documented, for systems without signals for a thread"),
     "_exit": (lambda: os, "the end of a process from a thread that is not the main one, which may be waiting"),
     "_foreach_lerp_": (
         lambda: torch,

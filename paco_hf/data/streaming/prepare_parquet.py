@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.dataset as pd
 import pyarrow.parquet as pq
 from datasets import ClassLabel, Image, IterableDataset, load_dataset
+from datasets.distributed import split_dataset_by_node
 
 from ...utils.text import examples, repeated
 from ..image_lists import ImageList, class_names, imagenet_class_names
@@ -83,9 +84,9 @@ def from_parquet(
         if not wanted or (name == "test" and scored != "test"):
             continue
         stream = stream.cast_column(image, Image(decode=False)).select_columns([image, label])
-        for i in range(stream.num_shards):
-            target = out / PARTS / f"{name}-{i:05d}-of-{stream.num_shards:05d}.parquet"
-            part = stream.shard(num_shards=stream.num_shards, index=i)
+        for i in range(stream.n_shards):
+            target = out / PARTS / f"{name}-{i:05d}-of-{stream.n_shards:05d}.parquet"
+            part = split_dataset_by_node(stream, rank=i, world_size=stream.n_shards)
             tasks.append((1, target, partial(_write_part, part, target, (image, label), wanted, key)))
     writer.run(tasks, f"reading {source}", unit=" source shards")
     return names, _sort_parts(listed, whole, [target for _, target, _ in tasks], names, writer)

@@ -68,7 +68,7 @@ class ExpectedCalibrationError(evaluate.Metric):
             citation=_CITATION,
             inputs_description=_INPUTS,
             features=datasets.Features(
-                {"predictions": datasets.List(datasets.Value("float32")), "references": datasets.Value("int32")}
+                {"predictions": datasets.Sequence(datasets.Value("float32")), "references": datasets.Value("int32")}
             ),
         )
 
