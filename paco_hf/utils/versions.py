@@ -40,13 +40,11 @@ def check_versions(module: Any = None) -> None:
     from packaging.requirements import Requirement
 
     installed = versions()
-    if "paco-hf" not in installed:  # imported from its sources
-        return
-    for requirement in map(Requirement, importlib.metadata.requires("paco-hf") or ()):
-        if requirement.marker and not requirement.marker.evaluate():
-            continue
-        name, wanted = requirement.name, requirement.specifier
-        if name in installed and not wanted.contains(installed[name], prereleases=True):
+    texts = (importlib.metadata.requires("paco-hf") if "paco-hf" in installed else None) or ()
+    for requirement in map(Requirement, texts):
+        name, wanted, marker = requirement.name, requirement.specifier, requirement.marker
+        applies = name in installed and (marker is None or marker.evaluate())
+        if applies and not wanted.contains(installed[name], prereleases=True):
             raise ImportError(
                 f"{name} {installed[name]} is installed, but paco-hf {installed['paco-hf']} needs {name}{wanted}: pip "
                 f"install '{name}{wanted}'"

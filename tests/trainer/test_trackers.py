@@ -68,6 +68,7 @@ def test_nobody_logged_in_is_one_line_before_the_work(tmp_path: Path, monkeypatc
     wandb: Any = module_from_spec(ModuleSpec("wandb", None))
     wandb.run, wandb.login, wandb.Error = None, login, type("Error", (Exception,), {})
     monkeypatch.setitem(sys.modules, "wandb", wandb)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
     line = complaint(capsys, "train", "--dataset", "builtin", "--report_to", "wandb")
     assert line == (
         "paco-hf train: report_to 'wandb': No API key configured. Use `wandb login` to log in; or set "
