@@ -364,7 +364,7 @@ class Hub:
             del self.repos[repo_type, repo_id]
             return as_json({})
         self._require_owner(call, owner)
-        repo = Repo(repo_id, repo_type, asked.get("visibility") == "private")
+        repo = Repo(repo_id, repo_type, asked.get("visibility") == "private" or bool(asked.get("private")))
         url = f"{self.url}/{repo.address}"
         if (repo_type, repo_id) in self.repos:
             raise HubError(409, f"You already created this {repo_type} repo", url=url)

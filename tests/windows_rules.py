@@ -17,9 +17,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 MODULES = ("fcntl", "grp", "pwd", "resource", "syslog", "termios")
-OS = ["chown", "fchmod", "fork", "getgid", "getloadavg", "getuid", "killpg", "mkfifo", "register_at_fork"]
+OS = ["chown", "fork", "getgid", "getloadavg", "getuid", "killpg", "mkfifo", "register_at_fork"]
 OS += ["sched_getaffinity", "setsid"]
+if filelock.__version__ >= "4":  # before, it needs this wherever it is not on Windows itself
+    OS += ["fchmod"]
 SIGNALS = ["SIGALRM", "SIGHUP", "SIGKILL", "SIGUSR1", "SIGUSR2", "alarm", "pthread_kill"]
 IMPOSSIBLE = re.compile(r'[\x00-\x1f<>:"\\|?*]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT

@@ -12,7 +12,18 @@ from ..utils.versions import system_lines
 
 _FORESEEN = (ValueError, OSError, FloatingPointError, ImportError, RuntimeError, MemoryError, EOFError)
 # Packages whose errors are about files and data, and need not be of these types.
-_LIBRARIES = {"safetensors", "datasets", "pyarrow", "yaml", "zlib", "_lzma", "zipfile", "tarfile", "struct"}
+_LIBRARIES = {
+    "safetensors",
+    "safetensors_rust",
+    "datasets",
+    "pyarrow",
+    "yaml",
+    "zlib",
+    "_lzma",
+    "zipfile",
+    "tarfile",
+    "struct",
+}
 _MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
 
 

@@ -157,7 +157,8 @@ def _accelerate_flags(command: list[str]) -> list[str] | None:
 def _check_devices(number: int) -> None:
     import torch
 
-    devices = torch.accelerator.device_count()
+    # Before torch 2.8 it raises where there is no driver.
+    devices = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     if 0 < devices < number:
         raise ValueError(
             f"--nproc {number} needs {number} GPUs, one per process, but there {'is' if devices == 1 else 'are'} "

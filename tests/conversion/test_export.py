@@ -378,7 +378,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert f"local-dir:{out / 'timm'}" in capsys.readouterr().out
     assert timm.create_model(f"local-dir:{out / 'timm'}", pretrained=True).num_classes == 5
     assert main(["export", run, str(out / "onnx"), "--to", "onnx", "--prior_input"]) == 0
-    assert "batch dynamic, image size dynamic" in capsys.readouterr().out
+    # The exporter of torch 2.7 resizes position embeddings otherwise than the model, which the command notices.
+    size = "fixed (onnxruntime differs from the model" if torch.__version__.startswith("2.7.") else "dynamic"
+    assert f"batch dynamic, image size {size}" in capsys.readouterr().out.replace("dif...el", "differs from the model")
     session = onnxruntime.InferenceSession(out / "onnx" / "model.onnx")
     assert [given.name for given in session.get_inputs()] == ["pixel_values", "prior"]
     images, prior = images_of(3, 3, 32, 32), torch.tensor([50.0, 20, 1, 9, 0.5])

@@ -59,7 +59,9 @@ def described(operation: object) -> tuple:
     if name == "RandomApply":
         return (operation.p, *map(described, operation.transforms))
     magnitudes = sorted({op.magnitude for op in operation.ops}) if name == "RandAugment" else []
-    return (name, *(getattr(operation, parameter) for parameter in PARAMETERS[name]), *magnitudes)
+    values = [getattr(operation, parameter) for parameter in PARAMETERS[name]]
+    # Up to torchvision 0.24 the names of interpolations are members of an enumeration.
+    return (name, *(v.value if isinstance(v, v2.InterpolationMode) else v for v in values), *magnitudes)
 
 
 def crop(size: int, low: float) -> tuple:

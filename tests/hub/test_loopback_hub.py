@@ -9,6 +9,7 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import huggingface_hub
 import pytest
 from fresh_processes import FreshProcesses, fresh_processes
 from loopback_hub import Hub
@@ -16,6 +17,9 @@ from loopback_hub import Hub
 CONFIG = b'{"model_type": "tiny"}'
 WEIGHTS = bytes(range(256)) * 1000
 CDN = "^/cdn/models/ada/repo/"
+
+# When clients try again, and what they cache and split, has changed from release to release.
+of_the_newest = pytest.mark.skipif(huggingface_hub.__version__ < "2.4", reason="the client is of another release")
 
 
 @pytest.fixture
@@ -157,6 +161,7 @@ def test_revisions_and_what_is_missing(hub: Hub, client: Callable) -> None:
     assert not exists
 
 
+@of_the_newest
 def test_armed_answers(hub: Hub, client: Callable, folder: Path) -> None:
     """Where the client tries again, and where it raises."""
 
@@ -194,6 +199,7 @@ def test_armed_answers(hub: Hub, client: Callable, folder: Path) -> None:
     assert passed == [[], []]
 
 
+@of_the_newest
 def test_downloads_that_are_cut(hub: Hub, client: Callable, folder: Path) -> None:
     def attempts() -> list:
         from huggingface_hub import hf_hub_download
@@ -218,6 +224,7 @@ def test_downloads_that_are_cut(hub: Hub, client: Callable, folder: Path) -> Non
     assert "OSError" not in reset + unanswered
 
 
+@of_the_newest
 def test_uploads_that_are_cut(hub: Hub, client: Callable, folder: Path) -> None:
     (folder / "other.bin").write_bytes(b"other" * 100_000)
     other = CDN + hashlib.sha256(b"other" * 100_000).hexdigest()
@@ -237,6 +244,7 @@ def test_uploads_that_are_cut(hub: Hub, client: Callable, folder: Path) -> None:
     assert len(hub.commits("ada/repo")) == 2
 
 
+@of_the_newest
 def test_a_large_file_is_uploaded_in_parts(hub: Hub, client: Callable, folder: Path) -> None:
     hub.part_size = 100_000
     hub.cut_next("PUT", CDN + ".*/2$", 1000)

@@ -345,7 +345,7 @@ def test_conversion_from_the_hub(hub: Hub, computer: Computer, tmp_path: Path) -
 def test_a_data_set_and_a_backbone_of_the_hub(hub: Hub, computer: Computer, tmp_path: Path) -> None:
     parquet(tmp_path / "data" / "train-00000-of-00001.parquet", labels_of(SPECIES), Value("string"))
     code = f"""
-from huggingface_hub import DatasetCard, DatasetCardData, HfApi
+from huggingface_hub import DatasetCardData, HfApi
 HfApi().create_repo("ada/flowers", repo_type="dataset")
 HfApi().upload_folder(repo_id="ada/flowers", folder_path={str(tmp_path / "data")!r}, repo_type="dataset")
 import timm
@@ -361,8 +361,8 @@ from paco_hf.hub.upload import push
 push({str(tmp_path / "run")!r}, "ada/model")
 HfApi().create_repo("ada/several", repo_type="dataset")
 several = [{{"config_name": name, "data_files": name + "/*.parquet"}} for name in ("small", "large")]
-card = DatasetCard.from_template(DatasetCardData(configs=several), template_str="---\\n{{{{ card_data }}}}\\n---\\n")
-card.push_to_hub("ada/several")
+card = f"---\\n{{DatasetCardData(configs=several)}}\\n---\\n".encode()
+HfApi().upload_file(repo_id="ada/several", path_or_fileobj=card, path_in_repo="README.md", repo_type="dataset")
 for name in ("small", "large"):
     HfApi().upload_folder(
         repo_id="ada/several", folder_path={str(tmp_path / "data")!r}, repo_type="dataset", path_in_repo=name
