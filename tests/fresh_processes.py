@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 # What transformers and timm need, but neither of them.
@@ -94,6 +96,8 @@ def fresh_processes(imported: str = TORCH) -> Iterator[FreshProcesses]:
     Args:
         imported (`str`): code that the forks have behind them; threads that it starts are not theirs.
     """
+    if not hasattr(os, "fork"):
+        pytest.skip("Windows has no forks")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(HERE)])}
     with subprocess.Popen(
         [sys.executable, "-c", SERVER, imported],

@@ -3,10 +3,10 @@ Windows lacks or refuses (`windows_rules.py`)."""
 
 import ast
 import json
+import multiprocessing
 import ntpath
 import os
 import re
-import signal
 import subprocess
 import sys
 from functools import partial
@@ -27,7 +27,8 @@ from paco_hf.utils.files import portable_name, relative_name
 from paco_hf.utils.hardware import cpu_name, hardware_precision
 from paco_hf.utils.signals import start_worker
 
-METHODS = ["spawn", "forkserver"]  # of macOS and Windows, and of Python 3.14
+METHODS = multiprocessing.get_all_start_methods()  # Linux has all three, macOS and Windows use spawn
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="/proc tells what is open, and what the CPU has")
 
 
 def child(*words: object, home: Path, flags: tuple[str, ...] = (), timeout: float = 1200) -> str:
@@ -66,15 +67,14 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["fork", *METHODS])
+@pytest.mark.parametrize("method", METHODS)
 def test_workers_end_with_the_process_that_they_work_for(method: str, tmp_path: Path) -> None:
     (tmp_path / "kept.py").write_text(KEPT)
     command = [sys.executable, str(tmp_path / "kept.py"), method]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    ) as it:
-        processes = [psutil.Process(int(pid)) for pid in it.stdout.readline().split()]
-        it.send_signal(signal.SIGKILL)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        processes = [psutil.Process(int(pid)) for pid in parent.stdout.readline().split()]
+        parent.kill()
     assert len(processes) >= 2
     assert psutil.wait_procs(processes, timeout=30)[1] == []
 
@@ -84,12 +84,12 @@ def test_results_do_not_depend_on_how_processes_are_started(tmp_path: Path) -> N
     """Preparing, training on files, streams and features, and scoring, with two workers."""
     folders(tmp_path / "images", {"a": 24, "b": 12, "c": 8})
     results = {}
-    for method in ("fork", *METHODS):
+    for method in METHODS:
         (tmp_path / method).mkdir()
         answer = child(HERE / "start_methods.py", method, tmp_path / method, home=tmp_path / f"{method}-home")
         results[method] = json.loads(answer)
-    assert len(results["fork"]) == 5
-    assert results["spawn"] == results["forkserver"] == results["fork"]
+    assert len(results["spawn"]) == 5
+    assert all(result == results["spawn"] for result in results.values())
 
 
 # ---- names
@@ -181,10 +181,12 @@ for refused in (
 """
 
 
+@LINUX
 def test_every_module_is_imported_and_a_lock_holds_without_posix(with_torch: FreshProcesses, tmp_path: Path) -> None:
     with_torch.run(LOCKED.format(root=str(tmp_path)))
 
 
+@LINUX
 @pytest.mark.slow
 def test_a_round_trip_without_posix_in_folders_of_other_letters(tmp_path: Path) -> None:
     root = tmp_path / "Föto sätze" / "日本 \u2010 test"
@@ -202,7 +204,7 @@ def test_a_round_trip_without_posix_in_folders_of_other_letters(tmp_path: Path) 
 # ---- hardware
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="of Linux's names")
+@LINUX
 def test_precision_is_what_torch_knows_of_the_cpu() -> None:
     assert cpu_name()
     if hasattr(torch.cpu, "get_capabilities"):

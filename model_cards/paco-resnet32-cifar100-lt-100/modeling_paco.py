@@ -303,10 +303,11 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
         if self.config.temperature is not None:
             logits = logits / self.config.temperature
         if self.config.inference_prior is not None:
-            # In double precision on the CPU: a rare class's share may be less than float32 holds.
+            # In double precision, as a rare class's share may be less than float32 holds, and on the CPU, as not every
+            # device has it.
             prior = torch.tensor(self.config.inference_prior, dtype=torch.float64)
             shift = (prior / prior.sum()).clamp(min=torch.finfo(torch.float32).tiny).log()
             if self.config.logit_counts is not None:
                 shift = shift - torch.tensor(self.config.logit_counts, dtype=torch.float64).clamp(min=1).log()
-            logits = logits + shift.to(logits)
+            logits = logits + shift.to(logits.dtype).to(logits.device)
         return logits

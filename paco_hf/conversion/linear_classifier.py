@@ -42,8 +42,8 @@ def linearize(
     copied = copy.deepcopy(model)
     cosine: Any = copied.classifier
     linear = nn.Linear(cosine.in_features, cosine.out_features).to(cosine.weight)
-    centers = F.normalize(cosine.weight.double(), dim=1)
-    linear.weight.copy_(centers * (cosine.scale.double() / feature_length))
+    centers, scale = F.normalize(cosine.weight.cpu().double(), dim=1), cosine.scale.cpu().double()
+    linear.weight.copy_((centers * (scale / feature_length)).to(linear.weight.dtype))
     nn.init.zeros_(linear.bias)
     copied.classifier = linear
     copied.config.classifier, copied.config.temperature = "linear", temperature

@@ -164,7 +164,7 @@ def estimate_file_prior(
     # EM starts from probabilities for equally frequent classes, whatever the logits are for.
     model.set_prior([1] * model.config.num_labels)
     batches = _image_logits(fast_forward(model, precision), processor, images, batch_size)
-    parts = [logits.double().softmax(-1).cpu() for logits in batches]
+    parts = [logits.cpu().double().softmax(-1) for logits in batches]
     images.check_any()
     estimate = estimate_prior(torch.cat(parts).numpy(), resamples=resamples)
     columns = (estimate[key].tolist() for key in ("prior", "low", "high"))

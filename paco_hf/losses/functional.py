@@ -53,7 +53,7 @@ def log_class_prior(class_counts: Any, like: Tensor) -> Tensor:
     Raises:
         ValueError: not one count for each class.
     """
-    counts = torch.as_tensor(class_counts, device=like.device).to(like.dtype)
+    counts = torch.as_tensor(class_counts).to(like.dtype).to(like.device)  # not every one has float64
     if counts.shape != like.shape[-1:]:
         raise ValueError(
             f"class_counts must have one entry for each of the {like.shape[-1]} classes, got {counts.numel()}"

@@ -68,7 +68,7 @@ def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings
     means = "given" if labels is None else f"the means of {len(features):,} embeddings"
     if cosine:
         with torch.no_grad():
-            model.classifier.weight.copy_(F.normalize(centers, dim=1))
+            model.classifier.weight.copy_(F.normalize(centers, dim=1).float())
         return f"class centers: {means} ({source}), scaled to length 1"
     middle = centers.mean(0)
     weight, bias = centers - middle, ((middle**2).sum() - (centers**2).sum(1)) / 2
@@ -78,6 +78,6 @@ def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings
         # What it is good for is order of magnitude; logits of one size lie in the range that the fit searches.
         temperature *= fit_temperature((logits / temperature).numpy(), labels)
     with torch.no_grad():
-        model.classifier.weight.copy_(weight / temperature)
-        model.classifier.bias.copy_(bias / temperature)
+        model.classifier.weight.copy_((weight / temperature).float())
+        model.classifier.bias.copy_((bias / temperature).float())
     return f"class centers: {means} ({source}), divided by {temperature:.3g}"

@@ -46,11 +46,9 @@ def raise_interrupts() -> Iterator[None]:
 
     def raise_again(ignored: Any) -> None:
         if ignored.exc_type is KeyboardInterrupt and main.ident:
-            # Only a signal ends a wait of the main thread, which Windows has not.
-            interrupt = (
-                partial(signal.pthread_kill, main.ident) if hasattr(signal, "pthread_kill") else signal.raise_signal
-            )
-            threading.Timer(_MOMENT, interrupt, (signal.SIGINT,)).start()
+            # On Windows the main thread hears what any thread raises.
+            to_main = hasattr(signal, "pthread_kill") and partial(signal.pthread_kill, main.ident)
+            threading.Timer(_MOMENT, to_main or signal.raise_signal, (signal.SIGINT,)).start()
         else:
             hook(ignored)
 

@@ -81,7 +81,7 @@ class Classifier:
         pixels = self.processor(image, return_tensors="pt")["pixel_values"].to(self.model.device, self.model.dtype)
         features = self.model.paco(pixels, return_dict=True).pooler_output
         logits = self.model.adjust_logits(self.model.classifier(features))
-        return logits[0].double().cpu().numpy(), features[0].float().cpu().numpy()
+        return logits[0].cpu().double().numpy(), features[0].float().cpu().numpy()
 
     def probabilities(self, logits: np.ndarray, place: float, custom: Sequence[float] | None = None) -> np.ndarray:
         """`(C,)` probabilities.

@@ -133,6 +133,7 @@ def test_tasks_of_slurm_without_a_launcher(monkeypatch: pytest.MonkeyPatch, star
 
 
 def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch, started: list) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
     with pytest.raises(ValueError, match="--nproc 3 needs 3 GPUs, one per process, but there are 2: give at most"):
         in_processes("train", ["--nproc", "3"])

@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import re
-import signal
 import socket
 import time
 from pathlib import Path
@@ -41,13 +40,13 @@ def hold(folder: Path) -> None:
 
 
 def test_a_lock_dies_with_its_process(tmp_path: Path) -> None:
-    process = multiprocessing.get_context("fork").Process(target=hold, args=(tmp_path,))
+    process = multiprocessing.get_context("spawn").Process(target=hold, args=(tmp_path,))
     process.start()
     while not (tmp_path / "held").exists():
         time.sleep(0.01)
     with pytest.raises(OSError, match=f"process {process.pid} on"), held(tmp_path):
         raise AssertionError
-    os.kill(process.pid, signal.SIGKILL)
+    process.kill()
     process.join()
     with held(tmp_path):
         assert (tmp_path / LOCK_NAME).exists()
@@ -84,7 +83,7 @@ def leave(folder: Path, host: str, pid: int = 77, silent: float = 0.0, hours: in
 
 
 def ended_process() -> int:
-    process = multiprocessing.get_context("fork").Process(target=int)
+    process = multiprocessing.get_context("spawn").Process(target=int)
     process.start()
     process.join()
     return process.pid
