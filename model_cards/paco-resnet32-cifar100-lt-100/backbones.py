@@ -189,7 +189,8 @@ def restore_buffers(backbone: nn.Module, name: str, kwargs: dict[str, Any]) -> N
     Raises:
         ValueError: a buffer that differs each time the backbone is built.
     """
-    stored, others = backbone.state_dict(), {}
+    stored = backbone.state_dict()
+    others: dict[str, nn.Module] = {}
     for path, module in backbone.named_modules():
         reset: Any = getattr(module, "init_non_persistent_buffers", None)
         if reset is not None:
