@@ -160,8 +160,7 @@ def create_backbone(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
     if not isinstance(name, str):
         raise ValueError(f"backbone must be the name of a timm model, got {name!r}")
     if not name.startswith("hf") and not timm.is_model(name):
-        known = timm.list_models()
-        near = difflib.get_close_matches(name.split(".")[0], known, n=4, cutoff=0.6)
+        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=4, cutoff=0.6)
         hint = f"did you mean {', '.join(near)}?" if near else "timm.list_models() lists the names"
         raise ValueError(f"unknown backbone {name!r}: {hint} (timm {timm.__version__})")
     if pretrained:
@@ -190,24 +189,24 @@ def restore_buffers(backbone: nn.Module, name: str, kwargs: dict[str, Any]) -> N
     Raises:
         ValueError: a buffer that differs each time the backbone is built.
     """
-    stored, others = backbone.state_dict(), []
+    stored = backbone.state_dict()
+    others: dict[str, nn.Module] = {}
     for path, module in backbone.named_modules():
         reset: Any = getattr(module, "init_non_persistent_buffers", None)
         if reset is not None:
             reset()
         else:
-            others += [key for key, _ in module.named_buffers(path, recurse=False) if key not in stored]
+            others |= {key: module for key, _ in module.named_buffers(path, recurse=False) if key not in stored}
     if not others:
         return
     first, second = create_backbone(name, **kwargs), create_backbone(name, **kwargs)
-    for key in others:
-        fresh = first.get_buffer(key)
-        if not torch.equal(fresh, second.get_buffer(key)):
+    device = next(backbone.parameters()).device
+    for key, module in others.items():
+        if not torch.equal(first.get_buffer(key), second.get_buffer(key)):
             raise ValueError(
-                f"the backbone {name!r} cannot be loaded: its buffer {key} is random and no file holds it; register "
-                "it with persistent=True and train again"
+                f"backbone {name!r} cannot be loaded: its buffer {key} is random and not saved; make it persistent"
             )
-        backbone.get_buffer(key).copy_(fresh)
+        setattr(module, key.rpartition(".")[2], first.get_buffer(key).to(device, backbone.get_buffer(key).dtype))
 
 
 @dataclass

@@ -157,7 +157,7 @@ def test_a_random_buffer_is_refused(waves: None, tmp_path: Path) -> None:
     PaCoForImageClassification(PaCoConfig(backbone="waves", backbone_kwargs={"random": True})).save_pretrained(
         tmp_path
     )
-    with pytest.raises(ValueError, match=r"'waves' cannot be loaded: its buffer wave is random.*persistent=True"):
+    with pytest.raises(ValueError, match="'waves' cannot be loaded: its buffer wave is random"):
         PaCoForImageClassification.from_pretrained(tmp_path)
 
 
