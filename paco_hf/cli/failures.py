@@ -60,7 +60,7 @@ def plain_text(error: Exception) -> str:
         return (
             f"{str(error.filename)[:40]}... is too long ({len(str(error.filename))} characters): give a shorter path"
         )
-    if str(error).startswith("embedded null"):
+    if "embedded null" in str(error):
         return "a path has a null character, which is in no file's name: take it out of the flags or the recipe"
     return str(error)
 

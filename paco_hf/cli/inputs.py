@@ -5,6 +5,7 @@ import math
 import os
 from argparse import ArgumentTypeError
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,9 @@ def _argument(check: Callable[[str], Any]) -> Callable[[str], Any]:
             if not text.strip():
                 raise ValueError("is empty: give a value, or leave the flag out")
             text = files.expand(text)
+            if "://" not in text:
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    os.stat(text)  # from Python 3.14 on `Path.exists` does not tell what is wrong with a path
             result = check(text)
         except (OSError, ValueError, ImportError) as error:
             raise ArgumentTypeError(plain_text(error)) from error
