@@ -18,6 +18,7 @@ test-slow: $(READY)  ## the tests that take minutes, two at a time
 	PYTHONDONTWRITEBYTECODE= HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m slow -n 2 --dist worksteal --durations 10
 
 test-floor:  ## the quick tests and a round trip of the commands with the oldest releases that pyproject.toml allows
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info[:2] != (3, 11) and 'constraints/floor.txt is for Python 3.11: give PYTHON=python3.11')"
 	$(PYTHON) -m venv --clear $(FLOOR)
 	$(FLOOR)/bin/python -m pip install --quiet --upgrade pip
 	$(FLOOR)/bin/python -m pip install --quiet --editable ".[test]" --constraint constraints/floor.txt

@@ -24,8 +24,6 @@ from datasets import Dataset
 from torchvision.transforms import v2
 from transformers import Trainer
 
-grimp = pytest.importorskip("grimp", reason="needs the extra dev")
-
 # The most there may be of each.
 LIMITS = {
     "lines of code": 16_200,  # docstrings, comments, blank lines and the scripts of `evaluate_modules` apart
@@ -219,8 +217,8 @@ def libraries(node: ast.Import | ast.ImportFrom) -> set[str]:
 
 
 @cache
-def graph() -> grimp.ImportGraph:
-    return grimp.build_graph("paco_hf", cache_dir=None)
+def graph() -> Any:
+    return pytest.importorskip("grimp", reason="needs the extra dev").build_graph("paco_hf", cache_dir=None)
 
 
 def edges(depth: int) -> dict[str, set[str]]:

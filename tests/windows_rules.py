@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import filelock
+from packaging.version import Version
 
 MODULES = ("fcntl", "grp", "pwd", "resource", "syslog", "termios")
 OS = ["chown", "fork", "getgid", "getloadavg", "getuid", "killpg", "mkfifo", "register_at_fork"]
 OS += ["sched_getaffinity", "setsid"]
-if filelock.__version__ >= "4":  # before, it needs this wherever it is not on Windows itself
+if Version(filelock.__version__) >= Version("4"):  # before, it needs this wherever it is not on Windows itself
     OS += ["fchmod"]
 SIGNALS = ["SIGALRM", "SIGHUP", "SIGKILL", "SIGUSR1", "SIGUSR2", "alarm", "pthread_kill"]
 IMPOSSIBLE = re.compile(r'[\x00-\x1f<>:"\\|?*]|[. ]$|^(con|prn|aux|nul|com\d|lpt\d)(\.|$)', re.IGNORECASE)

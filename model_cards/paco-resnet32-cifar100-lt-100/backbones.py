@@ -189,8 +189,7 @@ def restore_buffers(backbone: nn.Module, name: str, kwargs: dict[str, Any]) -> N
     Raises:
         ValueError: a buffer that differs each time the backbone is built.
     """
-    stored = backbone.state_dict()
-    others: dict[str, nn.Module] = {}
+    stored, others = backbone.state_dict(), dict[str, nn.Module]()
     for path, module in backbone.named_modules():
         reset: Any = getattr(module, "init_non_persistent_buffers", None)
         if reset is not None:
@@ -199,7 +198,8 @@ def restore_buffers(backbone: nn.Module, name: str, kwargs: dict[str, Any]) -> N
             others |= {key: module for key, _ in module.named_buffers(path, recurse=False) if key not in stored}
     if not others:
         return
-    first, second = create_backbone(name, **kwargs), create_backbone(name, **kwargs)
+    with torch.random.fork_rng(devices=[]):  # loading draws nothing otherwise
+        first, second = create_backbone(name, **kwargs), create_backbone(name, **kwargs)
     device = next(backbone.parameters()).device
     for key, module in others.items():
         if not torch.equal(first.get_buffer(key), second.get_buffer(key)):

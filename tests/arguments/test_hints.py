@@ -144,6 +144,8 @@ def flags() -> list[str]:
 def test_a_habit_leads_to_what_is_meant_or_nowhere(flags: list[str]) -> None:
     wrong = {}
     for typed, right in TRAINING.items():
+        if typed in flags:  # of the releases of transformers that still have it
+            continue
         text = str(unknown_argument(typed, flags, "train"))
         if f"did you mean --{right}?" not in text if right else "did you mean" in text:
             wrong[typed] = text

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -227,6 +226,7 @@ def test_a_full_disk_leaves_nothing_that_looks_complete(tmp_path: Path) -> None:
     # A limit on the size of files stands in for a full disk: writing fails in the middle of a shard.
     root = miniature.imagenet_lt(tmp_path / "source")
     flags = ["imagenet-lt", "--source", str(root), "--out", str(tmp_path / "out")]
+    resource = pytest.importorskip("resource", reason="of POSIX")
     process = run(flags, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000)))
     output, errors = ended(process)
     assert process.returncode == 2, output

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from datasets import ClassLabel
 from user_data import folders, parquet, png, table
@@ -56,6 +57,9 @@ def test_images_in_parquet_are_surveyed_anew(tmp_path: Path) -> None:
     twin = [images[0], images[1], {"bytes": png(1), "path": None}, images[3]]
     new = parquet(tmp_path / "new.parquet", [0, 1, 0, 1], PETS, twin)
     assert len(png(1)) == len(png(2))
+    for one in (file, new):  # how small releases of pyarrow write what is there twice differs
+        pq.write_table(pq.read_table(one), one, use_dictionary=False, compression="none")
+    assert "no exact duplicates" in check_images(load_data(str(tmp_path / "data"))).lines[1]
     disguise(file, new)
     assert "1 exact duplicate" in check_images(load_data(str(tmp_path / "data"))).lines[1]
 

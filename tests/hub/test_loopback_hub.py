@@ -13,13 +13,16 @@ import huggingface_hub
 import pytest
 from fresh_processes import FreshProcesses, fresh_processes
 from loopback_hub import Hub
+from packaging.version import Version
 
 CONFIG = b'{"model_type": "tiny"}'
 WEIGHTS = bytes(range(256)) * 1000
 CDN = "^/cdn/models/ada/repo/"
 
 # When clients try again, and what they cache and split, has changed from release to release.
-of_the_newest = pytest.mark.skipif(huggingface_hub.__version__ < "2.4", reason="the client is of another release")
+of_the_newest = pytest.mark.skipif(
+    Version(huggingface_hub.__version__) < Version("2.4"), reason="the client is of another release"
+)
 
 
 @pytest.fixture
