@@ -15,7 +15,7 @@ from .fields import check_ranges
 from .method_arguments import ChangedDefaults, CommonArguments, MethodArguments
 from .unsupported import check_accelerator, check_idle, check_supported
 
-check_versions()  # again: what imported transformers first may have ignored that it was refused
+check_versions()  # again: whatever imported transformers first may have swallowed the error
 
 
 @dataclass

@@ -18,6 +18,7 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+import transformers
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model, resolve_pretrained_cfg
 from timm.models.resnet import Bottleneck, ResNet
 from torch import Tensor, nn
@@ -168,45 +169,20 @@ def create_backbone(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
     try:
         model = timm.create_model(name, num_classes=0, **kwargs)
     except Exception as error:  # timm's models raise whatever their constructors run into
+        if torch.get_default_device().type == "meta":  # as in loading; not every model can be built without memory
+            with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+                return create_backbone(name, **kwargs)
+        if "meta" in str(error):  # transformers 4 loads so by other means, which nothing here turns off
+            raise ValueError(
+                f"backbone {name!r} cannot be loaded by transformers {transformers.__version__} (timm "
+                f"{timm.__version__}): install transformers 5 or later"
+            ) from error
         raise ValueError(
             f"backbone {name!r} cannot be built with the arguments {kwargs} ({type(error).__name__}: {error})"
         ) from error
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
         raise ValueError(f"backbone {name!r} with the arguments {kwargs} gives no pooled features: choose another")
     return model
-
-
-def restore_buffers(backbone: nn.Module, name: str, kwargs: dict[str, Any]) -> None:
-    """Fill the buffers that no file holds, such as relative positions, and that loading leaves uninitialized.
-
-    timm's modules do it themselves since timm 1.0.24; others are copied from a backbone that is built anew.
-
-    Args:
-        backbone (`nn.Module`): what was loaded.
-        name (`str`): what it was created by.
-        kwargs (`dict`): likewise.
-
-    Raises:
-        ValueError: a buffer that differs each time the backbone is built.
-    """
-    stored, others = backbone.state_dict(), dict[str, nn.Module]()
-    for path, module in backbone.named_modules():
-        reset: Any = getattr(module, "init_non_persistent_buffers", None)
-        if reset is not None:
-            reset()
-        else:
-            others |= {key: module for key, _ in module.named_buffers(path, recurse=False) if key not in stored}
-    if not others:
-        return
-    with torch.random.fork_rng(devices=[]):  # loading draws nothing otherwise
-        first, second = create_backbone(name, **kwargs), create_backbone(name, **kwargs)
-    device = next(backbone.parameters()).device
-    for key, module in others.items():
-        if not torch.equal(first.get_buffer(key), second.get_buffer(key)):
-            raise ValueError(
-                f"backbone {name!r} cannot be loaded: its buffer {key} is random and not saved; make it persistent"
-            )
-        setattr(module, key.rpartition(".")[2], first.get_buffer(key).to(device, backbone.get_buffer(key).dtype))
 
 
 @dataclass

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
-from .backbones import StatisticsGuard, create_backbone, feature_size, load_pretrained, restore_buffers
+from .backbones import StatisticsGuard, create_backbone, feature_size, load_pretrained
 from .configuration_paco import PaCoConfig, as_numbers
 
 # What lies beside the weights, so that `trust_remote_code=True` loads them where this package is not installed.
@@ -28,6 +28,39 @@ _AUTO_MAP = {
     "AutoModel": "modeling_paco.PaCoModel",
     "AutoModelForImageClassification": "modeling_paco.PaCoForImageClassification",
 }
+
+
+def restore_buffers(backbone: nn.Module, name: str, kwargs: dict[str, Any]) -> None:
+    """Fill the buffers that no file holds, such as relative positions, and that loading leaves uninitialized.
+
+    timm's modules do it themselves since timm 1.0.24; others are copied from a backbone that is built anew.
+
+    Args:
+        backbone (`nn.Module`): what was loaded.
+        name (`str`): what it was created by.
+        kwargs (`dict`): likewise.
+
+    Raises:
+        ValueError: a buffer that differs each time the backbone is built.
+    """
+    stored, others = backbone.state_dict(), dict[str, nn.Module]()
+    for path, module in backbone.named_modules():
+        reset: Any = getattr(module, "init_non_persistent_buffers", None)
+        if reset is not None:
+            reset()
+        else:
+            others |= {key: module for key, _ in module.named_buffers(path, recurse=False) if key not in stored}
+    if not others:
+        return
+    with torch.random.fork_rng(devices=[]):  # loading draws nothing otherwise
+        first, second = create_backbone(name, **kwargs), create_backbone(name, **kwargs)
+    device = next(backbone.parameters()).device
+    for key, module in others.items():
+        if not torch.equal(first.get_buffer(key), second.get_buffer(key)):
+            raise ValueError(
+                f"backbone {name!r} cannot be loaded: its buffer {key} is random and not saved; make it persistent"
+            )
+        setattr(module, key.rpartition(".")[2], first.get_buffer(key).to(device, backbone.get_buffer(key).dtype))
 
 
 class PaCoPreTrainedModel(PreTrainedModel):

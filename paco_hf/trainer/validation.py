@@ -25,6 +25,7 @@ from .optimizer import optimizer_and_settings
 # What transformers' list of installed trackers lacks, and names of packages that are not those of their trackers.
 _UNLISTED = {"azure_ml": "azureml", "flyte": "flytekit"}
 _PACKAGES = {"azure_ml": "azureml-sdk", "comet_ml": "comet-ml", "flyte": "flytekit"}
+_EXTRAS = ("tensorboard", "trackio", "wandb")
 _WITHOUT_LOGIN = ("offline", "disabled")
 # By which a model can be selected: those of classes in each group.
 SCORES = [name for name, v in long_tailed_accuracy([0], [0], [1]).items() if isinstance(v, float) or name in GROUPS]
@@ -134,9 +135,10 @@ def check_packages(args: PaCoTrainingArguments) -> None:
         if tracker not in INTEGRATION_TO_CALLBACK:
             raise ValueError(f"report_to must be one of {', '.join(INTEGRATION_TO_CALLBACK)}, got {tracker!r}")
         if tracker not in installed:
+            package = f"'paco-hf[{tracker}]'" if tracker in _EXTRAS else _PACKAGES.get(tracker, tracker)
             raise ImportError(
-                f"report_to {tracker!r} needs a package that is not installed: `pip install "
-                f"{_PACKAGES.get(tracker, tracker)}`, or leave it out"
+                f"report_to {tracker!r} needs a package that is not installed: `pip install {package}`, or leave it "
+                "out"
             )
     if "wandb" in args.report_to and args.process_index == 0 and os.environ.get("WANDB_MODE") not in _WITHOUT_LOGIN:
         import wandb

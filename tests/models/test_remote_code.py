@@ -35,7 +35,8 @@ BACKBONES: dict[str, tuple[dict, int]] = {
 PUBLISHED = ROOT / "model_cards" / "paco-resnet32-cifar100-lt-100"
 INSTALLED = (transformers.__version__, timm.__version__)
 # transformers 4.57.6 asks for a timm that cannot restore buffers itself.
-OTHERS = [("4.57.6", "1.0.24"), ("4.57.6", "1.0.19"), ("5.0.0", "1.0.24"), ("5.3.0", "1.0.31"), ("5.6.2", "1.0.31")]
+OTHERS = [("4.57.6", timm_version) for timm_version in ("1.0.19", "1.0.24", "1.0.31")]
+OTHERS += [("5.0.0", "1.0.24"), ("5.3.0", "1.0.31"), ("5.6.2", "1.0.31")]
 
 
 @torch.no_grad()
@@ -151,6 +152,20 @@ def assert_same_when_loaded(model: PaCoForImageClassification, images: torch.Ten
 def test_buffers_of_any_backbone_are_restored(waves: None, tmp_path: Path) -> None:
     model = PaCoForImageClassification(PaCoConfig(backbone="waves", num_labels=4))
     assert_same_when_loaded(model, torch.randn(2, 3, 8, 8), tmp_path)
+
+
+def test_what_cannot_be_built_without_memory_is_loaded(
+    waves: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(name: str, num_classes: int, **kwargs) -> nn.Module:
+        float(torch.linspace(0, 1, 3)[1])  # as for the rates of stochastic depth
+        return Waves(**kwargs)
+
+    monkeypatch.setattr(timm, "create_model", build)
+    model = PaCoForImageClassification(PaCoConfig(backbone="waves", num_labels=4))
+    state = torch.get_rng_state()
+    assert_same_when_loaded(model, torch.ones(2, 3, 8, 8), tmp_path)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_a_random_buffer_is_refused(waves: None, tmp_path: Path) -> None:
