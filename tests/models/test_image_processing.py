@@ -115,19 +115,21 @@ print(len(pipeline("image-classification", model={str(tmp_path)!r})(Image.new("R
     assert answer.strip() == "2"
 
 
-@pytest.mark.parametrize(
-    "imports",
-    [
-        "import paco_hf, transformers",
-        "import transformers, paco_hf",
-        "import paco_hf.workflows.train",
-        "from transformers import BitImageProcessor; import paco_hf",
-        "import paco_hf; from transformers import BitImageProcessor",
-        "import paco_hf.models.image_processing_paco",
-        "import paco_hf; from transformers import CLIPImageProcessor",
-        "from transformers.models.auto import image_processing_auto; import paco_hf",
-    ],
-)
+ORDERS = [
+    "import transformers, paco_hf",
+    "import paco_hf; from transformers import BitImageProcessor",
+    "from transformers.models.auto import image_processing_auto; import paco_hf",
+]
+MORE_ORDERS = [
+    "import paco_hf, transformers",
+    "import paco_hf.workflows.train",
+    "from transformers import BitImageProcessor; import paco_hf",
+    "import paco_hf.models.image_processing_paco",
+    "import paco_hf; from transformers import CLIPImageProcessor",
+]
+
+
+@pytest.mark.parametrize("imports", [*ORDERS, *(pytest.param(text, marks=pytest.mark.slow) for text in MORE_ORDERS)])
 def test_it_is_known_in_whatever_order_things_are_imported(imports: str, tmp_path: Path) -> None:
     build_processor(64, [0.5] * 3, [0.5] * 3, fit="pad").save_pretrained(tmp_path)
     code = f"""

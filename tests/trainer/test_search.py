@@ -36,7 +36,7 @@ def test_a_second_training_starts_anew(loss: str, tmp_path: Path) -> None:
     assert all(torch.equal(value, first[name]) for name, value in weights(trainer).items())
 
 
-@pytest.mark.parametrize("save_strategy", ["no", "steps"])
+@pytest.mark.parametrize("save_strategy", [pytest.param("no", marks=pytest.mark.slow), "steps"])
 def test_the_best_settings_of_a_search_train_exactly_these(save_strategy: str, tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     saves = {"save_strategy": save_strategy, "save_steps": 2}
