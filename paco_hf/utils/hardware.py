@@ -29,7 +29,7 @@ def hardware_precision(use_cpu: bool = False) -> str:
 
 
 def cpu_features() -> set[str]:
-    """The instruction sets of the CPU by Linux's names; none on other systems. torch tells them from 2.10 on alone."""
+    """The instruction sets of the CPU by Linux's names; none on other systems. torch reports them only since 2.10."""
     return {*(_cpu_info("flags") or _cpu_info("Features")).split()}  # of x86, of ARM
 
 

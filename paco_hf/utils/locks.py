@@ -21,7 +21,7 @@ from .files import DiskError
 LOCK_NAME, HELD_NAME = ".lock", ".lock.held"  # what says who the owner is, and what it locks
 LOCK_NAMES = (LOCK_NAME, HELD_NAME)
 BEAT, SILENCE = 20, 300  # seconds between an owner's signs of life, and without one until it is taken for ended
-# filelock falls back to another kind of lock since version 4 alone.
+# Only since 3.24 does filelock fall back to another kind of lock, and can be asked not to.
 _SOFT = "fallback_to_soft"
 _HARD: dict[str, Any] = {_SOFT: False} if _SOFT in inspect.signature(FileLock.__init__).parameters else {}
 _NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # of a file system
@@ -77,7 +77,7 @@ def sole_owner(folder: str | Path, use: str, advice: str, traces: Collection[str
         ended.set()
         nothing = missing and {path.name for path in folder.iterdir()} <= {*LOCK_NAMES, *traces}
         for name in (*(traces if nothing else ()), *LOCK_NAMES):
-            with suppress(PermissionError):  # Windows removes what is locked as it is released
+            with suppress(PermissionError):  # Windows keeps a locked file until the lock is released
                 (folder / name).unlink(missing_ok=True)
         lock.release()
         for path in missing:

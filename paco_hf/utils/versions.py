@@ -29,7 +29,7 @@ def system_lines() -> list[str]:
 
 
 def check_versions(module: Any = None) -> None:
-    """Refuse versions that this package does not work with: pip installs none, unless it is overruled.
+    """Refuse libraries of versions that this package does not allow, which pip installs only where it is told to.
 
     Args:
         module (*optional*): whose import this follows.

@@ -35,7 +35,7 @@ VALUES = {  # other than true, where the default is none of true and false
 
 
 NAMES = {field.name for field in dataclasses.fields(TrainingArguments)}
-# Settings that not every release has which is allowed, and deprecated ones of some.
+# Settings that some of the allowed releases lack, and deprecated ones that some still have.
 LATER = {"activation_checkpointing", "activation_checkpointing_kwargs", "dataloader_in_order"}
 LATER |= {"dataloader_multiprocessing_context"}
 FORMER = {"logging_dir", "warmup_ratio"}
