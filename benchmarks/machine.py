@@ -2,7 +2,6 @@
 
 import ctypes
 import datetime
-import importlib.metadata
 import os
 import platform
 import sys
@@ -14,8 +13,8 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from paco_hf.utils.hardware import cpu_features, cpu_name
+from paco_hf.utils.versions import versions
 
-LIBRARIES = ("torch", "torchvision", "transformers", "timm", "datasets", "accelerate", "numpy", "pillow")
 BUSY = 0.5  # load average over a minute, above which timings mean little
 
 
@@ -28,7 +27,7 @@ def describe() -> dict[str, Any]:
         "capabilities": sorted(cpu_features()),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+        "libraries": versions(),
         "load_average": os.getloadavg()[0],
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -172,7 +172,8 @@ def create_backbone(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
         if torch.get_default_device().type == "meta":  # as in loading; not every model can be built without memory
             with torch.device("cpu"), torch.random.fork_rng(devices=[]):
                 return create_backbone(name, **kwargs)
-        if "meta" in str(error):  # transformers 4 loads so by other means, which nothing here turns off
+        # transformers 4 loads so by other means, which nothing here turns off.
+        if "meta" in str(error) and transformers.__version__.startswith("4."):
             raise ValueError(
                 f"backbone {name!r} cannot be loaded by transformers {transformers.__version__} (timm "
                 f"{timm.__version__}): install transformers 5 or later"
