@@ -88,7 +88,7 @@ def test_results_do_not_depend_on_how_processes_are_started(tmp_path: Path) -> N
         (tmp_path / method).mkdir()
         answer = child(HERE / "start_methods.py", method, tmp_path / method, home=tmp_path / f"{method}-home")
         results[method] = json.loads(answer)
-    assert len(results["spawn"]) == 5
+    assert len(results["spawn"]) == 6
     assert all(result == results["spawn"] for result in results.values())
 
 
@@ -99,7 +99,7 @@ def test_stored_names_have_slashes_on_every_system(tmp_path: Path, monkeypatch: 
     assert relative_name("a/b c/é\\.png", "a") == "b c/é\\.png"  # a backslash is a letter here
     windows = SimpleNamespace(path=ntpath, sep="\\")
     monkeypatch.setattr(files, "os", windows)
-    monkeypatch.setattr("paco_hf.data.split_manifest.os", windows)
+    monkeypatch.setattr("paco_hf.data.image_split.os", windows)
     assert relative_name(r"C:\data\a\b c\é.png", r"C:\data") == "a/b c/é.png"
     assert relative_names([r"C:\data\a\x\1.png", r"C:\data\a\2.png", r"C:\data\b/3.png"]) == [
         "a/x/1.png",

@@ -48,6 +48,8 @@ class DataArguments:
             own data)
         skip_undecodable (`bool`, *optional*, defaults to `False`): leave out images of your own data that cannot be
             decoded
+        exclude_list (`str`, *optional*): images to leave out of train and validation: a CSV of `paco-hf data
+            suspects`, or a text file of their names, one a line
         max_image_pixels (`int`, *optional*): pixels of the largest image that is decoded, such as 1000000000 for large
             scans (default: 179 million, against files that are made to fill the memory)
         imbalance_factor (`float`, *optional*, defaults to `100`): images of the most : least frequent class, for
@@ -80,6 +82,7 @@ class DataArguments:
     test_split: str | None = None
     inspect: bool | None = None
     skip_undecodable: bool = False
+    exclude_list: str | None = None
     max_image_pixels: Annotated[int | None, AT_LEAST_1] = None
     imbalance_factor: float = 100
     imbalance_kind: Literal["exp", "step", "pareto"] = "exp"

@@ -1,10 +1,20 @@
-"""Prepare, verify or describe a data set."""
+"""Prepare, verify or describe a data set, or find labels in it that are probably wrong."""
 
 import json
+import sys
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 
 from . import inputs
-from .common import OneLineParser, add_column_flags, add_split_flags
+from .common import (
+    OneLineParser,
+    add_column_flags,
+    add_data_flags,
+    add_inference_flags,
+    add_split_flags,
+    check_data_flags,
+    selected,
+)
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -43,9 +53,17 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--plot", metavar="FILE", type=inputs.figure_output, help="also write a figure (png, svg, pdf)")
     add("--json", action="store_true", help="print the counts as JSON")
 
+    suspects = actions.add_parser("suspects", help="labels that are probably wrong, as a run tells")
+    add = suspects.add_argument
+    add("model", type=inputs.checkpoint, help="run folder or checkpoint")
+    add("--output", required=True, metavar="FILE.csv", type=inputs.table_output, help="the list; a page beside it")
+    add("--number", type=inputs.COUNT, help="so many images, worst first (default: those that are suspect)")
+    add_data_flags(suspects, None, default="train where the backbone was frozen, else validation")
+    add_inference_flags(suspects, 256)
+
 
 def run(flags: Namespace) -> None:
-    {"prepare": _prepare, "verify": _verify, "stats": _stats}[flags.action](flags)
+    {"prepare": _prepare, "verify": _verify, "stats": _stats, "suspects": _suspects}[flags.action](flags)
 
 
 def _prepare(flags: Namespace) -> None:
@@ -101,3 +119,23 @@ def _stats(flags: Namespace) -> None:
         from ..reports.plots import plot_counts
 
         plot_counts(counts, flags.plot)
+
+
+def _suspects(flags: Namespace) -> None:
+    from ..data.spec import spec_fields
+
+    check_data_flags(flags)
+    from ..workflows.suspects import suspect_labels, write_suspects
+
+    settings = selected(flags, "dataset split number batch_size precision")
+    outcome = suspect_labels(flags.model, data_fields=spec_fields(vars(flags)), **settings)
+    page = write_suspects(outcome, Path(flags.output))
+    for note in outcome.notes:
+        print(f"note: {note}", file=sys.stderr)
+    names = outcome.predictions.class_names
+    for one, other, area in outcome.same_classes:
+        apart = f"their images are told apart in {100 * area:.0f} of 100 pairs, 50 would be by chance"
+        print(f"{names[one]!r} and {names[other]!r} are probably one class: {apart}")
+    what = "listed" if flags.number else "suspect"
+    print(f"{len(outcome.suspects):,} of {len(outcome.names):,} labels of {outcome.split.name} are {what}")
+    print(f"{flags.output}, with images: {page}")

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image as PILImage
 
+from ..utils.files import relative_name
 from .spec import public_name
 
 _SPLIT_OFF = {"validation": ", carved", "test": ", carved for the test"}
@@ -19,6 +21,15 @@ def selection_hash(keys: Sequence[str], labels: Sequence[int]) -> str:
     """SHA-256 of the sorted `key label` lines: what is selected, whatever the order and wherever it comes from."""
     lines = sorted(f"{key} {label}\n" for key, label in zip(keys, labels, strict=True))
     return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def relative_names(files: list[str]) -> list[str]:
+    """Names of files below the deepest folder that has all of them, so that moved data keeps them."""
+    parts = [os.path.split(file) for file in files]
+    folders = {folder: os.path.abspath(folder) for folder in {folder for folder, _ in parts}}
+    root = os.path.commonpath(list(folders.values()))
+    below = {folder: relative_name(path, root) for folder, path in folders.items()}
+    return [name if below[folder] == "." else f"{below[folder]}/{name}" for folder, name in parts]
 
 
 @dataclass(kw_only=True)
@@ -74,6 +85,11 @@ class ImageSplit:
     def source_row(self, index: int) -> int:
         """The row of an image in `source_split`."""
         return index if self.rows is None else int(self.rows[index])
+
+    def image_names(self) -> list[str]:
+        """What files call each image: its own name from the data set's folder on, where it is a file, else `split#row`
+        in the source."""
+        return [f"{self.source_split or ''}#{row}" for row in self.source_rows]
 
     @cached_property
     def selection(self) -> str:

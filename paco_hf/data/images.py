@@ -12,8 +12,9 @@ from datasets import Dataset, Image
 from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
+from ..utils.files import relative_name
 from ..utils.images import open_image
-from .image_split import ImageSplit
+from .image_split import ImageSplit, relative_names
 from .long_tail import class_counts
 
 _DECODED_LIMIT = 2**30
@@ -48,6 +49,17 @@ class LabeledImages(ImageSplit):
         """A file's name from the data set's folder on, or its base name where it is elsewhere."""
         below = os.path.relpath(path, self.root) if self.root else ".."
         return os.path.basename(path) if below.startswith("..") else below
+
+    def image_names(self) -> list[str]:
+        if not self.files:
+            return super().image_names()
+        # Of files elsewhere no folder above those that have them all is named.
+        below = self.root and all(map(self._is_below, {os.path.dirname(file) for file in self.files}))
+        names = [relative_name(file, str(self.root)) for file in self.files] if below else relative_names(self.files)
+        return [names[row] for row in self.source_rows]
+
+    def _is_below(self, folder: str) -> bool:
+        return not os.path.relpath(folder, self.root).startswith("..")
 
     def describe(self, index: int) -> str:
         """What messages call an image: its file, or its row in the source."""

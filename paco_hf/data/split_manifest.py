@@ -7,8 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from ..utils.files import relative_name
-from .image_split import ImageSplit
+from .image_split import ImageSplit, relative_names
 from .images import ImageData, LabeledImages
 from .long_tail import class_counts
 from .spec import ROLES
@@ -28,15 +27,6 @@ def describe_split(split: ImageSplit | None, with_rows: bool = False) -> dict[st
             names = relative_names(split.files)
             content["files"] = [names[row] for row in content["rows"]]
     return content
-
-
-def relative_names(files: list[str]) -> list[str]:
-    """Names of files below the deepest folder that has all of them, so that moved data keeps them."""
-    parts = [os.path.split(file) for file in files]
-    folders = {folder: os.path.abspath(folder) for folder in {folder for folder, _ in parts}}
-    root = os.path.commonpath(list(folders.values()))
-    below = {folder: relative_name(path, root) for folder, path in folders.items()}
-    return [name if below[folder] == "." else f"{below[folder]}/{name}" for folder, name in parts]
 
 
 def check_source(before: dict[str, Any] | None, now: dict[str, Any] | None) -> None:

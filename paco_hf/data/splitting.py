@@ -1,5 +1,6 @@
 """Dividing a data set into what is trained on, validated on and tested on, and the manifest of that division."""
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +26,7 @@ class Division:
         data (`ImageData`): `data.train` is the training selection with the validation images that were split off from
             it, and without those of the test.
         trained, validation (`ImageSplit`): what is trained and validated on; `data.test` is tested on.
-        manifest (`dict`, *optional*): what `splits.json` holds; `None` where nothing was split off.
+        manifest (`dict`, *optional*): what `splits.json` holds; `None` where nothing was split off or left out.
         full_counts (list of `int`): images of each class before anything was split off.
         test_min_images (`int`, *optional*, defaults to `0`): classes of fewer images gave none to the test.
     """
@@ -70,6 +71,7 @@ def divide(
     source: dict[str, Any] | None = None,
     split_seed: int = 0,
     test_min_images: int = 0,
+    excluded: Mapping[str, Collection[int]] | None = None,
 ) -> Division:
     """Split off a test split where there is none, then a validation split where there is none.
 
@@ -87,9 +89,11 @@ def divide(
             decoded were left out.
         split_seed (`int`, *optional*, defaults to `0`): which images are tested on.
         test_min_images (`int`, *optional*, defaults to `0`): classes of fewer images give none to the test.
+        excluded (mapping, *optional*): rows of `train` and `validation` to leave out of these, by role; what is split
+            off does not follow them.
 
     Raises:
-        ValueError: a fraction out of range.
+        ValueError: a fraction out of range; an image of the test is excluded, or all of a class.
     """
     full = data.train
     fraction = 0.0 if data.test else test_fraction
@@ -111,8 +115,10 @@ def divide(
     trained = data.train.select(train_rows)
     if validation_rows:
         validation = data.train.select(validation_rows, role="validation", split_off=True)
+    if excluded:
+        data, trained, validation = _without(excluded, full, data, trained, validation)
     manifest = None
-    if tested or validation_rows:
+    if tested or validation_rows or excluded:
         manifest = {
             "seed": seed,
             "split_seed": split_seed,
@@ -129,6 +135,41 @@ def divide(
         }
     full_counts = class_counts(full.labels, len(data.class_names))
     return Division(data, trained, validation, manifest, full_counts, test_min_images)
+
+
+def _without(
+    excluded: Mapping[str, Collection[int]],
+    full: ImageSplit,
+    data: ImageData,
+    trained: ImageSplit,
+    validation: ImageSplit | None,
+) -> tuple[ImageData, ImageSplit, ImageSplit | None]:
+    """The data, what is trained on and what is validated on, without images that the user wants out."""
+    out = {full.source_row(row) for row in excluded.get("train", ())}
+    if data.test and data.test.split_off and (tested := sorted(out & set(data.test.source_rows))):
+        name = data.test.image_names()[data.test.source_rows.index(tested[0])]
+        raise ValueError(
+            f"--exclude_list names {len(tested)} images that are split off for the test, such as {name}: the test "
+            "stays as it is, so remove these lines"
+        )
+
+    def rest(split: ImageSplit) -> ImageSplit:
+        return split.select([i for i, row in enumerate(split.source_rows) if row not in out])
+
+    trained = rest(trained)
+    if lost := sorted(set(full.labels) - set(trained.labels)):
+        raise ValueError(
+            f"--exclude_list leaves the class {data.class_names[lost[0]]!r} without training images: keep one, or "
+            "remove the class"
+        )
+    if validation and validation.split_off:
+        validation = rest(validation)
+    elif validation:
+        rows = excluded.get("validation", ())
+        validation = validation.select([i for i in range(len(validation.labels)) if i not in rows])
+    if validation and not validation.labels:
+        validation = None
+    return replace(data, train=rest(data.train)), trained, validation
 
 
 def _why_none(data: ImageData, minimum: int = 0) -> str:

@@ -222,7 +222,16 @@ class _ScoredSplit:
         # The larger share first, among equals the lower classes.
         order = np.lexsort((predicted, true, -share))[:_LISTED]
         columns = {"true": true, "predicted": predicted, "images": times, "share": share}
-        return _rows({name: values[order] for name, values in columns.items()})
+        rows = _rows({name: values[order] for name, values in columns.items()})
+        for row in rows:
+            row["examples"] = self.surest((self.true == row["true"]) & (self.predicted == row["predicted"]))
+        return rows
+
+    def surest(self, wrong: np.ndarray) -> list[dict[str, Any]]:
+        """The few mistakes among the images `wrong` that the model is surest of."""
+        rows = np.flatnonzero(wrong)
+        rows = rows[np.argsort(-self.confidence[rows], kind="stable")][:_EXAMPLES]
+        return _rows({"row": rows, "predicted": self.predicted[rows], "confidence": self.confidence[rows]})
 
     def tail_to_head(self) -> list[dict[str, Any]] | None:
         """[`confusions`] towards a class that has at least ten times as many training images."""
@@ -236,16 +245,13 @@ class _ScoredSplit:
         present = np.flatnonzero(self.images)
         result = []
         for c in present[np.argsort(self.accuracy[present], kind="stable")][:_WORST_CLASSES]:
-            mistakes = np.flatnonzero((self.true == c) & (self.predicted != c))
-            surest = mistakes[np.argsort(-self.confidence[mistakes], kind="stable")][:_EXAMPLES]
-            examples = {"row": surest, "predicted": self.predicted[surest], "confidence": self.confidence[surest]}
             result.append(
                 {
                     "class": int(c),
                     "accuracy": float(self.accuracy[c]),
                     "train_images": self.train_images[c],
                     "test_images": int(self.images[c]),
-                    "examples": _rows(examples),
+                    "examples": self.surest((self.true == c) & (self.predicted != c)),
                 }
             )
         return result

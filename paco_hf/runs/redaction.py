@@ -7,7 +7,7 @@ from typing import Any
 from ..arguments.run_arguments import RunArguments
 from ..data.spec import public_name
 
-_PATHS = ("dataset_path", "train_list", "validation_list", "test_list", "pretrained_file")
+_PATHS = ("dataset_path", "train_list", "validation_list", "test_list", "exclude_list", "pretrained_file")
 
 
 def public_settings(settings: dict[str, Any], dataset: str | None = None) -> dict[str, Any]:

@@ -7,30 +7,33 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 
 from ..data.image_checks import decodable
-from ..data.image_split import ImageSplit
+from ..data.image_split import ImageSplit, relative_names
 from ..data.images import LabeledImages
 from ..data.loading import load_data, load_test
 from ..data.sources.labels import look_alike
 from ..data.spec import ROLES, SPLITS_NAME, DataSpec
-from ..data.split_manifest import relative_names, same_labels, select_again
+from ..data.split_manifest import same_labels, select_again
+from ..evaluation.predictions import Predictions
 from ..hub.errors import hub_errors
+from ..models.configuration_paco import PaCoConfig
 from ..runs.folder import RunFolder
-from ..runs.layout import RECIPE_NAME, RUN_NAME
+from ..runs.layout import ADDED_NAME, RECIPE_NAME, RUN_NAME
 from ..utils.text import examples, is_repo_id
 
 
 def load_evaluation(
-    run_folder: str | Path, dataset: str | None = None, split: str = "test", **fields: Any
+    run_folder: str | Path | RunFolder, dataset: str | None = None, split: str = "test", **fields: Any
 ) -> ImageSplit:
     """The images to score a run on, or those that it was trained on.
 
     Args:
-        run_folder (path): of the run, a checkpoint in it, or `user/name` on the Hub; its `recipe.yaml` says what it
-            was trained on, `splits.json` which images were split off.
+        run_folder (path, or [`RunFolder`]): of the run, a checkpoint in it, or `user/name` on the Hub; its
+            `recipe.yaml` says what it was trained on, `splits.json` which images were split off.
         dataset (`str`, *optional*): of the [`paco_hf.data.spec.DataSpec`]; that of the run where it is `None`, with
             all that its recipe says of it.
         split (`str`, *optional*, defaults to `"test"`): `test`, `validation` or `train`. Where the data is the run's,
@@ -45,10 +48,10 @@ def load_evaluation(
     """
     if split not in ROLES:
         raise ValueError(f"split must be train, validation or test, got {split!r}")
-    run = read_run(run_folder)
+    run = run_folder if isinstance(run_folder, RunFolder) else read_run(run_folder)
     if dataset is None and "dataset" not in run.recipe:
         raise ValueError(f"{run.name} has no recipe.yaml that names its data: give --dataset")
-    is_run_data = dataset is None or _same(dataset, str(run.recipe.get("dataset")))
+    is_run_data = names_run_data(run, dataset)
     spec = DataSpec.from_settings(run.recipe, **fields) if is_run_data else DataSpec(str(dataset), **fields)
     try:
         images = _select(run, spec, split, is_run_data)
@@ -73,11 +76,41 @@ def read_run(run_folder: str | Path) -> RunFolder:
     if Path(run_folder).exists() or not is_repo_id(str(run_folder)):
         return RunFolder(run_folder)
     folder = Path(run_folder)
-    for name in ("config.json", RECIPE_NAME, SPLITS_NAME, RUN_NAME):
+    for name in ("config.json", RECIPE_NAME, SPLITS_NAME, RUN_NAME, ADDED_NAME):
         # A file is not there either where the Hub cannot be reached.
         with hub_errors(f"{name} of {run_folder} cannot be downloaded"), suppress(EntryNotFoundError):
             folder = Path(hf_hub_download(str(run_folder), name)).parent
     return RunFolder(folder, name=str(run_folder))
+
+
+def names_run_data(run: RunFolder, dataset: str | None) -> bool:
+    """Whether a data set is what a run was trained on, by whatever name or path; `None` is."""
+    return dataset is None or _same(dataset, str(run.recipe.get("dataset")))
+
+
+def split_predictions(
+    split: ImageSplit, logits: np.ndarray, labels: np.ndarray, temperature: float | None, config: PaCoConfig
+) -> Predictions:
+    """Per-image results of a split.
+
+    Args:
+        split ([`ImageSplit`]): the images.
+        logits (`(N, C)`): without temperature and prior.
+        labels (`(N,)`): class ids.
+        temperature (`float`, *optional*): that divides the logits.
+        config ([`PaCoConfig`]): names the classes.
+    """
+    result: Predictions = Predictions.from_logits(
+        logits,
+        labels,
+        temperature,
+        split=[split.source_split or "all"] * len(labels),
+        file=split.image_names(),
+        row=np.asarray(split.source_rows),
+        class_names=[config.id2label[c] for c in range(config.num_labels)],
+        class_counts=config.group_counts,
+    )
+    return result
 
 
 def check_same_test(run_folders: Sequence[str | Path], split: str = "test", scored: ImageSplit | None = None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
+from ..data.exclusion import excluded_rows
 from ..data.image_checks import ImageChecks, check_images
 from ..data.images import ImageData, Images, LabeledImages
 from ..data.loading import load_data
@@ -84,6 +85,9 @@ def split_data(run: RunArguments, args: PaCoTrainingArguments, checks: ImageChec
     elif run.test_fraction or run.test_min_images:
         data.notes.append("there is a test split, so --test_fraction and --test_min_images carve none")
     fraction = (run.test_fraction or 0.0) if data.user_data else 0.0
+    excluded = excluded_rows(data, run.exclude_list) if run.exclude_list else {}
+    if count := sum(map(len, excluded.values())):
+        data.notes.append(f"left out by {run.exclude_list}: {count} image{'s' * (count != 1)}")
     division = divide(
         data,
         args.seed,
@@ -93,6 +97,7 @@ def split_data(run: RunArguments, args: PaCoTrainingArguments, checks: ImageChec
         source=checks.source,
         split_seed=run.split_seed,
         test_min_images=run.test_min_images or 0,
+        excluded=excluded if count else None,
     )
     say(args.process_index == 0, "\n".join(_describe(division, checks.lines)))
     return RunData(run, division, checks.pixels)

@@ -35,6 +35,10 @@ def bins_of(confidence: np.ndarray, right: np.ndarray) -> dict[str, Any] | None:
     return dict(images=len(confidence), ece=ece, confidence=confidence.mean(), accuracy=float(right.mean()), bins=bins)
 
 
+def example(row: int, predicted: int) -> list[dict[str, Any]]:
+    return [{"row": row, "predicted": predicted, "confidence": 0.61, "file": f"test/<b>/{row}.jpg"}]
+
+
 def make_results(
     classes: int = 100,
     most: int = 500,
@@ -74,7 +78,7 @@ def make_results(
     for t, p in zip(true[~right].tolist(), guess[~right].tolist(), strict=True):
         wrong[t, p] = wrong.get((t, p), 0) + 1
     confusions = [
-        {"true": t, "predicted": p, "images": n, "share": n / per_class}
+        {"true": t, "predicted": p, "images": n, "share": n / per_class, "examples": example(t * per_class, p)}
         for (t, p), n in sorted(wrong.items(), key=lambda item: -item[1])
     ]
     names = [*NASTY, *(f"class {i}" for i in range(len(NASTY), classes))][:classes]
@@ -136,7 +140,7 @@ def make_results(
                 "accuracy": float(accuracy[c]),
                 "train_images": int(numbers[c]) if counts else None,
                 "test_images": per_class,
-                "examples": [{"row": c * per_class, "predicted": 0, "confidence": 0.61}],
+                "examples": example(c * per_class, 0),
             }
             for c in worst
         ],
@@ -160,25 +164,20 @@ def make_results(
     }
 
 
-def make_examples(results: dict[str, Any]) -> dict[int, list[tuple[Image.Image, str]]]:
+def make_pictures(results: dict[str, Any]) -> dict[int, Image.Image]:
     rng = np.random.default_rng(0)
-    names = results["class_names"]
+    lists = (results["worst_classes"], results["confusions"], results["tail_to_head"] or ())
+    rows = sorted({example["row"] for rows in lists for row in rows for example in row["examples"]})
     return {
-        row["class"]: [
-            (
-                Image.fromarray(np.kron(rng.integers(60, 220, (4, 4, 3)), np.ones((8, 8, 1))).astype("uint8")),
-                f"{names[0]} (61%)",
-            )
-            for _ in range(4)
-        ]
-        for row in results["worst_classes"]
+        row: Image.fromarray(np.kron(rng.integers(60, 220, (4, 4, 3)), np.ones((8, 8, 1))).astype("uint8"))
+        for row in rows
     }
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     results = make_results(temperature=1.31)
-    return write_report(results, tmp_path_factory.mktemp("report"), make_examples(results))
+    return write_report(results, tmp_path_factory.mktemp("report"), make_pictures(results))
 
 
 def test_numbers_are_those_of_the_results(page: Path) -> None:
@@ -241,7 +240,11 @@ def test_page_is_self_contained_and_escaped(page: Path) -> None:
     assert "4,000 images of cifar100-lt test: 100 classes" in html
     assert "山猫" in html
     assert html.count("<svg") == 4
-    assert html.count("<img") == 40
+    results = make_results()
+    shown = [*results["worst_classes"], *results["confusions"], *results["tail_to_head"]]
+    assert html.count("<img") == len(shown) > 20
+    for row in shown:
+        assert f"test/&lt;b&gt;/{row['examples'][0]['row']}.jpg" in html
 
 
 @pytest.mark.slow
@@ -289,7 +292,7 @@ def test_classes_without_images(tmp_path: Path, no_pngs: None) -> None:
 
 def test_without_class_counts_the_page_says_what_is_left_out(tmp_path: Path) -> None:
     results = make_results(classes=20, counts=False)
-    html = write_report(results, tmp_path, make_examples(results)).read_text(encoding="utf-8")
+    html = write_report(results, tmp_path, make_pictures(results)).read_text(encoding="utf-8")
     assert html.count("does not say how many training images") == 4
     assert html.count("<svg") == 1
     assert not (tmp_path / FREQUENCY_NAME).exists()
@@ -299,7 +302,7 @@ def test_without_class_counts_the_page_says_what_is_left_out(tmp_path: Path) -> 
 
 def test_same_results_make_the_same_files(page: Path, tmp_path: Path) -> None:
     results = make_results(temperature=1.31)
-    again = write_report(results, tmp_path, make_examples(results))
+    again = write_report(results, tmp_path, make_pictures(results))
     assert again.read_text().split("<footer>")[0] == page.read_text().split("<footer>")[0]
     for name in (COUNTS_NAME, FREQUENCY_NAME, RELIABILITY_NAME, PRIOR_NAME):
         assert (tmp_path / name).read_bytes() == (page.parent / name).read_bytes()

@@ -88,7 +88,7 @@ def _read_folder(
     if tables:
         result = _read_tables(folder, tables)
     elif tars := _webdatasets(folder, passed):
-        result = {split: Rows(load_webdataset(files)) for split, files in _by_split(folder, tars).items()}
+        result = {split: Rows(load_webdataset(files)) for split, files in split_files(folder, tars).items()}
     else:
         try:
             result = _read_class_folders(folder, label_source, chosen, notes, passed)
@@ -100,14 +100,19 @@ def _read_folder(
 def _read_tables(folder: Path, tables: Sequence[Path]) -> dict[str, Rows]:
     finder = FileFinder(folder)
     result = {}
-    for split, paths in _by_split(folder, tables).items():
+    for split, paths in split_files(folder, tables).items():
         rows = read_files(paths)
         result[split] = replace(rows, root=image_root(rows, folder, split) or rows.root, finder=finder)
     return result
 
 
-def _by_split(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
-    """Files by the splits that their names say, or their own names."""
+def split_files(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Files by the splits that their names say, or their own names.
+
+    Args:
+        folder (path): that they are in, or below it.
+        files (sequence of paths): tables, or tar files.
+    """
     by_split: dict[str, list[Path]] = {}
     for file in files:
         split = split_in(str(file.relative_to(folder))) or re.sub(r"-\d+(-of-\d+)?$", "", file.stem)

@@ -98,6 +98,18 @@ def read_files(paths: Sequence[Path]) -> Rows:
 
 
 def _read_shards(paths: Sequence[Path]) -> Rows:
+    filled, notes = filled_shards(paths)
+    # One data set over all files, whose cache the next run finds.
+    return Rows(read_parquet(filled), filled[0].parent, notes=notes)
+
+
+def filled_shards(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
+    """The parquet files of a split that have rows, and what the user should know of the others.
+
+    Raises:
+        OSError: a file is damaged.
+        ValueError: none has rows, or they differ in their columns.
+    """
     schemas = {path: schema for path in paths if (schema := _check_parquet(path))}
     filled = [*schemas]
     if not filled:
@@ -116,8 +128,7 @@ def _read_shards(paths: Sequence[Path]) -> Rows:
             )
     empty = [path.name for path in paths if path not in filled]
     notes = [f"parquet files without rows are left out: {examples(empty)}"] if empty else []
-    # One data set over all files, whose cache the next run finds.
-    return Rows(read_parquet(filled), filled[0].parent, notes=notes)
+    return filled, notes
 
 
 def _shown(column: Any) -> str:
