@@ -7,6 +7,7 @@ from . import metrics as metrics
 from . import models as models
 from . import trainer as trainer
 from .arguments.training_args import PaCoTrainingArguments as PaCoTrainingArguments
+from .inference.pipeline import PaCoPipeline as PaCoPipeline
 from .losses.functional import balanced_softmax_loss as balanced_softmax_loss
 from .losses.functional import multitask_loss as multitask_loss
 from .losses.functional import paco_loss as paco_loss

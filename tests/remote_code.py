@@ -28,10 +28,16 @@ def differences(folder: Path) -> dict[str, float]:
     images = expected["images"]
     model = load(folder)
     outputs = {"logits": model(images).logits, "features": load(folder, AutoModel)(images).pooler_output}
+    if model.config.abstention is not None:
+        outputs["abstained"] = model(images).abstained
+        assert len(model(images, return_dict=False)) == 1
     model.save_pretrained(folder / "again")
     processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
     processor.save_pretrained(folder / "again")
-    outputs["logits again"] = load(folder / "again")(images).logits
+    again = load(folder / "again")(images)
+    outputs["logits again"] = again.logits
+    if "abstained" in outputs:
+        outputs["abstained again"] = again.abstained
     for name in ("photo", "square"):
         outputs[name] = processor([Image.open(folder / f"{name}.png")], return_tensors="pt")["pixel_values"]
     for source in (folder, folder / "again"):
@@ -53,7 +59,7 @@ def new_head(folder: Path) -> Any:
     weight = model.classifier.weight
     assert weight.shape[0] == 7
     assert 0 < weight.abs().max() <= weight.shape[1] ** -0.5
-    assert (model.config.temperature, model.config.inference_prior) == (None, None)
+    assert [model.config.temperature, model.config.inference_prior, model.config.abstention] == [None] * 3
     model.save_pretrained(folder / "new")
     again = load(folder / "new")
     assert torch.equal(again.classifier.weight, weight)

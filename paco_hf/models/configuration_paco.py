@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import PretrainedConfig
 from transformers.utils import logging
@@ -38,6 +38,9 @@ class PaCoConfig(PretrainedConfig):
         classifier_scale (`float`, *optional*, defaults to `25.0`): the scale that the cosines are multiplied by, or
             that it starts from; `linear` has none.
         learn_classifier_scale (`bool`, *optional*, defaults to `False`): whether training changes the scale.
+        abstention (`dict`, *optional*): where the model had better not answer: `thresholds`, the least probability of
+            an answer, by predicted class, and what they were chosen with (`target`, `temperature`, `inference_prior`);
+            and `unknown`: a `score` of the logits (`max_logit` or `energy`) and its least values (`thresholds`).
         kwargs: `num_labels` or `id2label`/`label2id`, and whatever else `PretrainedConfig` takes.
 
     Raises:
@@ -45,6 +48,7 @@ class PaCoConfig(PretrainedConfig):
     """
 
     model_type = "paco"
+    keys_to_ignore_at_inference: ClassVar = ["abstained"]  # a `Trainer` would take it for logits
 
     def __init__(
         self,
@@ -59,6 +63,7 @@ class PaCoConfig(PretrainedConfig):
         classifier: str = "linear",
         classifier_scale: float = 25.0,
         learn_classifier_scale: bool = False,
+        abstention: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -74,6 +79,7 @@ class PaCoConfig(PretrainedConfig):
         self.classifier = classifier
         self.classifier_scale = classifier_scale
         self.learn_classifier_scale = learn_classifier_scale
+        self.abstention = abstention
         self.check()
 
     @property
@@ -125,6 +131,23 @@ class PaCoConfig(PretrainedConfig):
         temperature = self.temperature
         if temperature is not None and not _positive(temperature):
             raise ValueError(f"temperature must be a positive number, got {temperature!r}")
+        if self.abstention is not None:
+            self._check_abstention(self.abstention)
+
+    def _check_abstention(self, rule: Any) -> None:
+        """Raise `ValueError` where `abstention` is no rule, or one of another number of classes."""
+        unknown, thresholds = (rule.get(key) if isinstance(rule, dict) else None for key in ("unknown", "thresholds"))
+        if unknown and not (isinstance(unknown, dict) and unknown.get("score") in ("max_logit", "energy")):
+            raise ValueError(f"unknown of abstention must have the score max_logit or energy, got {unknown!r:.80}")
+        lists = [values for values in (thresholds, unknown and unknown.get("thresholds")) if values]
+        if len(lists) < max(bool(thresholds) + bool(unknown), 1):
+            raise ValueError(f"abstention must be a dictionary with thresholds or unknown, got {rule!r:.80}")
+        for values in lists:
+            if len(as_numbers("thresholds of abstention", values, float) or ()) != self.num_labels:
+                raise ValueError(
+                    f"abstention has {len(values)} thresholds, but the model has {self.num_labels} classes: give one "
+                    "per class, or abstention=None"
+                )
 
     @property
     def logit_counts(self) -> list[int] | None:
@@ -143,7 +166,7 @@ class PaCoConfig(PretrainedConfig):
         """As `PretrainedConfig.from_dict`; an argument replaces what is stored before validation, and what was stored
         for another number of classes than `num_labels` or `id2label` say is left out, with a warning."""
         by_class = ("class_counts", "selection_counts", "inference_prior")
-        fields = (*by_class, "temperature", "balanced_logits")
+        fields = (*by_class, "temperature", "balanced_logits", "abstention")
         replaced: dict[str, Any] = {name: kwargs.pop(name) for name in fields if name in kwargs}
         names = kwargs.get("id2label") or kwargs.get("label2id")
         classes = len(names) if names else kwargs.get("num_labels")
@@ -155,6 +178,9 @@ class PaCoConfig(PretrainedConfig):
                 "temperature: set class_counts to the training images of each new class"
             )
             replaced |= {"temperature": replaced.get("temperature"), **dict.fromkeys(unfit)}
+        # The rule is of the classifier: of another number of classes it is another.
+        if classes and config_dict.get("abstention") and classes != len(config_dict.get("id2label") or "01"):
+            replaced.setdefault("abstention", None)
         if kwargs.get("id2label") and "label2id" not in kwargs:
             kwargs["label2id"] = {name: int(label) for label, name in kwargs["id2label"].items()}
         elif kwargs.get("label2id") and "id2label" not in kwargs:

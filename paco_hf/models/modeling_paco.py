@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 
+from .abstention import adjusted_logits, with_abstention
 from .backbones import StatisticsGuard, create_backbone, feature_size, load_pretrained
 from .configuration_paco import PaCoConfig, as_numbers
 
 # What lies beside the weights, so that `trust_remote_code=True` loads them where this package is not installed.
-CODE_FILES = ("configuration_paco.py", "modeling_paco.py", "backbones.py")
+CODE_FILES = ("configuration_paco.py", "modeling_paco.py", "backbones.py", "abstention.py")
 
 SCALE_NAME = "classifier.scale"  # of a cosine classifier, which weight decay would shrink
 
@@ -293,7 +294,8 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
 
         Returns:
             `ImageClassifierOutput` with `logits` `(B, C)`: balanced (of cross-entropy: as in training), no prior
-            added, unless the configuration has a `temperature` or an `inference_prior`.
+            added, unless the configuration has a `temperature` or an `inference_prior`. With `abstention` in it also
+            `abstained` `(B,)`, where the model had better not answer, but not in a tuple.
 
         Raises:
             ValueError: as [`PaCoModel`].
@@ -302,7 +304,7 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
         logits = self.adjust_logits(self.classifier(encoded.pooler_output))
         loss = None if labels is None else F.cross_entropy(logits.float(), labels)
         output = ImageClassifierOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
-        return self.as_asked(output, return_dict)
+        return with_abstention(self.as_asked(output, return_dict), self.config)
 
     def set_prior(self, prior: Any, tau: float = 1.0) -> None:
         """Adapt the model to how frequent the classes are where it is used (Bayes' rule).
@@ -333,14 +335,4 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
     def adjust_logits(self, logits: Tensor) -> Tensor:
         """The classifier's `(B, C)` logits, calibrated and shifted to the prior of the configuration where it has
         these."""
-        if self.config.temperature is not None:
-            logits = logits / self.config.temperature
-        if self.config.inference_prior is not None:
-            # In double precision, as a rare class's share may be less than float32 holds, and on the CPU, as not every
-            # device has it.
-            prior = torch.tensor(self.config.inference_prior, dtype=torch.float64)
-            shift = (prior / prior.sum()).clamp(min=torch.finfo(torch.float32).tiny).log()
-            if self.config.logit_counts is not None:
-                shift = shift - torch.tensor(self.config.logit_counts, dtype=torch.float64).clamp(min=1).log()
-            logits = logits + shift.to(logits.dtype).to(logits.device)
-        return logits
+        return adjusted_logits(logits, self.config)

@@ -54,8 +54,10 @@ def check_training(
             f"the model is a {type(model).__name__}, and a PaCoTrainer trains a PaCoForImageClassification: make one "
             "of any timm backbone with PaCoForImageClassification.from_timm(name, num_labels=...)"
         )
-    if model.config.temperature is not None or model.config.inference_prior is not None:
-        raise ValueError("training works on balanced logits: set the config's temperature and inference_prior to None")
+    if any(getattr(model.config, name) is not None for name in ("temperature", "inference_prior", "abstention")):
+        raise ValueError(
+            "training works on balanced logits: set the config's temperature, inference_prior and abstention to None"
+        )
     check_class_counts(args, model.config)
     if args.n_gpu > 1:
         raise ValueError(

@@ -1,5 +1,6 @@
 """A model with adjustable class frequencies, for the page."""
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ..evaluation.priors import softmax
 from ..inference.forward import inference_device
 from ..inference.load_model import load_classifier, load_processor
 from ..metrics import GROUPS, shot_group
+from ..models.abstention import abstains, prior_shift
 from ..reports.model_card_text import limits
 from ..reports.run_summary import Subject, read_subject
 
@@ -72,6 +74,8 @@ class Classifier:
         self.start = CUSTOM if self.stored_prior else ALL_EQUAL if config.balanced_logits else AS_TRAINED
         # Logits that carry frequencies of training that nobody knows are shown as they are.
         self.adjustable = config.balanced_logits or self.training is not None
+        # Of the configuration as it is stored, before it is changed for the slider.
+        self.stored = copy.copy(config)
         if self.adjustable:
             self.model.set_prior([1] * config.num_labels)
 
@@ -95,6 +99,30 @@ class Classifier:
         with np.errstate(divide="ignore"):  # a share that no number holds leaves no probability
             scores = logits if prior is None else logits + np.log(prior)
         return softmax(scores)
+
+    def doubt(self, logits: np.ndarray, place: float, custom: Sequence[float] | None = None) -> str:
+        """Why the model had better not answer, by the rule that is stored with it; empty where it may.
+
+        Args:
+            logits (`ndarray` of shape `(C,)`): of [`Classifier.forward`].
+            place (`float`), custom (`C` positive numbers, *optional*): as those of [`Classifier.probabilities`].
+        """
+        rule = self.stored.abstention or {}
+        if not rule:
+            return ""
+        # The logits as the stored configuration would have them: back from those where all classes are alike.
+        shift = prior_shift(self.model.config)
+        plain = torch.from_numpy(logits) - (0 if shift is None else shift)
+        stored = plain if (stored_shift := prior_shift(self.stored)) is None else plain + stored_shift
+        unsure, unlike = abstains(stored[None], self.stored)
+        if bool(unlike):
+            return "None of these: the image is unlike those of all classes that the model knows."
+        if not rule.get("thresholds"):
+            return ""
+        as_stored = self.probabilities(logits, self.start, self.stored_prior)
+        if not np.allclose(as_stored, self.probabilities(logits, place, custom)):
+            return "Whether the model is sure enough was only learned for the frequencies stored with it."
+        return f"Not sure: less probable than the model needs for {rule['target']}." if bool(unsure) else ""
 
     def about(self, c: int) -> dict[str, Any]:
         """Name, training images and shot group of the class `c`, as far as they are known."""

@@ -111,6 +111,7 @@ class Handlers:
             rows=rows,
             counts=bool(self.classifier.counts),
             caption=f"{rows[0]['name']}, where {_place_in_words(place, custom)}",
+            doubt=self.classifier.doubt(np.asarray(logits), place, custom),
             rest=len(probabilities) - len(rows),
             rest_probability=max(1 - float(probabilities[best].sum()), 0.0),
         )

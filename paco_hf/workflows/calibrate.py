@@ -8,6 +8,7 @@ from accelerate import PartialState
 from ..data.images import Images
 from ..evaluation.temperature import fit_temperature, temperature_warning
 from ..inference.logits import balanced_logits
+from ..models.abstention import thresholds_apply
 from ..models.configuration_paco import PaCoConfig
 from ..utils.files import write_text
 
@@ -44,15 +45,36 @@ def store_fitted(model: str, logits: Any, labels: Any, source: str) -> str:
         a line about it.
     """
     temperature = fit_temperature(logits, labels, PaCoConfig.from_pretrained(model).logit_counts)
-    if PartialState().is_main_process:
-        update_config(model, temperature=temperature)
-    line = f"temperature {temperature:.3f}, from {len(labels)} {source}, stored in {model}"
-    return "; ".join(filter(None, (line, temperature_warning(temperature, len(labels)))))
+    void = update_config(model, temperature=temperature) if PartialState().is_main_process else ""
+    return "; ".join(filter(None, (fitted_line(model, temperature, len(labels), source), void)))
 
 
-def update_config(model: str, **fields: Any) -> None:
-    """Set fields of the configuration of a checkpoint in a folder."""
+def fitted_line(model: str, temperature: float, images: int, source: str) -> str:
+    """A line about a temperature.
+
+    Args:
+        model (`str`): folder of the checkpoint.
+        temperature (`float`): of [`fit_temperature`].
+        images (`int`): that it was fitted on.
+        source (`str`): what they are.
+    """
+    line = f"temperature {temperature:.3f}, from {images} {source}, stored in {model}"
+    return "; ".join(filter(None, (line, temperature_warning(temperature, images))))
+
+
+def update_config(model: str, **fields: Any) -> str:
+    """Set fields of the configuration of a checkpoint in a folder.
+
+    Returns:
+        a line, where its thresholds on probabilities were for another temperature or prior; empty otherwise.
+    """
     config = PaCoConfig.from_pretrained(model)
     config.update(fields)
     config.check()
     write_text(Path(model) / "config.json", config.to_json_string())
+    if not (config.abstention or {}).get("thresholds") or thresholds_apply(config):
+        return ""
+    return (
+        f"the thresholds of {config.abstention['target']} were chosen before that and do not apply: paco-hf evaluate "
+        f"{model} --abstain chooses them anew"
+    )

@@ -45,12 +45,24 @@ def expect(folder: Path, model: PaCoForImageClassification, size: int) -> None:
     processor = AutoImageProcessor.from_pretrained(folder)
     images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(1))
     expected = {"images": images, "logits": model(images).logits, "features": model.paco(images).pooler_output}
+    if model.config.abstention is not None:
+        expected["abstained"] = model(images).abstained.float()
+        assert 0 < expected["abstained"].sum() < 3
     for name, shape in {"photo": (50, 90, 3), "square": (size, size, 3)}.items():
         image = Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
         image.save(folder / f"{name}.png")
         expected[name] = processor(image, return_tensors="pt")["pixel_values"]
     expected["scores"] = model(expected["square"]).logits.softmax(1)[0]
     torch.save(expected, folder / "expected.pt")
+
+
+@torch.no_grad()
+def add_rule(model: PaCoForImageClassification, size: int) -> None:
+    """Have it abstain from one of the images, the one that is the least sure."""
+    images = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(1))
+    least, next_one = model(images).logits.softmax(1).amax(1).sort()[0][:2].tolist()
+    chosen_with = {"temperature": model.config.temperature, "inference_prior": model.config.inference_prior}
+    model.config.abstention = {"thresholds": [(least + next_one) / 2] * 5, "target": "coverage=0.6", **chosen_with}
 
 
 @torch.no_grad()
@@ -70,6 +82,7 @@ def make_checkpoints(folder: Path) -> None:
                 classifier=classifier,
             )
             model, target = PaCoForImageClassification(config).eval(), folder / f"{name}-{classifier}"
+            add_rule(model, size)
             model.save_pretrained(target)
             fit = "pad" if classifier == "cosine" else "crop"
             build_processor(size, [0.5, 0.4, 0.3], [0.2] * 3, fit=fit).save_pretrained(target)

@@ -259,7 +259,7 @@ def test_space_folder(run: Path, picture: Path, tmp_path: Path, capsys: pytest.C
     assert (again / "model" / "index" / "vectors.faiss").is_file()
     for argv, message in (
         ([str(PUBLISHED), "a/b", "--space", "--include_index"], "`paco-hf index"),
-        ([str(run), "a/b", "--write_only", "x"], "need --space"),
+        ([str(run), "a/b", "--examples", str(picture)], "need --space"),
         ([str(run), "a/b", "--space", "--license", "mit"], "are for a model, not for --space"),
     ):
         assert main(["push", *argv]) == 2
