@@ -22,11 +22,12 @@ if __name__ == "__main__":
         ["train", "--dataset", shards, "--streaming", "true", *small, "--output_dir", f"{folder}/stream"],
         ["train", "--dataset", images, *small, *frozen, "--output_dir", f"{folder}/frozen"],
         ["evaluate", f"{folder}/stream", "--output_dir", f"{folder}/scores"],
+        ["predict", f"{folder}/files", images, "--batch_size", "8", "--output", f"{folder}/labels.csv"],
     ):
         assert main(words) == 0, words
     hashes = {
         str(file.relative_to(folder)): hashlib.sha256(file.read_bytes()).hexdigest()
-        for name in ("shards/*.parquet", "*/model.safetensors", "scores/*.csv")
+        for name in ("shards/*.parquet", "*/model.safetensors", "scores/*.csv", "labels.csv")
         for file in folder.glob(name)
     }
     scores = json.loads((folder / "scores" / "results.json").read_text(encoding="utf-8"))

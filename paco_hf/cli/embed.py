@@ -56,7 +56,7 @@ def run(flags: argparse.Namespace) -> int:
         made = embed_files(flags.model, open_images(flags), **selected(flags, "batch_size precision"))
         made.save(flags.output)
         print(f"features of {len(made.features):,} images, width {made.features.shape[1]}: {flags.output}")
-        errors = made.errors or {}
+        errors = [*(made.errors or {}).values()]
         return report_errors("embed", errors, len(made.features) + len(errors))
     searched: dict[str, Any] = {}
     gallery = Embeddings.load(flags.gallery) if flags.gallery else None

@@ -1,6 +1,7 @@
 """Estimate how frequent the classes are among unlabeled images, to adapt a model to them."""
 
 import json
+import sys
 from argparse import ArgumentParser, Namespace
 from contextlib import nullcontext
 from pathlib import Path
@@ -46,8 +47,12 @@ def run(flags: Namespace) -> int:
         if flags.output:
             write_json(Path(flags.output), {"model": Path(flags.model).resolve().name, "classes": classes})
         if flags.store:
-            update_config(flags.model, inference_prior=[max(entry["frequency"], MIN_FREQUENCY) for entry in classes])
-    status = report_errors("estimate-prior", files.errors, len(files))
+            void = update_config(
+                flags.model, inference_prior=[max(entry["frequency"], MIN_FREQUENCY) for entry in classes]
+            )
+            if void:
+                print(f"note: {void}", file=sys.stderr)
+    status = report_errors("estimate-prior", [*files.errors.values()], len(files))
     if flags.json:
         print(json.dumps(classes, indent=2))
         return status

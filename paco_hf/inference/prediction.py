@@ -1,8 +1,8 @@
 """Image files classified, and their class frequencies."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,9 +10,11 @@ from torch import Tensor
 from ..evaluation.prior_estimation import MIN_FREQUENCY, estimate_prior
 from ..evaluation.priors import read_frequencies
 from ..models.configuration_paco import PaCoConfig
+from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.memory import keep_freed_memory
-from .batches import ImageFiles, image_batches
-from .forward import fast_forward
+from .abstention import abstained_rows, marked
+from .batches import ImageFiles, decoded_batches, image_batches
+from .forward import check_tta, fast_forward
 from .load_model import load_for_inference
 from .unlabeled import find_images
 
@@ -26,6 +28,7 @@ def predict(
     prior: str | None = None,
     *,
     strict: bool = False,
+    tta: str = "none",
 ) -> list[dict[str, Any]]:
     """Classify images.
 
@@ -38,23 +41,46 @@ def predict(
         prior (`str`, *optional*): how frequent the classes are among the images, instead of what the model has stored:
             `training`: as in training; `none`: all alike; or a file that [`estimate_file_prior`] wrote.
         strict (`bool`, *optional*, defaults to `False`): stop at the first image that cannot be decoded.
+        tta (`str`, *optional*, defaults to `"none"`): of [`paco_hf.inference.forward.fast_forward`].
 
     Returns:
-        one `{"file", "label", "score", "top"}` an image, `top` being a list of `{"label", "score"}`, best first. Of an
-        image that cannot be decoded label and score are `None`, `top` is empty, and `error` says what is wrong.
+        one `{"file", "label", "score", "top"}` an image, `top` being a list of `{"label", "score"}`, best first; and
+        `"abstained": True` where the configuration's `abstention` would have the model not answer. Of an image that
+        cannot be decoded label and score are `None`, `top` is empty, and `error` says what is wrong.
 
     Raises:
         ValueError: with `strict` an image cannot be decoded; a folder has none, or the prior is not this model's.
         OSError: a path or the model does not exist.
     """
+    images = paths if isinstance(paths, ImageFiles) else ImageFiles(find_images(paths), strict)
+    check_tta(tta)
+    model, processor = load_for_prediction(model_folder, top, batch_size, precision, prior)
+    forward = fast_forward(model, precision, tta=tta)
+    return classify(forward, model.config, processor, images, top=top, batch_size=batch_size)
+
+
+def check_top(top: int) -> None:
+    """`ValueError` where fewer than one class is to be listed."""
     if top < 1:
         raise ValueError(f"--top must be at least 1, got {top}")
-    images = paths if isinstance(paths, ImageFiles) else ImageFiles(find_images(paths), strict)
+
+
+def load_for_prediction(
+    model_folder: str, top: int, batch_size: int, precision: str, prior: str | None
+) -> tuple[PaCoForImageClassification, Any]:
+    """A checkpoint that follows the class frequencies asked for, and its image processor.
+
+    Args:
+        model_folder, top, batch_size, precision, prior: as those of [`predict`].
+
+    Raises:
+        ValueError, OSError: as [`predict`].
+    """
+    check_top(top)
     model, processor = load_for_inference(model_folder, batch_size, precision)
     if prior is not None:
         model.set_prior(read_prior(prior, model_folder, model.config))
-    forward = fast_forward(model, precision)
-    return classify(forward, model.config, processor, images, top=top, batch_size=batch_size)
+    return model, processor
 
 
 def classify(
@@ -76,29 +102,71 @@ def classify(
         files (list of `Path`, or [`ImageFiles`]): the images.
         top, batch_size (`int`), strict (`bool`, *optional*, defaults to `False`): as those of [`predict`].
     """
-    names = config.id2label
     images = files if isinstance(files, ImageFiles) else ImageFiles(files, strict)
-    rankings: list[list[dict[str, Any]]] = []
-    for logits in _image_logits(forward, processor, images, batch_size):
-        scores, labels = logits.softmax(-1).topk(min(top, len(names)))
-        for row in zip(scores.tolist(), labels.tolist(), strict=True):
-            rankings.append([{"label": names[c], "score": s} for s, c in zip(*row, strict=True)])
-    entries: list[dict[str, Any]] = []
-    decoded = iter(rankings)
-    for i, file in enumerate(images.names):
-        if error := images.errors.get(i):
-            entries.append({"file": file, "label": None, "score": None, "top": [], "error": error})
-        else:
-            ranks = next(decoded)
-            entries.append({"file": file, **ranks[0], "top": ranks})
-    return entries
+    batches = classify_batches(forward, config, processor, images, top=top, batch_size=batch_size)
+    return [entry for batch in batches for entry in batch.entries]
 
 
-def _image_logits(
-    forward: Callable[[Tensor], Tensor], processor: Any, images: ImageFiles, batch_size: int
-) -> Iterator[Tensor]:
+class ClassifiedBatch(NamedTuple):
+    """What [`classify_batches`] yields.
+
+    Args:
+        rows (sequence of `int`): the indices of the images.
+        entries (list of `dict`): of each, as [`predict`] returns it.
+        logits (`(B, C)`): of those that could be decoded.
+        features (`(B, F)`, *optional*): likewise.
+    """
+
+    rows: Sequence[int]
+    entries: list[dict[str, Any]]
+    logits: Tensor
+    features: Tensor | None
+
+
+def classify_batches(
+    forward: Callable[[Tensor], Tensor],
+    config: PaCoConfig,
+    processor: Any,
+    images: ImageFiles,
+    *,
+    top: int,
+    batch_size: int,
+    encode: Callable[[Tensor], Tensor] | None = None,
+    rows: Sequence[int] | None = None,
+    show: bool = True,
+) -> Iterator[ClassifiedBatch]:
+    """[`classify`], batch by batch: nothing is kept of those before.
+
+    Args:
+        forward, config, processor, top, batch_size: as those of [`classify`].
+        images ([`ImageFiles`]): the images.
+        encode (callable, *optional*): images to features `(B, F)`, which `forward` then takes.
+        rows (sequence of `int`, *optional*): those images alone.
+        show (`bool`, *optional*, defaults to `True`): whether there is a progress bar.
+    """
     keep_freed_memory()
-    return (forward(pixels) for (pixels,) in image_batches(images, [processor], batch_size, "classifying"))
+    names = [config.id2label[c] for c in range(config.num_labels)]
+    for batch in decoded_batches(images, [processor], batch_size, "classifying", rows=rows, show=show):
+        features, logits = None, torch.empty(0, len(names))
+        if batch.pixels:
+            features = encode(batch.pixels[0]) if encode else None
+            logits = forward(batch.pixels[0] if features is None else features)
+        rankings = zip(_rankings(logits, names, top), abstained_rows(logits, config), strict=True)
+        files = ((images.names[row], batch.errors.get(row)) for row in batch.rows)
+        entries = [_entry(file, *(([], False) if error else next(rankings)), error) for file, error in files]
+        yield ClassifiedBatch(batch.rows, entries, logits, features)
+
+
+def _rankings(logits: Tensor, names: Sequence[str], top: int) -> list[list[dict[str, Any]]]:
+    scores, labels = logits.softmax(-1).topk(min(top, len(names)))
+    pairs = zip(scores.tolist(), labels.tolist(), strict=True)
+    return [[{"label": names[c], "score": s} for s, c in zip(*pair, strict=True)] for pair in pairs]
+
+
+def _entry(file: str, ranks: list[dict[str, Any]], abstained: bool, error: str | None) -> dict[str, Any]:
+    if error:
+        return {"file": file, "label": None, "score": None, "top": [], "error": error}
+    return marked({"file": file, **ranks[0], "top": ranks}, abstained)
 
 
 def read_prior(prior: str, model_folder: str, config: PaCoConfig) -> list[float] | None:
@@ -163,8 +231,9 @@ def estimate_file_prior(
     model, processor = load_for_inference(model_folder, batch_size, precision)
     # EM starts from probabilities for equally frequent classes, whatever the logits are for.
     model.set_prior([1] * model.config.num_labels)
-    batches = _image_logits(fast_forward(model, precision), processor, images, batch_size)
-    parts = [logits.cpu().double().softmax(-1) for logits in batches]
+    forward = fast_forward(model, precision)
+    batches = image_batches(images, [processor], batch_size, "classifying")
+    parts = [forward(pixels).cpu().double().softmax(-1) for (pixels,) in batches]
     images.check_any()
     estimate = estimate_prior(torch.cat(parts).numpy(), resamples=resamples)
     columns = (estimate[key].tolist() for key in ("prior", "low", "high"))

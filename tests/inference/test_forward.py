@@ -12,8 +12,10 @@ from paco_hf import PaCoConfig, PaCoForImageClassification
 from paco_hf.data.images import Images, LabeledImages
 from paco_hf.data.loading import load_data
 from paco_hf.data.published import CIFAR_MEAN, CIFAR_STD
+from paco_hf.inference.batches import ImageFiles
 from paco_hf.inference.forward import fast_forward
 from paco_hf.inference.logits import score
+from paco_hf.inference.prediction_files import write_predictions
 from paco_hf.models.image_processing import build_processor
 from paco_hf.utils.hardware import hardware_precision
 
@@ -38,6 +40,21 @@ def test_float32_is_the_models_and_bf16_is_near(model) -> None:
     assert 1e-6 < error < 0.05
     chosen = fast_forward(model, "auto")(images)
     assert torch.equal(chosen, fast_forward(model, hardware_precision(use_cpu=True))(images))
+
+
+def test_flip_is_the_mean_of_an_image_and_its_mirror_image(model) -> None:
+    images = torch.randn(5, 3, 32, 32)
+    both = [model.eval()(one).logits for one in (images, images.flip(-1))]
+    forward = fast_forward(model, tta="flip")
+    assert torch.allclose(forward(images), (both[0] + both[1]) / 2, atol=1e-4)
+    assert torch.allclose(forward(images), forward(images.flip(-1)), atol=1e-4)
+    assert (both[0] - both[1]).abs().max() > 0.1
+    with pytest.raises(ValueError, match="features have no mirror image"):
+        forward(torch.randn(2, model.classifier.in_features))
+    with pytest.raises(ValueError, match="tta must be one of none, flip, got 'rotate'"):
+        fast_forward(model, tta="rotate")
+    with pytest.raises(ValueError, match="--features are of images as they are, not of --tta flip"):
+        write_predictions("model", ImageFiles([]), "all.csv", features="all.npy", tta="flip")
 
 
 def test_bad_precision_is_named(model) -> None:
