@@ -1,12 +1,14 @@
 """Write a checkpoint that others load without this package."""
 
 from argparse import ArgumentParser, Namespace
+from typing import Any
 
+from ..data.spec import ROLES, spec_fields
 from .common import add_data_flags, check_data_flags, selected
 from .inputs import checkpoint, new_folder
 
 # What `--dataset` and the like are for.
-_FITTED = "the export of a cosine classifier to timm"
+_IMAGES = "--to timm of a cosine classifier, whose linear copy is fitted on images, and for --forms, scored on them"
 
 
 def add_flags(parser: ArgumentParser) -> None:
@@ -16,41 +18,78 @@ def add_flags(parser: ArgumentParser) -> None:
     formats = "timm's own format, in which a cosine classifier is a linear one of the same top-1; or ONNX"
     add("--to", choices=["timm", "onnx"], required=True, help=formats)
     add("--prior_input", action="store_true", help="onnx: a second input, the class frequencies")
-    add_data_flags(parser, None, default="validation, where there is none train")
-    parser.epilog = (
-        f"--dataset, --split and the like are only for {_FITTED}: the images that its temperature is fitted on."
+    forms = (
+        "onnx: files of these precisions in the Hub's layout (onnx/model.onnx, model_fp16.onnx, "
+        "model_quantized.onnx), scored and timed side by side"
     )
+    add("--forms", nargs="+", choices=["fp32", "fp16", "int8"], help=forms)
+    kinds = (
+        "of int8: of activations in fixed ranges too, or of matrix products alone (default: what fits the backbone)"
+    )
+    add("--int8", choices=["static", "dynamic"], help=kinds)
+    split = "whose images the ranges of static int8 are from (default: train)"
+    add("--calibration_split", choices=ROLES, help=split)
+    default = "of timm: validation, where there is none train; of --forms: test, where there is none validation"
+    add_data_flags(parser, None, default=default)
+    parser.epilog = f"--dataset, --split and the like are only for {_IMAGES}."
 
 
 def run(flags: Namespace) -> None:
-    if flags.prior_input and flags.to != "onnx":
-        raise ValueError(f"--prior_input is for --to onnx, got --to {flags.to}: leave it out")
-    from ..data.spec import spec_fields
-
     fields = spec_fields(vars(flags))
     check_data_flags(flags)
-    has_images = any([flags.dataset, flags.split, *fields.values()])
-    if has_images and flags.to != "timm":
-        raise ValueError(f"--dataset, --split and the like are only for {_FITTED}: leave them out")
-
-    from ..conversion import export_onnx, export_timm
-    from ..inference.load_model import load_classifier, load_processor
-    from ..workflows.linear_export import linear_copy
-
-    model = load_classifier(flags.model)
-    processor = load_processor(flags.model)
-    if has_images and model.config.classifier != "cosine":
-        raise ValueError(
-            f"--dataset, --split and the like are only for {_FITTED}, and {flags.model} has a linear one: leave them "
-            "out"
-        )
+    _check(flags, any([flags.dataset, flags.split, *fields.values()]))
     if flags.to == "timm":
-        if model.config.classifier == "cosine":
-            model, lines = linear_copy(model, flags.model, **selected(flags, "dataset split"), **fields)
-            print("\n".join(lines))
-        export_timm(model, flags.out, image_processor=processor)
-        print(f'{flags.out}: timm.create_model("local-dir:{flags.out}", pretrained=True) loads it')
-        return
+        _export_timm(flags, fields)
+    elif flags.forms:
+        _export_forms(flags, fields)
+    else:
+        _export_onnx(flags)
+
+
+def _check(flags: Namespace, has_images: bool) -> None:
+    """`ValueError` where flags do not go together."""
+    if flags.to != "onnx":
+        for name in ("prior_input", "forms", "int8", "calibration_split"):
+            if getattr(flags, name):
+                raise ValueError(f"--{name} is for --to onnx, got --to {flags.to}: leave it out")
+    elif flags.forms:
+        if flags.prior_input:
+            raise ValueError("--forms takes no class frequencies as an input: leave out --prior_input, or --forms")
+        if (flags.int8 or flags.calibration_split) and "int8" not in flags.forms:
+            raise ValueError("--int8 and --calibration_split are for --forms int8: leave them out, or add int8")
+        if flags.int8 == "dynamic" and flags.calibration_split:
+            raise ValueError("--calibration_split is for static int8, and --int8 is dynamic: leave out one of them")
+    elif flags.int8 or flags.calibration_split:
+        raise ValueError("--int8 and --calibration_split are for --forms int8: add that, or leave them out")
+    elif has_images:
+        raise ValueError(f"--dataset, --split and the like are only for {_IMAGES}: leave them out")
+
+
+def _export_timm(flags: Namespace, fields: dict[str, Any]) -> None:
+    from ..workflows.timm_form import write_timm
+
+    form = write_timm(flags.model, flags.out, **selected(flags, "dataset split"), **fields)
+    print("\n".join(form.lines), end="\n" if form.lines else "")
+    print(f'{flags.out}: timm.create_model("local-dir:{flags.out}", pretrained=True) loads it')
+
+
+def _export_forms(flags: Namespace, fields: dict[str, Any]) -> None:
+    from ..workflows.onnx_forms import FORMS_NAME, write_onnx_forms
+
+    split = flags.calibration_split or "train"
+    settings = {**selected(flags, "int8 dataset split"), "calibration_split": split, **fields}
+    made = write_onnx_forms(flags.model, flags.out, flags.forms, **settings)
+    print("\n".join(made.lines))
+    print(f"{flags.out}: {FORMS_NAME} has these figures, and the rows that changed")
+
+
+def _export_onnx(flags: Namespace) -> None:
+    from ..conversion import export_onnx
+    from ..inference.load_model import load_classifier, load_processor
+
+    model, processor = load_classifier(flags.model), load_processor(flags.model)
+    if model.config.abstention is not None:
+        print("note: where the model had better not answer (abstention in its config.json) is in the metadata alone")
     made = export_onnx(model, flags.out, image_processor=processor, prior_input=flags.prior_input)
     size = "dynamic" if made.dynamic_size else f"fixed ({made.fixed_because})"
     print(f"{made.file}: batch dynamic, image size {size}; differs from the model by {made.difference:.1e}, relative")

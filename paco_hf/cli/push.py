@@ -3,9 +3,11 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+from ..data.spec import spec_fields
 from ..inference.index_folder import check_included_index
-from .common import selected
+from .common import add_data_flags, check_data_flags, selected
 from .inputs import images, new_folder, repo_name, run_folder
 
 
@@ -13,44 +15,99 @@ def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("run", type=run_folder, help="run folder, checkpoint or converted checkpoint")
     add("repo_id", type=repo_name, help="user/name; made where it does not exist")
+    form = "as `export` writes it: timm and transformers load it without code from the repository, or paco_hf"
+    add("--to", choices=["timm"], help=f"{form} (default: with code)")
     add("--private", action="store_true", help="only you can see it")
     add("--revision", help="branch, made where it does not exist (default: main)")
     add("--include_training_state", action="store_true", help="also projector, key encoder and queue, to train on")
+    add("--include_predictions", action="store_true", help="also the per-image results of `evaluate`, with file names")
     add("--license", help="of the weights, as the Hub calls it (default: the card's, else unknown)")
     add("--space", action="store_true", help="instead: a Space with the model, the page of `demo`")
     add("--examples", nargs="+", metavar="IMAGE", type=images, help="with --space: images to offer on the page")
     index = "with --space: also what `index` made, with small copies of the training images"
     add("--include_index", action="store_true", help=index)
-    add("--write_only", metavar="DIR", type=new_folder, help="with --space: write its folder there, and send nothing")
+    add("--write_only", metavar="DIR", type=new_folder, help="write the folder there, and send nothing")
+    add_data_flags(parser, None, default="validation, where there is none train")
+    parser.epilog = (
+        "--dataset, --split and the like are only for --to timm of a cosine classifier: the images that the "
+        "temperature of its linear copy is fitted on."
+    )
 
 
 def run(flags: Namespace) -> None:
-    if not flags.space and (flags.examples or flags.write_only or flags.include_index):
-        raise ValueError("--examples, --include_index and --write_only need --space: give it too, or leave them out")
-    if flags.space and (flags.revision or flags.include_training_state or flags.license):
-        raise ValueError(
-            "--revision, --include_training_state and --license are for a model, not for --space: leave them out, or "
-            "push the model"
-        )
+    fields = spec_fields(vars(flags))
+    check_data_flags(flags)
+    _check_form(flags, any([flags.dataset, flags.split, *fields.values()]))
     if flags.include_index:
         check_included_index(Path(flags.run))
-    if flags.space:
-        _push_space(flags)
-        return
-    from ..hub.upload import push
+    name = flags.repo_id if "/" in flags.repo_id or flags.space else f"USER/{flags.repo_id}"
+    if not flags.write_only:
+        from ..hub.upload import owned_name
 
-    settings = selected(flags, "private revision include_training_state license")
-    print(push(flags.run, flags.repo_id, **settings).repo_url)
-
-
-def _push_space(flags: Namespace) -> None:
-    from ..hub.space import push_space, write_space
-
-    title = flags.repo_id.rpartition("/")[-1]
+        name = owned_name(flags.repo_id)  # before there is work that would be lost
+    data = {**selected(flags, "dataset split"), **fields}
     with TemporaryDirectory() as scratch:
-        target = flags.write_only or Path(scratch) / title
-        folder = write_space(flags.run, target, title, flags.examples, flags.include_index)
+        target = Path(flags.write_only or Path(scratch) / name.rpartition("/")[-1])
+        lines = _write_space(flags, target, data) if flags.space else _write_model(flags, target, name, data)
+        print("\n".join(lines), end="\n" if lines else "")
         if flags.write_only:
-            print(f"{folder}: `pip install -r requirements.txt` and `python app.py` in it start the page")
+            use = "start the page: `pip install -r requirements.txt` and `python app.py` in it"
+            print(f"{target}: {use if flags.space else f'what a push to {name} sends'}")
         else:
-            print(push_space(folder, flags.repo_id, private=flags.private).repo_url)
+            print(_send(flags, target, name))
+
+
+def _check_form(flags: Namespace, has_images: bool) -> None:
+    """`ValueError` where flags do not go together."""
+    if not flags.space and (flags.examples or flags.include_index):
+        raise ValueError("--examples and --include_index need --space: give it too, or leave them out")
+    for_models = ("revision", "include_training_state", "include_predictions", "license")
+    if flags.space and any(getattr(flags, name) for name in for_models):
+        *names, last = (f"--{name}" for name in for_models)
+        raise ValueError(
+            f"{', '.join(names)} and {last} are for a model, not for --space: leave them out, or push the model"
+        )
+    if flags.write_only and (flags.private or flags.revision):
+        raise ValueError("--write_only sends nothing, so there is no --private and no --revision: leave them out")
+    if flags.to and (flags.include_training_state or flags.include_predictions or flags.include_index):
+        raise ValueError(
+            "--include_training_state, --include_predictions and --include_index are for the form with code: leave "
+            "them out, or --to timm"
+        )
+    if has_images and not flags.to:
+        raise ValueError("--dataset, --split and the like are only for --to timm: leave them out")
+
+
+def _write_model(flags: Namespace, folder: Path, name: str, data: dict[str, Any]) -> list[str]:
+    if flags.to:
+        from ..workflows.timm_form import write_timm_model
+
+        return write_timm_model(flags.run, folder, name, flags.license, **data).lines
+    from ..hub.upload import write_model
+
+    write_model(flags.run, folder, name, **selected(flags, "include_training_state include_predictions license"))
+    return []
+
+
+def _write_space(flags: Namespace, folder: Path, data: dict[str, Any]) -> list[str]:
+    title = flags.repo_id.rpartition("/")[-1]
+    if flags.to:
+        from ..workflows.timm_form import write_timm_space
+
+        return write_timm_space(flags.run, folder, title, flags.examples, **data).lines
+    from ..hub.space import write_space
+
+    write_space(flags.run, folder, title, flags.examples, flags.include_index)
+    return []
+
+
+def _send(flags: Namespace, folder: Path, name: str) -> str:
+    """Publish a folder; gives its address."""
+    if flags.space:
+        from ..hub.space import push_space
+
+        return str(push_space(folder, name, private=flags.private).repo_url)
+    from ..hub.upload import send_model
+
+    sent = send_model(folder, name, name=flags.run, private=flags.private, revision=flags.revision)
+    return str(sent.repo_url)

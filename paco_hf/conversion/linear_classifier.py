@@ -47,4 +47,5 @@ def linearize(
     nn.init.zeros_(linear.bias)
     copied.classifier = linear
     copied.config.classifier, copied.config.temperature = "linear", temperature
+    copied.config.abstention = None  # which was chosen on other logits
     return copied

@@ -57,9 +57,9 @@ def export_onnx(
 
     Input `pixel_values` `(batch, 3, height, width)`, output `logits` `(batch, C)`, all float32. Batch is dynamic;
     height and width are where the backbone takes other sizes (a ViT: multiples of its patch size), which the result
-    says. `temperature` and `inference_prior` of the configuration apply as in the model. The metadata of the file are
-    JSON: `id2label`, `preprocessing`, `backbone` and, where known, `class_counts`. Images are resized, normalized and,
-    where `preprocessing` has `pad_to_square`, padded by whoever runs the file.
+    says. `temperature` and `inference_prior` of the configuration apply as in the model. The metadata of the file
+    are JSON: `id2label`, `preprocessing`, `backbone` and, where known, `class_counts` and `abstention`. Images are
+    resized, normalized and, where `preprocessing` has `pad_to_square`, padded by whoever runs the file.
 
     Args:
         model ([`PaCoForImageClassification`]): left as it is.
@@ -87,6 +87,7 @@ def export_onnx(
         "preprocessing": preprocessing,
         "backbone": {"name": config.backbone, "kwargs": config.backbone_kwargs},
         "class_counts": config.class_counts,
+        "abstention": config.abstention,
     }
     prior = 1 + torch.arange(float(config.num_labels)) if prior_input else None
     more = {"prior": prior} if prior is not None else {}

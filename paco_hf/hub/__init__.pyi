@@ -3,6 +3,9 @@ from .errors import hub_file as hub_file
 from .upload import check_no_paths as check_no_paths
 from .upload import full_name as full_name
 from .upload import make_repo as make_repo
+from .upload import owned_name as owned_name
 from .upload import push as push
 from .upload import push_trainer as push_trainer
+from .upload import send_model as send_model
 from .upload import stage_model as stage_model
+from .upload import write_model as write_model

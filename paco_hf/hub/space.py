@@ -20,6 +20,19 @@ from .errors import hub_errors
 from .upload import check_no_paths, full_name, make_repo, stage_model
 
 _PACKAGE = Path(__file__).parents[1]
+_TIMM_PAGE = ("gradio", "pillow", "timm", "torch", "torchvision", "transformers")  # what the page of timm's form needs
+
+# What the card says of the page.
+_SHOWN = (
+    "the classes with how frequent each was in training, and what\nchanges where classes are otherwise "
+    "frequent{nearest}."
+)
+_PLAIN = (
+    "its likeliest classes. It needs no code but `app.py`, which\ncalls `pipeline`; so it shows neither how frequent "
+    "classes were in training, nor what changes where they are otherwise\nfrequent, nor the nearest training images. "
+    "It answers every image, also where the run had better not; of a cosine\nclassifier it has a linear copy, of the "
+    "same likeliest class and other probabilities."
+)
 
 # What a page does not show: data sets, recipes, metrics for others.
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "builtin", "evaluate_modules")
@@ -29,18 +42,46 @@ def _template(name: str) -> str:
     return (_PACKAGE / "templates" / name).read_text(encoding="utf-8")
 
 
-def requirements() -> list[str]:
-    """What the page needs, as this installation of the package says it, without what only tests and exports need."""
+def requirements(timm: bool = False) -> list[str]:
+    """What the page needs, as this installation of the package says it, without what only tests and exports need.
+
+    Args:
+        timm (`bool`, *optional*, defaults to `False`): the page of timm's form, without this package's code.
+    """
     needed = []
     for line in importlib.metadata.requires("paco-hf") or ():
         requirement, _, marker = (part.strip() for part in line.partition(";"))
         if not marker or re.fullmatch(r"extra == ['\"]demo['\"]", marker):
             needed.append(requirement)
+    if timm:
+        needed = [line for line in needed if re.split(r"[^\w-]", line, maxsplit=1)[0].lower() in _TIMM_PAGE]
     return sorted(needed)
 
 
+def space_inputs(examples: list[str] | None) -> tuple[list[Path], dict[str, str]]:
+    """The image files to offer on a page, and the versions that its card names.
+
+    Raises:
+        ValueError, OSError: an example cannot be decoded, or does not exist.
+        ImportError: `gradio` is not installed.
+    """
+    pictures = list_image_files(examples or ())
+    for file in pictures:
+        open_image(file, str(file))
+    try:
+        return pictures, {"gradio": importlib.metadata.version("gradio"), "python": "{}.{}".format(*sys.version_info)}
+    except importlib.metadata.PackageNotFoundError as error:
+        raise ImportError("a Space needs gradio, which is not installed: pip install 'paco-hf[demo]'") from error
+
+
 def write_space(
-    run: str | Path, folder: str | Path, title: str, examples: list[str] | None = None, include_index: bool = False
+    run: str | Path,
+    folder: str | Path,
+    title: str,
+    examples: list[str] | None = None,
+    include_index: bool = False,
+    *,
+    timm_model: Path | None = None,
 ) -> Path:
     """Write the folder of a Space: complete, or not at all.
 
@@ -54,6 +95,8 @@ def write_space(
         examples (list of paths, *optional*): image files or folders to offer on the page.
         include_index (`bool`, *optional*, defaults to `False`): also the index of `paco-hf index`, which has small
             copies of the training images: they become public with the Space.
+        timm_model (`Path`, *optional*): the run as [`paco_hf.conversion.export_timm`] wrote it. The Space then has
+            this model and a page that only classifies, in place of this package's code and its page.
 
     Raises:
         ValueError: no finished model, no index to include, a folder with something in it, or an example that cannot
@@ -61,31 +104,32 @@ def write_space(
         OSError: an example does not exist.
         ImportError: `gradio` is not installed, whose version the card names.
     """
-    run, pictures = Path(run), list_image_files(examples or ())
+    run = Path(run)
     if include_index:
         check_included_index(run)
-    for file in pictures:
-        open_image(file, str(file))
-    try:
-        versions = {"gradio": importlib.metadata.version("gradio"), "python": "{}.{}".format(*sys.version_info)}
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ImportError("a Space needs gradio, which is not installed: pip install 'paco-hf[demo]'") from error
+    pictures, versions = space_inputs(examples)
     with new_folder(folder) as made:
-        (made / "model").mkdir()
-        stage_model(run, made / "model", include_training_state=False)
+        if timm_model:
+            shutil.copytree(timm_model, made / "model")
+        else:
+            (made / "model").mkdir()
+            stage_model(run, made / "model", include_training_state=False)
+            shutil.copytree(_PACKAGE, made / "paco_hf", ignore=_LEFT_OUT)
         if include_index:
             shutil.copytree(run / INDEX_FOLDER, made / "model" / INDEX_FOLDER)
-        shutil.copytree(_PACKAGE, made / "paco_hf", ignore=_LEFT_OUT)
         for i, file in enumerate(pictures):
             (made / "examples").mkdir(exist_ok=True)
             shutil.copyfile(file, made / "examples" / f"{i + 1:02d}-{file.name}")
-        write_text(made / "app.py", _template("space_app.txt").format(title=title))
-        write_text(made / "requirements.txt", "\n".join(requirements()) + "\n")
+        write_text(
+            made / "app.py", _template("space_app_timm.txt" if timm_model else "space_app.txt").format(title=title)
+        )
+        write_text(made / "requirements.txt", "\n".join(requirements(timm=timm_model is not None)) + "\n")
         subject = read_subject(run)
         about = f"a classifier of {subject.config.num_labels:,} classes" if subject.config else "a classifier"
         filled = {"title": title, "quoted": json.dumps(title), "about": about, **versions}
         nearest = ", and the nearest training images" if include_index else ""
-        card = _template("space_card.md").format(nearest=nearest, **filled)
+        shown = _PLAIN if timm_model else _SHOWN.format(nearest=nearest)
+        card = _template("space_card.md").format(shown=shown, **filled)
         write_text(made / CARD_NAME, card)
         check_no_paths(made / "model")
     return Path(folder)

@@ -20,9 +20,20 @@ from ..models.modeling_contrastive import TRAINING_STATE_NAME
 from ..reports.model_card import write_card
 from ..reports.run_summary import read_subject
 from ..runs.folder import RunFolder
-from ..runs.layout import CARD_NAME, CONVERSION_NAME, FIGURE_NAMES, METRICS_NAME, RECIPE_NAME, RESULTS_NAME, RUN_NAME
+from ..runs.layout import (
+    ADDED_NAME,
+    CARD_NAME,
+    CONVERSION_NAME,
+    EVALUATION_FOLDER,
+    FIGURE_NAMES,
+    METRICS_NAME,
+    PREDICTIONS_NAME,
+    RECIPE_NAME,
+    RESULTS_NAME,
+    RUN_NAME,
+)
 from ..runs.redaction import public_settings
-from ..utils.files import as_yaml, write_json, write_text
+from ..utils.files import as_yaml, new_folder, write_json, write_text
 from .errors import hub_errors
 
 
@@ -33,6 +44,7 @@ def push(
     private: bool = False,
     revision: str | None = None,
     include_training_state: bool = False,
+    include_predictions: bool = False,
     license: str | None = None,
     token: str | None = None,
     commit_message: str = "Upload with paco_hf",
@@ -49,6 +61,8 @@ def push(
         revision (`str`, *optional*): branch, made where it does not exist.
         include_training_state (`bool`, *optional*, defaults to `False`): also projector, key encoder and queue, those
             of the last checkpoint.
+        include_predictions (`bool`, *optional*, defaults to `False`): also the per-image results of the evaluation,
+            which have the names of files.
         license (`str`, *optional*): the Hub's identifier of the weights' license (default: that of the folder's card,
             else `unknown`).
         token (`str`, *optional*): of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
@@ -58,22 +72,83 @@ def push(
         ValueError: no finished model, no training state to include, or a public repository that was to be private.
         OSError: the Hub refuses, or cannot be reached.
     """
-    run = Path(run)
-    api = HfApi(token=token, library_name="paco_hf")
+    repo_id = owned_name(repo_id, token)
     with TemporaryDirectory() as temporary:
-        staged = Path(temporary)
-        stage_model(run, staged, include_training_state)
-        with hub_errors(f"{repo_id} cannot be made on the Hub"):
-            repo_id = full_name(api, repo_id)
-            _stage_card(run, staged, repo_id, license)
-            check_no_paths(staged)
-            make_repo(api, repo_id, private)
-            if revision is not None:
-                api.create_branch(repo_id, branch=revision, exist_ok=True)
-        with hub_errors(f"{run} cannot be sent to {repo_id}"):
-            return api.upload_folder(
-                repo_id=repo_id, folder_path=staged, revision=revision, commit_message=commit_message
-            )
+        folder = Path(temporary) / "model"
+        write_model(*(run, folder, repo_id, include_training_state, license), include_predictions=include_predictions)
+        return send_model(
+            folder,
+            repo_id,
+            name=str(run),
+            private=private,
+            revision=revision,
+            token=token,
+            commit_message=commit_message,
+        )
+
+
+def write_model(
+    run: str | Path,
+    folder: str | Path,
+    repo_id: str,
+    include_training_state: bool = False,
+    license: str | None = None,
+    *,
+    include_predictions: bool = False,
+) -> Path:
+    """Write the folder that [`push`] sends: complete, or not at all.
+
+    Args:
+        run (path): run folder, checkpoint or converted checkpoint.
+        folder (path): does not exist, or is empty.
+        repo_id (`str`): `user/name`, for the examples of the card.
+        include_training_state, include_predictions, license (*optional*): as those of [`push`].
+
+    Returns:
+        `Path` of the folder.
+
+    Raises:
+        ValueError: as [`push`]; a folder with something in it.
+    """
+    run = Path(run)
+    with new_folder(folder) as made:
+        stage_model(run, made, include_training_state)
+        if include_predictions:
+            _stage_predictions(run, made)
+        stage_card(run, made, repo_id, license)
+        check_no_paths(made)
+    return Path(folder)
+
+
+def send_model(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    name: str | None = None,
+    private: bool = False,
+    revision: str | None = None,
+    token: str | None = None,
+    commit_message: str = "Upload with paco_hf",
+) -> CommitInfo:
+    """Publish a folder as one commit.
+
+    Args:
+        folder (path): what the repository shall hold.
+        repo_id (`str`): `user/name`; it is made where it does not exist.
+        name (`str`, *optional*): what errors call the folder (default: its path).
+        private, revision, token, commit_message (*optional*): as those of [`push`].
+
+    Raises:
+        ValueError: a public repository that was to be private.
+        OSError: the Hub refuses, or cannot be reached.
+    """
+    api = HfApi(token=token, library_name="paco_hf")
+    with hub_errors(f"{repo_id} cannot be made on the Hub"):
+        make_repo(api, repo_id, private)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+    with hub_errors(f"{name or folder} cannot be sent to {repo_id}"):
+        return api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message)
 
 
 def check_login(repo_id: str, token: str | None = None) -> None:
@@ -95,6 +170,20 @@ def check_login(repo_id: str, token: str | None = None) -> None:
 def full_name(api: HfApi, repo_id: str) -> str:
     """`user/name`, the user being the one who is logged in where only a name is given."""
     return repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
+
+
+def owned_name(repo_id: str, token: str | None = None) -> str:
+    """`user/name` of a repository to make, as [`full_name`].
+
+    Args:
+        repo_id (`str`): `user/name`, or a name there of the user who is logged in.
+        token (`str`, *optional*): of the Hub.
+
+    Raises:
+        OSError: nobody is logged in, or the Hub cannot be reached.
+    """
+    with hub_errors(f"{repo_id} cannot be made on the Hub"):
+        return full_name(HfApi(token=token, library_name="paco_hf"), repo_id)
 
 
 def make_repo(api: HfApi, repo_id: str, private: bool, repo_type: str = "model", **settings: Any) -> None:
@@ -162,7 +251,6 @@ def stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
     Raises:
         ValueError: no training state to include, or one that belongs to the weights under adapters.
     """
-    source, settings = RunFolder(run), read_subject(run).settings
     # Loaded and saved, so that what is sent loads, and has the code of this version.
     model = load_classifier(run)
     model.config.backbone_kwargs = public_settings(model.config.to_dict())["backbone_kwargs"]
@@ -176,15 +264,9 @@ def stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
             )
         shutil.copytree(run / ADAPTER_FOLDER, staged / ADAPTER_FOLDER)
         model.config.save_pretrained(staged / ADAPTER_FOLDER)
-    for name in (METRICS_NAME, RUN_NAME, CONVERSION_NAME):
-        if (run / name).is_file():
-            shutil.copyfile(run / name, staged / name)
-    if settings:
-        write_text(staged / RECIPE_NAME, as_yaml(settings))
-    if source.manifest:
-        write_json(staged / SPLITS_NAME, public_manifest(source.manifest))
+    stage_records(run, staged)
     if include_training_state:
-        states = [folder / TRAINING_STATE_NAME for folder in (run, *source.checkpoints[-1:])]
+        states = [folder / TRAINING_STATE_NAME for folder in (run, *RunFolder(run).checkpoints[-1:])]
         state = next((path for path in states if path.is_file()), None)
         if state is None:
             raise ValueError(
@@ -194,7 +276,35 @@ def stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
         shutil.copyfile(state, staged / TRAINING_STATE_NAME)
 
 
-def _stage_card(run: Path, staged: Path, repo_id: str, license: str | None) -> None:
+def stage_records(run: Path, staged: Path) -> None:
+    """Put into a folder what a run recorded, without paths of this computer: scores, recipe, splits."""
+    source, settings = RunFolder(run), read_subject(run).settings
+    for name in (METRICS_NAME, RUN_NAME, CONVERSION_NAME, ADDED_NAME):
+        if (run / name).is_file():
+            shutil.copyfile(run / name, staged / name)
+    if settings:
+        write_text(staged / RECIPE_NAME, as_yaml(settings))
+    if source.manifest:
+        write_json(staged / SPLITS_NAME, public_manifest(source.manifest))
+
+
+def _stage_predictions(run: Path, staged: Path) -> None:
+    file = Path(EVALUATION_FOLDER) / PREDICTIONS_NAME
+    if not (run / file).is_file():
+        raise ValueError(f"{run} has no {file} to include: `paco-hf evaluate {run}` writes it")
+    (staged / EVALUATION_FOLDER).mkdir()
+    shutil.copyfile(run / file, staged / file)
+
+
+def stage_card(run: Path, staged: Path, repo_id: str, license: str | None) -> None:
+    """Put the card of a run into a folder, with its results and figures: that of the run as it is, else a new one.
+
+    Args:
+        run (`Path`): run folder, checkpoint or converted checkpoint.
+        staged (`Path`): the folder.
+        repo_id (`str`): `user/name`, for the examples.
+        license (`str`, *optional*): as that of [`push`].
+    """
     if not (run / CARD_NAME).is_file():
         write_card(run, into=staged, repo_id=repo_id, license=license or "unknown")
         return

@@ -1,5 +1,6 @@
 """A checkpoint with a cosine classifier as one with a linear classifier: what that takes, and what it costs."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,9 @@ from ..conversion.to_timm import native_model, timm_preprocessing
 from ..data.image_split import ImageSplit
 from ..data.images import Images
 from ..evaluation.analysis import evaluate_logits
-from ..evaluation.temperature import fit_temperature, temperature_warning
-from ..inference.features import extract_features
+from ..evaluation.priors import softmax
+from ..evaluation.temperature import fit_temperature, match_temperature, temperature_warning
+from ..inference.feature_cache import cached_features
 from ..inference.forward import inference_device
 from ..inference.load_model import load_processor
 from ..models.configuration_paco import PaCoConfig
@@ -21,6 +23,32 @@ from .evaluation_data import load_evaluation
 _BATCH = 64
 
 
+@dataclass(frozen=True)
+class LinearCopy:
+    """A checkpoint whose cosine classifier became a linear one, and what that changes on the images of the fit.
+
+    Attributes:
+        model (`PaCoForImageClassification`): the copy.
+        images (`str`): what the images are called, without folders of this computer.
+        count (`int`): how many there are.
+        same (`int`): how many of them have the same top-1.
+        temperature (`float`): that was fitted on them.
+        trained_on (`bool`): they are images to train on, so it was fitted to the probabilities of the cosine
+            classifier in place of their labels.
+        errors (pair of `float`): the calibration error there of the cosine classifier and of the linear one.
+        lines (list of `str`): the same for the user to read.
+    """
+
+    model: PaCoForImageClassification
+    images: str
+    count: int
+    same: int
+    temperature: float
+    trained_on: bool
+    errors: tuple[float, float]
+    lines: list[str]
+
+
 def linear_copy(
     model: PaCoForImageClassification,
     folder: str,
@@ -28,7 +56,7 @@ def linear_copy(
     dataset: str | None = None,
     split: str | None = None,
     **data_fields: Any,
-) -> tuple[PaCoForImageClassification, list[str]]:
+) -> LinearCopy:
     """A copy with a linear classifier of the same top-1 that timm can hold, its temperature fitted on images.
 
     Args:
@@ -39,7 +67,7 @@ def linear_copy(
         data_fields (*optional*): other fields of the [`paco_hf.data.spec.DataSpec`].
 
     Returns:
-        the copy, and lines for the user: the temperature, and what becomes of the calibration error.
+        [`LinearCopy`].
 
     Raises:
         ValueError, OSError: a stored prior, a backbone or an input that timm lacks; the images cannot be had, or say
@@ -56,7 +84,8 @@ def linear_copy(
         )
     labels = np.asarray(images.labels)
     backbone = model.paco.to(inference_device())
-    features = torch.from_numpy(extract_features(backbone, processor, Images(images), images.name, _BATCH))
+    computed, _ = cached_features(backbone, processor, Images(images), _BATCH)
+    features = torch.from_numpy(computed).float()
     model.to("cpu")
     length = float(features.double().norm(dim=1).mean())
     if not 0 < length < float("inf"):
@@ -68,21 +97,34 @@ def linear_copy(
     with torch.no_grad():
         cosine, linear = (one.classifier(features).numpy() for one in (model, copied))
     config = model.config
-    temperature = copied.config.temperature = fit_temperature(linear, labels, config.logit_counts)
+    trained_on = images.role == "train"
+    if trained_on:  # their labels would only tell how well the model knows them
+        temperature = match_temperature(linear, softmax(cosine / (config.temperature or 1)))
+    else:
+        temperature = fit_temperature(linear, labels, config.logit_counts)
+    copied.config.temperature = temperature
     before = _calibration_error(cosine, labels, config, config.temperature)
     after = _calibration_error(linear, labels, config, temperature)
     same = int((cosine.argmax(axis=1) == linear.argmax(axis=1)).sum())
+    fitted = "to the checkpoint's probabilities on them, as they are images to train on" if trained_on else "on them"
     lines = [
         images.note,
         f"the cosine classifier becomes a linear one: of {len(labels):,} images of {images.name}, mean length of a "
         f"feature {length:.4g}, {same:,} have the same top-1",
-        f"temperature {temperature:.3f}, fitted on them: calibration error there {100 * before:.1f} -> "
+        f"temperature {temperature:.3f}, fitted {fitted}: calibration error there {100 * before:.1f} -> "
         f"{100 * after:.1f}",
         temperature_warning(temperature, len(labels)),
     ]
-    if images.role == "train":
-        lines.append("WARNING: these are images to train on, of which a model is surer than of others")
-    return copied, list(filter(None, lines))
+    return LinearCopy(
+        model=copied,
+        images=images.public_name,
+        count=len(labels),
+        same=same,
+        temperature=temperature,
+        errors=(before, after),
+        trained_on=trained_on,
+        lines=list(filter(None, lines)),
+    )
 
 
 def _load_images(folder: str, dataset: str | None, split: str | None, data_fields: dict[str, Any]) -> ImageSplit:

@@ -392,6 +392,17 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert distance(model, images, logits) < 1e-5
     with pytest.raises(ValueError, match="has an inference_prior: call"):
         export_onnx(model, tmp_path / "y", prior_input=True)
+    photo(40, 32).save(tmp_path / "photo.png")
+    frequencies = [{"label": name, "frequency": f} for name, f in zip(NAMES, prior.tolist(), strict=True)]
+    (tmp_path / "prior.json").write_text(json.dumps({"classes": frequencies}))
+    model.config.save_pretrained(tmp_path / "run")
+    capsys.readouterr()
+    answers = []
+    for source in ([run], ["--onnx", str(out / "onnx" / "model.onnx"), "--prior", str(tmp_path / "prior.json")]):
+        assert main(["predict", *source, str(tmp_path / "photo.png"), "--json"]) == 0
+        (entry,) = json.loads(capsys.readouterr().out)
+        answers.append({best["label"]: best["score"] for best in entry["top"]})
+    assert answers[1] == pytest.approx(answers[0], abs=1e-5)
     for arguments, message in (
         ([run, str(out / "onnx"), "--to", "onnx"], "not an empty folder"),
         ([run, str(out / "new"), "--to", "timm", "--prior_input"], "--prior_input is for --to onnx, got --to timm"),

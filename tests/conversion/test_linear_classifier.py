@@ -1,11 +1,14 @@
 """A cosine classifier that goes to timm as a linear one: the same top-1, a temperature fitted on images, refusals."""
 
 import re
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from huggingface_hub import ModelCard
 from tiny_trainer import make_model
 from transformers import AutoImageProcessor
 from user_data import complaint, folders
@@ -15,6 +18,8 @@ from paco_hf.cli import main
 from paco_hf.conversion import linearize
 from paco_hf.data.images import Images
 from paco_hf.evaluation.analysis import evaluate_logits
+from paco_hf.evaluation.priors import softmax
+from paco_hf.evaluation.temperature import TEMPERATURE_RANGE, match_temperature
 from paco_hf.models.image_processing import build_processor
 from paco_hf.workflows import linear_export
 from paco_hf.workflows.evaluation_data import load_evaluation
@@ -85,7 +90,9 @@ def test_exported_with_the_images_of_the_run(run: Path, split: str, tmp_path: Pa
     count = len(images.labels)
     assert f"of {count} images of {images.name}" in out
     assert f"{count} have the same top-1" in out
-    assert ("WARNING: these are images to train on" in out) == (split == "train")
+    assert ("fitted to the checkpoint's probabilities on them, as they are images to train on" in out) == (
+        split == "train"
+    )
     model = PaCoForImageClassification.from_pretrained(run).eval()
     native = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     opened = Images(images)
@@ -116,7 +123,55 @@ def test_training_images_where_none_are_for_validation(run: Path, tmp_path: Path
     assert main(command) == 0
     capsys.readouterr()
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--to", "timm"]) == 0
-    assert f"of 80 images of {photos} train" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"of 80 images of {photos} train" in out
+    assert "fitted to the checkpoint's probabilities" in out
+
+
+def test_published_with_what_differs(run: Path, tmp_path: Path, capsys) -> None:
+    """`push --to timm` fits and says what `export` does; a card that was edited stays, but for its use."""
+    edited = tmp_path / "edited"
+    shutil.copytree(run, edited)
+    assert main(["card", str(edited), "--license", "mit"]) == 0
+    text = (edited / "README.md").read_text()
+    (edited / "README.md").write_text(text.replace("## Limits\n", "## Limits\n\nNot for mushrooms.\n"))
+    capsys.readouterr()
+    folder = tmp_path / "sent"
+    assert main(["push", str(edited), "ada/ants", "--to", "timm", "--write_only", str(folder)]) == 0
+    out = capsys.readouterr().out
+    same, count = re.search(r"of (\d+) images .* (\d+) have the same top-1", out).groups()
+    card = ModelCard.load(folder / "README.md")
+    use = " ".join(card.text.partition("## How to use it")[2].partition("\n## ")[0].split())
+    assert f"({same} of {count} images, photos" in use
+    assert f"temperature, {re.search(r'temperature ([.0-9]+), fitted on them', out)[1]}, was fitted on these" in use
+    assert 'model="ada/ants"' in use
+    assert "trust_remote_code" not in card.text
+    assert "Not for mushrooms." in card.text
+    assert (card.data.library_name, card.data.license) == ("timm", "mit")
+    assert {"run.json", "metrics.json", "recipe.yaml", "splits.json", "class_counts.png"} <= {
+        file.name for file in folder.iterdir()
+    }
+    assert not list(folder.rglob("*.py"))
+    (edited / "README.md").write_text("Mine alone.")
+    argv = ["push", str(edited), "a/b", "--to", "timm", "--write_only", str(tmp_path / "new")]
+    assert "has no section '## How to use it'" in complaint(capsys, *argv)
+    assert not (tmp_path / "new").exists()
+
+
+def test_confidence_that_is_handed_on() -> None:
+    """On images that were trained on labels say nothing; the probabilities of the checkpoint do."""
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(300, 6)) * 3
+    assert match_temperature(logits, softmax(logits / 1.7)) == pytest.approx(1.7, rel=1e-6)
+    lengths = generator.uniform(0.5, 1.5, size=(300, 1))
+    wanted = softmax(logits / 1.7)
+
+    def loss(temperature: float) -> float:
+        return float(-(wanted * np.log(softmax(logits * lengths / temperature))).sum(1).mean())
+
+    best = match_temperature(logits * lengths, wanted)
+    assert loss(best) < min(loss(0.99 * best), loss(1.01 * best))
+    assert match_temperature(logits, np.eye(6)[logits.argmax(1)]) == TEMPERATURE_RANGE[0]
 
 
 def test_images_that_cannot_be_had(run: Path, tmp_path: Path, capsys) -> None:
@@ -161,4 +216,6 @@ def test_refusals_of_the_command(run: Path, tmp_path: Path, capsys) -> None:
     ):
         flags = ["--split", "train"] if name == "linear" else []
         assert message in complaint(capsys, "export", str(tmp_path / name), out, "--to", "timm", *flags), name
+        publish = ["push", str(tmp_path / name), "ada/x", "--to", "timm", "--write_only", out]
+        assert message in complaint(capsys, *publish, *flags), name
     assert not Path(out).exists()

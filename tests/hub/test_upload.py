@@ -1,6 +1,7 @@
 """From training to the Hub and back, each step in a process of its own, on the hub of `tests/loopback_hub.py`."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from user_data import SPECIES, labels_of, parquet
 
 from paco_hf import PaCoForImageClassification, PaCoTrainingArguments
 from paco_hf.cli import main
+from paco_hf.inference.prediction import predict
 
 REPO, HIDDEN, REFUSED = "ada/rare-things", "ada/hidden-things", "ada/refused-things"
 
@@ -183,6 +185,7 @@ def test_train_push_and_load_elsewhere(hub: Hub, computer: Computer, run_folder:
     assert set(files) == {
         ".gitattributes",
         "README.md",
+        "abstention.py",
         "accuracy_by_frequency.png",
         "backbones.py",
         "class_counts.png",
@@ -506,3 +509,123 @@ print([len(find_images([name])) for name in ("ada/blooms", "hf://datasets/ada/bl
     out, err = computer.python(code)
     counts = [SPECIES[name] for name in sorted(SPECIES)]
     assert out.splitlines() == [str([counts] * 3), str([sum(counts)] * 3)], err
+
+
+PLAIN = """
+import json
+import timm, torch
+from transformers import AutoImageProcessor, pipeline
+classify = pipeline("image-classification", model="ada/plain")
+best = classify({image!r}, top_k=100)
+pixels = AutoImageProcessor.from_pretrained("ada/plain")(classify.image_processor.fetch_images({image!r}))
+model = timm.create_model("hf_hub:ada/plain", pretrained=True).eval()
+with torch.no_grad():
+    scores = model(torch.as_tensor(pixels["pixel_values"][0])[None]).softmax(-1)[0].tolist()
+print(json.dumps([best, dict(zip(model.pretrained_cfg["label_names"], scores)), type(classify.model).__module__]))
+"""
+
+
+def check_plain(out: str, run: Path, image: Path) -> None:
+    """That `PLAIN` printed the scores of the run, by none of its code."""
+    best, scores, module = json.loads(out)
+    assert module == "transformers.models.timm_wrapper.modeling_timm_wrapper"
+    (predicted,) = predict(str(run), [str(image)], top=100)
+    expected = {entry["label"]: entry["score"] for entry in predicted["top"]}
+    assert {entry["label"]: entry["score"] for entry in best} == pytest.approx(expected, abs=1e-6)
+    assert scores == pytest.approx(expected, abs=1e-6)
+    assert max(expected.values()) - min(expected.values()) > 0.01
+
+
+def test_timm_form_is_published_without_code(hub: Hub, computer: Computer, paco_run: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(paco_run, run)
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(config | {"temperature": 0.05}))
+    push = ("push", run, "ada/plain", "--to", "timm", "--license", "mit")
+    computer.paco_hf(*push)
+    files = hub.files("ada/plain")
+    assert {"config.json", "model.safetensors", "preprocessor_config.json"} <= files.keys()
+    assert {"README.md", "metrics.json", "recipe.yaml", "run.json", "class_counts.png"} <= files.keys()
+    assert not [name for name in files if name.endswith(".py")]
+    assert b"auto_map" not in b"".join(content for name, content in files.items() if name.endswith(".json"))
+    card = ModelCard(files["README.md"].decode())
+    assert (card.data.library_name, card.data.license) == ("timm", "mit")
+    assert card.data.pipeline_tag == "image-classification"
+    assert {result.dataset_split for result in card.data.eval_results} == {"test", "validation"}
+    assert "trust_remote_code" not in card.text
+    assert "its temperature, 0.05, is in the weights" in card.text
+    image = tmp_path / "image.png"
+    picture(1, (40, 32)).save(image)
+    code = f"{FORGET_THE_PACKAGE}{PLAIN.format(image=str(image))}{REMEMBER_THE_PACKAGE}"
+    check_plain(computer.python(code, token=None)[0], run, image)
+    # The same folder without a Hub; what is no checkpoint of this package is named so.
+    folder = tmp_path / "folder"
+    assert "what a push to ada/plain sends" in computer.paco_hf(*push, "--write_only", folder, token=None)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == {
+        name: content for name, content in files.items() if name != ".gitattributes"
+    }
+    for model in ("ada/plain", folder):
+        assert "timm's form" in computer.refused("predict", model, image)
+    # With code as well.
+    computer.paco_hf("push", run, "plain", "--write_only", tmp_path / "code", token=None)
+    assert not [*(tmp_path / "code").rglob("*.parquet")]
+    (Path(run) / "evaluation").mkdir(exist_ok=True)
+    (Path(run) / "evaluation" / "predictions.parquet").unlink(missing_ok=True)
+    words = ("push", run, "plain", "--include_predictions", "--write_only", tmp_path / "more")
+    assert "to include: `paco-hf evaluate" in computer.refused(*words, token=None)
+    assert not (tmp_path / "more").exists()
+    (Path(run) / "evaluation" / "predictions.parquet").write_bytes(b"rows")
+    computer.paco_hf(*words, token=None)
+    assert (tmp_path / "more" / "evaluation" / "predictions.parquet").read_bytes() == b"rows"
+    assert (tmp_path / "code" / "modeling_paco.py").is_file()
+    assert 'model="USER/plain"' in (tmp_path / "code" / "README.md").read_text()
+    for flags, message in (
+        (["--to", "tflite"], "invalid choice: 'tflite'"),
+        (["--to", "timm", "--include_training_state"], "are for the form with code"),
+        (["--to", "timm", "--split", "train"], "has a linear one: leave them out"),
+        (["--split", "train"], "are only for --to timm"),
+        (["--write_only", tmp_path / "new", "--private"], "sends nothing"),
+    ):
+        assert message in computer.refused("push", run, "ada/plain", *flags), flags
+    assert "hf auth login" in computer.refused(*push, token=None)
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_timm_form_and_its_space_need_no_package(hub: Hub, computer: Computer, paco_run: Path, tmp_path: Path) -> None:
+    """In processes that never had it."""
+    from gradio_client import Client, handle_file
+
+    computer.paco_hf("push", paco_run, "ada/plain", "--to", "timm")
+    image = tmp_path / "image.png"
+    picture(1, (40, 32)).save(image)
+    environment = {**hub.environment(None, tmp_path / "cache"), "PYTHONPATH": ""}
+    code = WITHOUT_THE_PACKAGE + PLAIN.format(image=str(image))
+    done = python("-c", code, cwd=tmp_path, environment=environment)
+    assert done.returncode == 0, done.stderr
+    check_plain(done.stdout, paco_run, image)
+
+    space = ("push", paco_run, "ada/plain-page", "--space", "--to", "timm")
+    computer.paco_hf(*space, "--examples", image)
+    files = hub.files("ada/plain-page", repo_type="space")
+    assert {"app.py", "requirements.txt", "README.md", "model/config.json", "examples/01-image.png"} <= files.keys()
+    assert not [name for name in files if name.startswith("paco_hf/")]
+    folder = tmp_path / "page"
+    computer.paco_hf(*space, "--write_only", folder, token=None)
+    needed = {re.split(r"[<>=]", line)[0] for line in (folder / "requirements.txt").read_text().split()}
+    assert needed == {"gradio", "pillow", "timm", "torch", "torchvision", "transformers"}
+    code = f"{WITHOUT_THE_PACKAGE}import runpy; runpy.run_path('app.py', run_name='__main__')"
+    quiet = {"GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=folder, env={**environment, **quiet}, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        address = next(filter(None, (re.search(r"http://\S+:\d+", line) for line in process.stdout)))[0]
+        label = Client(address, verbose=False).predict(handle_file(str(image)), api_name="/classify")
+    finally:
+        process.terminate()
+        process.wait(30)
+    (predicted,) = predict(str(paco_run), [str(image)])
+    assert label["label"] == predicted["label"]
+    scores = [entry["confidence"] for entry in label["confidences"]]
+    assert scores == pytest.approx([entry["score"] for entry in predicted["top"]], abs=1e-6)
