@@ -15,6 +15,7 @@ from ..utils.hardware import hardware_precision
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("auto", *_DTYPES)
+TTA = ("none", "flip")  # test-time augmentation
 
 
 def inference_device() -> torch.device:
@@ -35,6 +36,12 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return hardware_precision(use_cpu=device.type == "cpu") if precision == "auto" else precision
 
 
+def check_tta(tta: str) -> None:
+    """`ValueError` where there is no such test-time augmentation."""
+    if tta not in TTA:
+        raise ValueError(f"tta must be one of {', '.join(TTA)}, got {tta!r}")
+
+
 def check_inference(precision: str, batch_size: int) -> None:
     """Before any work: `ValueError` where the precision cannot be had here, or for an empty batch. `auto` is told."""
     if batch_size < 1:
@@ -45,7 +52,7 @@ def check_inference(precision: str, batch_size: int) -> None:
 
 
 def fast_forward(
-    model: PaCoForImageClassification | PaCoModel, precision: str = "fp32", compile: bool = False
+    model: PaCoForImageClassification | PaCoModel, precision: str = "fp32", compile: bool = False, tta: str = "none"
 ) -> Callable[[Tensor], Tensor]:
     """A function from normalized images `(B, 3, H, W)` to logits `(B, C)` in float32; of a [`PaCoModel`], to features
     `(B, F)`.
@@ -59,10 +66,13 @@ def fast_forward(
         compile (`bool`, *optional*, defaults to `False`): `torch.compile` with frozen weights. It takes seconds to a
             minute at the first batch, so it pays for thousands of large images. Without a C++ compiler it warns
             and does without.
+        tta (`str`, *optional*, defaults to `"none"`): `flip`: the mean of what an image and its mirror image give, at
+            twice the cost.
 
     Raises:
-        ValueError: unknown precision, or `fp16` on a CPU.
+        ValueError: unknown precision or `tta`, or `fp16` on a CPU; on calling the function, features with `flip`.
     """
+    check_tta(tta)
     device = model.device
     precision = resolve_precision(precision, device)
     model.eval().to(memory_format=torch.channels_last)
@@ -82,6 +92,8 @@ def fast_forward(
         rows = len(images)
         images = images.to(device, model.dtype)
         if images.ndim == 2:  # features, in place of images
+            if tta == "flip":
+                raise ValueError("features have no mirror image: give images, or leave out tta='flip'")
             return computed(images).float()
         images = images.contiguous(memory_format=torch.channels_last)
         longest = max(longest, rows)
@@ -89,7 +101,11 @@ def fast_forward(
             # The ragged last batch would be compiled anew.
             images = torch.cat([images, images.new_zeros(longest - rows, *images.shape[1:])])
             images = images.contiguous(memory_format=torch.channels_last)
-        return compiled(images)[:rows].float()
+        result = compiled(images)[:rows].float()
+        if tta == "flip":
+            mirrored = images.flip(-1).contiguous(memory_format=torch.channels_last)
+            result = (result + compiled(mirrored)[:rows].float()) / 2
+        return result
 
     return forward
 

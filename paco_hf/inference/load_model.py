@@ -6,9 +6,10 @@ from typing import Any
 from PIL import Image
 from transformers import AutoImageProcessor
 
+from ..models.configuration_paco import PaCoConfig
 from ..models.lora import ADAPTER_NAME
 from ..models.modeling_paco import PaCoForImageClassification
-from ..utils.files import RESTORE, readable
+from ..utils.files import RESTORE, TIMM_FORM, readable
 from ..utils.memory import keep_freed_memory
 from .forward import check_inference, inference_device
 
@@ -16,6 +17,8 @@ from .forward import check_inference, inference_device
 def load_classifier(model: str | Path) -> PaCoForImageClassification:
     """A checkpoint, of a folder or from the Hub; `OSError` where it is neither, `ValueError` where it is damaged."""
     try:
+        if "pretrained_cfg" in PaCoConfig.get_config_dict(model)[0]:
+            raise ValueError(f"{model} {TIMM_FORM}")
         return PaCoForImageClassification.from_pretrained(model)
     except OSError as error:
         if (Path(model) / ADAPTER_NAME).is_file():

@@ -18,7 +18,7 @@ from ..utils.distributed import gather_rows
 from ..utils.memory import keep_freed_memory
 from .batches import image_batches
 from .feature_cache import stored_features
-from .forward import check_inference, fast_forward
+from .forward import check_inference, check_tta, fast_forward
 from .load_model import load_classifier, load_processor
 
 # What checkpoints must have in common for their logits to be averaged, as messages name it.
@@ -66,17 +66,21 @@ def balanced_logits(
     batch_size: int = 256,
     precision: str = "fp32",
     compile: bool = False,
+    *,
+    tta: str = "none",
 ) -> tuple[np.ndarray, np.ndarray, PaCoConfig]:
     """Logits of a checkpoint, or the mean of those of several, in every process alike.
 
     Args:
         model_folders, images, class_names, batch_size, precision, compile: as those of [`score`].
+        tta (`str`, *optional*, defaults to `"none"`): of [`paco_hf.inference.forward.fast_forward`].
 
     Returns:
         logits `(N, C)` in float32, without temperature and inference prior; labels `(N,)`; the configuration of the
         first checkpoint, as stored.
     """
     check_inference(precision, batch_size)
+    check_tta(tta)
     models = _load(model_folders)
     folder, model = next(iter(models.items()))
     config, labels, name = copy.deepcopy(model.config), images.split.labels, images.split.name
@@ -97,13 +101,14 @@ def balanced_logits(
     state = PartialState(cpu=not torch.accelerator.is_available())
     keep_freed_memory()
     for model in models.values():
-        model.config.temperature = model.config.inference_prior = None
+        model.config.temperature = model.config.inference_prior = model.config.abstention = None
     processors = [load_processor(folder) for folder in models]
+    # Those that are kept are of images as they are.
     stored = [
-        stored_features(one.to(state.device).paco, processor, images, precision)
+        None if tta != "none" else stored_features(one.to(state.device).paco, processor, images, precision)
         for one, processor in zip(models.values(), processors, strict=True)
     ]
-    forwards = [fast_forward(model.to(state.device), precision, compile) for model in models.values()]
+    forwards = [fast_forward(model.to(state.device), precision, compile, tta) for model in models.values()]
     # Every process has neighbors, which are read together; it may have no image at all.
     first, last = (len(labels) * (state.process_index + i) // state.num_processes for i in (0, 1))
     parts = [torch.empty(0, config.num_labels, device=state.device)]
