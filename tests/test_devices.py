@@ -43,7 +43,8 @@ def test_every_loss_trains_and_is_evaluated_as_on_the_cpu(loss: str, tmp_path: P
         assert trainer.evaluate()["eval_loss"] > 0
         assert {type(tensor) for tensor in weights(trainer).values()} == {Elsewhere}
         there = {name: tensor.cpu() for name, tensor in weights(trainer).items()}
-    torch.testing.assert_close(there, weights(before))
+    # Two steps add up rounding, which differs from CPU to CPU: 1.1e-5 was seen.
+    torch.testing.assert_close(there, weights(before), rtol=1e-5, atol=5e-5)
 
 
 @pytest.mark.parametrize("counts", [COUNTS, np.array(COUNTS, dtype=np.float64), torch.tensor(COUNTS).double()])

@@ -38,6 +38,7 @@ OVERRIDES: dict[type, str] = {
     nn.Module: "forward",
     torch.autograd.Function: "backward forward",
     transformers.BitImageProcessor: "_preprocess save_pretrained",
+    transformers.ImageClassificationPipeline: "postprocess",
     transformers.HfArgumentParser: "add_argument error",
     transformers.PreTrainedConfig: "_get_generation_parameters from_dict",
     transformers.PreTrainedModel: "_init_weights _set_gradient_checkpointing forward from_pretrained save_pretrained",

@@ -26,7 +26,7 @@ from transformers import Trainer
 
 # The most there may be of each.
 LIMITS = {
-    "lines of code": 16_200,  # docstrings, comments, blank lines and the scripts of `evaluate_modules` apart
+    "lines of code": 19_200,  # docstrings, comments, blank lines and the scripts of `evaluate_modules` apart
     "modules of over 350 lines": 0,
     "functions of over 60 lines": 3,  # without the docstring
     "functions of over 6 positional parameters": 5,
@@ -37,7 +37,7 @@ LIMITS = {
     "storeys": 10,
 }
 PRONOUNS = {"own", "given", "found", "told", "seen", "said", "strange", "lonely", "of"}
-TRAVELING = ("configuration_paco", "modeling_paco", "backbones")  # with each checkpoint
+TRAVELING = ("configuration_paco", "modeling_paco", "backbones", "abstention")  # with each checkpoint
 # Private names of libraries, each with what has it and why no public way does.
 PRIVATE: dict[str, tuple[Callable[[], Any], str]] = {
     "_AUGMENTATION_SPACE": (lambda: v2.RandAugment, "the operations' ranges, which batched views share with PIL's"),

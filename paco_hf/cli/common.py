@@ -3,7 +3,7 @@
 import argparse
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +15,8 @@ from .inputs import COUNT, data_source, dataset_path, images, list_file
 
 class OneLineParser(argparse.ArgumentParser):
     """argparse, but a bad argument is one line, like every other bad input, and an unknown one says what was meant."""
+
+    words: Sequence[str] = ()  # of the command, which a verb may look at before they are parsed
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's.
@@ -84,6 +86,12 @@ def add_inference_flags(parser: argparse.ArgumentParser, batch_size: int) -> Non
     parser.add_argument("--max_image_pixels", metavar="N", type=COUNT, help=about)
 
 
+def add_tta_flag(parser: argparse.ArgumentParser) -> None:
+    """The flag for test-time augmentation."""
+    about = "flip: the mean of the logits of each image and its mirror image, at twice the time (default: %(default)s)"
+    parser.add_argument("--tta", choices=["none", "flip"], default="none", help=about)
+
+
 def add_unlabeled_flags(parser: argparse.ArgumentParser, purpose: str = "", labeled_too: bool = False) -> None:
     """The flags for images without labels; [`open_images`] reads them, and [`report_errors`] what was wrong with them.
 
@@ -101,30 +109,33 @@ def add_unlabeled_flags(parser: argparse.ArgumentParser, purpose: str = "", labe
     parser.add_argument("--strict", action="store_true", help=about)
 
 
-def open_images(flags: argparse.Namespace) -> Any:
-    """The images that the flags of [`add_unlabeled_flags`] mean; what the user should know goes to standard error."""
+def open_images(flags: argparse.Namespace, split: str | None = None) -> Any:
+    """The images that the flags of [`add_unlabeled_flags`] mean, of data with splits those of `split`, where it is not
+    `None`; what the user should know goes to standard error."""
     from ..inference.batches import ImageFiles
     from ..inference.unlabeled import find_images
     from ..utils.images import allow_image_pixels
 
     allow_image_pixels(flags.max_image_pixels)
-    unlabeled = find_images(flags.images, flags.image_column)
+    unlabeled = find_images(flags.images, flags.image_column, split)
     for note in unlabeled.notes:
         print(f"note: {note}", file=sys.stderr)
     return ImageFiles(unlabeled, flags.strict)
 
 
-def report_errors(verb: str, errors: Mapping[Any, str], files: int) -> int:
+def report_errors(verb: str, errors: Sequence[str], files: int, count: int | None = None) -> int:
     """Say in a line how many of the image files could not be decoded. Returns the status to exit with.
 
     Args:
         verb (`str`): that saw them.
-        errors (mapping): a message for each.
+        errors (sequence of `str`): a message for each, or for the first alone.
         files (`int`): how many there are.
+        count (`int`, *optional*): of the errors, where these are not all (default: their number).
     """
     if not errors:
         return 0
-    print(f"paco-hf {verb}: {describe_errors(errors, files)} (--strict stops at the first)", file=sys.stderr)
+    described = describe_errors(len(errors) if count is None else count, errors[0], files)
+    print(f"paco-hf {verb}: {described} (--strict stops at the first)", file=sys.stderr)
     return 1
 
 

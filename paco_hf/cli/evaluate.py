@@ -4,8 +4,8 @@ import json
 import sys
 from argparse import ArgumentParser, Namespace
 
-from .common import add_data_flags, add_inference_flags, selected
-from .inputs import checkpoint
+from .common import add_data_flags, add_inference_flags, add_tta_flag, selected
+from .inputs import abstention_target, checkpoint, unknown_score
 from .launcher import NPROC_HELP, check_processes
 
 
@@ -16,22 +16,29 @@ def add_flags(parser: ArgumentParser) -> None:
     streaming = "read a prepared folder, or its address, shard by shard"
     add("--streaming", type=_boolean, nargs="?", const=True, default=False, help=streaming)
     add_inference_flags(parser, 256)
+    add_tta_flag(parser)
     add("--compile", action="store_true", help="torch.compile: pays for thousands of large images")
     add("--nproc", type=int, metavar="N", help=NPROC_HELP)
     calibrate = "first fit a temperature on the validation split and store it in the run's config.json"
     add("--calibrate", action="store_true", help=calibrate)
+    abstain = "likewise thresholds below which it had better not answer: precision=SHARE, coverage=SHARE or none"
+    add("--abstain", metavar="TARGET", type=abstention_target, help=abstain)
+    unknown = "and for images unlike all classes: max_logit, energy (=SHARE of the known to accept) or none"
+    add("--unknown", metavar="SCORE", type=unknown_score, help=unknown)
     add("--output_dir", help="for results and report (default: evaluation/ in the model's folder)")
     add("--no_report", dest="report", action="store_false", help="print the scores, write nothing")
     add("--json", action="store_true", help="print scores and intervals as JSON")
 
 
 def run(flags: Namespace) -> None:
-    if flags.calibrate and len(flags.models) > 1:
-        raise ValueError("--calibrate stores a temperature in a checkpoint: give one checkpoint, not several")
-    if flags.calibrate and flags.split == "validation":
+    asked = [flag for flag in ("calibrate", "abstain", "unknown") if getattr(flags, flag)]
+    if asked and len(flags.models) > 1:
+        what = "a temperature" if flags.calibrate else "thresholds"
+        raise ValueError(f"--{asked[0]} stores {what} in a checkpoint: give one checkpoint, not several")
+    if flags.split == "validation" and (fitted := [flag for flag in asked if getattr(flags, flag) != "none"]):
         raise ValueError(
-            "--calibrate fits on the validation split, whose scores would then be too good: give --split test, "
-            "or leave out --calibrate"
+            f"--{fitted[0]} fits on the validation split, whose scores would then be too good: give --split test, "
+            f"or leave out --{fitted[0]}"
         )
     import torch
     from accelerate import PartialState
@@ -41,13 +48,15 @@ def run(flags: Namespace) -> None:
     from ..data.spec import spec_fields
     from ..runs.record import summary
     from ..utils.distributed import leave_together
+    from ..workflows.abstain import StoredChanges
     from ..workflows.evaluate import evaluate_runs
 
     results, written, notes = evaluate_runs(
         flags.models,
         data_fields=spec_fields(vars(flags)),
-        inference=selected(flags, "batch_size precision compile"),
-        **selected(flags, "dataset split calibrate report output_dir"),
+        inference=selected(flags, "batch_size precision compile tta"),
+        changes=StoredChanges(flags.calibrate, flags.abstain, flags.unknown),
+        **selected(flags, "dataset split report output_dir"),
     )
     leave_together()
     if not state.is_main_process:

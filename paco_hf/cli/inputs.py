@@ -15,6 +15,7 @@ from ..arguments.recipes import check_single, read_recipe
 from ..arguments.run_arguments import json_object
 from ..data import spec
 from ..inference.index_folder import check_index
+from ..inference.prediction_folder import FORMATS
 from ..runs.checkpoint_config import CheckpointConfig
 from ..runs.folder import RunFolder
 from ..utils import files
@@ -64,7 +65,11 @@ def _argument(check: Callable[[str], Any]) -> Callable[[str], Any]:
 source_file, new_folder = _argument(files.check_source), _argument(files.check_new_folder)
 embeddings, output_file = _argument(files.check_embeddings), _argument(files.check_output)
 embeddings_output = _argument(lambda text: files.check_output(text, ".safetensors"))
+predictions_output = _argument(lambda text: files.check_output(text, FORMATS))
+features_output = _argument(lambda text: files.check_output(text, ".npy"))
+onnx_file = _argument(lambda text: files.check_file(text, "give a file that `paco-hf export --to onnx` wrote"))
 figure_output = _argument(lambda text: files.check_output(text, (".png", ".svg", ".pdf")))
+table_output = _argument(lambda text: files.check_output(text, ".csv"))
 recipe = _argument(lambda text: read_recipe(text).name)
 baseline = _argument(lambda text: files.check_folder(text, "give the folder of a run with test scores"))
 single_recipe = _argument(lambda text: check_single(read_recipe(text)).name)
@@ -112,6 +117,24 @@ def prior(text: str) -> None:
 
     if text not in ("training", "none"):
         read_frequencies(text)
+
+
+@_argument
+def abstention_target(text: str) -> None:
+    """What the answers of a model are held to."""
+    from ..evaluation.abstention import parse_target
+
+    if text != "none":
+        parse_target(text)
+
+
+@_argument
+def unknown_score(text: str) -> None:
+    """What tells images of unknown classes."""
+    from ..evaluation.unknown import parse_unknown
+
+    if text != "none":
+        parse_unknown(text)
 
 
 @_argument

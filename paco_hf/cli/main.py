@@ -20,6 +20,7 @@ from .failures import explain
 from .launcher import HELP_FLAGS, in_processes, is_first_process, is_launched, split_number
 
 _USAGE = (Path(__file__).parents[1] / "templates" / "usage.txt").read_text(encoding="utf-8")
+_PARALLEL = ("train", "evaluate", "predict")  # verbs with --nproc
 _VERBS = re.findall(r"^  ([a-z-]+)", _USAGE, re.MULTILINE)
 
 
@@ -28,15 +29,16 @@ def main(argv: list[str] | None = None) -> int:
     file with the traceback, status 1. `PACO_HF_DEBUG=1` shows the traceback."""
     argv = sys.argv[1:] if argv is None else argv
     verb = argv[0] if argv else ""
-    again = "--resume goes on from the last complete checkpoint" if verb == "train" else "run the command again"
     open_streams()
     try:
-        return _status(argv, verb, again)
+        return _status(argv, verb)
     finally:
         drop_unwritten()
 
 
-def _status(argv: list[str], verb: str, again: str) -> int:
+def _status(argv: list[str], verb: str) -> int:
+    resumable = _resumable(argv)
+    again = resumable.replace("last", "last complete") or "run the command again"
     try:
         with raise_interrupts(), disk_errors(f"make space, and {again}"):
             try:
@@ -56,8 +58,7 @@ def _status(argv: list[str], verb: str, again: str) -> int:
         return STATUS
     except KeyboardInterrupt:
         if is_first_process():
-            advice = "; --resume goes on from the last checkpoint" if verb == "train" else ""
-            _complain(verb, f"stopped{advice}")
+            _complain(verb, f"stopped; {resumable}" if resumable else "stopped")
         return 130
     except Exception as error:
         if os.environ.get("PACO_HF_DEBUG"):
@@ -70,6 +71,13 @@ def _status(argv: list[str], verb: str, again: str) -> int:
         message, status = explain(error, verb, again)
         _complain(verb, message)
         return status
+
+
+def _resumable(argv: list[str]) -> str:
+    """How to go on with what a command has written so far; empty where there is no such thing."""
+    if argv[:1] == ["predict"] and any(word.partition("=")[0] == "--output" for word in argv):
+        return "--resume goes on from what is written"
+    return "--resume goes on from the last checkpoint" if argv[:1] == ["train"] else ""
 
 
 def _complain(verb: str, message: str) -> None:
@@ -93,7 +101,7 @@ def _run(verb: str = "", *argv: str) -> int:
         os.getcwd()
     except FileNotFoundError as error:
         raise OSError("the working folder has been deleted: change to one that exists, with cd") from error
-    if verb in ("train", "evaluate"):
+    if verb in _PARALLEL:
         split_number(list(argv))  # refuses what is no number before the line of loading
     module = import_module(f".{verb.replace('-', '_')}", __package__)
     is_quiet = not is_first_process() or is_launched() or HELP_FLAGS & set(argv)
@@ -102,11 +110,12 @@ def _run(verb: str = "", *argv: str) -> int:
 
 
 def _run_verb(module: ModuleType, verb: str, argv: list[str]) -> int:
-    rest = in_processes(verb, argv) if verb in ("train", "evaluate") else argv
+    rest = in_processes(verb, argv) if verb in _PARALLEL else argv
     if verb == "train":  # its settings are those of recipes, which have a parser of their own
         module.run(rest)
         return 0
     parser = OneLineParser(prog=f"paco-hf {verb}", description=module.__doc__)
+    parser.words = rest
     module.add_flags(parser)
     flags = parser.parse_args(rest)
     quiet()

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..metrics import FEW_SHOT, GROUPS, MANY_SHOT, TITLES
-from ..runs.layout import COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME, PRIOR_NAME, RELIABILITY_NAME
+from ..runs.layout import COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME, PRIOR_NAME, RELIABILITY_NAME, RISK_NAME
 from ..utils.files import replacing
 
-# What each shows, in the words of a card. Those of reliability and priors need an evaluation.
+# What each shows, in the words of a card. The last three need an evaluation.
 CAPTIONS = {
     COUNTS_NAME: "Images of each class, most frequent first",
     CURVE_NAME: "Training curve: the loss, and the balanced accuracy on the validation split where there was one",
     FREQUENCY_NAME: "Accuracy of each class against its number of training images",
     RELIABILITY_NAME: "Reliability: the accuracy of predictions against their confidence, overall and by group",
     PRIOR_NAME: "Accuracy where the test images are distributed like the training images, evenly, or inversely",
+    RISK_NAME: "Risk against coverage: the share of wrong answers where only the surest are given",
 }
 
 # Of a light page. An HTML report replaces them by its own, which follow the reader's theme: no color but these.
@@ -279,6 +280,26 @@ def plot_priors(rows: Sequence[Mapping[str, Any]], file: str | Path | TextIO) ->
     _figure(file, draw)
 
 
+def plot_risk(curves: Mapping[str, Mapping[str, Any] | None], file: str | Path | TextIO) -> None:
+    """A figure of the share of wrong answers among those that are given, against how many are given, the surest first.
+
+    Args:
+        curves: of `overall` and of each group `points`, pairs of coverage and risk; `None` where a group is empty.
+        file (path or open file): where to; an open one gets SVG.
+    """
+
+    def draw(axes: Any) -> None:
+        for name in GROUP_COLORS:
+            if curve := curves.get(name):
+                coverage, risk = ([100 * value for value in values] for values in zip(*curve["points"], strict=True))
+                axes.step(coverage, risk, where="pre", color=GROUP_COLORS[name], linewidth=1.5, label=name)
+        axes.set(xlabel="coverage: images answered, the surest first, %", ylabel="risk: wrong answers, %")
+        axes.set(xlim=(0, 102), ylim=(0, None))
+        _legend(axes)
+
+    _figure(file, draw)
+
+
 def prior_order(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """From the steepest forward distribution over the uniform to the steepest backward one."""
     sides = {"forward": -1, "uniform": 0, "backward": 1}
@@ -311,4 +332,6 @@ def figures(
         drawn[RELIABILITY_NAME] = plot_reliability, (calibration["groups"], calibration["uncalibrated"])
         if evaluation["priors"]:
             drawn[PRIOR_NAME] = plot_priors, (evaluation["priors"]["rows"],)
+        if abstention := evaluation.get("abstention"):  # which evaluations of earlier versions lack
+            drawn[RISK_NAME] = plot_risk, (abstention["curves"],)
     return drawn

@@ -28,6 +28,7 @@ class Subject:
     metrics: dict[str, Any] = field(default_factory=dict)
     record: dict[str, Any] = field(default_factory=dict)  # `run.json`
     conversion: dict[str, Any] = field(default_factory=dict)
+    added: list[dict[str, Any]] = field(default_factory=list)  # `added_classes.json`
     baselines: dict[str, dict[str, Any]] = field(default_factory=dict)  # scores by name
     emissions: float | None = None  # kg of CO2 equivalent
     evaluation: dict[str, Any] = field(default_factory=dict)  # `results.json` of the split that was scored
@@ -99,10 +100,11 @@ def read_subject(
         _check_same_images(baseline, settings.get("dataset"), run)
         method = loss_spec(baseline.settings.get("loss", DEFAULT_LOSS)).title
         named[f"{method} ({baseline.path.name})" if method in named else method] = baseline.metrics["test"]
-    # An evaluation of another split, or of a run before this one, is not about these scores. Another CPU may decide
-    # for another class where two are as good as equal.
+    # An evaluation of another split, of a run before this one, or with --tta is not about these scores. Another CPU
+    # may decide for another class where two are as good as equal.
     evaluation = run.evaluation
-    if not scores or not evaluation or abs(evaluation["scores"]["accuracy"] - scores["accuracy"]) >= 1e-3:
+    augmented = evaluation.get("tta", "none") != "none"
+    if not scores or not evaluation or augmented or abs(evaluation["scores"]["accuracy"] - scores["accuracy"]) >= 1e-3:
         evaluation = {}
     learned = config.classifier == "cosine" and config.learn_classifier_scale
     return Subject(
@@ -113,6 +115,7 @@ def read_subject(
         metrics=run.metrics,
         record=run.record,
         conversion=run.conversion,
+        added=run.added,
         baselines=named,
         emissions=run.emissions,
         evaluation=evaluation,

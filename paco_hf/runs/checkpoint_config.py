@@ -3,7 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-from ..utils.files import RESTORE
+from ..utils.files import RESTORE, TIMM_FORM
 from .folder import RunFolder
 
 
@@ -22,6 +22,7 @@ class CheckpointConfig:
     classifier: str = "linear"
     classifier_scale: float = 25.0
     learn_classifier_scale: bool = False
+    abstention: dict[str, Any] | None = None
 
     @classmethod
     def read(cls, run: RunFolder) -> "CheckpointConfig":
@@ -31,6 +32,8 @@ class CheckpointConfig:
             ValueError: it is damaged.
         """
         content: dict[str, Any] = run.config
+        if "pretrained_cfg" in content:
+            raise ValueError(f"{run.name} {TIMM_FORM}")
         names = content.get("id2label") or {0: "LABEL_0", 1: "LABEL_1"}
         known = {field.name: content[field.name] for field in fields(cls) if field.name in content}
         wrong = {} if isinstance(names, dict) and all(str(n).isdecimal() for n in names) else {"id2label": names}

@@ -108,6 +108,12 @@ class RunFolder:
         return read_mapping(self.path / layout.CONVERSION_NAME)
 
     @cached_property
+    def added(self) -> list[dict[str, Any]]:
+        """`added_classes.json`: what `paco-hf add-class` measured of each class that it added, in their order."""
+        classes: list[dict[str, Any]] = read_mapping(self.path / layout.ADDED_NAME).get("classes", [])
+        return classes
+
+    @cached_property
     def config(self) -> dict[str, Any]:
         """`config.json` of the model, as it is in the file."""
         return read_mapping(self.path / "config.json", advice=RESTORE)

@@ -4,21 +4,23 @@ METRICS_NAME, RECIPE_NAME, RUN_NAME, CONVERSION_NAME = "metrics.json", "recipe.y
 DATA_NAME = "data.json"  # identifies the images that a run was started with
 CARD_NAME, RESULTS_NAME = "README.md", ".eval_results/paco_hf.yaml"
 STAGING, SET_ASIDE, STATE_NAME = "checkpoint.partial", ".set-aside", "trainer_state.json"
-LOG_NAME = "log.jsonl"
+LOG_NAME, ADDED_NAME = "log.jsonl", "added_classes.json"
 
 # The figures of a run, drawn for its card, and those of an evaluation, beside its report.
 COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME = "class_counts.png", "training_curve.png", "accuracy_by_frequency.png"
 RELIABILITY_NAME, PRIOR_NAME = "reliability.png", "prior.png"
-FIGURE_NAMES = (COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME, RELIABILITY_NAME, PRIOR_NAME)
+RISK_NAME = "risk_coverage.png"
+FIGURE_NAMES = (COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME, RELIABILITY_NAME, PRIOR_NAME, RISK_NAME)
 
 # Of `paco-hf evaluate` on the test split, and on the validation split, which must not replace the former.
 EVALUATION_FOLDER, VALIDATION_FOLDER = "evaluation", "evaluation-validation"
-EVALUATION_NAME, REPORT_NAME = "results.json", "report.html"
-EVALUATION_FILES = (EVALUATION_NAME, REPORT_NAME, *FIGURE_NAMES)
+EVALUATION_NAME, REPORT_NAME, PREDICTIONS_NAME = "results.json", "report.html", "predictions.parquet"
+HELD_OUT_NAME = "held_out.safetensors"  # logits of the images that cross-validation held out
+EVALUATION_FILES = (EVALUATION_NAME, REPORT_NAME, PREDICTIONS_NAME, HELD_OUT_NAME, *FIGURE_NAMES)
 
 # What a run writes into its folder, besides checkpoints, adapter and evaluations.
 RUN_FILES = (
-    *(METRICS_NAME, RECIPE_NAME, RUN_NAME, DATA_NAME, CARD_NAME, RESULTS_NAME, LOG_NAME, *FIGURE_NAMES),
+    *(METRICS_NAME, RECIPE_NAME, RUN_NAME, DATA_NAME, CARD_NAME, RESULTS_NAME, LOG_NAME, ADDED_NAME, *FIGURE_NAMES),
     *("config.json", "model.safetensors", "preprocessor_config.json", "selected-*.safetensors"),
 )
 

@@ -140,6 +140,7 @@ def expand(path: str) -> str:
 
 
 RESTORE = "restore it, or give another checkpoint"  # what to do about a damaged file of one
+TIMM_FORM = "is in timm's form, without what paco-hf needs: give the run that it is of, or load it by `pipeline`"
 
 
 def check_file(file: str | Path, advice: str) -> None:

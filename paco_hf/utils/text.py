@@ -2,8 +2,8 @@
 
 import re
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Hashable, Iterable, Sequence
+from typing import TypeVar
 
 T = TypeVar("T", bound=Hashable)
 
@@ -23,9 +23,15 @@ def repeated(values: Iterable[T]) -> T | None:
     return next((value for value, count in Counter(values).items() if count > 1), None)
 
 
-def describe_errors(errors: Mapping[Any, str], images: int) -> str:
-    """How many of so many images cannot be read, and what is wrong with the first."""
-    return f"{len(errors):,} of {images:,} images cannot be read, such as: {next(iter(errors.values()))}"
+def describe_errors(count: int, first: str, images: int) -> str:
+    """How many of so many images cannot be read, and what is wrong with the first.
+
+    Args:
+        count (`int`): of those that cannot be read.
+        first (`str`): the message on the first of them.
+        images (`int`): how many there are.
+    """
+    return f"{count:,} of {images:,} images cannot be read, such as: {first}"
 
 
 def one_line(name: str) -> str:

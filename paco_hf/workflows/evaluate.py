@@ -1,7 +1,9 @@
 """From a run to its evaluation: scores, `results.json`, the report, and what is then stored in the checkpoint."""
 
+import copy
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,24 @@ from PIL.Image import Image
 from ..data.images import Images
 from ..data.spec import public_name
 from ..evaluation.analysis import evaluate_logits
+from ..evaluation.predictions import Predictions
 from ..inference.logits import balanced_logits
 from ..metrics import headline
 from ..models.configuration_paco import PaCoConfig
 from ..runs.folder import RunFolder
-from ..runs.layout import CARD_NAME, EVALUATION_FOLDER, EVALUATION_NAME, VALIDATION_FOLDER
+from ..runs.layout import (
+    CARD_NAME,
+    EVALUATION_FOLDER,
+    EVALUATION_NAME,
+    HELD_OUT_NAME,
+    PREDICTIONS_NAME,
+    VALIDATION_FOLDER,
+)
 from ..utils.distributed import entered_once
 from ..utils.files import check_writable, write_json
 from ..utils.locks import sole_owner
-from .calibrate import store_temperature
-from .evaluation_data import check_same_test, load_evaluation
+from .abstain import StoredChanges, abstention_line, abstention_results
+from .evaluation_data import check_same_test, load_evaluation, split_predictions
 
 
 def evaluate_runs(
@@ -31,7 +41,7 @@ def evaluate_runs(
     split: str = "test",
     data_fields: dict[str, Any] | None = None,
     inference: dict[str, Any] | None = None,
-    calibrate: bool = False,
+    changes: StoredChanges | None = None,
     report: bool = True,
     output_dir: str | None = None,
 ) -> tuple[dict[str, Any], Path | None, list[str]]:
@@ -43,8 +53,7 @@ def evaluate_runs(
         split (`str`, *optional*, defaults to `"test"`): or `"validation"`.
         data_fields (`dict`, *optional*): other fields of the [`paco_hf.data.spec.DataSpec`].
         inference (`dict`, *optional*): arguments of [`balanced_logits`].
-        calibrate (`bool`, *optional*, defaults to `False`): first fit a temperature on the validation split, and store
-            it in the checkpoint.
+        changes ([`StoredChanges`], *optional*): what is first chosen on held-out images, and stored in the checkpoint.
         report (`bool`, *optional*, defaults to `True`): write `results.json`, `report.html` and its figures.
         output_dir (`str`, *optional*): where to; where not given, `evaluation/` in the folder of the model, and
             nothing is written of several models, or of one from the Hub.
@@ -55,19 +64,19 @@ def evaluate_runs(
     Raises:
         ValueError, OSError: bad data or checkpoints, or no folder to write to, found before anything is scored.
     """
-    data_fields, inference = data_fields or {}, inference or {}
+    data_fields, inference, changes = data_fields or {}, inference or {}, changes or StoredChanges()
     if output_dir is not None and not report:
         raise ValueError("--no_report writes nothing into --output_dir: leave out one of them")
     folder = _output_folder(models, output_dir, split) if report else None
-    if calibrate and not (Path(models[0]) / "config.json").is_file():
+    if changes.flags and not (Path(models[0]) / "config.json").is_file():
         raise ValueError(
-            f"--calibrate changes config.json, but {models[0]} is not a local checkpoint: give a run folder"
+            f"{changes.flags[0]} changes config.json, but {models[0]} is not a local checkpoint: give a run folder"
         )
     with ExitStack() as held:
-        if calibrate or (folder and output_dir is None):
+        if changes.flags or (folder and output_dir is None):
             home = sole_owner(RunFolder(models[0]).home, "an evaluation", "evaluate it then")
             held.enter_context(entered_once(home))
-        return _evaluate_runs(models, dataset, split, data_fields, inference, calibrate, report, folder)
+        return _evaluate_runs(models, dataset, split, data_fields, inference, changes, report, folder)
 
 
 def _evaluate_runs(
@@ -76,27 +85,34 @@ def _evaluate_runs(
     split: str,
     data_fields: dict[str, Any],
     inference: dict[str, Any],
-    calibrate: bool,
+    changes: StoredChanges,
     report: bool,
     folder: Path | None,
 ) -> tuple[dict[str, Any], Path | None, list[str]]:
-    notes: list[str] = []
+    notes, tta = list[str](), inference.get("tta", "none")
     if report and folder is None:
         notes.append("no report of several models, or of one from the Hub, without a place for it: --output_dir DIR")
-    if calibrate:
-        held_out = load_evaluation(models[0], dataset, "validation", **data_fields)
-        notes += filter(None, [held_out.note])
-        notes.append(store_temperature(models[0], Images(held_out), held_out.class_names, **inference))
     scored = load_evaluation(models[0], dataset, split, **data_fields)
     if len(models) > 1:
         check_same_test(models, split, scored)
+    # Only where all that is asked for can be had is anything changed.
+    notes += changes.store(models[0], dataset, data_fields, inference)
+    if changes.fitted and tta != "none":
+        notes.append(f"{' and '.join(changes.fitted)}: chosen with --tta {tta}, for predictions with it")
     if scored.note:
         notes.append(scored.note)
     images = Images(scored)
-    results, examples = examine(models, images, *balanced_logits(models, images, scored.class_names, **inference))
+    logits = balanced_logits(models, images, scored.class_names, **inference)
+    evaluation = examine(models, images, *logits, tta=tta)
+    results = evaluation.results
     notes += _describe(results, split)
-    page = write_evaluation(folder, results, examples) if folder and PartialState().is_main_process else None
-    if page and (card := page.parents[1] / CARD_NAME).is_file() and page.parent.name == EVALUATION_FOLDER:
+    page = write_evaluation(folder, evaluation) if folder and PartialState().is_main_process else None
+    plain_page = page if tta == "none" else None  # what a card shows
+    if (
+        plain_page
+        and (card := plain_page.parents[1] / CARD_NAME).is_file()
+        and plain_page.parent.name == EVALUATION_FOLDER
+    ):
         notes.append(f"{card} is as it was: paco-hf card {card.parent} writes it anew, with these figures")
     return results, page, notes
 
@@ -119,18 +135,36 @@ def _describe(results: dict[str, Any], split: str) -> list[str]:
         notes.append(
             "calibration error, log loss and Brier score: each class counts alike, as the logits are balanced"
         )
+    if line := abstention_line(results["abstention"]):
+        notes.append(line)
+    if results["tta"] != "none":
+        notes.append(f"scored with --tta {results['tta']}: predict with it, too")
     if results["left_aside"]:
         notes.append(f"these scores leave aside {results['left_aside']}")
     return notes
 
 
-def write_evaluation(folder: Path, results: dict[str, Any], examples: dict[int, list[tuple[Image, str]]]) -> Path:
-    """Write `results.json`, the page and its figures.
+@dataclass
+class Evaluation:
+    """All that a report shows of a labeled split.
+
+    Args:
+        results (`dict`): what `results.json` holds.
+        pictures (`dict`): the images that are shown, by their place in the split.
+        predictions ([`Predictions`]): of each image.
+    """
+
+    results: dict[str, Any]
+    pictures: dict[int, Image]
+    predictions: Predictions
+
+
+def write_evaluation(folder: Path, evaluation: Evaluation) -> Path:
+    """Write `results.json`, `predictions.parquet`, the page and its figures.
 
     Args:
         folder (`Path`): made where it does not exist.
-        results (`dict`): what [`examine`] computed.
-        examples (`dict`): images of the worst classes and what they were taken for, by class.
+        evaluation ([`Evaluation`]): what [`examine`] computed.
 
     Returns:
         path of the page.
@@ -138,8 +172,9 @@ def write_evaluation(folder: Path, results: dict[str, Any], examples: dict[int, 
     from ..reports.evaluation_report import write_report  # its plots take a second to import
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / EVALUATION_NAME, results)
-    return write_report(results, folder, examples)
+    write_json(folder / EVALUATION_NAME, evaluation.results)
+    evaluation.predictions.write(folder / PREDICTIONS_NAME)
+    return write_report(evaluation.results, folder, evaluation.pictures)
 
 
 def _interval(metric: dict[str, float]) -> str:
@@ -155,12 +190,24 @@ def _output_folder(models: Sequence[str], output_dir: str | None, split: str) ->
         return folder
     if len(models) > 1 or not Path(models[0]).is_dir():
         return None
-    return Path(models[0]) / (EVALUATION_FOLDER if split == "test" else VALIDATION_FOLDER)
+    folder = Path(models[0]) / (EVALUATION_FOLDER if split == "test" else VALIDATION_FOLDER)
+    if split != "test" and (folder / HELD_OUT_NAME).is_file():
+        raise ValueError(
+            f"{folder} has what cross-validation said of the training images, which nothing can make anew: give "
+            "--output_dir DIR, or --no_report"
+        )
+    return folder
 
 
 def examine(
-    models: Sequence[str], images: Images, logits: np.ndarray, labels: np.ndarray, config: PaCoConfig
-) -> tuple[dict[str, Any], dict[int, list[tuple[Image, str]]]]:
+    models: Sequence[str],
+    images: Images,
+    logits: np.ndarray,
+    labels: np.ndarray,
+    config: PaCoConfig,
+    *,
+    tta: str = "none",
+) -> Evaluation:
     """All that a report shows of images whose [`paco_hf.inference.logits.balanced_logits`] are known.
 
     A temperature in the checkpoint's configuration is applied, a prior is not; of several checkpoints neither.
@@ -171,11 +218,12 @@ def examine(
         logits (`(N, C)`): balanced, the mean over the checkpoints.
         labels (`(N,)`): true class ids.
         config ([`PaCoConfig`]): of the first checkpoint.
+        tta (`str`, *optional*, defaults to `"none"`): what the logits were computed with.
 
     Returns:
-        what [`evaluate_logits`] gives, with `model`, `dataset`, `split`, `selection` (the hash that
-        `run.json` has), `scores` and `left_aside` (what is stored and not applied, in words); and for the worst
-        classes `(image, what it was taken for)`, by class id.
+        [`Evaluation`]; its results are what [`evaluate_logits`] gives, with the files of examples, `model`, `dataset`,
+        `split`, `selection` (the hash that `run.json` has), `tta`, `scores`, `abstention` ([`abstention_results`]) and
+        `left_aside` (what is stored and not applied, in words).
     """
     split = images.split
     names = [config.id2label[c] for c in range(config.num_labels)]
@@ -185,13 +233,18 @@ def examine(
     stored = {
         "temperature": len(models) > 1 and any(one.temperature is not None for one in configs),
         "class frequencies (inference_prior)": any(one.inference_prior is not None for one in configs),
+        "thresholds to abstain": len(models) > 1 and any(one.abstention is not None for one in configs),
     }
     whose = "the checkpoint" if len(models) == 1 else "a checkpoint"
+    used = copy.copy(config)
+    if len(models) > 1:
+        used.temperature = used.inference_prior = used.abstention = None
     results = {
         "model": " + ".join(Path(folder).resolve().name for folder in models),
         "dataset": public_name(split.dataset),  # a report may be shown to others
         "split": split.public_name,
         "selection": split.selection,
+        "tta": tta,
         "scores": headline(logits.argmax(axis=1), labels, config),
         "left_aside": " and ".join(f"the {name} stored in {whose}" for name, present in stored.items() if present),
         **evaluate_logits(
@@ -202,11 +255,12 @@ def examine(
             temperature=temperature,
             logit_counts=config.logit_counts,
         ),
+        "abstention": abstention_results(logits, labels, used),
     }
-    examples = {
-        worst["class"]: [
-            (images[e["row"]], f"{names[e['predicted']]} ({e['confidence']:.0%})") for e in worst["examples"]
-        ]
-        for worst in results["worst_classes"]
-    }
-    return results, examples
+    predictions = split_predictions(split, logits, labels, temperature, config)
+    lists = ("worst_classes", "confusions", "tail_to_head")
+    shown = [example for name in lists for row in results[name] or () for example in row["examples"]]
+    for example in shown:
+        example["file"] = predictions.file[example["row"]]
+    pictures = {row: images[row] for row in sorted({example["row"] for example in shown})}
+    return Evaluation(results, pictures, predictions)

@@ -12,13 +12,14 @@ from ..inference.logits import balanced_logits, score
 from ..metrics import headline
 from ..models.configuration_paco import PaCoConfig
 from ..reports.model_card import write_card
-from ..runs.layout import EVALUATION_FOLDER, METRICS_NAME, RUN_NAME, VALIDATION_FOLDER
+from ..runs.layout import EVALUATION_FOLDER, METRICS_NAME, PREDICTIONS_NAME, RUN_NAME, VALIDATION_FOLDER
 from ..runs.record import run_record, summary
 from ..trainer.cross_validation import HeldOut
 from ..trainer.paco_trainer import PaCoTrainer
 from ..utils.console import say
 from ..utils.files import write_json
 from ..utils.memory import peak_memory
+from .abstain import keep_held_out
 from .build import RunParts
 from .calibrate import store_fitted, store_temperature
 from .evaluate import examine, write_evaluation
@@ -73,7 +74,7 @@ def finish(
     say(main, summary(metrics, str(folder)))
     if main and run.report:
         if test and tested:
-            page = write_evaluation(folder / EVALUATION_FOLDER, *examine([str(folder)], test, *tested))
+            page = write_evaluation(folder / EVALUATION_FOLDER, examine([str(folder)], test, *tested))
             say(main, f"report: {page}")
         say(main, f"model card: {write_card(folder, metrics=metrics)}")
     if main:  # last: it says that the run is finished
@@ -92,17 +93,23 @@ def _cross_validated(plan: RunPlan, data: RunData, held_out: HeldOut) -> tuple[d
     labels, alone = np.asarray(split.labels), len(set(data.division.trained.labels) - set(split.labels))
     if plan.run.calibrate:
         say(main, store_fitted(str(folder), held_out.logits, labels, "training images, each held out once"))
+    if main and (line := keep_held_out(folder, held_out.logits, labels)):
+        say(main, line)
     config = PaCoConfig.from_pretrained(folder)
-    results, examples = examine([str(folder)], Images(split), held_out.logits, labels, config)
-    interval = results["metrics"]["balanced_accuracy"]
+    evaluation = examine([str(folder)], Images(split), held_out.logits, labels, config)
+    interval = evaluation.results["metrics"]["balanced_accuracy"]
     folds = {
         "folds": plan.folds,
         "images": len(labels),
         "classes_of_one_image": alone,
         "balanced_accuracy_95": [interval["low"], interval["high"]],
     }
+    evaluation.predictions.cross_validated = True
     if main and plan.run.report:
-        write_evaluation(folder / VALIDATION_FOLDER, results | {"cross_validation": folds}, examples)
+        evaluation.results["cross_validation"] = folds
+        write_evaluation(folder / VALIDATION_FOLDER, evaluation)
+    elif main:  # no command tells them again, as the classifiers of the folds are not kept
+        evaluation.predictions.write(folder / VALIDATION_FOLDER / PREDICTIONS_NAME)
     return headline(held_out.logits.argmax(axis=1), labels, config), folds
 
 

@@ -320,8 +320,8 @@ def test_help_is_readable(capsys) -> None:
     for arguments, expected, length in (
         (["--help"], "verbs:", 30),
         (["train", "--help"], "--loss {paco,gpaco", 270),
-        (["predict", "--help"], "--json", 36),
-        (["evaluate", "--help"], "--dataset_path", 64),
+        (["predict", "--help"], "--json", 62),
+        (["evaluate", "--help"], "--dataset_path", 72),
     ):
         with contextlib.suppress(SystemExit):  # argparse's
             main(arguments)

@@ -115,6 +115,11 @@ WRONG = [
     (["export", "none", "out", "--to", "timm"], "'none' is not a local folder"),
     (["export", CHECKPOINT, "full", "--to", "timm"], "full exists and is not an empty folder"),
     (["export", CHECKPOINT, "out", "--to", "tflite"], "invalid choice: 'tflite'"),
+    (["push", TRAINED, "ada/x", "--to", "tflite"], "invalid choice: 'tflite'"),
+    (
+        ["predict", "--onnx", "none.onnx", PICTURE],
+        "--onnx: none.onnx does not exist: give a file that `paco-hf export",
+    ),
     (["convert", "none.pth", "out"], "none.pth does not exist"),
     (["convert", "hf://user/name", "out"], "'hf://user/name' names no file"),
     (["convert", "ftp://x/y.pth", "out"], "is neither a file nor a known address: give a file"),

@@ -264,7 +264,7 @@ def test_card_of_a_model_that_pads_proposes_what_is_possible(tmp_path: Path, bla
         build_processor(32, [0.5] * 3, [0.5] * 3, fit=fit).save_pretrained(tmp_path)
         card = write_card(tmp_path).read_text()
         assert ("--to timm" in card) is possible
-        assert ("brings three files of code" in card) is possible  # and else four
+        assert ("brings four files of code" in card) is possible  # and else five
         assert "OUT --to onnx" in card
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from transformers import pipeline
 from user_data import SHORT, folders
 
@@ -14,7 +15,11 @@ from paco_hf.cli import main
 from paco_hf.data.images import Images
 from paco_hf.data.loading import load_data
 from paco_hf.evaluation.priors import softmax
+from paco_hf.inference.batches import image_batches
+from paco_hf.inference.feature_cache import cached_features
+from paco_hf.inference.load_model import load_for_inference
 from paco_hf.inference.logits import balanced_logits
+from paco_hf.inference.prediction import predict
 from paco_hf.metrics import expected_calibration_error
 from paco_hf.reports.model_card import write_card
 from paco_hf.workflows.calibrate import update_config
@@ -72,6 +77,34 @@ def trained(few: list[str], tmp_path_factory) -> dict[int, Path]:
 @pytest.fixture
 def run(trained: dict[int, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained[0], tmp_path / "run"))
+
+
+def test_mirror_images_are_computed_and_named(run: Path, capsys, no_pngs, monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    split = load_evaluation(run)
+    images, names = Images(split), split.class_names
+    model, processor = load_for_inference(str(run), 64, "fp32")
+    cached_features(model.paco, processor, images, 64, keep=True)
+    plain, labels, _ = balanced_logits(run, images, names)
+    flipped = []
+    for (pixels,) in image_batches(images, [processor], 64, "flipping"):
+        with torch.no_grad():
+            flipped.append(model(pixels.flip(-1)).logits)
+    expected = (plain + torch.cat(flipped).numpy()) / 2
+    # Not those of the features that are kept, which are of images as they are.
+    assert np.allclose(balanced_logits(run, images, names, tta="flip")[0], expected, atol=1e-4)
+    assert not np.allclose(plain, expected, atol=1e-2)
+    assert main(["evaluate", str(run), "--tta", "flip"]) == 0
+    printed = capsys.readouterr().out
+    assert "scored with --tta flip: predict with it, too" in printed
+    assert "README.md is as it was" not in printed  # a card has scores without it
+    results = json.loads((run / "evaluation" / "results.json").read_text())
+    assert (results["tta"], results["scores"]["accuracy"]) == ("flip", (expected.argmax(1) == labels).mean())
+    assert "together with its mirror image" in (run / "evaluation" / "report.html").read_text()
+    file = tmp_path / "image.png"
+    images[0].save(file)
+    (shown,) = predict(str(run), [str(file)], tta="flip")
+    assert shown["score"] == pytest.approx(softmax(expected[:1])[0].max(), abs=1e-4)
 
 
 def test_evaluate_writes_results_and_report_beside_the_run(
