@@ -10,7 +10,7 @@ from .images import ImageData
 _ADVICE = "give the CSV of `paco-hf data suspects`, or a text file of image names, one a line"
 
 
-def check_exclusion(file: str) -> list[str]:
+def read_exclusion(file: str) -> list[str]:
     """The names in a list of images.
 
     Args:
@@ -39,13 +39,13 @@ def excluded_rows(data: ImageData, file: str) -> dict[str, set[int]]:
 
     Args:
         data ([`ImageData`]): the splits.
-        file (`str`): the list, as for [`check_exclusion`]; names are those of `ImageSplit.image_names`.
+        file (`str`): the list, as for [`read_exclusion`]; names are those of `ImageSplit.image_names`.
 
     Raises:
         OSError: there is no such file.
         ValueError: a name is of no image, of several, or of one of the test.
     """
-    names = set(check_exclusion(file))
+    names = set(read_exclusion(file))
     rows, known = dict[str, set[int]](), list[str]()
     for role in ("train", "validation"):
         if split := data.splits.get(role):

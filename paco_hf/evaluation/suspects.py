@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ..metrics import unit_rows
 from .predictions import Predictions
 from .priors import log_frequencies
 from .selection import same_images
@@ -60,9 +61,9 @@ def class_mean_logits(features: np.ndarray, labels: Any, classes: int) -> np.nda
         `(N, C)`; of an image that is alone in its class the lowest of its row for the label.
     """
     label = np.asarray(labels)
-    unit = _unit(features.astype(np.float32))
+    unit = unit_rows(features)
     means = np.stack([unit[label == c].mean(0) for c in np.unique(label)])
-    unit = _unit(unit - means.mean(0))
+    unit = unit_rows(unit - means.mean(0))
     copies, rows, weight = same_images(unit, label), np.arange(len(label)), np.ones(len(label), dtype=np.float32)
     for _ in range(ROUNDS + 1):
         cosines = _cosines(unit, label, classes, copies, weight)
@@ -159,33 +160,27 @@ def _among(predictions: Predictions, present: np.ndarray, logit_counts: Any) -> 
 def label_scale(logits: np.ndarray, labels: Any) -> float:
     """What logits are multiplied by to be those of the probabilities that the labels were drawn from.
 
+    It makes the labels likeliest, together with the share of them that is wrong, which are drawn from all classes
+    alike. Without these in it the scale would be that of a model that is unsure of all images.
+
     Args:
         logits (`(N, C)`): for equally frequent classes, of a model that was not trained on these labels.
         labels (`(N,)`): class ids.
     """
-    return _label_model(logits, np.asarray(labels))[0]
-
-
-def _label_model(logits: np.ndarray, label: np.ndarray) -> tuple[float, float]:
-    """Scale of the logits and share of wrong labels that make the labels likeliest, where a label is drawn from the
-    probabilities or, if it is wrong, from all classes alike. Without the wrong ones in it the scale would be that of
-    a model that is unsure of all images."""
+    label = np.asarray(labels)
     rows = np.linspace(0, len(label) - 1, min(len(label), _SAMPLE)).astype(int)
     sample, true = logits[rows].astype(np.float64), label[rows]
 
-    def fit(scale: float) -> tuple[float, float]:
+    def likelihood(scale: float) -> float:
         right, noise = np.exp(-_log_losses(scale * sample, true)), 0.05
         for _ in range(50):
             wrong = noise / sample.shape[1]
             noise = float((wrong / ((1 - noise) * right + wrong)).mean())
-        return float(np.log((1 - noise) * right + noise / sample.shape[1]).mean()), noise
+        return float(np.log((1 - noise) * right + noise / sample.shape[1]).mean())
 
     spread = max(float((sample - sample.mean(1, keepdims=True)).std()), 1e-12)
-    scales = np.geomspace(0.1, 100, 25) / spread
-    best = max(scales, key=lambda scale: fit(scale)[0])
-    fine = best * np.geomspace(0.8, 1.25, 9)
-    best = max(fine, key=lambda scale: fit(scale)[0])
-    return float(best), fit(best)[1]
+    best = max(np.geomspace(0.1, 100, 25) / spread, key=likelihood)
+    return float(max(best * np.geomspace(0.8, 1.25, 9), key=likelihood))
 
 
 def _expected(listed: np.ndarray) -> np.ndarray:
@@ -208,7 +203,7 @@ def near_duplicates(features: np.ndarray, labels: Any) -> list[tuple[int, int]]:
         features (`(N, F)`): of the images.
         labels (`(N,)`): class ids.
     """
-    unit, label = torch.from_numpy(_unit(features.astype(np.float32))), torch.as_tensor(np.asarray(labels))
+    unit, label = torch.from_numpy(unit_rows(features)), torch.as_tensor(np.asarray(labels))
     unit = torch.nn.functional.normalize(unit - unit.mean(0), dim=1)
     pairs, near_limit = [], max(NEAR, 1 - (1 - _typical_neighbor(unit)) / NEARER)
     for rows in torch.arange(len(unit)).split(max(_BLOCK // len(unit), 1)):
@@ -250,8 +245,7 @@ def same_classes(logits: np.ndarray, labels: Any) -> list[tuple[int, int, float]
     label = np.asarray(labels)
     counted = np.flatnonzero(np.bincount(label, minlength=logits.shape[1]) >= LEAST)
     # Only the class that is taken for another most often may be it.
-    rival = np.full(len(label), -1)
-    rival[:] = np.where(np.arange(logits.shape[1]) == label[:, None], -np.inf, logits).argmax(axis=1)
+    rival = np.where(np.arange(logits.shape[1]) == label[:, None], -np.inf, logits).argmax(axis=1)
     result = []
     for one, other in sorted({tuple(sorted(p)) for p in zip(label.tolist(), rival.tolist(), strict=True)}):
         if one in counted and other in counted:
@@ -274,10 +268,6 @@ def _area(higher: np.ndarray, lower: np.ndarray) -> float:
     lower = np.sort(lower)
     below = np.searchsorted(lower, higher, "left") + np.searchsorted(lower, higher, "right")
     return float(below.mean() / 2 / len(lower))
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))
 
 
 def _highest_other(scores: np.ndarray, label: np.ndarray) -> np.ndarray:

@@ -107,12 +107,8 @@ def _evaluate_runs(
     results = evaluation.results
     notes += _describe(results, split)
     page = write_evaluation(folder, evaluation) if folder and PartialState().is_main_process else None
-    plain_page = page if tta == "none" else None  # what a card shows
-    if (
-        plain_page
-        and (card := plain_page.parents[1] / CARD_NAME).is_file()
-        and plain_page.parent.name == EVALUATION_FOLDER
-    ):
+    shown = page and tta == "none" and page.parent.name == EVALUATION_FOLDER  # on a card
+    if page and shown and (card := page.parents[1] / CARD_NAME).is_file():
         notes.append(f"{card} is as it was: paco-hf card {card.parent} writes it anew, with these figures")
     return results, page, notes
 

@@ -38,7 +38,6 @@ class SuspectLabels:
 
     Args:
         split ([`ImageSplit`]): the images.
-        names (list of `str`): what files call them.
         predictions ([`Predictions`]): what they are judged by.
         suspects (list of [`Suspect`]): labels that are probably wrong, worst first.
         same_classes (list): pairs of class ids that are probably one class, with the area under the ROC curve.
@@ -46,31 +45,25 @@ class SuspectLabels:
     """
 
     split: ImageSplit
-    names: list[str]
     predictions: Predictions
     suspects: list[Suspect]
     same_classes: list[tuple[int, int, float]]
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def names(self) -> list[str]:
+        """What files call the images."""
+        return self.predictions.file
+
     def rows(self) -> list[dict[str, Any]]:
         """The suspects by [`COLUMNS`]."""
         classes, labels = self.predictions.class_names, self.predictions.label
-        return [
-            dict(
-                zip(
-                    COLUMNS,
-                    (
-                        self.names[one.row],
-                        classes[labels[one.row]],
-                        classes[one.suggested],
-                        round(one.probability, 4),
-                        one.reason,
-                    ),
-                    strict=True,
-                )
-            )
-            for one in self.suspects
-        ]
+        rows = []
+        for one in self.suspects:
+            label, suggested = classes[labels[one.row]], classes[one.suggested]
+            values = (self.names[one.row], label, suggested, round(one.probability, 4), one.reason)
+            rows.append(dict(zip(COLUMNS, values, strict=True)))
+        return rows
 
 
 def suspect_labels(
@@ -144,7 +137,7 @@ def suspect_labels(
     if alone := int((np.bincount(labels) == 1).sum()):
         has = "1 class has one image" if alone == 1 else f"{alone} classes have one image each"
         notes.append(f"{has}, whose label nothing can be compared with")
-    return SuspectLabels(images, predictions.file, predictions, suspects, same, notes)
+    return SuspectLabels(images, predictions, suspects, same, notes)
 
 
 def _worst(predictions: Predictions, suspects: list[Suspect], odds: np.ndarray, number: int) -> list[Suspect]:
@@ -189,15 +182,15 @@ def write_suspects(outcome: SuspectLabels, file: Path) -> Path:
     """
     from ..reports.suspects_report import write_suspects_page
 
-    text = io.StringIO(newline="")
+    text, rows = io.StringIO(newline=""), outcome.rows()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(outcome.rows())
+    writer.writerows(rows)
     write_text(file, text.getvalue())
     names = outcome.predictions.class_names
     return write_suspects_page(
         file.with_suffix(".html"),
-        [*zip(outcome.rows(), outcome.suspects, strict=True)],
+        [*zip(rows, outcome.suspects, strict=True)],
         outcome.split.open,
         title=outcome.split.public_name,
         images=len(outcome.names),

@@ -16,6 +16,7 @@ from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
 from ..arguments.unsupported import check_views
 from ..data.augmentation.transforms import build_view
+from ..data.exclusion import read_exclusion
 from ..data.spec import SPLITS_NAME
 from ..data.split_manifest import check_data, check_source, describe_data
 from ..models.lora import describe_training
@@ -129,6 +130,8 @@ def check_settings(run: RunArguments, args: PaCoTrainingArguments) -> BackboneSo
     check_rates(args, not run.freeze_backbone)
     check_packages(args)
     check_metric(args.metric_for_best_model, SCORES)
+    if run.exclude_list:
+        read_exclusion(run.exclude_list)
     if args.push_to_hub and args.process_index == 0:
         from ..hub.upload import check_login
 
