@@ -3,6 +3,7 @@
 import contextlib
 import io
 from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers import AutoImageProcessor, TrainerCallback
 from paco_hf import PaCoForContrastiveTraining, PaCoForImageClassification
 from paco_hf import paco_loss as package_loss
 from paco_hf.arguments.parser import parse_run
+from paco_hf.data.augmentation.batched_draws import ImageDraws, image_keys
 from paco_hf.data.augmentation.batched_transforms import BatchedView
 from paco_hf.data.images import Images
 from paco_hf.data.published import CIFAR_MEAN, CIFAR_STD
@@ -74,6 +76,7 @@ def train(setup: Setup, between: Callable[[], None]) -> None:
         "key_momentum": setup.key_momentum,
         "precision": setup.precision,
         "augment_backend": setup.augment_backend,
+        "torch_compile": setup.torch_compile,
         "logging_strategy": "no",
         "save_strategy": "no",
         "disable_tqdm": True,
@@ -99,12 +102,12 @@ def make_key_update(setup: Setup) -> Callable[[], None]:
 def make_views(setup: Setup) -> Callable[[], tuple[Tensor, Tensor]]:
     """Two normalized views `(B, 3, 32, 32)` of the same decoded images, a batch at a time."""
     images = torch.from_numpy(np.stack(training_images(setup)[0][: setup.batch])).permute(0, 3, 1, 2).contiguous()
-    views = BatchedView("cifar_reg", 32), BatchedView("cifar_sim", 32)
-    generator = torch.Generator().manual_seed(setup.seed)
+    views, epochs = (BatchedView("cifar_reg", 32), BatchedView("cifar_sim", 32)), count()
     mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (CIFAR_MEAN, CIFAR_STD))
 
     def two_views() -> tuple[Tensor, Tensor]:
-        first, second = ((view(images, generator).float() - mean) / std for view in views)
+        keys = image_keys(setup.seed, next(epochs), torch.arange(len(images)))
+        first, second = ((view(images, ImageDraws(keys, i)).float() - mean) / std for i, view in enumerate(views))
         return first, second
 
     return two_views

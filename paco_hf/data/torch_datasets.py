@@ -3,12 +3,14 @@
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from .augmentation.batched_draws import image_keys
 
 _VIEW_NAMES = ("pixel_values", "key_pixel_values")
 
@@ -72,23 +74,31 @@ class WholeImages(Dataset):
         pixels (`np.ndarray` of shape `(N, H, W, 3)`, `uint8`): the images.
         labels (sequence of `int`): their classes.
         seed (`int`): of the augmentations.
+        draws (`str`, *optional*, defaults to `"image"`): the views of an image are a function of `(seed, epoch,
+            index)`; `batch`: of `(seed, epoch, indices)` of its batch.
 
-    A batch is `{"labels" (B,), "pixel_values" (B, 3, H, W) uint8, "view_seed"}`; the seed is a function of `(seed,
-    epoch, indices)`, so that a resumed run draws the same views.
+    A batch is `{"labels" (B,), "pixel_values" (B, 3, H, W) uint8, "view_seed"}`. The last are the images' keys `(B,)`
+    ([`image_keys`]), or one number for the batch.
     """
 
-    def __init__(self, pixels: np.ndarray, labels: Sequence[int], seed: int = 0) -> None:
+    def __init__(
+        self, pixels: np.ndarray, labels: Sequence[int], seed: int = 0, draws: Literal["image", "batch"] = "image"
+    ) -> None:
+        if draws not in ("image", "batch"):
+            raise ValueError(f"draws must be image or batch, got {draws!r}")
         self.pixels, self.labels, self.seed = torch.from_numpy(pixels), torch.tensor(labels), seed
+        self.draws = draws
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def __getitems__(self, indices: list[int]) -> dict[str, Any]:
-        rows = torch.tensor([int(index) for index in indices])
+        rows, epoch = torch.tensor([int(index) for index in indices]), getattr(indices[0], "epoch", 0)
+        seed = image_keys(self.seed, epoch, rows) if self.draws == "image" else _seed(self.seed, epoch, *rows.tolist())
         return {
             "labels": self.labels[rows],
             "pixel_values": self.pixels[rows].permute(0, 3, 1, 2).contiguous(),
-            "view_seed": _seed(self.seed, getattr(indices[0], "epoch", 0), *rows.tolist()),
+            "view_seed": seed,
         }
 
 

@@ -1,7 +1,7 @@
 """Batched views: each operation against PIL's, what is drawn against its probabilities, whole views against PIL's."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -13,7 +13,9 @@ from torchvision.transforms.v2 import functional as F
 
 from paco_hf.data.augmentation import batched_functional as batched
 from paco_hf.data.augmentation import batched_geometry as geometry
+from paco_hf.data.augmentation import batched_policies as policies
 from paco_hf.data.augmentation import batched_transforms as batched_views
+from paco_hf.data.augmentation.batched_draws import BatchDraws, Draws, ImageDraws, image_keys
 from paco_hf.data.augmentation.batched_functional import OPERATIONS
 from paco_hf.data.augmentation.batched_transforms import BATCHED_VIEWS, BatchedView, BatchedViews, batched_obstacle
 from paco_hf.data.augmentation.transforms import VIEWS, build_view
@@ -30,6 +32,18 @@ def to_tensor(pictures: list[Image.Image]) -> Tensor:
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def draws(count: int, kind: str = "image", seed: int = 0) -> Draws:
+    if kind == "batch":
+        return BatchDraws(generator(seed), count)
+    return ImageDraws(image_keys(seed, 0, torch.arange(count)))
+
+
+@pytest.fixture(params=["image", "batch"])
+def source(request) -> Callable[[int], Draws]:
+    """Random numbers for so many images, from a key for each or from one generator."""
+    return lambda count: draws(count, request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -65,27 +79,27 @@ def assert_equal(result: Tensor, expected: list[Image.Image]) -> None:
 def test_policy_operations_are_those_of_pil(name: str, size: int, pictures) -> None:
     pictures = [picture.resize((size, size)) for picture in pictures]
     images = to_tensor(pictures).float()
-    magnitudes, signed = batched._SPACE[name]
+    magnitudes, signed = batched.SPACE[name]
     for bins, index in [(31, 9)] + [(10, index) for index in range(10)]:
         drawn = magnitudes(bins, size, size)
         magnitude = 0.0 if drawn is None else float(drawn[index])
         for value in {magnitude, -magnitude if signed else magnitude}:
             kind = torch.full((1, len(images)), KIND[name])
-            result = batched.augment(images.clone(), kind, torch.full(kind.shape, value, dtype=torch.float64))
+            result = policies.augment(images.clone(), kind, torch.full(kind.shape, value, dtype=torch.float64))
             apply = AUTO._apply_image_or_video_transform
             assert_equal(result, [apply(p, name, value, AUTO.interpolation, AUTO._fill) for p in pictures])
 
 
 def test_each_image_has_its_own_operation(pictures) -> None:
     images = to_tensor(pictures).float()
-    kind, magnitude = batched.draw_rand_augment(len(images), 32, generator())
+    kind, magnitude = policies.draw_rand_augment(32, draws(len(images)))
     expected = pictures
     for kinds, magnitudes in zip(kind.tolist(), magnitude.tolist(), strict=True):
         expected = [
             AUTO._apply_image_or_video_transform(p, OPERATIONS[k], m, AUTO.interpolation, AUTO._fill)
             for p, k, m in zip(expected, kinds, magnitudes, strict=True)
         ]
-    assert_equal(batched.augment(images, kind, magnitude), expected)
+    assert_equal(policies.augment(images, kind, magnitude), expected)
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
@@ -109,7 +123,7 @@ def test_hue_is_that_of_pil_at_colors_of_all_kinds(pictures) -> None:
 
 
 def test_jitter_is_the_operations_in_the_order_drawn(pictures) -> None:
-    parameters = batched.draw_jitter(len(pictures), 0.8, 0.1, generator(3))
+    parameters = batched.draw_jitter(0.8, 0.1, draws(len(pictures)))
     chosen, kinds, factors, places, steps = parameters
     assert set(places.tolist()) == {0, 1, 2, 3}
     adjust = {"Brightness": F.adjust_brightness, "Contrast": F.adjust_contrast, "Color": F.adjust_saturation}
@@ -141,7 +155,7 @@ def test_blur_is_that_of_pil(size: int, pictures) -> None:
 def test_resized_crop_is_that_of_pil(height: int, width: int, size: int, pictures, monkeypatch) -> None:
     monkeypatch.setattr(geometry, "_CHUNK", 2**17)
     pictures = [p.resize((width, height), Image.Resampling.BICUBIC) for p in pictures[: 8 if size > 32 else None]]
-    boxes = geometry.draw_boxes(len(pictures), height, width, (0.08, 1.0), generator())
+    boxes = geometry.draw_boxes(height, width, (0.08, 1.0), draws(len(pictures)))
     boxes[0] = torch.tensor([0, 0, height, width])
     expected = [
         F.resized_crop(p, *(int(v) for v in box), [size, size], antialias=True)
@@ -161,9 +175,8 @@ def test_crop_flip_and_cutout_are_those_of_pil(pictures) -> None:
     crops = [F.crop(F.pad(p, [4] * 4), int(t), int(x), 32, 32) for p, t, x in zip(pictures, top, left, strict=True)]
     assert_equal(geometry.shifted_crop(images, top, left, 4).float(), crops)
     where = torch.arange(count) % 3 == 0
-    assert_equal(
-        geometry.flip(images.float(), where), [F.hflip(p) if w else p for p, w in zip(pictures, where, strict=True)]
-    )
+    flipped = [F.hflip(p) if w else p for p, w in zip(pictures, where, strict=True)]
+    assert_equal(batched.apply_to(images.float(), where, batched.flip), flipped)
     y, x = torch.randint(32, (2, count), generator=generator(1))
     y[:4], x[:4] = torch.tensor([0, 0, 31, 31]), torch.tensor([0, 31, 0, 31])
     expected = images.clone()
@@ -192,14 +205,14 @@ def kolmogorov_smirnov(a: np.ndarray, b: np.ndarray) -> float:
     ("height", "width", "low"),
     [(32, 32, 0.2), (40, 48, 0.08), pytest.param(24, 96, 0.2, marks=pytest.mark.slow), (96, 24, 0.5)],
 )
-def test_boxes_are_distributed_as_torchvisions(height: int, width: int, low: float) -> None:
+def test_boxes_are_distributed_as_torchvisions(height: int, width: int, low: float, source) -> None:
     count = 4000
     crop = v2.RandomResizedCrop(32, scale=(low, 1.0))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         params = [crop.make_params([torch.empty(3, height, width)]) for _ in range(count)]
     theirs = np.array([[p["top"], p["left"], p["height"], p["width"]] for p in params], dtype=float)
-    ours = geometry.draw_boxes(count, height, width, (low, 1.0), generator()).numpy()
+    ours = geometry.draw_boxes(height, width, (low, 1.0), source(count)).numpy()
     assert (ours[:, :2] >= 0).all()
     assert (ours[:, 0] + ours[:, 2] <= height).all()
     assert (ours[:, 1] + ours[:, 3] <= width).all()
@@ -219,13 +232,13 @@ def test_central_boxes_where_none_fits() -> None:
     for height, width in ((10, 400), (400, 10)):
         crop = v2.RandomResizedCrop(32, scale=(1.0, 1.0))
         params = crop.make_params([torch.empty(3, height, width)])
-        box = geometry.draw_boxes(3, height, width, (1.0, 1.0), generator())
+        box = geometry.draw_boxes(height, width, (1.0, 1.0), draws(3))
         assert box.tolist() == [[params["top"], params["left"], params["height"], params["width"]]] * 3
 
 
-def test_auto_augment_draws_the_policy() -> None:
+def test_auto_augment_draws_the_policy(source) -> None:
     count = 40_000
-    kind, magnitude = batched.draw_auto_augment(count, 32, generator())
+    kind, magnitude = policies.draw_auto_augment(32, source(count))
     assert kind.shape == magnitude.shape == (2, count)
     for step in range(2):
         share: dict[tuple[str, float], float] = {}
@@ -245,8 +258,8 @@ def test_auto_augment_draws_the_policy() -> None:
     assert second == sorted([KIND["Identity"], KIND["TranslateX"]])
 
 
-def test_rand_augment_draws_each_operation_alike() -> None:
-    kind, magnitude = batched.draw_rand_augment(20_000, 32, generator())
+def test_rand_augment_draws_each_operation_alike(source) -> None:
+    kind, magnitude = policies.draw_rand_augment(32, source(20_000))
     space = v2.RandAugment._AUGMENTATION_SPACE
     assert "Invert" not in space
     assert_frequency(torch.stack([kind[0] == KIND[name] for name in space], 1), torch.full((len(space),), 1 / 14))
@@ -259,8 +272,8 @@ def test_rand_augment_draws_each_operation_alike() -> None:
             assert_frequency(values < 0, 0.5)
 
 
-def test_jitter_draws() -> None:
-    chosen, kind, factor, place, steps = batched.draw_jitter(20_000, 0.8, 0.1, generator())
+def test_jitter_draws(source) -> None:
+    chosen, kind, factor, place, steps = batched.draw_jitter(0.8, 0.1, source(20_000))
     assert_frequency(chosen, 0.8)
     assert_frequency(torch.stack([place == i for i in range(4)], 1), torch.full((4,), 0.25))
     orders = kind[:, 0] * 1000 + kind[:, 1]
@@ -272,25 +285,25 @@ def test_jitter_draws() -> None:
     # int() of +-25.5 steps cuts off: 0 is twice as frequent as the others, and 25 half as frequent.
     expected = torch.tensor([0.5, *[1] * 24, 2, *[1] * 24, 0.5]) / 51
     assert_frequency(steps[:, None] == torch.arange(-25, 26), expected)
-    assert batched.draw_jitter(5, 1.0, 0.0, generator())[4] is None
+    assert batched.draw_jitter(1.0, 0.0, draws(5))[4] is None
 
 
-def test_probabilities_of_the_steps() -> None:
+def test_probabilities_of_the_steps(source) -> None:
     """The shares of images that flip, lose their colors or are blurred, and the places of crops and holes."""
     image = torch.zeros(3, 32, 32)
     image[0, :, :16] = 200
     images = image.expand(4000, -1, -1, -1).clone()
-    flipped = batched_views._random_flip(images, generator())
+    flipped = batched_views._random_flip(images.clone(), source(4000))
     assert_frequency(flipped[:, 0, 0, 0] == 0, 0.5)
-    gray = batched_views._random_grayscale(images.clone(), generator())
+    gray = batched_views._random_grayscale(images.clone(), source(4000))
     assert_frequency(gray[:, 1, 0, 0] > 0, 0.2)
-    blurred = batched_views._random_blur(images.clone(), generator())
+    blurred = batched_views._random_blur(images.clone(), source(4000))
     assert_frequency(blurred[:, 0, 8, 15] < 200, 0.5)
-    holes = batched_views._random_cutout(torch.ones(4000, 1, 32, 32), generator()) == 0
+    holes = batched_views._random_cutout(torch.ones(4000, 1, 32, 32), source(4000)) == 0
     rows = torch.tensor([min(i + 8, 31) - max(i - 8, -1) for i in range(32)]) / 32
     assert_frequency(holes[:, 0].any(2), rows)
     assert_frequency(holes[:, 0].any(1), rows)
-    crops = batched_views._random_crop(torch.arange(1, 33.0).expand(4000, 1, 32, 32), generator(), 32)
+    crops = batched_views._random_crop(torch.arange(1, 33.0).expand(4000, 1, 32, 32), source(4000), 32)
     assert_frequency(crops[:, 0, 16, 16, None] - 17 == torch.arange(-4, 5), torch.full((9,), 1 / 9))
 
 
@@ -302,24 +315,24 @@ def test_probabilities_of_the_steps() -> None:
     [name if name == "cifar_reg" else pytest.param(name, marks=pytest.mark.slow) for name in sorted(BATCHED_VIEWS)],
 )
 def test_views_are_distributed_as_those_of_pil(name: str, pictures) -> None:
-    pictures, draws = pictures[:20], 60
+    pictures, times = pictures[:20], 60
     view = build_view(name, 32)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        theirs = torch.stack([torch.stack([view(p) for _ in range(draws)]) for p in pictures]).double()
-    repeated = to_tensor(pictures).repeat_interleave(draws, 0)
-    ours = BatchedView(name, 32)(repeated, generator()).view_as(theirs).double()
+        theirs = torch.stack([torch.stack([view(p) for _ in range(times)]) for p in pictures]).double()
+    repeated = to_tensor(pictures).repeat_interleave(times, 0)
+    ours = BatchedView(name, 32)(repeated, draws(len(repeated))).view_as(theirs).double()
     statistics = {
         "mean": lambda pixels: pixels.mean((3, 4)),
         "deviation": lambda pixels: pixels.std((3, 4)),
         "color": lambda pixels: pixels.std(2).mean((2, 3)).unsqueeze(2),
         "sharpness": lambda pixels: pixels.diff(dim=4).abs().mean((3, 4)),
-        "map": lambda pixels: torch.nn.functional.avg_pool2d(pixels.flatten(0, 1), 4).view(20, draws, -1),
+        "map": lambda pixels: torch.nn.functional.avg_pool2d(pixels.flatten(0, 1), 4).view(20, times, -1),
     }
     for key, statistic in statistics.items():
         a, b = statistic(ours), statistic(theirs)
         # The images are the same in both; what differs is what is drawn for each: the variance within images.
-        variance = (a.var(1) + b.var(1)).sum(0) / (draws * 20**2)
+        variance = (a.var(1) + b.var(1)).sum(0) / (times * 20**2)
         score = (a.mean((0, 1)) - b.mean((0, 1))) / variance.sqrt()
         assert score.abs().max() < 4.5, key
         assert score.square().mean() < 6, key
@@ -356,10 +369,11 @@ def test_views_do_not_depend_on_the_number_of_threads(name: str, pictures) -> No
 
 @pytest.mark.parametrize("name", sorted(BATCHED_VIEWS))
 def test_views_follow_the_device_of_the_images(name: str) -> None:
-    """On "meta" an operation that mixes devices fails, as it does on a GPU."""
+    """On "meta" an operation that mixes devices fails, as it does on a GPU; so does one that waits for values."""
     images = torch.empty(200, 3, 32, 32, dtype=torch.uint8, device="meta")
-    result = BatchedView(name, 32)(images, generator())
-    assert (result.device.type, result.shape, result.dtype) == ("meta", (200, 3, 32, 32), torch.uint8)
+    for drawn in (generator(), ImageDraws(torch.empty(200, dtype=torch.int64, device="meta"))):
+        result = BatchedView(name, 32)(images, drawn)
+        assert (result.device.type, result.shape, result.dtype) == ("meta", (200, 3, 32, 32), torch.uint8)
 
 
 def test_large_images() -> None:
@@ -403,6 +417,10 @@ def test_views_of_a_batch_are_normalized_and_a_function_of_the_seed(pictures) ->
         assert torch.allclose(result[name], (view(images, drawn) / 255 - mean) / std, atol=1e-5)
         assert torch.equal(result[name], make(batch)[name])
     assert not torch.equal(result["pixel_values"], make({**batch, "view_seed": 8})["pixel_values"])
+    keys = image_keys(7, 0, batch["labels"])
+    result = make({**batch, "view_seed": keys})
+    for i, (name, view) in enumerate(zip(("pixel_values", "key_pixel_values"), views, strict=True)):
+        assert torch.allclose(result[name], (view(images, ImageDraws(keys, i)) / 255 - mean) / std, atol=1e-5)
     with pytest.raises(ValueError, match="one view or two, got 3"):
         BatchedViews([*views, views[0]], mean=[0.5] * 3, std=[0.2] * 3)
     one = BatchedViews(views[:1], mean=[0.5, 0.4, 0.3], std=[0.25, 0.2, 0.1])(batch)

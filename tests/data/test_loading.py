@@ -246,11 +246,12 @@ def test_views_are_a_function_of_seed_epoch_and_index(name: str, images) -> None
     assert after == (random.random(), np.random.rand(), torch.rand(1).item())
 
 
-def test_a_batch_of_whole_images_has_a_seed_of_its_own() -> None:
+def test_seeds_of_a_batch_of_whole_images() -> None:
     pixels = np.random.RandomState(0).randint(0, 256, (6, 8, 10, 3)).astype(np.uint8)
 
-    def batch(indices: list[int], epoch: int = 3, seed: int = 7) -> dict:
-        return WholeImages(pixels, [0, 1, 2, 3, 4, 5], seed).__getitems__([EpochIndex(i, epoch) for i in indices])
+    def batch(indices: list[int], epoch: int = 3, seed: int = 7, draws: str = "batch") -> dict:
+        dataset = WholeImages(pixels, [0, 1, 2, 3, 4, 5], seed, draws)
+        return dataset.__getitems__([EpochIndex(i, epoch) for i in indices])
 
     one = batch([4, 1])
     assert one["labels"].tolist() == [4, 1]
@@ -260,6 +261,13 @@ def test_a_batch_of_whole_images_has_a_seed_of_its_own() -> None:
     assert batch([4, 1])["view_seed"] == one["view_seed"]
     others = [batch([4, 1], epoch=4), batch([4, 1], seed=8), batch([1, 4]), batch([4, 2])]
     assert len({one["view_seed"], *(other["view_seed"] for other in others)}) == 5
+    # A key for each image is the same in any batch.
+    keys = batch([0, 1, 2, 3, 4, 5], draws="image")["view_seed"].tolist()
+    assert batch([4, 1], draws="image")["view_seed"].tolist() == [keys[4], keys[1]]
+    others = [batch([0, 1, 2, 3, 4, 5], **more, draws="image") for more in ({"epoch": 4}, {"seed": 8})]
+    assert len({*keys, *(key for other in others for key in other["view_seed"].tolist())}) == 18
+    with pytest.raises(ValueError, match="draws must be image or batch, got 'images'"):
+        batch([0], draws="images")
 
 
 def test_sampler_order_is_a_function_of_seed_and_epoch() -> None:

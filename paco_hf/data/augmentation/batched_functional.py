@@ -1,29 +1,27 @@
 """The operations of the views on a batch of images at once, on the device where the batch is.
 
-Each operation is a pair: `draw_...` draws its parameters for the images of a batch (small CPU tensors), and a pure
+Each operation is a pair: `draw_...` draws its parameters for the images of a batch (small tensors), and a pure
 function applies them. Images are `float32` `(B, 3, H, W)` that hold whole numbers from 0 to 255 between operations:
 every operation rounds where PIL does, in arithmetic that is exact or as wide as PIL's, so the result is PIL's.
 """
 
-import math
 from collections.abc import Callable
 from functools import lru_cache
-from itertools import chain
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 from torchvision.transforms import v2
 
-from .batched_geometry import happens, uniform
+from .batched_draws import Draws, constant, may_read
 
-_FILL = 128.0
-_AUTO = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
-_RAND = v2.RandAugment(num_ops=2, magnitude=9)
+AUTO = v2.AutoAugment(v2.AutoAugmentPolicy.CIFAR10)
+RAND = v2.RandAugment(num_ops=2, magnitude=9)
 # Private, as torchvision gives the ranges of the operations in no other way, and PIL's views draw from the same.
-_SPACE = {"Identity": (lambda *_: None, False), **_RAND._AUGMENTATION_SPACE, **_AUTO._AUGMENTATION_SPACE}
-OPERATIONS = list(_SPACE)  # an operation of a policy is its place in this list
-_KIND = {name: kind for kind, name in enumerate(OPERATIONS)}
-_ENHANCE = torch.tensor([_KIND[name] for name in ("Brightness", "Contrast", "Color")])
+SPACE = {"Identity": (lambda *_: None, False), **RAND._AUGMENTATION_SPACE, **AUTO._AUGMENTATION_SPACE}
+OPERATIONS = list(SPACE)  # an operation of a policy is its place in this list
+KIND = {name: kind for kind, name in enumerate(OPERATIONS)}
+_BLOCK = 2**17  # numbers that a core works on at a time, which stay in its cache
+_ENHANCE = tuple(KIND[name] for name in ("Brightness", "Contrast", "Color"))
 
 
 def _each(values: Tensor, images: Tensor) -> Tensor:
@@ -40,51 +38,19 @@ def apply_to(images: Tensor, rows: Tensor, operation: Callable[..., Tensor], *pa
         operation (callable): takes images and their parameters.
         parameters (`Tensor`, first dimension `B`): of all images.
     """
-    index = rows.nonzero().squeeze(1)
-    if len(index):
-        on_device = index.to(images.device)
-        selected = images.index_select(0, on_device)
-        images.index_copy_(0, on_device, operation(selected, *(values[index] for values in parameters)))
+    if not may_read(rows):  # for all of them, then: which they are is not known here
+        return images.copy_(operation(images, *parameters).where(rows.view(-1, 1, 1, 1), images))
+    block = max(_BLOCK * torch.get_num_threads() // images[0].numel(), 1) if images.is_cpu else len(images)
+    for index in rows.nonzero().squeeze(1).split(block):
+        if len(index):
+            on_device = index.to(images.device)
+            selected = images.index_select(0, on_device)
+            images.index_copy_(0, on_device, operation(selected, *(values[index] for values in parameters)))
     return images
 
 
-@lru_cache(maxsize=4096)
-def _source_matrix(kind: int, magnitude: float, size: int) -> tuple[int, ...]:
-    """From a pixel to its source `(a x + b y + c, d x + e y + f)`, in PIL's fixed point with 16 bits."""
-    name, middle = OPERATIONS[kind], size / 2
-    a, b, c, d, e, f = 1.0, 0.0, 0.0, 0.0, 1.0, 0.0
-    if name == "Rotate":
-        angle = -math.radians(magnitude % 360)
-        cos, sin = round(math.cos(angle), 15), round(math.sin(angle), 15)
-        a, b, d, e = cos, sin, -sin, cos
-        c, f = (cos * -middle + sin * -middle) + middle, (-sin * -middle + cos * -middle) + middle
-    elif name.startswith("Shear"):
-        # Through degrees, as torchvision has them.
-        slope = math.tan(math.radians(math.degrees(math.atan(magnitude))))
-        b, d = (slope, 0.0) if name == "ShearX" else (0.0, slope)
-    else:
-        c, f = (-float(int(magnitude)), 0.0) if name == "TranslateX" else (0.0, -float(int(magnitude)))
-    return tuple(math.floor(v * 65536 + 0.5) for v in (a, b, c + a * 0.5 + b * 0.5, d, e, f + d * 0.5 + e * 0.5))
-
-
-def affine(images: Tensor, kind: Tensor, magnitude: Tensor) -> Tensor:
-    """A policy's shears, translations and rotations of square images: the nearest source pixel, or gray.
-
-    Args:
-        images (`Tensor`, `(B, 3, H, W)`): whole numbers from 0 to 255.
-        kind (`Tensor`, `(B,)`): of each image an index of [`OPERATIONS`].
-        magnitude (`Tensor`, `(B,)`): in pixels, degrees or as a slope, as torchvision has it.
-    """
-    count, channels, height, width = images.shape
-    pairs = zip(kind.tolist(), magnitude.tolist(), strict=True)
-    matrices = torch.tensor([_source_matrix(*pair, width) for pair in pairs], dtype=torch.int32)
-    a, b, c, d, e, f = matrices.to(images.device).view(count, 6, 1, 1).unbind(1)
-    x = torch.arange(width, dtype=torch.int32, device=images.device)
-    y = torch.arange(height, dtype=torch.int32, device=images.device).unsqueeze(1)
-    column, row = (a * x + b * y + c) >> 16, (d * x + e * y + f) >> 16
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
-    source = (row * width + column).mul_(inside).long().view(count, 1, -1).expand(-1, channels, -1)
-    return images.flatten(2).gather(2, source).view_as(images).where(inside.unsqueeze(1), _FILL)
+def flip(images: Tensor) -> Tensor:
+    return images.flip(-1)
 
 
 # ---- color
@@ -114,9 +80,12 @@ def enhance(images: Tensor, kind: Tensor, factor: Tensor) -> Tensor:
         factor (`Tensor`, `(B,)`): 1 leaves an image as it is.
     """
     luma = _luma(images)
-    mean = luma.sum((1, 2, 3), keepdim=True, dtype=torch.float64).div_(luma[0].numel()).add_(0.5).floor_().float()
-    gray = luma.mul_(_each(kind == _KIND["Color"], images))
-    return _blend(gray.add_(mean * _each(kind == _KIND["Contrast"], images)), images, factor)
+    pixels = luma[0].numel()
+    # Exact in float32, too, where the sum has at most its 24 bits.
+    sums = luma.sum((1, 2, 3), keepdim=True, dtype=torch.float32 if pixels * 255 < 2**24 else torch.float64)
+    mean = sums.double().div_(pixels).add_(0.5).floor_().float()
+    gray = luma.mul_(_each(kind == KIND["Color"], images))
+    return _blend(gray.add_(mean * _each(kind == KIND["Contrast"], images)), images, factor)
 
 
 def sharpen(images: Tensor, factor: Tensor) -> Tensor:
@@ -186,23 +155,20 @@ def shift_hue(images: Tensor, shift: Tensor) -> Tensor:
     return (1 - saturation.unsqueeze(1) * lost).mul_(value.unsqueeze(1)).add_(0.5).floor_().float()
 
 
-def draw_jitter(
-    count: int, p: float, hue: float, generator: Generator
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+def draw_jitter(p: float, hue: float, draws: Draws) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
     """Which images, the order of their enhancements, the factors in it, the place of the hue, and its steps.
 
     Args:
-        count (`int`): `B`.
         p (`float`): the share of images that are changed.
         hue (`float`): the largest shift, of the whole circle.
-        generator (`torch.Generator`): the source of randomness, on the CPU.
+        draws ([`Draws`]): the source of randomness.
     """
-    chosen = happens(generator, p, count)
-    order = torch.rand(count, 3, generator=generator).argsort(1)
-    factor = uniform(generator, 0.6, 1.4, count, 3)
-    place = torch.randint(4, (count,), generator=generator)
-    steps = (uniform(generator, -hue, hue, count).double() * 255).int()
-    return chosen, _ENHANCE[order], factor, place, steps if hue else None
+    chosen = draws.happens(p)
+    order = draws.rand(-1, 3).argsort(stable=True, dim=1)
+    factor = draws.uniform(0.6, 1.4, -1, 3)
+    place = draws.randint(4, -1)
+    steps = (draws.uniform(-hue, hue, -1).double() * 255).int()
+    return chosen, constant(_ENHANCE, draws.device)[order], factor, place, steps if hue else None
 
 
 def color_jitter(
@@ -253,84 +219,3 @@ def gaussian_blur(images: Tensor, radius: Tensor) -> Tensor:
             images = (taps[1] + taps[3]).mul_(near).addcmul_(images, center)
             images = images.addcmul_(taps[0] + taps[4], far).add_(0.5).floor_()
     return images.float()
-
-
-# ---- policies
-
-
-def _magnitude(name: str, bins: int, index: int | None, size: int) -> float:
-    magnitudes = _SPACE[name][0](bins, size, size)
-    return 0.0 if magnitudes is None or index is None else float(magnitudes[index])
-
-
-def _signed(kind: Tensor, magnitude: Tensor, generator: Generator) -> Tensor:
-    signed = torch.tensor([sign for _, sign in _SPACE.values()])[kind]
-    return torch.where(signed & (torch.rand(kind.shape, generator=generator) <= 0.5), -magnitude, magnitude)
-
-
-@lru_cache(maxsize=64)
-def _policy(size: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Kind, probability and magnitude `(25, 2)` of torchvision's CIFAR-10 policy."""
-    # Private, as torchvision has the policy in no other place.
-    names, chances, indices = zip(*chain(*_AUTO._policies), strict=True)
-    magnitudes = [_magnitude(name, 10, index, size) for name, index in zip(names, indices, strict=True)]
-    kinds = torch.tensor([_KIND[name] for name in names]).view(-1, 2)
-    return kinds, torch.tensor(chances).view(-1, 2), torch.tensor(magnitudes, dtype=torch.float64).view(-1, 2)
-
-
-def draw_auto_augment(count: int, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Kind and magnitude, each `(2, B)`, of the CIFAR-10 policy; what does not happen is an identity.
-
-    Args:
-        count (`int`): `B`.
-        size (`int`): side of the images in pixels.
-        generator (`torch.Generator`): the source of randomness, on the CPU.
-    """
-    kinds, chances, magnitudes = _policy(size)
-    policy = torch.randint(len(kinds), (count,), generator=generator)
-    happens = torch.rand(count, 2, generator=generator) <= chances[policy]
-    kind = kinds[policy].where(happens, _KIND["Identity"]).T
-    return kind, _signed(kind, magnitudes[policy].where(happens, 0.0).T, generator)
-
-
-def draw_rand_augment(count: int, size: int, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Kind and magnitude, each `(2, B)`, of torchvision's RandAugment.
-
-    Args:
-        count (`int`): `B`.
-        size (`int`): side of the images in pixels.
-        generator (`torch.Generator`): the source of randomness, on the CPU.
-    """
-    names, bins, level = list(_RAND._AUGMENTATION_SPACE), _RAND.num_magnitude_bins, _RAND.magnitude
-    magnitudes = torch.tensor([_magnitude(name, bins, level, size) for name in names], dtype=torch.float64)
-    drawn = torch.randint(len(names), (_RAND.num_ops, count), generator=generator)
-    kind = torch.tensor([_KIND[name] for name in names])[drawn]
-    return kind, _signed(kind, magnitudes[drawn], generator)
-
-
-_GROUPS: list[tuple[set[str], Callable[..., Tensor]]] = [
-    ({"ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate"}, affine),
-    ({"Brightness", "Contrast", "Color"}, lambda images, kind, m: enhance(images, kind, 1 + m)),
-    ({"Sharpness"}, lambda images, kind, m: sharpen(images, 1 + m)),
-    ({"Posterize"}, lambda images, kind, m: posterize(images, m.trunc())),
-    ({"Solarize", "Invert"}, lambda images, kind, m: solarize(images, 255 * m)),
-    ({"AutoContrast"}, lambda images, kind, m: autocontrast(images)),
-    ({"Equalize"}, lambda images, kind, m: equalize(images)),
-]
-
-_GROUP = torch.tensor([next((i for i, (names, _) in enumerate(_GROUPS) if name in names), -1) for name in OPERATIONS])
-
-
-def augment(images: Tensor, kind: Tensor, magnitude: Tensor) -> Tensor:
-    """In place. A policy's operations, one after the other: `kind` of [`OPERATIONS`], each `(steps, B)`.
-
-    Args:
-        images (`Tensor`, `(B, 3, H, W)`): whole numbers from 0 to 255.
-        kind (`Tensor`, `(steps, B)`): of each image an index of [`OPERATIONS`].
-        magnitude (`Tensor`, `(steps, B)`): of the operations.
-    """
-    for step_kind, step_magnitude in zip(kind, magnitude, strict=True):
-        group = _GROUP[step_kind]
-        for i, (_, operation) in enumerate(_GROUPS):
-            apply_to(images, group == i, operation, step_kind, step_magnitude)
-    return images

@@ -3,32 +3,12 @@
 import math
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
+
+from .batched_draws import Draws, may_read
 
 _RATIO = (3 / 4, 4 / 3)
 _CHUNK = 2**22  # numbers to resize at a time: crops of large images need not be in memory all at once
-
-
-def uniform(generator: Generator, low: float, high: float, *shape: int) -> Tensor:
-    """Numbers drawn uniformly.
-
-    Args:
-        generator (`torch.Generator`): the source of randomness, on the CPU.
-        low, high (`float`): the range.
-        shape (`int`): of the result.
-    """
-    return torch.rand(shape, generator=generator).mul_(high - low).add_(low)
-
-
-def happens(generator: Generator, p: float, count: int) -> Tensor:
-    """Which of `count` images something happens to, `(B,)`.
-
-    Args:
-        generator (`torch.Generator`): the source of randomness, on the CPU.
-        p (`float`): probability.
-        count (`int`): `B`.
-    """
-    return torch.rand(count, generator=generator) < p
 
 
 def shifted_crop(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Tensor:
@@ -46,18 +26,17 @@ def shifted_crop(images: Tensor, top: Tensor, left: Tensor, padding: int) -> Ten
     return windows[torch.arange(len(images), device=device), :, top.to(device), left.to(device)]
 
 
-def draw_boxes(count: int, height: int, width: int, scale: tuple[float, float], generator: Generator) -> Tensor:
+def draw_boxes(height: int, width: int, scale: tuple[float, float], draws: Draws) -> Tensor:
     """`RandomResizedCrop`'s boxes `(B, 4)`: top, left, height, width. The first of ten that fits, or a central one.
 
     Args:
-        count (`int`): `B`.
         height, width (`int`): of the images.
         scale (pair of `float`): range of the share of the area.
-        generator (`torch.Generator`): the source of randomness, on the CPU.
+        draws ([`Draws`]): the source of randomness.
     """
-    area = height * width * uniform(generator, *scale, 10, count).double()
-    aspect = uniform(generator, math.log(_RATIO[0]), math.log(_RATIO[1]), 10, count).double().exp()
-    place = torch.rand(2, count, dtype=torch.float64, generator=generator)
+    area = height * width * draws.uniform(*scale, 10, -1).double()
+    aspect = draws.uniform(math.log(_RATIO[0]), math.log(_RATIO[1]), 10, -1).double().exp()
+    place = draws.rand(2, -1, dtype=torch.float64)
     widths, heights = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
     fits = (widths > 0) & (widths <= width) & (heights > 0) & (heights <= height)
     first, fitting = fits.int().argmax(0, keepdim=True), fits.any(0)
@@ -104,18 +83,23 @@ def resized_crop(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     # Pillow 13 begins with the direction that leaves less to do.
     vertical_first = (height > size) & (height - size > 2 * (width - size))
     result = torch.empty(len(images), 3, size, size, device=images.device)
+    chunk = max(_CHUNK // images.shape[1:].numel(), 1)
+    if not may_read(boxes):
+        tensors = (images, boxes.double(), vertical_first.view(-1, 1, 1, 1), result)
+        for part, places, swapped, place in zip(*(tensor.split(chunk) for tensor in tensors), strict=True):
+            y, x, h, w = places.unbind(1)
+            place.copy_(_resized(part, y, x, h, w, size))
+            if images.shape[-2] > size:  # else no box is higher
+                place.copy_(_resized(part.mT, x, y, w, h, size).mT.where(swapped, place))
+        return result
     for swap, rows in enumerate((~vertical_first, vertical_first)):
-        for index in rows.nonzero().squeeze(1).split(max(_CHUNK // images.shape[1:].numel(), 1)):
+        for index in rows.nonzero().squeeze(1).split(chunk):
             if len(index):
                 place = index.to(images.device)
                 part = images.index_select(0, place)
                 y, x, h, w = boxes[index].to(images.device, torch.float64).unbind(1)
                 result[place] = _resized(part.mT, x, y, w, h, size).mT if swap else _resized(part, y, x, h, w, size)
     return result
-
-
-def flip(images: Tensor, where: Tensor) -> Tensor:
-    return torch.where(where.to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)
 
 
 def cutout(images: Tensor, y: Tensor, x: Tensor, side: int) -> Tensor:
@@ -131,4 +115,5 @@ def cutout(images: Tensor, y: Tensor, x: Tensor, side: int) -> Tensor:
     rows = torch.arange(height, device=device) - y.to(device).unsqueeze(1)
     columns = torch.arange(width, device=device) - x.to(device).unsqueeze(1)
     rows, columns = (rows >= -half) & (rows < half), (columns >= -half) & (columns < half)
-    return images.masked_fill_((rows.unsqueeze(2) & columns.unsqueeze(1)).unsqueeze(1), 0)
+    # A product is faster than filling, and nothing here is infinite.
+    return images.mul_((~(rows.unsqueeze(2) & columns.unsqueeze(1))).unsqueeze(1))
