@@ -1,39 +1,64 @@
 """Checking every image of user data once: does it decode, and is it there twice? The outcome is stored."""
 
-import hashlib
-import json
 import math
-import os
-from collections import defaultdict
+import shlex
+import time
+from collections import Counter, defaultdict
 from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import datasets
 import numpy as np
-from tqdm.auto import tqdm
 
-from ..utils.files import identity, write_text
-from ..utils.hardware import available_cores
-from ..utils.images import PIXEL_LIMIT
+from ..utils.worker_pool import pool_size
+from .image_split import ImageSplit
+from .image_survey import (
+    FULL,
+    HEADERS,
+    Contents,
+    content_digest,
+    files_digests,
+    look_at,
+    scored_errors,
+    split_fingerprint,
+    total_bytes,
+)
 from .images import ImageData, LabeledImages
 from .split_manifest import describe_source
+from .streaming.writer import SHARD_BYTES
 
 _Place = tuple[str, int]  # role and row of an image
-_VERSION = 2  # of what is stored; another one is not read
+# Above either, an automatic choice reads headers alone. It goes by numbers that are the same on every computer and at
+# every time, as what is split off depends on which images are found to be copies.
+MANY_IMAGES, MANY_BYTES = 50_000, 2 * 10**9
+_DECODED_BYTES = 1.7e7  # of JPEG photos that a core decodes and hashes a second
+_SOME = 64  # files that tell how long reading takes
+_LONG = 1.5  # minutes, which the user is told of
 
 
 @dataclass
-class _Contents:
-    """One split's images, by row."""
+class Survey:
+    """What was seen of the images of a data set, before anything is left out.
 
-    pixels: list[str]  # a hash of the decoded image, empty where it cannot be decoded
-    errors: dict[int, str]
-    sizes: list[list[int] | None]  # width and height of the smallest and of the largest by area; `None`: none decodes
-    stored: bool = False  # read from what an earlier check stored
+    Args:
+        inspect (`str`): `full`: they were decoded; `headers`: their headers were read, and those to score on decoded.
+        contents (`dict`): [`Contents`] by role.
+        digests (`dict`, *optional*): of each role, hashes of the files whose headers are alike, by row.
+    """
+
+    inspect: str
+    contents: dict[str, Contents]
+    digests: dict[str, dict[int, str]] = field(default_factory=dict)
+
+    @property
+    def keys(self) -> dict[str, list[str]]:
+        """What is equal for equal images, by role and row; empty where one is damaged."""
+        keys = {role: [*one.pixels] for role, one in self.contents.items()}
+        for role, digests in self.digests.items():
+            for row, digest in digests.items():
+                keys[role][row] = keys[role][row] and digest
+        return keys
 
 
 @dataclass
@@ -44,19 +69,101 @@ class ImageChecks:
         data (`ImageData`): without the images that cannot be decoded, and with notes and warnings.
         lines (list of `str`): in words.
         duplicates (`np.ndarray` of `bool`, `(N,)`, *optional*): training images with an exact copy in any split.
-        pixels (`dict`): a hash of the decoded images of each split, by role.
+        pixels (`dict`): by role, a hash of the decoded images as `pixels`, or of their headers as `headers`.
         source (`dict`, *optional*): [`describe_source`] of the training images, those that are left out among them.
+        inspect (`str`, *optional*, defaults to `"none"`): how the images were looked at.
     """
 
     data: ImageData
     lines: list[str] = field(default_factory=list)
     duplicates: np.ndarray | None = None
-    pixels: dict[str, str] = field(default_factory=dict)
+    pixels: dict[str, dict[str, str]] = field(default_factory=dict)
     source: dict[str, Any] | None = None
+    inspect: str = "none"
 
 
-def check_images(data: ImageData, skip_undecodable: bool = False) -> ImageChecks:
-    """Decode all images of a data set, or read what an earlier check stored.
+def automatic_inspection(data: ImageData) -> str:
+    """`full` for up to [`MANY_IMAGES`] of [`MANY_BYTES`] in all, which is about a minute on two cores; else
+    `headers`."""
+    splits = [split for split in data.splits.values() if isinstance(split, LabeledImages)]
+    many = sum(len(split.labels) for split in splits) > MANY_IMAGES
+    return HEADERS if many or sum(map(total_bytes, splits)) > MANY_BYTES else FULL
+
+
+def describe_effort(data: ImageData, inspect: str, automatic: bool = False) -> list[str]:
+    """What looking at many images takes, and what files in their thousands cost every epoch, for the user to read.
+
+    Args:
+        data (`ImageData`): the data set.
+        inspect (`str`): how its images are looked at.
+        automatic (`bool`, *optional*, defaults to `False`): whether that is [`automatic_inspection`].
+    """
+    splits = [split for split in data.splits.values() if isinstance(split, LabeledImages)]
+    if not splits or (inspect == "none" and not data.user_data):
+        return []
+    images, sizes = sum(len(split.labels) for split in splits), [*map(total_bytes, splits)]
+    lines, cores = [], pool_size()
+    minutes = sum(sizes) / _DECODED_BYTES / cores / 60
+    duration = f"about {max(minutes, 1):.0f} min on {cores} core{'s' * (cores > 1)}, once"
+    amount = f"{images:,} images of {sum(sizes) / 1e9:.1f} GB"
+    if inspect == HEADERS and automatic:
+        lines.append(
+            f"{amount}: of those to train on only headers are read first (--inspect full decodes them, {duration})"
+        )
+    elif inspect == FULL and minutes > _LONG:
+        lines.append(f"{amount} are decoded first: {duration}, less what was before (--inspect headers reads headers)")
+    files = splits[0].files
+    if data.user_data and files and len(files) > MANY_IMAGES:
+        shards = -(-sizes[0] // SHARD_BYTES)
+        lines.append(
+            f"hint: every epoch opens {len(files):,} files, {_reading_time(files)}; "
+            f"`paco-hf data prepare {shlex.quote(splits[0].dataset)} "
+            f"--out FOLDER` copies them once into {shards} large one{'s' * (shards > 1)}, which `--dataset FOLDER "
+            "--streaming true` reads from beginning to end, and looks at none before it trains"
+        )
+    return lines
+
+
+def _reading_time(files: list[str]) -> str:
+    """What reading all files takes, by some of them."""
+    started = time.monotonic()
+    for row in (rows := np.linspace(0, len(files) - 1, _SOME).astype(int)):
+        Path(files[row]).read_bytes()
+    minutes = (time.monotonic() - started) / len(rows) * len(files) / 60
+    return f"about {minutes:.1f} min of reading one by one, as {len(rows)} of them took"
+
+
+def survey(data: ImageData, inspect: str = FULL) -> Survey:
+    """Look at all images of a data set, or read what an earlier look stored.
+
+    Args:
+        data (`ImageData`): splits that are streamed are left alone.
+        inspect (`str`, *optional*, defaults to `"full"`): `full` decodes all; `headers` reads the headers of all, and
+            decodes those to score on, so that none ends a run that has trained for days.
+
+    Raises:
+        OSError: a process that decodes has ended.
+    """
+    splits = {role: split for role, split in data.splits.items() if isinstance(split, LabeledImages)}
+    if inspect == FULL:
+        return Survey(inspect, {role: look_at(split, keep=True) for role, split in splits.items()})
+    contents = {}
+    for role, split in splits.items():
+        fingerprint = split_fingerprint(split)
+        contents[role] = look_at(split, inspect, fingerprint=fingerprint)
+        scored = scored_errors(split, fingerprint) if role != "train" else {}
+        for row, error in scored.items():
+            contents[role].errors[row], contents[role].pixels[row] = error, ""
+    counts = Counter(key for one in contents.values() for key in one.pixels if key.endswith("~"))
+    digests = {}
+    for role, one in contents.items():
+        if alike := [row for row, key in enumerate(one.pixels) if counts[key] > 1]:
+            digests[role] = files_digests(splits[role], alike)
+    return Survey(inspect, contents, digests)
+
+
+def check_images(data: ImageData, skip_undecodable: bool = False, outcome: Survey | None = None) -> ImageChecks:
+    """What the images of a data set are, as they were looked at.
 
     There is a note of the images that cannot be decoded, where these may be left out, and a warning of exact
     duplicates across splits, and of one image with several labels.
@@ -64,13 +171,15 @@ def check_images(data: ImageData, skip_undecodable: bool = False) -> ImageChecks
     Args:
         data (`ImageData`): splits that are streamed are left alone.
         skip_undecodable (`bool`, *optional*, defaults to `False`): leave out images that cannot be decoded.
+        outcome ([`Survey`], *optional*): what [`survey`] gave (default: that of all images, decoded).
 
     Raises:
         ValueError: images that cannot be decoded; says how many, and names the first.
     """
     splits = {role: split for role, split in data.splits.items() if isinstance(split, LabeledImages)}
     source = describe_source(data.train, data.user_data)
-    contents = {role: _contents(split) for role, split in splits.items()}
+    outcome = outcome or survey(data)
+    contents = outcome.contents
     errors = [message for one in contents.values() for message in one.errors.values()]
     total = sum(len(split.labels) for split in splits.values())
     if errors and not skip_undecodable:
@@ -88,33 +197,67 @@ def check_images(data: ImageData, skip_undecodable: bool = False) -> ImageChecks
             )
         if not rest.labels:
             raise ValueError(f"no image of {split.name} can be decoded: replace them, or remove the split")
-    known = " (as surveyed before)" if all(one.stored for one in contents.values()) else ""
-    sizes = [size for one in contents.values() for size in one.sizes if size]
-    small, large = min(sizes, key=math.prod), max(sizes, key=math.prod)
-    extent = f"{small[0]} x {small[1]}" + ("" if small == large else f" to {large[0]} x {large[1]}") + " pixels"
-    decodable = f"{total - len(errors)} of {total} images decode" if errors else f"all {total} images decode"
+    keys = {role: [*filter(None, ordered)] for role, ordered in outcome.keys.items()}
     places: dict[str, list[_Place]] = defaultdict(list)
-    for role, one in contents.items():
-        for index, pixels in enumerate(filter(None, one.pixels)):
-            places[pixels].append((role, index))
+    for role, ordered in keys.items():
+        for index, key in enumerate(ordered):
+            places[key].append((role, index))
     groups = [group for group in places.values() if len(group) > 1]
     line, warnings = _describe_duplicates(splits, groups)
     # Also those with a copy in another split of the source: images that are split off would have it.
     duplicates = np.zeros(len(splits["train"].labels), dtype=bool)
     duplicates[[index for group in groups for role, index in group if role == "train"]] = True
     changes: dict[str, Any] = {**splits, "notes": data.notes + notes, "warnings": data.warnings + warnings}
-    hashes = {role: _digest("\n".join(filter(None, one.pixels)).encode()) for role, one in contents.items()}
-    return ImageChecks(replace(data, **changes), [f"{decodable}{known}: {extent}", line], duplicates, hashes, source)
+    what = "pixels" if outcome.inspect == FULL else outcome.inspect
+    hashes = {
+        role: {what: content_digest("\n".join(filter(None, one.pixels)).encode())} for role, one in contents.items()
+    }
+    lines = [_describe_survey(outcome, total, len(errors)), line]
+    return ImageChecks(replace(data, **changes), lines, duplicates, hashes, source, outcome.inspect)
+
+
+def check_scored(checks: ImageChecks, parts: Collection[ImageSplit | None]) -> None:
+    """Decode what was split off to be scored on, where only headers were read: none should end a run in its end.
+
+    Args:
+        checks ([`ImageChecks`]): of the data.
+        parts (collection of `ImageSplit`): what is scored; `None` is nothing.
+
+    Raises:
+        ValueError: some cannot be decoded; names the first.
+    """
+    scored = [part for part in parts if isinstance(part, LabeledImages) and part.split_off]
+    if checks.inspect == HEADERS and (errors := [error for part in scored for error in scored_errors(part).values()]):
+        raise ValueError(
+            f"{len(errors)} of the {sum(len(part.labels) for part in scored)} images that are split off to score on "
+            f"cannot be decoded: {'; '.join(errors[:3])}{'; ...' if len(errors) > 3 else ''}. --inspect full "
+            "--skip_undecodable true leaves out all of the data that cannot be, before it is split"
+        )
+
+
+def _describe_survey(outcome: Survey, total: int, damaged: int) -> str:
+    contents = outcome.contents.values()
+    known = " (as surveyed before)" if all(one.stored for one in contents) else ""
+    sizes = [size for one in contents for size in one.sizes if size]
+    small, large = min(sizes, key=math.prod), max(sizes, key=math.prod)
+    extent = f"{small[0]} x {small[1]}" + ("" if small == large else f" to {large[0]} x {large[1]}") + " pixels"
+    count = f"{total - damaged} of {total} images" if damaged else f"all {total} images"
+    if outcome.inspect == FULL:
+        return f"{count} decode{known}: {extent}"
+    return (
+        f"{count} have readable headers{known}: {extent}; those to train on are decoded only then, when damaged ones "
+        "are left out (--inspect full decodes them first, --strict true stops at one)"
+    )
 
 
 def decodable(split: LabeledImages) -> LabeledImages:
     """A whole split without the images that cannot be decoded; a selection has none of them already."""
-    return split if split.rows is not None else _without(split, _contents(split).errors)
+    return split if split.rows is not None else _without(split, look_at(split).errors)
 
 
 def undecodable(split: LabeledImages) -> list[str]:
     """What is wrong with the images that cannot be decoded."""
-    return list(_contents(split).errors.values())
+    return list(look_at(split).errors.values())
 
 
 def _without(split: LabeledImages, rows: Collection[int]) -> LabeledImages:
@@ -155,76 +298,3 @@ def _describe_duplicates(splits: dict[str, LabeledImages], groups: list[list[_Pl
 
 def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
-
-
-def _contents(split: LabeledImages) -> _Contents:
-    # What is too large with one limit is not with another.
-    path = _folder() / f"{split_fingerprint(split)}{os.environ.get(PIXEL_LIMIT, '')}.json"
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if len(stored["pixels"]) == len(split.labels):
-            errors = {int(row): message for row, message in stored["errors"].items()}
-            return _Contents(stored["pixels"], errors, stored["sizes"], stored=True)
-    contents = _decode(split)
-    # Without a place to store it the next run decodes again.
-    with suppress(OSError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps({name: getattr(contents, name) for name in ("pixels", "errors", "sizes")}))
-    return contents
-
-
-def _decode(split: LabeledImages) -> _Contents:
-    def decode(row: int) -> tuple[str, list[int], str]:
-        try:
-            image = split.open(row)
-        except ValueError as error:
-            return "", [], str(error)
-        content = f"{image.width} {image.height} ".encode() + image.tobytes()
-        return _digest(content), [*image.size], ""
-
-    # A file that many rows name is decoded once.
-    files: Any = _files(split) or range(len(split.labels))
-    first: dict[Any, int] = {}
-    for row, file in enumerate(files):
-        first.setdefault(file, row)
-    with ThreadPoolExecutor(available_cores()) as pool:
-        results = pool.map(decode, first.values())
-        progress = tqdm(results, f"surveying {split.name}", len(first), leave=False, unit=" images", disable=None)
-        outcomes = dict(zip(first, progress, strict=True))
-    errors = {row: outcomes[file][2] for row, file in enumerate(files) if outcomes[file][2]}
-    sizes = [size for _, size, _ in outcomes.values() if size]
-    extremes = [pick(sizes, key=math.prod, default=None) for pick in (min, max)]
-    return _Contents([outcomes[file][0] for file in files], errors, extremes)
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
-
-
-def _folder() -> Path:
-    return Path(datasets.config.HF_DATASETS_CACHE) / "paco_hf" / "surveys"
-
-
-def _files(split: LabeledImages) -> list[str] | None:
-    """The file of each image, where the images are files."""
-    if split.files is not None:
-        return [split.files[row] for row in split.source_rows]
-    first = split.encoded[0][split.image_column] or {}
-    if first.get("bytes") or not os.path.isfile(first.get("path") or ""):
-        return None
-    return [image["path"] for image in split.encoded[split.image_column]]
-
-
-def split_fingerprint(split: LabeledImages) -> str:
-    """Identifies the images of a split and their order, without decoding one: by paths, sizes, times and inodes of
-    files, else by the fingerprint that `datasets` keeps."""
-    digest = hashlib.blake2b(f"{_VERSION} {split.name} ".encode(), digest_size=16)
-    files = _files(split)
-    if files is None:
-        # Private, as `datasets` names the state of a data set nowhere else; it changes with every transformation.
-        digest.update(f"{split.data._fingerprint} {split.image_column}".encode())
-        return digest.hexdigest()
-    identities = {file: identity(file) for file in set(files)}
-    for file in files:
-        digest.update(f"{os.path.abspath(file)} {identities[file]}\n".encode())
-    return digest.hexdigest()

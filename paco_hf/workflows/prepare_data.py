@@ -3,12 +3,20 @@
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.exclusion import excluded_rows
-from ..data.image_checks import ImageChecks, check_images
+from ..data.image_checks import (
+    ImageChecks,
+    automatic_inspection,
+    check_images,
+    check_scored,
+    describe_effort,
+    survey,
+)
+from ..data.image_survey import FULL, note_damaged
 from ..data.images import ImageData, Images, LabeledImages
 from ..data.loading import load_data
 from ..data.spec import ROLES, DataSpec
@@ -17,6 +25,9 @@ from ..data.streaming.manifest import LANES
 from ..runs.folder import RunFolder
 from ..runs.resume_points import resume_points
 from ..utils.console import say
+from ..utils.distributed import gather_objects
+from ..utils.main_process import computed_once, first_then_others
+from ..utils.text import examples
 
 
 @dataclass(frozen=True)
@@ -26,19 +37,53 @@ class RunData:
     Args:
         run (`RunArguments`): those of the run, with the share that was split off for the test where there was none.
         division (`Division`): the splits.
-        pixels (`dict`): a hash of the decoded images of each split by role, where they were inspected.
+        pixels (`dict`): hashes of the images of each split by role, where they were inspected, as
+            [`ImageChecks`] has them.
     """
 
     run: RunArguments
     division: Division
-    pixels: dict[str, str]
+    pixels: dict[str, dict[str, str]]
 
     @cached_property
     def images(self) -> dict[str, Images]:
-        """The images of `train`, and of `validation` and `test` where there are any. All are decoded, or sampled, at
-        once: an image that cannot be decoded should not end a finished run."""
+        """The images of `train`, and of `validation` and `test` where there are any. All that are kept in memory are
+        decoded at once. Only of those to train on damaged ones are left out, where they have not been decoded before;
+        a benchmark's have to be whole."""
+        tolerant = self.division.data.user_data and self.run.inspect != FULL and not self.run.strict
         splits = self.division.trained, self.division.validation, self.division.data.test
-        return {role: Images(split) for role, split in zip(ROLES, splits, strict=True) if split}
+        roles = zip(ROLES, splits, strict=True)
+        return {role: Images(split, role == "train" and tolerant) for role, split in roles if split}
+
+    def damaged(self) -> list[int]:
+        """The rows of images to train on that turned out damaged so far; every process asks."""
+        images, damaged = self.images["train"], set[int]()
+        for rows in gather_objects(images.damaged()):
+            damaged.update(rows)
+        # Where features are kept, an earlier run met them.
+        unread = self.run.on_features and self.run.inspect != FULL
+        if isinstance(images.split, LabeledImages) and (damaged or unread):
+            damaged = note_damaged(images.split, damaged)
+        return sorted(damaged)
+
+    def note_damaged(self) -> list[str]:
+        """Which images were left out as they turned out damaged in training; every process asks.
+
+        Returns:
+            a note, which those of the data then have as well; none where there was no such image.
+        """
+        images, damaged = self.images["train"], self.damaged()
+        if not damaged:
+            return []
+        count = f"{len(damaged)} images" if len(damaged) > 1 else "1 image"
+        every = images.split.image_names()
+        names = [every[index] for index in damaged]
+        note = (
+            f"left out in training, as damaged: {count} of {len(images)} ({examples(names, 5)}), in whose place were "
+            "others of their classes"
+        )
+        self.division.data.notes.append(note)
+        return [f"WARNING: {note}"]
 
     @property
     def class_names(self) -> list[str]:
@@ -47,25 +92,39 @@ class RunData:
 
 
 def load_checked(run: RunArguments, args: PaCoTrainingArguments) -> ImageChecks:
-    """Load the data and check its images.
+    """Load the data and check its images: rank 0 looks at them, for all.
 
     Raises:
         ValueError, OSError: data that cannot be read or trained on.
     """
     main = args.process_index == 0
-    with args.main_process_first(local=False):
-        window = max(run.shuffle_buffer, LANES * args.per_device_train_batch_size)
-        data = load_data(DataSpec.from_settings(vars(run), window=window))
-        if data.description:
-            say(main, data.description)
-        # A stream is read once, in training.
-        inspect = data.user_data if run.inspect is None else run.inspect
-        inspect = inspect and isinstance(data.train, LabeledImages)
-        if run.skip_undecodable and not inspect:
-            raise ValueError(
-                "--skip_undecodable leaves out what --inspect finds: give --inspect true, or leave it out"
-            )
-        return check_images(data, run.skip_undecodable) if inspect else ImageChecks(data)
+    window = max(run.shuffle_buffer, LANES * args.per_device_train_batch_size)
+    spec = DataSpec.from_settings(vars(run), window=window)
+    data = first_then_others(lambda: load_data(spec))
+    if data.description:
+        say(main, data.description)
+    inspect = _inspection(run, args, data)
+    if run.skip_undecodable and inspect == "none":
+        raise ValueError("--skip_undecodable leaves out what --inspect finds: give --inspect full, or leave it out")
+    say(main, *describe_effort(data, inspect, automatic=run.inspect is None))
+    if inspect == "none":
+        return ImageChecks(data)
+    return check_images(data, run.skip_undecodable, computed_once(lambda: survey(data, inspect)))
+
+
+def _inspection(run: RunArguments, args: PaCoTrainingArguments, data: ImageData) -> str:
+    """How images are looked at: as the user says, as the run that is resumed looked at them, or by how many there are;
+    what is split off follows which are found to be copies."""
+    if not isinstance(data.train, LabeledImages):  # a stream is read once, in training
+        return "none"
+    if run.inspect is not None:
+        return run.inspect
+    if not data.user_data:
+        return "none"
+    if points := resume_points(Path(args.output_dir), run, args):
+        before = RunFolder(points[0]).recipe.get("inspect", "full")  # a run of before there was a choice decoded all
+        return RunArguments(inspect=before).inspect or "full"
+    return automatic_inspection(data)
 
 
 def split_data(run: RunArguments, args: PaCoTrainingArguments, checks: ImageChecks) -> RunData:
@@ -90,7 +149,7 @@ def split_data(run: RunArguments, args: PaCoTrainingArguments, checks: ImageChec
         data.notes.append(f"left out by {run.exclude_list}: {count} image{'s' * (count != 1)}")
     division = divide(
         data,
-        args.seed,
+        run.carve_seed(args.seed),
         run.validation_fraction,
         fraction,
         checks.duplicates,
@@ -100,7 +159,8 @@ def split_data(run: RunArguments, args: PaCoTrainingArguments, checks: ImageChec
         excluded=excluded if count else None,
     )
     say(args.process_index == 0, "\n".join(_describe(division, checks.lines)))
-    return RunData(run, division, checks.pixels)
+    computed_once(lambda: check_scored(checks, [division.validation, division.data.test]))
+    return RunData(replace(run, inspect=cast(Any, checks.inspect)), division, checks.pixels)
 
 
 def _with_test(run: RunArguments, args: PaCoTrainingArguments, data: ImageData, duplicates: Any) -> RunArguments:

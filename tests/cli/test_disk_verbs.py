@@ -178,7 +178,7 @@ def test_a_lock_that_cannot_be_written_leaves_nothing(homes, monkeypatch: pytest
 def test_surveys_that_cannot_be_stored_stop_nothing(homes, monkeypatch: pytest.MonkeyPatch, surveys: Path) -> None:
     monkeypatch.chdir(homes[0])
     with monkeypatch.context() as patch:
-        patch.setattr("paco_hf.data.image_checks.write_text", full)
+        patch.setattr("paco_hf.data.image_survey.write_text", full)
         assert main(["train", *TINY, "--max_steps", "2", "--output_dir", "new"]) == 0
     assert not list(surveys.iterdir())
     assert (homes[0] / "new" / "metrics.json").is_file()

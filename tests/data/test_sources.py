@@ -359,8 +359,8 @@ def test_wrong_input_is_one_clear_line(tmp_path, capsys) -> None:
         (["--test_min_images", "0"], "test_min_images must be at least 1, got 0"),
         (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--split_seed", "-1"], "split_seed must be at least 0, got -1"),
-        (["--skip_undecodable", "true"], "give --inspect true, or leave it out"),
-        (["--skip_undecodable", "true", "--inspect", "false"], "leave out --inspect false"),
+        (["--skip_undecodable", "true"], "give --inspect full, or leave it out"),
+        (["--skip_undecodable", "true", "--inspect", "false"], "leave out --inspect none"),
         (["--imbalance_factor", "10"], "has no effect on builtin: leave it out"),
         (["--dataset", ""], "--dataset is empty"),
     ):

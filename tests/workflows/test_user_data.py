@@ -357,7 +357,7 @@ def test_resume_notices_renamed_files_and_another_carve(tmp_path) -> None:
     with pytest.raises(ValueError, match="other images would be split off for the test"):
         check_source(before, divide(load_data(str(root)), 0, 0.1, 0.2, split_seed=1).manifest)
     with pytest.raises(
-        ValueError, match=r"split off for the validation .* give its original --validation_fraction and --seed"
+        ValueError, match=r"split off for the validation .* give its original --validation_fraction, --seed and"
     ):
         check_source(before, divide(load_data(str(root)), 1, 0.1, 0.2).manifest)
     changed = root / "a" / "0.png"
