@@ -68,8 +68,10 @@ def long_tailed_indices(targets: Any, counts: Sequence[int], seed: int = 0) -> l
     labels = np.asarray(targets)
     generator = np.random.RandomState(seed)
     selected: list[int] = []
+    order = np.argsort(labels, kind="stable")
+    ends = np.searchsorted(labels[order], np.arange(len(counts) + 1))
     for label, count in enumerate(counts):
-        members = np.flatnonzero(labels == label)
+        members = order[ends[label] : ends[label + 1]]
         if len(members) < count:
             raise ValueError(
                 f"class {label} has {len(members)} images, but the selection needs {count}: give a larger "

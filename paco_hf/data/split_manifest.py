@@ -42,7 +42,10 @@ def check_source(before: dict[str, Any] | None, now: dict[str, Any] | None) -> N
             f"the data has changed since the run was started (it has {changed}), so its splits would not be the same: "
             "restore it, or start over with --overwrite"
         )
-    flags = {"test": "--test_fraction, --split_seed and --inspect", "validation": "--validation_fraction and --seed"}
+    flags = {
+        "test": "--test_fraction, --split_seed and --inspect",
+        "validation": "--validation_fraction, --seed and --validation_seed",
+    }
     for role, settings in flags.items():
         parts = [manifest["splits"][role] or {} for manifest in (before, now)]
         if any(part.get("carved") for part in parts) and parts[0].get("selection") != parts[1].get("selection"):
@@ -77,19 +80,20 @@ def _content(full: ImageSplit) -> str | None:
     return hashlib.sha256(full.encoded_sizes().tobytes()).hexdigest()
 
 
-def describe_data(data: ImageData, pixels: dict[str, str]) -> dict[str, Any]:
+def describe_data(data: ImageData, pixels: dict[str, dict[str, str]]) -> dict[str, Any]:
     """What identifies all the images that a run is trained and scored on, wherever they come from, and their classes.
 
     Args:
         data (`ImageData`): the splits of the source.
-        pixels (`dict`): hashes of their decoded images by role, where these are known.
+        pixels (`dict`): by role, a hash of the decoded images as `pixels` or of their headers as `headers`, where
+            these are known.
 
     Returns:
-        `classes`, the SHA-256 of their names, and for each role what [`describe_source`] says, with `pixels`.
+        `classes`, the SHA-256 of their names, and for each role what [`describe_source`] says, with these hashes.
     """
     described: dict[str, Any] = {"classes": hashlib.sha256("\n".join(data.class_names).encode()).hexdigest()}
     for role, split in data.splits.items():
-        described[role] = describe_source(split) | ({"pixels": pixels[role]} if role in pixels else {})
+        described[role] = describe_source(split) | pixels.get(role, {})
     return described
 
 
@@ -133,7 +137,7 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
     if before["selection"] != now["selection"]:
         return "other labels, or another order"
     # Runs of before contents were recorded have labels only.
-    for what in ("content", "pixels"):
+    for what in ("content", "pixels", "headers"):
         if before.get(what) and now.get(what) and before[what] != now[what]:
             return "other, changed or renamed images, or another order"
     return ""
@@ -142,7 +146,10 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
 def public_manifest(manifest: dict[str, Any]) -> dict[str, Any]:
     """A manifest without the names of files."""
     splits = manifest["splits"].items()
-    nameless = {role: split and {key: split[key] for key in split if key != "files"} for role, split in splits}
+    nameless = {
+        role: split and {key: split[key] for key in split if key not in ("files", "file_digests")}
+        for role, split in splits
+    }
     return manifest | {"splits": nameless}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..metrics import GROUPS, shot_group
+from .image_scores import Answers
 
 LEVEL = 0.9  # how sure it is that a precision is kept
 COVERAGES = (1.0, 0.98, 0.95, 0.9, 0.8, 0.7, 0.5)  # of the table in the report
@@ -116,7 +117,7 @@ def precision_threshold(
 
 
 def choose_thresholds(
-    probabilities: np.ndarray,
+    answers: Answers,
     labels: np.ndarray,
     weight: np.ndarray,
     class_counts: Sequence[int] | None,
@@ -127,7 +128,7 @@ def choose_thresholds(
     The group of a prediction is known where the model is used; that of the true class is not.
 
     Args:
-        probabilities (`(N, C)`): of images that were not trained on.
+        answers ([`Answers`]): to images that were not trained on.
         labels (`(N,)`): true class ids.
         weight (`(N,)`): what each image counts for, see [`image_weights`].
         class_counts (`(C,)`, *optional*): training images of each class; without it there is one threshold for all.
@@ -141,11 +142,9 @@ def choose_thresholds(
         ValueError: a precision that no threshold can promise.
     """
     kind, share = parse_target(target)
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1).astype(np.float64)
+    predicted, confidence = answers.predicted, answers.confidence.astype(np.float64)
     right = predicted == labels
-    group = (
-        np.zeros(probabilities.shape[1], dtype=int) if class_counts is None else shot_group(np.asarray(class_counts))
-    )
+    group = np.zeros(answers.classes, dtype=int) if class_counts is None else shot_group(np.asarray(class_counts))
     names = ("all",) if class_counts is None else GROUPS
     thresholds, chosen, refusals = np.zeros(len(group)), {}, list[tuple[float, str]]()
     for i in np.unique(group).tolist():
@@ -200,7 +199,7 @@ def _answers(accepted: np.ndarray, rows: np.ndarray, right: np.ndarray, weight: 
 
 
 def examine_abstention(
-    probabilities: np.ndarray,
+    answers: Answers,
     labels: np.ndarray,
     weight: np.ndarray,
     class_counts: Sequence[int] | None,
@@ -209,7 +208,7 @@ def examine_abstention(
     """What not answering would cost and gain, and what a rule does.
 
     Args:
-        probabilities (`(N, C)`): of labeled images.
+        answers ([`Answers`]): to labeled images.
         labels (`(N,)`): true class ids.
         weight (`(N,)`): what each image counts for.
         class_counts (`(C,)`, *optional*): training images of each class, for the groups.
@@ -221,7 +220,7 @@ def examine_abstention(
         also `by_prediction` and `by_class`: of the images *predicted* as a class of each group, and that *are* of it,
         `images`, `coverage`, `precision`, `low` and `high` (95%).
     """
-    predicted, confidence = probabilities.argmax(axis=1), probabilities.max(axis=1)
+    predicted, confidence = answers.predicted, answers.confidence
     right, everything = predicted == labels, np.ones(len(labels), dtype=bool)
     parts = {side: {"overall": everything} for side in ("by_class", "by_prediction")}
     if class_counts is not None:

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from ..metrics import GROUPS, by_group, confidence_bins, shot_group
+from .image_scores import Answers, ImageScores, row_blocks
 from .intervals import bootstrap, class_intervals, class_means, widen_ends
-from .priors import log_frequencies, scores_under_priors, softmax
+from .priors import PRIORS, scores_under_priors, shifted_prior
 
 BINS = 15
 _LISTED = 20
@@ -72,14 +73,16 @@ def evaluate_logits(
             "temperature": temperature,
             "balanced": logit_counts is None,
             "weighted": bool(np.ptp(split.weight) > 1e-9),
-            "groups": split.reliability(split.probabilities),
-            "uncalibrated": None if temperature is None else split.reliability(softmax(logits)),
+            "groups": split.reliability(split.image_scores.answers),
+            "uncalibrated": split.image_scores.uncalibrated and split.reliability(split.image_scores.uncalibrated),
         },
         "confusion_groups": split.group_confusions(),
         "confusions": split.confusions(split.predicted != true),
         "tail_to_head": split.tail_to_head(),
         "worst_classes": split.worst_classes(),
-        "priors": None if counts is None else scores_under_priors(split.balanced, true, split.predicted, counts),
+        "priors": None
+        if counts is None
+        else scores_under_priors(split.image_scores.adapted, true, split.predicted, counts),
     }
 
 
@@ -87,12 +90,13 @@ def _check_logits(logits: np.ndarray, true: np.ndarray, classes: int) -> None:
     """Raise `ValueError` where logits do not fit the labels, or are not finite."""
     if logits.shape != (len(true), classes) or len(true) == 0:
         raise ValueError(f"logits must be (N, C) = ({len(true)}, {classes}) with N of 1 or more, got {logits.shape}")
-    if not np.isfinite(logits).all():
-        row = int(np.flatnonzero(~np.isfinite(logits).all(axis=1))[0])
-        raise ValueError(
-            f"the logits of image {row} are not finite: the weights are damaged, or overflow in this precision; try "
-            "--precision fp32"
-        )
+    for rows in row_blocks(logits):
+        finite = np.isfinite(logits[rows]).all(axis=1)
+        if not finite.all():
+            raise ValueError(
+                f"the logits of image {rows.start + int(finite.argmin())} are not finite: the weights are damaged, or "
+                "overflow in this precision; try --precision fp32"
+            )
 
 
 class _ScoredSplit:
@@ -113,22 +117,19 @@ class _ScoredSplit:
         self.rows: dict[str, np.ndarray] = {}
         if self.group is not None:
             self.rows = {name: self.group[true] == i for i, name in enumerate(GROUPS)}
-        self.predicted = logits.argmax(axis=1)
+        priors = [] if self.counts is None else [shifted_prior(self.counts, r, direction) for direction, r in PRIORS]
+        self.image_scores = ImageScores.from_logits(logits, true, temperature, logit_counts, priors)
+        self.predicted = self.image_scores.predicted
         self.images = np.bincount(true, minlength=self.classes)
         self.right = (self.predicted == true).astype(np.float64)
         self.accuracy = self.class_accuracy(np.arange(len(true)))
-        scaled = logits / (temperature or 1.0)
-        self.balanced = scaled if logit_counts is None else scaled - log_frequencies(logit_counts)
-        self.probabilities = softmax(scaled)
         self.weight = np.ones(len(true))
         if logit_counts is None:
             self.weight = len(true) / (self.images > 0).sum() / self.images[true]
-        true_probability = self.probabilities[np.arange(len(true)), true].astype(np.float64)
+        true_probability = self.image_scores.true_probability
         self.nll = -np.log(np.maximum(true_probability, np.finfo(np.float32).tiny))
-        # sum_c (p_c - y_c)^2 without the one-hot matrix.
-        squares = np.einsum("nc,nc->n", self.probabilities, self.probabilities, dtype=np.float64)
-        self.brier = squares - 2 * true_probability + 1
-        confidence = self.probabilities.max(axis=1)
+        self.brier = self.image_scores.squares - 2 * true_probability + 1
+        confidence = self.image_scores.answers.confidence
         self.bins = confidence_bins(confidence, BINS)
         self.confidence = confidence.astype(np.float64)
         self.gap = self.right - self.confidence
@@ -193,10 +194,10 @@ class _ScoredSplit:
             }
         )
 
-    def reliability(self, probabilities: np.ndarray) -> dict[str, Any]:
+    def reliability(self, answers: Answers) -> dict[str, Any]:
         """Confidence against accuracy in 15 bins of equal width, overall and for the images of each group, which
         count as their weights say."""
-        right, confidence = probabilities.argmax(axis=1) == self.true, probabilities.max(axis=1)
+        right, confidence = answers.predicted == self.true, answers.confidence
         parts = {"overall": np.ones(len(self.true), dtype=bool), **self.rows}
         return dict.fromkeys(("overall", *GROUPS)) | {
             name: _reliability(right[rows], confidence[rows], self.weight[rows])

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..utils.files import replacing
+from .image_scores import row_blocks
 from .priors import softmax
 
 KEPT = 10  # classes of an image whose probabilities are kept
 _ABOUT = b"paco_hf"  # the key of what is known of all rows, in the file's metadata
-_BLOCK = 4_000_000  # probabilities at a time
 
 
 @dataclass
@@ -68,15 +68,14 @@ class Predictions:
         """
         label, kept = np.asarray(labels, dtype=np.int32), min(KEPT, logits.shape[1])
         parts = []
-        rows = max(_BLOCK // logits.shape[1], 1)
-        for start in range(0, len(label), rows):
-            probabilities = softmax(logits[start : start + rows] / (temperature or 1.0)).astype(np.float32)
+        for rows in row_blocks(logits, "the most probable classes"):
+            probabilities = softmax(logits[rows] / (temperature or 1.0)).astype(np.float32)
             top = _highest(probabilities, kept)
-            true = label[start : start + rows, None]
+            true, highest = label[rows, None], np.take_along_axis(probabilities, top, axis=1)
             right = np.take_along_axis(probabilities, true, axis=1)
-            np.put_along_axis(others := probabilities.copy(), true, -1.0, axis=1)
-            other = np.maximum(others.max(axis=1, keepdims=True), 0.0)
-            parts.append((top, np.take_along_axis(probabilities, top, axis=1), right[:, 0], (right - other)[:, 0]))
+            np.put_along_axis(probabilities, true, -1.0, axis=1)
+            other = np.maximum(probabilities.max(axis=1, keepdims=True), 0.0)
+            parts.append((top, highest, right[:, 0], (right - other)[:, 0]))
         top_classes, top_probabilities, label_probability, margin = map(np.concatenate, zip(*parts, strict=True))
         return cls(
             label=label,

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 RATIOS = (50, 25, 10, 5, 2)
+# Directions and ratios of the priors that a report shows.
+PRIORS = [("forward", r) for r in RATIOS] + [("uniform", 1)] + [("backward", r) for r in reversed(RATIOS)]
 
 
 def read_frequencies(file: str) -> dict[str, float]:
@@ -62,28 +64,27 @@ def shifted_prior(counts: np.ndarray, ratio: float, direction: str) -> np.ndarra
 
 
 def scores_under_priors(
-    logits: np.ndarray, true: np.ndarray, predicted: np.ndarray, counts: np.ndarray
+    adapted: np.ndarray, true: np.ndarray, predicted: np.ndarray, counts: np.ndarray
 ) -> dict[str, Any]:
     """Accuracy where classes are as frequent as a prior says, from the accuracy of each class: of the predictions as
     they are, and with the log of the prior added to the (balanced) logits.
 
     Args:
-        logits (`(N, C)`): balanced, as for equally frequent classes.
+        adapted (`(P, N)`): class ids of the predictions with each of [`PRIORS`].
         true (`(N,)`): class ids.
         predicted (`(N,)`): class ids of the predictions as they are.
         counts (`(C,)`): training images of each class.
     """
     images = np.bincount(true, minlength=len(counts))
-    shifts = [("forward", r) for r in RATIOS] + [("uniform", 1)] + [("backward", r) for r in reversed(RATIOS)]
     rows = []
-    for direction, ratio in shifts:
-        prior = shifted_prior(counts, ratio, direction)
-        weight = np.where(images > 0, prior, 0)
+    for (direction, ratio), better in zip(PRIORS, adapted, strict=True):
+        weight = np.where(images > 0, shifted_prior(counts, ratio, direction), 0)
         weight = weight / weight.sum()
-        adapted = (logits + np.log(prior).astype(logits.dtype)).argmax(axis=1)
-        as_is, better = (
+        accuracies = (
             float(weight @ (np.bincount(true[p == true], minlength=len(counts)) / np.maximum(images, 1)))
-            for p in (predicted, adapted)
+            for p in (predicted, better)
         )
-        rows.append({"direction": direction, "ratio": ratio, "accuracy": as_is, "adapted": better})
+        rows.append(
+            {"direction": direction, "ratio": ratio, **dict(zip(("accuracy", "adapted"), accuracies, strict=True))}
+        )
     return {"ratios": list(RATIOS), "rows": rows}

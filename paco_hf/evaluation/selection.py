@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .image_scores import row_blocks
 from .priors import log_frequencies
 from .temperature import fit_temperature
 
@@ -23,12 +24,16 @@ def balanced_log_loss(logits: np.ndarray, labels: Any, logit_counts: Any = None)
         labels (`(N,)`): their classes, two at least.
         logit_counts (`(C,)`, *optional*): what the logits are for, as for [`fit_temperature`].
     """
-    true, scores = np.asarray(labels), logits / fit_temperature(logits, labels, logit_counts, balanced=True)
-    if logit_counts is not None:
-        scores = scores - log_frequencies(logit_counts)
-    highest = scores.max(axis=1)
-    losses = highest + np.log(np.exp(scores - highest[:, None]).sum(axis=1)) - scores[np.arange(len(true)), true]
-    counts = np.bincount(true)
+    true, temperature = np.asarray(labels), fit_temperature(logits, labels, logit_counts, balanced=True)
+    parts = []
+    for rows in row_blocks(logits):
+        scores = logits[rows] / temperature
+        if logit_counts is not None:
+            scores -= log_frequencies(logit_counts)
+        highest = scores.max(axis=1)
+        right = np.take_along_axis(scores, true[rows, None], axis=1)[:, 0]
+        parts.append(highest + np.log(np.exp(scores - highest[:, None]).sum(axis=1)) - right)
+    losses, counts = np.concatenate(parts), np.bincount(true)
     return float((np.bincount(true, losses)[counts > 0] / counts[counts > 0]).mean())
 
 

@@ -62,7 +62,8 @@ def class_mean_logits(features: np.ndarray, labels: Any, classes: int) -> np.nda
     """
     label = np.asarray(labels)
     unit = unit_rows(features)
-    means = np.stack([unit[label == c].mean(0) for c in np.unique(label)])
+    order = np.argsort(label, kind="stable")
+    means = np.stack([unit[rows].mean(0) for rows in np.split(order, np.flatnonzero(np.diff(label[order])) + 1)])
     unit = unit_rows(unit - means.mean(0))
     copies, rows, weight = same_images(unit, label), np.arange(len(label)), np.ones(len(label), dtype=np.float32)
     for _ in range(ROUNDS + 1):

@@ -6,6 +6,7 @@ import numpy as np
 
 from ..metrics import shot_group
 from .abstention import parse_share, share_threshold
+from .image_scores import row_blocks
 
 ACCEPTED = 0.95  # of the images of known classes, unless the user says otherwise
 SCORES = ("max_logit", "energy")
@@ -37,7 +38,8 @@ def unknown_scores(logits: np.ndarray, score: str) -> np.ndarray:
     highest = logits.max(axis=1)
     if score == "max_logit":
         return np.asarray(highest)
-    return np.asarray(highest + np.log(np.exp(logits - highest[:, None]).sum(axis=1)))
+    sums = [np.exp(logits[rows] - highest[rows, None]).sum(axis=1) for rows in row_blocks(logits)]
+    return np.asarray(highest + np.log(np.concatenate(sums)))
 
 
 def unknown_thresholds(

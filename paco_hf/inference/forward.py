@@ -1,8 +1,5 @@
 """The classifier's forward pass over many images: as fast as the hardware gives in the precision asked for."""
 
-import os
-import shlex
-import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -11,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..models.modeling_paco import PaCoForImageClassification, PaCoModel
-from ..utils.hardware import hardware_precision
+from ..utils.hardware import cpp_compiler, hardware_precision
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = ("auto", *_DTYPES)
@@ -111,8 +108,8 @@ def fast_forward(
 
 
 def _compiled(function: Callable[[Tensor], Tensor], device: str) -> Callable[[Tensor], Tensor]:
-    compiler = shlex.split(os.environ.get("CXX") or "g++")[0]
-    if device == "cpu" and shutil.which(compiler) is None:
+    compiler, there = cpp_compiler()
+    if device == "cpu" and not there:
         warnings.warn(f"no C++ compiler {compiler!r} on the path: going on without torch.compile", stacklevel=3)
         return function
     return torch.compile(function, options={"freezing": True})

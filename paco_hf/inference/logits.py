@@ -2,19 +2,21 @@
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import PartialState
+from torch import Tensor
 
 from ..data.images import Images
 from ..metrics import headline
 from ..models.configuration_paco import PaCoConfig
 from ..models.modeling_paco import PaCoForImageClassification
-from ..utils.distributed import gather_rows
+from ..utils.main_process import computed_once, rows_in_first
 from ..utils.memory import keep_freed_memory
 from .batches import image_batches
 from .feature_cache import stored_features
@@ -56,7 +58,7 @@ def score(
             checkpoints of other classes.
     """
     logits, labels, config = balanced_logits(model_folders, images, class_names, batch_size, precision, compile)
-    return headline(logits.argmax(axis=1), labels, config)
+    return computed_once(lambda: headline(logits.argmax(axis=1), labels, config))
 
 
 def balanced_logits(
@@ -69,15 +71,16 @@ def balanced_logits(
     *,
     tta: str = "none",
 ) -> tuple[np.ndarray, np.ndarray, PaCoConfig]:
-    """Logits of a checkpoint, or the mean of those of several, in every process alike.
+    """Logits of a checkpoint, or the mean of those of several, in the first process: all compute their share.
 
     Args:
         model_folders, images, class_names, batch_size, precision, compile: as those of [`score`].
         tta (`str`, *optional*, defaults to `"none"`): of [`paco_hf.inference.forward.fast_forward`].
 
     Returns:
-        logits `(N, C)` in float32, without temperature and inference prior; labels `(N,)`; the configuration of the
-        first checkpoint, as stored.
+        logits `(N, C)` in float32, without temperature and inference prior (in other processes `(0, C)`: what is made
+        of them is for [`paco_hf.utils.main_process.computed_once`]); labels `(N,)`; the configuration of the first
+        checkpoint, as stored.
     """
     check_inference(precision, batch_size)
     check_tta(tta)
@@ -109,18 +112,44 @@ def balanced_logits(
         for one, processor in zip(models.values(), processors, strict=True)
     ]
     forwards = [fast_forward(model.to(state.device), precision, compile, tta) for model in models.values()]
-    # Every process has neighbors, which are read together; it may have no image at all.
-    first, last = (len(labels) * (state.process_index + i) // state.num_processes for i in (0, 1))
-    parts = [torch.empty(0, config.num_labels, device=state.device)]
-    rows, show = range(first, last), state.is_main_process
+    logits = np.empty((len(labels) if state.is_main_process else 0, config.num_labels), dtype=np.float32)
+    for starts, rows, views in _shared_batches(images, processors, batch_size, stored, state):
+        outputs = [forward(pixels) for forward, pixels in zip(forwards, views, strict=True)]
+        part = torch.stack(outputs).mean(0) if outputs else torch.empty(0, config.num_labels, device=state.device)
+        for start, scores in zip(starts, rows_in_first(part, rows), strict=False):
+            logits[start : start + len(scores)] = scores.cpu().numpy()
+    return logits, np.asarray(labels), config
+
+
+def _shared_batches(
+    images: Images, processors: list[Any], size: int, stored: list[np.ndarray | None], state: PartialState
+) -> Iterator[tuple[list[int], list[int], Sequence[Tensor]]]:
+    """Batches of this process, as many as the process with most has: a process has neighbors, which are read together.
+
+    Args:
+        images ([`Images`]): of all processes.
+        processors (list of image processors): of the models.
+        size (`int`): images a batch.
+        stored (list of arrays `(N, F)`, *optional*): features of the images by model, in place of pixels.
+        state (`PartialState`): of the processes.
+
+    Yields:
+        of each process the first row and the number of its images, and of this one what the models take, which is
+        nothing where it has no image left.
+    """
+    total, world = len(images.split.labels), state.num_processes
+    ends = [total * rank // world for rank in range(world + 1)]
+    first, last = ends[state.process_index : state.process_index + 2]
     kept = [torch.from_numpy(features)[first:last].float() for features in stored if features is not None]
-    batches: Any = zip(*(features.split(batch_size) for features in kept), strict=True)
-    if len(kept) < len(models):
-        batches = image_batches(images, processors, batch_size, f"scoring {name}", rows=rows, show=show)
-    for views in batches:
-        logits = [forward(pixels) for forward, pixels in zip(forwards, views, strict=True)]
-        parts.append(torch.stack(logits).mean(0))
-    return torch.cat(gather_rows(torch.cat(parts))).cpu().numpy(), np.asarray(labels), config
+    batches: Any = zip(*(features.split(size) for features in kept), strict=True)
+    if len(kept) < len(stored):
+        title, show = f"scoring {images.split.name}", state.is_main_process
+        batches = image_batches(images, processors, size, title, rows=range(first, last), show=show)
+    batches = iter(batches if first < last else ())
+    for offset in range(0, max(end - start for start, end in pairwise(ends)), size):
+        rows = [min(max(end - start - offset, 0), size) for start, end in pairwise(ends)]
+        yield [start + offset for start in ends[:-1]], rows, next(batches) if rows[state.process_index] else ()
+    next(batches, None)  # so that the bar of progress ends
 
 
 def _load(model_folders: str | Path | Sequence[str | Path]) -> dict[str, PaCoForImageClassification]:

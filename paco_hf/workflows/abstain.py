@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
 
 from ..data.images import Images
 from ..evaluation.abstention import (
@@ -15,6 +14,7 @@ from ..evaluation.abstention import (
     image_weights,
     rule_lines,
 )
+from ..evaluation.image_scores import Answers, row_blocks
 from ..evaluation.priors import softmax
 from ..evaluation.temperature import fit_temperature
 from ..evaluation.unknown import parse_unknown, unknown_scores, unknown_thresholds
@@ -24,6 +24,7 @@ from ..models.configuration_paco import PaCoConfig
 from ..runs.folder import RunFolder
 from ..runs.layout import HELD_OUT_NAME, VALIDATION_FOLDER
 from ..utils.files import readable
+from ..utils.main_process import computed_once
 from ..utils.tensors import read_tensors, save_tensors
 from .calibrate import fitted_line, update_config
 from .evaluation_data import load_evaluation
@@ -74,11 +75,14 @@ class StoredChanges:
         Raises:
             ValueError: there are no such images, or a precision that they cannot promise.
         """
-        config, notes = PaCoConfig.from_pretrained(model), list[str]()
-        logits, labels, source = np.empty((0, config.num_labels)), np.empty(0, dtype=int), ""
+        logits, labels, source, note = np.empty((0, 0)), np.empty(0, dtype=int), "", ""
         if self.fitted:
             logits, labels, source, note = _held_out(model, dataset, data_fields, inference)
-            notes += filter(None, [note])
+        return [*filter(None, [note]), *computed_once(lambda: self._store(model, logits, labels, source))]
+
+    def _store(self, model: str, logits: np.ndarray, labels: np.ndarray, source: str) -> list[str]:
+        """Choose it all by logits `(N, C)` of images with labels, described by `source`, and write it."""
+        config, notes = PaCoConfig.from_pretrained(model), list[str]()
         fields: dict[str, Any] = {}
         if self.calibrate:
             config.temperature = fields["temperature"] = fit_temperature(logits, labels, config.logit_counts)
@@ -88,9 +92,8 @@ class StoredChanges:
             fields["abstention"] = rule or None
             where = f"chosen on {len(labels)} {source}, stored in {model}" if lines else f"removed from {model}"
             notes += [*lines, where] if rule else [f"{model} abstains no more"]
-        if fields and PartialState().is_main_process:
+        if fields:
             notes += filter(None, [update_config(model, **fields)])
-        PartialState().wait_for_everyone()
         return notes
 
     def _rule(self, logits: np.ndarray, labels: np.ndarray, config: PaCoConfig) -> tuple[dict[str, Any], list[str]]:
@@ -129,18 +132,31 @@ def choose_rule(logits: np.ndarray, labels: np.ndarray, config: PaCoConfig, targ
     Raises:
         ValueError: as [`choose_thresholds`].
     """
-    thresholds, chosen = choose_thresholds(
-        *_as_used(logits, labels, config), class_counts=config.group_counts, target=target
-    )
+    answers, _ = _answers_as_used(logits, config)
+    weight = _weights_as_used(labels, config)
+    thresholds, chosen = choose_thresholds(answers, labels, weight, config.group_counts, target)
     chosen_with = {"temperature": config.temperature, "inference_prior": config.inference_prior}
     return {"target": target, "thresholds": thresholds.tolist(), **chosen_with}, rule_lines(target, chosen)
 
 
-def _as_used(logits: np.ndarray, labels: np.ndarray, config: PaCoConfig) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Probabilities, labels and the weights of images where classes are as frequent as the probabilities say."""
+def _weights_as_used(labels: np.ndarray, config: PaCoConfig) -> np.ndarray:
+    """What images count for where classes are as frequent as the probabilities of a configuration say."""
     equal = None if config.logit_counts else [1.0] * config.num_labels
-    probabilities = softmax(adjusted_logits(torch.from_numpy(logits), config).numpy())
-    return probabilities, labels, image_weights(labels, config.inference_prior or equal)
+    return image_weights(labels, config.inference_prior or equal)
+
+
+def _answers_as_used(
+    logits: np.ndarray, config: PaCoConfig, examine_rule: bool = False
+) -> tuple[Answers, np.ndarray | None]:
+    """Answers at the temperature and prior of a configuration, and, with `examine_rule`, where its rule gives none."""
+    answers, abstained = list[Answers](), list[np.ndarray]()
+    for rows in row_blocks(logits, "scoring the answers"):
+        adjusted = adjusted_logits(torch.from_numpy(logits[rows]), config)
+        answers.append(Answers.from_probabilities(softmax(adjusted.numpy())))
+        if examine_rule:
+            unsure, unlike = abstains(adjusted, config)
+            abstained.append((unsure | unlike).numpy())
+    return Answers.joined(answers), np.concatenate(abstained) if examine_rule else None
 
 
 def _held_out(
@@ -206,16 +222,13 @@ def abstention_results(logits: np.ndarray, labels: np.ndarray, config: PaCoConfi
         what [`examine_abstention`] gives, with `prior` (whether probabilities are for stored class frequencies) and
         `rule`: the `target` and the `unknown` score that apply, `None` where none do.
     """
-    probabilities, _, weight = _as_used(logits, labels, config)
-    abstained, rule, applied = None, config.abstention or {}, dict[str, Any]()
+    rule, applied = config.abstention or {}, dict[str, Any]()
     if rule.get("thresholds") and thresholds_apply(config):
         applied["target"] = rule["target"]
     if unknown := rule.get("unknown"):
         applied["unknown"] = f"{unknown['score']}={unknown['accepted']:g}"
-    if applied:
-        unsure, unlike = abstains(adjusted_logits(torch.from_numpy(logits), config), config)
-        abstained = (unsure | unlike).numpy()
-    examined = examine_abstention(probabilities, labels, weight, config.group_counts, abstained)
+    answers, abstained = _answers_as_used(logits, config, bool(applied))
+    examined = examine_abstention(answers, labels, _weights_as_used(labels, config), config.group_counts, abstained)
     return {"prior": config.inference_prior is not None, "rule": applied or None, **examined}
 
 

@@ -3,37 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
-
-from ..data.images import Images
 from ..evaluation.temperature import fit_temperature, temperature_warning
-from ..inference.logits import balanced_logits
 from ..models.abstention import thresholds_apply
 from ..models.configuration_paco import PaCoConfig
 from ..utils.files import write_text
 
 
-def store_temperature(model: str, images: Images, class_names: list[str], **inference: Any) -> str:
-    """Fit a temperature on images that a checkpoint was not trained on, and store it in its `config.json`.
-
-    Args:
-        model (`str`): folder of the checkpoint.
-        images ([`paco_hf.data.images.Images`]): a labeled split.
-        class_names (`list`): of the classes of the images.
-        **inference: arguments of [`balanced_logits`].
-
-    Returns:
-        a line about it.
-
-    Raises:
-        ValueError: as [`fit_temperature`] and [`balanced_logits`].
-    """
-    logits, labels, _ = balanced_logits([model], images, class_names, **inference)
-    return store_fitted(model, logits, labels, f"images of {images.split.name}")
-
-
 def store_fitted(model: str, logits: Any, labels: Any, source: str) -> str:
-    """Fit a temperature on the logits of images that were not trained on, and store it in a `config.json`.
+    """Fit a temperature on the logits of images that were not trained on, and store it in a `config.json`; in the
+    process alone that has these logits.
 
     Args:
         model (`str`): folder of the checkpoint.
@@ -43,9 +21,12 @@ def store_fitted(model: str, logits: Any, labels: Any, source: str) -> str:
 
     Returns:
         a line about it.
+
+    Raises:
+        ValueError: as [`fit_temperature`].
     """
     temperature = fit_temperature(logits, labels, PaCoConfig.from_pretrained(model).logit_counts)
-    void = update_config(model, temperature=temperature) if PartialState().is_main_process else ""
+    void = update_config(model, temperature=temperature)
     return "; ".join(filter(None, (fitted_line(model, temperature, len(labels), source), void)))
 
 

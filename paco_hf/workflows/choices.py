@@ -103,6 +103,12 @@ def choose_settings(plan: RunPlan, features: RunFeatures) -> tuple[RunPlan, Held
         read.
     """
     run, args, model, embeddings = plan.run, plan.args, features.model, features.plain("train")
+    rows, views = np.arange(len(embeddings.features)), features.views() if run.feature_views else None
+    if damaged := features.data.damaged():  # theirs are features of other images, which a fold may train on
+        rows = np.delete(rows, damaged)
+        kept = np.asarray(embeddings.labels)[rows]
+        embeddings = replace(embeddings, features=embeddings.features[rows], labels=kept)
+        views = views and [view[:, rows] for view in views]
     classes = np.asarray(embeddings.labels)
     if max(np.bincount(classes[np.unique(same_images(embeddings.features, classes))])) < 2:
         plan, lines = _without_folds(plan)
@@ -113,7 +119,6 @@ def choose_settings(plan: RunPlan, features: RunFeatures) -> tuple[RunPlan, Held
         centers = Embeddings.load(run.class_centers)
     if centers is not None and centers.labels is None:  # one row a class, whoever made them: the model has them
         centers = None
-    views = features.views() if run.feature_views else None
     result = cross_validate(model, args, embeddings, candidates, plan.folds, centers=centers, views=views)
     best = result.settings
     loss, accuracy = result.scores[best]
@@ -128,4 +133,5 @@ def choose_settings(plan: RunPlan, features: RunFeatures) -> tuple[RunPlan, Held
         have = "1 class has one image, which is" if alone == 1 else f"{alone} classes have one image, which is"
         lines.append(f"{have} trained on: no figure says how well it is recognized")
     args = best.apply(args, model)
-    return replace(plan, args=args, run=replace(run, classifier_scale=best.scale)), result, lines
+    plan = replace(plan, args=args, run=replace(run, classifier_scale=best.scale))
+    return plan, replace(result, rows=rows[result.rows]), lines

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accelerate import PartialState
 from PIL.Image import Image
 
 from ..data.images import Images
 from ..data.spec import public_name
 from ..evaluation.analysis import evaluate_logits
 from ..evaluation.predictions import Predictions
+from ..inference.load_model import load_config
 from ..inference.logits import balanced_logits
 from ..metrics import headline
 from ..models.configuration_paco import PaCoConfig
@@ -30,6 +30,7 @@ from ..runs.layout import (
 from ..utils.distributed import entered_once
 from ..utils.files import check_writable, write_json
 from ..utils.locks import sole_owner
+from ..utils.main_process import computed_once
 from .abstain import StoredChanges, abstention_line, abstention_results
 from .evaluation_data import check_same_test, load_evaluation, split_predictions
 
@@ -103,10 +104,13 @@ def _evaluate_runs(
         notes.append(scored.note)
     images = Images(scored)
     logits = balanced_logits(models, images, scored.class_names, **inference)
-    evaluation = examine(models, images, *logits, tta=tta)
-    results = evaluation.results
+
+    def examined() -> tuple[dict[str, Any], Path | None]:
+        evaluation = examine(models, images, *logits, tta=tta)
+        return evaluation.results, write_evaluation(folder, evaluation) if folder else None
+
+    results, page = computed_once(examined)
     notes += _describe(results, split)
-    page = write_evaluation(folder, evaluation) if folder and PartialState().is_main_process else None
     shown = page and tta == "none" and page.parent.name == EVALUATION_FOLDER  # on a card
     if page and shown and (card := page.parents[1] / CARD_NAME).is_file():
         notes.append(f"{card} is as it was: paco-hf card {card.parent} writes it anew, with these figures")
@@ -225,7 +229,7 @@ def examine(
     names = [config.id2label[c] for c in range(config.num_labels)]
     counts = config.group_counts
     temperature = config.temperature if len(models) == 1 else None
-    configs = [config] if len(models) == 1 else [PaCoConfig.from_pretrained(model) for model in models]
+    configs = [config] if len(models) == 1 else [load_config(model) for model in models]
     stored = {
         "temperature": len(models) > 1 and any(one.temperature is not None for one in configs),
         "class frequencies (inference_prior)": any(one.inference_prior is not None for one in configs),

@@ -17,6 +17,7 @@ from paco_hf.evaluation.abstention import (
     precision_threshold,
     share_threshold,
 )
+from paco_hf.evaluation.image_scores import Answers
 from paco_hf.evaluation.priors import softmax
 from paco_hf.evaluation.unknown import (
     auroc,
@@ -77,7 +78,9 @@ def long_tailed(seed: int = 0, n: int = 20_000) -> tuple[np.ndarray, np.ndarray]
 def test_rare_classes_are_held_to_the_same_precision_where_classes_are_equally_frequent() -> None:
     probabilities, labels = long_tailed()
     weight = image_weights(labels, [1.0] * 6)
-    thresholds, chosen = choose_thresholds(probabilities, labels, weight, COUNTS, "precision=0.95")
+    thresholds, chosen = choose_thresholds(
+        Answers.from_probabilities(probabilities), labels, weight, COUNTS, "precision=0.95"
+    )
     assert thresholds[0] == thresholds[1] == chosen["many"]["threshold"]
     assert thresholds[4] == chosen["few"]["threshold"]
     assert chosen["few"]["images"] == (probabilities.argmax(1) >= 4).sum()
@@ -91,7 +94,9 @@ def test_rare_classes_are_held_to_the_same_precision_where_classes_are_equally_f
         assert (predicted == labels)[kept].mean() > 0.93, group
         assert kept.sum() > 100
     # As frequent as in training, what is taken for a rare class is more often a frequent one.
-    unweighted, _ = choose_thresholds(*long_tailed(), np.ones(20_000), COUNTS, "precision=0.95")
+    probabilities, labels = long_tailed()
+    answers_there = Answers.from_probabilities(probabilities)
+    unweighted, _ = choose_thresholds(answers_there, labels, np.ones(20_000), COUNTS, "precision=0.95")
     assert unweighted[4] > thresholds[4] + 0.01
     assert abs(thresholds[4] - thresholds[0]) > 0.005
 
@@ -102,7 +107,7 @@ def test_a_precision_out_of_reach_says_what_is_in_reach() -> None:
     with pytest.raises(
         ValueError, match=r"precision=0\.999 cannot be promised for predictions of classes with"
     ) as one:
-        choose_thresholds(probabilities, labels, weight, COUNTS, "precision=0.999")
+        choose_thresholds(Answers.from_probabilities(probabilities), labels, weight, COUNTS, "precision=0.999")
     reachable = re.search(r"give precision=([\d.]+),", str(one.value))[1]
     name = re.search("with (many|medium|few) training", str(one.value))[1]
     # Of that group it can be promised, and no more.
@@ -111,23 +116,31 @@ def test_a_precision_out_of_reach_says_what_is_in_reach() -> None:
     assert precision_threshold(*args, float(reachable))[0] is not None
     assert precision_threshold(*args, float(reachable) + 0.011)[0] is None
     # And by the others it can be promised, too.
-    choose_thresholds(probabilities, labels, weight, COUNTS, f"precision={reachable}")
+    choose_thresholds(Answers.from_probabilities(probabilities), labels, weight, COUNTS, f"precision={reachable}")
     never = np.eye(6)[[0] * 50]  # nothing is predicted as few
     with pytest.raises(ValueError, match=r"(medium|few) training images: no image was predicted so"):
-        choose_thresholds(never, np.zeros(50, dtype=int), np.ones(50), COUNTS, "precision=0.9")
-    thresholds, _ = choose_thresholds(never, np.zeros(50, dtype=int), np.ones(50), COUNTS, "coverage=0.9")
+        choose_thresholds(
+            Answers.from_probabilities(never), np.zeros(50, dtype=int), np.ones(50), COUNTS, "precision=0.9"
+        )
+    thresholds, _ = choose_thresholds(
+        Answers.from_probabilities(never), np.zeros(50, dtype=int), np.ones(50), COUNTS, "coverage=0.9"
+    )
     assert thresholds.tolist() == [1.0] * 6
 
 
 def test_coverage_is_that_of_each_group_and_ties_stay_together() -> None:
     probabilities, labels = long_tailed()
-    thresholds, chosen = choose_thresholds(probabilities, labels, np.ones(20_000), COUNTS, "coverage=0.8")
+    thresholds, chosen = choose_thresholds(
+        Answers.from_probabilities(probabilities), labels, np.ones(20_000), COUNTS, "coverage=0.8"
+    )
     predicted = probabilities.argmax(1)
     for group, name in (((0, 1), "many"), ((4, 5), "few")):
         rows = np.isin(predicted, group)
         share = (probabilities.max(1) >= thresholds[predicted])[rows].mean()
         assert share == pytest.approx(0.8, abs=0.002) == chosen[name]["coverage"]
-    one, chosen = choose_thresholds(probabilities, labels, np.ones(20_000), None, "coverage=0.8")
+    one, chosen = choose_thresholds(
+        Answers.from_probabilities(probabilities), labels, np.ones(20_000), None, "coverage=0.8"
+    )
     assert len({*one}) == 1
     assert list(chosen) == ["all"]
     assert share_threshold(np.asarray([3.0, 3, 3, 1]), np.ones(4), 0.5) == 3
@@ -167,7 +180,7 @@ def test_what_is_chosen_here_is_what_models_compare(score: str) -> None:
 def test_risk_against_coverage_by_hand() -> None:
     confidence, right = np.asarray([0.9, 0.8, 0.7, 0.6]), np.asarray([True, False, True, False])
     probabilities = np.stack([confidence, 1 - confidence], axis=1)
-    result = examine_abstention(probabilities, (~right).astype(int), np.ones(4), [150, 5])
+    result = examine_abstention(Answers.from_probabilities(probabilities), (~right).astype(int), np.ones(4), [150, 5])
     curve = result["curves"]["overall"]
     assert curve["points"] == [[0.25, 0.0], [0.5, 0.5], [0.75, pytest.approx(1 / 3)], [1.0, 0.5]]
     assert curve["area"] == pytest.approx((0 + 1 / 2 + 1 / 3 + 1 / 2) / 4)
@@ -176,7 +189,9 @@ def test_risk_against_coverage_by_hand() -> None:
     assert result["curves"]["medium"] is None
     assert "by_class" not in result
     abstained = confidence < 0.75
-    result = examine_abstention(probabilities, (~right).astype(int), np.ones(4), [150, 5], abstained)
+    result = examine_abstention(
+        Answers.from_probabilities(probabilities), (~right).astype(int), np.ones(4), [150, 5], abstained
+    )
     overall, few = result["by_prediction"]["overall"], result["by_prediction"]["few"]
     assert (overall["images"], overall["coverage"], overall["precision"]) == (4, 0.5, 0.5)
     assert overall["low"] < 0.5 < overall["high"]

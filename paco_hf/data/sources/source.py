@@ -85,13 +85,13 @@ def label_tables(
         labels = [-1 if value is None else int(value) for value in tables[key][label]]
         if isinstance(feature, ClassLabel) and feature.names != names:
             # Another order is read by name; another class is none of the model's.
-            unknown = [name for name in feature.names if name not in names]
-            if unknown:
+            ids = {name: label for label, name in enumerate(names)}
+            if unknown := [name for name in feature.names if name not in ids]:
                 raise ValueError(
                     f"the split {key!r} of {spec.dataset} has a class {unknown[0]!r} that its train split does not "
                     "have: remove it, or add training images"
                 )
-            labels = [names.index(feature.names[value]) if value >= 0 else value for value in labels]
+            labels = [ids[feature.names[value]] if value >= 0 else value for value in labels]
         class_counts(labels, len(names), allow_empty=True)
         about: dict[str, Any] = {"dataset": spec.dataset, "source_split": key, "role": role, "class_names": names}
         splits[role] = LabeledImages(tables[key], image, labels=labels, root=root, **about)

@@ -29,9 +29,7 @@ from ..spec import DataSpec
 from .manifest import MANIFEST_NAME, PLAN_NAME, Manifest, Shards, check_preparation, labels_name
 from .prepare_images import SourceImages, file_state
 from .prepare_parquet import PARTS, from_parquet
-from .writer import ShardWriter
-
-SHARD_BYTES = 400 * 2**20
+from .writer import SHARD_BYTES, ShardWriter
 
 
 def prepare(

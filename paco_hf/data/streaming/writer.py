@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from ...utils.files import replacing
 from .manifest import ROWS_PER_GROUP, Shards
 
+SHARD_BYTES = 400 * 2**20  # of images, about
 _DIGEST = b"paco_hf digest"  # of the images of a shard, in its metadata
 
 
