@@ -70,26 +70,37 @@ ALTERNATIVE = {
 }
 
 
-def train_all(jobs: dict[str, dict[str, Any]], flags: argparse.Namespace) -> None:
-    """Run those `{name: settings}` without a record, `flags.jobs` at a time, each with its share of the cores."""
-    missing = {name: settings for name, settings in jobs.items() if not (RECORDS / name / "run.json").is_file()}
-    threads = max(1, available_cores() // flags.jobs)
-    with ThreadPoolExecutor(flags.jobs) as pool:
-        list(pool.map(lambda name: _train(name, missing[name], flags, threads), missing))
+def train_all(jobs: dict[str, tuple[dict[str, Any], dict[str, int]]], flags: argparse.Namespace) -> None:
+    """Run `{name: (settings, seeds by record)}`, `flags.jobs` at a time, each with its share of the cores."""
+    number = min(flags.jobs, len(jobs))
+    threads = max(1, available_cores() // number)
+    with ThreadPoolExecutor(number) as pool:
+        list(pool.map(lambda name: _train(name, *jobs[name], flags, threads), jobs))
 
 
-def _train(name: str, settings: dict[str, Any], flags: argparse.Namespace, threads: int) -> None:
-    folder = Path(flags.folder) / name
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "paco_hf", "train", "--output_dir", str(folder), "--resume"]
+def _train(
+    name: str, settings: dict[str, Any], records: dict[str, int], flags: argparse.Namespace, threads: int
+) -> None:
+    records = {record: seed for record, seed in records.items() if not (RECORDS / record / "run.json").is_file()}
+    if not records:
+        return
+    runs = Path(flags.folder) / name
+    runs.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "paco_hf", "train", "--output_dir", str(runs), "--resume"]
+    command += ["--seeds", *map(str, records.values())]
     settings = {**COMMON, "dataset_path": flags.dataset_path, **settings}
-    command += [part for key, value in settings.items() for part in (f"--{key}", str(value))]
-    with open(f"{folder}.log", "a", encoding="utf-8") as log:
+    command += [part for key, value in settings.items() if value is not None for part in (f"--{key}", str(value))]
+    with open(f"{runs}.log", "a", encoding="utf-8") as log:
         result = subprocess.run(
             command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stdout=log, stderr=subprocess.STDOUT
         )
     if result.returncode:
         raise SystemExit(f"{name} failed: {log.name} says why")
+    for record, seed in records.items():
+        _keep(record, runs / f"seed-{seed}")
+
+
+def _keep(name: str, folder: Path) -> None:
     (RECORDS / name).mkdir(parents=True, exist_ok=True)
     settings = public_settings(yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8")))
     write_text(RECORDS / name / "recipe.yaml", as_yaml(settings))
@@ -183,7 +194,7 @@ def tune(flags: argparse.Namespace) -> None:
     """All trials, at `TRIAL_BUDGET`, with a fifth of the training images as validation."""
     for _ in range(2):  # the alternative follows from the others
         named = {
-            name: {**schedule(method, TRIAL_BUDGET), "validation_fraction": 0.2, "seed": 0, **settings}
+            name: ({**schedule(method, TRIAL_BUDGET), "validation_fraction": 0.2, **settings}, {name: 0})
             for method in METHODS
             for name, settings in trials(method).items()
         }
@@ -194,23 +205,20 @@ def tune(flags: argparse.Namespace) -> None:
 def train(flags: argparse.Namespace) -> None:
     """The best trial's settings of each method at `BUDGET`; the last epoch is scored, once."""
     jobs = {}
-    for seed in flags.seeds:
-        for method in METHODS:
-            named = trials(method)
-            settings = {**schedule(method, BUDGET), "validation_fraction": 0, "seed": seed}
-            jobs[f"{method}-seed{seed}"] = {**settings, **named[max(named, key=trial_score)]}
+    for method in METHODS:
+        named = trials(method)
+        settings = {**schedule(method, BUDGET), "validation_fraction": 0, **named[max(named, key=trial_score)]}
+        jobs[method] = settings, {f"{method}-seed{seed}": seed for seed in flags.seeds}
     train_all(jobs, flags)
 
 
 def precision(flags: argparse.Namespace) -> None:
     """PaCo's chosen settings at `TRIAL_BUDGET` on all training images, in bf16 and in float32."""
-    named = trials("paco")
+    named, jobs = trials("paco"), {}
     settings = {**schedule("paco", TRIAL_BUDGET), "validation_fraction": 0, **named[max(named, key=trial_score)]}
-    jobs = {
-        f"precision/{kind}-seed{seed}": {**settings, "precision": kind, "seed": seed}
-        for seed in flags.seeds
-        for kind in ("bf16", "fp32")
-    }
+    for kind in ("bf16", "fp32"):
+        name = f"precision/{kind}"
+        jobs[name] = {**settings, "precision": kind}, {f"{name}-seed{seed}": seed for seed in flags.seeds}
     train_all(jobs, flags)
 
 

@@ -30,6 +30,7 @@ class Setup:
         batch, queue, dim (`int`): `B`, `K` and `D`.
         images (`int`): training images; drawn with replacement from the built-in ones.
         precision (`str`): `auto` or `fp32`; a literal implementation may ignore it.
+        torch_compile (`bool`): the trainer's flag of that name; a literal implementation may ignore it.
         augment_backend (`str`, *optional*): the trainer's flag of that name; `None` leaves the flag out.
         alpha, temperature, key_momentum, learning_rate (`float`): of the method.
         inference_batch (`int`): images a forward pass of the evaluation and inference rows.
@@ -44,6 +45,7 @@ class Setup:
     dim: int = 32
     images: int = 10_847
     precision: str = "auto"
+    torch_compile: bool = False
     augment_backend: str | None = "tensor"
     alpha: float = 0.01
     temperature: float = 0.05

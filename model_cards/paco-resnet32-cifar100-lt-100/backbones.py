@@ -270,7 +270,13 @@ def feature_size(backbone: nn.Module) -> int:
     return int(size)
 
 
-def load_pretrained(target: nn.Module, name: str, kwargs: dict[str, Any], file: str | os.PathLike | None) -> None:
+def load_pretrained(
+    target: nn.Module,
+    name: str,
+    kwargs: dict[str, Any],
+    file: str | os.PathLike | None,
+    revision: str | None = None,
+) -> None:
     """Fill a backbone that was just built with timm's weights of this name, or with those of a file.
 
     Args:
@@ -278,6 +284,7 @@ def load_pretrained(target: nn.Module, name: str, kwargs: dict[str, Any], file: 
         name (`str`): a timm name, with its tag, or an `hf-hub:` id.
         kwargs (`dict`): keyword arguments of `timm.create_model` that it was built with.
         file (path, *optional*): the weights, in place of timm's.
+        revision (`str`, *optional*): of timm's weights on the Hub: branch, tag or commit.
 
     Raises:
         OSError: weights that cannot be had or read.
@@ -294,6 +301,8 @@ def load_pretrained(target: nn.Module, name: str, kwargs: dict[str, Any], file: 
             f"timm has no pretrained weights of {name!r}: choose another backbone, give pretrained_file, or start "
             "from scratch"
         )
+    elif revision and timm.is_model(name):
+        overlay["hf_hub_id"] = f"{resolve_pretrained_cfg(name, pretrained_cfg_overlay=overlay).hf_hub_id}@{revision}"
     source = overlay.get("file") or f"the pretrained weights of {name!r}"
     # Its warnings list what a file has besides the backbone's weights, such as its classifier's.
     log = logging.getLogger("timm.models")

@@ -252,6 +252,8 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
         backbone_kwargs: dict[str, Any] | None = None,
         pretrained_file: str | os.PathLike | None = None,
         classifier_init_std: float | None = None,
+        *,
+        pretrained_revision: str | None = None,
         **config: Any,
     ) -> "PaCoForImageClassification":
         """A classifier with a fresh head on a timm backbone.
@@ -265,6 +267,7 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
                 ignored, and position embeddings are resampled to the model's size.
             classifier_init_std (`float`, *optional*): draw the head's weights from a truncated normal of this
                 standard deviation, its bias zero (MAE's fine-tuning: 2e-5), instead of PyTorch's uniform.
+            pretrained_revision (`str`, *optional*): branch, tag or commit of timm's weights on the Hub.
             config: fields of [`PaCoConfig`], such as `num_labels`, `class_counts`, `image_size`.
 
         Raises:
@@ -278,7 +281,8 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
                 nn.init.zeros_(model.classifier.bias)
         if pretrained or pretrained_file is not None:
             # After `post_init`, which must not touch what is loaded here.
-            load_pretrained(model.paco.backbone, backbone, model.config.backbone_kwargs, pretrained_file)
+            kwargs = model.config.backbone_kwargs
+            load_pretrained(model.paco.backbone, backbone, kwargs, pretrained_file, pretrained_revision)
         return model
 
     def forward(

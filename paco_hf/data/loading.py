@@ -207,7 +207,7 @@ def _open_published(spec: DataSpec, test_only: bool) -> Source:
             f"{spec.dataset} is defined by its lists of images: give --dataset_path with the official folder tree "
             "(and the lists in it), or a folder that `paco-hf data prepare` made"
         )
-    tables = load_folder(spec.root) if spec.root else load_hub(str(benchmark.hub_id))
+    tables = load_folder(spec.root) if spec.root else load_hub(str(benchmark.hub_id), revision=spec.dataset_revision)
     if benchmark.test_split in tables:
         splits = {"train": "train", "test": benchmark.test_split}
         tables = DatasetDict({role: tables[split] for role, split in splits.items() if split in tables})

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from ..utils.files import check_folder, expand
+from ..utils.hub_names import dataset_repository, join_revision, take_revision
 from .published import BENCHMARKS, Benchmark
 
 ROLES = ("train", "validation", "test")
 SPLITS_NAME = "splits.json"  # says which images a run split off for which role
 _SETTINGS = (
-    *("dataset_path", "image_column", "label_column", "label_source"),
+    *("dataset_revision", "dataset_path", "image_column", "label_column", "label_source"),
     *("streaming", "max_image_pixels", "imbalance_factor", "imbalance_kind"),
 )
 
@@ -24,7 +25,9 @@ class DataSpec:
     Args:
         dataset (`str`, *optional*, defaults to `"builtin"`): `builtin`; a name of
             [`paco_hf.data.published.BENCHMARKS`]; a folder (prepared, of class folders, or of files of rows named
-            after their splits); a CSV, TSV, JSON or parquet file; or the id of a data set on the Hub.
+            after their splits); a CSV, TSV, JSON or parquet file; or the id of a data set on the Hub, perhaps with
+            its revision, as `user/name@revision`.
+        dataset_revision (`str`, *optional*): of a data set on the Hub: branch, tag or commit.
         dataset_path (`str`, *optional*): where a named benchmark is read from instead of the Hub: a prepared folder,
             the official folder tree, or (ImageNet, CIFAR) parquet files.
         image_column (`str`, *optional*): the column of the images; detected from the types and names of the columns.
@@ -48,6 +51,7 @@ class DataSpec:
     """
 
     dataset: str = "builtin"
+    dataset_revision: str | None = None
     dataset_path: str | None = None
     image_column: str | None = None
     label_column: str | None = None
@@ -67,6 +71,14 @@ class DataSpec:
         object.__setattr__(self, "lists", {role: expand(source) for role, source in self.lists.items()})
         for name in ("dataset", "dataset_path"):
             object.__setattr__(self, name, getattr(self, name) and expand(getattr(self, name)))
+        plain, revision = take_revision(self.dataset, self.dataset_revision, "dataset")
+        object.__setattr__(self, "dataset", plain)
+        object.__setattr__(self, "dataset_revision", revision)
+        if revision and self.repository is None:
+            raise ValueError(
+                f"{self.dataset_path or self.dataset} is not loaded from the Hub, so it has no revision "
+                f"{revision!r}: leave out the revision, or give the id of a data set on the Hub"
+            )
         if self.splits and not self.is_user_data:
             raise ValueError(
                 f"--{next(iter(self.splits))}_split names a split of your own data, and those of {self.dataset} are "
@@ -108,9 +120,23 @@ class DataSpec:
         return not is_published(self.dataset)
 
     @property
+    def repository(self) -> str | None:
+        """The id on the Hub of what is read; `None` where that lies elsewhere."""
+        if self.benchmark:
+            return None if self.dataset_path or self.benchmark.needs_list else self.benchmark.hub_id
+        if "://" in self.dataset:
+            return dataset_repository(self.dataset)
+        return None if is_published(self.dataset) or Path(self.dataset).exists() else hub_id(self.dataset)
+
+    @property
+    def source(self) -> str:
+        """`dataset` with its revision."""
+        return join_revision(self.dataset, self.dataset_revision)
+
+    @property
     def root(self) -> str | None:
         """The folder, file, address or Hub id that is read; `None`: what is built in, or a benchmark's place."""
-        return self.dataset_path or (self.dataset if self.is_user_data else None)
+        return self.dataset_path or (self.source if self.is_user_data else None)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], **overrides: Any) -> "DataSpec":

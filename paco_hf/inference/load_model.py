@@ -10,16 +10,40 @@ from ..models.configuration_paco import PaCoConfig
 from ..models.lora import ADAPTER_NAME
 from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.files import RESTORE, TIMM_FORM, readable
+from ..utils.hub_commits import resolve_commit
+from ..utils.hub_names import COMMIT, split_revision
 from ..utils.memory import keep_freed_memory
 from .forward import check_inference, inference_device
 
 
+def hub_revision(model: str | Path) -> tuple[str | Path, dict[str, Any]]:
+    """What `from_pretrained` takes for a model: its name, and of `user/name@revision` the commit as a keyword.
+
+    Raises:
+        ValueError: there is no such revision.
+        OSError: the Hub cannot be reached, and the cache does not have it.
+    """
+    name, revision = split_revision(str(model))
+    if revision is None:
+        return model, {}
+    commit = revision if COMMIT.fullmatch(revision) else resolve_commit(name, revision)
+    return name, {"revision": commit or revision}
+
+
+def load_config(model: str | Path) -> PaCoConfig:
+    """The configuration of a checkpoint, of a folder or from the Hub; raises what [`hub_revision`] raises."""
+    name, revision = hub_revision(model)
+    config: PaCoConfig = PaCoConfig.from_pretrained(name, **revision)
+    return config
+
+
 def load_classifier(model: str | Path) -> PaCoForImageClassification:
     """A checkpoint, of a folder or from the Hub; `OSError` where it is neither, `ValueError` where it is damaged."""
+    name, revision = hub_revision(model)
     try:
-        if "pretrained_cfg" in PaCoConfig.get_config_dict(model)[0]:
+        if "pretrained_cfg" in PaCoConfig.get_config_dict(name, **revision)[0]:
             raise ValueError(f"{model} {TIMM_FORM}")
-        return PaCoForImageClassification.from_pretrained(model)
+        return PaCoForImageClassification.from_pretrained(name, **revision)
     except OSError as error:
         if (Path(model) / ADAPTER_NAME).is_file():
             raise OSError(
@@ -45,7 +69,8 @@ def load_classifier(model: str | Path) -> PaCoForImageClassification:
 def load_processor(model: str | Path) -> Any:
     """The image processor of a checkpoint, of a folder or from the Hub; `OSError` where its settings cannot be."""
     if not Path(model).is_dir():
-        return AutoImageProcessor.from_pretrained(model)
+        name, revision = hub_revision(model)
+        return AutoImageProcessor.from_pretrained(name, **revision)
     with readable(Path(model) / "preprocessor_config.json", RESTORE):
         processor = AutoImageProcessor.from_pretrained(model)
         # No value is looked at before.

@@ -11,6 +11,7 @@ from timm.models import load_model_config_from_hf
 # What `create_model("local-dir:...")` reads a folder with; timm has no public name for it.
 from timm.models._hub import load_model_config_from_path
 
+from ..utils.hub_names import join_revision, model_repository
 from .backbones import create_backbone, timm_defaults
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
@@ -26,12 +27,13 @@ class BackboneSource:
     config: dict[str, Any] | None = None  # timm's configuration of the weights: input size, mean, ...
 
 
-def find_backbone(name: str) -> BackboneSource:
+def find_backbone(name: str, revision: str | None = None) -> BackboneSource:
     """What `--backbone` means.
 
     Args:
         name (`str`): a name of timm's; `hf://user/name` (timm's `hf-hub:user/name`); or a folder with `config.json`
             and `model.safetensors` or `pytorch_model.bin`, as timm and `paco-hf export --to timm` write it.
+        revision (`str`, *optional*): of a model on the Hub: branch, tag or commit.
 
     Raises:
         OSError: there is no such folder or model, or it lacks a file.
@@ -39,7 +41,7 @@ def find_backbone(name: str) -> BackboneSource:
     """
     for prefix in ("hf://", "hf-hub:", "hf_hub:"):
         if name.startswith(prefix):
-            return _from_hub(name, name.removeprefix(prefix))
+            return _from_hub(name, join_revision(name.removeprefix(prefix), revision))
     folder = name.removeprefix("local-dir:")
     if folder == name and (timm.is_model(name) or not ("/" in name or Path(name).is_dir())):
         if not timm.is_model(name):
@@ -57,10 +59,17 @@ def find_backbone(name: str) -> BackboneSource:
             f"backbone {name!r} lacks config.json, which timm's save_for_hf writes beside the weights: save it with "
             "that"
         )
-    weights = next((path / file for file in _WEIGHTS if (path / file).is_file()), None)
-    if weights is None:
+    weights = find_weights(name)
+    if not weights:
         raise OSError(f"backbone {name!r} lacks weights ({' or '.join(_WEIGHTS)}): put them beside its config.json")
-    return _described(name, lambda: load_model_config_from_path(path), str(weights))
+    return _described(name, lambda: load_model_config_from_path(path), weights[0])
+
+
+def find_weights(name: str) -> list[str]:
+    """The files of weights in the folder that `--backbone` is, the one that is loaded first; none where it is no
+    folder."""
+    path = Path(name.removeprefix("local-dir:"))
+    return [str(path / file) for file in _WEIGHTS if name and (path / file).is_file()]
 
 
 def _from_hub(name: str, repo: str) -> BackboneSource:
@@ -114,8 +123,8 @@ def one_side(size: Any, name: str) -> int:
 
 def weights_id(name: str) -> str | None:
     """The Hub id of a backbone's pretrained weights, `None` where they are not on the Hub."""
-    if name.startswith(("hf-hub:", "hf_hub:")):
-        return name.split(":", 1)[1]
+    if repository := model_repository(name):
+        return repository
     defaults = timm_defaults(name)
     if defaults is None or not defaults.hf_hub_id:
         return None

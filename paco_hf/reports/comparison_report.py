@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ..metrics import HEADLINE, TITLES
+from ..utils.hub_names import short
 from .html_page import svg, write_page
 from .plots import plot_curves
 from .run_comparison import EVALUATION_SCORES
@@ -32,6 +33,41 @@ def _cost(cost: dict[str, Any]) -> str:
     return " + ".join([_time(cost["hours"]), *(f"{_time(spent)} {what}" for what, spent in before.items() if spent)])
 
 
+def revision_texts(group: dict[str, Any]) -> dict[str, str]:
+    """What a group's runs were trained on and started from, with the commit, or of a file the hash."""
+    texts = {}
+    for what, entries in group["revisions"].items():
+        parts = [
+            f"{one['repository']} at {short(str(one['commit']))}"
+            if "repository" in one
+            else f"{one['file']} ({one['sha256'][:7]})"
+            for one in entries
+        ]
+        if parts:
+            texts[what] = ", ".join(parts)
+    return texts
+
+
+def paired_lines(pair: dict[str, Any]) -> list[str]:
+    """A paired difference of [`compare_runs`] in words, a score a line, in points of percent."""
+    lines = []
+    for name, over_seeds in pair["scores"].items():
+        if over_seeds is None:
+            continue
+        values = ", ".join(f"{100 * value:+.1f}" for value in over_seeds["values"])
+        text = f"{TITLES[name].short} {100 * over_seeds['mean']:+.1f}"
+        if over_seeds["sd"] is not None:
+            text += f" ± {100 * over_seeds['sd']:.1f} ({values}); over seeds {_between(over_seeds)}"
+        if images := pair["images"] and pair["images"].get(name):
+            text += f"; over test images {_between(images)}"
+        lines.append(text)
+    return lines
+
+
+def _between(interval: dict[str, float]) -> str:
+    return f"{100 * interval['low']:+.1f} to {100 * interval['high']:+.1f}"
+
+
 def comparison_text(comparison: dict[str, Any]) -> str:
     """[`compare_runs`] for a terminal: a table for each set of test images, in percent."""
     lines = []
@@ -50,6 +86,16 @@ def comparison_text(comparison: dict[str, Any]) -> str:
             ).rstrip()
             for row in rows
         ]
+        for group in section["groups"]:
+            about = [f"{what} {text}" for what, text in revision_texts(group).items()]
+            if group["agreement"] is not None:
+                about.append(f"seeds give {100 * group['agreement']:.1f}% of the images the same class")
+            lines += [f"{group['name']}: {'; '.join(about)}"] if about else []
+        for pair in section["paired"]:
+            lines += [
+                f"{' minus '.join(pair['groups'])}, seed by seed:",
+                *(f"  {text}" for text in paired_lines(pair)),
+            ]
         lines.append("")
     return "\n".join([*lines, *(f"note: {note}" for note in comparison["notes"])]).rstrip()
 
@@ -70,4 +116,6 @@ def write_comparison(comparison: dict[str, Any], file: str | Path) -> Path:
         written=_written,
         cost=_cost,
         curves=curves,
+        revision_texts=revision_texts,
+        paired_lines=paired_lines,
     )

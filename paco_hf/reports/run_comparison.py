@@ -8,8 +8,10 @@ from typing import Any
 from ..arguments.defaults import shown_default
 from ..losses.specs import LOSSES
 from ..metrics import HEADLINE
-from ..runs.folder import RunFolder
-from ..runs.layout import METRICS_NAME
+from ..runs.folder import RunFolder, seed_runs
+from ..runs.layout import METRICS_NAME, SEEDS_NAME
+from ..utils.hub_names import short
+from .paired_runs import agreement, paired_differences
 
 EVALUATION_SCORES = ("worst_10_percent", "ece", "nll", "brier")  # what only `paco-hf evaluate` takes
 
@@ -17,8 +19,21 @@ PRECISION = 0.005  # how far the accuracies of one model in different precisions
 
 # What tells seeds of one setting apart, or only where and how a run was written down.
 _SAME = (
-    *("seed", "data_seed", "output_dir", "run_name", "recipe", "resume", "overwrite", "do_", "save_", "logging_"),
+    *(
+        "seed",
+        "data_seed",
+        "validation_seed",
+        "output_dir",
+        "run_name",
+        "recipe",
+        "resume",
+        "overwrite",
+        "do_",
+        "save_",
+        "logging_",
+    ),
     *("report_to", "dataloader_num_workers", "dataloader_pin", "disable_tqdm", "per_device_eval_batch_size"),
+    "view_draws",
 )
 
 # What was spent in hours, and what a record calls it in seconds: training, and on a frozen backbone what precedes it.
@@ -34,13 +49,19 @@ _FIRST = ("loss", "backbone", "learning_rate", "num_train_epochs")  # what a gro
 def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
     """Read finished runs and put those together that differ in the seed alone.
 
+    Args:
+        folders (sequence of paths): of runs, and of `train --seeds`, which stand for the runs in them.
+
     Returns:
         `sections`, one for each set of images that runs were scored on (`test`: `dataset`, `split`, `name`, `images`,
         `selection`), with `groups`: `name`, `settings` (those that differ between groups), `runs`, `scores` (by name
         `mean`, `sd` over seeds, `None` for a single one, and `values`) and `cost` (`hours` of training and those of
-        [`COSTS`] before it likewise, `hardware`);
+        [`COSTS`] before it likewise, `hardware`), `revisions` (of `data` and `weights`: repositories and commits) and
+        `agreement` (the share of images to which two seeds give the same class, where that is known); and `paired`,
+        what [`paco_hf.reports.paired_runs.paired_differences`] gives;
         `runs`, each with its `folder`, `seed`, `group`, `scores`, `calibrated` (whether its evaluation divides by a
-        stored temperature, `None` without one), `hours`, `loss`, `accuracy` and `balanced_accuracy` by epoch;
+        stored temperature, `None` without one), `hours`, `loss`, `accuracy` and `balanced_accuracy` by epoch, and
+        `revisions`, the commits of its data and weights;
         `settings`, by name the value of each group, `None` where its loss has no such setting; and `notes`, what a
         reader must know.
 
@@ -50,12 +71,15 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
     """
     if not folders:
         raise ValueError("there are no runs to compare: give their folders")
-    paths = [Path(folder) for folder in folders]
+    paths = [path for folder in folders for path in seed_runs(folder)]
     for path in paths:
         if sum(path.resolve() == other.resolve() for other in paths) > 1:
             raise ValueError(f"{path} is given twice: leave out one of the two")
     notes: list[str] = []
     runs = [_read_run(RunFolder(path), notes) for path in paths]
+    for folder in map(Path, folders):
+        if (folder / SEEDS_NAME).is_file():
+            _same_settings([run for run in runs if Path(run["folder"]).parent == folder])
     kinds = _distinct((run["settings"], run["test"]) for run in runs)
     groups = [[run for run in runs if (run["settings"], run["test"]) == kind] for kind in kinds]
     settings = _differing([group[0] for group in groups])
@@ -72,7 +96,11 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
             )
     tests = [group[0]["test"] for group in groups]
     sections = [
-        {"test": test, "groups": [_summary(g, settings) for g in groups if g[0]["test"] == test]}
+        {
+            "test": test,
+            "groups": [_summary(g, settings) for g in groups if g[0]["test"] == test],
+            "paired": paired_differences([g for g in groups if g[0]["test"] == test]),
+        }
         for test in _distinct(tests)
     ]
     if len(sections) > 1:
@@ -92,6 +120,14 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
         "runs": [{key: value for key, value in run.items() if key != "settings"} for run in runs],
         "notes": notes,
     }
+
+
+def _same_settings(runs: list[dict[str, Any]]) -> None:
+    """Make one group of the seeds of one command, each of which may have chosen settings by its data."""
+    for name in {name for run in runs for name in run["settings"]}:
+        if len(_distinct(_value(run, name) for run in runs)) > 1:
+            for run in runs:
+                run["settings"][name] = "chosen by each seed"
 
 
 def _read_run(run: RunFolder, notes: list[str]) -> dict[str, Any]:
@@ -121,6 +157,7 @@ def _read_run(run: RunFolder, notes: list[str]) -> dict[str, Any]:
         **{name: None if seconds is None else seconds / 3600 for name, seconds in spent.items()},
         **{key: training.get(key) for key in ("hardware", "processes", "precision")},
         "train_images": data.get("train", {}).get("images"),
+        "revisions": record.get("revisions") or {},
         "finished": record.get("finished"),
         **{
             key.removeprefix("eval_"): [(e["epoch"], e[key]) for e in run.log if {"epoch", key} <= e.keys()]
@@ -191,7 +228,7 @@ def _names(groups: list[list[dict[str, Any]]], differing: list[str]) -> list[str
 
     def labels() -> list[str]:
         return [
-            ", ".join(f"{'' if k in ('loss', 'backbone') else f'{k} '}{_value(run, k)}" for k in keys)
+            ", ".join(f"{'' if k in ('loss', 'backbone') else f'{k} '}{short(str(_value(run, k)))}" for k in keys)
             for (run, *_), keys in zip(groups, chosen, strict=True)
         ]
 
@@ -225,4 +262,9 @@ def _summary(group: list[dict[str, Any]], differing: list[str]) -> dict[str, Any
             "train_images": _distinct(run["train_images"] for run in group),
             **{key: _distinct(run[key] for run in group) for key in ("hardware", "processes", "precision")},
         },
+        "revisions": {
+            what: _distinct(run["revisions"][what] for run in group if what in run["revisions"])
+            for what in ("data", "weights")
+        },
+        "agreement": agreement(group),
     }

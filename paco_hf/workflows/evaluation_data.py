@@ -15,14 +15,18 @@ from ..data.image_checks import decodable
 from ..data.image_split import ImageSplit, relative_names
 from ..data.images import LabeledImages
 from ..data.loading import load_data, load_test
+from ..data.manifest_file import count_known
 from ..data.sources.labels import look_alike
 from ..data.spec import ROLES, SPLITS_NAME, DataSpec
 from ..data.split_manifest import same_labels, select_again
 from ..evaluation.predictions import Predictions
 from ..hub.errors import hub_errors
+from ..inference.load_model import hub_revision
 from ..models.configuration_paco import PaCoConfig
 from ..runs.folder import RunFolder
 from ..runs.layout import ADDED_NAME, RECIPE_NAME, RUN_NAME
+from ..utils.hub_commits import resolve_commit
+from ..utils.hub_names import split_revision
 from ..utils.text import examples, is_repo_id
 
 
@@ -73,19 +77,28 @@ def read_run(run_folder: str | Path) -> RunFolder:
     Raises:
         OSError: the Hub refuses.
     """
-    if Path(run_folder).exists() or not is_repo_id(str(run_folder)):
+    repo_id, revision = hub_revision(run_folder)
+    if Path(run_folder).exists() or not is_repo_id(str(repo_id)):
         return RunFolder(run_folder)
     folder = Path(run_folder)
     for name in ("config.json", RECIPE_NAME, SPLITS_NAME, RUN_NAME, ADDED_NAME):
         # A file is not there either where the Hub cannot be reached.
         with hub_errors(f"{name} of {run_folder} cannot be downloaded"), suppress(EntryNotFoundError):
-            folder = Path(hf_hub_download(str(run_folder), name)).parent
+            folder = Path(hf_hub_download(str(repo_id), name, **revision)).parent
     return RunFolder(folder, name=str(run_folder))
 
 
 def names_run_data(run: RunFolder, dataset: str | None) -> bool:
     """Whether a data set is what a run was trained on, by whatever name or path; `None` is."""
-    return dataset is None or _same(dataset, str(run.recipe.get("dataset")))
+    if dataset is None:
+        return True
+    name, revision = split_revision(dataset)
+    if not _same(name, str(run.recipe.get("dataset"))):
+        return False
+    pinned = str(run.recipe.get("dataset_revision") or "")
+    if revision is None or pinned.startswith(revision):
+        return True
+    return pinned != "" and pinned == resolve_commit(str(DataSpec(dataset).repository), revision, "dataset")
 
 
 def split_predictions(
@@ -201,9 +214,7 @@ def _shares_files(run: RunFolder, images: ImageSplit) -> bool:
     """Whether most files have the names of files that the run had."""
     if not isinstance(images, LabeledImages) or not images.files or not run.manifest:
         return False
-    splits = filter(None, run.manifest["splits"].values())
-    known = {name for content in splits for name in content.get("files", ())}
-    return 2 * sum(name in known for name in relative_names(images.files)) > len(images.files)
+    return 2 * count_known(run.manifest, relative_names(images.files)) > len(images.files)
 
 
 def _same(one: str, other: str) -> bool:

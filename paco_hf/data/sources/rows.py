@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...utils.folder_contents import IMAGE_SUFFIXES, PassedOver, is_unread_image, scan, walk
+from ...utils.hub_names import split_revision
 from ...utils.text import examples, repeated
 from .archives import is_archive, is_saved, is_webdataset, load_saved, load_webdataset, next_step
 from .file_names import FileFinder
@@ -29,8 +30,8 @@ def read_rows(
     remote: RemoteData | None = None,
     chosen: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Rows], list[str]]:
-    """The splits of a table file, a folder or a Hub id (`user/name`, or `user/name:configuration`) by their names in
-    it, and what the user should know of it.
+    """The splits of a table file, a folder or a Hub id (`user/name`, `user/name:configuration`, each perhaps with a
+    revision, `user/name@revision`) by their names in it, and what the user should know of it.
 
     A folder holds class folders, with or without the splits' folders above them; files of rows (`train.csv`,
     `metadata.jsonl`, parquet, ...), tar files of WebDataset, or what `save_to_disk` wrote. Class folders win over
@@ -49,7 +50,8 @@ def read_rows(
             be read as what its name says.
         OSError: no such file or folder, and no such data set on the Hub.
     """
-    path = Path(dataset)
+    path, (name, revision) = Path(dataset), split_revision(dataset)
+    hub_id, _, config = name.partition(":")
     if not dataset.strip():
         raise ValueError("--dataset is empty: give a folder, a table file, or the id of a data set on the Hub")
     if path.is_dir():
@@ -58,11 +60,10 @@ def read_rows(
         return _read_file(path, remote)
     if path.exists():
         raise ValueError(f"{dataset} is a pipe, a socket or a device: --dataset takes {_TAKES}")
-    is_path = path.is_absolute() or dataset.startswith((".", "~")) or dataset.count("/") > 1
+    is_path = path.is_absolute() or dataset.startswith((".", "~")) or name.count("/") > 1
     if is_path or path.suffix.lower() in TABLE_SUFFIXES:
         raise OSError(f"{dataset} does not exist: --dataset takes a folder, a table file, or the id of a Hub data set")
-    hub_id, _, config = dataset.partition(":")
-    return {name: Rows(data) for name, data in load_hub(hub_id, config or None).items()}, []
+    return {name: Rows(data) for name, data in load_hub(hub_id, config or None, revision).items()}, []
 
 
 def _read_file(path: Path, remote: RemoteData | None) -> tuple[dict[str, Rows], list[str]]:

@@ -46,7 +46,7 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
     """
     dataset = spec.dataset
     named = spec.image_column, spec.label_column
-    with local_copy(dataset) as (place, remote):
+    with local_copy(spec.source) as (place, remote):
         rows, notes = read_rows(place, spec.label_source, named, remote, spec.splits)
         notes = [note.replace(place, dataset) for note in notes]
     rows, split_by = split_column(rows, named, spec.splits.values(), notes)
