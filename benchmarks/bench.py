@@ -218,6 +218,32 @@ ROWS = [
         keeps_memory=True,
     ),
     Row(
+        "step_bf16_compiled",
+        "the step in bf16 with compiled backbones",
+        "make_step",
+        from_setup,
+        target=3,
+        turns=5,
+        block=13,
+        skip=3,  # until the plain side's workers have filled their queues
+        driver=ours.train,
+        settings={"torch_compile": True},
+        keeps_memory=True,
+    ),
+    Row(
+        "step_fp32_compiled",
+        "the step in float32 with compiled backbones",
+        "make_step",
+        from_setup,
+        target=2,
+        turns=5,
+        block=13,
+        skip=3,  # until the plain side's workers have filled their queues
+        driver=ours.train,
+        settings={"precision": "fp32", "torch_compile": True},
+        keeps_memory=True,
+    ),
+    Row(
         "eval_resnet50",
         "ResNet-50 forward pass, 8 images of 224 pixels; ours bf16, not compiled",
         "make_evaluation",

@@ -2,6 +2,9 @@
 
 import os
 import platform
+import shlex
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +45,14 @@ def _cpu_info(name: str) -> str:
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
+
+
+def cpp_compiler() -> tuple[str, bool]:
+    """The C++ compiler that `torch.compile` calls for a CPU, by `CXX` or the system's usual one, and whether there is
+    one."""
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    name = shlex.split(os.environ.get("CXX") or usual)[0]
+    return name, shutil.which(name) is not None
 
 
 def gpu_names() -> list[str]:
