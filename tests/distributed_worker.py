@@ -12,6 +12,8 @@ import torch
 from transformers import TrainerCallback
 
 from paco_hf import PaCoConfig, PaCoForImageClassification, PaCoTrainer, PaCoTrainingArguments
+from paco_hf.data.augmentation.batched_transforms import BatchedView, BatchedViews
+from paco_hf.data.torch_datasets import WholeImages
 from paco_hf.utils.distributed import exchange_rows, gather_rows, restore_rows, world_size
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 1, "num_heads": 2}
@@ -127,8 +129,30 @@ def row_exchange() -> dict:
     }
 
 
+def views(out: Path, batch: int) -> dict:
+    """What a trainer sees of 16 images in two epochs, by epoch and image; the labels tell them apart."""
+    pixels = torch.randint(256, (16, 32, 32, 3), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    args = PaCoTrainingArguments(
+        str(out), per_device_train_batch_size=batch, precision="fp32", save_strategy="no", dataloader_num_workers=0
+    )
+    trainer = PaCoTrainer(
+        PaCoForImageClassification(PaCoConfig(backbone="cifar_resnet20", num_labels=16, class_counts=[1] * 16)),
+        args,
+        batched_views=BatchedViews([BatchedView(n, 32) for n in ("cifar_reg", "cifar_sim")], [0.5] * 3, [0.2] * 3),
+        train_dataset=WholeImages(pixels.numpy(), range(16), seed=5),
+    )
+    loader, result = trainer.get_train_dataloader(), {}
+    for epoch in range(2):
+        trainer.train_sampler.set_epoch(epoch)
+        for made in map(trainer.batched_views, loader):
+            pairs = torch.stack([made["pixel_values"], made["key_pixel_values"]], 1)
+            result |= {f"{epoch} {label}": pair for label, pair in zip(made["labels"].tolist(), pairs, strict=True)}
+    return result
+
+
 def main(out: Path, batch: int) -> None:
     results: dict = {name: run(out / name, batch, **case) for name, case in CASES.items()}
+    results["views"] = views(out / "views", batch)
     if world_size() > 1:
         results["rows"] = row_exchange()
     rank = torch.distributed.get_rank() if world_size() > 1 else 0

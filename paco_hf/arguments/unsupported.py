@@ -7,9 +7,14 @@ from typing import Any
 import torch
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from ..utils.hardware import cpp_compiler
 from .defaults import default_setting
 
-_WHOLE = "every process needs the whole queue and key encoder: launch several processes with `paco-hf train --nproc N`"
+_WHOLE = (
+    "every process needs the whole queue and key encoder, so a model is trained whole in each: start several with "
+    "`paco-hf train --nproc N`, and where memory is short, give --precision bf16, --gradient_checkpointing true, "
+    "--lora_rank 8 or --freeze_backbone true"
+)
 _BATCHES = "it would change which images of several processes a loss contrasts"
 _CHECKPOINTING = "timm's backbones can only turn checkpointing on or off"
 _ORDER = "the order of the images is a function of seed and epoch alone, so that a killed run resumes exactly"
@@ -72,18 +77,40 @@ def check_supported(args: Any) -> None:
         known = {field.name for field in dataclasses.fields(AcceleratorConfig)}
         if other := sorted(args.accelerator_config.keys() - known):
             raise ValueError(f"accelerator_config has no setting {other[0]!r}: choose from {', '.join(sorted(known))}")
-    if args.torch_compile or args.torch_compile_mode or args.torch_compile_backend:
-        backend, mode = args.torch_compile_backend or "inductor", args.torch_compile_mode
-        try:
-            torch.compile(torch.nn.Identity(), backend=backend, mode=mode)  # it compiles at the first call only
-        except RuntimeError as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(
-                f"torch_compile_backend {backend!r} with torch_compile_mode {mode!r}: {reason}"
-            ) from error
+    if args.torch_compile is True:
+        _check_compilation(args)
     for variable, wrapper in _ENVIRONMENT.items():
         if os.environ.get(variable, "").lower() in ("true", "1", "yes"):
             raise ValueError(f"{variable}={os.environ[variable]} asks for {wrapper}, which is not supported: {_WHOLE}")
+
+
+def checkpoints_activations(args: Any) -> bool:
+    """Whether layers are computed once more in the backward pass, by either of the names that transformers has for it.
+
+    Args:
+        args (`PaCoTrainingArguments`): as they are set.
+    """
+    return bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False))
+
+
+def _check_compilation(args: Any) -> None:
+    backend, mode = args.torch_compile_backend or "inductor", args.torch_compile_mode
+    try:
+        torch.compile(torch.nn.Identity(), backend=backend, mode=mode)  # it compiles at the first call only
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"torch_compile_backend {backend!r} with torch_compile_mode {mode!r}: {reason}") from error
+    if checkpoints_activations(args):
+        raise ValueError(
+            "gradient_checkpointing with torch_compile is not supported, as BatchNorm would count batches twice: give "
+            "only one of them"
+        )
+    compiler, there = cpp_compiler()
+    if args.use_cpu and backend == "inductor" and not there:
+        raise ValueError(
+            f"torch_compile needs a C++ compiler, and there is no {compiler!r} on the path: install one, name it in "
+            "CXX, or leave out --torch_compile"
+        )
 
 
 def check_accelerator(config: AcceleratorConfig) -> None:

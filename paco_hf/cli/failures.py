@@ -24,7 +24,31 @@ _LIBRARIES = {
     "tarfile",
     "struct",
 }
+LOST_STATUS = 1  # where another process has ended
 _MEMORY = ("out of memory", "can't allocate memory", "bad_alloc", "bad allocation")
+
+
+def how_to_go_on(argv: list[str]) -> str:
+    """How to go on with what a command has written so far; empty where there is no such thing.
+
+    Args:
+        argv (list of `str`): the verb and its arguments.
+    """
+    if argv[:1] == ["predict"] and any(word.partition("=")[0] == "--output" for word in argv):
+        return "--resume goes on from what is written"
+    return "--resume goes on from the last checkpoint" if argv[:1] == ["train"] else ""
+
+
+def explain_loss(again: str) -> str | None:
+    """In one line that another process has ended; `None` where another one says so.
+
+    Args:
+        again (`str`): how to go on.
+    """
+    from ..utils.distributed import describe_lost
+
+    names, first = describe_lost()
+    return f"{names} has ended, so this one does, too; {again}" if first else None
 
 
 def explain(error: Exception, verb: str, again: str) -> tuple[str, int]:
@@ -38,9 +62,6 @@ def explain(error: Exception, verb: str, again: str) -> tuple[str, int]:
     text = _text(error)
     if isinstance(error, MemoryError | RuntimeError) and (advice := _shortage(error, text, verb)):
         return advice, 2
-    # NCCL's errors are of a type of their own; gloo's name the file of its sources.
-    if isinstance(error, RuntimeError) and (type(error).__name__.startswith("Dist") or "/gloo/" in text):
-        return f"another process of it is gone; {again}", 1
     libraries = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     foreseen = isinstance(error, _FORESEEN) or not _LIBRARIES.isdisjoint(libraries)
     if foreseen and type(error) is not RuntimeError:

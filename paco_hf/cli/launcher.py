@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ..utils.hardware import usable_cores
 from ..utils.signals import end_with_parent
+from .failures import how_to_go_on
 
 NPROC_HELP = "processes: launches itself as so many, one a GPU where there are GPUs; under a launcher: checks for them"
 HELP_FLAGS = {"-h", "--help", "--help_all"}
@@ -31,9 +32,10 @@ def in_processes(verb: str, argv: list[str]) -> list[str]:
     number, rest = split_number(argv)
     if HELP_FLAGS & set(rest):
         return rest
-    if is_launched():
+    if is_launched() or "TORCHELASTIC_RUN_ID" in os.environ:  # an agent that is killed leaves its processes alone
         end_with_parent()
     world = world_size()
+    _check_restarts()
     launched = _check_accelerate(verb, world or 1) or world is not None
     if launched and number not in (None, world or 1):
         raise ValueError(
@@ -79,6 +81,11 @@ def is_launched() -> bool:
     return os.environ.get(_LAUNCHER) == str(os.getppid())
 
 
+def mark_launcher() -> None:
+    """Have the processes that this one starts from now on end with it."""
+    os.environ[_LAUNCHER] = str(os.getpid())
+
+
 def is_first_process() -> bool:
     """Whether this is the process of rank 0, or the only one."""
     return os.environ.get("RANK", "0") == "0"
@@ -96,6 +103,17 @@ def split_number(argv: list[str]) -> tuple[int | None, list[str]]:
     return int(known.nproc), rest
 
 
+def _check_restarts() -> None:
+    """`ValueError` where torchrun is to start processes anew that would not find one another then."""
+    restarts = os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")
+    if restarts != "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        # The addresses of those that have ended stay in the store of torch's agent, which new ones ask.
+        raise ValueError(
+            f"torchrun may restart processes (--max-restarts {restarts}), which would wait for those that have ended: "
+            "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment, on each node, or leave --max-restarts out"
+        )
+
+
 def _check_accelerate(verb: str, world: int) -> bool:
     """Whether `accelerate launch` started this process. `ValueError` where it did otherwise than it was asked to."""
     # Every kind of accelerate's launch sets it.
@@ -107,6 +125,12 @@ def _check_accelerate(verb: str, world: int) -> bool:
         raise ValueError(
             f"accelerate launch was given mixed precision {precision}, which would overrule --precision: launch with "
             f"--mixed_precision no, and give paco-hf --precision {precision}"
+        )
+    compiler = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if compiler.lower() != "no":
+        raise ValueError(
+            f"accelerate launch was given the compiler {compiler}, which would compile the whole model, evaluation "
+            "too: launch with --dynamo_backend no, and give paco-hf --torch_compile true"
         )
     asked = _accelerate_processes() if world == 1 else None
     if asked is not None and asked > 1:
@@ -169,7 +193,7 @@ def _check_devices(number: int) -> None:
 def _run(number: int, arguments: list[str]) -> int:
     """`paco-hf` with `arguments` in local processes, under torchrun's agent. Returns the status to exit with."""
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // number)))
-    os.environ[_LAUNCHER] = str(os.getpid())
+    mark_launcher()
     from torch.distributed import run
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -188,7 +212,9 @@ def _run(number: int, arguments: list[str]) -> int:
         if failure.exitcode >= 0:
             return failure.exitcode
         name = signal.Signals(-failure.exitcode).name
-        print(f"paco-hf {arguments[0]}: process {rank} of {number} was ended by {name}", file=sys.stderr)
+        cause = ", as where memory is short" if name == "SIGKILL" else ""
+        again = how_to_go_on(arguments).replace("last", "last complete") or "run the command again"
+        print(f"paco-hf {arguments[0]}: rank {rank} of {number} was ended by {name}{cause}; {again}", file=sys.stderr)
         return 128 - failure.exitcode
     return 0
 

@@ -13,10 +13,10 @@ from ..arguments.hints import meant_name
 from ..utils.console import PRINTED_ONCE, announce_loading, drop_unwritten, open_streams, quiet
 from ..utils.files import disk_errors
 from ..utils.interrupts import raise_interrupts
-from ..utils.signals import STATUS, Stopped
+from ..utils.signals import STATUS, Stopped, is_lost
 from ..utils.versions import system_lines
 from .common import OneLineParser
-from .failures import explain
+from .failures import LOST_STATUS, explain, explain_loss, how_to_go_on
 from .launcher import HELP_FLAGS, in_processes, is_first_process, is_launched, split_number
 
 _USAGE = (Path(__file__).parents[1] / "templates" / "usage.txt").read_text(encoding="utf-8")
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _status(argv: list[str], verb: str) -> int:
-    resumable = _resumable(argv)
+    resumable = how_to_go_on(argv)
     again = resumable.replace("last", "last complete") or "run the command again"
     try:
         with raise_interrupts(), disk_errors(f"make space, and {again}"):
@@ -65,19 +65,18 @@ def _status(argv: list[str], verb: str) -> int:
             raise
         if PRINTED_ONCE in getattr(error, "__notes__", ()):
             return 2
+        if is_lost(error):
+            if is_launched():  # the command that started all says which has ended, and how
+                time.sleep(2)
+            elif message := explain_loss(again):
+                _complain(verb, message)
+            return LOST_STATUS
         if not is_first_process():
             # Most errors befall all processes alike: once the first has told, the launcher ends the others.
             time.sleep(5)
         message, status = explain(error, verb, again)
         _complain(verb, message)
         return status
-
-
-def _resumable(argv: list[str]) -> str:
-    """How to go on with what a command has written so far; empty where there is no such thing."""
-    if argv[:1] == ["predict"] and any(word.partition("=")[0] == "--output" for word in argv):
-        return "--resume goes on from what is written"
-    return "--resume goes on from the last checkpoint" if argv[:1] == ["train"] else ""
 
 
 def _complain(verb: str, message: str) -> None:

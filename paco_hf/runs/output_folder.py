@@ -14,6 +14,7 @@ from ..models.image_processing_paco import PROCESSOR_FILE
 from ..models.lora import ADAPTER_FILES, ADAPTER_FOLDER
 from ..models.modeling_paco import CODE_FILES
 from ..utils.files import is_changed
+from ..utils.hub_names import split_revision
 from ..utils.locks import LOCK_NAMES
 from . import layout
 from .folder import RunFolder, list_checkpoints
@@ -114,12 +115,36 @@ def changed_settings(folder: Path, settings: dict[str, Any], only_named: bool = 
         only_named (`bool`, *optional*, defaults to `False`): leave out what `settings` does not name.
     """
     before = RunFolder(folder).recipe or settings
-    names = settings.keys() if only_named else before.keys() | settings.keys()
-    # The global batch follows from others; how many images are scored at a time makes no other model.
-    bookkeeping = ("save_", "logging_", "report_to", "dataloader_num_workers", "global_batch_size", "per_device_eval_")
-    changes = []
+    if before.get("backbone"):  # which runs of before have with the revision
+        before = {**before, "backbone": split_revision(before["backbone"])[0]}
+    names = set(settings if only_named else before.keys() | settings.keys())
+    # A batch follows from the global one and the number of processes; how many images are scored at a time makes no
+    # other model; what is split off for how images were looked at is compared by itself.
+    bookkeeping = (
+        *("save_", "logging_", "report_to", "dataloader_num_workers", "global_batch_size", "per_device_eval_"),
+        "inspect",
+    )
+    changes, processes = [], [_processes(values) for values in (before, settings)]
+    # Or it is what each of the processes had that the run began with.
+    share = _batch(settings, RunFolder(folder).data.get("processes", 0))
+    others = None not in processes and processes[0] != processes[1]
+    if others or (share and share == before.get("global_batch_size")):
+        names -= {"per_device_train_batch_size"}
+    # A run of before they were kept is resumed with those of now.
+    names -= {name for name in ("dataset_revision", "backbone_revision") if name not in before}
     for name in sorted(names):
         old, new = (values.get(name, default_setting(name)) for values in (before, settings))
         if old != new and not name.startswith(bookkeeping):
             changes.append(f"{name} {old} -> {new}")
     return ", ".join(changes)
+
+
+def _processes(settings: dict[str, Any]) -> int | None:
+    batch, share = settings.get("global_batch_size"), _batch(settings, 1)
+    return batch // share if batch and share else None
+
+
+def _batch(settings: dict[str, Any], processes: int) -> int:
+    """The images of a step of so many processes; 0: the settings do not say."""
+    share, accumulated = map(settings.get, ("per_device_train_batch_size", "gradient_accumulation_steps"))
+    return processes * (share or 0) * (accumulated or 0)

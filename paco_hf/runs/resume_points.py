@@ -48,7 +48,7 @@ def resume_points(folder: Path, run: RunArguments, args: PaCoTrainingArguments) 
             "RUN/checkpoint-20, or true for the last one in --output_dir"
         )
     else:
-        points = [Path(chosen)]
+        points = [Path(chosen).resolve() if Path(chosen).is_symlink() else Path(chosen)]
     if run.overwrite and lies_in(points[0], folder):
         raise ValueError(f"--overwrite would remove {points[0]}, which --resume_from_checkpoint goes on from")
     return points
@@ -89,13 +89,23 @@ def set_aside_later(checkpoint: Path) -> None:
         other.rename(other.with_suffix(SET_ASIDE))
 
 
+def process_count(checkpoint: Path) -> int:
+    """How many processes made a checkpoint: each has left the state of its random numbers."""
+    ranks = [int(file.stem.rpartition("_")[2]) for file in checkpoint.glob("rng_state_*.pth")]
+    return max(ranks) + 1 if ranks else 1
+
+
+def _random_states(processes: int) -> list[str]:
+    return [f"rng_state_{rank}.pth" for rank in range(processes)] if processes > 1 else ["rng_state.pth"]
+
+
 def check_checkpoint(folder: Path, weights: str, args: PaCoTrainingArguments) -> dict[str, Any]:
     """Refuse a checkpoint that training cannot resume from exactly.
 
     Args:
         folder (`Path`): of the checkpoint.
         weights (`str`): name of the file with the weights.
-        args (`PaCoTrainingArguments`): how many processes train, and which this one is.
+        args (`PaCoTrainingArguments`): their loss may need a state of its own.
 
     Returns:
         the trainer's state, such as its `global_step`.
@@ -107,17 +117,10 @@ def check_checkpoint(folder: Path, weights: str, args: PaCoTrainingArguments) ->
     such = f", such as {others[-1]}" if others else ""
     advice = f"give another with --resume_from_checkpoint{such}, or start anew with --overwrite"
     # Every process looks at those of all, so that all find the same.
-    ranks = range(args.world_size)
-    random_states = [f"rng_state_{rank}.pth" for rank in ranks] if args.world_size > 1 else ["rng_state.pth"]
-    made_with = len(list(folder.glob("rng_state*.pth")))
+    random_states = _random_states(process_count(folder))
     pickled = ("optimizer.pt", "scheduler.pt", *random_states)
     contrastive = [TRAINING_STATE_NAME] if args.spec.contrastive else []
     for name in (weights, *contrastive, *pickled, TRAINER_STATE_NAME):
-        if name in random_states and not (folder / name).is_file() and made_with:
-            raise OSError(
-                f"the checkpoint {folder} was made with {made_with} processes, but there are {args.world_size} now: "
-                "resume with as many, by --nproc, or start anew with --overwrite"
-            )
         if not (folder / name).is_file():
             raise OSError(f"the checkpoint {folder} lacks {name}: {advice}")
     for name in pickled:

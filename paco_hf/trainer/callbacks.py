@@ -172,7 +172,7 @@ class LogFileCallback(TrainerCallback):
         self._write(args, state, "a", state.log_history[-1:])
 
     def _write(self, args: Any, state: Any, mode: str, entries: list[dict[str, Any]]) -> None:
-        if state.is_world_process_zero:
+        if args.should_save:
             with open(Path(args.output_dir) / LOG_NAME, mode, encoding="utf-8") as file:
                 file.writelines(json.dumps(entry) + "\n" for entry in entries)
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..evaluation.temperature import fit_temperature
+from ..evaluation.temperature import fit_temperature, representative_rows
 from ..inference.features import Embeddings
 from ..models.modeling_paco import PaCoForImageClassification
 
@@ -72,11 +72,13 @@ def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings
         return f"class centers: {means} ({source}), scaled to length 1"
     middle = centers.mean(0)
     weight, bias = centers - middle, ((middle**2).sum() - (centers**2).sum(1)) / 2
-    logits = features @ weight.T + bias
+    # Of half a million images of thousands of classes no memory holds all logits.
+    rows = slice(None) if labels is None else representative_rows(labels, classes)
+    logits = features[rows] @ weight.T + bias
     temperature = float(logits.std()) or 1.0
     if labels is not None:
         # What it is good for is order of magnitude; logits of one size lie in the range that the fit searches.
-        temperature *= fit_temperature((logits / temperature).numpy(), labels)
+        temperature *= fit_temperature((logits / temperature).numpy(), labels[rows])
     with torch.no_grad():
         model.classifier.weight.copy_((weight / temperature).float())
         model.classifier.bias.copy_((bias / temperature).float())

@@ -5,7 +5,7 @@ import math
 import multiprocessing
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.distributed import broadcast_buffers
 from ..utils.signals import start_worker, worker_context
 from .callbacks import LogFileCallback, MethodCallback, SelectionCallback, TrainingTime
+from .compiled import CompiledBackbones
 from .optimizer import decayed_names, optimizer_and_settings
 from .progress import ReadableLines, ReadableProgress
 from .saving import CheckpointingTrainer
@@ -89,6 +90,7 @@ class PaCoTrainer(CheckpointingTrainer):
         strategy, workers = "no" if evaluated is None else args.eval_strategy, max(args.dataloader_num_workers, 0)
         name = args.run_name or f"{Path(args.output_dir).resolve().name} {datetime.datetime.now():%Y-%m-%d %H:%M}"
         args = args.changed(eval_strategy=strategy, dataloader_num_workers=workers, run_name=name)
+        args.torch_compile = args.torch_compile is True  # `auto` is for who knows how long the run is
         if args.prediction_loss_only:
             kwargs["compute_metrics"] = None
         if kwargs.get("compute_metrics", self._long_tailed_metrics) is None and evaluated is not None:
@@ -167,7 +169,13 @@ class PaCoTrainer(CheckpointingTrainer):
         self.adapted = has_adapter(model)
         self.frozen_backbone = not any(parameter.requires_grad for parameter in model.paco.backbone.parameters())
         self.class_counts = prior_counts(args, model.config)
+        self.compiled = CompiledBackbones(model, args) if args.torch_compile else None
         self.loss = LossModule(args.loss, self.class_counts, **args.spec.formula_settings(args)).to(args.device)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """As the base class, whose accelerator would compile the model as a whole, evaluation too."""
+        with _changed(self.args, "torch_compile_backend", None), _changed(self.args, "torch_compile_mode", None):
+            super().create_accelerator_and_postprocess()
 
     # ---- loss
 
@@ -204,10 +212,10 @@ class PaCoTrainer(CheckpointingTrainer):
             }
         contrastive = model.training and spec.contrastive
         if contrastive and len(views) < spec.views:
-            names = " and ".join(_VIEWS)
-            raise ValueError(f"loss {spec.name!r} contrasts two views: the items of the data set need {names}")
+            raise ValueError(f"loss {spec.name!r} contrasts two views: items need {' and '.join(_VIEWS)}")
         inputs = {**views, "labels": labels} if contrastive else {"pixel_values": views["pixel_values"]}
-        outputs = model(**inputs, return_dict=True)
+        with self.compiled.in_place() if self.compiled and model.training else nullcontext():
+            outputs = model(**inputs, return_dict=True)
         if model.training:
             loss = self.loss.outputs_loss(outputs, labels)
         else:
@@ -241,8 +249,10 @@ class PaCoTrainer(CheckpointingTrainer):
     def log(self, logs: dict[str, Any], *args: Any, **kwargs: Any) -> None:
         """As the base class; with a loss also its parts, and how much of the queue is filled, 0 to 1."""
         if "loss" in logs:
-            for name, values in self.loss_parts.items():
-                logs[name] = self.accelerator.gather(torch.stack(values).mean().reshape(1)).mean().item()
+            if self.loss_parts:
+                means = torch.stack([torch.stack(values).mean() for values in self.loss_parts.values()])
+                # In one go, as each value that is read waits for the GPU.
+                logs |= zip(self.loss_parts, self.accelerator.gather(means[None]).mean(0).tolist(), strict=True)
             self.loss_parts.clear()
             if isinstance(self.model, PaCoForContrastiveTraining) and (size := self.model.queue.labels.shape[0]):
                 enqueued = self.state.global_step * self.get_total_train_batch_size(self.args)

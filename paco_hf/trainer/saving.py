@@ -1,14 +1,17 @@
 """`CheckpointingTrainer`: checkpoints that are complete or absent, are classifiers, and resume exactly."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from transformers import Trainer
+from transformers import Trainer, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import logging
 
@@ -20,7 +23,8 @@ from ..models.modeling_paco import PaCoForImageClassification
 from ..runs.folder import list_checkpoints
 from ..runs.layout import STAGING
 from ..runs.output_folder import clear_checkpoint
-from ..runs.resume_points import check_checkpoint, first_complete, set_aside_later
+from ..runs.resume_points import check_checkpoint, first_complete, process_count, set_aside_later
+from ..utils.distributed import broadcast_buffers, gather_objects
 from ..utils.files import readable
 from .callbacks import selected_file
 
@@ -35,6 +39,20 @@ PRIVATE_OVERRIDES = {
     "_load_optimizer_and_scheduler": "says nothing of what to do where a state does not fit the optimizer",
     "_load_rng_state": "likewise",
 }
+
+
+@contextmanager
+def _written_here(args: PaCoTrainingArguments) -> Iterator[None]:
+    # Since 5.10 transformers saves a model from rank 0 alone, whatever `save_on_each_node` says.
+    name, model = "should_save_on_this_rank", PaCoForImageClassification
+    if args.process_index == 0 or not hasattr(model, name):
+        yield
+        return
+    setattr(model, name, lambda _, is_main_process: is_main_process)
+    try:
+        yield
+    finally:
+        delattr(model, name)
 
 
 class CheckpointingTrainer(Trainer):
@@ -97,10 +115,11 @@ class CheckpointingTrainer(Trainer):
 
     def save_classifier(self, folder: str | Path) -> None:
         """Write the inference model as it is now, adapters merged into it and beside it in `adapter/`."""
-        if self.adapted:
-            lora.save_merged(self.classifier, folder)
-        else:
-            self.classifier.save_pretrained(folder)
+        with _written_here(self.args):
+            if self.adapted:
+                lora.save_merged(self.classifier, folder)
+            else:
+                self.classifier.save_pretrained(folder)
 
     def _get_output_dir(self, trial: Any) -> str:
         return super()._get_output_dir(trial) if self.staging is None else str(self.staging)
@@ -113,11 +132,15 @@ class CheckpointingTrainer(Trainer):
             )
         root, name = Path(super()._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
         staging = self.staging = root / STAGING
+        if self.args.save_on_each_node:  # before the next step, BatchNorm's statistics are those of each process
+            broadcast_buffers(self.model)
         if self.args.should_save:
             shutil.rmtree(staging, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         try:
             super()._save_checkpoint(model, trial)
+            if self.args.save_on_each_node:
+                self._share_random_states(staging / name)
             self.accelerator.wait_for_everyone()
             # The base class takes the folder that is to move for the best checkpoint; `load_selected` needs none.
             self.state.best_model_checkpoint = None
@@ -141,6 +164,13 @@ class CheckpointingTrainer(Trainer):
             shutil.rmtree(staging)
             self.remove_old_checkpoints()
         self.accelerator.wait_for_everyone()
+
+    def _share_random_states(self, folder: Path) -> None:
+        """Give the checkpoint of each node the states of the random numbers of all processes."""
+        file = folder / f"rng_state_{self.args.process_index}.pth"
+        states = gather_objects((file.name, file.read_bytes()) if self.args.world_size > 1 else None)
+        for name, state in filter(None, states) if self.args.should_save else ():
+            (folder / name).write_bytes(state)
 
     def remove_old_checkpoints(self) -> None:
         """Keep the last `args.save_total_limit` checkpoints, and of the selected weights the best."""
@@ -227,6 +257,11 @@ class CheckpointingTrainer(Trainer):
             ) from error
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None and process_count(Path(checkpoint)) != self.args.world_size:
+            # Of these processes there are no states, and one that two had would make their dropout the same.
+            key = (self.args.seed, self.resumed_step, self.args.process_index, self.args.world_size)
+            set_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+            return
         with readable(f"{checkpoint}/rng_state.pth"):
             super()._load_rng_state(checkpoint)
 

@@ -1,9 +1,13 @@
 """Row-wise collectives for the contrastive batch. Without an initialized process group each is the identity."""
 
-from collections.abc import Iterator
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
+import psutil
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -100,22 +104,144 @@ def broadcast_buffers(model: nn.Module) -> None:
             dist.broadcast(buffer, src=0)
 
 
+def gather_objects(value: Any, group: Any = None) -> list[Any]:
+    """What each process has, in the order of their ranks."""
+    if world_size() == 1:
+        return [value]
+    values: list[Any] = [None] * world_size()
+    dist.all_gather_object(values, value, group=group)
+    return values
+
+
+def first_object(value: Any) -> Any:
+    """What the process of rank 0 has."""
+    values = [value]
+    if world_size() > 1:
+        dist.broadcast_object_list(values)
+    return values[0]
+
+
+_Result = TypeVar("_Result")
+_processes: list[tuple[str, int]] = []  # host and process id of each rank
+
+
+def process_name(rank: int) -> str:
+    """What messages call a process; with its host where they are on several ([`check_agreement`] has met them)."""
+    several = len({host for host, _ in _processes}) > 1
+    return f"rank {rank} of {world_size()}" + (f" on {_processes[rank][0]}" if several else "")
+
+
+def in_all(function: Callable[[], _Result], group: Any = None) -> _Result:
+    """Call a function in every process; an error in one of them is that of all, and names it.
+
+    Args:
+        function (callable): what may fail with a `ValueError` or an `OSError`; it does not wait for other processes.
+        group (*optional*): of processes, by which they meet (default: that of training).
+
+    Raises:
+        ValueError, OSError: the error of the first process that has one.
+    """
+    result, failure = None, None
+    try:
+        result = function()
+    except (OSError, ValueError) as error:
+        failure = error
+    failures = gather_objects(failure and (isinstance(failure, OSError), str(failure)), group)
+    rank = next((rank for rank, each in enumerate(failures) if each), None)
+    if rank is None:
+        return result  # type: ignore[return-value]
+    is_system, text = failures[rank]
+    if all(other == failures[rank] for other in failures) and failure is not None:
+        raise printed_once(failure)
+    named = f"{process_name(rank)}: " if rank > 0 else ""  # the first process needs no name
+    raise printed_once((OSError if is_system else ValueError)(named + text)) from failure
+
+
+def check_agreement(**held: Any) -> None:
+    """That all processes hold the same, before they train together.
+
+    Args:
+        held: what to compare, by what messages call it (`_` for a space): text, or a mapping to text or numbers.
+
+    Raises:
+        ValueError: one holds something else than the first does; in all processes, and names that one.
+    """
+    if world_size() == 1:
+        return
+    if len(_processes) != world_size():
+        _processes[:] = gather_objects((socket.gethostname(), os.getpid()))
+    everything = gather_objects(held)
+    for topic, first in everything[0].items():
+        for rank, other in ((rank, held[topic]) for rank, held in enumerate(everything)):
+            if other != first:
+                theirs, ours = _difference(other, first)
+                raise printed_once(
+                    ValueError(
+                        f"the processes would not train the same, so none does: {topic.replace('_', ' ')}: {theirs} "
+                        f"in {process_name(rank)}, {ours} in {process_name(0)}: give all the same flags, packages, "
+                        "data and run folder"
+                    )
+                )
+
+
+def _difference(one: Any, other: Any) -> tuple[str, str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        name = min(name for name in one.keys() | other.keys() if one.get(name) != other.get(name))
+        return f"{name} {one.get(name)}", f"{name} {other.get(name)}"
+    return str(one), str(other)
+
+
+def printed_once(error: Exception) -> Exception:
+    """An error that all processes have, for the first to print."""
+    if world_size() > 1 and dist.get_rank() > 0:
+        error.add_note(PRINTED_ONCE)
+    return error
+
+
+def lost_processes(wait: float = 2.0) -> list[int]:
+    """The ranks on this computer whose process has ended.
+
+    Args:
+        wait (`float`, *optional*, defaults to `2.0`): seconds within which one may be found to.
+    """
+    host, until = socket.gethostname(), time.monotonic() + wait
+    while True:
+        lost = [rank for rank, (where, pid) in enumerate(_processes) if where == host and not _lives(pid)]
+        if lost or time.monotonic() > until:
+            return lost
+        time.sleep(0.05)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+def describe_lost() -> tuple[str, bool]:
+    """Which process is gone, for the user to read, and whether this one is to say so: the first of those left."""
+    lost = lost_processes()
+    names = ", ".join(map(process_name, lost))
+    if not lost:
+        here = socket.gethostname()
+        elsewhere = sorted({host for host, _ in _processes if host != here})
+        names = f"a process on {' or '.join(elsewhere)}" if elsewhere else "another process"
+    rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return names, rank == min(set(range(world_size())) - set(lost), default=rank)
+
+
 @contextmanager
-def entered_once(context: AbstractContextManager[None]) -> Iterator[None]:
-    """Enter a context in rank 0 alone; where it cannot be entered, that is the error of all ranks."""
-    failure: list[Exception | None] = [None]
+def entered_once(context: AbstractContextManager[None], here: bool | None = None) -> Iterator[None]:
+    """Enter a context in some processes alone; where one cannot enter it, that is the error of all.
+
+    Args:
+        context (context manager): to enter.
+        here (`bool`, *optional*): whether this process does (default: that of rank 0).
+    """
+    here = (world_size() == 1 or dist.get_rank() == 0) if here is None else here
     with ExitStack() as stack:
-        if world_size() == 1 or dist.get_rank() == 0:
-            try:
-                stack.enter_context(context)
-            except (OSError, ValueError) as error:
-                failure = [error]
-        if world_size() > 1:
-            dist.broadcast_object_list(failure)
-        if failure[0] is not None:
-            if world_size() > 1 and dist.get_rank() > 0:
-                failure[0].add_note(PRINTED_ONCE)
-            raise failure[0]
+        in_all(lambda: stack.enter_context(context) if here else None)
         yield
 
 

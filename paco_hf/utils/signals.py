@@ -18,6 +18,7 @@ from typing import Any
 
 STATUS = 128 + signal.SIGTERM
 _SILENCE = timedelta(seconds=6)  # without a sign of life, after which a process counts as gone
+_LONG_SILENCE = 60.0  # seconds; likewise where nobody asked to stop: a process may be swapped out for a while
 _PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _BIRTH, _ATTEMPTS = 10.0, 3  # seconds in which a fork comes to its first line, for which it takes milliseconds
 _ECHO = 2.0  # seconds in which torchrun's agent passes on a signal that all processes of a job were sent as well
@@ -34,7 +35,8 @@ class Termination:
     signals of the same two seconds are one.
     Leaving the context without `granted` ends the process by the signal, as it would have ended without a context.
     In several processes each gives signs of life: where one is gone, a step that was interrupted has no end, and
-    what is left of it ends, too. A thread other than the main one hears no signals.
+    what is left of it ends, too; a minute without a sign ends it also where nothing was asked for, such as where a
+    computer has failed, which closes no connection. A thread other than the main one hears no signals.
 
     Args:
         rank (`int`): of this process.
@@ -58,15 +60,17 @@ class Termination:
             self.thread.start()
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        # A launcher that ends what is left should not keep it from saying which process has ended.
+        lost = error is not None and is_lost(error)
         if self.heard:
-            signal.signal(signal.SIGTERM, self.handler)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN if lost else self.handler)
             signal.set_wakeup_fd(self.wakeup)
             self.writer.shutdown(socket.SHUT_WR)  # closed here, it is open still in workers that live
             self.writer.close()
             self.thread.join()
             self.reader.close()
-            if self.requested and not self.granted:
+            if self.requested and not self.granted and not lost:
                 signal.raise_signal(signal.SIGTERM)
 
     def _listen(self) -> None:
@@ -84,8 +88,24 @@ class Termination:
                 if requests > self.requested and self.rank == 0:
                     print("SIGTERM: stopping after this step, with a checkpoint", file=sys.stderr, flush=True)
                 self.requested = requests > 0
-            if peers and peers.gone(self.requested):
-                os._exit(STATUS)
+            if peers and (silent := peers.silent(self.requested)):
+                from .distributed import process_name
+
+                if not self.requested and self.rank == min(set(range(self.world)) - {*silent}, default=0):
+                    names = ", ".join(map(process_name, silent))
+                    print(
+                        f"no sign of life of {names} for {_LONG_SILENCE:.0f} s, so the training ends; --resume goes "
+                        "on from the last complete checkpoint",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+                os._exit(STATUS if self.requested else 1)
+
+
+def is_lost(error: BaseException) -> bool:
+    """Whether an error is of a connection to a process that has ended."""
+    # NCCL's errors are of a type of their own; gloo's name the file of its sources.
+    return isinstance(error, RuntimeError) and (type(error).__name__.startswith("Dist") or "/gloo/" in str(error))
 
 
 def end_with_parent() -> None:
@@ -175,7 +195,9 @@ def _end_with(process: Any) -> None:
 
 
 def _is_echo(since: float) -> bool:
-    return "TORCHELASTIC_RUN_ID" in os.environ and time.monotonic() - since < _ECHO
+    # What launched this process passes on what both may hear.
+    launched = not os.environ.keys().isdisjoint(("TORCHELASTIC_RUN_ID", "PACO_HF_LAUNCHER"))
+    return launched and time.monotonic() - since < _ECHO
 
 
 class _Peers:
@@ -183,22 +205,26 @@ class _Peers:
         self.names, self.name = [f"paco_hf/alive/{i}" for i in range(world)], f"paco_hf/alive/{rank}"
         self.store: Any = None
         self.signs: dict[str, tuple[bytes, float]] = {}
+        self.alone = 0.0  # since when there is no store
 
-    def gone(self, asked: bool) -> bool:
-        """Give a sign of life; `asked`, say whether some process has given none for a while."""
+    def silent(self, asked: bool) -> list[int]:
+        """Give a sign of life; the ranks that have given none for long, for less long where a stop is `asked` for."""
         from torch.distributed import TCPStore
 
+        limit = _SILENCE.total_seconds() if asked else _LONG_SILENCE
         try:
             if self.store is None:
                 # A connection of its own: that of the group of processes may be waiting.
                 address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
                 self.store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=_SILENCE)
             self.store.add(self.name, 1)
-            counts = self.store.multi_get(self.names) if asked else []
-        except RuntimeError:  # the store is gone, with the process that had it, or a process never came
-            return asked
+            counts = self.store.multi_get(self.names)
+        except RuntimeError:  # the store is gone, with the first process, or a process never came
+            self.alone = self.alone or time.monotonic()
+            return [0] if asked or time.monotonic() - self.alone > limit else []
         now = time.monotonic()
-        for name, count in zip(self.names, counts, strict=False):
+        self.alone = 0.0
+        for name, count in zip(self.names, counts, strict=True):
             if self.signs.get(name, (b"", now))[0] != count:
                 self.signs[name] = (count, now)
-        return any(now - moment > _SILENCE.total_seconds() for _, moment in self.signs.values())
+        return [rank for rank, name in enumerate(self.names) if now - self.signs[name][1] > limit]

@@ -99,6 +99,7 @@ def new_model(
         backbone.architecture,
         pretrained=run.pretrained,
         pretrained_file=run.pretrained_file or backbone.weights,
+        pretrained_revision=run.backbone_revision,
         classifier_init_std=run.classifier_init_std,
         backbone_kwargs=backbone_kwargs,
         **config,
@@ -173,7 +174,8 @@ def build_views(plan: RunPlan, images: Images) -> tuple[Dataset, BatchedViews | 
     if pixels is None:
         return ViewsDataset(images, labels, [build_view(name, size) for name in plan.views], seed), None
     views = [BatchedView(name, size) for name in plan.views]
-    return WholeImages(pixels, labels, seed), BatchedViews(views, processor.image_mean, processor.image_std)
+    dataset = WholeImages(pixels, labels, seed, plan.run.view_draws or "image")
+    return dataset, BatchedViews(views, processor.image_mean, processor.image_std)
 
 
 def start_from_means(plan: RunPlan, data: RunData, parts: RunParts) -> str:
@@ -191,7 +193,9 @@ def start_from_means(plan: RunPlan, data: RunData, parts: RunParts) -> str:
     return start_from_centers(parts.model, features.plain("train"), data.images["train"].split.name)
 
 
-def build_trainer(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[TrainerCallback]) -> PaCoTrainer:
+def build_trainer(
+    plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[TrainerCallback], processes: int | None = None
+) -> PaCoTrainer:
     """The trainer of a run.
 
     Args:
@@ -199,6 +203,8 @@ def build_trainer(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequ
         data (`RunData`): its splits.
         parts (`RunParts`): its model and training data.
         callbacks (sequence of `transformers.TrainerCallback`): further ones.
+        processes (`int`, *optional*): that the order of a stream is made for (default: those that there are), so that
+            a run has one order, whoever goes on with it.
 
     Raises:
         ValueError: settings that contradict the model, the data or the installed packages.
@@ -208,8 +214,10 @@ def build_trainer(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequ
     args, train, validation = plan.args, data.images["train"].split, data.images.get("validation")
     sampler = None
     if train.groups is not None:
-        lanes, buffer = LANES * args.world_size, plan.run.shuffle_buffer * args.world_size
-        sampler = StreamSampler(train.groups, args.per_device_train_batch_size, lanes, buffer, args.order_seed)
+        processes = processes or args.world_size
+        share = max(args.per_device_train_batch_size * args.world_size // processes, 1)
+        buffer = plan.run.shuffle_buffer * processes
+        sampler = StreamSampler(train.groups, share, LANES * processes, buffer, args.order_seed)
     try:
         return PaCoTrainer(
             parts.model,

@@ -17,6 +17,7 @@ from ..arguments.training_args import PaCoTrainingArguments
 from ..arguments.unsupported import check_views
 from ..data.augmentation.transforms import build_view
 from ..data.exclusion import read_exclusion
+from ..data.manifest_file import write_manifest
 from ..data.spec import SPLITS_NAME
 from ..data.split_manifest import check_data, check_source, describe_data
 from ..models.lora import describe_training
@@ -32,13 +33,14 @@ from ..trainer.cross_validation import HeldOut
 from ..trainer.paco_trainer import PaCoTrainer
 from ..trainer.validation import SCORES, check_metric, check_packages, check_rates, check_training
 from ..utils.console import say
-from ..utils.distributed import entered_once, leave_together
+from ..utils.distributed import check_agreement, entered_once, in_all, leave_together
 from ..utils.files import as_yaml, check_space, write_json, write_text
 from ..utils.hardware import one_thread
 from ..utils.interrupts import raise_interrupts
 from ..utils.locks import sole_owner
 from ..utils.memory import keep_freed_memory
 from ..utils.signals import Stopped, Termination
+from ..utils.versions import versions
 from .build import (
     RunParts,
     build,
@@ -50,9 +52,12 @@ from .build import (
     start_from_means,
 )
 from .choices import choose_input, choose_settings
+from .compilation import compiled_as_begun, settle_compilation
 from .cost import announce_cost, rehearse
 from .finish import finish, publish
+from .pins import pin_run, pin_weights
 from .prepare_data import RunData, load_checked, split_data
+from .processes import Before, check_alike, check_shared, describe_change, first_processes, keep_batch, trained_before
 
 
 def train(
@@ -75,32 +80,51 @@ def train(
         FloatingPointError: a loss that is not finite.
         Stopped: SIGTERM came; the run can be resumed from the step that it came in.
     """
-    with entered_once(sole_owner(args.output_dir, "a training", "give another --output_dir")):
-        return _train(run, args, callbacks)
+    folder, advice = Path(args.output_dir), "give another --output_dir"
+    check_agreement(versions=versions())
+    with entered_once(sole_owner(folder, "a training", advice)):
+        check_shared(folder, args)
+        others = args.should_save and args.process_index > 0  # that write a folder of their own
+        with entered_once(sole_owner(folder, "a training", advice), others):
+            return _train(run, args, callbacks)
 
 
 def _train(
     run: RunArguments, args: PaCoTrainingArguments, callbacks: Sequence[TrainerCallback]
 ) -> dict[str, Any] | None:
     main, folder = args.process_index == 0, Path(args.output_dir)
-    metrics = open_folder(folder, run, args)
+    run = pin_run(run, args)
+    metrics = in_all(lambda: open_folder(folder, run, args))
+    # Before anything that the processes do together; what is in it is compared before the first step.
+    points = [point.name for point in resume_points(folder, run, args)[:1]]
+    check_agreement(
+        run_folder="finished" if metrics is not None else "not finished",
+        checkpoint_to_resume_from="".join(points) or "none",
+    )
     if metrics is not None:
         say(main, f"{folder} is finished; nothing to resume\n{summary(metrics, str(folder))}")
     else:
+        before = in_all(lambda: trained_before(run, args))
         backbone = check_settings(run, args)
         checks = load_checked(run, args)
         run, args, notes = choose_method(run, args, checks.data, backbone)
         data = split_data(run, args, checks)
         say(main, describe_method(args), *notes)
-        plan = resolve(data.run, args, data.division, backbone)
+        # What the images decide depends on their number in a step, which they may decide as well.
+        resumed, args = keep_batch(data.run, args, before)
+        plan = resolve(resumed, args, data.division, backbone)
+        run, args = keep_batch(plan.run, plan.args, before)
+        plan = replace(plan, run=pin_weights(run, args), args=args)  # of a backbone that follows from the data
         say(main, *plan.notes)
         if args.device.type == "cpu":
             keep_freed_memory()
         model = build_model(plan, data)
-        plan = resolve_loading(plan, data.images["train"])
+        begun = [RunFolder(point).recipe.get("view_draws") for point in resume_points(folder, run, args)[:1]]
+        plan = resolve_loading(plan, data.images["train"], *begun)
         say(main, *plan.notes)
         plan, parts, held_out = prepare_features(plan, data, model)
-        trainer = fit(plan, data, parts, callbacks)
+        trainer = fit(plan, data, parts, callbacks, before)
+        plan = replace(plan, args=plan.args.changed(torch_compile=trainer.args.torch_compile))  # as it was settled
         if run.dry_run:
             done = trainer.resumed_step
             del trainer
@@ -141,7 +165,7 @@ def check_settings(run: RunArguments, args: PaCoTrainingArguments) -> BackboneSo
     say(args.process_index == 0, *run.notes)
     for name in filter(None, (run.query_view, run.key_view)[: args.spec.views]):
         build_view(name, run.image_size or 224)
-    backbone = find_backbone(run.backbone) if run.backbone else None
+    backbone = find_backbone(run.backbone, run.backbone_revision) if run.backbone else None
     if run.lora_rank:
         check_adapters(run, backbone)
     if backbone and is_pretrained(run, backbone):
@@ -198,7 +222,13 @@ def describe_method(args: PaCoTrainingArguments) -> str:
     return f"{args.loss} on {args.device.type}{processes}, {args.resolved_precision}{chosen}"
 
 
-def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[TrainerCallback]) -> PaCoTrainer:
+def fit(
+    plan: RunPlan,
+    data: RunData,
+    parts: RunParts,
+    callbacks: Sequence[TrainerCallback],
+    before: Before | None = None,
+) -> PaCoTrainer:
     """Train from the start, or from the last complete checkpoint where the run is resumed; a dry run stops when all is
     ready for the first step, and has changed nothing on disk.
 
@@ -207,6 +237,7 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
         data (`RunData`): its splits.
         parts (`RunParts`): its model and training data.
         callbacks (sequence of `transformers.TrainerCallback`): for the trainer.
+        before ([`Before`], *optional*): how the run was trained that is resumed with another number of processes.
 
     Returns:
         the trainer, after its last step, or before its first.
@@ -221,41 +252,40 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
     if run.dry_run:  # a trainer would make the repository
         plan = replace(plan, args=args.changed(push_to_hub=False))
     checkpoints, state = resume_points(folder, run, args), describe_data(data.division.data, data.pixels)
+    manifest, processes = data.division.manifest, first_processes(checkpoints) or args.world_size
+    state["processes"] = processes
+    plan = compiled_as_begun(plan, checkpoints)
     if run.class_centers == "means" and not checkpoints and not run.dry_run:
         say(main, start_from_means(plan, data, parts))
     termination = Termination(args.process_index, args.world_size)
     # The first: others look at what it asks for.
     stop = StopCallback(termination)
-    trainer = build_trainer(plan, data, parts, [stop, *callbacks])
+    trainer = build_trainer(plan, data, parts, [stop, *callbacks], processes)
     if run.lora_rank:
         moments = 2 if "adam" in args.optimizer_name else 1
         say(main, describe_training(trainer.model, moments))
-    checkpoint = None
-    if checkpoints:
-        before = RunFolder(checkpoints[0])
-        check_source(before.manifest, data.division.manifest)
-        check_data(before.data, state)
-        checkpoint, notes = first_complete(checkpoints, trainer.weights_name, args)
-        changed = changed_settings(before.home, plan.settings)
-        say(main, *notes, f"resuming from {checkpoint}" + (f", with changed settings: {changed}" if changed else ""))
-    elif run.resume:
-        say(main, "no complete checkpoint to resume from: starting anew")
-    if main:
+    checkpoint, notes = in_all(lambda: _resumed_from(checkpoints, plan, state, manifest, trainer.weights_name))
+    check_alike(plan, checkpoint, trainer.weights_name, state, manifest)
+    say(main, *notes)
+    if before:
+        say(main, describe_change(plan, before, plan.on_features or trainer.frozen_backbone))
+    if args.should_save:
         # The model in the end, and in a checkpoint beside what the optimizer keeps of each weight.
         weights = sum(tensor.numel() * tensor.element_size() for tensor in trainer.classifier.state_dict().values())
         check_space(folder, weights * (1 if args.save_strategy == "no" else 3), "a run with this model")
+    plan = settle_compilation(plan, trainer, parts, len(data.images["train"]), checkpoint)
     if run.dry_run:  # the first of all, so that no other one writes or sends anything
         trainer.callback_handler.callbacks.insert(0, _Halt())
-    elif main:
+    elif args.should_save:
         # The last check has passed: only now is anything of an earlier run touched.
         if checkpoint and lies_in(checkpoint, folder):
-            set_aside_later(checkpoint)
+            trainer.add_callback(_AsideCallback(checkpoint))
             clear_unfinished(folder)
         else:
             clear_run(folder)
     announce_cost(plan, data, trainer)
     # Written when training really starts, so that a resume that fails leaves the recipe of the run as it was.
-    trainer.add_callback(_RecipeCallback(plan.settings, state, data.division.manifest))
+    trainer.add_callback(_RecipeCallback(plan.settings, state, manifest))
     with suppress(_ReadyError), raise_interrupts(), termination, one_thread() if plan.on_features else nullcontext():
         trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
         termination.granted = stop.step > 0
@@ -264,6 +294,21 @@ def fit(plan: RunPlan, data: RunData, parts: RunParts, callbacks: Sequence[Train
     if stop.step:
         raise Stopped(f"stopped by SIGTERM after step {stop.step}; --resume goes on from checkpoint-{stop.step}")
     return trainer
+
+
+def _resumed_from(
+    checkpoints: list[Path], plan: RunPlan, data: dict[str, Any], manifest: dict[str, Any] | None, weights: str
+) -> tuple[Path | None, list[str]]:
+    """The checkpoint that the run goes on from, the first that is complete and of the same data, and what to say."""
+    if not checkpoints:
+        return None, ["no complete checkpoint to resume from: starting anew"] if plan.run.resume else []
+    before = RunFolder(checkpoints[0])
+    check_source(before.manifest, manifest)
+    check_data(before.data, data)
+    checkpoint, notes = first_complete(checkpoints, weights, plan.args)
+    changed = changed_settings(before.home, plan.settings)
+    line = f"resuming from {checkpoint}" + (f", with changed settings: {changed}" if changed else "")
+    return checkpoint, [*notes, line]
 
 
 class _ReadyError(Exception):
@@ -275,15 +320,29 @@ class _Halt(TrainerCallback):
         raise _ReadyError
 
 
+class _AsideCallback(TrainerCallback):
+    """Sets later checkpoints aside once the run has taken its first step from an earlier one, or has none to take."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.checkpoint: Path | None = checkpoint
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.checkpoint is not None:
+            set_aside_later(self.checkpoint)
+            self.checkpoint = None
+
+    on_train_end = on_step_end
+
+
 class _RecipeCallback(TrainerCallback):
     def __init__(self, settings: dict[str, Any], data: dict[str, Any], manifest: dict[str, Any] | None) -> None:
         self.settings, self.data, self.manifest = settings, data, manifest
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
+        if args.should_save:
             folder = Path(args.output_dir)
             write_json(folder / DATA_NAME, self.data)
             if self.manifest:
-                write_json(folder / SPLITS_NAME, self.manifest)
+                write_manifest(folder / SPLITS_NAME, self.manifest)
             # Last: it says that this is the folder of a run.
             write_text(folder / RECIPE_NAME, as_yaml(self.settings))

@@ -178,6 +178,22 @@ def test_precision_of_accelerate_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
         in_processes("train", [])
 
 
+def test_compiler_of_accelerate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    below(monkeypatch)
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    with pytest.raises(ValueError, match=r"the compiler INDUCTOR, .* give paco-hf --torch_compile true"):
+        in_processes("train", [])
+
+
+def test_restarts_need_stores_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+    with pytest.raises(ValueError, match=r"--max-restarts 3.*: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        in_processes("train", [])
+    monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
+    assert in_processes("train", ["--loss", "ce"]) == ["--loss", "ce"]
+
+
 def test_agent(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     seen: list = []
     failure: list = []
@@ -206,7 +222,10 @@ def test_agent(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
         assert launch._run(2, ["train"]) == 137
     finally:
         logging.disable(logging.NOTSET)
-    assert capsys.readouterr().err == "paco-hf train: process 1 of 2 was ended by SIGKILL\n"
+    assert capsys.readouterr().err == (
+        "paco-hf train: rank 1 of 2 was ended by SIGKILL, as where memory is short; --resume goes on from the last "
+        "complete checkpoint\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -368,5 +387,8 @@ def test_a_lost_process_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
     monkeypatch.setattr(sys.modules["paco_hf.cli.main"], "_run", lose)
     assert main(["train"]) == 1
-    line = "paco-hf train: another process of it is gone; --resume goes on from the last complete checkpoint\n"
+    line = (
+        "paco-hf train: another process has ended, so this one does, too; --resume goes on from the last complete "
+        "checkpoint\n"
+    )
     assert capsys.readouterr().err == line

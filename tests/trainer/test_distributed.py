@@ -88,6 +88,16 @@ def test_ranks_hold_one_model_and_score_with_it(runs: list[dict], case: str) -> 
     assert first["metrics"]["eval_accuracy"] == pytest.approx(first["accuracy_alone"], abs=1e-6)
 
 
+def test_an_image_has_the_same_views_in_any_batch_of_any_process(runs: list[dict]) -> None:
+    one, first, second = (run["views"] for run in runs)
+    assert len(one) == 32
+    assert not first.keys() & second.keys()
+    assert one.keys() == first.keys() | second.keys()
+    for key, pair in {**first, **second}.items():
+        assert torch.equal(pair, one[key])
+    assert not any(torch.equal(one[f"0 {image}"], one[f"1 {image}"]) for image in range(16))
+
+
 def test_rows_are_exchanged_and_restored(runs: list[dict]) -> None:
     for run in runs[1:]:
         assert run["rows"]["restored"]

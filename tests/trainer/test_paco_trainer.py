@@ -1,6 +1,7 @@
 """The trainer: what moves and by how much, accumulation, schedules, checkpoints, selection, and its refusals."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -367,13 +368,17 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path) -> None:
     assert [p.name for p in tmp_path.glob("checkpoint*")] == ["checkpoint-2"]
 
 
-def test_checkpoint_of_other_processes_says_so(tmp_path) -> None:
+def test_a_checkpoint_of_other_processes_is_resumed_from_where_it_is_complete(tmp_path) -> None:
     trainer = make_trainer(tmp_path, max_steps=1, save_strategy="steps", save_steps=1)
     trainer.train()
     folder = tmp_path / "checkpoint-1"
-    (folder / "rng_state.pth").rename(folder / "rng_state_0.pth")
-    (folder / "rng_state_1.pth").write_bytes(b"")
-    with pytest.raises(OSError, match="made with 2 processes, but there are 1 now"):
+    shutil.copyfile(folder / "rng_state.pth", folder / "rng_state_1.pth")
+    state = (folder / "rng_state.pth").rename(folder / "rng_state_0.pth")
+    resumed = make_trainer(tmp_path, max_steps=2)
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == 2
+    state.unlink()
+    with pytest.raises(OSError, match=r"lacks rng_state_0\.pth"):
         make_trainer(tmp_path, max_steps=2).train(resume_from_checkpoint=True)
 
 
