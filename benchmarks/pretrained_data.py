@@ -54,7 +54,8 @@ class Measured:
         given = {"image_size": flags.image_size, "image_fit": flags.image_fit, **settings}
         given |= {"dataset": flags.dataset, "backbone": flags.backbone, "cross_validation": flags.folds}
         # The folder of a run that does not take place.
-        given |= {"freeze_backbone": True, "inspect": False, "seed": 0, "output_dir": Path(tempfile.gettempdir(), "-")}
+        given |= {"freeze_backbone": True, "inspect": "none", "seed": 0}
+        given["output_dir"] = Path(tempfile.gettempdir(), "-")
         return [part for name, value in given.items() if value is not None for part in (f"--{name}", str(value))]
 
     def plan(self, **settings: Any) -> tuple[RunPlan, RunData]:

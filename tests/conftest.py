@@ -195,7 +195,7 @@ def no_rehearsal(monkeypatch: pytest.MonkeyPatch) -> None:
 def surveys(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a test finds no survey of another."""
     folder = tmp_path_factory.mktemp("surveys")
-    monkeypatch.setattr("paco_hf.data.image_checks._folder", lambda: folder)
+    monkeypatch.setattr("paco_hf.data.image_survey._folder", lambda: folder)
     return folder
 
 

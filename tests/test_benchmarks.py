@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT
 from user_data import folders
 
-from benchmarks import bench, finetuning, growth, new_class, tta
+from benchmarks import bench, finetuning, growth, growth_commands, new_class, tta
 from benchmarks.machine import ceilings, peak_memory
 from paco_hf.utils.memory import keep_freed_memory
 
@@ -135,3 +135,19 @@ def test_the_pages_have_the_figures_of_the_records(table, page: str) -> None:
     rows = [row.split(" | ", 1)[1] for row in table().splitlines()[2:]]
     assert rows
     assert not [row for row in rows if row not in text]
+
+
+def test_commands_grow_with_the_images(tmp_path: Path) -> None:
+    counts = growth_commands.long_tail(27_344, 509)
+    assert (counts.sum(), counts.min()) == (27_344, 2)
+    assert counts[0] > 100 * counts[-1]
+    growth_commands.make_images(tmp_path / "images", 60, 6, 6)
+    names = [file.name for file in (tmp_path / "images" / "train").rglob("*.jpg")]
+    assert len(names) == len({file.read_bytes() for file in (tmp_path / "images").rglob("*.jpg")}) - 6 == 60
+    assert (
+        growth_commands.measure(["--version"], tmp_path, ROOT)["peak_bytes"] < 200 * 2**20
+    )  # not that of this process
+    with pytest.raises(RuntimeError, match=r"paco-hf evaluate nowhere ended with 2: .*nowhere"):
+        growth_commands.measure(["evaluate", "nowhere"], tmp_path, ROOT)
+    record = json.loads(growth_commands.RECORD.read_text(encoding="utf-8"))
+    assert growth_commands.table(record) in growth_commands.PAGE.read_text(encoding="utf-8")

@@ -30,8 +30,8 @@ WORKER = worker_context().Process
 # The methods that classes of the package override, by the class of a library that has them.
 OVERRIDES: dict[type, str] = {
     ExportableState: "state",
-    TrainerCallback: "on_train_begin on_epoch_begin on_step_begin on_pre_optimizer_step on_optimizer_step on_step_end "
-    "on_epoch_end on_prediction_step on_evaluate on_log on_save",
+    TrainerCallback: "on_train_begin on_train_end on_epoch_begin on_step_begin on_pre_optimizer_step "
+    "on_optimizer_step on_step_end on_epoch_end on_prediction_step on_evaluate on_log on_save",
     WORKER.__base__: "_Popen _bootstrap",
     argparse.ArgumentParser: "error parse_known_args print_help",
     evaluate.Metric: "_compute _info",
@@ -43,9 +43,10 @@ OVERRIDES: dict[type, str] = {
     transformers.PreTrainedConfig: "_get_generation_parameters from_dict",
     transformers.PreTrainedModel: "_init_weights _set_gradient_checkpointing forward from_pretrained save_pretrained",
     transformers.Trainer: "_get_grad_norm _get_output_dir _load_from_checkpoint _load_optimizer_and_scheduler "
-    "_load_rng_state _save_checkpoint call_model_init compute_loss create_scheduler evaluation_loop "
-    "get_decay_parameter_names get_eval_dataloader get_optimizer_cls_and_kwargs get_test_dataloader "
-    "get_train_dataloader init_hf_repo log push_to_hub save_model set_initial_training_values train training_step",
+    "_load_rng_state _save_checkpoint call_model_init compute_loss create_accelerator_and_postprocess "
+    "create_scheduler evaluation_loop get_decay_parameter_names get_eval_dataloader get_optimizer_cls_and_kwargs "
+    "get_test_dataloader get_train_dataloader init_hf_repo log push_to_hub save_model set_initial_training_values "
+    "train training_step",
     yaml.SafeLoader: "compose_mapping_node",
 }
 NAMES = {(base, name) for base, names in OVERRIDES.items() for name in names.split()}

@@ -26,7 +26,7 @@ from transformers import Trainer
 
 # The most there may be of each.
 LIMITS = {
-    "lines of code": 19_200,  # docstrings, comments, blank lines and the scripts of `evaluate_modules` apart
+    "lines of code": 21_500,  # docstrings, comments, blank lines and the scripts of `evaluate_modules` apart
     "modules of over 350 lines": 0,
     "functions of over 60 lines": 3,  # without the docstring
     "functions of over 6 positional parameters": 5,
@@ -50,6 +50,7 @@ PRIVATE: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: torch,
         "one kernel for all weights of the key encoder, as in torch.optim",
     ),
+    "_dynamo": (lambda: torch, "whether what is compiled is cut where DistributedDataParallel sends gradients"),
     "_hp_search_setup": (lambda: Trainer, "the settings of a trial, which the model of a search depends on"),
     "_option_string_actions": (lambda: ArgumentParser(), "the flags that a parser knows, for what was meant"),
     "_on_queue_feeder_error": (lambda: queues.Queue, "the end of a worker that cannot hand over a batch"),

@@ -11,10 +11,13 @@ from .run_arguments import RUN_TABLES
 # What transformers makes of settings that it leaves open, and that a recipe therefore has.
 _RESOLVED = {"activation_checkpointing": False, "gradient_checkpointing": False, "greater_is_better": True}
 
+# What runs did before there was a setting, where that is not its default.
+_BEFORE = {"torch_compile": False}
+
 
 def default_setting(name: str) -> Any:
     """What a setting is that a recipe does not name, as one from before the setting existed."""
-    tables = _table_defaults()
+    tables = _table_defaults() | _BEFORE
     return tables[name] if name in tables else _library_defaults().get(name)
 
 

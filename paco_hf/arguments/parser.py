@@ -4,11 +4,13 @@ import argparse
 import dataclasses
 import json
 import os
+from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
 from transformers import HfArgumentParser
+from transformers.hf_argparser import string_to_bool
 
 from ..data.published import BENCHMARKS
 from ..data.spec import is_published
@@ -77,6 +79,8 @@ class RunParser(HfArgumentParser):
         elif text and "%" in text.replace("%%", ""):
             text = text.replace("%", "%%")
         action = super().add_argument(*options, **{**kwargs, "help": text, "default": argparse.SUPPRESS})
+        if "true" in (action.choices or ()):
+            action.type = _truth
         self.flags |= dict.fromkeys(options, action)
         return action
 
@@ -88,7 +92,7 @@ class RunParser(HfArgumentParser):
         check_flags(argv)
         values, unknown = self.parse_known_args(argv)
         if unknown:
-            raise unknown_argument(unknown[0], [*self.flags, "--nproc"], "train")
+            raise unknown_argument(unknown[0], [*self.flags, "--nproc", "--seeds"], "train")
         return vars(values)
 
     def convert(self, settings: dict[str, Any]) -> dict[str, Any]:
@@ -113,7 +117,15 @@ class RunParser(HfArgumentParser):
             kind = _KINDS.get(action.type, "true or false" if action.choices is None else "one of its choices")
             advice = ": put it in quotes" if isinstance(value, date) else ""
             raise ValueError(f"{name} of the recipe must be {kind}, got {kind_name(value)}{advice}")
-        return str(value)
+        # Choices may have words that YAML reads as these.
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _truth(text: str) -> Any:
+    """A choice, among them true and false as flags that have only these spell them."""
+    with suppress(argparse.ArgumentTypeError):
+        return str(string_to_bool(text)).lower()
+    return text
 
 
 def parse_run(argv: list[str], prog: str = "paco-hf train") -> tuple[RunArguments, PaCoTrainingArguments]:
@@ -180,6 +192,9 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
         method = [] if follows and not is_published(chosen["dataset"]) else [chosen["loss"]]
         name = Path(os.path.abspath(expand(chosen["dataset"]))).name or "data"  # also of `.` and `..`
         implied["output_dir"] = str(Path("runs") / portable_name("-".join([*method, name])))
+    # A recipe's revision is of what the recipe names.
+    named = {"dataset_revision": ("dataset", "dataset_path"), "backbone_revision": ("backbone", "pretrained_file")}
+    implied |= {name: None for name, others in named.items() if name in settings and flags.keys() & {*others}}
     if flags.keys() & _STEPWISE or flags.get("epoch_schedule") == "none":
         # The warm-up of the recipe's schedule goes with it.
         implied |= {"epoch_schedule": "none", "warmup_epochs": PaCoTrainingArguments.warmup_epochs}
@@ -191,6 +206,8 @@ def _implied(flags: dict[str, Any], settings: dict[str, Any]) -> dict[str, Any]:
             implied["learning_rate"] = settings["head_learning_rate"]
     elif flags.get("freeze_backbone") is False and settings.get("freeze_backbone"):
         implied |= {"cross_validation": "none", "feature_views": 0}
+    if flags.get("augment_backend", "tensor") != "tensor" or flags.get("freeze_backbone") is True:
+        implied["view_draws"] = None  # a recipe's are of views that tensor makes
     if flags.get("classifier") == "linear":  # a recipe's scale is of its cosine classifier
         names = ("classifier_scale", "learn_classifier_scale")
         implied |= {name: getattr(RunArguments, name) for name in names}
@@ -223,6 +240,16 @@ def _check(run: RunArguments, args: PaCoTrainingArguments, flags: dict[str, Any]
         raise ValueError(
             "--augment_backend tensor has no effect on a frozen backbone, whose features are computed before "
             "training: leave it out"
+        )
+    if "view_draws" in flags and (run.on_features or run.augment_backend == "pil"):
+        made = "on a frozen backbone, whose" if run.on_features else "with --augment_backend pil, whose"
+        raise ValueError(
+            f"--view_draws {flags['view_draws']} has no effect {made} views depend on their image alone: leave it out"
+        )
+    if args.torch_compile is True and "torch_compile" in flags and run.on_features:
+        raise ValueError(
+            "--torch_compile has no effect on a frozen backbone, whose features are computed before training: leave "
+            "it out"
         )
     check_views(run, args, {name: flags[name] for name in ("query_view", "key_view") if name in flags})
 

@@ -101,8 +101,13 @@ def resolve(
     return RunPlan(run, args, backbone, backbone_kwargs, views, inputs[0].processor, tuple(notes), automatic, inputs)
 
 
-def resolve_loading(plan: RunPlan, images: Images) -> RunPlan:
+def resolve_loading(plan: RunPlan, images: Images, begun: str | None = None) -> RunPlan:
     """Decide how the training images (`Images`) become batches, which their sizes and their number tell.
+
+    Args:
+        plan (`RunPlan`): of the run.
+        images (`Images`): that are trained on.
+        begun (`str`, *optional*): `view_draws` of the run that is resumed.
 
     Returns:
         the plan with what makes the views and in how many processes; its note says so.
@@ -111,16 +116,22 @@ def resolve_loading(plan: RunPlan, images: Images) -> RunPlan:
         ValueError: views that cannot be made a batch at a time, or workers among which a stream cannot be divided.
     """
     if plan.on_features:  # what trains reads memory; the recipe names no views where none are drawn
-        unseen = {} if plan.run.feature_views else {"query_view": None, "key_view": None}
-        run = dataclasses.replace(plan.run, augment_backend="pil", **cast(Any, unseen))
-        notes = (f"views: {', '.join(plan.views)}",) if plan.run.feature_views else ()
-        return dataclasses.replace(plan, run=run, args=plan.args.changed(dataloader_num_workers=0), notes=notes)
+        unseen: dict[str, Any] = {} if plan.run.feature_views else {"query_view": None, "key_view": None}
+        unseen["view_draws"] = _choose_draws(plan.run, "pil", None)
+        run = dataclasses.replace(plan.run, augment_backend="pil", **unseen)
+        notes = [f"views: {', '.join(plan.views)}"] if plan.run.feature_views else []
+        if plan.args.torch_compile is True:
+            notes.append("not compiled: the features of the frozen backbone are computed once, before training")
+        args = plan.args.changed(dataloader_num_workers=0, torch_compile=False)
+        return dataclasses.replace(plan, run=run, args=args, notes=tuple(notes))
     backend = _choose_augment_backend(plan.run, plan.views, images)
     workers, fewer = _choose_workers(plan, images)
-    run = dataclasses.replace(plan.run, augment_backend=cast(Any, backend))
+    draws = _choose_draws(plan.run, backend, begun)
+    run = dataclasses.replace(plan.run, augment_backend=cast(Any, backend), view_draws=cast(Any, draws))
     args = plan.args.changed(dataloader_num_workers=workers)
     processes = f" in {workers} worker processes" if workers else ""
-    note = f"views: {', '.join(plan.views)}, made by {backend}{processes}"
+    drawn = " and drawn together" if draws == "batch" else ""
+    note = f"views: {', '.join(plan.views)}, made by {backend}{drawn}{processes}"
     return dataclasses.replace(plan, run=run, args=args, notes=(*filter(None, [fewer]), note))
 
 
@@ -152,7 +163,7 @@ def _choose_backbone(
     if size is None and not sized and (typical := data.native_size()) <= SMALL_IMAGE:
         size = typical
     name = run.backbone or ("cifar_resnet32" if size and size <= SMALL_IMAGE else "resnet50")
-    backbone = backbone or find_backbone(name)
+    backbone = backbone or find_backbone(name, run.backbone_revision)
     config, options = backbone.config or {}, run.backbone_options
     native = config.get("input_size", (3, 224, 224))[-1]
     if "img_size" in options:
@@ -209,6 +220,17 @@ def _choose_augment_backend(run: RunArguments, views: tuple[str, ...], images: I
         raise ValueError(f"--augment_backend tensor cannot be used: {obstacle}; choose pil or auto")
     # On larger images PIL is the faster one on a CPU.
     return "pil" if run.augment_backend == "auto" and (obstacle or size > SMALL_IMAGE) else "tensor"
+
+
+def _choose_draws(run: RunArguments, backend: str, begun: str | None) -> str | None:
+    if backend == "tensor":
+        return run.view_draws or begun or "image"
+    if run.view_draws:
+        raise ValueError(
+            f"--view_draws {run.view_draws} has no effect on views made by pil, which depend on their image alone: "
+            "leave it out"
+        )
+    return None
 
 
 def _choose_workers(plan: RunPlan, images: Images) -> tuple[int, str]:

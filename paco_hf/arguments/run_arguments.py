@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from ..utils.hub_names import take_revision
 from .fields import AT_LEAST_0, AT_LEAST_1, AT_LEAST_2, FRACTION, POSITIVE, argument_table, check_ranges
 
 
@@ -27,7 +28,8 @@ class DataArguments:
     Args:
         dataset (`str`, *optional*, defaults to `"builtin"`): builtin; imagenet, imagenet-lt, inat2018, places-lt,
             cifar100-lt, cifar10-lt, cifar100; a folder of class folders, parquet or tables; a CSV, TSV, JSON or
-            parquet file; or the id of a data set on the Hub
+            parquet file; or the id of a data set on the Hub, user/name[@revision]
+        dataset_revision (`str`, *optional*): branch, tag or commit of a data set on the Hub
         dataset_path (`str`, *optional*): where a named data set lies: a folder of `paco-hf data prepare`, the official
             folders, parquet
         train_list (`str`, *optional*): list of the training images (default: its official name in --dataset_path)
@@ -44,10 +46,12 @@ class DataArguments:
         train_split (`str`, *optional*): what your own data calls the split to train on (default: recognized)
         validation_split (`str`, *optional*): likewise the validation split
         test_split (`str`, *optional*): likewise the test split; none: not to score on it, as where it has no labels
-        inspect (`bool`, *optional*): decode every image before training and look for duplicates, once (default: your
-            own data)
-        skip_undecodable (`bool`, *optional*, defaults to `False`): leave out images of your own data that cannot be
-            decoded
+        inspect (`str`, *optional*): look at all images before training, once, and for duplicates: full (true) decodes
+            them; headers decodes those to score on; none (false) (default: your own data, full up to 50,000 images of
+            2 GB, else headers)
+        skip_undecodable (`bool`, *optional*, defaults to `False`): leave out damaged images that --inspect finds
+        strict (`bool`, *optional*, defaults to `False`): stop at an image that is damaged (default: in training one of
+            its class replaces it)
         exclude_list (`str`, *optional*): images to leave out of train and validation: a CSV of `paco-hf data
             suspects`, or a text file of their names, one a line
         max_image_pixels (`int`, *optional*): pixels of the largest image that is decoded, such as 1000000000 for large
@@ -65,9 +69,12 @@ class DataArguments:
         test_min_images (`int`, *optional*): classes of fewer images give none to the test (default: 5; where
             --test_fraction is given, 2)
         split_seed (`int`, *optional*, defaults to `0`): of the test carve, which does not follow --seed
+        validation_seed (`str`, *optional*): of the validation carve: a number, or seed (default: --seed; with
+            --seeds the first of them)
     """
 
     dataset: str = "builtin"
+    dataset_revision: str | None = None
     dataset_path: str | None = None
     train_list: str | None = None
     validation_list: str | None = None
@@ -80,8 +87,9 @@ class DataArguments:
     train_split: str | None = None
     validation_split: str | None = None
     test_split: str | None = None
-    inspect: bool | None = None
+    inspect: Literal["full", "headers", "none", "true", "false"] | None = None
     skip_undecodable: bool = False
+    strict: bool = False
     exclude_list: str | None = None
     max_image_pixels: Annotated[int | None, AT_LEAST_1] = None
     imbalance_factor: float = 100
@@ -91,6 +99,7 @@ class DataArguments:
     test_fraction: Annotated[float | None, FRACTION] = None
     test_min_images: Annotated[int | None, AT_LEAST_1] = None
     split_seed: Annotated[int, AT_LEAST_0] = 0
+    validation_seed: str | None = None
 
 
 @argument_table
@@ -100,6 +109,7 @@ class ModelArguments:
     Args:
         backbone (`str`, *optional*): any timm model, a folder that timm saved, or hf://user/name (default:
             cifar_resnet32 for small images, else resnet50)
+        backbone_revision (`str`, *optional*): branch, tag or commit of weights on the Hub
         backbone_kwargs (`str`, *optional*): JSON object of keyword arguments of timm.create_model
         pretrained (`bool`, *optional*, defaults to `False`): start from timm's pretrained weights
         pretrained_file (`str`, *optional*): start from a local file of the backbone's weights: safetensors or
@@ -137,9 +147,13 @@ class ModelArguments:
         augment_backend (`str`, *optional*, defaults to `"auto"`): pil: views an image at a time, in the data loader;
             tensor: a batch at a time, on the device, for images of one size that are kept in memory; auto: tensor for
             small images where it can be
+        view_draws (`str`, *optional*): what views made by tensor depend on: image: seed, epoch and image alone,
+            whatever the batch and the number of processes; batch: the other images of the batch, too (default: image;
+            a run resumes with its own)
     """
 
     backbone: str | None = None
+    backbone_revision: str | None = None
     backbone_kwargs: str | None = None
     pretrained: bool = False
     pretrained_file: str | None = None
@@ -159,6 +173,7 @@ class ModelArguments:
     query_view: str | None = None
     key_view: str | None = None
     augment_backend: Literal["auto", "pil", "tensor"] = "auto"
+    view_draws: Literal["image", "batch"] | None = None
 
     @property
     def backbone_options(self) -> dict[str, Any]:
@@ -219,15 +234,27 @@ class RunArguments(WorkflowArguments, ModelArguments, DataArguments, RecipeArgum
     automatic: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
+    def carve_seed(self, seed: int) -> int:
+        """What the validation split is drawn with, in a run of this `--seed`."""
+        return seed if self.validation_seed in (None, "seed") else int(str(self.validation_seed))
+
     @property
     def on_features(self) -> bool:
         """Whether the backbone is frozen, so that its features are computed once; a stream is read but once."""
         return self.freeze_backbone and not self.streaming
 
     def __post_init__(self) -> None:
+        former: dict[Any, Any] = {True: "full", "true": "full", False: "none", "false": "none"}  # recipes have it
+        self.inspect = former.get(self.inspect, self.inspect)
         check_ranges(self)
-        if self.skip_undecodable and self.inspect is False:
-            raise ValueError("--skip_undecodable leaves out what --inspect finds: leave out --inspect false")
+        self.dataset, self.dataset_revision = take_revision(self.dataset, self.dataset_revision, "dataset")
+        if self.backbone:
+            self.backbone, self.backbone_revision = take_revision(self.backbone, self.backbone_revision, "backbone")
+        carve = self.validation_seed
+        if carve not in (None, "seed") and not str(carve).isdecimal():
+            raise ValueError(f"--validation_seed must be a whole number, at least 0, or seed, got {carve!r}")
+        if self.skip_undecodable and self.inspect == "none":
+            raise ValueError("--skip_undecodable leaves out what --inspect finds: leave out --inspect none")
         folds = self.cross_validation
         if folds not in (None, "none") and not (str(folds).isdecimal() and int(str(folds)) >= 2):
             raise ValueError(f"--cross_validation must be none or a number of folds, at least 2, got {folds!r}")

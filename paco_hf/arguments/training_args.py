@@ -27,9 +27,11 @@ class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, T
     `num_train_epochs=100`, `eval_strategy="epoch"`, `save_strategy="epoch"`, `save_total_limit=1`,
     `logging_strategy="epoch"`, `dataloader_num_workers=-1` (chosen by the data; with [`PaCoTrainer`] alone 0),
     `metric_for_best_model="balanced_accuracy"`, `dataloader_drop_last=True` (training only),
+    `torch_compile="auto"` (chosen by the length of the run; with [`PaCoTrainer`] alone `False`),
     `remove_unused_columns=False`, `ddp_find_unused_parameters=False`, `logging_nan_inf_filter=False` (a loss that
-    is not finite stops the run), `report_to="none"`, `hub_strategy="end"` (there is no other), `disable_tqdm` where
-    standard error is no terminal, and `use_cpu` where there is no accelerator.
+    is not finite stops the run), `log_level_replica="passive"` (as the first process), `report_to="none"`,
+    `hub_strategy="end"` (there is no other), `disable_tqdm` where standard error is no terminal, and `use_cpu` where
+    there is no accelerator.
 
     Args: the fields of [`MethodArguments`], [`CommonArguments`] and [`ChangedDefaults`], and those of
         `transformers.TrainingArguments`.
@@ -62,6 +64,12 @@ class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, T
                 "loss='ce', or leave class_prior out"
             )
         check_ranges(self)
+        if self.torch_compile in ("true", "false"):
+            self.torch_compile = self.torch_compile == "true"
+        if self.torch_compile == "auto" and (self.torch_compile_backend or self.torch_compile_mode):
+            self.torch_compile = True  # as in transformers
+        if self.torch_compile is False and (kind := self.torch_compile_mode or self.torch_compile_backend):
+            raise ValueError(f"torch_compile=False contradicts the kind of compiled code {kind!r}: give only one")
         check_supported(self)
         check_idle(self)
         if self.hub_strategy != "end":
@@ -77,10 +85,14 @@ class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, T
             )
         if not self.num_train_epochs > 0 and not self.max_steps > 0:
             raise ValueError(f"num_train_epochs must be positive, got {self.num_train_epochs}")
+        compiled = self.torch_compile
+        if compiled == "auto" or self.use_cpu:  # which transformers warns of
+            self.torch_compile = False
         try:
             super().__post_init__()
         except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
             raise ValueError(f"transformers refuses a setting ({type(error).__name__}: {error}): change it") from error
+        self.torch_compile = compiled
         check_accelerator(self.accelerator_config)
 
     def changed(self, **values: Any) -> "PaCoTrainingArguments":

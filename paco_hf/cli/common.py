@@ -9,14 +9,16 @@ from typing import Any, NoReturn
 
 from ..arguments.hints import check_flags, unknown_argument
 from ..data.spec import ROLES, DataSpec, spec_fields
+from ..utils.hub_names import join_revision, split_revision
 from ..utils.text import describe_errors
-from .inputs import COUNT, data_source, dataset_path, images, list_file
+from .inputs import COUNT, checkpoint, data_source, dataset_path, images, list_file
 
 
 class OneLineParser(argparse.ArgumentParser):
     """argparse, but a bad argument is one line, like every other bad input, and an unknown one says what was meant."""
 
     words: Sequence[str] = ()  # of the command, which a verb may look at before they are parsed
+    models = ""  # the argument of the models whose revision `--revision` is
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's.
@@ -28,6 +30,10 @@ class OneLineParser(argparse.ArgumentParser):
         check_flags(self.words)
         values, unknown = super().parse_known_args(args, namespace)
         self._refuse(unknown)
+        if self.models and values.revision:
+            models = getattr(values, self.models)
+            revised = with_revision(models, values.revision) if isinstance(models, str) else None
+            setattr(values, self.models, revised or [with_revision(model, values.revision) for model in models])
         return values, unknown
 
     def print_help(self, file: Any = None) -> None:
@@ -54,6 +60,42 @@ class OneLineParser(argparse.ArgumentParser):
 def selected(flags: argparse.Namespace, names: str) -> dict[str, Any]:
     """The values of the flags that `names` lists, with blanks between, by name."""
     return {name: getattr(flags, name) for name in names.split()}
+
+
+def add_model_flag(parser: argparse.ArgumentParser, name: str = "model", **options: Any) -> None:
+    """The argument of a checkpoint, or of several, and the flag for the revision on the Hub.
+
+    Args:
+        parser (`argparse.ArgumentParser`): of the verb.
+        name (`str`, *optional*, defaults to `"model"`): of the argument.
+        options: of the argument.
+    """
+    about = "run folder, checkpoint or Hub id, user/name[@revision]"
+    parser.add_argument(name, type=checkpoint, **{"help": about, **options})
+    parser.add_argument("--revision", help="branch, tag or commit of a model on the Hub")
+    if isinstance(parser, OneLineParser):
+        parser.models = name
+
+
+def with_revision(model: str, revision: str) -> str:
+    """`user/name@revision`.
+
+    Args:
+        model (`str`): a Hub id.
+        revision (`str`): of `--revision`.
+
+    Raises:
+        ValueError: the model is a local folder, or has another revision already.
+    """
+    if Path(model).exists():
+        raise ValueError(
+            f"--revision {revision} is of a model on the Hub, and {model} is a local folder: leave it out, or write "
+            "user/name@revision for the model that it is of"
+        )
+    plain, named = split_revision(model)
+    if named not in (None, revision):
+        raise ValueError(f"{model} and --revision {revision} name two revisions: give one of them")
+    return join_revision(plain, revision)
 
 
 def add_column_flags(parser: argparse.ArgumentParser) -> None:

@@ -69,6 +69,7 @@ def run(flags: Namespace) -> None:
 def _prepare(flags: Namespace) -> None:
     from ..data.published import BENCHMARKS
     from ..data.spec import public_name, spec_fields
+    from ..utils.hub_names import split_revision
 
     lists: dict[str, str] = {}
     for split, source in flags.list:
@@ -84,7 +85,9 @@ def _prepare(flags: Namespace) -> None:
             f"--source is for {names}, not for {flags.dataset!r}: to prepare your own data, give only its folder, "
             "file or Hub id"
         )
-    name, source = (public_name(flags.dataset), flags.dataset) if user_data else (flags.dataset, flags.source)
+    name, source = flags.dataset, flags.source
+    if user_data:
+        name, source = public_name(split_revision(flags.dataset)[0]), flags.dataset
     fields = spec_fields(vars(flags))
     from ..data.streaming.prepare import prepare
     from ..data.verification import describe_counts

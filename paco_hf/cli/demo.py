@@ -3,14 +3,15 @@
 from argparse import ArgumentParser, Namespace
 
 from ..arguments.fields import Range
-from .inputs import checkpoint, images, index_folder, number
+from .common import add_model_flag
+from .inputs import images, index_folder, number
 
 _PORTS: Range = "1 to 65535", lambda port: 0 < port < 65536
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", type=checkpoint, help="run folder, checkpoint or Hub id")
+    add_model_flag(parser)
     offered = "image files or folders to offer (default: some of the index)"
     add("--examples", nargs="+", metavar="IMAGE", type=images, help=offered)
     add("--index", metavar="DIR", type=index_folder, help="of `paco-hf index` (default: index/ in the model's folder)")

@@ -7,6 +7,7 @@ from typing import Any
 from .common import (
     add_data_flags,
     add_inference_flags,
+    add_model_flag,
     add_unlabeled_flags,
     check_data_flags,
     load_split,
@@ -14,15 +15,25 @@ from .common import (
     report_errors,
     selected,
 )
-from .inputs import COUNT, checkpoint, embeddings, embeddings_output
+from .inputs import COUNT, embeddings, embeddings_output
 
 # The flags that mean something for image files.
-_FILE_FLAGS = ("model", "images", "output", "batch_size", "precision", "max_image_pixels", "image_column", "strict")
+_FILE_FLAGS = (
+    "model",
+    "revision",
+    "images",
+    "output",
+    "batch_size",
+    "precision",
+    "max_image_pixels",
+    "image_column",
+    "strict",
+)
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", type=checkpoint, help="run folder, checkpoint or Hub id")
+    add_model_flag(parser)
     add_unlabeled_flags(parser, " (default: a labeled split)", labeled_too=True)
     add("--output", required=True, metavar="FILE", type=embeddings_output, help="the .safetensors file to write")
     add_data_flags(parser, "test")

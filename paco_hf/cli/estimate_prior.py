@@ -8,18 +8,19 @@ from pathlib import Path
 
 from .common import (
     add_inference_flags,
+    add_model_flag,
     add_unlabeled_flags,
     check_checkpoint_folder,
     open_images,
     report_errors,
     selected,
 )
-from .inputs import COUNT, checkpoint, output_file
+from .inputs import COUNT, output_file
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", type=checkpoint, help="run folder or checkpoint")
+    add_model_flag(parser)
     add_unlabeled_flags(parser, ", as they come where the model is used")
     add("--output", metavar="FILE", type=output_file, help="write it as JSON: `predict --prior FILE` takes it")
     add("--store", action="store_true", help="store it in the model's config.json: pipeline follows it")

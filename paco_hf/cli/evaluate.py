@@ -4,14 +4,15 @@ import json
 import sys
 from argparse import ArgumentParser, Namespace
 
-from .common import add_data_flags, add_inference_flags, add_tta_flag, selected
-from .inputs import abstention_target, checkpoint, unknown_score
+from .common import add_data_flags, add_inference_flags, add_model_flag, add_tta_flag, selected
+from .inputs import abstention_target, unknown_score
 from .launcher import NPROC_HELP, check_processes
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("models", type=checkpoint, nargs="+", help="run folder or checkpoint; of several the logits are averaged")
+    about = "run folder, checkpoint or Hub id; of several the logits are averaged"
+    add_model_flag(parser, "models", nargs="+", help=about)
     add_data_flags(parser, "test", ("test", "validation"))
     streaming = "read a prepared folder, or its address, shard by shard"
     add("--streaming", type=_boolean, nargs="?", const=True, default=False, help=streaming)

@@ -4,8 +4,8 @@ from argparse import ArgumentParser, Namespace
 from typing import Any
 
 from ..data.spec import ROLES, spec_fields
-from .common import add_data_flags, check_data_flags, selected
-from .inputs import checkpoint, new_folder
+from .common import add_data_flags, add_model_flag, check_data_flags, selected
+from .inputs import new_folder
 
 # What `--dataset` and the like are for.
 _IMAGES = "--to timm of a cosine classifier, whose linear copy is fitted on images, and for --forms, scored on them"
@@ -13,7 +13,7 @@ _IMAGES = "--to timm of a cosine classifier, whose linear copy is fitted on imag
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", type=checkpoint, help="run folder, checkpoint or Hub id")
+    add_model_flag(parser)
     add("out", type=new_folder, help="new folder")
     formats = "timm's own format, in which a cosine classifier is a linear one of the same top-1; or ONNX"
     add("--to", choices=["timm", "onnx"], required=True, help=formats)

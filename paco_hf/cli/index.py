@@ -4,13 +4,12 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from ..inference.index_folder import INDEX_FOLDER, check_new_index
-from .common import add_data_flags, add_inference_flags, check_data_flags, load_split, selected
-from .inputs import checkpoint
+from .common import add_data_flags, add_inference_flags, add_model_flag, check_data_flags, load_split, selected
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("model", type=checkpoint, help="run folder, checkpoint or Hub id")
+    add_model_flag(parser)
     add_data_flags(parser, "train")
     add_inference_flags(parser, 256)
     add("--output", metavar="DIR", help="folder of the index (default: index/ in the model's folder)")

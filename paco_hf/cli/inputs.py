@@ -17,8 +17,9 @@ from ..data import spec
 from ..inference.index_folder import check_index
 from ..inference.prediction_folder import FORMATS
 from ..runs.checkpoint_config import CheckpointConfig
-from ..runs.folder import RunFolder
+from ..runs.folder import RunFolder, seed_runs
 from ..utils import files
+from ..utils.hub_names import split_revision
 from ..utils.text import is_repo_id
 from .failures import plain_text
 
@@ -75,9 +76,15 @@ baseline = _argument(lambda text: files.check_folder(text, "give the folder of a
 single_recipe = _argument(lambda text: check_single(read_recipe(text)).name)
 dataset_path = _argument(spec.check_dataset_path)
 folder = _argument(lambda text: files.check_folder(text, "give a folder") if Path(text).exists() else None)
-finished_run = _argument(lambda text: RunFolder(text).check_finished())
 index_folder = _argument(lambda text: check_index(Path(text)))
 json_options = _argument(json_object)
+
+
+@_argument
+def finished_runs(text: str) -> None:
+    """A folder of a finished run, or of several."""
+    for run in seed_runs(text):
+        RunFolder(run).check_finished()
 
 
 # What these check with takes longer to load than all else here.
@@ -86,7 +93,7 @@ json_options = _argument(json_object)
 @_argument
 def images(text: str) -> None:
     """An image file, a folder or table of some, an address, or a data set on the Hub."""
-    if "://" in text or (not os.path.lexists(text) and spec.hub_id(text) and not Path(text).suffix):
+    if "://" in text or (not os.path.lexists(text) and spec.hub_id(split_revision(text)[0]) and not Path(text).suffix):
         check_source(text)
         return
     from ..inference.unlabeled import check_images
@@ -191,10 +198,12 @@ def checkpoint(text: str) -> None:
             )
     elif Path(text).is_file():
         raise OSError(f"{text} is a file: give the folder of the checkpoint, {Path(text).parent}")
-    elif not is_repo_id(text):
+    elif not is_repo_id(split_revision(text)[0]):
         raise OSError(f"{text!r} is not a local folder, and not a Hub id: give a run folder, or user/name")
     else:
-        _check_hub("model", text, "give the folder of a run or checkpoint, or the id of a model on the Hub")
+        _check_hub(
+            "model", split_revision(text)[0], "give the folder of a run or checkpoint, or the id of a model on the Hub"
+        )
 
 
 def check_source(text: str) -> None:
@@ -206,7 +215,11 @@ def check_source(text: str) -> None:
         return
     if spec.is_published(text) or Path(text).exists():
         return
-    repo_id = spec.hub_id(text)
+    name, revision = split_revision(text)
+    if revision and (spec.is_published(name) or Path(name).exists()):
+        spec.DataSpec(text)  # which refuses it where there are no revisions
+        return
+    repo_id = spec.hub_id(name)
     if repo_id is None or Path(text).suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"):
         raise OSError(f"{text} does not exist: give a folder, a file, an address or the id of a data set on the Hub")
     _check_hub("dataset", repo_id, "give a local folder (of a benchmark with --dataset_path), or an id on the Hub")

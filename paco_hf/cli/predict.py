@@ -12,13 +12,14 @@ from typing import Any
 from .common import (
     OneLineParser,
     add_inference_flags,
+    add_model_flag,
     add_tta_flag,
     add_unlabeled_flags,
     open_images,
     report_errors,
     selected,
 )
-from .inputs import COUNT, checkpoint, features_output, onnx_file, predictions_output, prior
+from .inputs import COUNT, features_output, onnx_file, predictions_output, prior
 from .launcher import NPROC_HELP, check_processes, world_size
 
 _SETTINGS = "top batch_size precision prior tta"
@@ -29,7 +30,7 @@ _NEED_OUTPUT = ("features", "suspects", "resume", "overwrite", "nproc")
 def add_flags(parser: OneLineParser) -> None:
     add = parser.add_argument
     if not any(word.partition("=")[0] == "--onnx" for word in parser.words):
-        add("model", type=checkpoint, help="run folder or checkpoint; not with --onnx")
+        add_model_flag(parser, help="run folder, checkpoint or Hub id; not with --onnx")
     elif models := [word for word in parser.words if (Path(word) / "config.json").is_file()]:
         raise ValueError(f"--onnx takes the place of a model: leave out one of them, or {models[0]}")
     about = "in place of the model: an ONNX file of `export`, run by onnxruntime"

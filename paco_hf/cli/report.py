@@ -1,15 +1,15 @@
-"""Compare runs: mean and standard deviation over seeds, cost, training curves."""
+"""Compare runs: mean and standard deviation over seeds, paired differences, cost, training curves."""
 
 import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from .inputs import finished_run, output_file
+from .inputs import finished_runs, output_file
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("runs", nargs="+", metavar="RUN", type=finished_run, help="run folders")
+    add("runs", nargs="+", metavar="RUN", type=finished_runs, help="run folders, or folders of `train --seeds`")
     add("--output", type=output_file, default="comparison.html", help="the page to write (default: %(default)s)")
     add("--json", action="store_true", help="print the comparison as JSON, write nothing")
 

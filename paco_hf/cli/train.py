@@ -4,7 +4,8 @@ from argparse import ArgumentParser
 
 from ..arguments.train_help import help_parser
 from ..utils.console import quiet
-from .launcher import HELP_FLAGS, NPROC_HELP, check_processes
+from .launcher import HELP_FLAGS, check_processes
+from .seeds import add_seeds_flag, run_seeds, split_seeds
 
 _PROG = "paco-hf train"
 
@@ -12,19 +13,23 @@ _PROG = "paco-hf train"
 def run(argv: list[str]) -> None:
     if asked := HELP_FLAGS & set(argv):
         parser = _every_flag() if "--help_all" in asked else help_parser(_PROG)
-        # For the help alone: it is no setting of the run, so the run's parser does not have it.
-        parser.add_argument("--nproc", type=int, metavar="N", help=NPROC_HELP)
+        # For the help alone: these are no settings of the run, so the run's parser does not have them.
+        add_seeds_flag(parser)
         print(parser.format_help(), end="")
         return
     from ..arguments.parser import parse_run
 
+    seeds, argv = split_seeds(argv)
     run, args = parse_run(argv)
     check_processes(args.world_size)
     quiet()
     from ..utils.distributed import leave_together
     from ..workflows.train import train
 
-    train(run, args)
+    if seeds:
+        run_seeds(argv, seeds, run, args)
+    else:
+        train(run, args)
     leave_together()
 
 

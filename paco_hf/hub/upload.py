@@ -12,6 +12,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..arguments.run_arguments import RunArguments
 from ..arguments.settings import run_settings
+from ..data.manifest_file import write_manifest
 from ..data.spec import SPLITS_NAME
 from ..data.split_manifest import public_manifest
 from ..inference.load_model import load_classifier, load_processor
@@ -285,7 +286,7 @@ def stage_records(run: Path, staged: Path) -> None:
     if settings:
         write_text(staged / RECIPE_NAME, as_yaml(settings))
     if source.manifest:
-        write_json(staged / SPLITS_NAME, public_manifest(source.manifest))
+        write_manifest(staged / SPLITS_NAME, public_manifest(source.manifest))
 
 
 def _stage_predictions(run: Path, staged: Path) -> None:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
-from ..data.image_checks import split_fingerprint
 from ..data.image_split import ImageSplit
+from ..data.image_survey import split_fingerprint
 from ..data.images import Images, LabeledImages
 from ..models.backbones import feature_size
 from ..models.modeling_paco import PaCoModel

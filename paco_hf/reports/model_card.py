@@ -167,10 +167,10 @@ def _hub_dataset(dataset: str | None) -> str | None:
 def _base_model(subject: Subject) -> str | None:
     """The Hub id of the pretrained weights that training started from."""
     name = str(subject.settings.get("backbone") or "")
-    if not subject.settings.get("pretrained") or not name:
-        return None
     if "base_model" in subject.record:
         return subject.record["base_model"]
+    if not subject.settings.get("pretrained") or not name:
+        return None
     from ..models.pretrained_backbones import weights_id  # loads timm: runs of before say nothing of it
 
     return weights_id(name)

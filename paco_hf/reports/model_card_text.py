@@ -78,8 +78,11 @@ def changes(subject: Subject) -> str:
     if subject.recipe is None or subject.config is None or subject.conversion:
         return ""
     recipe = public_settings(expected_settings(subject.recipe.settings))
-    if recipe.get("precision") == "auto":
-        recipe.pop("precision")
+    # What a run chooses by itself, and what follows from the number of processes, is no difference.
+    chosen = [name for name in ("precision", "torch_compile") if recipe.get(name) == "auto"]
+    if recipe.get("global_batch_size") == subject.settings.get("global_batch_size") is not None:
+        chosen.append("per_device_train_batch_size")
+    recipe = {name: value for name, value in recipe.items() if name not in chosen}
     bookkeeping = (
         "save_",
         "logging_",

@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..data.manifest_file import read_manifest
 from ..data.spec import SPLITS_NAME
 from ..utils.files import RESTORE, read_mapping, read_text
 from . import layout
@@ -41,7 +42,10 @@ class RunFolder:
     @cached_property
     def recipe(self) -> dict[str, Any]:
         """`recipe.yaml`: the resolved settings, with paths of the computer."""
-        return read_mapping(self.home / layout.RECIPE_NAME)
+        settings = read_mapping(self.home / layout.RECIPE_NAME)
+        if settings.get("augment_backend") == "tensor":
+            settings.setdefault("view_draws", "batch")  # as was done before there was a choice
+        return settings
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -56,7 +60,7 @@ class RunFolder:
     @cached_property
     def manifest(self) -> dict[str, Any]:
         """`splits.json`: the images of each split."""
-        return read_mapping(self.home / SPLITS_NAME)
+        return read_manifest(self.home / SPLITS_NAME)
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -154,6 +158,22 @@ class RunFolder:
         for path in (self.path / layout.METRICS_NAME, *records):
             if not path.is_file():
                 raise OSError(f"{path} is missing: give the folder of a finished run")
+
+
+def seed_runs(folder: str | Path) -> list[Path]:
+    """The finished runs of a folder of `train --seeds`, in the order of the command; of another folder it itself.
+
+    Raises:
+        ValueError: none is finished.
+    """
+    file = Path(folder) / layout.SEEDS_NAME
+    if not file.is_file():
+        return [Path(folder)]
+    runs = [Path(folder) / run["folder"] for run in read_mapping(file).get("runs", [])]
+    finished = [run for run in runs if (run / layout.METRICS_NAME).is_file()]
+    if not finished:
+        raise ValueError(f"{folder} has no finished run: the command that began it goes on with --resume")
+    return finished
 
 
 def list_checkpoints(folder: str | Path) -> list[Path]:

@@ -5,6 +5,7 @@ DATA_NAME = "data.json"  # identifies the images that a run was started with
 CARD_NAME, RESULTS_NAME = "README.md", ".eval_results/paco_hf.yaml"
 STAGING, SET_ASIDE, STATE_NAME = "checkpoint.partial", ".set-aside", "trainer_state.json"
 LOG_NAME, ADDED_NAME = "log.jsonl", "added_classes.json"
+SEEDS_NAME, COMPARISON_NAME = "seeds.json", "comparison.html"  # of `train --seeds`, beside the folders of its runs
 
 # The figures of a run, drawn for its card, and those of an evaluation, beside its report.
 COUNTS_NAME, CURVE_NAME, FREQUENCY_NAME = "class_counts.png", "training_curve.png", "accuracy_by_frequency.png"

@@ -1,6 +1,7 @@
 """`run.json`, the record of a finished run, and its scores as text."""
 
 import datetime
+import hashlib
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -12,11 +13,15 @@ from ..arguments.recipes import recipe_names
 from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.image_split import ImageSplit
+from ..data.spec import DataSpec
 from ..metrics import HEADLINE, TITLES
-from ..models.pretrained_backbones import weights_id
+from ..models.pretrained_backbones import find_weights, weights_id
 from ..utils.hardware import cpu_name
+from ..utils.hub_names import model_repository
 from ..utils.versions import versions
 from .redaction import public_name, public_text
+
+_HASHED = 2**30  # bytes of weights that are hashed, which takes seconds
 
 
 def run_record(
@@ -27,7 +32,8 @@ def run_record(
     notes: Sequence[str] = (),
     preparation: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """What `run.json` holds: the recipe, the images of each split, the time and the hardware of the training.
+    """What `run.json` holds: the recipe, the commits of data and weights, the images of each split, the time and the
+    hardware of the training.
 
     A split's `selection` is the SHA-256 of its `row label` lines, rows counted in its source.
 
@@ -44,7 +50,7 @@ def run_record(
     return {
         "dataset": public_name(run.dataset),
         "recipe": run.recipe if run.recipe in recipe_names() else None,
-        **({"base_model": weights_id(run.backbone)} if run.pretrained and run.backbone else {}),
+        **_weights(run),
         "data": {
             name: {"name": split.public_name, "images": len(split.labels), "selection": split.selection}
             for name, split in splits.items()
@@ -60,6 +66,24 @@ def run_record(
         "versions": versions(),
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _weights(run: RunArguments) -> dict[str, Any]:
+    """What a run's data and weights are, exactly: commits on the Hub, or of a file of weights a hash."""
+    record: dict[str, Any] = {}
+    revisions: dict[str, Any] = {}
+    if repository := DataSpec.from_settings(vars(run)).repository:
+        revisions["data"] = {"repository": repository, "commit": run.dataset_revision}
+    if run.backbone and not run.pretrained_file and (run.pretrained or model_repository(run.backbone)):
+        record["base_model"] = weights_id(run.backbone)
+        if record["base_model"]:
+            revisions["weights"] = {"repository": record["base_model"], "commit": run.backbone_revision}
+    file = run.pretrained_file or next(iter(find_weights(run.backbone or "")), None)
+    if file and os.path.getsize(file) < _HASHED:
+        with open(file, "rb") as opened:
+            digest = hashlib.file_digest(opened, "sha256").hexdigest()
+        revisions["weights"] = {"file": os.path.basename(file), "sha256": digest}
+    return {**record, **({"revisions": revisions} if revisions else {})}
 
 
 def summary(metrics: dict[str, Any], title: str) -> str:

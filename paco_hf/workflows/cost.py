@@ -325,10 +325,10 @@ def _train_briefly(
     """A trainer after a few steps of `size` images, their times, and the bytes in use meanwhile. Of a run with fewer
     steps left, what the loss would become after these is its own affair."""
     results: list[tuple[StepTimes, float]] = []
-    quiet = {"disable_tqdm": True, "report_to": [], "push_to_hub": False, "logging_strategy": "no"}
-    changes: dict[str, Any] = {"output_dir": folder, "eval_strategy": "no", "save_strategy": "no", **quiet}
+    changes: dict[str, Any] = {"disable_tqdm": True, "report_to": [], "push_to_hub": False, "output_dir": folder}
+    changes |= dict.fromkeys(("eval_strategy", "save_strategy", "logging_strategy"), "no")
     changes |= {"per_device_train_batch_size": size, "gradient_accumulation_steps": 1, "dataloader_drop_last": True}
-    args = plan.args.changed(**changes, eval_on_start=False, max_steps=1000)  # the timer ends it
+    args = plan.args.changed(**changes, eval_on_start=False, max_steps=1000, torch_compile=False)  # the timer ends it
     trainer = build_trainer(replace(plan, args=args), data, parts, ())
     trainer.judged_steps = left
     timer = StepTimer(lambda times: results.append((times, used_memory(args.device.type))), stop=True)

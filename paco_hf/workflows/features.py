@@ -19,6 +19,7 @@ from ..inference.features import Embeddings
 from ..inference.forward import fast_forward
 from ..models.modeling_paco import PaCoForImageClassification
 from ..utils.hardware import available_cores
+from ..utils.main_process import first_then_others
 from ..utils.signals import end_with_lost_batch
 from ..utils.workers import fitting_workers
 from .prepare_data import RunData
@@ -55,8 +56,9 @@ class RunFeatures:
             batch = self.plan.args.per_device_eval_batch_size
             backbone = self.model.to(self.plan.args.device).paco
             # The others read what the first one kept.
-            with self.plan.args.main_process_first(local=False):
-                features, how = cached_features(backbone, self.plan.processor, images, batch, keep=True)
+            features, how = first_then_others(
+                lambda: cached_features(backbone, self.plan.processor, images, batch, keep=True)
+            )
             self.model.train(training)
             self.lines.append(f"features of {len(features):,} {role} images: {how}{_rate(features, start)}")
             labels = np.asarray(images.split.labels)

@@ -261,6 +261,12 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, capsys) -> None:
             (*out, "--augment_backend", "tensor", "--image_size", "24"),
             "--augment_backend tensor cannot be used: 'cifar_light' needs images of 24 x 24 pixels, not 32 x 32",
         ),
+        ((*out, "--view_draws", "each"), "invalid choice: 'each'"),
+        (
+            (*out, "--view_draws", "batch", "--augment_backend", "pil"),
+            "--view_draws batch has no effect with --augment_backend pil",
+        ),
+        ((*out, "--view_draws", "image", "--image_size", "24"), "image has no effect on views made by pil"),
         ((*good, "--report_to", "nothing_known"), "nothing_known"),
         (("--dataset", str(tmp_path / "badtest"), *out), "image 1 of"),
         ((*out, "--backbone", "vit_tiny_patch16_224", "--backbone_kwargs", '{"num_heads": 5}'), "cannot be built"),
@@ -319,9 +325,9 @@ def test_a_reader_that_has_enough_is_no_error() -> None:
 def test_help_is_readable(capsys) -> None:
     for arguments, expected, length in (
         (["--help"], "verbs:", 30),
-        (["train", "--help"], "--loss {paco,gpaco", 270),
-        (["predict", "--help"], "--json", 62),
-        (["evaluate", "--help"], "--dataset_path", 72),
+        (["train", "--help"], "--loss {paco,gpaco", 295),
+        (["predict", "--help"], "--json", 65),
+        (["evaluate", "--help"], "--dataset_path", 75),
     ):
         with contextlib.suppress(SystemExit):  # argparse's
             main(arguments)

@@ -107,7 +107,7 @@ def test_after_sigkill_the_folder_is_free(home: Path, training: Fork, capsys) ->
 
 
 @pytest.mark.slow
-def test_processes_of_one_run_hold_it_together(home: Path) -> None:
+def test_process_count_one_run_hold_it_together(home: Path) -> None:
     """The first of them holds it to the end; when all are killed, it is free."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "paco_hf"]

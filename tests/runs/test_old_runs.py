@@ -1,6 +1,7 @@
 """Run folders of the first layout of the package load, evaluate and resume."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -69,7 +70,8 @@ def test_interrupted_run_resumes_to_the_same_end(old, capsys) -> None:
     recipes = [yaml.safe_load((old / name / "recipe.yaml").read_text()) for name in ("interrupted", "run")]
     assert [recipe.pop("per_device_eval_batch_size") for recipe in recipes] == [64, 256]  # another default now
     added = {"classifier": "linear", "classifier_scale": 25, "learn_classifier_scale": False}  # since then
-    added |= {"cross_validation": "none", "feature_views": 0, "image_fit": "crop"}
+    added |= {"cross_validation": "none", "feature_views": 0, "image_fit": "crop", "global_batch_size": 8}
+    added |= {"view_draws": "batch", "torch_compile": False, "inspect": "full", "strict": False}
     assert {name: recipes[0].pop(name) for name in added} == added
     for recipe in recipes:  # whether transformers writes them depends on its release
         recipe.pop("activation_checkpointing", None), recipe.pop("gradient_checkpointing", None)
@@ -77,3 +79,18 @@ def test_interrupted_run_resumes_to_the_same_end(old, capsys) -> None:
     assert json.loads((old / "interrupted" / "splits.json").read_text()) == json.loads(
         (old / "run" / "splits.json").read_text()
     )
+
+
+def test_old_views_can_be_left_for_new_ones(old, capsys) -> None:
+    """A run from before `view_draws` resumes with the draws of its batches, unless the user chooses."""
+    expected = json.loads((old / "expected.json").read_text(encoding="utf-8"))
+    command = [*expected["command"][:-1], "interrupted", "--resume", "--dry_run"]
+    assert main(command) == 0
+    kept = capsys.readouterr().out
+    assert "made by tensor and drawn together" in kept
+    assert "view_draws: batch" in kept
+    assert "view_draws" not in re.findall(r"resuming from .*", kept)[0]
+    assert main([*command, "--view_draws", "image"]) == 0
+    changed = capsys.readouterr().out
+    assert "view_draws batch -> image" in re.findall(r"resuming from .*", changed)[0]
+    assert "view_draws: image" in changed

@@ -45,7 +45,9 @@ def test_plan_is_whole_and_frozen(tmp_path: Path, surveys: Path, no_rehearsal: N
         plans.append(plan)
 
     monkeypatch.setattr(workflow, "build", build)
-    monkeypatch.setattr(workflow, "fit", lambda *_: SimpleNamespace(resumed_step=0))
+    monkeypatch.setattr(
+        workflow, "fit", lambda *_: SimpleNamespace(resumed_step=0, args=SimpleNamespace(torch_compile=False))
+    )
     root = folders(tmp_path / "photos", {"a": 40, "b": 20})
     workflow.train(*parse_run(["--dataset", str(root), *STEPS, "--dry_run"]))
     (plan,) = plans
