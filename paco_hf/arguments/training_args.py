@@ -102,6 +102,12 @@ class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, T
         return result
 
     @property
+    def device(self) -> torch.device:
+        """Of this process. Processes share a CPU, which has no number: torch 2.7 loads nothing onto `cpu:0`."""
+        device: torch.device = super().device
+        return torch.device("cpu") if device.type == "cpu" else device
+
+    @property
     def spec(self) -> LossSpec:
         """What the loss is and needs."""
         return LOSSES[self.loss]

@@ -1,8 +1,7 @@
 """What one process does for all: the first one works, the others wait for what comes of it."""
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any, TypeVar
@@ -26,27 +25,29 @@ def computed_once(function: Callable[[], _Result]) -> _Result:
     if world_size() == 1:
         return function()
     outcome: list[Any] = [None, None]
-    with _patient_group() as group:
-        if dist.get_rank() == 0:
-            try:
-                outcome[0] = function()
-            except (OSError, ValueError) as error:
-                outcome[1] = error
-        dist.broadcast_object_list(outcome, src=0, group=group)
+    group = _patient_group()
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = function()
+        except (OSError, ValueError) as error:
+            outcome[1] = error
+    dist.broadcast_object_list(outcome, src=0, group=group)
     if outcome[1] is not None:
         raise printed_once(outcome[1])
     result: _Result = outcome[0]
     return result
 
 
-@contextmanager
-def _patient_group() -> Iterator[Any]:
-    """Not the group of training, whose processes must meet every few minutes."""
-    group: Any = dist.new_group(backend="gloo", timeout=_WAIT)
-    try:
-        yield group
-    finally:
-        dist.destroy_process_group(group)
+_groups: dict[int, Any] = {}  # by the group of training
+
+
+def _patient_group() -> Any:
+    """Not the group of training, whose processes must meet every few minutes. One for all uses: a group that ends
+    while its thread lets go of a tensor of Python's may wait for that thread forever."""
+    key = id(dist.group.WORLD)
+    if key not in _groups:
+        _groups[key] = dist.new_group(backend="gloo", timeout=_WAIT)
+    return _groups[key]
 
 
 def first_then_others(function: Callable[[], _Result]) -> _Result:
@@ -66,9 +67,9 @@ def first_then_others(function: Callable[[], _Result]) -> _Result:
         if turn == now:
             results.append(function())
 
-    with _patient_group() as group:
-        for now in range(3):
-            in_all(partial(take_turn, now), group)
+    group = _patient_group()
+    for now in range(3):
+        in_all(partial(take_turn, now), group)
     return results[0]
 
 
