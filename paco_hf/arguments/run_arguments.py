@@ -69,7 +69,7 @@ class DataArguments:
         test_min_images (`int`, *optional*): classes of fewer images give none to the test (default: 5; where
             --test_fraction is given, 2)
         split_seed (`int`, *optional*, defaults to `0`): of the test carve, which does not follow --seed
-        validation_seed (`str`, *optional*): of the validation carve: a number, or seed (default: --seed; with
+        validation_seed (`str`, *optional*): of the validation split: a number, or seed (default: --seed; with
             --seeds the first of them)
     """
 
@@ -234,7 +234,7 @@ class RunArguments(WorkflowArguments, ModelArguments, DataArguments, RecipeArgum
     automatic: frozenset[str] = frozenset()
     notes: tuple[str, ...] = ()
 
-    def carve_seed(self, seed: int) -> int:
+    def validation_draw(self, seed: int) -> int:
         """What the validation split is drawn with, in a run of this `--seed`."""
         return seed if self.validation_seed in (None, "seed") else int(str(self.validation_seed))
 
@@ -250,9 +250,9 @@ class RunArguments(WorkflowArguments, ModelArguments, DataArguments, RecipeArgum
         self.dataset, self.dataset_revision = take_revision(self.dataset, self.dataset_revision, "dataset")
         if self.backbone:
             self.backbone, self.backbone_revision = take_revision(self.backbone, self.backbone_revision, "backbone")
-        carve = self.validation_seed
-        if carve not in (None, "seed") and not str(carve).isdecimal():
-            raise ValueError(f"--validation_seed must be a whole number, at least 0, or seed, got {carve!r}")
+        drawn = self.validation_seed
+        if drawn not in (None, "seed") and not str(drawn).isdecimal():
+            raise ValueError(f"--validation_seed must be a whole number, at least 0, or seed, got {drawn!r}")
         if self.skip_undecodable and self.inspect == "none":
             raise ValueError("--skip_undecodable leaves out what --inspect finds: leave out --inspect none")
         folds = self.cross_validation

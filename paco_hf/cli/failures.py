@@ -39,6 +39,15 @@ def how_to_go_on(argv: list[str]) -> str:
     return "--resume goes on from the last checkpoint" if argv[:1] == ["train"] else ""
 
 
+def how_to_try_again(argv: list[str]) -> str:
+    """As [`how_to_go_on`], after an end that may have come within a checkpoint.
+
+    Args:
+        argv (list of `str`): the verb and its arguments.
+    """
+    return how_to_go_on(argv).replace("last", "last complete") or "run the command again"
+
+
 def explain_loss(again: str) -> str | None:
     """In one line that another process has ended; `None` where another one says so.
 

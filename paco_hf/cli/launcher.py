@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..utils.hardware import usable_cores
 from ..utils.signals import end_with_parent
-from .failures import how_to_go_on
+from .failures import how_to_try_again
 
 NPROC_HELP = "processes: launches itself as so many, one a GPU where there are GPUs; under a launcher: checks for them"
 HELP_FLAGS = {"-h", "--help", "--help_all"}
@@ -213,8 +213,8 @@ def _run(number: int, arguments: list[str]) -> int:
             return failure.exitcode
         name = signal.Signals(-failure.exitcode).name
         cause = ", as where memory is short" if name == "SIGKILL" else ""
-        again = how_to_go_on(arguments).replace("last", "last complete") or "run the command again"
-        print(f"paco-hf {arguments[0]}: rank {rank} of {number} was ended by {name}{cause}; {again}", file=sys.stderr)
+        line = f"rank {rank} of {number} was ended by {name}{cause}; {how_to_try_again(arguments)}"
+        print(f"paco-hf {arguments[0]}: {line}", file=sys.stderr)
         return 128 - failure.exitcode
     return 0
 

@@ -16,7 +16,7 @@ from ..utils.interrupts import raise_interrupts
 from ..utils.signals import STATUS, Stopped, is_lost
 from ..utils.versions import system_lines
 from .common import OneLineParser
-from .failures import LOST_STATUS, explain, explain_loss, how_to_go_on
+from .failures import LOST_STATUS, explain, explain_loss, how_to_go_on, how_to_try_again
 from .launcher import HELP_FLAGS, in_processes, is_first_process, is_launched, split_number
 
 _USAGE = (Path(__file__).parents[1] / "templates" / "usage.txt").read_text(encoding="utf-8")
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _status(argv: list[str], verb: str) -> int:
     resumable = how_to_go_on(argv)
-    again = resumable.replace("last", "last complete") or "run the command again"
+    again = how_to_try_again(argv)
     try:
         with raise_interrupts(), disk_errors(f"make space, and {again}"):
             try:

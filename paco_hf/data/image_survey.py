@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ..utils.files import identity, write_text
 from ..utils.images import PIXEL_LIMIT, ImageReadError, image_header
-from ..utils.worker_pool import in_blocks
+from ..utils.worker_pool import rows_in_blocks
 from .images import LabeledImages, kept_in_memory
 
 FULL, HEADERS = "full", "headers"
@@ -169,7 +169,6 @@ def _look(split: LabeledImages, depth: str, keep: bool, partly: Path) -> Content
     known = _Outcomes.read(partly)
     # Of what is kept in memory the images are needed, too.
     rows = [row for row in first.values() if keep or row not in known.by_row]
-    blocks = [rows[start : start + _BLOCK[depth]] for start in range(0, len(rows), _BLOCK[depth])]
     what = f"looking at {split.name}" + ("" if depth == FULL else " (headers)")
     kept: dict[int, np.ndarray] = {}
     unsaved: list[int] = []
@@ -178,10 +177,10 @@ def _look(split: LabeledImages, depth: str, keep: bool, partly: Path) -> Content
         tqdm(
             desc=what, total=len(first), initial=len(first) - len(rows), leave=False, unit=" images", disable=None
         ) as progress,
-        closing(in_blocks(_Look.rows, _Look(split, depth, keep), blocks)) as results,
+        closing(rows_in_blocks(_Look.rows, _Look(split, depth, keep), rows, _BLOCK[depth])) as results,
     ):
         try:
-            for block, outcomes in zip(blocks, results, strict=True):
+            for block, outcomes in results:
                 for row, (*outcome, image) in zip(block, outcomes, strict=True):
                     known.by_row[row] = tuple(outcome)
                     if image is not None:
@@ -217,10 +216,9 @@ def files_digests(split: LabeledImages, rows: Sequence[int]) -> dict[int, str]:
     missing = [row for row in rows if row not in digests]
     if not missing:
         return digests
-    blocks = [missing[start : start + _BLOCK[HEADERS]] for start in range(0, len(missing), _BLOCK[HEADERS])]
-    what, results = f"comparing files of {split.name}", in_blocks(_read, split, blocks)
+    what, results = f"comparing files of {split.name}", rows_in_blocks(_read, split, missing, _BLOCK[HEADERS])
     with closing(results), tqdm(desc=what, total=len(missing), leave=False, unit=" images", disable=None) as progress:
-        for block, hashes in zip(blocks, results, strict=True):
+        for block, hashes in results:
             digests |= dict(zip(block, hashes, strict=True))
             progress.update(len(block))
     _store(path, digests)

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ..utils.files import relative_name
 from ..utils.images import ImageReadError, open_image
-from ..utils.worker_pool import in_blocks
+from ..utils.worker_pool import rows_in_blocks
 from .image_split import ImageSplit, relative_names
 from .long_tail import class_counts
 
@@ -241,10 +241,10 @@ class Images:
         kept = self.split.decoded if isinstance(self.split, LabeledImages) else {}
         images: list[Any] = [kept.pop(self.split.source_row(index), None) for index in range(len(self))]
         missing = [index for index, image in enumerate(images) if image is None]
-        blocks = [missing[start : start + _BLOCK] for start in range(0, len(missing), _BLOCK)]
-        what, results = f"decoding {self.split.name}", in_blocks(_decoded, self.split, blocks, shared=True)
+        what = f"decoding {self.split.name}"
+        results = rows_in_blocks(_decoded, self.split, missing, _BLOCK, shared=True)
         with closing(results), tqdm(desc=what, total=len(missing), unit=" images", disable=None, leave=False) as bar:
-            for block, decoded in zip(blocks, results, strict=True):
+            for block, decoded in results:
                 for index, image in zip(block, decoded, strict=True):
                     if isinstance(image, str) and self._met is None:
                         raise ValueError(image)

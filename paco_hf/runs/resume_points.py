@@ -16,7 +16,7 @@ from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
 from ..models.modeling_contrastive import TRAINING_STATE_NAME
 from ..utils.files import readable
-from .folder import list_checkpoints
+from .folder import RunFolder, list_checkpoints
 from .layout import SET_ASIDE
 
 
@@ -52,6 +52,16 @@ def resume_points(folder: Path, run: RunArguments, args: PaCoTrainingArguments) 
     if run.overwrite and lies_in(points[0], folder):
         raise ValueError(f"--overwrite would remove {points[0]}, which --resume_from_checkpoint goes on from")
     return points
+
+
+def resumed_recipe(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any]:
+    """The recipe of the run that is resumed, which may have no checkpoint yet; empty where none is.
+
+    Args:
+        run, args: as those of [`resume_points`], with the folder of the run.
+    """
+    points = resume_points(Path(args.output_dir), run, args)
+    return RunFolder(points[0] if points else args.output_dir).recipe if points or run.resume else {}
 
 
 def lies_in(checkpoint: Path, folder: Path) -> bool:

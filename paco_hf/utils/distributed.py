@@ -113,14 +113,6 @@ def gather_objects(value: Any, group: Any = None) -> list[Any]:
     return values
 
 
-def first_object(value: Any) -> Any:
-    """What the process of rank 0 has."""
-    values = [value]
-    if world_size() > 1:
-        dist.broadcast_object_list(values)
-    return values[0]
-
-
 _Result = TypeVar("_Result")
 _processes: list[tuple[str, int]] = []  # host and process id of each rank
 

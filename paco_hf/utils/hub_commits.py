@@ -7,6 +7,7 @@ from typing import Any
 import huggingface_hub
 from huggingface_hub import HfApi, constants, hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, RevisionNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 
 from .hub_names import COMMIT, short
 from .text import examples
@@ -58,7 +59,7 @@ def repository_cache(repo_id: str, kind: str) -> Path:
         repo_id (`str`): `user/name`.
         kind (`str`): `model` or `dataset`.
     """
-    return Path(constants.HF_HUB_CACHE) / f"{kind}s--{repo_id.replace('/', '--')}"
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repo_id, repo_type=kind)
 
 
 def prepared_commits(repo_id: str) -> list[Path]:

@@ -5,9 +5,10 @@ import os
 import signal
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from itertools import chain
 from typing import Any
 
@@ -56,6 +57,24 @@ def in_blocks(
             break
     if (first := next(remaining, None)) is not None:
         yield from _in_processes(work, state, chain([first], remaining), processes)
+
+
+def rows_in_blocks(
+    work: Callable[[Any, Any], Any], state: Any, rows: Sequence[int], size: int, *, shared: bool = False
+) -> Generator[tuple[Sequence[int], Any], None, None]:
+    """As [`in_blocks`], of rows that are cut into blocks.
+
+    Args:
+        work, state, shared: as those of [`in_blocks`].
+        rows (sequence of `int`): what is to be done.
+        size (`int`): rows of a block.
+
+    Yields:
+        each block, and what the work gives.
+    """
+    blocks = [rows[start : start + size] for start in range(0, len(rows), size)]
+    with closing(in_blocks(work, state, blocks, shared=shared)) as results:
+        yield from zip(blocks, results, strict=True)
 
 
 def _in_processes(

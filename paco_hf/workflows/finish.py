@@ -26,7 +26,6 @@ from ..runs.record import run_record, summary
 from ..trainer.cross_validation import HeldOut
 from ..trainer.paco_trainer import PaCoTrainer
 from ..utils.console import say
-from ..utils.distributed import first_object
 from ..utils.files import replacing, write_json
 from ..utils.main_process import computed_once
 from ..utils.memory import peak_memory
@@ -163,8 +162,8 @@ def share_results(folder: Path, args: PaCoTrainingArguments) -> None:
     """
     names = [name for name in (*RUN_FILES, SPLITS_NAME) if not name.endswith(".safetensors")]
     names += [f"{part}/{name}" for part in (EVALUATION_FOLDER, VALIDATION_FOLDER) for name in EVALUATION_FILES]
-    files = {name: path.read_bytes() for name in names if name != METRICS_NAME and (path := folder / name).is_file()}
-    files = first_object(files)
+    names.remove(METRICS_NAME)
+    files = computed_once(lambda: {name: (folder / name).read_bytes() for name in names if (folder / name).is_file()})
     for name, content in files.items() if args.should_save and args.process_index > 0 else ():
         (folder / name).parent.mkdir(exist_ok=True)
         with replacing(folder / name) as partial:

@@ -2,15 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
 from ..data.spec import DataSpec
 from ..models.pretrained_backbones import weights_id
-from ..runs.folder import RunFolder
-from ..runs.resume_points import resume_points
+from ..runs.resume_points import resumed_recipe
 from ..utils.hub_commits import resolve_commit
 from ..utils.hub_names import model_repository, short
 from ..utils.main_process import computed_once
@@ -28,7 +26,7 @@ def pin_run(run: RunArguments, args: PaCoTrainingArguments) -> RunArguments:
         ValueError: no such revision, one of what is not on the Hub, or another than that of the run that is resumed.
         OSError: the Hub cannot be reached, and the cache does not have the revision.
     """
-    spec, before = DataSpec.from_settings(vars(run)), _before(run, args)
+    spec, before = DataSpec.from_settings(vars(run)), resumed_recipe(run, args)
     changes: dict[str, Any] = {}
     if spec.repository:
         changes["dataset_revision"] = computed_once(
@@ -48,7 +46,7 @@ def pin_weights(run: RunArguments, args: PaCoTrainingArguments) -> RunArguments:
     """
     repository = weights_repository(run)
     if repository:
-        recorded = _recorded(_before(run, args), run, "backbone")
+        recorded = _recorded(resumed_recipe(run, args), run, "backbone")
         commit = computed_once(lambda: _commit(repository, "backbone", run.backbone_revision, recorded))
         return replace(run, backbone_revision=commit)
     if run.backbone and run.backbone_revision:
@@ -68,12 +66,6 @@ def weights_repository(run: RunArguments) -> str | None:
     if run.backbone is None or run.pretrained_file:
         return None
     return model_repository(run.backbone) or (weights_id(run.backbone) if run.pretrained else None)
-
-
-def _before(run: RunArguments, args: PaCoTrainingArguments) -> dict[str, Any]:
-    """The recipe of the run that is resumed; empty where none is."""
-    points = resume_points(Path(args.output_dir), run, args)
-    return RunFolder(points[0] if points else args.output_dir).recipe if points or run.resume else {}
 
 
 def _recorded(before: Mapping[str, Any], run: RunArguments, name: str) -> str | None:

@@ -149,7 +149,7 @@ def split_data(run: RunArguments, args: PaCoTrainingArguments, checks: ImageChec
         data.notes.append(f"left out by {run.exclude_list}: {count} image{'s' * (count != 1)}")
     division = divide(
         data,
-        run.carve_seed(args.seed),
+        run.validation_draw(args.seed),
         run.validation_fraction,
         fraction,
         checks.duplicates,

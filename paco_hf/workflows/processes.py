@@ -16,16 +16,16 @@ from ..arguments.run_arguments import RunArguments
 from ..arguments.training_args import PaCoTrainingArguments
 from ..models.modeling_contrastive import TRAINING_STATE_NAME
 from ..runs.folder import RunFolder
-from ..runs.resume_points import process_count, resume_points
+from ..runs.resume_points import process_count, resume_points, resumed_recipe
 from ..utils.distributed import (
     check_agreement,
-    first_object,
     gather_objects,
     in_all,
     printed_once,
     process_name,
     world_size,
 )
+from ..utils.main_process import computed_once
 
 _PATIENCE = 5.0  # seconds in which a shared disk shows one computer what another has written
 # Settings that may differ from one computer to the next, and make no other training.
@@ -45,7 +45,7 @@ def check_shared(folder: Path, args: PaCoTrainingArguments) -> None:
     if args.world_size == 1:
         return
     probe = in_all(lambda: _hidden_file(folder) if args.process_index == 0 else None)
-    name = first_object(probe and Path(probe.name).name)
+    name = computed_once(lambda: Path(str(probe and probe.name)).name)
     until = time.monotonic() + _PATIENCE
     while not (sees := os.path.exists(folder / name)) and time.monotonic() < until:
         time.sleep(0.1)
@@ -98,8 +98,7 @@ def trained_before(run: RunArguments, args: PaCoTrainingArguments) -> Before | N
     Raises:
         ValueError: its batch does not divide among so many processes.
     """
-    points = resume_points(Path(args.output_dir), run, args)
-    recipe = RunFolder(points[0] if points else args.output_dir).recipe if points or run.resume else {}
+    points, recipe = resume_points(Path(args.output_dir), run, args), resumed_recipe(run, args)
     accumulated, share = (recipe.get(name) for name in ("gradient_accumulation_steps", "per_device_train_batch_size"))
     if not accumulated or not share:
         return None

@@ -112,8 +112,8 @@ def share_settings(run: RunArguments, args: PaCoTrainingArguments, seeds: Sequen
         )
     begun = [seed_arguments(args, seed) for seed in begun_seeds(folder)] if run.resume else []
     recipe: Mapping[str, Any] = RunFolder(begun[0].output_dir).recipe if begun else {}
-    carve = run.validation_seed or recipe.get("validation_seed") or str(seeds[0])
-    run = pin_run(dataclasses.replace(run, validation_seed=carve), (begun or runs)[0])
+    drawn = run.validation_seed or recipe.get("validation_seed") or str(seeds[0])
+    run = pin_run(dataclasses.replace(run, validation_seed=drawn), (begun or runs)[0])
     for one in (seed_arguments(args, seed) for seed in earlier):
         if changed := changed_settings(Path(one.output_dir), run_settings(run, one), only_named=True):
             raise ValueError(

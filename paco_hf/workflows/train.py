@@ -114,7 +114,8 @@ def _train(
         resumed, args = keep_batch(data.run, args, before)
         plan = resolve(resumed, args, data.division, backbone)
         run, args = keep_batch(plan.run, plan.args, before)
-        plan = replace(plan, run=pin_weights(run, args), args=args)  # of a backbone that follows from the data
+        # Of a backbone that follows from the data; one that was named is pinned by now.
+        plan = replace(plan, run=run if data.run.backbone else pin_weights(run, args), args=args)
         say(main, *plan.notes)
         if args.device.type == "cpu":
             keep_freed_memory()
