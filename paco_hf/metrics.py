@@ -26,7 +26,7 @@ TITLES = {
     "few": Title("few", "few-shot accuracy"),
     "balanced_accuracy": Title("balanced", "balanced accuracy"),
     "worst_10_percent": Title("worst tenth", "worst tenth of the classes"),
-    "head_tail_gap": Title("head to tail", "accuracy from head to tail"),
+    "head_tail_gap": Title("frequent minus rare", "accuracy of frequent minus rare classes"),
     "harmonic_mean": Title("harmonic mean", "harmonic mean"),
     "geometric_mean": Title("geometric mean", "geometric mean"),
     "ece": Title("calibration error", "expected calibration error"),
@@ -71,7 +71,7 @@ def _by_class(ids: np.ndarray, values: np.ndarray, group: np.ndarray) -> tuple[n
 def long_tailed_accuracy(
     predictions: Any, references: Any, class_counts: Any, *, many: int = MANY_SHOT, few: int = FEW_SHOT
 ) -> dict[str, Any]:
-    """Top-1 accuracy overall, by class and by how frequent the class was in training (Liu et al., CVPR 2019).
+    """Top-1 accuracy overall, per class, and over many-, medium- and few-shot classes (Liu et al., CVPR 2019).
 
     Args:
         predictions (`(N,)`): predicted class ids.
@@ -85,10 +85,19 @@ def long_tailed_accuracy(
         `dict` of fractions in 0..1: `accuracy`; `balanced_accuracy` (mean of the per-class accuracies); `many`,
         `medium`, `few` (the same mean over each group, `None` where it is empty); `per_class` (length `C`, `None`
         where a class has no reference); `worst_class` (`{"class", "accuracy"}`); `harmonic_mean` and `geometric_mean`
-        over the classes (0 where a class is never right). Classes without a reference count nowhere.
+        over the classes (0 if a class is never correct). Classes without references are ignored.
 
     Raises:
-        ValueError: lengths differ, nothing to score, or an id is not in `0..C-1`.
+        ValueError: the lengths differ, there are no references, or an id is not in `0..C-1`.
+
+    Example:
+
+    ```python
+    from paco_hf.metrics import long_tailed_accuracy
+
+    scores = long_tailed_accuracy([0, 0, 1, 1], [0, 1, 1, 2], class_counts=[500, 50, 5])
+    print(scores["balanced_accuracy"])  # 0.5
+    ```
     """
     predicted, true, counts = (np.asarray(values) for values in (predictions, references, class_counts))
     if predicted.ndim != 1 or predicted.shape != true.shape:
@@ -124,7 +133,7 @@ def expected_calibration_error(
     many: int = MANY_SHOT,
     few: int = FEW_SHOT,
 ) -> dict[str, float | None]:
-    """How far the top-1 confidence is from the top-1 accuracy (Guo et al., ICML 2017, equation 3).
+    """Expected difference between top-1 confidence and top-1 accuracy (Guo et al., ICML 2017, equation 3).
 
     The confidences are put into bins of equal width, `((m-1)/M, m/M]`, confidence 0 into the first; the error is the
     mean over the references of `|accuracy - confidence|` of their bin. The bounds are compared in the precision of
@@ -145,15 +154,24 @@ def expected_calibration_error(
         The groups are means over images, not over classes, and the overall error is not their mean.
 
     Raises:
-        ValueError: shapes or lengths that do not fit, nothing to score, NaN, rows that are no probabilities, ids that
-            are no integers in `0..C-1`, or no bins.
+        ValueError: shapes or lengths do not match, there are no references, rows are not probabilities, ids are not
+            integers in `0..C-1`, or there are no bins.
+
+    Example:
+
+    ```python
+    from paco_hf.metrics import expected_calibration_error
+
+    error = expected_calibration_error([[0.75, 0.25], [0.25, 0.75]], [0, 0])
+    print(error["expected_calibration_error"])  # 0.25
+    ```
     """
     try:
         rows, true = np.asarray(probabilities), np.asarray(references)
     except ValueError as error:
         raise ValueError(f"probabilities must have one column for each class in every row ({error})") from error
     if n_bins < 1:
-        raise ValueError(f"n_bins must be 1 or more, got {n_bins}; the usual number is 15")
+        raise ValueError(f"n_bins must be at least 1, such as 15, got {n_bins}")
     if true.size == 0:
         raise ValueError("there is nothing to score: references is empty")
     if rows.ndim != 2 or rows.size == 0 or true.shape != rows.shape[:1]:
@@ -216,8 +234,7 @@ def _check_probabilities(rows: np.ndarray) -> None:
     row = int(valid.argmin())
     if np.isnan(rows[row]).any():
         raise ValueError(
-            f"probabilities must be numbers, got NaN in row {row}: leave such rows out, or look for the cause in the "
-            "model's logits"
+            f"probabilities must be numbers, got NaN in row {row}: remove such rows, or check the model's logits"
         )
     raise ValueError(
         f"probabilities must be in 0..1 and sum to 1 in each row, got values from {lowest[row]:.4g} to "
@@ -267,7 +284,7 @@ def retrieval_precision(
     """
     queries, true, counts = np.asarray(embeddings), np.asarray(labels), np.asarray(class_counts)
     if (gallery is None) != (gallery_labels is None):
-        raise ValueError("gallery and gallery_labels go together: give both, or neither")
+        raise ValueError("gallery and gallery_labels belong together: pass both or neither")
     searched, classes = (queries, true) if gallery is None else (np.asarray(gallery), np.asarray(gallery_labels))
     for name, rows, ids in (("embeddings", queries, true), ("gallery", searched, classes)):
         if rows.ndim != 2 or ids.shape != rows.shape[:1] or rows.shape[1] != queries.shape[1] or not ids.size:
@@ -279,7 +296,7 @@ def retrieval_precision(
     available = np.bincount(classes, minlength=counts.size)[true] - (gallery is None)
     wanted = np.minimum(k, available)
     if not (wanted > 0).any():
-        raise ValueError("no image has another image of its class to find: give more images of each class")
+        raise ValueError("no image has another image of its class to retrieve: pass more images of each class")
 
     targets, chunk = unit_rows(searched).T, 1024
     precision = np.zeros(len(true))

@@ -26,7 +26,7 @@ from transformers import Trainer
 
 # The most there may be of each.
 LIMITS = {
-    "lines of code": 21_500,  # docstrings, comments, blank lines and the scripts of `evaluate_modules` apart
+    "lines of code": 21_800,  # docstrings, comments, blank lines and the scripts of `evaluate_modules` apart
     "modules of over 350 lines": 0,
     "functions of over 60 lines": 3,  # without the docstring
     "functions of over 6 positional parameters": 5,

@@ -1,4 +1,4 @@
-"""Settings that fit a data set of one's own, where the user and no recipe chose any."""
+"""Settings that fit a dataset of one's own, where the user and no recipe chose any."""
 
 import math
 from typing import Any
@@ -23,10 +23,6 @@ CHOSEN_FOR_FINE_TUNING = ("optim", "layer_decay", "head_learning_rate", "weight_
 # On a pretrained backbone where the user named none: what does best in `benchmarks/pretrained.md`, and of losses
 # that do as well the cheapest.
 PRETRAINED_LOSS, PRETRAINED_CLASSIFIER, PRETRAINED_CENTERS = "balanced_softmax", "cosine", "means"
-# From there, balanced accuracy in percent with an EfficientNet-Lite0. Frozen: of this, and of a linear classifier with
-# cross-entropy. Fine-tuned: of this, and of PaCo in equal time.
-FROZEN_SCORES = {"Caltech-101 subset": (95.5, 93.9), "NDSB plankton": (66.0, 54.9)}
-FINE_TUNED_SCORES = {"Caltech-101 subset": (94.1, 74.2)}
 
 _FEW, _SOME, _MANY = 2000, 5000, 50_000  # training images
 
@@ -45,7 +41,7 @@ def suggested_settings(
     cosine: bool = False,
     fine_tuning: FineTuning | None = None,
 ) -> dict[str, Any]:
-    """Settings for a data set of its size.
+    """Settings for a dataset of its size.
 
     What is known are the recipes of the papers: CIFAR-100-LT (10,847 images of 32 pixels: queue 1024, projection 32,
     alpha 0.01, temperature 0.05, learning rate 0.05 to 0.1 at a batch of 128) and ImageNet-LT (115,846 images: queue

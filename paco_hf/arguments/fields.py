@@ -48,7 +48,7 @@ def check_ranges(table: Any) -> None:
         if choices and value is not None and value not in choices:
             raise ValueError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
-            raise ValueError(f"{name} must be a whole number of at most 64 bits, got {value.bit_length()} bits")
+            raise ValueError(f"{name} must be an integer of at most 64 bits, got {value.bit_length()} bits")
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} must be a finite number, got {value}")
         for extra in getattr(kind, "__metadata__", ()):

@@ -48,18 +48,21 @@ _ADAMW = {"optim": "adamw_torch", "decay_all_parameters": False}
 
 # The last is measured with an EfficientNet in `benchmarks/pretrained.md`; the others are not.
 TRANSFORMER = FineTuning(
-    "AdamW with layer-wise decay, as MAE's authors fine-tune ViTs",
+    "AdamW with layer-wise decay, as in MAE's fine-tuning of ViTs",
     5e-4,
     256,
     settings={**_ADAMW, "layer_decay": 0.75, "weight_decay": 0.05},
 )
 CONVNEXT = FineTuning(
-    "AdamW with layer-wise decay, as ConvNeXt's authors fine-tune it",
+    "AdamW with layer-wise decay, as in ConvNeXt's fine-tuning",
     5e-5,
     settings={**_ADAMW, "layer_decay": 0.93, "weight_decay": 1e-8, "warmup_epochs": 0},
 )
 CONVOLUTIONAL = FineTuning(
-    "SGD, the head at 10 times the backbone's rate, as in Dive into Deep Learning", 0.02, 128, head_factor=10
+    "SGD, with a head learning rate of 10 times the backbone's, as in Dive into Deep Learning",
+    0.02,
+    128,
+    head_factor=10,
 )
 
 

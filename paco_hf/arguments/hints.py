@@ -41,7 +41,7 @@ def check_flags(argv: Sequence[str]) -> None:
     for before, argument in zip(["", *argv], argv, strict=False):
         flag, equals, value = argument.partition("=") if argument.startswith("-") else (before, "=", argument)
         if flag.startswith("-") and equals and not value.strip():
-            raise ValueError(f"{flag} is empty: give a value, or leave the flag out")
+            raise ValueError(f"{flag} is empty: give it a value, or remove it")
 
 
 def unknown_argument(argument: str, flags: Collection[str], command: str = "others") -> ValueError:

@@ -99,15 +99,15 @@ def describe_input(run: RunArguments, backbone: BackboneSource, processor: Any) 
         backbone (`BackboneSource`): what the backbone is built of.
         processor (image processor): of the input.
     """
-    weights = "weights drawn at random"
+    weights = "randomly initialized"
     if file := run.pretrained_file or backbone.weights:
-        weights = f"weights of {Path(file).name}"
+        weights = f"weights from {Path(file).name}"
     elif run.pretrained:
         weights = "timm's pretrained weights"
     side, cut = processor.size["shortest_edge"], processor.crop_size["height"]
     mean, std = (", ".join(f"{v:.3f}" for v in values) for values in (processor.image_mean, processor.image_std))
-    source = "whole images, padded" if run.image_fit == "pad" else f"images of a shorter side of {side}"
+    source = "whole images, padded" if run.image_fit == "pad" else f"images resized to a shorter side of {side}"
     return (
-        f"backbone {run.backbone}, {weights}; input {cut} x {cut} pixels, from {source} "
+        f"backbone {run.backbone}, {weights}; input {cut} x {cut} pixels from {source} "
         f"({run.eval_interpolation}); mean {mean}, std {std}"
     )

@@ -13,43 +13,44 @@ COMPILE_FLAG = {"nargs": "?", "const": "true", "metavar": "{auto,true,false}"}
 
 @argument_table
 class MethodArguments:
-    """Method: settings of loss, optimizer and schedule that transformers does not have.
+    """Method: loss, optimizer and schedule settings that transformers does not have.
 
     Args:
-        loss (`str`, *optional*, defaults to `"paco"`): what is trained: PaCo, GPaCo, its multi-task or one-view
+        loss (`str`, *optional*, defaults to `"paco"`): training objective: PaCo, GPaCo, its multi-task or single-view
             variant, or a baseline
-        alpha (`float`, *optional*): weight of each positive (default: 0.05; multitask: of the contrastive part, 0.5)
+        alpha (`float`, *optional*): weight of each positive (default: 0.05; multitask: weight of the contrastive term,
+            0.5)
         beta (`float`, *optional*, defaults to `1.0`): weight of an anchor's class center (paco, gpaco)
-        gamma (`float`, *optional*, defaults to `1.0`): weight of the rows in the denominator (paco, gpaco)
-        temperature (`float`, *optional*, defaults to `0.2`): divides the similarities of features
-        supervised_temperature (`float`, *optional*, defaults to `1.0`): divides the class logits (paco, gpaco)
+        gamma (`float`, *optional*, defaults to `1.0`): weight of the features in the denominator (paco, gpaco)
+        temperature (`float`, *optional*, defaults to `0.2`): temperature of the feature similarities
+        supervised_temperature (`float`, *optional*, defaults to `1.0`): temperature of the class logits (paco, gpaco)
         class_prior (`bool`, *optional*, defaults to `True`): add the log of the class frequencies to the class logits
-            in the loss (not ce)
-        projection_dim (`int`, *optional*, defaults to `128`): width D of the projected features
-        queue_size (`int`, *optional*, defaults to `8192`): length K of the queue of past keys; 0: none
+            in the loss (not for ce)
+        projection_dim (`int`, *optional*, defaults to `128`): dimension D of the projected features
+        queue_size (`int`, *optional*, defaults to `8192`): length K of the queue of past keys; 0: no queue
         key_momentum (`float`, *optional*, defaults to `0.999`): momentum of the key encoder (paco)
-        projector (`str`, *optional*, defaults to `"auto"`): projector; auto: mlp2-bn for paco, else mlp3-relu
-            (mlp3-gelu on a ViT)
-        gather_batch (`bool`, *optional*, defaults to `False`): contrast with the batches of all processes, not only
-            the own
-        momentum (`float`, *optional*, defaults to `0.9`): momentum of SGD
-        nesterov (`bool`, *optional*, defaults to `False`): Nesterov momentum for SGD
-        decay_all_parameters (`bool`, *optional*, defaults to `True`): weight decay on biases and norms too, as in the
-            reference; false: the usual exclusions
-        layer_decay (`float`, *optional*): factor of the learning rate from each layer of the backbone to the one below
-            it, such as 0.65 (default: one rate for all)
-        head_learning_rate (`float`, *optional*): learning rate of classifier and projector; --learning_rate is then
-            that of the backbone (default: one rate for both; on your own data 10 times the backbone's where a
-            pretrained one is trained with SGD)
-        trainable_convolutions (`str`, *optional*): train only the convolutions under this part of the backbone, such
-            as layer4.2
-        epoch_schedule (`str`, *optional*, defaults to `"none"`): the reference's schedules: cosine and cifar_step, set
-            once an epoch, and mae, set each step; none: --lr_scheduler_type, each step
-        warmup_epochs (`int`, *optional*, defaults to `10`): warm-up of --epoch_schedule
-        min_learning_rate (`float`, *optional*, defaults to `0.0`): where the schedule mae ends
-        precision (`str`, *optional*, defaults to `"auto"`): auto: bf16 where the hardware has it, else fp32; the loss
-            is always float32
-        channels_last (`bool`, *optional*, defaults to `True`): keep images and weights in channels-last memory
+        projector (`str`, *optional*, defaults to `"auto"`): architecture of the projector; auto: mlp2-bn for paco,
+            else mlp3-relu (mlp3-gelu on a ViT)
+        gather_batch (`bool`, *optional*, defaults to `False`): contrast against the batches of all processes, not only
+            the process's own
+        momentum (`float`, *optional*, defaults to `0.9`): SGD momentum
+        nesterov (`bool`, *optional*, defaults to `False`): use Nesterov momentum with SGD
+        decay_all_parameters (`bool`, *optional*, defaults to `True`): apply weight decay to biases and norm layers,
+            too, as the reference implementation does; false: exclude them
+        layer_decay (`float`, *optional*): factor of the learning rate from each backbone layer to the one below it,
+            such as 0.65 (default: no decay)
+        head_learning_rate (`float`, *optional*): learning rate of classifier and projector; --learning_rate then
+            applies to the backbone (default: one rate for both; on your own data, 10 times the backbone's when
+            fine-tuning with SGD)
+        trainable_convolutions (`str`, *optional*): train only the convolutions in this part of the backbone, such as
+            layer4.2
+        epoch_schedule (`str`, *optional*, defaults to `"none"`): schedules of the reference implementation: cosine and
+            cifar_step (updated once per epoch), mae (every step); none: --lr_scheduler_type (every step)
+        warmup_epochs (`int`, *optional*, defaults to `10`): warmup epochs of --epoch_schedule
+        min_learning_rate (`float`, *optional*, defaults to `0.0`): final learning rate of the mae schedule
+        precision (`str`, *optional*, defaults to `"auto"`): auto: bf16 if the hardware supports it, else fp32; the
+            loss is always computed in float32
+        channels_last (`bool`, *optional*, defaults to `True`): use the channels-last memory format
     """
 
     loss: Annotated[str, {"choices": LOSSES.keys()}] = DEFAULT_LOSS
@@ -79,46 +80,48 @@ class MethodArguments:
 
 @argument_table
 class CommonArguments:
-    """Training: those of `transformers.TrainingArguments` that most runs set, some with other defaults.
+    """Training: common settings of `transformers.TrainingArguments`, some with different defaults.
 
     Args:
-        output_dir (`str`, *optional*, defaults to `"trainer_output"`): the run folder (of `train`: runs/LOSS-DATASET)
-        num_train_epochs (`float`, *optional*, defaults to `100`): passes over the training images
-        max_steps (`int`, *optional*, defaults to `-1`): optimizer steps, in place of the epochs; -1: as many as these
-            have
-        seed (`int`, *optional*, defaults to `42`): of weights, order of the images, views and validation split
-        per_device_train_batch_size (`int`, *optional*, defaults to `128`): training images a process and step
-        per_device_eval_batch_size (`int`, *optional*, defaults to `64`): evaluation images a process and step
-        gradient_accumulation_steps (`int`, *optional*, defaults to `1`): batches whose gradients an optimizer step
-            adds up
-        learning_rate (`float`, *optional*, defaults to `0.02`): peak learning rate, for the whole batch
-        lr_scheduler_type (`str`, *optional*, defaults to `"cosine"`): schedule where --epoch_schedule is none
-        warmup_steps (`float`, *optional*, defaults to `0`): linear warm-up of --lr_scheduler_type; below 1: a share of
-            all steps
-        optim (`str`, *optional*, defaults to `"sgd"`): optimizer, any that transformers knows (on your own data
-            the default is adamw_torch, with layer-wise decay, where a pretrained transformer or ConvNeXt is trained)
+        output_dir (`str`, *optional*, defaults to `"trainer_output"`): run folder (default of `train`:
+            runs/LOSS-DATASET)
+        num_train_epochs (`float`, *optional*, defaults to `100`): number of training epochs
+        max_steps (`int`, *optional*, defaults to `-1`): number of optimizer steps, overrides the epochs; -1: use the
+            epochs
+        seed (`int`, *optional*, defaults to `42`): seed of weights, image order, views and validation split
+        per_device_train_batch_size (`int`, *optional*, defaults to `128`): training batch size per process
+        per_device_eval_batch_size (`int`, *optional*, defaults to `64`): evaluation batch size per process
+        gradient_accumulation_steps (`int`, *optional*, defaults to `1`): batches to accumulate gradients over before
+            each optimizer step
+        learning_rate (`float`, *optional*, defaults to `0.02`): peak learning rate, for the global batch
+        lr_scheduler_type (`str`, *optional*, defaults to `"cosine"`): scheduler used with --epoch_schedule none
+        warmup_steps (`float`, *optional*, defaults to `0`): linear warmup of --lr_scheduler_type; below 1: a fraction
+            of all steps
+        optim (`str`, *optional*, defaults to `"sgd"`): optimizer, any that transformers supports (default on your own
+            data, when fine-tuning a transformer or ConvNeXt: adamw_torch with layer-wise decay)
         weight_decay (`float`, *optional*, defaults to `5e-4`): weight decay
-        max_grad_norm (`float`, *optional*, defaults to `0.0`): clip gradients to this norm; 0: never
+        max_grad_norm (`float`, *optional*, defaults to `0.0`): maximum gradient norm for clipping; 0: no clipping
         label_smoothing_factor (`float`, *optional*, defaults to `0.0`): label smoothing
-        eval_strategy (`str`, *optional*, defaults to `"epoch"`): when to score the validation split
+        eval_strategy (`str`, *optional*, defaults to `"epoch"`): when to evaluate the validation split: no, epoch or
+            steps
         save_strategy (`str`, *optional*, defaults to `"epoch"`): when to save a checkpoint: no, epoch or steps
-        save_steps (`float`, *optional*, defaults to `500`): steps from one checkpoint to the next; below 1: a share of
-            all steps
-        save_total_limit (`int`, *optional*, defaults to `1`): checkpoints to keep
+        save_steps (`float`, *optional*, defaults to `500`): steps between checkpoints; below 1: a fraction of all
+            steps
+        save_total_limit (`int`, *optional*, defaults to `1`): number of checkpoints to keep
         logging_strategy (`str`, *optional*, defaults to `"epoch"`): when to log: epoch or steps
-        logging_steps (`float`, *optional*, defaults to `500`): steps from one line of the log to the next; below 1: a
-            share of all steps
-        metric_for_best_model (`str`, *optional*, defaults to `"balanced_accuracy"`): validation metric that selects
-            the model
-        dataloader_num_workers (`int`, *optional*, defaults to `-1`): processes that decode and augment; -1: none for
-            images kept in memory, else one a core, 8 at most
-        dataloader_drop_last (`bool`, *optional*, defaults to `True`): drop a ragged last training batch
-        torch_compile (`bool`, *optional*, defaults to `"auto"`): train with compiled backbones: true, false, or auto:
-            on a CPU where it saves more than twice the time that it takes to compile them
-        report_to (`str`, *optional*, defaults to `"none"`): trackers, such as tensorboard
-        push_to_hub (`bool`, *optional*, defaults to `False`): publish the finished run on the Hub
-        hub_model_id (`str`, *optional*): user/name on the Hub (default: the name of the run folder, yours)
-        hub_private_repo (`bool`, *optional*): whether only you can see it there (default: the Hub's setting)
+        logging_steps (`float`, *optional*, defaults to `500`): steps between log lines; below 1: a fraction of all
+            steps
+        metric_for_best_model (`str`, *optional*, defaults to `"balanced_accuracy"`): validation metric for model
+            selection
+        dataloader_num_workers (`int`, *optional*, defaults to `-1`): data loader processes; -1: 0 for images kept in
+            memory, else one per core, at most 8
+        dataloader_drop_last (`bool`, *optional*, defaults to `True`): drop the last incomplete training batch
+        torch_compile (`bool`, *optional*, defaults to `"auto"`): compile the backbones for training: true, false, or
+            auto: on a CPU, if it saves more than twice the time that compiling takes
+        report_to (`str`, *optional*, defaults to `"none"`): experiment trackers, such as tensorboard
+        push_to_hub (`bool`, *optional*, defaults to `False`): push the finished run to the Hub
+        hub_model_id (`str`, *optional*): user/name on the Hub (default: the name of the run folder, in your namespace)
+        hub_private_repo (`bool`, *optional*): make the repository private (default: the Hub's setting)
     """
 
     output_dir: str = "trainer_output"
@@ -153,18 +156,19 @@ class CommonArguments:
 
 @argument_table
 class ChangedDefaults:
-    """Other settings of `transformers.TrainingArguments` whose defaults differ here, or that have a range here.
+    """Other settings of `transformers.TrainingArguments` with different defaults or with a range check.
 
     Args:
-        remove_unused_columns (`bool`, *optional*, defaults to `False`): drop columns the model does not take
-        ddp_find_unused_parameters (`bool`, *optional*, defaults to `False`): of DistributedDataParallel
+        remove_unused_columns (`bool`, *optional*, defaults to `False`): drop columns that the model does not take
+        ddp_find_unused_parameters (`bool`, *optional*, defaults to `False`): option of DistributedDataParallel
         logging_nan_inf_filter (`bool`, *optional*, defaults to `False`): hide losses that are not finite
-        log_level_replica (`str`, *optional*, defaults to `"passive"`): of the processes besides the first; passive:
-            as that
-        hub_strategy (`str`, *optional*, defaults to `"end"`): end: a run is pushed once, when it is finished
-        disable_tqdm (`bool`, *optional*): no progress bar (default: where there is no terminal)
-        data_seed (`int`, *optional*): of the order of the images (default: --seed)
-        dataloader_prefetch_factor (`int`, *optional*): batches that a process loads in advance (default: 2)
+        log_level_replica (`str`, *optional*, defaults to `"passive"`): log level of all processes but the first;
+            passive: the same as the first
+        hub_strategy (`str`, *optional*, defaults to `"end"`): end: push a run once, when it is finished
+        disable_tqdm (`bool`, *optional*): disable progress bars (default: if there is no terminal)
+        data_seed (`int`, *optional*): seed of the image order (default: --seed)
+        dataloader_prefetch_factor (`int`, *optional*): batches that each data loader process loads in advance
+            (default: 2)
         eval_accumulation_steps (`int`, *optional*): evaluation batches whose logits stay on the device (default: all)
     """
 

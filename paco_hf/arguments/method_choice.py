@@ -8,13 +8,7 @@ from typing import Any, cast
 
 from ..data.images import ImageData
 from ..models.pretrained_backbones import BackboneSource
-from .auto_settings import (
-    FINE_TUNED_SCORES,
-    FROZEN_SCORES,
-    PRETRAINED_CENTERS,
-    PRETRAINED_CLASSIFIER,
-    PRETRAINED_LOSS,
-)
+from .auto_settings import PRETRAINED_CENTERS, PRETRAINED_CLASSIFIER, PRETRAINED_LOSS
 from .input_choice import is_pretrained
 from .method_arguments import FOLLOW_SCORES
 from .run_arguments import RunArguments
@@ -35,7 +29,7 @@ def choose_method(
     Args:
         run (`RunArguments`): as the user left them.
         args (`PaCoTrainingArguments`): likewise.
-        data (`ImageData`): the data set, before it is split.
+        data (`ImageData`): the dataset, before it is split.
         backbone (`BackboneSource`, *optional*): that of `run.backbone`, where the user named one.
 
     Returns:
@@ -51,17 +45,17 @@ def choose_method(
         if why is None and (on_cpu or images <= MANY_IMAGES):
             why = "on a CPU" if on_cpu else f"{images:,} images"
             notes.append(
-                f"the pretrained backbone stays as it is, and its features are computed once ({why}); "
-                "--freeze_backbone false trains it too"
+                f"the pretrained backbone is frozen and its features are computed once ({why}); --freeze_backbone "
+                "false fine-tunes it"
             )
             run = dataclasses.replace(run, freeze_backbone=True)
         else:
             why = why or f"{images:,} images on {args.device.type}"
-            notes.append(f"the pretrained backbone is trained, too ({why}); --freeze_backbone true keeps it as it is")
+            notes.append(f"the pretrained backbone is fine-tuned ({why}); --freeze_backbone true freezes it")
     if run.feature_views and (not run.freeze_backbone or run.streaming):
         raise ValueError(
-            f"--feature_views {run.feature_views} needs a frozen backbone and images that are not streamed: give "
-            "--freeze_backbone true without --streaming, or leave it out"
+            f"--feature_views {run.feature_views} needs a frozen backbone and data that is not streamed: use "
+            "--freeze_backbone true without --streaming, or remove --feature_views"
         )
     if is_pretrained(run, backbone) and run.lora_rank is None:
         before = run
@@ -94,23 +88,14 @@ def _choose_head(run: RunArguments, args: PaCoTrainingArguments) -> tuple[RunArg
 
 
 def _describe_head(before: RunArguments, run: RunArguments, args: PaCoTrainingArguments) -> list[str]:
-    """What [`_choose_head`] chose, and why."""
+    """What [`_choose_head`] chose."""
     values = {name: getattr(run, name) for name in ("classifier", "class_centers")}
     chosen = {name: value for name, value in values.items() if value != getattr(before, name)}
     chosen |= {"loss": args.loss} if "loss" in run.automatic else {}
     if not chosen:
         return []
     listed = ", ".join(f"{name} {value}" for name, value in sorted(chosen.items()))
-    if len(chosen) < 3:
-        return [f"on a pretrained backbone: {listed} (a flag changes any of them)"]
-    table, other = FROZEN_SCORES, "linear with cross-entropy"
-    if not run.freeze_backbone:
-        table, other = FINE_TUNED_SCORES, "PaCo in equal time"
-    scores = "; ".join(f"{data} {ours}, {other} {theirs}" for data, (ours, theirs) in table.items())
-    return [
-        f"on a pretrained backbone: {listed} (a flag changes any of them), for their balanced accuracy with an "
-        f"EfficientNet-Lite0: {scores} (benchmarks/pretrained.md)"
-    ]
+    return [f"defaults for a pretrained backbone: {listed} (flags override them)"]
 
 
 def choose_folds(run: RunArguments, args: PaCoTrainingArguments, data: ImageData) -> tuple[RunArguments, list[str]]:
@@ -119,7 +104,7 @@ def choose_folds(run: RunArguments, args: PaCoTrainingArguments, data: ImageData
     Args:
         run (`RunArguments`): as the user left them.
         args (`PaCoTrainingArguments`): likewise.
-        data (`ImageData`): the data set, before it is split.
+        data (`ImageData`): the dataset, before it is split.
 
     Returns:
         the arguments, with `cross_validation` `none` or a number; and what the user should know of that.
@@ -129,12 +114,13 @@ def choose_folds(run: RunArguments, args: PaCoTrainingArguments, data: ImageData
     """
     images, logits = len(data.train.labels), len(data.train.labels) * len(data.class_names)
     obstacles = {
-        "a backbone that is trained (--freeze_backbone true)": not run.freeze_backbone,
-        "a stream": run.streaming,
+        "a trainable backbone (freeze it with --freeze_backbone true)": not run.freeze_backbone,
+        "--streaming": run.streaming,
         "several processes": args.world_size > 1,
-        "a rate that follows scores (--lr_scheduler_type)": args.lr_scheduler_type in FOLLOW_SCORES,
-        "classes of one image each": max(data.class_counts) < 2,
-        f"{logits:,} logits of images held out, more than {_LOGITS:,}": logits > _LOGITS,
+        "a learning rate that depends on validation scores (--lr_scheduler_type)": args.lr_scheduler_type
+        in FOLLOW_SCORES,
+        "a dataset with one image per class": max(data.class_counts) < 2,
+        f"{logits:,} logits of held-out images, more than the limit of {_LOGITS:,}": logits > _LOGITS,
     }
     obstacle = next((name for name, is_there in obstacles.items() if is_there), None)
     folds, notes = run.cross_validation, []
@@ -145,20 +131,25 @@ def choose_folds(run: RunArguments, args: PaCoTrainingArguments, data: ImageData
             held_out = held_out or f"--validation_fraction {run.validation_fraction:g}"
         folds = str(FOLDS) if wanted and (obstacle or held_out) is None else "none"
         if wanted and folds == "none":
-            notes = [f"no cross-validation, which chooses input and settings, because of {obstacle or held_out}"]
+            notes = [
+                f"cross-validation, which chooses input size and settings, is off because of {obstacle or held_out}"
+            ]
     elif folds != "none":
         usual = RunArguments.validation_fraction if not run.automatic else None
         if "validation_fraction" not in run.automatic and run.validation_fraction not in (0, usual):
             obstacle = obstacle or f"--validation_fraction {run.validation_fraction:g}"
         if obstacle:
             raise ValueError(
-                f"--cross_validation {folds} cannot be combined with {obstacle}: leave it out, or change that"
+                f"--cross_validation {folds} cannot be combined with {obstacle}: remove the flag, or change that"
             )
         if int(folds) > images:
             raise ValueError(
-                f"--cross_validation {folds} needs {folds} images, got {images}: give at most {images} folds"
+                f"--cross_validation {folds} needs at least {folds} images, got {images}: use at most {images} folds"
             )
         if data.validation:
-            notes = [f"the validation split ({len(data.validation.labels)} images) is left aside: folds stand in"]
+            notes = [
+                f"the validation split ({len(data.validation.labels)} images) is not used: cross-validation "
+                "replaces it"
+            ]
     fraction = run.validation_fraction if folds == "none" else 0.0
     return dataclasses.replace(run, cross_validation=folds, validation_fraction=fraction), notes

@@ -26,7 +26,7 @@ from .training_args import PaCoTrainingArguments
 from .unsupported import check_views
 
 _STEPWISE = {"lr_scheduler_type", "lr_scheduler_kwargs", "warmup_steps"}
-_KINDS: dict[Any, str] = {str: "text", int: "a whole number", float: "a number"}
+_KINDS: dict[Any, str] = {str: "text", int: "an integer", float: "a number"}
 _SGD_FLAGS = {"momentum", "nesterov"}
 
 
@@ -174,8 +174,8 @@ def _trainable_settings(recipe: str) -> dict[str, Any]:
     content = checked_recipe(recipe)
     if content.ensemble:
         raise ValueError(
-            f"recipe {recipe!r} is an ensemble: train its members, {' and '.join(content.ensemble)}, then score them "
-            "together: `paco-hf evaluate FOLDER FOLDER ...`"
+            f"recipe {recipe!r} is an ensemble: train its members, {' and '.join(content.ensemble)}, then "
+            "evaluate them together with `paco-hf evaluate FOLDER FOLDER ...`"
         )
     return content.settings
 
@@ -223,39 +223,39 @@ def _check(run: RunArguments, args: PaCoTrainingArguments, flags: dict[str, Any]
     carves = [name for name in ("test_fraction", "test_min_images") if getattr(run, name) is not None]
     if published and carves:
         raise ValueError(
-            f"--{carves[0]} splits test images off from your own data, and {run.dataset} has a test split: leave it "
-            "out"
+            f"--{carves[0]} splits test images off from your own data, but {run.dataset} has a test split: remove "
+            "the flag"
         )
     selected = run.dataset in BENCHMARKS and BENCHMARKS[run.dataset].n_max
     if not selected and (tail := sorted(flags.keys() & {"imbalance_factor", "imbalance_kind"})):
         raise ValueError(
-            f"--{tail[0]} sets the class counts of the CIFAR-LT benchmarks, and has no effect on {run.dataset}: leave "
-            "it out"
+            f"--{tail[0]} sets the class counts of the CIFAR-LT benchmarks and has no effect on {run.dataset}: "
+            "remove the flag"
         )
     if args.remove_unused_columns:
         raise ValueError(
-            "--remove_unused_columns true would remove the images before there are views of them: leave it out"
+            "--remove_unused_columns true would remove the images before the views are made: remove the flag"
         )
     if flags.get("augment_backend") == "tensor" and run.on_features:
         raise ValueError(
             "--augment_backend tensor has no effect on a frozen backbone, whose features are computed before "
-            "training: leave it out"
+            "training: remove the flag"
         )
     if "view_draws" in flags and (run.on_features or run.augment_backend == "pil"):
         made = "on a frozen backbone, whose" if run.on_features else "with --augment_backend pil, whose"
         raise ValueError(
-            f"--view_draws {flags['view_draws']} has no effect {made} views depend on their image alone: leave it out"
+            f"--view_draws {flags['view_draws']} has no effect {made} views depend only on the image: remove the flag"
         )
     if args.torch_compile is True and "torch_compile" in flags and run.on_features:
         raise ValueError(
-            "--torch_compile has no effect on a frozen backbone, whose features are computed before training: leave "
-            "it out"
+            "--torch_compile has no effect on a frozen backbone, whose features are computed before training: "
+            "remove the flag"
         )
     check_views(run, args, {name: flags[name] for name in ("query_view", "key_view") if name in flags})
 
 
 def _automatic(args: PaCoTrainingArguments, flags: dict[str, Any]) -> frozenset[str]:
-    """The settings that are to follow the size of a data set of one's own, because the user chose none."""
+    """The settings that are to follow the size of a dataset of one's own, because the user chose none."""
     stepwise = not flags.keys().isdisjoint(_STEPWISE)
     implied = {
         # A setting of losses that contrast speaks for one, as does one that the usual loss contradicts.
@@ -297,7 +297,8 @@ def _fit_batch(
         scaled = ", ".join(f"{name.replace('_', ' ')} {full[name]:g} -> {rate:g}" for name, rate in rates.items())
         if scaled:
             notes.append(
-                f"batch {batch} instead of the recipe's {intended}: {scaled} (--scale_learning_rate false keeps it)"
+                f"batch size {batch} instead of the recipe's {intended}: {scaled} (--scale_learning_rate false "
+                "keeps the recipe's)"
             )
     run = dataclasses.replace(run, global_batch_size=batch, notes=tuple(notes))
     return run, args.changed(per_device_train_batch_size=per_process, **rates)

@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import textwrap
 from dataclasses import dataclass, field
 from functools import cache
@@ -69,10 +70,10 @@ def read_recipe(recipe: str) -> Recipe:
         near = [entry["name"] for entry in overview() if recipe and entry["name"].startswith(recipe)][:3]
         near = near or difflib.get_close_matches(recipe, recipe_names(), n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(recipe_names())}"
-        raise ValueError(f"no recipe and no file {recipe!r}: {hint}")
+        raise ValueError(f"{recipe!r} is neither a recipe nor a file: {hint}")
     if not (file.is_file() or file.is_fifo()):
         kind = "a folder" if file.is_dir() else "a device or a socket"
-        raise ValueError(f"recipe {recipe!r} is {kind}: give a YAML file, or the name of a recipe")
+        raise ValueError(f"recipe {recipe!r} is {kind}: pass a YAML file, or the name of a recipe")
     try:
         content = read_yaml(_pipe_text(file) if file.is_fifo() else read_text(file))
     except ValueError as error:
@@ -81,7 +82,7 @@ def read_recipe(recipe: str) -> Recipe:
         got = "nothing" if content is None else kind_name(content)
         raise ValueError(f"recipe {recipe!r} must be a mapping of settings, such as `dataset: photos`, got {got}")
     if null := [key for key, value in content.items() if isinstance(value, str) and "\0" in value]:
-        raise ValueError(f"{null[0]} of recipe {recipe!r} has a null character (\\0): take it out")
+        raise ValueError(f"{null[0]} of recipe {recipe!r} contains a null character (\\0): remove it")
     metadata: dict[str, Any] = {key: content.pop(key, None) for key in _METADATA}
     for key, value in metadata.items():
         kind, what = _METADATA[key]
@@ -105,7 +106,7 @@ def check_single(recipe: Recipe) -> Recipe:
     """The recipe; `ValueError` where it is one of several models."""
     if recipe.ensemble:
         members = " and ".join(recipe.ensemble)
-        raise ValueError(f"recipe {recipe.name!r} is an ensemble of {members}: convert its members one by one")
+        raise ValueError(f"recipe {recipe.name!r} is an ensemble of {members}: convert its members one at a time")
     return recipe
 
 
@@ -118,7 +119,7 @@ def as_text(content: dict[str, Any]) -> str:
 
 
 def overview() -> list[dict[str, Any]]:
-    """The package's recipes, one dictionary each, in the order of the table's rows; those of no row come first."""
+    """The package's recipes, one dictionary each, in the order of the table's rows; those of no row come last."""
     return sorted(map(_entry, map(read_recipe, recipe_names())), key=_by_row)
 
 
@@ -138,17 +139,20 @@ def _entry(recipe: Recipe) -> dict[str, Any]:
 
 def _by_row(entry: dict[str, Any]) -> tuple[int, int, str]:
     row = entry["row"] or ""
-    return "PGMV".find(row[:1]) if row else -1, int(row[1:] or 0), entry["name"]
+    return "PGMV".find(row[:1]) if row else len("PGMV"), int(row[1:] or 0), entry["name"]
 
 
 def table(entries: list[dict[str, Any]]) -> str:
-    """[`overview`] as text. The reported top-1 are others' figures, so each stands with its source."""
-    head = ("recipe", "row", "data set", "backbone", "epochs", "batch", "reported top-1 (source)")
+    """[`overview`] as text. The reported top-1 are others' figures, each with its source in short form."""
+    head = ("recipe", "row", "dataset", "backbone", "epochs", "batch", "reported top-1 (source)")
     lines: list[tuple[str, ...]] = [head]
     for entry in entries:
         reported = entry["reported"]
-        figure = f"{reported['top1']:.1f} ({reported['source']})" if reported else "-"
+        source = re.sub(r".*/README\.md in [\w.-]+/([\w.-]+).*", r"\1 README", reported["source"]) if reported else ""
+        figure = f"{reported['top1']:.1f} ({source})" if reported else "-"
         cells = (entry[key] for key in ("name", "row", "dataset", "backbone", "epochs", "batch"))
         lines.append((*("-" if cell is None else str(cell) for cell in cells), figure))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    rows = sum(entry["row"] is not None for entry in entries)
+    counts = f"{rows} published rows and {len(entries) - rows} for the built-in dataset"
+    return "\n".join([*("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines), counts])

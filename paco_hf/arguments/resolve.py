@@ -16,6 +16,7 @@ from ..utils.workers import fitting_workers
 from .auto_settings import suggested_settings
 from .fine_tuning import choose_fine_tuning
 from .input_choice import InputChoice, describe_input, is_pretrained, possible_inputs
+from .method_choice import MANY_IMAGES
 from .run_arguments import RunArguments
 from .settings import run_settings
 from .training_args import PaCoTrainingArguments
@@ -95,9 +96,14 @@ def resolve(
     if data.user_data and len(inputs) == 1:
         notes.append(describe_input(run, backbone, inputs[0].processor))
     elif data.user_data:
-        notes.append(f"input, to be chosen: {'; '.join(map(str, inputs))}")
+        notes.append(f"input: to be chosen from {'; '.join(map(str, inputs))}")
     if (run.freeze_backbone or run.lora_rank) and not is_pretrained(run, backbone):
-        notes.append("note: the backbone is frozen as it was drawn: --pretrained true starts from weights that see")
+        notes.append("note: the frozen backbone is randomly initialized: --pretrained true loads pretrained weights")
+    elif _better_pretrained(run, args, data, backbone):
+        notes.append(
+            "training from random weights: with few images, `--backbone NAME --pretrained` is usually faster and "
+            "better"
+        )
     return RunPlan(run, args, backbone, backbone_kwargs, views, inputs[0].processor, tuple(notes), automatic, inputs)
 
 
@@ -121,7 +127,9 @@ def resolve_loading(plan: RunPlan, images: Images, begun: str | None = None) -> 
         run = dataclasses.replace(plan.run, augment_backend="pil", **unseen)
         notes = [f"views: {', '.join(plan.views)}"] if plan.run.feature_views else []
         if plan.args.torch_compile is True:
-            notes.append("not compiled: the features of the frozen backbone are computed once, before training")
+            notes.append(
+                "torch_compile: off, because the features of the frozen backbone are computed once before training"
+            )
         args = plan.args.changed(dataloader_num_workers=0, torch_compile=False)
         return dataclasses.replace(plan, run=run, args=args, notes=tuple(notes))
     backend = _choose_augment_backend(plan.run, plan.views, images)
@@ -130,9 +138,16 @@ def resolve_loading(plan: RunPlan, images: Images, begun: str | None = None) -> 
     run = dataclasses.replace(plan.run, augment_backend=cast(Any, backend), view_draws=cast(Any, draws))
     args = plan.args.changed(dataloader_num_workers=workers)
     processes = f" in {workers} worker processes" if workers else ""
-    drawn = " and drawn together" if draws == "batch" else ""
-    note = f"views: {', '.join(plan.views)}, made by {backend}{drawn}{processes}"
+    drawn = " with random numbers drawn per batch" if draws == "batch" else ""
+    note = f"views: {', '.join(plan.views)}, backend {backend}{drawn}{processes}"
     return dataclasses.replace(plan, run=run, args=args, notes=(*filter(None, [fewer]), note))
+
+
+def _better_pretrained(
+    run: RunArguments, args: PaCoTrainingArguments, data: ImageData, backbone: BackboneSource
+) -> bool:
+    few = args.device.type == "cpu" or len(data.train.labels) <= MANY_IMAGES
+    return few and data.user_data and not run.recipe and not is_pretrained(run, backbone)
 
 
 def _choose_calibration(run: RunArguments, division: Division) -> tuple[bool, list[str]]:
@@ -143,13 +158,13 @@ def _choose_calibration(run: RunArguments, division: Division) -> tuple[bool, li
         held_out = sum(counts)
     if run.calibrate and not held_out:
         advice = (
-            "leave it out, as none could be split off" if run.validation_fraction else "give --validation_fraction"
+            "remove the flag, as none could be split off" if run.validation_fraction else "set --validation_fraction"
         )
-        raise ValueError(f"--calibrate fits on the validation split, but there is none: {advice}")
+        raise ValueError(f"--calibrate needs a validation split, and there is none: {advice}")
     if run.calibrate is not None or not division.data.user_data:
         return bool(run.calibrate), []
-    kind = "images held out once" if folds else "validation images"
-    few = [f"not calibrated in the end: {held_out} {kind}, fewer than {FEW_IMAGES}"]
+    kind = "held-out images" if folds else "validation images"
+    few = [f"no temperature calibration after training: {held_out} {kind}, fewer than {FEW_IMAGES}"]
     return (True, []) if held_out >= FEW_IMAGES else (False, few)
 
 
@@ -193,22 +208,25 @@ def _choose_automatic(
         fine_tuning = choose_fine_tuning(backbone, optimizer)
     if optimizer not in (None, "sgd") and fine_tuning is None and "learning_rate" in run.automatic:
         raise ValueError(
-            f"--optim {optimizer} with {run.backbone} has no default learning rate: give --learning_rate, such as "
-            "1e-3 for Adam, or leave out --optim"
+            f"--optim {optimizer} with {run.backbone} has no default learning rate: set --learning_rate, such as "
+            "1e-3 for Adam, or remove --optim"
         )
     known: dict[str, Any] = {"batch": batch, "epochs": epochs, "max_steps": args.max_steps, "fine_tuning": fine_tuning}
     known["rate"] = None if "learning_rate" in run.automatic else args.learning_rate
     suggested = suggested_settings(images, size, pretrained, loss=args.loss, **known, **features)
     suggested["per_device_train_batch_size"] = max(suggested.pop("batch") // parts, 1)
     chosen = {name: value for name, value in suggested.items() if name in run.automatic}
-    listed = ", ".join(f"{name} {value}" for name, value in chosen.items())
+    shown = {name: str(value) for name, value in chosen.items()}
+    if run.cross_validation not in (None, "none") and "learning_rate" in shown:
+        shown["learning_rate"] += " (cross-validation may change it)"
+    listed = ", ".join(f"{name} {value}" for name, value in shown.items())
     amount = f"{images:,} training images of {len(division.data.class_names):,} classes"
     source = (
         f"; {fine_tuning.source}"
         if fine_tuning and chosen.keys() & {"optim", "layer_decay", "head_learning_rate"}
         else ""
     )
-    return chosen, [f"chosen for {amount}: {listed} (a flag changes any of them){source}"]
+    return chosen, [f"settings for {amount}: {listed} (flags override them){source}"]
 
 
 def _choose_augment_backend(run: RunArguments, views: tuple[str, ...], images: Images) -> str:
@@ -217,7 +235,7 @@ def _choose_augment_backend(run: RunArguments, views: tuple[str, ...], images: I
     size = int(run.image_size or 0)
     obstacle = batched_obstacle(views, size, images.pixels())
     if run.augment_backend == "tensor" and obstacle:
-        raise ValueError(f"--augment_backend tensor cannot be used: {obstacle}; choose pil or auto")
+        raise ValueError(f"--augment_backend tensor cannot be used: {obstacle}; use pil or auto")
     # On larger images PIL is the faster one on a CPU.
     return "pil" if run.augment_backend == "auto" and (obstacle or size > SMALL_IMAGE) else "tensor"
 
@@ -227,8 +245,8 @@ def _choose_draws(run: RunArguments, backend: str, begun: str | None) -> str | N
         return run.view_draws or begun or "image"
     if run.view_draws:
         raise ValueError(
-            f"--view_draws {run.view_draws} has no effect on views made by pil, which depend on their image alone: "
-            "leave it out"
+            f"--view_draws {run.view_draws} has no effect on views of the pil backend, which depend only on the "
+            "image: remove the flag"
         )
     return None
 
@@ -240,8 +258,8 @@ def _choose_workers(plan: RunPlan, images: Images) -> tuple[int, str]:
         workers = 0 if images.decoded is not None else available_cores()
     if run.streaming and workers not in (0, 1, 2, 4, LANES):
         raise ValueError(
-            f"--dataloader_num_workers {workers} would have each worker read every shard of a stream: give 0, 1, 2, 4 "
-            f"or {LANES}"
+            f"--dataloader_num_workers {workers} would make each worker read every shard of a stream: use 0, 1, "
+            f"2, 4 or {LANES}"
         )
     # Batches of views wait while the validation images are scored.
     batches = len(plan.views) * args.per_device_train_batch_size + args.per_device_eval_batch_size

@@ -1,4 +1,4 @@
-"""What a run is besides its training arguments: data, model, and how to treat its folder."""
+"""The arguments of a run other than its training arguments: data, model, and how to use its folder."""
 
 import json
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from .fields import AT_LEAST_0, AT_LEAST_1, AT_LEAST_2, FRACTION, POSITIVE, argu
 
 @argument_table
 class RecipeArguments:
-    """Recipe: settings that the flags change.
+    """Recipe: a file of settings, which flags override.
 
     Args:
-        recipe (`str`, *optional*): name of a recipe of the package, or a YAML file; flags win over it (on builtin a
-            default one)
+        recipe (`str`, *optional*): a built-in recipe or a YAML file; flags override its settings (default on builtin:
+            the loss's recipe)
     """
 
     recipe: str | None = None
@@ -23,54 +23,56 @@ class RecipeArguments:
 
 @argument_table
 class DataArguments:
-    """Data: which images, and how they are split.
+    """Data: the images and their splits.
 
     Args:
         dataset (`str`, *optional*, defaults to `"builtin"`): builtin; imagenet, imagenet-lt, inat2018, places-lt,
-            cifar100-lt, cifar10-lt, cifar100; a folder of class folders, parquet or tables; a CSV, TSV, JSON or
-            parquet file; or the id of a data set on the Hub, user/name[@revision]
-        dataset_revision (`str`, *optional*): branch, tag or commit of a data set on the Hub
-        dataset_path (`str`, *optional*): where a named data set lies: a folder of `paco-hf data prepare`, the official
-            folders, parquet
-        train_list (`str`, *optional*): list of the training images (default: its official name in --dataset_path)
-        validation_list (`str`, *optional*): likewise of the validation images
-        test_list (`str`, *optional*): likewise of the test images
-        streaming (`bool`, *optional*, defaults to `False`): read a prepared folder, or its address, shard by shard,
-            shuffled in a buffer
-        shuffle_buffer (`int`, *optional*, defaults to `4096`): encoded images of a process to shuffle among one
-            another when streaming
-        image_column (`str`, *optional*): column of the images (default: recognized)
-        label_column (`str`, *optional*): column of the classes (default: recognized)
-        label_source (`str`, *optional*): what gives the classes where a folder has class folders and a table beside
-            them (default: the folders; where the table has other classes there is none)
-        train_split (`str`, *optional*): what your own data calls the split to train on (default: recognized)
-        validation_split (`str`, *optional*): likewise the validation split
-        test_split (`str`, *optional*): likewise the test split; none: not to score on it, as where it has no labels
-        inspect (`str`, *optional*): look at all images before training, once, and for duplicates: full (true) decodes
-            them; headers decodes those to score on; none (false) (default: your own data, full up to 50,000 images of
-            2 GB, else headers)
-        skip_undecodable (`bool`, *optional*, defaults to `False`): leave out damaged images that --inspect finds
-        strict (`bool`, *optional*, defaults to `False`): stop at an image that is damaged (default: in training one of
-            its class replaces it)
-        exclude_list (`str`, *optional*): images to leave out of train and validation: a CSV of `paco-hf data
-            suspects`, or a text file of their names, one a line
-        max_image_pixels (`int`, *optional*): pixels of the largest image that is decoded, such as 1000000000 for large
-            scans (default: 179 million, against files that are made to fill the memory)
-        imbalance_factor (`float`, *optional*, defaults to `100`): images of the most : least frequent class, for
-            cifar*-lt
-        imbalance_kind (`str`, *optional*, defaults to `"exp"`): shape of the tail, for cifar*-lt
-        validation_fraction (`float`, *optional*, defaults to `0.1`): share of the training images carved to select the
-            model; 0: train on all, report the last epoch
-        cross_validation (`str`, *optional*): folds, where the backbone is frozen: settings and temperature are chosen
-            on images held out once, then all are trained on; none: a validation split (default: 5 on your own data
-            without a validation split)
-        test_fraction (`float`, *optional*): share of each class carved for the test where your own data has none
-            (default: 0.2, of classes of 5 images or more, where at least half of the classes are such; 0: none)
-        test_min_images (`int`, *optional*): classes of fewer images give none to the test (default: 5; where
-            --test_fraction is given, 2)
-        split_seed (`int`, *optional*, defaults to `0`): of the test carve, which does not follow --seed
-        validation_seed (`str`, *optional*): of the validation split: a number, or seed (default: --seed; with
-            --seeds the first of them)
+            cifar100-lt, cifar10-lt, cifar100; a folder of class folders, parquet files or tables; a CSV, TSV, JSON or
+            parquet file; or a dataset on the Hub, user/name[@revision]
+        dataset_revision (`str`, *optional*): branch, tag or commit of a dataset on the Hub
+        dataset_path (`str`, *optional*): folder of a benchmark dataset, as prepared by `paco-hf data prepare`, in its
+            official layout, or in parquet
+        train_list (`str`, *optional*): list of training images (default: the official list in --dataset_path)
+        validation_list (`str`, *optional*): list of validation images (default: as above)
+        test_list (`str`, *optional*): list of test images (default: as above)
+        streaming (`bool`, *optional*, defaults to `False`): stream a prepared folder or URL shard by shard, with a
+            shuffle buffer
+        shuffle_buffer (`int`, *optional*, defaults to `4096`): number of encoded images in the shuffle buffer of each
+            process, with --streaming
+        image_column (`str`, *optional*): column with the images (default: detected)
+        label_column (`str`, *optional*): column with the classes (default: detected)
+        label_source (`str`, *optional*): source of the labels if a folder has both class folders and a table (default:
+            folders; if the table disagrees with them, you must choose)
+        train_split (`str`, *optional*): name of your training split (default: detected)
+        validation_split (`str`, *optional*): name of the validation split (default: detected)
+        test_split (`str`, *optional*): name of the test split (default: detected); none: no evaluation on it, for
+            example without labels
+        inspect (`str`, *optional*): check images and find duplicates once, before training: full (true) decodes all
+            images; headers decodes only the evaluation images; none (false) skips the check (default on your own data:
+            full up to 50,000 images and 2 GB, else headers)
+        skip_undecodable (`bool`, *optional*, defaults to `False`): exclude the damaged images that --inspect finds
+        strict (`bool`, *optional*, defaults to `False`): stop at a damaged image (default: during training, replace it
+            with another image of its class)
+        exclude_list (`str`, *optional*): images to exclude from training and validation: a CSV from `paco-hf data
+            suspects`, or a text file with one name per line
+        max_image_pixels (`int`, *optional*): maximum number of pixels in an image, such as 1000000000 for large scans
+            (default: 179 million, as a guard against decompression bombs)
+        imbalance_factor (`float`, *optional*, defaults to `100`): size of the largest class divided by that of the
+            smallest, for cifar*-lt
+        imbalance_kind (`str`, *optional*, defaults to `"exp"`): shape of the class distribution, for cifar*-lt
+        validation_fraction (`float`, *optional*, defaults to `0.1`): fraction of training images to split off for
+            model selection; 0: train on all, keep the last epoch
+        cross_validation (`str`, *optional*): folds for a frozen backbone: choose settings and temperature on held-out
+            images, then train on all images; none: use a validation split (default: 5 on your own data without a
+            validation split)
+        test_fraction (`float`, *optional*): fraction of each class to split off for testing, if your data has no test
+            split; 0: none (default: 0.2 of each class with 5 or more images, if at least half of the classes have that
+            many)
+        test_min_images (`int`, *optional*): minimum size of a class to split test images off (default: 5; with
+            --test_fraction: 2)
+        split_seed (`int`, *optional*, defaults to `0`): seed of the test split; independent of --seed
+        validation_seed (`str`, *optional*): seed of the validation split: a number, or seed (default: --seed; with
+            --seeds, the first one)
     """
 
     dataset: str = "builtin"
@@ -107,49 +109,48 @@ class ModelArguments:
     """Model: backbone, classifier, input and views.
 
     Args:
-        backbone (`str`, *optional*): any timm model, a folder that timm saved, or hf://user/name (default:
-            cifar_resnet32 for small images, else resnet50)
-        backbone_revision (`str`, *optional*): branch, tag or commit of weights on the Hub
-        backbone_kwargs (`str`, *optional*): JSON object of keyword arguments of timm.create_model
+        backbone (`str`, *optional*): a timm model, a folder saved by timm, or hf://user/name (default: cifar_resnet32
+            for small images, else resnet50)
+        backbone_revision (`str`, *optional*): branch, tag or commit of backbone weights on the Hub
+        backbone_kwargs (`str`, *optional*): JSON object of arguments of timm.create_model
         pretrained (`bool`, *optional*, defaults to `False`): start from timm's pretrained weights
-        pretrained_file (`str`, *optional*): start from a local file of the backbone's weights: safetensors or
-            PyTorch's
-        freeze_backbone (`bool`, *optional*, defaults to `False`): train classifier and projector on the features of
-            the backbone as it is, which are computed once (on your own data the default for a pretrained backbone on a
-            CPU, and for up to 5,000 images)
-        feature_views (`int`, *optional*, defaults to `0`): augmented views of each image whose features the epochs
-            take in turn where the backbone is frozen; 0: those of the image as it is
-        lora_rank (`int`, *optional*): train low-rank adapters of this rank beside the backbone's linear layers, not
-            its weights (peft)
-        lora_alpha (`float`, *optional*): scale of the adapters, times 1 / rank (default: twice the rank)
-        lora_targets (`str`, *optional*): linear layers to adapt, such as qkv,proj (default: all; they are printed)
-        classifier (`str`, *optional*, defaults to `"linear"`): linear, or cosine: the logits are cosines of features
-            and class centers, times --classifier_scale (on your own data the default on a pretrained backbone
-            without adapters, with --class_centers means and --loss balanced_softmax)
-        classifier_scale (`float`, *optional*, defaults to `25`): what the cosines are multiplied by (chosen by
-            --cross_validation where that is)
-        learn_classifier_scale (`bool`, *optional*, defaults to `False`): train the scale too, from --classifier_scale
-            on
-        class_centers (`str`, *optional*, defaults to `"random"`): what the class centers start as: random; means: of
-            the training images' features; or a file of `paco-hf embed`, whose class means, or rows (one a class), are
-            taken
-        classifier_init_std (`float`, *optional*): standard deviation of the new classifier's weights (default:
-            PyTorch's uniform)
-        image_size (`int`, *optional*): side in pixels (default: the data set's or the backbone's; where a pretrained
-            backbone is frozen, chosen by --cross_validation)
-        image_fit (`str`, *optional*, defaults to `"crop"`): how evaluation images become squares: crop: the middle;
-            pad: the whole image, on a ground of the color of its border (chosen likewise)
-        eval_interpolation (`str`, *optional*): how evaluation images are resized (default: bilinear; on your own data
-            the backbone's)
+        pretrained_file (`str`, *optional*): start from backbone weights in a local safetensors or PyTorch file
+        freeze_backbone (`bool`, *optional*, defaults to `False`): freeze the backbone: compute its features once, and
+            train the classifier and projector on them (default on your own data: true for a pretrained backbone on a
+            CPU, or with up to 5,000 images)
+        feature_views (`int`, *optional*, defaults to `0`): number of augmented views per image to compute features of,
+            for a frozen backbone; epochs cycle through them; 0: use the images without augmentation
+        lora_rank (`int`, *optional*): rank of LoRA adapters to train instead of the weights of the backbone's linear
+            layers (needs peft)
+        lora_alpha (`float`, *optional*): LoRA scaling, multiplied by 1 / rank (default: twice the rank)
+        lora_targets (`str`, *optional*): linear layers to adapt, such as qkv,proj (default: all; the run prints them)
+        classifier (`str`, *optional*, defaults to `"linear"`): linear; cosine: cosine similarities of features and
+            class centers, times --classifier_scale (default on your own data with a pretrained backbone and no
+            adapters: cosine, with --class_centers means and --loss balanced_softmax)
+        classifier_scale (`float`, *optional*, defaults to `25`): scale of the cosine classifier's logits (with
+            --cross_validation, chosen by it)
+        learn_classifier_scale (`bool`, *optional*, defaults to `False`): train the scale, starting from
+            --classifier_scale
+        class_centers (`str`, *optional*, defaults to `"random"`): initial class centers: random; means: class means of
+            the training features; or a file from `paco-hf embed`, of which class means or rows (one per class) are
+            used
+        classifier_init_std (`float`, *optional*): standard deviation of the classifier's initial weights (default:
+            PyTorch's uniform initialization)
+        image_size (`int`, *optional*): side of the input in pixels (default: that of the dataset or backbone; for a
+            frozen pretrained backbone, chosen by --cross_validation)
+        image_fit (`str`, *optional*, defaults to `"crop"`): make evaluation images square: crop the center, or pad
+            with the border's color (or chosen by --cross_validation)
+        eval_interpolation (`str`, *optional*): interpolation for resizing evaluation images (default: bilinear; on
+            your own data, the backbone's)
         query_view (`str`, *optional*): augmentation of the query view (default: cifar_reg for small images, else
             regular)
         key_view (`str`, *optional*): augmentation of the key view (default: cifar_sim for small images, else sim)
-        augment_backend (`str`, *optional*, defaults to `"auto"`): pil: views an image at a time, in the data loader;
-            tensor: a batch at a time, on the device, for images of one size that are kept in memory; auto: tensor for
-            small images where it can be
-        view_draws (`str`, *optional*): what views made by tensor depend on: image: seed, epoch and image alone,
-            whatever the batch and the number of processes; batch: the other images of the batch, too (default: image;
-            a run resumes with its own)
+        augment_backend (`str`, *optional*, defaults to `"auto"`): pil: augment image by image in the data loader;
+            tensor: augment whole batches on the device, for images of one size that are kept in memory; auto: tensor
+            for small images if possible
+        view_draws (`str`, *optional*): randomness of views with tensor: image: depends only on seed, epoch and image,
+            not on batch size or number of processes; batch: also depends on the batch (default: image; a resumed run
+            keeps its own)
     """
 
     backbone: str | None = None
@@ -188,21 +189,22 @@ class ModelArguments:
 
 @argument_table
 class WorkflowArguments:
-    """Run: what is done around the training.
+    """Run: steps before and after training.
 
     Args:
-        global_batch_size (`int`, *optional*): training images of an optimizer step, over all processes: what
-            --learning_rate is for; sets --per_device_train_batch_size where that is not given
-        scale_learning_rate (`bool`, *optional*, defaults to `True`): where the batch is not the recipe's, scale the
-            recipe's learning rate in proportion
-        calibrate (`bool`, *optional*): store a temperature fitted on the validation split (default: for own data with
-            at least 100 images there)
-        report (`bool`, *optional*, defaults to `True`): in the end write the model card and, on the test split,
+        global_batch_size (`int`, *optional*): training images per optimizer step over all processes, to which
+            --learning_rate refers; sets --per_device_train_batch_size
+        scale_learning_rate (`bool`, *optional*, defaults to `True`): scale the recipe's learning rate linearly if the
+            batch size differs from the recipe's
+        calibrate (`bool`, *optional*): fit a temperature on the validation split and store it (default: if your data
+            has 100 or more images there)
+        report (`bool`, *optional*, defaults to `True`): after training, write the model card and, for the test split,
             evaluation/report.html
-        resume (`bool`, *optional*, defaults to `False`): go on from the last complete checkpoint in --output_dir (or
-            start, if none)
+        resume (`bool`, *optional*, defaults to `False`): resume from the last complete checkpoint in --output_dir;
+            start a new run if there is none
         overwrite (`bool`, *optional*, defaults to `False`): replace an earlier run in --output_dir
-        dry_run (`bool`, *optional*, defaults to `False`): check everything, print what would be done, and stop
+        dry_run (`bool`, *optional*, defaults to `False`): check everything, print what the run would do and how long
+            it would take, and exit
     """
 
     global_batch_size: Annotated[int | None, AT_LEAST_1] = None
@@ -252,46 +254,47 @@ class RunArguments(WorkflowArguments, ModelArguments, DataArguments, RecipeArgum
             self.backbone, self.backbone_revision = take_revision(self.backbone, self.backbone_revision, "backbone")
         drawn = self.validation_seed
         if drawn not in (None, "seed") and not str(drawn).isdecimal():
-            raise ValueError(f"--validation_seed must be a whole number, at least 0, or seed, got {drawn!r}")
+            raise ValueError(f"--validation_seed must be an integer of at least 0, or seed, got {drawn!r}")
         if self.skip_undecodable and self.inspect == "none":
-            raise ValueError("--skip_undecodable leaves out what --inspect finds: leave out --inspect none")
+            raise ValueError(
+                "--skip_undecodable excludes the images that --inspect finds, but --inspect is "
+                "none: remove one of the two flags"
+            )
         folds = self.cross_validation
         if folds not in (None, "none") and not (str(folds).isdecimal() and int(str(folds)) >= 2):
             raise ValueError(f"--cross_validation must be none or a number of folds, at least 2, got {folds!r}")
         adapters, centers, file = self.lora_rank is not None, self.class_centers, self.pretrained_file
         if not adapters and (self.lora_alpha is not None or self.lora_targets):
             raise ValueError(
-                "--lora_alpha and --lora_targets have no effect without --lora_rank: give it too, such as 8, or "
-                "leave them out"
+                "--lora_alpha and --lora_targets have no effect without --lora_rank: add it, such as --lora_rank "
+                "8, or remove them"
             )
         if adapters and self.freeze_backbone:
             raise ValueError(
-                "--lora_rank trains adapters in the backbone, and --freeze_backbone trains nothing of it: give only "
-                "one"
+                "--lora_rank trains adapters in the backbone, but --freeze_backbone freezes it: use only one of them"
             )
         scale = {"classifier_scale": self.classifier_scale, "learn_classifier_scale": self.learn_classifier_scale}
         for name, value in scale.items() if self.classifier == "linear" else ():
             if value != getattr(type(self), name):
                 raise ValueError(
-                    f"--{name} {str(value).lower()} has no effect on a linear classifier, which has no scale: give "
-                    "--classifier cosine, or leave it out"
+                    f"--{name} {str(value).lower()} has no effect on a linear classifier, which has no scale: use "
+                    "--classifier cosine, or remove the flag"
                 )
         if centers != "random" and self.classifier_init_std is not None:
-            raise ValueError("--class_centers and --classifier_init_std both initialize the classifier: give only one")
-        if centers not in ("random", "means") and not Path(centers).is_file():
             raise ValueError(
-                "--class_centers must be random, means or a file of embeddings (`paco-hf embed` writes one), got "
-                f"{centers!r}"
+                "--class_centers and --classifier_init_std both initialize the classifier: use only one of them"
             )
+        if centers not in ("random", "means") and not Path(centers).is_file():
+            raise ValueError(f"--class_centers must be random, means or a file from `paco-hf embed`, got {centers!r}")
         if file is not None and not Path(file).is_file():
-            raise ValueError(f"--pretrained_file {file!r} is not a file: give a file of weights")
+            raise ValueError(f"--pretrained_file {file!r} is not a file: pass a file of weights")
         json_object(self.backbone_kwargs)
         if self.resume and self.overwrite:
-            raise ValueError("--resume and --overwrite contradict each other: give one of them")
+            raise ValueError("--resume and --overwrite contradict each other: use only one of them")
         if self.streaming and self.class_centers == "means":
             raise ValueError(
-                "--class_centers means reads all images before training, and --streaming reads them only once: give "
-                "a file of embeddings, as `paco-hf embed` writes"
+                "--class_centers means reads all images before training, but --streaming reads them only once: "
+                "pass a file from `paco-hf embed` instead"
             )
 
 

@@ -8,7 +8,7 @@ from .method_arguments import CommonArguments, MethodArguments
 from .run_arguments import RUN_TABLES
 
 USAGE = "{prog} [--flag value ...]"
-DESCRIPTION = "Train a classifier on long-tailed images with PaCo, GPaCo or a baseline, and score it."
+DESCRIPTION = "Train an image classifier on long-tailed data with PaCo, GPaCo or a baseline, and evaluate it."
 HELP_ALL = "also list every flag of transformers.TrainingArguments"
 _METAVARS = {bool: "BOOL", int: "N", float: "X", str: "TEXT"}
 HELP_TABLES = (*RUN_TABLES, MethodArguments, CommonArguments)
@@ -20,7 +20,7 @@ def help_parser(prog: str) -> argparse.ArgumentParser:
     Args:
         prog (`str`): what the help calls the program.
     """
-    epilog = "All other flags of transformers.TrainingArguments work too: --help_all lists them."
+    epilog = "All other flags of transformers.TrainingArguments also work. --help_all lists them."
     parser = argparse.ArgumentParser(prog, USAGE.format(prog=prog), DESCRIPTION, epilog)
     parser.add_argument("--help_all", action="store_true", help=HELP_ALL)
     for table in HELP_TABLES:

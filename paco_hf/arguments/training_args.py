@@ -20,24 +20,36 @@ check_versions()  # again: whatever imported transformers first may have swallow
 
 @dataclass
 class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, TrainingArguments):
-    """Arguments of [`PaCoTrainer`]: those of `transformers.TrainingArguments`, and the method's.
+    """Arguments of [`PaCoTrainer`]: those of `transformers.TrainingArguments` and the settings of the method.
 
-    Defaults that differ from `TrainingArguments`: `optim="sgd"`, `learning_rate=0.02`, `weight_decay=5e-4`,
-    `per_device_train_batch_size=128`, `per_device_eval_batch_size=64`, `max_grad_norm=0` (no clipping),
-    `num_train_epochs=100`, `eval_strategy="epoch"`, `save_strategy="epoch"`, `save_total_limit=1`,
-    `logging_strategy="epoch"`, `dataloader_num_workers=-1` (chosen by the data; with [`PaCoTrainer`] alone 0),
-    `metric_for_best_model="balanced_accuracy"`, `dataloader_drop_last=True` (training only),
-    `torch_compile="auto"` (chosen by the length of the run; with [`PaCoTrainer`] alone `False`),
-    `remove_unused_columns=False`, `ddp_find_unused_parameters=False`, `logging_nan_inf_filter=False` (a loss that
-    is not finite stops the run), `log_level_replica="passive"` (as the first process), `report_to="none"`,
-    `hub_strategy="end"` (there is no other), `disable_tqdm` where standard error is no terminal, and `use_cpu` where
-    there is no accelerator.
+    These defaults differ from `transformers.TrainingArguments`:
+
+    * optimization: `optim="sgd"`, `learning_rate=0.02`, `weight_decay=5e-4`, `max_grad_norm=0` (no clipping),
+      `num_train_epochs=100`, `per_device_train_batch_size=128`, `per_device_eval_batch_size=64`,
+      `dataloader_drop_last=True` (training only);
+    * evaluation and checkpoints: `eval_strategy="epoch"`, `save_strategy="epoch"`, `save_total_limit=1`,
+      `logging_strategy="epoch"`, `metric_for_best_model="balanced_accuracy"`, `logging_nan_inf_filter=False` (a loss
+      that is not finite stops the run);
+    * chosen automatically: `dataloader_num_workers=-1` (from the data; with [`PaCoTrainer`] alone, 0),
+      `torch_compile="auto"` (from the length of the run; with [`PaCoTrainer`] alone, `False`), `disable_tqdm` (true if
+      standard error is not a terminal), `use_cpu` (true if there is no accelerator);
+    * others: `remove_unused_columns=False`, `ddp_find_unused_parameters=False`, `log_level_replica="passive"` (the
+      same as the first process), `report_to="none"`, `hub_strategy="end"` (the only supported value).
 
     Args: the fields of [`MethodArguments`], [`CommonArguments`] and [`ChangedDefaults`], and those of
         `transformers.TrainingArguments`.
 
     Raises:
-        ValueError: a value out of range, two that contradict each other, or a setting of [`UNSUPPORTED`].
+        ValueError: a value is out of range, two settings contradict each other, or a setting is in [`UNSUPPORTED`].
+
+    Example:
+
+    ```python
+    from paco_hf import PaCoTrainingArguments
+
+    args = PaCoTrainingArguments("runs/demo", loss="paco", num_train_epochs=10, temperature=0.05, use_cpu=True)
+    print(args.optim, args.learning_rate)
+    ```
     """
 
     def __post_init__(self) -> None:
@@ -52,16 +64,16 @@ class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, T
         elif self.precision != "auto":
             if (self.bf16 and self.precision != "bf16") or (self.fp16 and self.precision != "fp16"):
                 raise ValueError(
-                    f"--precision {self.precision} contradicts --bf16 {self.bf16} --fp16 {self.fp16}: leave out "
+                    f"--precision {self.precision} contradicts --bf16 {self.bf16} --fp16 {self.fp16}: remove "
                     "--bf16 and --fp16"
                 )
             self.bf16, self.fp16 = self.precision == "bf16", self.precision == "fp16"
         if self.fp16 and self.use_cpu:
-            raise ValueError("fp16 needs a GPU: on a CPU choose --precision bf16 or fp32")
+            raise ValueError("fp16 needs a GPU: on a CPU, use --precision bf16 or fp32")
         if loss_spec(self.loss).prior == "required" and not self.class_prior:
             raise ValueError(
-                f"class_prior=False contradicts loss {self.loss!r}, which needs the class frequencies: choose "
-                "loss='ce', or leave class_prior out"
+                f"class_prior=False contradicts loss {self.loss!r}, which needs the class frequencies: use "
+                "loss='ce', or remove class_prior"
             )
         check_ranges(self)
         if self.torch_compile in ("true", "false"):
@@ -69,19 +81,20 @@ class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, T
         if self.torch_compile == "auto" and (self.torch_compile_backend or self.torch_compile_mode):
             self.torch_compile = True  # as in transformers
         if self.torch_compile is False and (kind := self.torch_compile_mode or self.torch_compile_backend):
-            raise ValueError(f"torch_compile=False contradicts the kind of compiled code {kind!r}: give only one")
+            raise ValueError(f"torch_compile=False contradicts the compile setting {kind!r}: set only one of them")
         check_supported(self)
         check_idle(self)
         if self.hub_strategy != "end":
             raise ValueError(
-                f"hub_strategy must be 'end', as a run is pushed once, when it is finished, got {self.hub_strategy!r}"
+                "hub_strategy must be 'end', because a run is pushed once, when it is finished, got "
+                f"{self.hub_strategy!r}"
             )
         if self.epoch_schedule == "mae" and self.min_learning_rate > self.learning_rate:
             limit = f"at most learning_rate, {self.learning_rate}"
             raise ValueError(f"min_learning_rate must be {limit}, got {self.min_learning_rate}")
         if self.max_steps == 0 or self.max_steps < -1 or self.max_steps != int(self.max_steps):
             raise ValueError(
-                f"max_steps must be a positive whole number, or -1 to train for num_train_epochs, got {self.max_steps}"
+                f"max_steps must be a positive integer, or -1 to train for num_train_epochs, got {self.max_steps}"
             )
         if not self.num_train_epochs > 0 and not self.max_steps > 0:
             raise ValueError(f"num_train_epochs must be positive, got {self.num_train_epochs}")
@@ -91,38 +104,38 @@ class PaCoTrainingArguments(CommonArguments, ChangedDefaults, MethodArguments, T
         try:
             super().__post_init__()
         except (TypeError, LookupError, AttributeError, ArithmeticError) as error:
-            raise ValueError(f"transformers refuses a setting ({type(error).__name__}: {error}): change it") from error
+            raise ValueError(f"transformers rejects a setting ({type(error).__name__}: {error}): change it") from error
         self.torch_compile = compiled
         check_accelerator(self.accelerator_config)
 
     def changed(self, **values: Any) -> "PaCoTrainingArguments":
-        """A copy with other values, which are not checked; device and processes are not set up anew."""
+        """A copy with other values, which are not checked; device and processes are not set up again."""
         result = copy.copy(self)
         result.__dict__.update(values)
         return result
 
     @property
     def device(self) -> torch.device:
-        """Of this process. Processes share a CPU, which has no number: torch 2.7 loads nothing onto `cpu:0`."""
+        """Device of this process. The CPU has no index, because torch 2.7 loads nothing onto `cpu:0`."""
         device: torch.device = super().device
         return torch.device("cpu") if device.type == "cpu" else device
 
     @property
     def spec(self) -> LossSpec:
-        """What the loss is and needs."""
+        """Definition of the loss."""
         return LOSSES[self.loss]
 
     @property
     def optimizer_name(self) -> str:
-        """`optim` as text, which transformers makes a member of an enumeration."""
+        """`optim` as text (transformers turns it into a member of an enumeration)."""
         return str(getattr(self.optim, "value", self.optim))
 
     @property
     def order_seed(self) -> int:
-        """What the order of the training images is drawn with."""
+        """Seed of the order of the training images."""
         return self.seed if self.data_seed is None else self.data_seed
 
     @property
     def resolved_precision(self) -> str:
-        """What `precision` came to on this hardware: `bf16`, `fp16` or `fp32`."""
+        """Precision used on this hardware: `bf16`, `fp16` or `fp32`."""
         return "bf16" if self.bf16 else "fp16" if self.fp16 else "fp32"

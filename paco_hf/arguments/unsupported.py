@@ -11,45 +11,45 @@ from ..utils.hardware import cpp_compiler
 from .defaults import default_setting
 
 _WHOLE = (
-    "every process needs the whole queue and key encoder, so a model is trained whole in each: start several with "
-    "`paco-hf train --nproc N`, and where memory is short, give --precision bf16, --gradient_checkpointing true, "
-    "--lora_rank 8 or --freeze_backbone true"
+    "every process needs the whole model, queue and key encoder: start several processes with `paco-hf train "
+    "--nproc N`, and to save memory use --precision bf16, --gradient_checkpointing true, --lora_rank 8 or "
+    "--freeze_backbone true"
 )
-_BATCHES = "it would change which images of several processes a loss contrasts"
-_CHECKPOINTING = "timm's backbones can only turn checkpointing on or off"
-_ORDER = "the order of the images is a function of seed and epoch alone, so that a killed run resumes exactly"
+_BATCHES = "it would change which images the loss contrasts across processes"
+_CHECKPOINTING = "timm backbones can only turn checkpointing on or off"
+_ORDER = "the image order depends only on seed and epoch, so that an interrupted run resumes exactly"
 
 # What to use instead, or why there is nothing.
 UNSUPPORTED = {
     "activation_checkpointing_kwargs": _CHECKPOINTING,
-    "auto_find_batch_size": "a smaller batch needs another learning rate: set per_device_train_batch_size (`paco-hf "
-    "train --dry_run` says what it takes) and gradient_accumulation_steps",
-    "average_tokens_across_devices": "images have no tokens, and a loss is the mean over a batch",
-    "bf16_full_eval": "weights would stay rounded after an evaluation: set precision='bf16'",
+    "auto_find_batch_size": "a smaller batch needs a different learning rate: set per_device_train_batch_size "
+    "(`paco-hf train --dry_run` estimates the memory) and gradient_accumulation_steps",
+    "average_tokens_across_devices": "images have no tokens, and the loss is a mean over the batch",
+    "bf16_full_eval": "weights would stay rounded after an evaluation: use precision='bf16'",
     "dataloader_in_order": _ORDER,
     "deepspeed": _WHOLE,
-    "do_predict": "call trainer.predict(data set); `paco-hf train` scores the test split by itself",
-    "enable_jit_checkpoint": "`paco-hf train` writes a checkpoint on SIGTERM by itself",
+    "do_predict": "call trainer.predict(dataset); `paco-hf train` evaluates the test split itself",
+    "enable_jit_checkpoint": "`paco-hf train` saves a checkpoint on SIGTERM itself",
     "eval_do_concat_batches": "the metrics need all images in one array",
-    "eval_use_gather_object": "it is for outputs other than tensors, and the logits are one tensor",
-    "fp16_full_eval": "weights would stay rounded after an evaluation: set precision='fp16'",
+    "eval_use_gather_object": "it is for outputs that are not tensors, and the logits are a tensor",
+    "fp16_full_eval": "weights would stay rounded after an evaluation: use precision='fp16'",
     "fsdp": _WHOLE,
     "fsdp_config": _WHOLE,
     "hub_always_push": "a run is pushed once, when it is finished",
     "gradient_checkpointing_kwargs": _CHECKPOINTING,
     "ignore_data_skip": _ORDER,
-    "include_num_input_tokens_seen": "images have no tokens: the log has epochs and steps",
-    "label_names": "the loss takes its labels from the column 'labels': rename yours",
+    "include_num_input_tokens_seen": "images have no tokens: the log shows epochs and steps",
+    "label_names": "the loss reads its labels from the column 'labels': rename your column",
     "length_column_name": "images have no lengths to group by",
-    "liger_kernel_config": "it is for language models: set torch_compile for fused kernels",
+    "liger_kernel_config": "it is for language models: use torch_compile for fused kernels",
     "logging_nan_inf_filter": "a loss that is not finite stops the training",
-    "neftune_noise_alpha": "it adds noise to word embeddings: choose stronger views (query_view)",
+    "neftune_noise_alpha": "it adds noise to word embeddings: use stronger augmentation (query_view)",
     "parallelism_config": _WHOLE,
-    "save_only_model": "nothing could resume from such a checkpoint: set save_strategy='no', and call "
-    "trainer.save_model(folder) for the model alone",
-    "train_sampling_strategy": f"{_ORDER}: give train_sampler for another order",
-    "use_cache": "it is for models that generate text",
-    "use_liger_kernel": "it is for language models: set torch_compile for fused kernels",
+    "save_only_model": "training cannot resume from such a checkpoint: set save_strategy='no', and call "
+    "trainer.save_model(folder) to save only the model",
+    "train_sampling_strategy": f"{_ORDER}: pass train_sampler for a different order",
+    "use_cache": "it is for text generation models",
+    "use_liger_kernel": "it is for language models: use torch_compile for fused kernels",
 }
 # `accelerate launch` and its configuration file ask for these by the environment alone.
 _ENVIRONMENT = {"ACCELERATE_USE_FSDP": "FSDP", "ACCELERATE_USE_DEEPSPEED": "DeepSpeed"}
@@ -72,7 +72,7 @@ def check_supported(args: Any) -> None:
         if (value or default) and value != default and (name, value) != ("label_names", ["labels"]):
             raise ValueError(f"{name}={value!r} is not supported: {reason}")
     if unknown := {*args.include_for_metrics} - {"inputs", "loss"}:
-        raise ValueError(f"include_for_metrics may hold only 'inputs' and 'loss', got {sorted(unknown)[0]!r}")
+        raise ValueError(f"include_for_metrics may contain only 'inputs' and 'loss', got {sorted(unknown)[0]!r}")
     if isinstance(args.accelerator_config, dict):
         known = {field.name for field in dataclasses.fields(AcceleratorConfig)}
         if other := sorted(args.accelerator_config.keys() - known):
@@ -102,14 +102,14 @@ def _check_compilation(args: Any) -> None:
         raise ValueError(f"torch_compile_backend {backend!r} with torch_compile_mode {mode!r}: {reason}") from error
     if checkpoints_activations(args):
         raise ValueError(
-            "gradient_checkpointing with torch_compile is not supported, as BatchNorm would count batches twice: give "
-            "only one of them"
+            "gradient_checkpointing with torch_compile is not supported, because BatchNorm would count batches "
+            "twice: use only one of them"
         )
     compiler, there = cpp_compiler()
     if args.use_cpu and backend == "inductor" and not there:
         raise ValueError(
-            f"torch_compile needs a C++ compiler, and there is no {compiler!r} on the path: install one, name it in "
-            "CXX, or leave out --torch_compile"
+            f"torch_compile needs a C++ compiler, and {compiler!r} is not on the PATH: install one, set CXX, or "
+            "remove --torch_compile"
         )
 
 
@@ -142,12 +142,13 @@ def check_idle(args: Any) -> None:
     adam = [name for name in names if getattr(args, name) != default_setting(name)]
     if adam and args.optim == "sgd":
         raise ValueError(
-            f"{adam[0]} is a setting of Adam, but optim is 'sgd': set optim='adamw_torch' or leave it out"
+            f"{adam[0]} is a setting of Adam, but optim is 'sgd': set optim='adamw_torch', or remove the setting"
         )
     sgd = [name for name in ("momentum", "nesterov") if getattr(args, name) != default_setting(name)]
     if sgd and args.optim != "sgd":
         raise ValueError(
-            f"{sgd[0]} is a setting of SGD, and optim is {args.optimizer_name!r}: set optim='sgd', or leave it out"
+            f"{sgd[0]} is a setting of SGD, but optim is {args.optimizer_name!r}: set optim='sgd', or remove the "
+            "setting"
         )
     warmup, usual = args.warmup_epochs, default_setting("warmup_epochs")
     if args.epoch_schedule == "none" and warmup != usual:
@@ -185,12 +186,12 @@ def check_views(run: Any, args: Any, views: dict[str, str | None]) -> None:
     """
     if (key := views.get("key_view")) and args.spec.views == 1:
         raise ValueError(
-            f"--key_view {key} has no effect with --loss {args.loss}, which sees one view of an image: give "
-            "--query_view, or leave it out"
+            f"--key_view {key} has no effect with --loss {args.loss}, which uses one view per image: use "
+            "--query_view, or remove the flag"
         )
     for name, view in views.items():
         if view and run.on_features and not run.feature_views:
             raise ValueError(
-                f"--{name} {view} has no effect on a frozen backbone, which sees each image as it is: give "
-                "--feature_views too, such as 4, or leave it out"
+                f"--{name} {view} has no effect on a frozen backbone, whose features are computed without "
+                "augmentation: add --feature_views, such as --feature_views 4, or remove the flag"
             )

@@ -9,16 +9,19 @@ from .inputs import checkpoint, images, new_folder, number
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("run", type=checkpoint, help="run folder or checkpoint, which stays as it is")
-    add("images", type=images, nargs="+", help="photos of the class: files, folders, tables, addresses")
-    add("--photo_column", help="of a table of photos the column of the images (default: recognized)")
-    add("--name", required=True, help="of the class, which the run does not know")
+    add("run", type=checkpoint, help="run folder or checkpoint (it is not modified)")
+    add("images", type=images, nargs="+", help="photos of the class: files, folders, tables or URLs")
+    add("--photo_column", help="column with the images, if the photos are in a table (default: detected)")
+    add("--name", required=True, help="name of the new class")
     add("--output_dir", required=True, metavar="DIR", type=new_folder, help="new run folder")
-    most = "write nothing where the other classes lose more balanced accuracy than this, 0 to 1 (default: any loss)"
+    most = (
+        "write nothing if the balanced accuracy of the other classes drops by more than this, 0 to 1 "
+        "(default: no limit)"
+    )
     add("--max_loss", type=number(float, SHARE), help=most)
-    default = "test, where there is none validation, else train"
-    add_data_flags(parser, None, default=f"to measure with: {default}")
-    about = "stop at the first photo that cannot be decoded (default: leave it out, and exit with status 1)"
+    default = "test, else validation, else train"
+    add_data_flags(parser, None, default=f"split of other classes to measure with: {default}")
+    about = "stop at the first photo that cannot be decoded (default: skip it, and exit with status 1)"
     parser.add_argument("--strict", action="store_true", help=about)
     add_inference_flags(parser, 64)
 

@@ -9,16 +9,16 @@ from .inputs import baseline, folder, recipe, repo_name, run_folder
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("run", type=run_folder, nargs="?", help="run folder or converted checkpoint")
-    add("--repo_id", type=repo_name, help="user/name on the Hub, for the examples in the card")
-    add("--license", default="unknown", help="of the weights, as the Hub calls it (default: unknown)")
-    add("--recipe", type=recipe, help="recipe that the run follows, where it does not say so itself")
-    add("--baselines", nargs="+", default=[], metavar="RUN", type=baseline, help="runs to show the scores of beside")
-    add("--recipes", metavar="DIR", type=folder, help="instead: a card for each recipe, DIR/<recipe>/README.md")
+    add("--repo_id", type=repo_name, help="user/name on the Hub, used in the card's examples")
+    add("--license", default="unknown", help="license of the weights, as an identifier of the Hub (default: unknown)")
+    add("--recipe", type=recipe, help="recipe of the run, if it has no record of it")
+    add("--baselines", nargs="+", default=[], metavar="RUN", type=baseline, help="runs to compare the scores with")
+    add("--recipes", metavar="DIR", type=folder, help="write a card for each recipe instead, DIR/<recipe>/README.md")
 
 
 def run(flags: Namespace) -> None:
     if (flags.run is None) == (flags.recipes is None):
-        raise ValueError("give a run folder, or --recipes DIR (not both)")
+        raise ValueError("pass either a run folder or --recipes DIR, not both")
     from ..reports.model_card import recipe_cards, write_card
     from ..runs.folder import RunFolder
     from ..utils.files import write_text
@@ -31,5 +31,5 @@ def run(flags: Namespace) -> None:
             write_text(path, text)
         print(f"{len(cards)} cards in {flags.recipes}")
         return
-    with sole_owner(RunFolder(flags.run).home, "its card is written", "write it then"):
+    with sole_owner(RunFolder(flags.run).home, "a model card", "use a copy of the run"):
         print(write_card(flags.run, **selected(flags, "repo_id license recipe baselines")))

@@ -89,26 +89,26 @@ def with_revision(model: str, revision: str) -> str:
     """
     if Path(model).exists():
         raise ValueError(
-            f"--revision {revision} is of a model on the Hub, and {model} is a local folder: leave it out, or write "
-            "user/name@revision for the model that it is of"
+            f"--revision {revision} is for models on the Hub, but {model} is a local folder: remove the flag, or "
+            "write user/name@revision"
         )
     plain, named = split_revision(model)
     if named not in (None, revision):
-        raise ValueError(f"{model} and --revision {revision} name two revisions: give one of them")
+        raise ValueError(f"{model} and --revision {revision} name two revisions: use only one of them")
     return join_revision(plain, revision)
 
 
 def add_column_flags(parser: argparse.ArgumentParser) -> None:
     """The flags for the columns of a table of images."""
     _add_image_column_flag(parser)
-    parser.add_argument("--label_column", help="column of the classes (default: recognized)")
-    about = "which gives the classes, where there are class folders and a table beside them"
+    parser.add_argument("--label_column", help="column with the classes (default: detected)")
+    about = "source of the labels if there are both class folders and a table"
     parser.add_argument("--label_source", choices=["folders", "table"], help=about)
 
 
 def _add_image_column_flag(parser: argparse.ArgumentParser) -> None:
     """The flag for the column of the images in a table."""
-    parser.add_argument("--image_column", help="column of the images (default: recognized)")
+    parser.add_argument("--image_column", help="column with the images (default: detected)")
 
 
 def add_split_flags(parser: argparse.ArgumentParser) -> None:
@@ -119,18 +119,20 @@ def add_split_flags(parser: argparse.ArgumentParser) -> None:
 
 def add_inference_flags(parser: argparse.ArgumentParser, batch_size: int) -> None:
     """The flags for how images go through a model."""
-    about = "images at a time (default: %(default)s)"
+    about = "batch size (default: %(default)s)"
     parser.add_argument("--batch_size", type=COUNT, default=batch_size, help=about)
     formats = ["auto", "fp32", "bf16", "fp16"]
-    about = "fp32 gives what pipeline gives; auto: bf16 where the hardware has it, which is faster"
+    about = (
+        "fp32: same results as pipeline; auto: bf16, which is faster, if the hardware has it (default: %(default)s)"
+    )
     parser.add_argument("--precision", choices=formats, default="fp32", help=about)
-    about = "pixels of the largest image that is decoded (default: 179 million, or as the run was trained)"
+    about = "maximum pixels of an image (default: the run's, else 179 million)"
     parser.add_argument("--max_image_pixels", metavar="N", type=COUNT, help=about)
 
 
 def add_tta_flag(parser: argparse.ArgumentParser) -> None:
     """The flag for test-time augmentation."""
-    about = "flip: the mean of the logits of each image and its mirror image, at twice the time (default: %(default)s)"
+    about = "flip: average the logits of an image and its mirror image, at twice the time (default: %(default)s)"
     parser.add_argument("--tta", choices=["none", "flip"], default="none", help=about)
 
 
@@ -143,11 +145,11 @@ def add_unlabeled_flags(parser: argparse.ArgumentParser, purpose: str = "", labe
         labeled_too (`bool`, *optional*, defaults to `False`): they may be left out, as there are the flags of
             [`add_data_flags`].
     """
-    about = f"image files, folders, tables, addresses or data sets on the Hub{purpose}"
+    about = f"image files, folders, tables, URLs or datasets on the Hub{purpose}"
     parser.add_argument("images", type=images, nargs="*" if labeled_too else "+", help=about)
     if not labeled_too:
         _add_image_column_flag(parser)
-    about = "stop at the first image file that cannot be decoded (default: go on, and exit with status 1)"
+    about = "stop at the first image that cannot be decoded (default: skip it, and exit with status 1)"
     parser.add_argument("--strict", action="store_true", help=about)
 
 
@@ -192,10 +194,10 @@ def add_data_flags(
         splits (sequence of `str`, *optional*): its possible values.
         default (`str`, *optional*): what the help calls the default (default: its value).
     """
-    parser.add_argument("--dataset", type=data_source, help="as for train (default: what the run was trained on)")
+    parser.add_argument("--dataset", type=data_source, help="as for train (default: the dataset of the run)")
     parser.add_argument("--dataset_path", type=dataset_path, help="as for train")
-    trained = "; train: what the run was trained on, without what it split off" if "train" in splits else ""
-    about = f"which images (default: {default or '%(default)s'}{trained})"
+    trained = "; train: the training images of the run, without the images split off" if "train" in splits else ""
+    about = f"split of the data (default: {default or '%(default)s'}{trained})"
     parser.add_argument("--split", choices=splits, default=default_split, help=about)
     add_column_flags(parser)
     add_split_flags(parser)
@@ -222,4 +224,4 @@ def check_data_flags(flags: argparse.Namespace) -> None:
 def check_checkpoint_folder(flag: str, model: str) -> None:
     """`ValueError` where `flag` would change the `config.json` of a checkpoint that is not in a local folder."""
     if not (Path(model) / "config.json").is_file():
-        raise ValueError(f"{flag} changes config.json, but {model} is not a local checkpoint: give a run folder")
+        raise ValueError(f"{flag} changes config.json, but {model} is not a local checkpoint: pass a run folder")

@@ -1,4 +1,4 @@
-"""Prepare, verify or describe a data set, or find labels in it that are probably wrong."""
+"""Prepare, verify or describe a dataset, or find labels in it that are probably wrong."""
 
 import json
 import sys
@@ -19,33 +19,41 @@ from .common import (
 
 def add_flags(parser: ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, parser_class=OneLineParser, metavar="ACTION")
-    prepare = actions.add_parser("prepare", help="write a data set as parquet shards with a manifest, for streaming")
+    prepare = actions.add_parser("prepare", help="convert a dataset to parquet shards with a manifest, for streaming")
     add = prepare.add_argument
     add(
         "dataset",
         type=inputs.data_source,
-        help="imagenet, imagenet-lt, inat2018, places-lt; or your own, as for train",
+        help="imagenet, imagenet-lt, inat2018, places-lt; or your own data, as for train",
     )
     add(
         "--source",
         type=inputs.data_source,
-        help="folder of images or parquet, or Hub id (default: the data set's)",
+        help="folder of images or parquet files, or Hub id (default: the dataset's repository)",
     )
-    lists = "lists, files or addresses; the split is train where none is given (default: those that lie in --source)"
+    lists = "image lists, files or URLs; a list without SPLIT is for train (default: the lists in --source)"
     add("--list", nargs="+", default=[], metavar="[SPLIT=]FILE", type=inputs.split_list, help=lists)
-    add("--out", required=True, type=inputs.preparation_folder, help="new folder; the same command resumes a stop")
+    add(
+        "--out",
+        required=True,
+        type=inputs.preparation_folder,
+        help=("new folder; after an interruption, the same command resumes"),
+    )
     add_column_flags(prepare)
     add_split_flags(prepare)
-    add("--threads", type=inputs.COUNT, help="shards to work on at a time (default: the cores, up to 4)")
-    add("--shard_mib", type=inputs.SIZE, default=400, help="images a shard (default: %(default)s MiB)")
-    verify = actions.add_parser("verify", help="is this the published selection, is it all there, does it decode?")
-    verify.add_argument("target", type=inputs.verifiable, help="prepared folder, list, or a data set as for train")
-    verify.add_argument("--dataset", help="whose list it is (default: recognized)")
+    add("--threads", type=inputs.COUNT, help="shards to write in parallel (default: number of cores, up to 4)")
+    add("--shard_mib", type=inputs.SIZE, default=400, help="size of a shard in MiB (default: %(default)s)")
+    verify = actions.add_parser(
+        "verify",
+        help=("check a list or dataset against the published version, for completeness and for damaged images"),
+    )
+    verify.add_argument("target", type=inputs.verifiable, help="prepared folder, list, or a dataset as for train")
+    verify.add_argument("--dataset", help="dataset of the list (default: detected)")
     add_column_flags(verify)
     add_split_flags(verify)
-    stats = actions.add_parser("stats", help="class counts, shots, imbalance factor")
+    stats = actions.add_parser("stats", help="print class counts, many/medium/few-shot classes and imbalance factor")
     add = stats.add_argument
-    add("target", type=inputs.data_source, help="prepared folder, list, or a data set as for train --dataset")
+    add("target", type=inputs.data_source, help="prepared folder, list, or a dataset as for train --dataset")
     add("--dataset_path", type=inputs.dataset_path, help="as for train")
     add_column_flags(stats)
     add_split_flags(stats)
@@ -53,12 +61,18 @@ def add_flags(parser: ArgumentParser) -> None:
     add("--plot", metavar="FILE", type=inputs.figure_output, help="also write a figure (png, svg, pdf)")
     add("--json", action="store_true", help="print the counts as JSON")
 
-    suspects = actions.add_parser("suspects", help="labels that are probably wrong, as a run tells")
+    suspects = actions.add_parser("suspects", help="find labels that are probably wrong, using a trained run")
     add = suspects.add_argument
     add("model", type=inputs.checkpoint, help="run folder or checkpoint")
-    add("--output", required=True, metavar="FILE.csv", type=inputs.table_output, help="the list; a page beside it")
-    add("--number", type=inputs.COUNT, help="so many images, worst first (default: those that are suspect)")
-    add_data_flags(suspects, None, default="train where the backbone was frozen, else validation")
+    add(
+        "--output",
+        required=True,
+        metavar="FILE.csv",
+        type=inputs.table_output,
+        help=("output file; a page with the images is written next to it"),
+    )
+    add("--number", type=inputs.COUNT, help="number of images to list, most suspicious first (default: all suspects)")
+    add_data_flags(suspects, None, default="train if the backbone was frozen, else validation")
     add_inference_flags(suspects, 256)
 
 
@@ -74,15 +88,15 @@ def _prepare(flags: Namespace) -> None:
     lists: dict[str, str] = {}
     for split, source in flags.list:
         if split in lists:
-            raise ValueError(f"--list names two lists for {split}: give one for each split, as SPLIT=FILE")
+            raise ValueError(f"--list has two lists for {split}: pass one per split, as SPLIT=FILE")
         lists[split] = source
     if flags.dataset == "builtin":
-        raise ValueError("the built-in data set needs no preparation: `paco-hf train --dataset builtin` reads it")
+        raise ValueError("the built-in dataset needs no preparation: use `paco-hf train --dataset builtin`")
     user_data = flags.dataset not in BENCHMARKS
     if user_data and flags.source:
         names = ", ".join(name for name, benchmark in BENCHMARKS.items() if benchmark.path)
         raise ValueError(
-            f"--source is for {names}, not for {flags.dataset!r}: to prepare your own data, give only its folder, "
+            f"--source is for {names}, not for {flags.dataset!r}: to prepare your own data, pass only its folder, "
             "file or Hub id"
         )
     name, source = flags.dataset, flags.source
@@ -98,7 +112,7 @@ def _prepare(flags: Namespace) -> None:
     for split, content in manifest.splits.items():
         print(describe_counts(split, content["class_counts"]))
     place = f"--dataset {flags.out}" if user_data else f"--dataset {name} --dataset_path {flags.out}"
-    print(f"{flags.out} is complete: paco-hf train {place} --streaming true trains on it")
+    print(f"{flags.out} is complete: train on it with paco-hf train {place} --streaming true")
 
 
 def _verify(flags: Namespace) -> None:
@@ -109,7 +123,7 @@ def _verify(flags: Namespace) -> None:
     for line in right:
         print(line)
     if wrong:
-        raise ValueError(f"{flags.target} differs: " + "; ".join(wrong))
+        raise ValueError(f"{flags.target} failed verification: " + "; ".join(wrong))
 
 
 def _stats(flags: Namespace) -> None:
@@ -137,8 +151,9 @@ def _suspects(flags: Namespace) -> None:
         print(f"note: {note}", file=sys.stderr)
     names = outcome.predictions.class_names
     for one, other, area in outcome.same_classes:
-        apart = f"their images are told apart in {100 * area:.0f} of 100 pairs, 50 would be by chance"
+        apart = f"the model distinguishes their images in {100 * area:.0f} of 100 pairs (50 is chance)"
         print(f"{names[one]!r} and {names[other]!r} are probably one class: {apart}")
-    what = "listed" if flags.number else "suspect"
-    print(f"{len(outcome.suspects):,} of {len(outcome.names):,} labels of {outcome.split.name} are {what}")
-    print(f"{flags.output}, with images: {page}")
+    count, what = len(outcome.suspects), "listed" if flags.number else "suspect"
+    verb, end = "is" if count == 1 else "are", "" if count or outcome.same_classes else ": nothing to do"
+    print(f"{count:,} of {len(outcome.names):,} labels of {outcome.split.name} {verb} {what}{end}")
+    print(f"list: {flags.output}, page with images: {page}")

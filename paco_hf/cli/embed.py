@@ -1,4 +1,4 @@
-"""Write the features of images, and say how well they find images of the same class."""
+"""Write the features of images to a file, and measure how well they retrieve images of the same class."""
 
 import argparse
 import json
@@ -35,11 +35,21 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add_model_flag(parser)
     add_unlabeled_flags(parser, " (default: a labeled split)", labeled_too=True)
-    add("--output", required=True, metavar="FILE", type=embeddings_output, help="the .safetensors file to write")
+    add("--output", required=True, metavar="FILE", type=embeddings_output, help="output file, .safetensors")
     add_data_flags(parser, "test")
     add_inference_flags(parser, 256)
-    add("--gallery", metavar="FILE", type=embeddings, help="what is searched: another such file (default: this one)")
-    add("--neighbors", type=COUNT, default=10, help="to judge retrieval by (default: %(default)s)")
+    add(
+        "--gallery",
+        metavar="FILE",
+        type=embeddings,
+        help=("search in another file from `embed` (default: in this one)"),
+    )
+    add(
+        "--neighbors",
+        type=COUNT,
+        default=10,
+        help=("number of neighbors for the retrieval precision (default: %(default)s)"),
+    )
     add(
         "--neighbours",
         type=COUNT,
@@ -56,8 +66,8 @@ def run(flags: argparse.Namespace) -> int:
     changed = [name for name, value in vars(flags).items() if value != defaults.get_default(name)]
     if flags.images and (unused := [name for name in changed if name not in _FILE_FLAGS]):
         raise ValueError(
-            f"--{unused[0]} needs labeled data, and image files have no labels: leave it out, or give --dataset in "
-            "place of files"
+            f"--{unused[0]} needs labeled data, and image files have no labels: remove the flag, or use --dataset "
+            "instead of files"
         )
     check_data_flags(flags)
     from ..inference.features import Embeddings, embed_files, embed_split
@@ -74,21 +84,21 @@ def run(flags: argparse.Namespace) -> int:
     if gallery:
         if gallery.labels is None:
             raise ValueError(
-                f"{flags.gallery} has no labels to judge retrieval by: make it from labeled data, with --dataset or "
-                "the run's own"
+                f"{flags.gallery} has no labels to measure retrieval with: create it from labeled data, with "
+                "--dataset or the dataset of the run"
             )
         searched = {"gallery": gallery.features, "gallery_labels": gallery.labels}
     split = load_split(flags.model, flags)
     names = split.class_names
     if gallery and gallery.class_names and gallery.class_names != names:
-        raise ValueError(f"{flags.gallery} has other classes than {split.name}: make both from the same data set")
+        raise ValueError(f"{flags.gallery} has different classes than {split.name}: create both from the same dataset")
     made, counts = embed_split(flags.model, split, names, flags.batch_size, flags.precision)
     made.save(flags.output)
     width = made.features.shape[1]
     if gallery and gallery.features.shape[1] != width:
         raise ValueError(
-            f"{flags.gallery} has features of width {gallery.features.shape[1]}, but this model's have width {width}: "
-            f"make it with the same model ({flags.output} is written)"
+            f"{flags.gallery} has features of width {gallery.features.shape[1]}, but this model's have width "
+            f"{width}: create it with the same model ({flags.output} is written)"
         )
     searched["k"] = flags.neighbors
     scores = retrieval_precision(made.features, made.labels, counts or [0] * len(names), **searched)
@@ -102,6 +112,6 @@ def run(flags: argparse.Namespace) -> int:
     cells = ", ".join(
         f"{name.replace('_', ' ')} {'-' if value is None else f'{100 * value:.1f}'}" for name, value in shown.items()
     )
-    among = f" among those of {flags.gallery}" if flags.gallery else ""
-    print(f"of the {flags.neighbors} nearest{among} are of the same class, in percent: {cells}\n{flags.output}")
+    among = f" in {flags.gallery}" if flags.gallery else ""
+    print(f"percentage of the {flags.neighbors} nearest neighbors{among} with the same class: {cells}\n{flags.output}")
     return 0

@@ -1,4 +1,4 @@
-"""Estimate how frequent the classes are among unlabeled images, to adapt a model to them."""
+"""Estimate the class frequencies of unlabeled images, to adapt a model to them."""
 
 import json
 import sys
@@ -21,10 +21,10 @@ from .inputs import COUNT, output_file
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add_model_flag(parser)
-    add_unlabeled_flags(parser, ", as they come where the model is used")
-    add("--output", metavar="FILE", type=output_file, help="write it as JSON: `predict --prior FILE` takes it")
-    add("--store", action="store_true", help="store it in the model's config.json: pipeline follows it")
-    add("--resamples", type=COUNT, default=200, help="for the ranges (default: %(default)s)")
+    add_unlabeled_flags(parser, " from where the model is deployed")
+    add("--output", metavar="FILE", type=output_file, help="write the estimate as JSON, for `predict --prior FILE`")
+    add("--store", action="store_true", help="store the estimate in the model's config.json, where pipeline uses it")
+    add("--resamples", type=COUNT, default=200, help="bootstrap resamples for the intervals (default: %(default)s)")
     add_inference_flags(parser, 32)
     add("--json", action="store_true", help="print a list of {label, frequency, low, high}")
 
@@ -41,7 +41,7 @@ def run(flags: Namespace) -> int:
     from ..workflows.calibrate import update_config
 
     # Before the images are looked at: what is in use is refused at once.
-    home = sole_owner(RunFolder(flags.model).home, "a prior is stored in it", "store it then")
+    home = sole_owner(RunFolder(flags.model).home, "storing class frequencies", "use a copy of the run")
     with home if flags.store else nullcontext():
         files = open_images(flags)
         classes = estimate_file_prior(flags.model, files, **selected(flags, "resamples batch_size precision"))
@@ -62,7 +62,10 @@ def run(flags: Namespace) -> int:
         name, interval = one_line(entry["label"]), f"({entry['low']:.1%} to {entry['high']:.1%})"
         print(f"{name:<{width}}  {entry['frequency']:6.1%}  {interval}")
     if flags.store:
-        print(f"stored in {flags.model}/config.json; `model.set_prior(None)` undoes it")
+        print(f"stored in {flags.model}/config.json; undo with `model.set_prior(None)`")
     else:
-        print("the model is as it was: --store stores this in it, --output FILE writes it for `predict --prior FILE`")
+        print(
+            "the model is unchanged: use --store to store this estimate in it, or --output FILE for `predict "
+            "--prior FILE`"
+        )
     return status

@@ -1,4 +1,4 @@
-"""Score a checkpoint on a test split, and write results.json and a report to look at."""
+"""Evaluate a checkpoint on a test split, and write results.json and an HTML report."""
 
 import json
 import sys
@@ -11,22 +11,25 @@ from .launcher import NPROC_HELP, check_processes
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    about = "run folder, checkpoint or Hub id; of several the logits are averaged"
+    about = "run folder, checkpoint or Hub id; pass several to evaluate their ensemble (averaged logits)"
     add_model_flag(parser, "models", nargs="+", help=about)
     add_data_flags(parser, "test", ("test", "validation"))
-    streaming = "read a prepared folder, or its address, shard by shard"
+    streaming = "stream a prepared folder or URL shard by shard"
     add("--streaming", type=_boolean, nargs="?", const=True, default=False, help=streaming)
     add_inference_flags(parser, 256)
     add_tta_flag(parser)
-    add("--compile", action="store_true", help="torch.compile: pays for thousands of large images")
+    add("--compile", action="store_true", help="torch.compile; worth it for thousands of large images")
     add("--nproc", type=int, metavar="N", help=NPROC_HELP)
     calibrate = "first fit a temperature on the validation split and store it in the run's config.json"
     add("--calibrate", action="store_true", help=calibrate)
-    abstain = "likewise thresholds below which it had better not answer: precision=SHARE, coverage=SHARE or none"
+    abstain = "also fit and store thresholds to abstain: precision=SHARE, coverage=SHARE or none"
     add("--abstain", metavar="TARGET", type=abstention_target, help=abstain)
-    unknown = "and for images unlike all classes: max_logit, energy (=SHARE of the known to accept) or none"
+    unknown = (
+        "also fit and store thresholds to reject images of unknown classes: max_logit, energy (=SHARE of known "
+        "images to accept) or none"
+    )
     add("--unknown", metavar="SCORE", type=unknown_score, help=unknown)
-    add("--output_dir", help="for results and report (default: evaluation/ in the model's folder)")
+    add("--output_dir", help="folder for results and report (default: evaluation/ in the model's folder)")
     add("--no_report", dest="report", action="store_false", help="print the scores, write nothing")
     add("--json", action="store_true", help="print scores and intervals as JSON")
 
@@ -35,11 +38,11 @@ def run(flags: Namespace) -> None:
     asked = [flag for flag in ("calibrate", "abstain", "unknown") if getattr(flags, flag)]
     if asked and len(flags.models) > 1:
         what = "a temperature" if flags.calibrate else "thresholds"
-        raise ValueError(f"--{asked[0]} stores {what} in a checkpoint: give one checkpoint, not several")
+        raise ValueError(f"--{asked[0]} stores {what} in a checkpoint: pass one checkpoint, not several")
     if flags.split == "validation" and (fitted := [flag for flag in asked if getattr(flags, flag) != "none"]):
         raise ValueError(
-            f"--{fitted[0]} fits on the validation split, whose scores would then be too good: give --split test, "
-            f"or leave out --{fitted[0]}"
+            f"--{fitted[0]} fits on the validation split, whose scores would then be too high: use --split test, "
+            f"or remove --{fitted[0]}"
         )
     import torch
     from accelerate import PartialState
@@ -68,7 +71,7 @@ def run(flags: Namespace) -> None:
         print(json.dumps({**scores, **more, "report": written and str(written)}, indent=2))
         print("\n".join(notes), file=sys.stderr)
         return
-    print("\n".join([summary({flags.split: scores}, " + ".join(flags.models)), *notes]))
+    print("\n".join([results["summary"], summary({flags.split: scores}, " + ".join(flags.models)), *notes]))
     if written:
         print(f"report: {written}")
 

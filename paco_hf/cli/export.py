@@ -1,4 +1,4 @@
-"""Write a checkpoint that others load without this package."""
+"""Export a checkpoint to a format that loads without this package."""
 
 from argparse import ArgumentParser, Namespace
 from typing import Any
@@ -8,28 +8,29 @@ from .common import add_data_flags, add_model_flag, check_data_flags, selected
 from .inputs import new_folder
 
 # What `--dataset` and the like are for.
-_IMAGES = "--to timm of a cosine classifier, whose linear copy is fitted on images, and for --forms, scored on them"
+_IMAGES = "--to timm of a cosine classifier (to fit a linear one) and for --forms (to evaluate them)"
 
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add_model_flag(parser)
     add("out", type=new_folder, help="new folder")
-    formats = "timm's own format, in which a cosine classifier is a linear one of the same top-1; or ONNX"
+    formats = "timm format (a cosine classifier is converted to a linear one with the same top-1) or ONNX"
     add("--to", choices=["timm", "onnx"], required=True, help=formats)
-    add("--prior_input", action="store_true", help="onnx: a second input, the class frequencies")
+    add("--prior_input", action="store_true", help="onnx: add a second input for the class frequencies")
     forms = (
-        "onnx: files of these precisions in the Hub's layout (onnx/model.onnx, model_fp16.onnx, "
-        "model_quantized.onnx), scored and timed side by side"
+        "onnx: write files in these precisions in the layout of the Hub (onnx/model.onnx, model_fp16.onnx, "
+        "model_quantized.onnx), and compare their accuracy and speed"
     )
     add("--forms", nargs="+", choices=["fp32", "fp16", "int8"], help=forms)
     kinds = (
-        "of int8: of activations in fixed ranges too, or of matrix products alone (default: what fits the backbone)"
+        "int8: static quantizes activations with fixed ranges, dynamic only matrix products (default: depends on "
+        "the backbone)"
     )
     add("--int8", choices=["static", "dynamic"], help=kinds)
-    split = "whose images the ranges of static int8 are from (default: train)"
+    split = "split that calibrates static int8 (default: train)"
     add("--calibration_split", choices=ROLES, help=split)
-    default = "of timm: validation, where there is none train; of --forms: test, where there is none validation"
+    default = "timm: validation, else train; --forms: test, else validation"
     add_data_flags(parser, None, default=default)
     parser.epilog = f"--dataset, --split and the like are only for {_IMAGES}."
 
@@ -51,18 +52,18 @@ def _check(flags: Namespace, has_images: bool) -> None:
     if flags.to != "onnx":
         for name in ("prior_input", "forms", "int8", "calibration_split"):
             if getattr(flags, name):
-                raise ValueError(f"--{name} is for --to onnx, got --to {flags.to}: leave it out")
+                raise ValueError(f"--{name} is for --to onnx, got --to {flags.to}: remove the flag")
     elif flags.forms:
         if flags.prior_input:
-            raise ValueError("--forms takes no class frequencies as an input: leave out --prior_input, or --forms")
+            raise ValueError("--forms does not support class frequencies as an input: remove --prior_input or --forms")
         if (flags.int8 or flags.calibration_split) and "int8" not in flags.forms:
-            raise ValueError("--int8 and --calibration_split are for --forms int8: leave them out, or add int8")
+            raise ValueError("--int8 and --calibration_split are for --forms int8: remove them, or add int8")
         if flags.int8 == "dynamic" and flags.calibration_split:
-            raise ValueError("--calibration_split is for static int8, and --int8 is dynamic: leave out one of them")
+            raise ValueError("--calibration_split is for static int8, but --int8 is dynamic: remove one of them")
     elif flags.int8 or flags.calibration_split:
-        raise ValueError("--int8 and --calibration_split are for --forms int8: add that, or leave them out")
+        raise ValueError("--int8 and --calibration_split are for --forms int8: add it, or remove them")
     elif has_images:
-        raise ValueError(f"--dataset, --split and the like are only for {_IMAGES}: leave them out")
+        raise ValueError(f"--dataset, --split and the like are only for {_IMAGES}: remove them")
 
 
 def _export_timm(flags: Namespace, fields: dict[str, Any]) -> None:
@@ -80,7 +81,7 @@ def _export_forms(flags: Namespace, fields: dict[str, Any]) -> None:
     settings = {**selected(flags, "int8 dataset split"), "calibration_split": split, **fields}
     made = write_onnx_forms(flags.model, flags.out, flags.forms, **settings)
     print("\n".join(made.lines))
-    print(f"{flags.out}: {FORMS_NAME} has these figures, and the rows that changed")
+    print(f"{flags.out}: {FORMS_NAME} has these results and the images with a different prediction")
 
 
 def _export_onnx(flags: Namespace) -> None:
@@ -89,7 +90,9 @@ def _export_onnx(flags: Namespace) -> None:
 
     model, processor = load_classifier(flags.model), load_processor(flags.model)
     if model.config.abstention is not None:
-        print("note: where the model had better not answer (abstention in its config.json) is in the metadata alone")
+        print("note: the abstention thresholds of the model are only in the metadata of the file")
     made = export_onnx(model, flags.out, image_processor=processor, prior_input=flags.prior_input)
     size = "dynamic" if made.dynamic_size else f"fixed ({made.fixed_because})"
-    print(f"{made.file}: batch dynamic, image size {size}; differs from the model by {made.difference:.1e}, relative")
+    print(
+        f"{made.file}: dynamic batch size, image size {size}; relative difference from the model {made.difference:.1e}"
+    )

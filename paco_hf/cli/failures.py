@@ -1,4 +1,4 @@
-"""What an error is to whoever typed the command: a line, a status, and of what nobody foresaw a file to report."""
+"""Turn errors into one line and an exit status; an unexpected error also gets a file for a bug report."""
 
 import errno
 import os
@@ -35,8 +35,8 @@ def how_to_go_on(argv: list[str]) -> str:
         argv (list of `str`): the verb and its arguments.
     """
     if argv[:1] == ["predict"] and any(word.partition("=")[0] == "--output" for word in argv):
-        return "--resume goes on from what is written"
-    return "--resume goes on from the last checkpoint" if argv[:1] == ["train"] else ""
+        return "resume with --resume"
+    return "resume from the last checkpoint with --resume" if argv[:1] == ["train"] else ""
 
 
 def how_to_try_again(argv: list[str]) -> str:
@@ -57,7 +57,7 @@ def explain_loss(again: str) -> str | None:
     from ..utils.distributed import describe_lost
 
     names, first = describe_lost()
-    return f"{names} has ended, so this one does, too; {again}" if first else None
+    return f"{names} exited, so this process exits, too; {again}" if first else None
 
 
 def explain(error: Exception, verb: str, again: str) -> tuple[str, int]:
@@ -87,11 +87,9 @@ def plain_text(error: Exception) -> str:
         error (`Exception`): of a library, or of this package.
     """
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return (
-            f"{str(error.filename)[:40]}... is too long ({len(str(error.filename))} characters): give a shorter path"
-        )
+        return f"{str(error.filename)[:40]}... is too long ({len(str(error.filename))} characters): use a shorter path"
     if "embedded null" in str(error):
-        return "a path has a null character, which is in no file's name: take it out of the flags or the recipe"
+        return "a path contains a null character: remove it from the flags or the recipe"
     return str(error)
 
 
@@ -109,15 +107,15 @@ def _shortage(error: Exception, text: str, verb: str) -> str | None:
     """What to do where memory is short; `None` where it is not."""
     if "DataLoader worker" in text:
         return (
-            f"a process that loads images has ended ({text.partition('. ')[0]}): where memory, or shared memory "
-            "(/dev/shm), is too small for it, give more (docker run --shm-size)"
-            + (", or fewer processes (--dataloader_num_workers, 0 for none)" if verb == "train" else "")
+            f"a data loader process exited ({text.partition('. ')[0]}): if it ran out of memory or shared memory "
+            "(/dev/shm), provide more (docker run --shm-size)"
+            + (", or use fewer processes (--dataloader_num_workers, 0 for none)" if verb == "train" else "")
         )
     if isinstance(error, MemoryError) or any(sign in text for sign in _MEMORY):
         wanted = re.search(r"\w+ to allocate [\d.]+ \w+", text)
-        batch = "--per_device_train_batch_size (--gradient_accumulation_steps makes up for it)"
-        smaller = batch if verb == "train" else "--batch_size, where it has one"
-        return f"out of memory ({wanted[0] if wanted else text:.100}): give a smaller {smaller}"
+        batch = "--per_device_train_batch_size (and compensate with --gradient_accumulation_steps)"
+        smaller = batch if verb == "train" else "--batch_size, if the command has it"
+        return f"out of memory ({wanted[0] if wanted else text:.100}): use a smaller {smaller}"
     return None
 
 
@@ -128,12 +126,12 @@ def _report(error: Exception, verb: str) -> str:
     try:
         folder = tempfile.gettempdir()
         if folder == os.getcwd() and folder not in (os.environ.get("TMPDIR"), "/tmp", "/var/tmp"):
-            raise OSError("there is no folder for temporary files but the user's")
+            raise OSError("there is no temporary folder")
         number, file = tempfile.mkstemp(".txt", "paco-hf-", folder)
         with open(number, "w", encoding="utf-8", errors="replace") as opened:
             opened.write(text)
     except OSError:
-        return "PACO_HF_DEBUG=1 shows the traceback for a bug report"
+        return "set PACO_HF_DEBUG=1 to show the traceback for a bug report"
     return f"traceback and versions for a bug report: {file}"
 
 

@@ -13,12 +13,12 @@ def add_flags(parser: ArgumentParser) -> None:
     add_data_flags(parser, "train")
     add_inference_flags(parser, 256)
     add("--output", metavar="DIR", help="folder of the index (default: index/ in the model's folder)")
-    add("--overwrite", action="store_true", help="replace an index that is there")
+    add("--overwrite", action="store_true", help="replace an existing index")
 
 
 def run(flags: Namespace) -> None:
     if flags.output is None and not Path(flags.model).is_dir():
-        raise ValueError(f"{flags.model} is not a local folder to put the index into: give --output DIR")
+        raise ValueError(f"{flags.model} is not a local folder for the index: set --output DIR")
     folder = Path(flags.output or Path(flags.model) / INDEX_FOLDER)
     check_new_index(folder, flags.overwrite)
     check_data_flags(flags)

@@ -32,7 +32,7 @@ def number(kind: type, allowed: Range) -> Callable[[str], Any]:
         try:
             value = kind(text)
         except ValueError as error:
-            raise ArgumentTypeError(f"must be a {'whole ' if kind is int else ''}number, got {text!r}") from error
+            raise ArgumentTypeError(f"must be {'an integer' if kind is int else 'a number'}, got {text!r}") from error
         if not (accepts(value) and value < math.inf):
             raise ArgumentTypeError(f"must be {what}, got {text}")
         return value
@@ -50,7 +50,7 @@ def _argument(check: Callable[[str], Any]) -> Callable[[str], Any]:
     def read(text: str) -> Any:
         try:
             if not text.strip():
-                raise ValueError("is empty: give a value, or leave the flag out")
+                raise ValueError("is empty: give it a value, or remove it")
             text = files.expand(text)
             if "://" not in text:
                 with suppress(FileNotFoundError, NotADirectoryError):
@@ -68,14 +68,14 @@ embeddings, output_file = _argument(files.check_embeddings), _argument(files.che
 embeddings_output = _argument(lambda text: files.check_output(text, ".safetensors"))
 predictions_output = _argument(lambda text: files.check_output(text, FORMATS))
 features_output = _argument(lambda text: files.check_output(text, ".npy"))
-onnx_file = _argument(lambda text: files.check_file(text, "give a file that `paco-hf export --to onnx` wrote"))
+onnx_file = _argument(lambda text: files.check_file(text, "pass a file from `paco-hf export --to onnx`"))
 figure_output = _argument(lambda text: files.check_output(text, (".png", ".svg", ".pdf")))
 table_output = _argument(lambda text: files.check_output(text, ".csv"))
 recipe = _argument(lambda text: read_recipe(text).name)
-baseline = _argument(lambda text: files.check_folder(text, "give the folder of a run with test scores"))
+baseline = _argument(lambda text: files.check_folder(text, "pass the folder of a run with test scores"))
 single_recipe = _argument(lambda text: check_single(read_recipe(text)).name)
 dataset_path = _argument(spec.check_dataset_path)
-folder = _argument(lambda text: files.check_folder(text, "give a folder") if Path(text).exists() else None)
+folder = _argument(lambda text: files.check_folder(text, "pass a folder") if Path(text).exists() else None)
 index_folder = _argument(lambda text: check_index(Path(text)))
 json_options = _argument(json_object)
 
@@ -92,7 +92,7 @@ def finished_runs(text: str) -> None:
 
 @_argument
 def images(text: str) -> None:
-    """An image file, a folder or table of some, an address, or a data set on the Hub."""
+    """An image file, a folder or table of some, an address, or a dataset on the Hub."""
     if "://" in text or (not os.path.lexists(text) and spec.hub_id(split_revision(text)[0]) and not Path(text).suffix):
         check_source(text)
         return
@@ -152,7 +152,7 @@ def split_list(text: str) -> tuple[str, str]:
     split, _, source = text.partition("=")
     if source and split not in spec.ROLES and not Path(text).exists() and "://" not in text:
         raise ValueError(
-            f"{text!r} names no split: give FILE or SPLIT=FILE, SPLIT being one of {', '.join(spec.ROLES)}"
+            f"{text!r} has an unknown split: use FILE or SPLIT=FILE, where SPLIT is one of {', '.join(spec.ROLES)}"
         )
     split, source = (split, source) if split in spec.ROLES else ("train", text)
     check_list(source)
@@ -162,7 +162,7 @@ def split_list(text: str) -> tuple[str, str]:
 @_argument
 def run_folder(text: str) -> None:
     """A folder with a finished model."""
-    files.check_folder(text, "give a run folder, a checkpoint in one, or a converted checkpoint")
+    files.check_folder(text, "pass a run folder, a checkpoint in one, or a converted checkpoint")
     run = RunFolder(text)
     run.check_model()
     CheckpointConfig.read(run)
@@ -172,7 +172,7 @@ def run_folder(text: str) -> None:
 def repo_name(text: str) -> None:
     """The id of a repository on the Hub, or a name there of the user who is logged in."""
     if not is_repo_id(text if "/" in text else f"user/{text}"):
-        raise ValueError(f"{text!r} is not a Hub id: give user/name, made of letters, digits, -, _ and .")
+        raise ValueError(f"{text!r} is not a Hub id: use user/name, with letters, digits, -, _ and . only")
 
 
 @_argument
@@ -184,7 +184,7 @@ def checkpoint(text: str) -> None:
         kinds = ("*model*.safetensors", "*model*.index.json", "*model*.bin")
         weights = [file for kind in kinds for file in Path(text).glob(kind)]
         if not (Path(text) / "config.json").is_file() or not weights:
-            raise OSError(f"{text} has no config.json with weights: give a run folder, or a checkpoint in one")
+            raise OSError(f"{text} has no config.json with weights: pass a run folder, or a checkpoint in one")
         CheckpointConfig.read(RunFolder(text))
         for file in weights:
             if file.suffix == ".safetensors":
@@ -193,21 +193,21 @@ def checkpoint(text: str) -> None:
         processor = Path(text) / "preprocessor_config.json"
         if not files.read_mapping(processor, files.RESTORE):
             raise OSError(
-                f"{text} has no {processor.name}, which says how images are scaled: restore it, or give another "
+                f"{text} has no {processor.name}, which configures the preprocessing: restore it, or pass another "
                 "checkpoint"
             )
     elif Path(text).is_file():
-        raise OSError(f"{text} is a file: give the folder of the checkpoint, {Path(text).parent}")
+        raise OSError(f"{text} is a file: pass the folder of the checkpoint, {Path(text).parent}")
     elif not is_repo_id(split_revision(text)[0]):
-        raise OSError(f"{text!r} is not a local folder, and not a Hub id: give a run folder, or user/name")
+        raise OSError(f"{text!r} is neither a local folder nor a Hub id: pass a run folder, or user/name")
     else:
         _check_hub(
-            "model", split_revision(text)[0], "give the folder of a run or checkpoint, or the id of a model on the Hub"
+            "model", split_revision(text)[0], "pass the folder of a run or checkpoint, or the id of a model on the Hub"
         )
 
 
 def check_source(text: str) -> None:
-    """`OSError` where there can be no data: it is neither a named data set, a path, an address nor a Hub id."""
+    """`OSError` where there can be no data: it is neither a named dataset, a path, an address nor a Hub id."""
     if "://" in text:
         from ..data.sources.remote import check_address
 
@@ -221,8 +221,8 @@ def check_source(text: str) -> None:
         return
     repo_id = spec.hub_id(name)
     if repo_id is None or Path(text).suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".parquet", ".txt"):
-        raise OSError(f"{text} does not exist: give a folder, a file, an address or the id of a data set on the Hub")
-    _check_hub("dataset", repo_id, "give a local folder (of a benchmark with --dataset_path), or an id on the Hub")
+        raise OSError(f"{text} does not exist: pass a folder, a file, a URL or the id of a dataset on the Hub")
+    _check_hub("dataset", repo_id, "pass a local folder (of a benchmark with --dataset_path), or an id on the Hub")
 
 
 data_source = _argument(check_source)
@@ -230,7 +230,7 @@ data_source = _argument(check_source)
 
 @_argument
 def verifiable(text: str) -> None:
-    """A folder of prepared data, a list of images, or a data set."""
+    """A folder of prepared data, a list of images, or a dataset."""
     from ..data.image_lists import check_list
     from ..utils.folder_contents import PassedOver, scan
 
@@ -239,10 +239,7 @@ def verifiable(text: str) -> None:
     check_source(text)
     contents = scan(text, PassedOver(text)) if Path(text).is_dir() else None
     if contents and not (contents.images or contents.others or contents.folders):
-        raise OSError(
-            f"{text} has no manifest.json, and nothing else: give a folder of `paco-hf data prepare`, a list, or a "
-            "data set"
-        )
+        raise OSError(f"{text} is empty: pass a folder from `paco-hf data prepare`, a list, or a dataset")
 
 
 def _check_hub(kind: str, repo_id: str, advice: str) -> None:

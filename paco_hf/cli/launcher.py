@@ -11,7 +11,7 @@ from ..utils.hardware import usable_cores
 from ..utils.signals import end_with_parent
 from .failures import how_to_try_again
 
-NPROC_HELP = "processes: launches itself as so many, one a GPU where there are GPUs; under a launcher: checks for them"
+NPROC_HELP = "processes to launch, one per GPU if there are GPUs; under a launcher: the expected number"
 HELP_FLAGS = {"-h", "--help", "--help_all"}
 _SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # those that accelerate reads
 _LAUNCHER = "PACO_HF_LAUNCHER"
@@ -39,9 +39,8 @@ def in_processes(verb: str, argv: list[str]) -> list[str]:
     launched = _check_accelerate(verb, world or 1) or world is not None
     if launched and number not in (None, world or 1):
         raise ValueError(
-            f"--nproc {number} asks for {_processes(number)}, but the launcher started {_processes(world or 1)}: "
-            f"have it start {number} (torchrun --nproc_per_node, accelerate launch --num_processes), or leave "
-            "--nproc out"
+            f"--nproc {number} requests {_processes(number)}, but the launcher started {_processes(world or 1)}: make "
+            f"it start {number} (torchrun --nproc_per_node, accelerate launch --num_processes), or remove --nproc"
         )
     if launched or number in (None, 1):
         return rest
@@ -49,7 +48,7 @@ def in_processes(verb: str, argv: list[str]) -> list[str]:
     if tasks != "1":
         raise ValueError(
             f"--nproc {number} would start {number} processes in each of srun's {tasks} tasks, and each task would be "
-            "a run of its own: give srun one task, or start torchrun in each, as training/slurm/train.sbatch does"
+            "a separate run: use one srun task, or start torchrun in each, as training/slurm/train.sbatch does"
         )
     _check_devices(number)
     raise SystemExit(_run(number, [verb, *rest]))
@@ -61,7 +60,9 @@ def world_size() -> int | None:
         value = os.environ.get(name)
         if value is not None:
             if not value.isdecimal() or int(value) < 1:
-                raise ValueError(f"the environment's {name} must be a number of processes, got {value!r}: unset it")
+                raise ValueError(
+                    f"the environment variable {name} must be a number of processes, got {value!r}: unset it"
+                )
             return int(value)
     return None
 
@@ -71,8 +72,8 @@ def check_processes(number: int) -> None:
     announced = world_size() or 1
     if number != announced:
         raise ValueError(
-            f"the environment announces {_processes(announced)}, but {number} would work together: the launcher must "
-            "also set RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, as torchrun does"
+            f"the environment variables announce {_processes(announced)}, but {number} would work together: the "
+            "launcher must also set RANK, LOCAL_RANK, MASTER_ADDR and MASTER_PORT, as torchrun does"
         )
 
 
@@ -109,8 +110,9 @@ def _check_restarts() -> None:
     if restarts != "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         # The addresses of those that have ended stay in the store of torch's agent, which new ones ask.
         raise ValueError(
-            f"torchrun may restart processes (--max-restarts {restarts}), which would wait for those that have ended: "
-            "set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment, on each node, or leave --max-restarts out"
+            f"torchrun may restart processes (--max-restarts {restarts}), and these would wait for processes that "
+            "have exited: set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in its environment on each node, or remove "
+            "--max-restarts"
         )
 
 
@@ -123,22 +125,22 @@ def _check_accelerate(verb: str, world: int) -> bool:
     if precision != "no":
         # transformers would compute in it even where paco-hf says fp32.
         raise ValueError(
-            f"accelerate launch was given mixed precision {precision}, which would overrule --precision: launch with "
-            f"--mixed_precision no, and give paco-hf --precision {precision}"
+            f"accelerate launch sets mixed precision {precision}, which would override --precision: launch with "
+            f"--mixed_precision no, and use --precision {precision} of paco-hf"
         )
     compiler = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
     if compiler.lower() != "no":
         raise ValueError(
-            f"accelerate launch was given the compiler {compiler}, which would compile the whole model, evaluation "
-            "too: launch with --dynamo_backend no, and give paco-hf --torch_compile true"
+            f"accelerate launch sets the compiler {compiler}, which would compile the whole model, including "
+            "evaluation: launch with --dynamo_backend no, and use --torch_compile true of paco-hf"
         )
     asked = _accelerate_processes() if world == 1 else None
     if asked is not None and asked > 1:
         # On a CPU, accelerate's launch ignores the number of processes, without a word.
         raise ValueError(
-            f"accelerate launch was asked for {asked} processes, but started 1: use `paco-hf {verb} --nproc {asked}`, "
-            f"`torchrun --nproc_per_node {asked} training/{verb}.py`, or `accelerate launch --config_file "
-            f"training/accelerate_configs/cpu_2.yaml --num_processes {asked} training/{verb}.py`"
+            f"accelerate launch should start {asked} processes, but started 1: use `paco-hf {verb} --nproc "
+            f"{asked}`, `torchrun --nproc_per_node {asked} training/{verb}.py`, or `accelerate launch "
+            f"--config_file training/accelerate_configs/cpu_2.yaml --num_processes {asked} training/{verb}.py`"
         )
     return True
 
@@ -186,7 +188,7 @@ def _check_devices(number: int) -> None:
     if 0 < devices < number:
         raise ValueError(
             f"--nproc {number} needs {number} GPUs, one per process, but there {'is' if devices == 1 else 'are'} "
-            f"{devices}: give at most --nproc {devices} (or CUDA_VISIBLE_DEVICES= to compute on the CPU)"
+            f"{devices}: use at most --nproc {devices} (or set CUDA_VISIBLE_DEVICES= to use the CPU)"
         )
 
 
@@ -212,8 +214,8 @@ def _run(number: int, arguments: list[str]) -> int:
         if failure.exitcode >= 0:
             return failure.exitcode
         name = signal.Signals(-failure.exitcode).name
-        cause = ", as where memory is short" if name == "SIGKILL" else ""
-        line = f"rank {rank} of {number} was ended by {name}{cause}; {how_to_try_again(arguments)}"
+        cause = ", possibly out of memory" if name == "SIGKILL" else ""
+        line = f"rank {rank} of {number} was killed by {name}{cause}; {how_to_try_again(arguments)}"
         print(f"paco-hf {arguments[0]}: {line}", file=sys.stderr)
         return 128 - failure.exitcode
     return 0

@@ -40,7 +40,7 @@ def _status(argv: list[str], verb: str) -> int:
     resumable = how_to_go_on(argv)
     again = how_to_try_again(argv)
     try:
-        with raise_interrupts(), disk_errors(f"make space, and {again}"):
+        with raise_interrupts(), disk_errors(f"free disk space, then {again}"):
             try:
                 status = _run(*argv)
             except SystemExit:  # of a verb's --help
@@ -99,7 +99,7 @@ def _run(verb: str = "", *argv: str) -> int:
     try:
         os.getcwd()
     except FileNotFoundError as error:
-        raise OSError("the working folder has been deleted: change to one that exists, with cd") from error
+        raise OSError("the working directory has been deleted: change to an existing one with cd") from error
     if verb in _PARALLEL:
         split_number(list(argv))  # refuses what is no number before the line of loading
     module = import_module(f".{verb.replace('-', '_')}", __package__)

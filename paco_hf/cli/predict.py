@@ -1,4 +1,4 @@
-"""Classify image files, or all images in folders."""
+"""Classify images in files, folders, tables or datasets on the Hub."""
 
 import gc
 import json
@@ -32,33 +32,33 @@ def add_flags(parser: OneLineParser) -> None:
     if not any(word.partition("=")[0] == "--onnx" for word in parser.words):
         add_model_flag(parser, help="run folder, checkpoint or Hub id; not with --onnx")
     elif models := [word for word in parser.words if (Path(word) / "config.json").is_file()]:
-        raise ValueError(f"--onnx takes the place of a model: leave out one of them, or {models[0]}")
-    about = "in place of the model: an ONNX file of `export`, run by onnxruntime"
+        raise ValueError(f"--onnx replaces the model argument: remove the flag, or {models[0]}")
+    about = "ONNX file from `export` to use instead of a model, run by onnxruntime"
     add("--onnx", metavar="FILE", type=onnx_file, help=about)
     add_unlabeled_flags(parser)
-    add("--split", metavar="NAME", help="of data with several splits the only one to read (default: all)")
-    add("--top", type=COUNT, default=5, help="classes to list for each image (default: %(default)s)")
+    add("--split", metavar="NAME", help="split to read, if the data has several (default: all)")
+    add("--top", type=COUNT, default=5, help="number of classes to list for each image (default: %(default)s)")
     add_inference_flags(parser, 32)
     add_tta_flag(parser)
     priors = (
-        "how frequent the classes are among these images: a file of estimate-prior; training: as there; none: "
-        "all alike (default: what is stored in the model)"
+        "class frequencies among these images: a file from estimate-prior; training: as in training; none: "
+        "uniform (default: as stored in the model)"
     )
     add("--prior", metavar="FILE|training|none", type=prior, help=priors)
     add(
         "--json",
         action="store_true",
-        help="print a list of {file, label, score, top}, with abstained where the model had better not answer",
+        help="print a JSON list of {file, label, score, top}, with abstained if the model abstains",
     )
-    about = "write a row an image, as it goes, instead of printing: a .csv, .jsonl or .parquet file"
+    about = "write one row per image to a .csv, .jsonl or .parquet file instead of printing"
     add("--output", metavar="FILE", type=predictions_output, help=about)
-    about = "with --output: also write the features of the images, (N, F) in float32, a .npy file"
+    about = "with --output: also write the image features, (N, F) in float32, to a .npy file"
     add("--features", metavar="FILE", type=features_output, help=about)
-    about = "with --output: of images with labels, also write the label, its probability, and whether it is suspect"
+    about = "with --output: for labeled images, also write the label, its probability, and whether it is suspect"
     add("--suspects", action="store_true", help=about)
-    add("--label_column", help="with --suspects: column of the classes (default: recognized)")
-    add("--resume", action="store_true", help="go on where the same command was stopped, if it was")
-    add("--overwrite", action="store_true", help="start anew where a former --output was stopped")
+    add("--label_column", help="with --suspects: column with the classes (default: detected)")
+    add("--resume", action="store_true", help="resume an interrupted run of the same command")
+    add("--overwrite", action="store_true", help="start over, discarding an interrupted --output")
     add("--nproc", type=int, metavar="N", help=f"with --output: {NPROC_HELP}")
 
 
@@ -66,17 +66,16 @@ def run(flags: Namespace) -> int:
     if flags.output:
         return _write(flags)
     if needless := next((name for name in _NEED_OUTPUT if getattr(flags, name)), None):
-        raise ValueError(f"--{needless} is about the file of --output: give --output FILE, or leave it out")
+        raise ValueError(f"--{needless} needs --output: add --output FILE, or remove the flag")
     if (world_size() or 1) > 1:
-        raise ValueError("several processes write into one file: give --output FILE, or start one process")
+        raise ValueError("several processes need --output: add --output FILE, or start one process")
     from ..inference.prediction import predict
     from ..utils.text import one_line
 
     if flags.onnx:
         if flags.precision != "fp32" or flags.tta != "none":
             raise ValueError(
-                "an ONNX file has the precision of its weights, and sees images as they are: leave out --precision "
-                "and --tta"
+                "an ONNX file has a fixed precision and no test-time augmentation: remove --precision and --tta"
             )
         from ..inference.onnx_model import predict_onnx
 
@@ -97,13 +96,13 @@ def run(flags: Namespace) -> int:
 
 def _write(flags: Namespace) -> int:
     if flags.onnx:
-        raise ValueError("--output writes what a run or checkpoint predicts, not an ONNX file: leave out --onnx")
+        raise ValueError("--output supports runs and checkpoints, not ONNX files: remove --onnx")
     if flags.label_column and not flags.suspects:
-        raise ValueError("--label_column says which labels --suspects judges: give --suspects, or leave it out")
+        raise ValueError("--label_column needs --suspects: add it, or remove --label_column")
     if flags.json:
-        raise ValueError("--json prints what --output writes: leave out one of the two")
+        raise ValueError("--json prints what --output writes: remove one of them")
     if os.path.realpath(flags.output) in map(os.path.realpath, flags.images):
-        raise ValueError(f"--output would replace {flags.output}, which is to be read: give another file")
+        raise ValueError(f"--output would replace {flags.output}, which is also an input: use another file")
     from ..inference.prediction_folder import check_leftovers
 
     check_leftovers(flags.output, flags.resume, flags.overwrite)
@@ -133,9 +132,9 @@ def _write(flags: Namespace) -> int:
 
 
 def _open_labeled(flags: Namespace) -> Any:
-    """The images of a data set with labels."""
+    """The images of a dataset with labels."""
     if len(flags.images) > 1:
-        raise ValueError(f"--suspects reads one data set with labels, got {len(flags.images)} paths: give one")
+        raise ValueError(f"--suspects reads one labeled dataset, got {len(flags.images)} paths: pass only one")
     from ..inference.batches import ImageFiles
     from ..inference.labeled_images import ImagesWithLabels
 

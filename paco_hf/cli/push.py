@@ -1,4 +1,4 @@
-"""Publish a run on the Hub, with its card."""
+"""Push a run to the Hub, with its model card."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -14,23 +14,34 @@ from .inputs import images, new_folder, repo_name, run_folder
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("run", type=run_folder, help="run folder, checkpoint or converted checkpoint")
-    add("repo_id", type=repo_name, help="user/name; made where it does not exist")
-    form = "as `export` writes it: timm and transformers load it without code from the repository, or paco_hf"
+    add("repo_id", type=repo_name, help="user/name; created if it does not exist")
+    form = "push in timm format, which timm and transformers load without remote code and without paco_hf"
     add("--to", choices=["timm"], help=f"{form} (default: with code)")
-    add("--private", action="store_true", help="only you can see it")
-    add("--revision", help="branch, made where it does not exist (default: main)")
-    add("--include_training_state", action="store_true", help="also projector, key encoder and queue, to train on")
-    add("--include_predictions", action="store_true", help="also the per-image results of `evaluate`, with file names")
-    add("--license", help="of the weights, as the Hub calls it (default: the card's, else unknown)")
-    add("--space", action="store_true", help="instead: a Space with the model, the page of `demo`")
-    add("--examples", nargs="+", metavar="IMAGE", type=images, help="with --space: images to offer on the page")
-    index = "with --space: also what `index` made, with small copies of the training images"
+    add("--private", action="store_true", help="make the repository private")
+    add("--revision", help="branch, created if it does not exist (default: main)")
+    add(
+        "--include_training_state",
+        action="store_true",
+        help=("also push projector, key encoder and queue, to continue training"),
+    )
+    add(
+        "--include_predictions",
+        action="store_true",
+        help=("also push the per-image results of `evaluate`, with file names"),
+    )
+    add(
+        "--license",
+        help=("license of the weights, as an identifier of the Hub (default: that of the card, else unknown)"),
+    )
+    add("--space", action="store_true", help="push a Space instead: the model with the page of `demo`")
+    add("--examples", nargs="+", metavar="IMAGE", type=images, help="with --space: example images for the page")
+    index = "with --space: also push the index from `index`, with thumbnails of the training images"
     add("--include_index", action="store_true", help=index)
-    add("--write_only", metavar="DIR", type=new_folder, help="write the folder there, and send nothing")
-    add_data_flags(parser, None, default="validation, where there is none train")
+    add("--write_only", metavar="DIR", type=new_folder, help="write the files to this folder, and push nothing")
+    add_data_flags(parser, None, default="validation, else train")
     parser.epilog = (
-        "--dataset, --split and the like are only for --to timm of a cosine classifier: the images that the "
-        "temperature of its linear copy is fitted on."
+        "--dataset, --split and the like are only for --to timm of a cosine classifier, to fit the temperature "
+        "of the linear one."
     )
 
 
@@ -51,7 +62,7 @@ def run(flags: Namespace) -> None:
         lines = _write_space(flags, target, data) if flags.space else _write_model(flags, target, name, data)
         print("\n".join(lines), end="\n" if lines else "")
         if flags.write_only:
-            use = "start the page: `pip install -r requirements.txt` and `python app.py` in it"
+            use = "start the page with `pip install -r requirements.txt` and `python app.py` in it"
             print(f"{target}: {use if flags.space else f'what a push to {name} sends'}")
         else:
             print(_send(flags, target, name))
@@ -60,22 +71,22 @@ def run(flags: Namespace) -> None:
 def _check_form(flags: Namespace, has_images: bool) -> None:
     """`ValueError` where flags do not go together."""
     if not flags.space and (flags.examples or flags.include_index):
-        raise ValueError("--examples and --include_index need --space: give it too, or leave them out")
+        raise ValueError("--examples and --include_index need --space: add it, or remove them")
     for_models = ("revision", "include_training_state", "include_predictions", "license")
     if flags.space and any(getattr(flags, name) for name in for_models):
         *names, last = (f"--{name}" for name in for_models)
         raise ValueError(
-            f"{', '.join(names)} and {last} are for a model, not for --space: leave them out, or push the model"
+            f"{', '.join(names)} and {last} are for a model, not for --space: remove them, or push the model"
         )
     if flags.write_only and (flags.private or flags.revision):
-        raise ValueError("--write_only sends nothing, so there is no --private and no --revision: leave them out")
+        raise ValueError("--write_only pushes nothing, so --private and --revision have no effect: remove them")
     if flags.to and (flags.include_training_state or flags.include_predictions or flags.include_index):
         raise ValueError(
-            "--include_training_state, --include_predictions and --include_index are for the form with code: leave "
-            "them out, or --to timm"
+            "--include_training_state, --include_predictions and --include_index are not part of the timm "
+            "format: remove them, or --to timm"
         )
     if has_images and not flags.to:
-        raise ValueError("--dataset, --split and the like are only for --to timm: leave them out")
+        raise ValueError("--dataset, --split and the like are only for --to timm: remove them")
 
 
 def _write_model(flags: Namespace, folder: Path, name: str, data: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
     add("action", nargs="?", choices=["list", "show"], default="list")
-    add("name", nargs="?", help="of the recipe to show, or a YAML file; `train --recipe` takes both")
+    add("name", nargs="?", help="recipe to show, or a YAML file; both work with `train --recipe`")
     add("--json", action="store_true", help="print JSON")
 
 

@@ -9,9 +9,9 @@ from .inputs import finished_runs, output_file
 
 def add_flags(parser: ArgumentParser) -> None:
     add = parser.add_argument
-    add("runs", nargs="+", metavar="RUN", type=finished_runs, help="run folders, or folders of `train --seeds`")
-    add("--output", type=output_file, default="comparison.html", help="the page to write (default: %(default)s)")
-    add("--json", action="store_true", help="print the comparison as JSON, write nothing")
+    add("runs", nargs="+", metavar="RUN", type=finished_runs, help="run folders, or folders from `train --seeds`")
+    add("--output", type=output_file, default="comparison.html", help="output file (default: %(default)s)")
+    add("--json", action="store_true", help="print the comparison as JSON, and write nothing")
 
 
 def run(flags: Namespace) -> None:

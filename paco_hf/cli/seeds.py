@@ -15,9 +15,7 @@ from ..utils.hardware import usable_cores
 from ..utils.signals import Stopped
 from .launcher import NPROC_HELP, is_launched, mark_launcher, world_size
 
-SEEDS_HELP = (
-    "train with each of these, into OUTPUT_DIR/seed-N, and compare (side by side where there are several GPUs)"
-)
+SEEDS_HELP = "train one run per seed in OUTPUT_DIR/seed-N, and compare them (in parallel if there are several GPUs)"
 _POLL = 0.2  # seconds
 _GRACE = 600  # seconds for the runs to write a checkpoint
 
@@ -45,9 +43,9 @@ def split_seeds(argv: list[str]) -> tuple[list[int], list[str]]:
         return [], argv
     words = [number for word in known.seeds for number in word.replace(",", " ").split()]
     if not words or not all(word.isdecimal() for word in words):
-        raise ValueError(f"--seeds must be whole numbers from 0 on, such as --seeds 0 1 2, got {' '.join(words)!r}")
+        raise ValueError(f"--seeds must be integers of at least 0, such as --seeds 0 1 2, got {' '.join(words)!r}")
     if any(word.partition("=")[0] == "--seed" for word in rest):
-        raise ValueError("--seeds and --seed both say what is drawn: give one of them")
+        raise ValueError("--seeds and --seed both set the seed: use only one of them")
     return [int(word) for word in words], rest
 
 
@@ -99,7 +97,7 @@ def train_side_by_side(argv: list[str], seeds: Sequence[int], run: Any, args: An
     from ..workflows.seeds import finish_seeds, look_once, seed_arguments, share_settings
 
     folder = Path(args.output_dir)
-    with sole_owner(folder, "a training of several seeds", "give another --output_dir"):
+    with sole_owner(folder, "a multi-seed training", "use another --output_dir"):
         run = share_settings(run, args, seeds)
         look_once(run, args, seeds)
         shared = ["validation_seed", "dataset_revision", "backbone_revision"]
@@ -128,7 +126,7 @@ def _run_all(commands: dict[int, list[str]], folder: Path, devices: list[str]) -
             while waiting and devices and not heard:
                 seed = waiting.pop(0)
                 running[seed] = _Started.start(commands[seed], folder / f"seed-{seed}.log", devices.pop(0), parallel)
-                print(f"seed {seed}: started, its lines in {folder}/seed-{seed}.log", flush=True)
+                print(f"seed {seed}: started, log in {folder}/seed-{seed}.log", flush=True)
             for seed, one in list(running.items()):
                 one.forward(heard)
                 if one.process.poll() is None:
@@ -146,7 +144,7 @@ def _run_all(commands: dict[int, list[str]], folder: Path, devices: list[str]) -
     finally:
         signal.signal(signal.SIGTERM, before)
     if heard:
-        raise Stopped("stopped by SIGTERM; --resume goes on with the runs that are not finished")
+        raise Stopped("stopped by SIGTERM; resume the unfinished runs with --resume")
     return statuses
 
 
@@ -175,4 +173,4 @@ class _Started:
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("paco-hf train: ") if lines else "ended without a word"
+    return lines[-1].removeprefix("paco-hf train: ") if lines else "exited without a message"

@@ -1,4 +1,4 @@
-"""Train a model; its flags are those of recipes."""
+"""Train a model. The flags are the settings of recipes."""
 
 from argparse import ArgumentParser
 

@@ -20,8 +20,8 @@ from ..models.modeling_paco import CosineClassifier, PaCoForImageClassification
 _CHECKPOINT = "The checkpoint itself loads where this package is installed (`import paco_hf`) or with "
 OTHER_ROUTES = f"{_CHECKPOINT}`trust_remote_code=True`, and `paco-hf export --to onnx` needs neither"
 PADDED_ROUTES = (
-    f"{_CHECKPOINT}`trust_remote_code=True`, and then pads; `paco-hf export --to onnx` needs neither, but whoever "
-    "runs the file pads the images, as `preprocessing` in its metadata says"
+    f"{_CHECKPOINT}`trust_remote_code=True`, and then pads; `paco-hf export --to onnx` needs neither, but you "
+    "must pad the images as `preprocessing` in the metadata of the file describes"
 )
 
 
@@ -38,8 +38,8 @@ def preprocessing_settings(processor: BitImageProcessor) -> dict[str, Any]:
     steps = ("do_resize", "do_center_crop", "do_rescale", "do_normalize")
     if "shortest_edge" not in fields["size"] or crop["height"] != crop["width"] or not all(map(fields.get, steps)):
         raise ValueError(
-            "to be exported, the image processor must resize the shortest edge, crop a square from the center, "
-            f"rescale and normalize, got {fields}"
+            "the image processor must resize the shortest edge, center-crop a square, rescale and normalize to "
+            f"be exported, got {fields}"
         )
     padded = isinstance(processor, PaCoImageProcessor)
     return {
@@ -134,10 +134,12 @@ def model_logits(model: Any, images: Tensor, prior: Tensor | None = None) -> Ten
             output = model(images)
     except Exception as error:  # timm's models assert, or fail in whatever operation comes first
         height, width = images.shape[2:]
-        raise ValueError(f"the model cannot take images of {height} x {width} pixels ({short_text(error)})") from error
+        raise ValueError(
+            f"the model does not accept images of {height} x {width} pixels ({short_text(error)})"
+        ) from error
     logits = output if isinstance(output, Tensor) else output.logits
     if not logits.isfinite().all():
-        raise ValueError("the model's logits are not finite (did its training diverge?): export another checkpoint")
+        raise ValueError("the model's logits are not finite, as after a diverged training: export another checkpoint")
     return logits if prior is None else logit_shift(logits, prior)
 
 

@@ -31,7 +31,7 @@ from ..runs.layout import CONVERSION_NAME, METRICS_NAME
 from ..utils.files import check_source, hub_file_parts, new_folder, write_json
 from .reference_checkpoint import load_reference_checkpoint
 
-_STATE_REASON = "of training only; --training_state keeps it"
+_STATE_REASON = "training state; keep it with --training_state"
 
 
 def convert(
@@ -114,7 +114,7 @@ def _matching_recipes(wanted: Recipe | None, model: PaCoForContrastiveTraining, 
     if wanted is None:
         return [recipe for recipe in map(checked_recipe, recipe_names()) if not _disagreements(recipe, model)]
     if against := _disagreements(wanted, model):
-        raise ValueError(f"{source} does not agree with the recipe {wanted.name!r}: {'; '.join(against)}")
+        raise ValueError(f"{source} does not match the recipe {wanted.name!r}: {'; '.join(against)}")
     return [wanted]
 
 
@@ -146,7 +146,7 @@ def _disagreements(recipe: Recipe, model: PaCoForContrastiveTraining) -> list[st
     settings, config = recipe.settings, model.config
     reference = loss_spec(settings.get("loss", DEFAULT_LOSS)).reference
     if recipe.ensemble or reference is None:
-        return ["the recipe is not of a single contrastive model"]
+        return ["the recipe is not for a single contrastive model"]
     benchmark = _benchmark(recipe)
     classes = 20 if settings.get("dataset") == "builtin" else benchmark.num_classes if benchmark else config.num_labels
     pairs = {
@@ -157,7 +157,7 @@ def _disagreements(recipe: Recipe, model: PaCoForContrastiveTraining) -> list[st
         "queue length": (len(model.queue.labels), settings.get("queue_size", 8192)),
         "projection": (model.queue.features.shape[1], settings.get("projection_dim", 128)),
     }
-    return [f"{name} {has}, the recipe has {wants}" for name, (has, wants) in pairs.items() if has != wants]
+    return [f"{name} is {has}, but {wants} in the recipe" for name, (has, wants) in pairs.items() if has != wants]
 
 
 def _processor(recipes: list[Recipe], model: PaCoForContrastiveTraining) -> Any:
@@ -198,8 +198,8 @@ def _name_classes(
         names, counts = images[0].class_names, images[1]
         if len(names) != config.num_labels:
             raise ValueError(
-                f"the checkpoint has {config.num_labels} classes, but the images to score have {len(names)}: their "
-                "classes must be those it was trained on, in the same order"
+                f"the checkpoint has {config.num_labels} classes, but the evaluation images have {len(names)}: "
+                "use images of the classes it was trained on, in the same order"
             )
     elif recipes and all(str(recipe.settings.get("dataset")).startswith("imagenet") for recipe in recipes):
         names = imagenet_class_names()
@@ -232,11 +232,13 @@ def _fetch(source: str) -> Path:
                         shutil.copyfileobj(reader, target)
             except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
                 raise OSError(
-                    f"{source} cannot be downloaded ({error}): check the address, or download it elsewhere and give "
+                    f"{source} cannot be downloaded ({error}): check the URL, or download it elsewhere and pass "
                     "the file"
                 ) from error
             if total and partial.stat().st_size != total:
-                raise OSError(f"{source} stopped after {partial.stat().st_size} of {total} bytes: download it again")
+                raise OSError(
+                    f"the download of {source} stopped after {partial.stat().st_size} of {total} bytes: try again"
+                )
             partial.replace(file)
     return file
 

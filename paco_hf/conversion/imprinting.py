@@ -28,7 +28,7 @@ def common_direction(features: Tensor, labels: Tensor) -> Tensor:
 
 
 def has_abstention(config: PaCoConfig) -> bool:
-    """Whether a configuration says where the model had better not answer."""
+    """Whether a configuration says whether the model abstains."""
     return config.to_dict().get("abstention") is not None
 
 
@@ -57,14 +57,13 @@ class Imprinter:
     def __post_init__(self) -> None:
         if self.model.config.inference_prior is not None:
             raise ValueError(
-                "the model has stored class frequencies (inference_prior), which do not say how frequent the new "
-                "class is: undo them with `model.set_prior(None)`, save it, and store new ones after the class is "
-                "added"
+                "the model has stored class frequencies (inference_prior), which do not include the new class: remove "
+                "them with `model.set_prior(None)`, save the model, and store new ones after adding the class"
             )
         if self.common is None and not self.is_cosine:
             raise ValueError(
-                "the centers of a linear classifier do not tell what the features of its classes share, and without "
-                "it a new class wins images of all others: give images of its classes"
+                "the centers of a linear classifier do not contain the common part of its features, without "
+                "which a new class takes images of all others: pass images of its classes"
             )
 
     @property

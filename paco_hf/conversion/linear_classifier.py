@@ -30,12 +30,12 @@ def linearize(
             number.
     """
     if not isinstance(model.classifier, CosineClassifier):
-        raise ValueError("the model's classifier is linear already: use the model as it is")
+        raise ValueError("the model's classifier is already linear: use the model directly")
     if model.config.inference_prior is not None:
         raise ValueError(
-            "a linear classifier cannot replace a cosine one with an inference_prior, whose weight would depend on "
-            "the length of each feature: call `model.set_prior(None)` first, or use `paco-hf export --to onnx`, "
-            "which keeps it"
+            "a linear classifier cannot replace a cosine one with an inference_prior, because the weight of the "
+            "prior would depend on the feature length: call `model.set_prior(None)` first, or use `paco-hf "
+            "export --to onnx`, which keeps it"
         )
     if not 0 < feature_length < float("inf"):
         raise ValueError(f"feature_length must be a positive number, got {feature_length}")

@@ -113,6 +113,6 @@ def _converted(form: str) -> Iterator[None]:
             logging.root.setLevel(logging.ERROR)
             yield
     except Exception as error:  # they raise whatever an operation runs into
-        raise ValueError(f"onnxruntime cannot make the {form} form of this model: {short_text(error)}") from error
+        raise ValueError(f"onnxruntime cannot create the {form} form of this model: {short_text(error)}") from error
     finally:
         logging.root.setLevel(level)

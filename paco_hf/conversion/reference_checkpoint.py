@@ -50,12 +50,12 @@ _RESNET_PREFIXES = [
 ]
 
 _VIT_PREFIXES = [*_QUEUE, ("head.", "classifier."), ("mlp.", "projector."), ("", "paco.backbone.")]
-_UNUSED = "the reference moves it along but never uses it"
+_UNUSED = "the reference implementation updates it but never uses it"
 
 _BESIDE = {
-    "optimizer": "the optimizer's state, which fits the reference's parameters only",
-    "scaler": "the state of mixed precision",
-    "args": "the command line of the reference",
+    "optimizer": "optimizer state, which only matches the parameters of the reference implementation",
+    "scaler": "mixed precision state",
+    "args": "the command line of the reference implementation",
 }
 
 
@@ -81,8 +81,8 @@ def load_reference_checkpoint(
 
     Returns:
         [`PaCoForContrastiveTraining`] in float32 (float64 where a state dict in float64 was given), on the CPU, in
-        train mode; its `dropped_keys` maps each key that was left out to the reason, `dropped_entries` likewise what
-        lies beside the state dict.
+        train mode; its `dropped_keys` maps each key that was left out to the reason; `dropped_entries` does the
+        same for entries of the file other than the state dict.
 
     Raises:
         OSError: the file does not exist or cannot be read.
@@ -110,15 +110,15 @@ def load_reference_checkpoint(
         prefixes, head, loss = _RESNET_PREFIXES, "linear.weight", "paco" if paco else "gpaco"
     else:
         raise ValueError(
-            f"{source} is not a checkpoint of the reference code, which has encoder_q.* or patch_embed.* keys: give "
-            "one that is"
+            f"{source} is not a checkpoint of the reference code, which has encoder_q.* or patch_embed.* keys: "
+            "pass one that is"
         )
 
     tensors, names, dropped = _rename(reference, prefixes)
     num_classes = reference.shape(head, 2)[0]
     queue_size, projection_dim = reference.shape("queue", 2)
     if num_classes < 1 or projection_dim < 1:
-        raise ValueError(f"{source}: {head} or queue is empty, so the checkpoint is damaged: give another one")
+        raise ValueError(f"{source}: {head} or queue is empty, so the checkpoint is damaged: pass another one")
     size = kwargs.get("img_size", 32 if name.startswith("cifar_") else 224)
     config = PaCoConfig(backbone=name, backbone_kwargs=kwargs, num_labels=num_classes, image_size=size)
     model = PaCoForContrastiveTraining.from_classifier(
@@ -135,12 +135,12 @@ def load_reference_checkpoint(
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise OSError(f"{path} does not exist or is not a file: give a PyTorch checkpoint")
+        raise OSError(f"{path} does not exist or is not a file: pass a PyTorch checkpoint")
     with path.open("rb") as file:
         if file.read(256).lstrip().lower().startswith((b"<!doctype html", b"<html")):
             raise ValueError(
-                f"{path} is a web page, not a checkpoint (Google Drive gives one for large files): download it with a "
-                "browser"
+                f"{path} is a web page, not a checkpoint (Google Drive returns one for large files): download it "
+                "with a browser"
             )
     try:
         # The ViT files keep their command line beside the weights.
@@ -151,8 +151,8 @@ def _read(path: Path) -> Any:
         if foreign is None:
             raise ValueError(f"{path} is damaged or not a PyTorch checkpoint: download it again") from error
         raise ValueError(
-            f"{path} holds more than weights ({foreign[1]}), which could run code, and is not loaded: if you trust "
-            "it, save its state dict alone"
+            f"{path} contains more than weights ({foreign[1]}), which could run code, and is not loaded: if you "
+            "trust it, save only its state dict"
         ) from error
     except Exception as error:  # old and new formats fail in a dozen ways when cut
         reason = str(error).strip().split("\n")[0] or type(error).__name__
@@ -170,11 +170,13 @@ def _state_dict(content: Any, source: str) -> tuple[dict[str, Tensor], dict[str,
                 content = content[name]
                 break
     if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"{source} holds no state dict (expected a dictionary, or one under 'state_dict' or 'model')")
+        raise ValueError(
+            f"{source} contains no state dict (expected a dictionary, or one under 'state_dict' or 'model')"
+        )
     flat: dict[str, Tensor] = {}
     for key, value in content.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{source} must hold only tensors, got a {type(value).__name__} under {key!r}")
+            raise ValueError(f"{source} must contain only tensors, got a {type(value).__name__} under {key!r}")
         if value.layout != torch.strided or value.is_meta:
             raise ValueError(f"{source}: {key} must be a dense tensor with data, got {value.layout} on {value.device}")
         plain = key.removeprefix("module.")
@@ -189,7 +191,7 @@ def _reason(key: str, value: Any, source: str) -> str:
         return _BESIDE[key]
     number = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
     if not isinstance(number, str | int | float | None):
-        raise ValueError(f"{source} has an unknown entry beside its weights: {key}, a {type(value).__name__}")
+        raise ValueError(f"{source} has an unknown entry besides its weights: {key}, a {type(value).__name__}")
     return f"a record ({number!r:.40}), no weight"
 
 
@@ -202,7 +204,7 @@ class _Reference(dict[str, Tensor]):
 
     def shape(self, key: str, ndim: int) -> tuple[int, ...]:
         if key not in self:
-            raise ValueError(f"{self.source} lacks the key {key}")
+            raise ValueError(f"{self.source} has no key {key}")
         shape = tuple(self[key].shape)
         if len(shape) != ndim:
             raise ValueError(f"{self.source}: {key} should have {ndim} dimensions, but has shape {shape}")
@@ -228,7 +230,7 @@ def _recognize_resnet(reference: _Reference, custom: dict[str, Any]) -> tuple[st
     planes = tuple(reference.shape(f"encoder_q.layer{s}.0.conv3.weight", 4)[0] // 4 for s in range(1, 5))
     groups = inner[0] // max(inner[1], 1)
     if min(planes) < 1 or groups < 1:
-        raise ValueError(f"{source}: encoder_q.layer1.0.conv2.weight of {inner} does not fit a bottleneck ResNet")
+        raise ValueError(f"{source}: encoder_q.layer1.0.conv2.weight of {inner} does not match a bottleneck ResNet")
     # Inner width = int(planes * base_width / 64) * groups.
     base_width = max(round(inner[0] / groups * 64 / planes[0]), 1)
     if planes == (64, 128, 256, 512) and (name := _RESNETS.get((layers, groups, base_width))):
@@ -244,9 +246,9 @@ def _recognize_vit(reference: _Reference, backbone: str | None, custom: dict[str
     backbone = backbone or _VITS.get((embed_dim, depth, patch))
     if backbone is None:
         raise ValueError(
-            f"{reference.source}: a ViT of width {embed_dim}, depth {depth} and patch {patch} is not a standard one, "
-            "and its number of heads cannot be read from its weights: give backbone='vit_base_patch16_224' and "
-            "backbone_kwargs with img_size, patch_size, embed_dim, depth and num_heads"
+            f"{reference.source}: a ViT of width {embed_dim}, depth {depth} and patch {patch} is not a standard "
+            "one, and its number of heads cannot be read from its weights: pass backbone='vit_base_patch16_224' "
+            "and backbone_kwargs with img_size, patch_size, embed_dim, depth and num_heads"
         )
     recognized: dict[str, Any] = {"global_pool": "avg"} if "fc_norm.weight" in reference else {}
     if size != 224:
@@ -301,7 +303,7 @@ def _load(
         first = _translate(missing[0], [(after, before) for before, after in prefixes])
         if model.config.backbone == "cifar_resnet50":
             first = str(first).replace(".downsample.", ".shortcut.")
-        raise ValueError(f"{source} lacks {len(missing)} keys, the first being {first}")
+        raise ValueError(f"{source} is missing {len(missing)} keys, the first is {first}")
     for key, tensor in tensors.items():
         if tensor.shape != expected[key].shape:
             raise ValueError(

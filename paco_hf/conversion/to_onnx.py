@@ -58,8 +58,8 @@ def export_onnx(
     Input `pixel_values` `(batch, 3, height, width)`, output `logits` `(batch, C)`, all float32. Batch is dynamic;
     height and width are where the backbone takes other sizes (a ViT: multiples of its patch size), which the result
     says. `temperature` and `inference_prior` of the configuration apply as in the model. The metadata of the file
-    are JSON: `id2label`, `preprocessing`, `backbone` and, where known, `class_counts` and `abstention`. Images are
-    resized, normalized and, where `preprocessing` has `pad_to_square`, padded by whoever runs the file.
+    are JSON: `id2label`, `preprocessing`, `backbone` and, where known, `class_counts` and `abstention`. The graph
+    does not preprocess images: resize and normalize them and, if `preprocessing` has `pad_to_square`, pad them first.
 
     Args:
         model ([`PaCoForImageClassification`]): left as it is.
@@ -97,7 +97,7 @@ def export_onnx(
         images = [common.random_images(batch, size, size) for batch in (1, 3)]
         cases = [(batch, common.model_logits(reference, batch, prior)) for batch in images]
         backbone, classifier = reference.paco.backbone, common.folded_classifier(reference)
-        fixed_because = None if dynamic_size else "as asked for"
+        fixed_because = None if dynamic_size else "as requested"
         if dynamic_size:
             # The graph is made with wide images and compared with tall ones: neither side may have become a constant.
             wide, tall = common.random_images(2, size, 2 * size), common.random_images(1, 2 * size, size)
@@ -125,16 +125,16 @@ def _check(model: PaCoForImageClassification, prior_input: bool) -> None:
     if missing:
         raise ImportError(f"exporting to ONNX needs {' and '.join(missing)}: pip install 'paco-hf[onnx]'")
     if prior_input and model.config.inference_prior is not None:
-        raise ValueError("the model has an inference_prior: call `model.set_prior(None)`, or leave out prior_input")
+        raise ValueError("the model has an inference_prior: call `model.set_prior(None)`, or remove prior_input")
     if prior_input and not model.config.balanced_logits:
         raise ValueError(
-            "prior_input needs balanced logits, and a model trained without class prior has none: export without it, "
-            "after `model.set_prior(frequencies)` for a fixed prior"
+            "prior_input needs balanced logits, which a model trained without class prior does not have: export "
+            "without it, after `model.set_prior(frequencies)` for a fixed prior"
         )
     weight_bytes = sum(4 * parameter.numel() for parameter in model.paco.parameters())
     if weight_bytes >= _PROTOBUF_LIMIT:
         raise ValueError(
-            f"the weights take {weight_bytes / 2**30:.1f} GiB, but one ONNX file holds less than 2 GiB: export to timm"
+            f"the weights take {weight_bytes / 2**30:.1f} GiB, but an ONNX file is limited to 2 GiB: export to timm"
         )
 
 
@@ -164,7 +164,7 @@ def _sizeless(backbone: Any, images: Tensor) -> nn.Module:
             copied = timm.create_model(backbone.pretrained_cfg["architecture"], **arguments)
             copied.load_state_dict(backbone.state_dict())
         except Exception:
-            raise ValueError(f"the backbone takes images of one size only ({common.short_text(error)})") from error
+            raise ValueError(f"the backbone accepts only one image size ({common.short_text(error)})") from error
         return copied
     return backbone
 
@@ -179,7 +179,7 @@ def _write_onnx(
             graph, kwargs=inputs, dynamic_shapes=shapes, dynamo=True, verbose=False, **names
         )
     for node in program.model.graph.all_nodes():
-        node.metadata_props.clear()  # stack traces, with the paths of whoever exports
+        node.metadata_props.clear()  # stack traces, with the paths of this computer
     program.model.producer_name, program.model.producer_version = "paco_hf", __version__
     program.model.metadata_props.update({key: json.dumps(value) for key, value in metadata.items() if value})
     program.save(file, external_data=False)

@@ -63,7 +63,7 @@ def export_timm(
                 difference = common.largest_difference(expected, common.model_logits(load(), images))
             if not difference <= TIMM_TOLERANCE:
                 raise ValueError(
-                    f"what {loader} loads differs from the model by {difference:.1e} of the largest logit. "
+                    f"the model loaded by {loader} differs by {difference:.1e} of the largest logit. "
                     f"{common.OTHER_ROUTES}"
                 )
     return Path(folder)
@@ -81,7 +81,7 @@ def timm_preprocessing(processor: BitImageProcessor) -> dict[str, Any]:
     preprocessing = common.preprocessing_settings(processor)
     if "pad_to_square" in preprocessing:
         raise ValueError(
-            "the images are padded with the color of their border, which timm's transforms cannot do: train with "
+            "images are padded with the color of their border, which timm transforms do not support: train with "
             f"--image_fit crop. {common.PADDED_ROUTES}"
         )
     return preprocessing
@@ -95,9 +95,9 @@ def native_model(model: PaCoForImageClassification) -> nn.Module:
     """
     if isinstance(model.classifier, CosineClassifier):
         raise ValueError(
-            "timm's classifiers are linear, and the model's is a cosine classifier: `paco_hf.conversion.linearize` "
-            "gives a linear one of the same top-1, and `paco-hf export --to timm` fits its temperature on images. "
-            f"{common.OTHER_ROUTES}"
+            "timm classifiers are linear, and the model has a cosine classifier: `paco_hf.conversion.linearize` "
+            "converts it to a linear one with the same top-1, and `paco-hf export --to timm` fits its "
+            f"temperature on images. {common.OTHER_ROUTES}"
         )
     backbone = model.paco.backbone
     architecture = backbone.pretrained_cfg["architecture"]
@@ -114,8 +114,8 @@ def native_model(model: PaCoForImageClassification) -> nn.Module:
         native.load_state_dict({**backbone.state_dict(), **weights})
     except Exception as error:  # timm's models raise whatever they run into
         raise ValueError(
-            f"timm's {architecture!r} cannot hold the model: it would need one linear layer on the pooled features "
-            f"({common.short_text(error)}). {common.OTHER_ROUTES}"
+            f"timm's {architecture!r} cannot represent the model: it would need one linear layer on the pooled "
+            f"features ({common.short_text(error)}). {common.OTHER_ROUTES}"
         ) from error
     return native
 

@@ -7,7 +7,7 @@ from ..utils.files import check_file, read_text
 from ..utils.text import examples, repeated
 from .images import ImageData
 
-_ADVICE = "give the CSV of `paco-hf data suspects`, or a text file of image names, one a line"
+_ADVICE = "pass the CSV from `paco-hf data suspects`, or a text file with one image name per line"
 
 
 def read_exclusion(file: str) -> list[str]:
@@ -30,7 +30,7 @@ def read_exclusion(file: str) -> list[str]:
     else:
         names = [line.strip() for line in text.splitlines()]
         if not any(names):
-            raise ValueError(f"{file} names no image: {_ADVICE}")
+            raise ValueError(f"{file} contains no image names: {_ADVICE}")
     return list(filter(None, names))
 
 
@@ -54,15 +54,18 @@ def excluded_rows(data: ImageData, file: str) -> dict[str, set[int]]:
             known += [here[row] for row in sorted(rows[role])]
     if (twice := repeated(known)) is not None:
         raise ValueError(
-            f"{file} names {twice}, which is the name of several images: their tables or folders must tell"
+            f"{file} contains {twice}, which is the name of several images: use names that are unique in the dataset"
         )
     if unknown := sorted(names - set(known)):
         tested = data.test is not None and not data.test.split_off and set(data.test.image_names())
         if tested and unknown[0] in tested:
-            raise ValueError(f"{file} names an image of the test, {unknown[0]}, which stays as it is: remove the line")
+            raise ValueError(
+                f"{file} contains an image of the test split, {unknown[0]}, and the test split does "
+                "not change: remove the line"
+            )
         raise ValueError(
-            f"{file} names {len(unknown)} of {len(names)} images that {data.train.name} does not have, such as "
-            f"{examples(unknown, 2)}: names are those from the data set's folder on (such as "
+            f"{len(unknown)} of the {len(names)} names in {file} are not in {data.train.name}, such as "
+            f"{examples(unknown, 2)}: write names relative to the dataset's folder (such as "
             f"{data.train.image_names()[0]})"
         )
     return rows

@@ -39,7 +39,7 @@ _LONG = 1.5  # minutes, which the user is told of
 
 @dataclass
 class Survey:
-    """What was seen of the images of a data set, before anything is left out.
+    """What was seen of the images of a dataset, before anything is left out.
 
     Args:
         inspect (`str`): `full`: they were decoded; `headers`: their headers were read, and those to score on decoded.
@@ -91,10 +91,10 @@ def automatic_inspection(data: ImageData) -> str:
 
 
 def describe_effort(data: ImageData, inspect: str, automatic: bool = False) -> list[str]:
-    """What looking at many images takes, and what files in their thousands cost every epoch, for the user to read.
+    """What checking many images costs, and what thousands of files cost in each epoch, for the user to read.
 
     Args:
-        data (`ImageData`): the data set.
+        data (`ImageData`): the dataset.
         inspect (`str`): how its images are looked at.
         automatic (`bool`, *optional*, defaults to `False`): whether that is [`automatic_inspection`].
     """
@@ -104,22 +104,26 @@ def describe_effort(data: ImageData, inspect: str, automatic: bool = False) -> l
     images, sizes = sum(len(split.labels) for split in splits), [*map(total_bytes, splits)]
     lines, cores = [], pool_size()
     minutes = sum(sizes) / _DECODED_BYTES / cores / 60
-    duration = f"about {max(minutes, 1):.0f} min on {cores} core{'s' * (cores > 1)}, once"
+    duration = f"about {max(minutes, 1):.0f} min on {cores} core{'s' * (cores > 1)}, only once"
     amount = f"{images:,} images of {sum(sizes) / 1e9:.1f} GB"
     if inspect == HEADERS and automatic:
         lines.append(
-            f"{amount}: of those to train on only headers are read first (--inspect full decodes them, {duration})"
+            f"image check of {amount}: training images are checked by their headers only (--inspect full decodes "
+            f"them in {duration})"
         )
     elif inspect == FULL and minutes > _LONG:
-        lines.append(f"{amount} are decoded first: {duration}, less what was before (--inspect headers reads headers)")
+        lines.append(
+            f"image check of {amount} by decoding: {duration}, less for images checked before (--inspect "
+            "headers is faster)"
+        )
     files = splits[0].files
     if data.user_data and files and len(files) > MANY_IMAGES:
         shards = -(-sizes[0] // SHARD_BYTES)
         lines.append(
-            f"hint: every epoch opens {len(files):,} files, {_reading_time(files)}; "
-            f"`paco-hf data prepare {shlex.quote(splits[0].dataset)} "
-            f"--out FOLDER` copies them once into {shards} large one{'s' * (shards > 1)}, which `--dataset FOLDER "
-            "--streaming true` reads from beginning to end, and looks at none before it trains"
+            f"hint: each epoch opens {len(files):,} files, {_reading_time(files)}; `paco-hf data prepare "
+            f"{shlex.quote(splits[0].dataset)} --out FOLDER` copies them into {shards} large "
+            f"file{'s' * (shards > 1)}, which `--dataset FOLDER --streaming true` reads sequentially, without an "
+            "image check"
         )
     return lines
 
@@ -130,16 +134,16 @@ def _reading_time(files: list[str]) -> str:
     for row in (rows := np.linspace(0, len(files) - 1, _SOME).astype(int)):
         Path(files[row]).read_bytes()
     minutes = (time.monotonic() - started) / len(rows) * len(files) / 60
-    return f"about {minutes:.1f} min of reading one by one, as {len(rows)} of them took"
+    return f"about {minutes:.1f} min of reading, estimated from {len(rows)} files"
 
 
 def survey(data: ImageData, inspect: str = FULL) -> Survey:
-    """Look at all images of a data set, or read what an earlier look stored.
+    """Scan all images of a dataset, or read the stored result of an earlier scan.
 
     Args:
         data (`ImageData`): splits that are streamed are left alone.
-        inspect (`str`, *optional*, defaults to `"full"`): `full` decodes all; `headers` reads the headers of all, and
-            decodes those to score on, so that none ends a run that has trained for days.
+        inspect (`str`, *optional*, defaults to `"full"`): `full` decodes all images; `headers` reads the headers of
+            all and decodes only evaluation images, so that a damaged one does not end a run after days of training.
 
     Raises:
         OSError: a process that decodes has ended.
@@ -163,7 +167,7 @@ def survey(data: ImageData, inspect: str = FULL) -> Survey:
 
 
 def check_images(data: ImageData, skip_undecodable: bool = False, outcome: Survey | None = None) -> ImageChecks:
-    """What the images of a data set are, as they were looked at.
+    """What the images of a dataset are, as they were looked at.
 
     There is a note of the images that cannot be decoded, where these may be left out, and a warning of exact
     duplicates across splits, and of one image with several labels.
@@ -180,14 +184,18 @@ def check_images(data: ImageData, skip_undecodable: bool = False, outcome: Surve
     source = describe_source(data.train, data.user_data)
     outcome = outcome or survey(data)
     contents = outcome.contents
-    errors = [message for one in contents.values() for message in one.errors.values()]
+    advice = "; replace or remove it"  # of one image
+    errors = [message.removesuffix(advice) for one in contents.values() for message in one.errors.values()]
     total = sum(len(split.labels) for split in splits.values())
     if errors and not skip_undecodable:
         raise ValueError(
-            f"{len(errors)} of the {total} images cannot be decoded: {'; '.join(errors[:3])}"
-            f"{'; ...' if len(errors) > 3 else ''}. --skip_undecodable true leaves them out"
+            f"{len(errors)} of the {total} images cannot be decoded: "
+            f"{'; '.join(errors[:3])}{'; ...' if len(errors) > 3 else ''}: replace or remove them, or pass "
+            "--skip_undecodable true"
         )
-    notes = [f"left out as not decodable: {_images(len(errors))}, such as: {errors[0]}"] if errors else []
+    notes = (
+        [f"excluded because they cannot be decoded: {_images(len(errors))}, such as: {errors[0]}"] if errors else []
+    )
     for role, split in splits.items():
         splits[role] = rest = _without(split, contents[role].errors)
         if role == "train" and (lost := set(split.labels) - set(rest.labels)):
@@ -229,24 +237,24 @@ def check_scored(checks: ImageChecks, parts: Collection[ImageSplit | None]) -> N
     scored = [part for part in parts if isinstance(part, LabeledImages) and part.split_off]
     if checks.inspect == HEADERS and (errors := [error for part in scored for error in scored_errors(part).values()]):
         raise ValueError(
-            f"{len(errors)} of the {sum(len(part.labels) for part in scored)} images that are split off to score on "
-            f"cannot be decoded: {'; '.join(errors[:3])}{'; ...' if len(errors) > 3 else ''}. --inspect full "
-            "--skip_undecodable true leaves out all of the data that cannot be, before it is split"
+            f"{len(errors)} of the {sum(len(part.labels) for part in scored)} images split off for evaluation "
+            f"cannot be decoded: {'; '.join(errors[:3])}{'; ...' if len(errors) > 3 else ''}: use --inspect full "
+            "--skip_undecodable true to exclude such images before the data is split"
         )
 
 
 def _describe_survey(outcome: Survey, total: int, damaged: int) -> str:
     contents = outcome.contents.values()
-    known = " (as surveyed before)" if all(one.stored for one in contents) else ""
+    known = " (cached result)" if all(one.stored for one in contents) else ""
     sizes = [size for one in contents for size in one.sizes if size]
     small, large = min(sizes, key=math.prod), max(sizes, key=math.prod)
     extent = f"{small[0]} x {small[1]}" + ("" if small == large else f" to {large[0]} x {large[1]}") + " pixels"
     count = f"{total - damaged} of {total} images" if damaged else f"all {total} images"
     if outcome.inspect == FULL:
-        return f"{count} decode{known}: {extent}"
+        return f"{count} can be decoded{known}: {extent}"
     return (
-        f"{count} have readable headers{known}: {extent}; those to train on are decoded only then, when damaged ones "
-        "are left out (--inspect full decodes them first, --strict true stops at one)"
+        f"{count} have readable headers{known}: {extent}; training images are decoded during training, and damaged "
+        "ones are replaced (--inspect full decodes all images first, --strict true stops at a damaged one)"
     )
 
 
@@ -279,8 +287,8 @@ def _describe_duplicates(splits: dict[str, LabeledImages], groups: list[list[_Pl
         across += len(pairs)
         if pairs:
             warnings.append(
-                f"the {other} split has {_images(len(pairs))} exactly as in {one}, so scores on it say too much; such "
-                f"as {describe(pairs[0][1])}, which is {describe(pairs[0][0])}"
+                f"the {other} split shares {_images(len(pairs))} with the {one} split, so its scores are too "
+                f"high; such as {describe(pairs[0][1])}, a copy of {describe(pairs[0][0])}"
             )
     labeled = [{splits[role].labels[index]: (role, index) for role, index in group} for group in groups]
     if ambiguous := [places for places in labeled if len(places) > 1]:

@@ -22,7 +22,7 @@ from .published import BENCHMARKS, Benchmark, Canonical
 
 @dataclass
 class ImageList:
-    """A split as its list gives it: paths below the data set's root, with their class ids `0..C-1`."""
+    """A split as its list gives it: paths below the dataset's root, with their class ids `0..C-1`."""
 
     name: str
     dataset: str
@@ -40,7 +40,7 @@ def git_blob_id(content: bytes) -> str:
 def check_list(source: str) -> None:
     """`OSError` where a list is neither a file nor an address."""
     if not source.startswith(("http://", "https://")):
-        check_file(source, "give the file of a list, or its address (http, https)")
+        check_file(source, "pass a list file, or its URL (http, https)")
 
 
 def fetch(source: str) -> tuple[str, bytes]:
@@ -57,19 +57,20 @@ def fetch(source: str) -> tuple[str, bytes]:
             return Path(urlsplit(source).path).name, answer.read()
     except (urllib.error.URLError, http.client.HTTPException, TimeoutError) as error:
         raise OSError(
-            f"the list {source} cannot be fetched ({error}): download it where there is a network and give the file"
+            f"the list {source} cannot be downloaded ({error}): download it on a machine with network access and "
+            "pass the file"
         ) from error
 
 
 def read_list(source: str, dataset: str | None = None) -> ImageList:
-    """Read a list of a data set of [`BENCHMARKS`], and check every line.
+    """Read a list of a dataset of [`BENCHMARKS`], and check every line.
 
     Args:
         source (`str`): file or address.
         dataset (`str`, *optional*): whose list it should be; recognized by its paths where not given.
 
     Raises:
-        ValueError: a malformed line (with its number), a path or label that cannot be the data set's, a path twice.
+        ValueError: a malformed line (with its number), a path or label that cannot be the dataset's, a path twice.
         OSError: it does not exist or cannot be reached.
     """
     return parse_list(*fetch(source), dataset)
@@ -85,15 +86,15 @@ def parse_list(name: str, content: bytes, dataset: str | None = None) -> ImageLi
     """
     dataset = dataset or _guess_dataset(content)
     if dataset not in BENCHMARKS:
-        raise ValueError(f"unknown data set {dataset!r}: choose one of {', '.join(BENCHMARKS)}")
+        raise ValueError(f"unknown dataset {dataset!r}: choose one of {', '.join(BENCHMARKS)}")
     benchmark = BENCHMARKS[dataset]
     if benchmark.path is None:
         with_lists = [n for n, b in BENCHMARKS.items() if b.path]
-        raise ValueError(f"{dataset} has no lists of images ({', '.join(with_lists)} have)")
+        raise ValueError(f"{dataset} has no image lists (only {', '.join(with_lists)} have)")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not a text file ({error}): give the list, not an archive") from error
+        raise ValueError(f"{name} is not a text file ({error}): pass the list, not an archive") from error
     entries = [*(_json_entries if text.lstrip().startswith("{") else _text_entries)(name, text)]
     places: dict[str, str] = {}
     folder_by_label: dict[int, str] = {}
@@ -113,20 +114,20 @@ def parse_list(name: str, content: bytes, dataset: str | None = None) -> ImageLi
         before = folder_by_label.setdefault(label, folder), label_by_folder.setdefault(folder, label)
         if before != (folder, label):
             raise ValueError(
-                f"{where}: {path!r} has label {label}, but on earlier lines label {label} is {before[0]!r} and "
-                f"{folder!r} has label {before[1]}: give each folder one label"
+                f"{where}: {path!r} has label {label}, but earlier lines give label {label} to {before[0]!r}, and "
+                f"label {before[1]} to {folder!r}: use one label per folder"
             )
         if (first := places.setdefault(path, where)) != where:
             raise ValueError(f"{where}: {path!r} appears twice (first in {first}): remove one of them")
     if not entries:
-        raise ValueError(f"{name} is empty: give a list of images")
+        raise ValueError(f"{name} is empty: pass a list of images")
     labels = [label for _, _, label in entries]
     folders = [folder_by_label.get(label, "") for label in range(max(labels) + 1)]
     return ImageList(name, dataset, list(places), labels, folders, content)
 
 
 def _guess_dataset(content: bytes) -> str:
-    """The data set whose paths a list's first line has; `ValueError` where it fits none."""
+    """The dataset whose paths a list's first line has; `ValueError` where it fits none."""
     text = content.decode("utf-8-sig", errors="replace")
     if text.lstrip().startswith("{"):
         return "inat2018"
@@ -137,12 +138,12 @@ def _guess_dataset(content: bytes) -> str:
     wanted = ", ".join(benchmark.example for benchmark in known.values())
     line = text.split("\n", 1)[0][:80]
     raise ValueError(
-        f"its first line, {line!r}, is not a path and label of a known data set; expected paths like {wanted}"
+        f"its first line, {line!r}, is not a path and label of a known dataset: expected paths like {wanted}"
     )
 
 
 def _matching_datasets(path: str, benchmarks: Mapping[str, Benchmark]) -> list[str]:
-    """The data sets that have such paths."""
+    """The datasets that have such paths."""
     return [name for name, b in benchmarks.items() if b.path and re.fullmatch(b.path, path, re.IGNORECASE)]
 
 
@@ -192,7 +193,7 @@ def class_names(dataset: str, folders: Sequence[str]) -> list[str]:
 
 
 def recognize(content: bytes) -> tuple[str, str] | None:
-    """Data set and split of which this is the published list: byte by byte, or by its length in lines and bytes where
+    """Dataset and split of which this is the published list: byte by byte, or by its length in lines and bytes where
     only that is known."""
     blob, extent = git_blob_id(content), (len(content), content.count(b"\n"))
     for dataset, benchmark in BENCHMARKS.items():
@@ -213,9 +214,9 @@ def differences(published: Canonical, labels: Sequence[int], num_classes: int) -
     counts = class_counts(labels, num_classes, allow_empty=True)
     pairs = {
         "images": (len(labels), published.images),
-        "images of the most frequent class": (max(counts), published.most),
-        "images of the rarest class": (min(counts), published.fewest),
-        "classes with many, medium, few images": (shots(counts), published.shots or shots(counts)),
+        "images of the largest class": (max(counts), published.most),
+        "images of the smallest class": (min(counts), published.fewest),
+        "many-shot, medium-shot and few-shot classes": (shots(counts), published.shots or shots(counts)),
     }
     return [f"{what}: {ours}, published {theirs}" for what, (ours, theirs) in pairs.items() if ours != theirs]
 
@@ -240,21 +241,20 @@ def tree_lists(dataset: str, root: Path, lists: Mapping[str, str], needs_train: 
             sources.setdefault(split, str(official))
     if benchmark.needs_list and needs_train and "train" not in sources:
         raise ValueError(
-            f"{root} has no list of {dataset}'s training images ({' or '.join(benchmark.lists['train'])}): put it "
-            "there, or give it with --train_list (`paco-hf data prepare`: --list)"
+            f"{root} has no list of the {dataset} training images ({' or '.join(benchmark.lists['train'])}): put "
+            "it there, or pass it with --train_list (`paco-hf data prepare`: --list)"
         )
     result = {split: read_list(source, dataset) for split, source in sources.items()}
     for split, image_list in result.items():
         known = recognize(image_list.content)
         if known and known != (dataset, split):
             raise ValueError(
-                f"{image_list.name} is the {known[1]} list of {known[0]}: give the {split} list of {dataset} in its "
-                "place"
+                f"{image_list.name} is the {known[1]} list of {known[0]}: pass the {split} list of {dataset} instead"
             )
     for one, other in combinations(result.values(), 2):
         if both := set(one.paths) & set(other.paths):
             raise ValueError(
-                f"{len(both)} images are in {one.name} as well as in {other.name}, such as {min(both)}: remove them "
+                f"{len(both)} images are in both {one.name} and {other.name}, such as {min(both)}: remove them "
                 "from one of the two"
             )
     for image_list in result.values() if "train" in result else ():
@@ -263,7 +263,7 @@ def tree_lists(dataset: str, root: Path, lists: Mapping[str, str], needs_train: 
             if folder and folder != trained:
                 raise ValueError(
                     f"{image_list.name} has {folder!r} as class {label}, which is "
-                    f"{'no class' if trained is None else trained!r} in {result['train'].name}: give lists with the "
-                    "same classes"
+                    f"{'no class' if trained is None else trained!r} in {result['train'].name}: pass lists with "
+                    "the same classes"
                 )
     return result

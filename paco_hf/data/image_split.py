@@ -1,8 +1,9 @@
-"""One split of a data set: what it is of, its labels, and which rows of the source it has."""
+"""One split of a dataset: what it is of, its labels, and which rows of the source it has."""
 
 import copy
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +15,13 @@ from PIL import Image as PILImage
 from ..utils.files import relative_name
 from .spec import public_name
 
-_SPLIT_OFF = {"validation": ", carved", "test": ", carved for the test"}
+_SPLIT_OFF = {"validation": ", split off", "test": ", split off for the test"}
+
+
+def describe_split(name: str) -> str:
+    """The name of a split in words, for reports: `the test split of photos (split off)`."""
+    match = re.fullmatch(r"(.+) \S+, split off( for the test)?", name)
+    return f"the {'test' if match[2] else 'validation'} split of {match[1]} (split off)" if match else name
 
 
 def selection_hash(keys: Sequence[str], labels: Sequence[int]) -> str:
@@ -40,8 +47,8 @@ class ImageSplit:
     Args:
         labels (list of `int`): the class of each image, `0..C-1`.
         class_names (list of `str`, *optional*): by class.
-        dataset (`str`, *optional*): its data set, as the user names it.
-        source_split (`str`, *optional*): the split of the data set that the images are in; `None`: all its images.
+        dataset (`str`, *optional*): its dataset, as the user names it.
+        source_split (`str`, *optional*): the split of the dataset that the images are in; `None`: all its images.
         role (`str`, *optional*, defaults to `"train"`): what it is for: `train`, `validation` or `test`.
         split_off (`bool`, *optional*, defaults to `False`): whether it was split off from the training images.
         rows (sequence of `int`, *optional*): of `source_split`, where this is a selection from it.
@@ -69,7 +76,7 @@ class ImageSplit:
 
     @property
     def public_name(self) -> str:
-        """Its name without the folders that the data set is in, for what others may read."""
+        """Its name without the folders that the dataset is in, for what others may read."""
         return self._titled(public_name(self.dataset))
 
     def _titled(self, dataset: str) -> str:
@@ -87,7 +94,7 @@ class ImageSplit:
         return index if self.rows is None else int(self.rows[index])
 
     def image_names(self) -> list[str]:
-        """What files call each image: its own name from the data set's folder on, where it is a file, else `split#row`
+        """What files call each image: its own name from the dataset's folder on, where it is a file, else `split#row`
         in the source."""
         return [f"{self.source_split or ''}#{row}" for row in self.source_rows]
 

@@ -169,7 +169,7 @@ def _look(split: LabeledImages, depth: str, keep: bool, partly: Path) -> Content
     known = _Outcomes.read(partly)
     # Of what is kept in memory the images are needed, too.
     rows = [row for row in first.values() if keep or row not in known.by_row]
-    what = f"looking at {split.name}" + ("" if depth == FULL else " (headers)")
+    what = f"checking images of {split.name}" + ("" if depth == FULL else " (headers)")
     kept: dict[int, np.ndarray] = {}
     unsaved: list[int] = []
     saved = time.monotonic()
@@ -283,7 +283,7 @@ def split_fingerprint(split: LabeledImages) -> str:
     digest = hashlib.blake2b(f"{_VERSION} {split.name} ".encode(), digest_size=16)
     files = split_files(split)
     if files is None:
-        # Private, as `datasets` names the state of a data set nowhere else; it changes with every transformation.
+        # Private, as `datasets` names the state of a dataset nowhere else; it changes with every transformation.
         digest.update(f"{split.data._fingerprint} {split.image_column}".encode())
         return digest.hexdigest()
     identities = {file: identity(file) for file in set(files)}

@@ -35,7 +35,7 @@ class LabeledImages(ImageSplit):
         data (`datasets.Dataset`): the images, still encoded.
         image_column (`str`): that they are in.
         files (list of `str`, *optional*): of the images, by row of the source, where they are files.
-        root (`str`, *optional*): the data set's folder: messages name what is below it from there.
+        root (`str`, *optional*): the dataset's folder: messages name what is below it from there.
         decoded (`dict`, *optional*): by row of the source, images that were decoded as they were looked at, and are to
             be kept in memory; [`Images`] take them.
     """
@@ -57,7 +57,7 @@ class LabeledImages(ImageSplit):
         return replace(self, data=self.data.select(indices), labels=labels, rows=rows, **changes)
 
     def relative(self, path: str) -> str:
-        """A file's name from the data set's folder on, or its base name where it is elsewhere."""
+        """A file's name from the dataset's folder on, or its base name where it is elsewhere."""
         below = os.path.relpath(path, self.root) if self.root else ".."
         return os.path.basename(path) if below.startswith("..") else below
 
@@ -119,7 +119,7 @@ LabelledImages = LabeledImages  # its former name
 
 @dataclass
 class ImageData:
-    """A data set ready for training.
+    """A dataset ready for training.
 
     Args:
         train, validation, test (`ImageSplit`): `None` where there is none; there is always one to train on.

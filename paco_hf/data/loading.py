@@ -28,7 +28,7 @@ BUILTIN = Path(__file__).parent / "builtin"
 
 
 def load_data(spec: DataSpec | str | Path = "builtin", **fields: Any) -> ImageData:
-    """Load a data set.
+    """Load a dataset.
 
     Args:
         spec (`DataSpec`, `str` or path, *optional*, defaults to `"builtin"`): where the images come from, or its
@@ -82,10 +82,10 @@ def load_scored(spec: DataSpec) -> tuple[ImageSplit, list[int] | None]:
 
 
 def open_source(spec: DataSpec, test_only: bool = False) -> Source:
-    """Open a data set with the first of [`OPENERS`] that takes it.
+    """Open a dataset with the first of [`OPENERS`] that takes it.
 
     Args:
-        spec (`DataSpec`): the data set.
+        spec (`DataSpec`): the dataset.
         test_only (`bool`, *optional*, defaults to `False`): only the test split is needed, and there need be no other.
     """
     allow_image_pixels(spec.max_image_pixels)
@@ -96,7 +96,7 @@ def _spec(spec: DataSpec | str | Path, fields: dict[str, Any]) -> DataSpec:
     if isinstance(spec, DataSpec):
         return replace(spec, **fields)
     if not isinstance(spec, str | Path):
-        raise TypeError(f"spec must be a DataSpec, or the name or path of a data set, got {spec!r}")
+        raise TypeError(f"spec must be a DataSpec, or the name or path of a dataset, got {spec!r}")
     return DataSpec(str(spec), **fields)
 
 
@@ -126,7 +126,7 @@ def _long_tailed(train: LabeledImages, counts: list[int]) -> LabeledImages:
     for label, (stored, wanted) in enumerate(zip(available, counts, strict=True)):
         if stored < wanted:
             raise ValueError(
-                f"class {label} has {stored} stored images, but the selection needs {wanted}: give a larger "
+                f"class {label} has {stored} stored images, but the selection needs {wanted}: use a larger "
                 "--imbalance_factor, or another folder"
             )
     return train.select([int(i) for i in np.lexsort((rank, labels)) if rank[i] < counts[labels[i]]])
@@ -139,14 +139,14 @@ def _open_prepared(spec: DataSpec, test_only: bool) -> Source:
     root = str(spec.root)
     if spec.lists or spec.splits or spec.image_column or spec.label_column:
         raise ValueError(
-            f"{root} is prepared, which fixed its lists, columns and splits: leave out --train_list, "
-            "--validation_list, --test_list, --image_column, --label_column and --*_split, or give the source as "
-            "--dataset_path"
+            f"{root} is a prepared folder, whose lists, columns and splits are fixed: remove --train_list, "
+            "--validation_list, --test_list, --image_column, --label_column and --*_split, or pass the original "
+            "data as --dataset_path"
         )
     manifest = Manifest.read(root)
     if spec.benchmark and manifest.dataset != spec.dataset:
         raise ValueError(
-            f"{root} was prepared as {manifest.dataset}, not as {spec.dataset}: give --dataset {manifest.dataset}"
+            f"{root} was prepared as {manifest.dataset}, not as {spec.dataset}: use --dataset {manifest.dataset}"
         )
     manifest.check_files()
     if not spec.streaming:
@@ -184,14 +184,16 @@ def _open_tree(spec: DataSpec, test_only: bool) -> Source:
     for split, folder in whole:
         if not (root / folder).is_dir():
             raise ValueError(
-                f"{root} has no folder {folder}/ with {spec.dataset}'s {split} images in class folders: give the "
-                "folder that holds it as --dataset_path"
+                f"{root} has no folder {folder}/ with the {spec.dataset} {split} images in class folders: pass "
+                "the folder that contains it as --dataset_path"
             )
     needed = {split: image_list for split, image_list in lists.items() if not test_only or split == scored}
     passed = PassedOver(root)
     files, folders = read_tree(root, needed, whole, passed, folders, skip_unknown=bool(lists))
     if not files:
-        raise ValueError(f"{root} has no list of {spec.dataset}'s test images: put it there, or give --test_list")
+        raise ValueError(
+            f"{root} has no list of the {spec.dataset} test images: put it there, or pass it with --test_list"
+        )
     tables = image_tables(files, class_names(spec.dataset, folders))
     spec = replace(spec, image_column=None, label_column=None)
     source = label_tables(spec, tables, test_only=test_only, root=str(root))
@@ -204,8 +206,8 @@ def _open_published(spec: DataSpec, test_only: bool) -> Source:
     assert benchmark is not None
     if benchmark.needs_list:
         raise ValueError(
-            f"{spec.dataset} is defined by its lists of images: give --dataset_path with the official folder tree "
-            "(and the lists in it), or a folder that `paco-hf data prepare` made"
+            f"{spec.dataset} is defined by its image lists: set --dataset_path to the official folder tree (with "
+            "the lists in it), or to a folder from `paco-hf data prepare`"
         )
     tables = load_folder(spec.root) if spec.root else load_hub(str(benchmark.hub_id), revision=spec.dataset_revision)
     if benchmark.test_split in tables:
@@ -227,7 +229,7 @@ def _is_tree(spec: DataSpec) -> bool:
     return benchmark.needs_list or not any(Path(root).glob("**/*.parquet"))
 
 
-# How each kind of data set is recognized and opened; the first that takes a `DataSpec` opens it. A new kind of data is
+# How each kind of dataset is recognized and opened; the first that takes a `DataSpec` opens it. A new kind of data is
 # one more pair: its opener gives a `Source`.
 OPENERS: list[tuple[Callable[[DataSpec], bool], Callable[[DataSpec, bool], Source]]] = [
     (_is_prepared, _open_prepared),

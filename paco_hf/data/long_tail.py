@@ -26,7 +26,7 @@ def long_tailed_counts(n_max: int, num_classes: int, imbalance_factor: float, ki
     if imbalance_factor < 1:
         raise ValueError(
             "imbalance_factor, the largest class divided by the smallest, must be at least 1, got "
-            f"{imbalance_factor}: for the reference's 0.01 give 100"
+            f"{imbalance_factor}: for 0.01 in the reference implementation, use 100"
         )
     steps = max(num_classes - 1, 1)
     if kind == "exp":
@@ -46,7 +46,7 @@ def long_tailed_counts(n_max: int, num_classes: int, imbalance_factor: float, ki
     if min(counts) == 0:
         raise ValueError(
             f"with n_max {n_max} and imbalance_factor {imbalance_factor}, {counts.count(0)} classes would have no "
-            f"image: give a factor of at most {n_max}"
+            f"image: use a factor of at most {n_max}"
         )
     return counts
 
@@ -57,13 +57,13 @@ def long_tailed_indices(targets: Any, counts: Sequence[int], seed: int = 0) -> l
     Args:
         targets (sequence of `int`): class of each image.
         counts (sequence of `int`): images to keep of each class `0..C-1`.
-        seed (`int`, *optional*, defaults to `0`): of the shuffles.
+        seed (`int`, *optional*, defaults to `0`): seed of the shuffles.
 
     Returns:
         indices into `targets`, class 0 first, in the order of the selection.
 
     Raises:
-        ValueError: a class has fewer images than asked for.
+        ValueError: a class has fewer images than requested.
     """
     labels = np.asarray(targets)
     generator = np.random.RandomState(seed)
@@ -74,7 +74,7 @@ def long_tailed_indices(targets: Any, counts: Sequence[int], seed: int = 0) -> l
         members = order[ends[label] : ends[label + 1]]
         if len(members) < count:
             raise ValueError(
-                f"class {label} has {len(members)} images, but the selection needs {count}: give a larger "
+                f"class {label} has {len(members)} images, but the selection needs {count}: use a larger "
                 "imbalance_factor, or more images"
             )
         generator.shuffle(members)
@@ -107,8 +107,8 @@ def class_counts(labels: Any, num_classes: int, allow_empty: bool = False) -> li
     counts: list[int] = np.bincount(array, minlength=num_classes).tolist()
     if 0 in counts and not allow_empty:
         raise ValueError(
-            f"{counts.count(0)} of {num_classes} classes have no training image, the first being class "
-            f"{counts.index(0)}: add images, or remove the class from the data set"
+            f"{counts.count(0)} of {num_classes} classes have no training images, the first is class "
+            f"{counts.index(0)}: add images, or remove the class from the dataset"
         )
     return counts
 
@@ -121,18 +121,18 @@ def stratified_split(
     name: str = "validation_fraction",
     min_images: int = 2,
 ) -> tuple[list[int], list[int]]:
-    """Split off validation images: about `fraction` of each class, at least one image where the class has two or more.
+    """Split off about `fraction` of each class, at least one image of each class with two or more.
 
     Args:
         labels (sequence of `int`): class of each image.
         fraction (`float`): share to split off, `0 <= fraction < 1`.
         seed (`int`, *optional*, defaults to `0`): which images are split off.
-        pinned (sequence of `bool`, *optional*): images that stay in train, whatever the fraction.
-        name (`str`, *optional*): what the fraction is called, for messages.
-        min_images (`int`, *optional*, defaults to `2`): classes of fewer images stay in train whole.
+        pinned (sequence of `bool`, *optional*): images that always stay in the training split.
+        name (`str`, *optional*): name of the fraction in messages.
+        min_images (`int`, *optional*, defaults to `2`): smaller classes stay in the training split.
 
     Returns:
-        `(train, validation)` indices, each in ascending order. A class of one image stays in train.
+        `(train, validation)` indices, each in ascending order. A class of one image stays in the training split.
     """
     if not 0 <= fraction < 1:
         raise ValueError(f"{name} must be at least 0 and below 1, got {fraction}")

@@ -47,7 +47,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
         splits = {role: content and _expanded(content) for role, content in manifest.get("splits", {}).items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{path} is damaged ({type(error).__name__}: {error}): restore it, or train the run anew"
+            f"{path} is damaged ({type(error).__name__}: {error}): restore it, or train the run again"
         ) from error
     return manifest | {"splits": splits} if manifest else manifest
 

@@ -1,4 +1,4 @@
-"""The data sets of the papers, read from `published.yaml`: source, lists, published statistics, normalization."""
+"""The datasets of the papers, read from `published.yaml`: source, lists, published statistics, normalization."""
 
 import re
 from dataclasses import dataclass, field
@@ -32,7 +32,7 @@ class Canonical:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One data set. A list's paths match `path`, whose group `cls` is the folder of the class."""
+    """One dataset. A list's paths match `path`, whose group `cls` is the folder of the class."""
 
     hub_id: str | None = None
     image_column: str = "image"
@@ -51,7 +51,7 @@ class Benchmark:
 
     @property
     def needs_list(self) -> bool:
-        """Whether the data set is a selection that only its lists define."""
+        """Whether the dataset is a selection that only its lists define."""
         return "train" in self.lists
 
     def join_key(self, path: str) -> str:

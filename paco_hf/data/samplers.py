@@ -8,7 +8,7 @@ from torch.utils.data import Sampler
 
 
 class EpochIndex(int):
-    """An index that knows its epoch. Any data set takes it as an `int`; [`ViewsDataset`] seeds by both."""
+    """An index that knows its epoch. Any dataset takes it as an `int`; [`ViewsDataset`] seeds by both."""
 
     epoch: int
 

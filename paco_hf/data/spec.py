@@ -20,14 +20,14 @@ _SETTINGS = (
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A data set, and how it is read. `dataclasses.replace` makes a changed one.
+    """A dataset, and how it is read. `dataclasses.replace` makes a changed one.
 
     Args:
         dataset (`str`, *optional*, defaults to `"builtin"`): `builtin`; a name of
             [`paco_hf.data.published.BENCHMARKS`]; a folder (prepared, of class folders, or of files of rows named
-            after their splits); a CSV, TSV, JSON or parquet file; or the id of a data set on the Hub, perhaps with
+            after their splits); a CSV, TSV, JSON or parquet file; or the id of a dataset on the Hub, perhaps with
             its revision, as `user/name@revision`.
-        dataset_revision (`str`, *optional*): of a data set on the Hub: branch, tag or commit.
+        dataset_revision (`str`, *optional*): of a dataset on the Hub: branch, tag or commit.
         dataset_path (`str`, *optional*): where a named benchmark is read from instead of the Hub: a prepared folder,
             the official folder tree, or (ImageNet, CIFAR) parquet files.
         image_column (`str`, *optional*): the column of the images; detected from the types and names of the columns.
@@ -77,41 +77,43 @@ class DataSpec:
         if revision and self.repository is None:
             raise ValueError(
                 f"{self.dataset_path or self.dataset} is not loaded from the Hub, so it has no revision "
-                f"{revision!r}: leave out the revision, or give the id of a data set on the Hub"
+                f"{revision!r}: remove the revision, or pass the id of a dataset on the Hub"
             )
         if self.splits and not self.is_user_data:
             raise ValueError(
-                f"--{next(iter(self.splits))}_split names a split of your own data, and those of {self.dataset} are "
-                "known: leave it out"
+                f"--{next(iter(self.splits))}_split selects a split of your own data, but the splits of "
+                f"{self.dataset} are fixed: remove the flag"
             )
         if not self.is_user_data:
             self.check_lists()
         if self.dataset_path and not self.benchmark:
             raise ValueError(
-                f"--dataset_path goes with {', '.join(BENCHMARKS)}; for a folder of your own give --dataset "
+                f"--dataset_path is for {', '.join(BENCHMARKS)}: for your own folder, use --dataset "
                 f"{self.dataset_path}"
             )
         if self.dataset_path and "://" in self.dataset_path and not self.streaming:
-            raise ValueError(f"{self.root} is an address: read it with --streaming true, or give a local folder")
+            raise ValueError(f"{self.root} is a URL: use --streaming true, or pass a local folder")
         if not self.streaming:
             return
         if self.root is None:
             raise ValueError(
-                "--streaming reads a prepared folder, with its manifest of class counts: `paco-hf data prepare "
-                f"{self.dataset} --source ... --out DIR`, then --dataset_path DIR"
+                f"--streaming needs a prepared folder with a manifest: run `paco-hf data prepare {self.dataset} "
+                "--source ... --out DIR`, then use --dataset_path DIR"
             )
         if self.benchmark and self.benchmark.n_max:
-            raise ValueError(f"{self.dataset} is small, and not streamed: leave out --streaming")
+            raise ValueError(f"{self.dataset} is small and cannot be streamed: remove --streaming")
 
     def check_lists(self) -> None:
-        """`ValueError` where lists are not what the data set is selected by."""
+        """`ValueError` where lists are not what the dataset is selected by."""
         if self.lists and not (self.benchmark and self.benchmark.lists):
             names = ", ".join(name for name, benchmark in BENCHMARKS.items() if benchmark.lists)
-            raise ValueError(f"--{next(iter(self.lists))}_list is for {names}, not for {self.dataset}: leave it out")
+            raise ValueError(
+                f"--{next(iter(self.lists))}_list is for {names}, not for {self.dataset}: remove the flag"
+            )
 
     @property
     def benchmark(self) -> Benchmark | None:
-        """The published data set of this name."""
+        """The published dataset of this name."""
         return BENCHMARKS.get(self.dataset)
 
     @property
@@ -166,22 +168,24 @@ def spec_fields(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_published(dataset: str) -> bool:
-    """Whether a data set is the built-in one or one of the papers', and not of the user's own."""
+    """Whether a dataset is the built-in one or one of the papers', and not of the user's own."""
     return dataset == "builtin" or dataset in BENCHMARKS
 
 
 def check_dataset_path(path: str) -> None:
     """`OSError` where it is neither a folder nor an address."""
     if "://" not in path:
-        check_folder(path, "give a folder of `paco-hf data prepare`, the official folders, or a folder of parquet")
+        check_folder(
+            path, "pass a folder from `paco-hf data prepare`, the official folders, or a folder of parquet files"
+        )
 
 
 def hub_id(dataset: str) -> str | None:
-    """What would be the id on the Hub, without the configuration; `None` where a data set's name cannot be one."""
+    """What would be the id on the Hub, without the configuration; `None` where a dataset's name cannot be one."""
     match = re.fullmatch(r"([\w-][\w.-]*(?:/[\w-][\w.-]*)?)(?::[\w.-]+)?", dataset)
     return match and match[1]
 
 
 def public_name(dataset: str) -> str:
-    """A data set's name or Hub id; of a folder its name alone. Where it is relative, it must be there."""
+    """A dataset's name or Hub id; of a folder its name alone. Where it is relative, it must be there."""
     return dataset if hub_id(dataset) and not Path(dataset).exists() else Path(dataset).resolve().name

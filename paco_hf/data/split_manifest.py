@@ -39,8 +39,8 @@ def check_source(before: dict[str, Any] | None, now: dict[str, Any] | None) -> N
         return
     if changed := _changed(before["source"], now["source"]):
         raise ValueError(
-            f"the data has changed since the run was started (it has {changed}), so its splits would not be the same: "
-            "restore it, or start over with --overwrite"
+            f"the data has changed since the run was started (it has {changed}), so its splits would differ: "
+            "restore the data, or start over with --overwrite"
         )
     flags = {
         "test": "--test_fraction, --split_seed and --inspect",
@@ -50,8 +50,8 @@ def check_source(before: dict[str, Any] | None, now: dict[str, Any] | None) -> N
         parts = [manifest["splits"][role] or {} for manifest in (before, now)]
         if any(part.get("carved") for part in parts) and parts[0].get("selection") != parts[1].get("selection"):
             raise ValueError(
-                f"other images would be split off for the {role} than when the run was started, some of which it has "
-                f"trained on: give its original {settings}, or start over with --overwrite"
+                f"the {role} split would contain different images than when the run was started, including some "
+                f"it was trained on: use the original {settings}, or start over with --overwrite"
             )
 
 
@@ -117,11 +117,11 @@ def check_data(before: dict[str, Any], now: dict[str, Any]) -> None:
         elif role in now and (changed := _changed(before[role], now[role])):
             changes.append(f"{role}: {changed}")
     if not changes and before["classes"] != now["classes"]:
-        changes = ["other names of classes"]
+        changes = ["different class names"]
     if changes:
         raise ValueError(
-            f"the data has changed since the run was started ({'; '.join(changes)}), so the run may have trained on "
-            "images that it would be scored on: restore it, or start over with --overwrite"
+            f"the data has changed since the run was started ({'; '.join(changes)}), so the run may have been trained "
+            "on images of the new test or validation split: restore the data, or start over with --overwrite"
         )
 
 
@@ -135,11 +135,11 @@ def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
     if before["images"] != now["images"]:
         return f"{now['images']} images instead of {before['images']}"
     if before["selection"] != now["selection"]:
-        return "other labels, or another order"
+        return "different labels, or a different order"
     # Runs of before contents were recorded have labels only.
     for what in ("content", "pixels", "headers"):
         if before.get(what) and now.get(what) and before[what] != now[what]:
-            return "other, changed or renamed images, or another order"
+            return "different, changed or renamed images, or a different order"
     return ""
 
 
@@ -167,8 +167,8 @@ def select_again(full: ImageSplit, manifest: dict[str, Any], role: str) -> Image
     content, source = manifest["splits"][role], manifest["source"]
     if changed := _changed(source, describe_source(full, "content" in source)):
         raise ValueError(
-            f"{full.name} is not the data that the run's {role} split was taken from: it has {changed}. Restore that "
-            "data, or give data with a test split of its own (new images in a folder `test`)"
+            f"{full.name} is not the data that the run's {role} split was split off from: it has {changed}: "
+            "restore the data, or pass data with its own test split (new images in a folder `test`)"
         )
     place = {row: index for index, row in enumerate(full.source_rows)}
     return full.select([place[row] for row in content["rows"]], role=role, split_off=role != "train")

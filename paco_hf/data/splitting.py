@@ -1,4 +1,4 @@
-"""Dividing a data set into what is trained on, validated on and tested on, and the manifest of that division."""
+"""Dividing a dataset into what is trained on, validated on and tested on, and the manifest of that division."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +16,7 @@ from .split_manifest import describe_source, describe_split
 # Of user data that has no test split, where the user asks for no fraction.
 TEST_FRACTION = 0.2
 TEST_MIN_IMAGES = 5
+COARSE = 10  # test images of a class up to which the user is told that its score is coarse
 
 
 @dataclass
@@ -53,10 +54,10 @@ def default_test(data: ImageData, duplicates: Any = None) -> tuple[float, int]:
     tested = int(((large >= TEST_MIN_IMAGES) & (movable > 0)).sum())
     if 2 * tested >= classes:
         return TEST_FRACTION, TEST_MIN_IMAGES
-    copies = " and one without an exact copy" if len(free) < len(labels) else ""
+    copies = " with one without an exact copy" if len(free) < len(labels) else ""
     data.warnings.append(
-        f"no test split, so no test score is measured: fewer than half of the classes ({tested} of {classes}) have "
-        f"{TEST_MIN_IMAGES} images or more{copies}; --test_fraction {TEST_FRACTION} also takes from classes of two"
+        f"no test split, so there will be no test scores: only {tested} of {classes} classes have {TEST_MIN_IMAGES} "
+        f"or more images{copies}, fewer than half; --test_fraction {TEST_FRACTION} also splits classes of two images"
     )
     return 0.0, 0
 
@@ -102,7 +103,7 @@ def divide(
     )
     if fraction and not tested:
         reason = _why_none(data, test_min_images)
-        data.warnings.append(f"no test split can be carved, so no score will be measured: {reason}")
+        data.warnings.append(f"no test split can be split off, so there will be no test scores: {reason}")
     if tested:
         data = replace(data, train=full.select(rest), test=full.select(tested, role="test", split_off=True))
         duplicates = None if duplicates is None else np.asarray(duplicates)[rest]
@@ -111,7 +112,7 @@ def divide(
     train_rows, validation_rows = stratified_split(data.train.labels, fraction, seed, duplicates)
     if fraction and not validation_rows:
         reason = _why_none(data)
-        data.warnings.append(f"no validation split can be carved, so the last epoch's model is kept: {reason}")
+        data.warnings.append(f"no validation split can be split off, so the model of the last epoch is kept: {reason}")
     trained = data.train.select(train_rows)
     if validation_rows:
         validation = data.train.select(validation_rows, role="validation", split_off=True)
@@ -149,8 +150,8 @@ def _without(
     if data.test and data.test.split_off and (tested := sorted(out & set(data.test.source_rows))):
         name = data.test.image_names()[data.test.source_rows.index(tested[0])]
         raise ValueError(
-            f"--exclude_list names {len(tested)} images that are split off for the test, such as {name}: the test "
-            "stays as it is, so remove these lines"
+            f"--exclude_list contains {len(tested)} images of the test split, such as {name}, and the test split "
+            "does not change: remove these lines"
         )
 
     def rest(split: ImageSplit) -> ImageSplit:
@@ -159,8 +160,8 @@ def _without(
     trained = rest(trained)
     if lost := sorted(set(full.labels) - set(trained.labels)):
         raise ValueError(
-            f"--exclude_list leaves the class {data.class_names[lost[0]]!r} without training images: keep one, or "
-            "remove the class"
+            f"--exclude_list leaves the class {data.class_names[lost[0]]!r} without training images: keep at "
+            "least one, or remove the class"
         )
     if validation and validation.split_off:
         validation = rest(validation)
@@ -177,59 +178,60 @@ def _why_none(data: ImageData, minimum: int = 0) -> str:
     counts, least = data.class_counts, max(minimum, 2)
     if max(counts) >= least:
         return (
-            f"each image of a class of {least} images or more has an exact copy, and copies are trained on together: "
-            "remove them"
+            f"every image of a class with {least} or more images has an exact copy, and copies stay in the "
+            "training split: remove the copies"
         )
     largest = counts.index(max(counts))
     left, advice = "", f"lower --test_min_images {minimum}" if minimum > 2 else "add images"
     if data.test and data.test.split_off:
         taken = list(data.test.labels).count(largest)
-        left, advice = f" left, after {taken} for the test", "lower --test_fraction, or give 0"
+        left, advice = f" left after {taken} for the test split", "lower --test_fraction, or set it to 0"
     images = "1 image" if counts[largest] == 1 else f"{counts[largest]} images"
     return (
-        f"the largest class, {data.class_names[largest]!r}, has {images}{left}, and gives one only where it has "
-        f"{least}: {advice}"
+        f"the largest class, {data.class_names[largest]!r}, has {images}{left}, but needs at least {least}: {advice}"
     )
 
 
 def report(division: Division, lines: list[str]) -> list[str]:
     """What the user should know of the data before training, in a few lines. `lines`: of [`check_images`]."""
     data, counts = division.data, division.full_counts
-    splits = {"to train on": division.trained, "for validation": division.validation, "for the test": data.test}
+    splits = {"for training": division.trained, "for validation": division.validation, "for testing": data.test}
     parts = [
-        f"{len(split.labels)} {what}{' (carved)' if split.split_off else ''}" if split else f"none {what}"
+        f"{len(split.labels)} {what}{' (split off)' if split.split_off else ''}" if split else f"none {what}"
         for what, split in splits.items()
     ]
     total = sum(len(split.labels) for split in splits.values() if split)
     many, medium, few = shots(data.class_counts)
-    untested = "" if data.class_counts == counts else " without the test's"
+    untested = "" if data.class_counts == counts else " (without the test split)"
     left = class_counts(division.trained.labels, len(counts), allow_empty=True)
-    rest = "" if left == counts else f", of which {max(left)} to {min(left)} to train on"
+    rest = "" if left == counts else f", {max(left)} to {min(left)} for training"
     head = [
         f"{total} images of {len(counts)} classes: {', '.join(parts)}",
-        f"imbalance factor {max(counts) / min(counts):.4g} ({max(counts)} to {min(counts)} images a class{rest}); "
-        f"classes with {GROUPS_TEXT}{untested}: {many}, {medium}, {few}",
+        f"imbalance factor {max(counts) / min(counts):.4g} ({max(counts)} to {min(counts)} images per "
+        f"class{rest}); classes with {GROUPS_TEXT}{untested}: {many}, {medium}, {few}",
     ]
     for split, what in ((division.validation, "validate"), (data.test, "test")):
         absent = sorted(set(range(len(counts))) - set(split.labels)) if split else []
         if absent:
             names = examples([repr(data.class_names[label]) for label in absent])
             have = "1 class has" if len(absent) == 1 else f"{len(absent)} classes have"
-            head.append(f"{have} no image to {what} with: {names}")
+            head.append(f"{have} no images to {what} with: {names}")
     if data.test and data.test.split_off:
-        head.append(_test_cost(division, data.test))
+        head += _test_cost(division, data.test)
     return head + lines
 
 
-def _test_cost(division: Division, test: ImageSplit) -> str:
-    """What a test that was split off takes from the rarest classes, for the user to read."""
+def _test_cost(division: Division, test: ImageSplit) -> list[str]:
+    """What a test that was split off says about the rarest classes, for the user to read."""
     counts, minimum = division.full_counts, division.test_min_images
     taken = class_counts(test.labels, len(counts), allow_empty=True)
-    fewest, most = min((count, -take) for count, take in zip(counts, taken, strict=True) if take)
+    most = -min((count, -take) for count, take in zip(counts, taken, strict=True) if take)[1]
     spared = sum(count < minimum for count in counts)
     classes = "1 class" if spared == 1 else f"{spared} classes"
-    exempt = f", and none of {classes} of fewer than {minimum}" if spared else ""
-    return (
-        f"the test takes {-most} of {fewest} images of the rarest classes that it takes from{exempt}: "
-        "--test_fraction 0 trains on all"
+    exempt = f"note: {classes} with fewer than {minimum} images have no test images" if spared else ""
+    smallest = f"the smallest classes{' of the others' if spared else ''}"
+    coarse = (
+        f"note: {smallest} have {most} test image{'s' * (most > 1)} each, so their scores are coarse: use a test "
+        "folder of your own, or --test_fraction 0 for no test split"
     )
+    return [*filter(None, [exempt]), *([coarse] if most <= COARSE else [])]

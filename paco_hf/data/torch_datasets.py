@@ -45,7 +45,7 @@ class ViewsDataset(Dataset):
 
     def __init__(self, images: Any, labels: Sequence[int], views: Sequence[Any], seed: int = 0) -> None:
         if len(views) not in (1, 2):
-            raise ValueError(f"there can be one view or two, got {len(views)}")
+            raise ValueError(f"there must be one or two views, got {len(views)}")
         self.images, self.labels, self.views, self.seed = images, labels, views, seed
 
     def __len__(self) -> int:

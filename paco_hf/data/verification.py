@@ -40,7 +40,7 @@ def verify(target: str, dataset: str | None = None, **fields: Any) -> tuple[list
     if not _is_user_data(target):
         return _verify_list(read_list(target, dataset))
     if dataset:
-        raise ValueError(f"--dataset names the data set of a list, and {target} is not a list: leave it out")
+        raise ValueError(f"--dataset is for lists, and {target} is not a list: remove the flag")
     return _verify_user_data(target, **fields)
 
 
@@ -54,12 +54,12 @@ def _verify_user_data(target: str, **fields: Any) -> tuple[list[str], list[str]]
         assert isinstance(split, LabeledImages)
         errors = undecodable(split)
         wrong += [f"{role}: {len(errors)} images cannot be decoded: {examples(errors)}"] if errors else []
-        right.append(f"{role}: {len(split.labels) - len(errors)} of {len(split.labels)} images decode")
+        right.append(f"{role}: {len(split.labels) - len(errors)} of {len(split.labels)} images can be decoded")
     return right, wrong
 
 
 def _is_user_data(target: str) -> bool:
-    """Whether it is a data set, and not a published list."""
+    """Whether it is a dataset, and not a published list."""
     if target.startswith(("http://", "https://")):
         return not target.endswith((".txt", ".json"))
     path = Path(target)
@@ -72,19 +72,19 @@ def _verify_list(image_list: ImageList, split: str | None = None) -> tuple[list[
     known = recognize(content)
     if known and known[0] == dataset:
         exact = published[known[1]].blob is not None
-        how = f"git blob id {blob}" if exact else "by its lines and bytes; its content is not on record"
+        how = f"git blob id {blob}" if exact else "by number of lines and bytes; no hash is published"
         return [f"{name} is the published {known[1]} list of {dataset} ({how})"], []
     # The same selection in another form: other line ends, or iNaturalist's JSON.
     known = recognize("".join(f"{p} {c}\n" for p, c in zip(image_list.paths, labels, strict=True)).encode())
     if known and known[0] == dataset and published[known[1]].blob is not None:
-        return [f"{name} has the lines of the published {known[1]} list of {dataset}, in another form of file"], []
+        return [f"{name} has the lines of the published {known[1]} list of {dataset}, in a different file format"], []
     split = split or min(published, key=lambda s: abs(published[s].images - len(labels)))
     differ = differences(published[split], labels, len(image_list.folders))
-    blobs = f"git blob id {blob}, published {published[split].blob or 'not on record'}"
+    blobs = f"git blob id {blob}, published {published[split].blob or 'unknown'}"
     if differ:
         return [], [f"{name} is not {dataset}'s published {split} list ({blobs})", *differ]
     return [f"{name}: {len(labels)} images with the class counts of {dataset}'s {split} split"], [
-        f"its lines are not, in order, those of the published list ({blobs})"
+        f"but its lines differ from the published list in content or order ({blobs})"
     ]
 
 
@@ -125,7 +125,7 @@ def _differences_to_manifest(content: dict[str, Any], keys: list[str], labels: l
     if selection_hash(keys, labels) != content["selection"]:
         problems.append("the images are not those that were prepared (the hash of the selection differs)")
     if twice := [name for name, count in Counter(keys).items() if count > 1 and name]:
-        problems.append(f"{len(twice)} images are there more than once, such as {twice[0]}")
+        problems.append(f"{len(twice)} images occur more than once, such as {twice[0]}")
     return problems
 
 
@@ -133,9 +133,9 @@ def _differences_to_list(image_list: ImageList, stored: dict[str, int]) -> list[
     key = join_key(image_list.dataset)
     listed = dict(zip(map(key, image_list.paths), image_list.labels, strict=True))
     kinds = {
-        "of the list are lacking": [name for name in listed if name not in stored],
+        "of the list are missing": [name for name in listed if name not in stored],
         "are not in the list": [name for name in stored if name not in listed],
-        "have another label": [name for name in listed if stored.get(name, listed[name]) != listed[name]],
+        "have a different label": [name for name in listed if stored.get(name, listed[name]) != listed[name]],
     }
     return [f"{len(names)} images {what}, such as {names[0]}" for what, names in kinds.items() if names]
 
@@ -172,11 +172,11 @@ def describe_counts(name: str, counts: Sequence[int], width: int = 48) -> str:
     """
     many, medium, few = shots(counts)
     fewest = min(counts)
-    factor = f"{max(counts) / fewest:.4g}" if fewest else "infinite: a class is empty"
+    factor = f"{max(counts) / fewest:.4g}" if fewest else "infinite (a class is empty)"
     ranked = sorted(counts, reverse=True)
     lines = [
-        f"{name}: {sum(counts)} images, {len(counts)} classes, {max(counts)} to {fewest} a class, imbalance factor "
-        f"{factor}",
+        f"{name}: {sum(counts)} images, {len(counts)} classes, {max(counts)} to {fewest} images per class, "
+        f"imbalance factor {factor}",
         f"classes with {GROUPS_TEXT} images: {many}, {medium}, {few}",
     ]
     step = max(-(-len(ranked) // 10), 1)

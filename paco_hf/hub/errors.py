@@ -14,43 +14,44 @@ from huggingface_hub.errors import (
 )
 
 _HINTS = {
-    401: "log in with `hf auth login`, or set HF_TOKEN to a token that may write",
-    403: "the token may not do this: it must be one with write access, of an account that owns the name",
-    404: "there is no such repository, revision or file, or the token may not see it: check the name and the token",
-    409: "it is in use, or exists in another form: try again, or choose another name",
-    429: "too many requests: try again in some minutes",
+    401: "log in with `hf auth login`, or set HF_TOKEN to a token with write access",
+    403: "the token has no permission: use a token with write access to this namespace",
+    404: "the repository, revision or file does not exist, or the token cannot access it: check the name and the "
+    "token",
+    409: "it is in use, or exists with another type: try again, or choose another name",
+    429: "too many requests: try again in a few minutes",
 }
 
 
 @contextmanager
 def hub_errors(what: str) -> Iterator[None]:
-    """Whatever the Hub or the way to it refuses is an `OSError` of one line that begins with `what`."""
+    """Turn errors of the Hub and of the network into an `OSError` of one line that starts with `what`."""
     try:
         yield
     except ValueError as error:  # HFValidationError, and what else the client says of a name
         raise ValueError(f"{what}: {error}") from error
     except LocalTokenNotFoundError as error:
-        raise OSError(f"{what}: nobody is logged in: {_HINTS[401]}") from error
+        raise OSError(f"{what}: not logged in: {_HINTS[401]}") from error
     except (HTTPError, OSError, RuntimeError) as error:  # the client's own, its files', and those of its uploads
         chain: list[BaseException] = [error]
         while chain[-1].__cause__ is not None:
             chain.append(chain[-1].__cause__)
         if answer := next((cause for cause in chain if isinstance(cause, HfHubHTTPError)), None):
             status = answer.response.status_code
-            hint = _HINTS.get(status, "the Hub has a problem: try again; what it has received is not sent again")
+            hint = _HINTS.get(status, "the Hub has a problem: try again; files it has received are not sent again")
             reason = answer.server_message or answer.response.reason_phrase
             raise OSError(f"{what} (HTTP {status}, {reason}): {hint}") from error
         unreachable = (HTTPError, OfflineModeIsEnabled, ConnectionError, LocalEntryNotFoundError)
         if silent := next((cause for cause in chain if isinstance(cause, unreachable)), None):
             raise OSError(
-                f"{what}: the Hub cannot be reached ({type(silent).__name__}: {' '.join(str(silent).split())}); try "
-                "again where there is a network, and without HF_HUB_OFFLINE"
+                f"{what}: the Hub cannot be reached ({type(silent).__name__}: {' '.join(str(silent).split())}); "
+                "try again with network access, and without HF_HUB_OFFLINE"
             ) from error
         raise
 
 
 def hub_file(repo_id: str, revision: str | None, name: str) -> Path:
-    """A file of a repository, from the cache where it is there.
+    """Download a file of a repository, or take it from the cache.
 
     Args:
         repo_id (`str`): `user/name`.
@@ -58,7 +59,7 @@ def hub_file(repo_id: str, revision: str | None, name: str) -> Path:
         name (`str`): path of the file in the repository.
 
     Raises:
-        OSError: the Hub refuses, or cannot be reached.
+        OSError: the Hub refuses the request, or cannot be reached.
     """
     with hub_errors(f"{name} of {repo_id} cannot be downloaded"):
         return Path(hf_hub_download(repo_id, name, revision=revision))

@@ -24,17 +24,16 @@ _TIMM_PAGE = ("gradio", "pillow", "timm", "torch", "torchvision", "transformers"
 
 # What the card says of the page.
 _SHOWN = (
-    "the classes with how frequent each was in training, and what\nchanges where classes are otherwise "
-    "frequent{nearest}."
+    "the classes with their frequency in training, and how\nthe result changes for other class frequencies{nearest}."
 )
 _PLAIN = (
-    "its likeliest classes. It needs no code but `app.py`, which\ncalls `pipeline`; so it shows neither how frequent "
-    "classes were in training, nor what changes where they are otherwise\nfrequent, nor the nearest training images. "
-    "It answers every image, also where the run had better not; of a cosine\nclassifier it has a linear copy, of the "
-    "same likeliest class and other probabilities."
+    "its most likely classes. It needs no code but `app.py`, which\ncalls `pipeline`, so it does not show the class "
+    "frequencies in training, the result for different class frequencies, or\nthe nearest training images. It "
+    "predicts a class for every image, without abstaining. A cosine classifier was converted\nto a linear one, with "
+    "the same most likely class and other probabilities."
 )
 
-# What a page does not show: data sets, recipes, metrics for others.
+# What a page does not show: datasets, recipes, metrics for others.
 _LEFT_OUT = shutil.ignore_patterns("__pycache__", "*.pyc", "builtin", "evaluate_modules")
 
 
@@ -151,10 +150,10 @@ def push_space(
         OSError: the Hub refuses, or cannot be reached.
     """
     api = HfApi(token=token, library_name="paco_hf")
-    with hub_errors(f"the Space {repo_id} cannot be made on the Hub"):
+    with hub_errors(f"the Space {repo_id} cannot be created on the Hub"):
         repo_id = full_name(api, repo_id)
         make_repo(api, repo_id, private, "space", space_sdk="gradio")
-    with hub_errors(f"{folder} cannot be sent to the Space {repo_id}"):
+    with hub_errors(f"{folder} cannot be uploaded to the Space {repo_id}"):
         return api.upload_folder(
             repo_id=repo_id, repo_type="space", folder_path=folder, commit_message="Upload with paco_hf"
         )

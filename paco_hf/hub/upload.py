@@ -19,6 +19,7 @@ from ..inference.load_model import load_classifier, load_processor
 from ..models.lora import ADAPTER_FOLDER
 from ..models.modeling_contrastive import TRAINING_STATE_NAME
 from ..reports.model_card import write_card
+from ..reports.model_card_text import NO_LICENSE
 from ..reports.run_summary import read_subject
 from ..runs.folder import RunFolder
 from ..runs.layout import (
@@ -50,28 +51,27 @@ def push(
     token: str | None = None,
     commit_message: str = "Upload with paco_hf",
 ) -> CommitInfo:
-    """Publish a run folder, a checkpoint or a converted one: weights, code, processor, card, results, figures, recipe.
+    """Push a run folder or checkpoint to the Hub: weights, code, processor, card, results, figures and recipe.
 
-    All files are one commit, so an interrupted push changes nothing, and a repeated one sends what is missing. Neither
-    the optimizer's state nor a path of this computer is sent.
+    All files are in one commit, so an interrupted push changes nothing, and repeating it uploads only missing files.
+    The optimizer state and local paths are never uploaded.
 
     Args:
         run (path): the folder.
-        repo_id (`str`): `user/name`; it is made where it does not exist.
-        private (`bool`, *optional*, defaults to `False`): only its owner sees it.
-        revision (`str`, *optional*): branch, made where it does not exist.
-        include_training_state (`bool`, *optional*, defaults to `False`): also projector, key encoder and queue, those
-            of the last checkpoint.
-        include_predictions (`bool`, *optional*, defaults to `False`): also the per-image results of the evaluation,
-            which have the names of files.
-        license (`str`, *optional*): the Hub's identifier of the weights' license (default: that of the folder's card,
-            else `unknown`).
-        token (`str`, *optional*): of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
+        repo_id (`str`): `user/name`; created if it does not exist.
+        private (`bool`, *optional*, defaults to `False`): make the repository private.
+        revision (`str`, *optional*): branch; created if it does not exist.
+        include_training_state (`bool`, *optional*, defaults to `False`): also push projector, key encoder and queue of
+            the last checkpoint.
+        include_predictions (`bool`, *optional*, defaults to `False`): also push the per-image results of the
+            evaluation, which contain file names.
+        license (`str`, *optional*): license identifier of the Hub (default: that of the card, else `unknown`).
+        token (`str`, *optional*): Hub token (default: from `hf auth login` or `HF_TOKEN`).
         commit_message (`str`, *optional*).
 
     Raises:
-        ValueError: no finished model, no training state to include, or a public repository that was to be private.
-        OSError: the Hub refuses, or cannot be reached.
+        ValueError: there is no finished model, no training state to include, or a public repository despite `private`.
+        OSError: the Hub refuses the request, or cannot be reached.
     """
     repo_id = owned_name(repo_id, token)
     with TemporaryDirectory() as temporary:
@@ -97,19 +97,19 @@ def write_model(
     *,
     include_predictions: bool = False,
 ) -> Path:
-    """Write the folder that [`push`] sends: complete, or not at all.
+    """Write the folder that [`push`] uploads, completely or not at all.
 
     Args:
         run (path): run folder, checkpoint or converted checkpoint.
-        folder (path): does not exist, or is empty.
+        folder (path): a new or empty folder.
         repo_id (`str`): `user/name`, for the examples of the card.
-        include_training_state, include_predictions, license (*optional*): as those of [`push`].
+        include_training_state, include_predictions, license (*optional*): as in [`push`].
 
     Returns:
         `Path` of the folder.
 
     Raises:
-        ValueError: as [`push`]; a folder with something in it.
+        ValueError: as in [`push`], or the folder is not empty.
     """
     run = Path(run)
     with new_folder(folder) as made:
@@ -131,24 +131,24 @@ def send_model(
     token: str | None = None,
     commit_message: str = "Upload with paco_hf",
 ) -> CommitInfo:
-    """Publish a folder as one commit.
+    """Push a folder to the Hub in one commit.
 
     Args:
-        folder (path): what the repository shall hold.
-        repo_id (`str`): `user/name`; it is made where it does not exist.
-        name (`str`, *optional*): what errors call the folder (default: its path).
-        private, revision, token, commit_message (*optional*): as those of [`push`].
+        folder (path): the content of the repository.
+        repo_id (`str`): `user/name`; created if it does not exist.
+        name (`str`, *optional*): name of the folder in errors (default: its path).
+        private, revision, token, commit_message (*optional*): as in [`push`].
 
     Raises:
-        ValueError: a public repository that was to be private.
-        OSError: the Hub refuses, or cannot be reached.
+        ValueError: the repository is public, but `private` is set.
+        OSError: the Hub refuses the request, or cannot be reached.
     """
     api = HfApi(token=token, library_name="paco_hf")
-    with hub_errors(f"{repo_id} cannot be made on the Hub"):
+    with hub_errors(f"{repo_id} cannot be created on the Hub"):
         make_repo(api, repo_id, private)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, exist_ok=True)
-    with hub_errors(f"{name or folder} cannot be sent to {repo_id}"):
+    with hub_errors(f"{name or folder} cannot be uploaded to {repo_id}"):
         return api.upload_folder(repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message)
 
 
@@ -157,60 +157,60 @@ def check_login(repo_id: str, token: str | None = None) -> None:
 
     Args:
         repo_id (`str`): `user/name`, or a name there of the user who is logged in.
-        token (`str`, *optional*): of the Hub; by default that of `hf auth login` or `HF_TOKEN`.
+        token (`str`, *optional*): Hub token (default: from `hf auth login` or `HF_TOKEN`).
 
     Raises:
         ValueError: it is no id of the Hub.
-        OSError: nobody is logged in, or the Hub cannot be reached.
+        OSError: you are not logged in, or the Hub cannot be reached.
     """
-    with hub_errors(f"{repo_id} cannot be made on the Hub"):
+    with hub_errors(f"{repo_id} cannot be created on the Hub"):
         validate_repo_id(repo_id)
         HfApi(token=token, library_name="paco_hf").whoami()
 
 
 def full_name(api: HfApi, repo_id: str) -> str:
-    """`user/name`, the user being the one who is logged in where only a name is given."""
+    """Complete a name to `user/name`, with the user who is logged in."""
     return repo_id if "/" in repo_id else f"{api.whoami()['name']}/{repo_id}"
 
 
 def owned_name(repo_id: str, token: str | None = None) -> str:
-    """`user/name` of a repository to make, as [`full_name`].
+    """Complete the name of a repository to create to `user/name`, as [`full_name`] does.
 
     Args:
         repo_id (`str`): `user/name`, or a name there of the user who is logged in.
         token (`str`, *optional*): of the Hub.
 
     Raises:
-        OSError: nobody is logged in, or the Hub cannot be reached.
+        OSError: you are not logged in, or the Hub cannot be reached.
     """
-    with hub_errors(f"{repo_id} cannot be made on the Hub"):
+    with hub_errors(f"{repo_id} cannot be created on the Hub"):
         return full_name(HfApi(token=token, library_name="paco_hf"), repo_id)
 
 
 def make_repo(api: HfApi, repo_id: str, private: bool, repo_type: str = "model", **settings: Any) -> None:
-    """Make a repository where there is none.
+    """Create a repository if it does not exist.
 
     Args:
         api (`HfApi`): the client.
         repo_id (`str`): `user/name`.
-        private (`bool`): only its owner sees it.
+        private (`bool`): make the repository private.
         repo_type (`str`, *optional*, defaults to `"model"`): or `"space"`.
         settings (*optional*): further arguments of `HfApi.create_repo`.
 
     Raises:
-        ValueError: it is there and public, but was to be private.
+        ValueError: it exists and is public, but `private` is set.
     """
     api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True, **settings)
     if private and not api.repo_info(repo_id, repo_type=repo_type).private:
-        raise ValueError("it exists and is public, so nothing is sent: make it private, or leave out --private")
+        raise ValueError("it exists and is public, so nothing is pushed: make it private, or remove --private")
 
 
 def push_trainer(trainer: Any, **kwargs: Any) -> Any:
-    """[`push`] the model of a [`PaCoTrainer`] as it is now, with its scores on the `eval_dataset` if it has one.
+    """Push the current model of a [`PaCoTrainer`] to the Hub, with its scores on the `eval_dataset`, if any.
 
     Args:
-        trainer ([`PaCoTrainer`]): its arguments say where to.
-        kwargs: of [`push`]; what is `None` is as the trainer's arguments say.
+        trainer ([`PaCoTrainer`]): its arguments define the repository.
+        kwargs: arguments of [`push`]; `None` uses the trainer's arguments.
 
     Returns:
         `huggingface_hub.CommitInfo`, `None` on all but the main process.
@@ -242,15 +242,15 @@ def _method_settings(args: Any, config: Any) -> dict[str, Any]:
 
 
 def stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
-    """Put what of a run makes a model on the Hub into a folder.
+    """Copy the files of a run that belong on the Hub to a folder.
 
     Args:
         run (`Path`): run folder, checkpoint or converted checkpoint.
         staged (`Path`): the folder to fill.
-        include_training_state (`bool`): also projector, key encoder and queue, those of the last checkpoint.
+        include_training_state (`bool`): also copy projector, key encoder and queue of the last checkpoint.
 
     Raises:
-        ValueError: no training state to include, or one that belongs to the weights under adapters.
+        ValueError: there is no training state to include, or it belongs to a model with adapters.
     """
     # Loaded and saved, so that what is sent loads, and has the code of this version.
     model = load_classifier(run)
@@ -260,7 +260,7 @@ def stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
     if (run / ADAPTER_FOLDER).is_dir():
         if include_training_state:
             raise ValueError(
-                f"{run} has LoRA adapters, whose training state does not fit the merged model: leave out "
+                f"{run} has LoRA adapters, whose training state does not match the merged model: remove "
                 "--include_training_state"
             )
         shutil.copytree(run / ADAPTER_FOLDER, staged / ADAPTER_FOLDER)
@@ -271,8 +271,8 @@ def stage_model(run: Path, staged: Path, include_training_state: bool) -> None:
         state = next((path for path in states if path.is_file()), None)
         if state is None:
             raise ValueError(
-                f"{run} and its checkpoints have no {TRAINING_STATE_NAME}, which only contrastive runs have: leave "
-                "out --include_training_state"
+                f"{run} and its checkpoints have no {TRAINING_STATE_NAME}, which only contrastive runs have: "
+                "remove --include_training_state"
             )
         shutil.copyfile(state, staged / TRAINING_STATE_NAME)
 
@@ -292,7 +292,7 @@ def stage_records(run: Path, staged: Path) -> None:
 def _stage_predictions(run: Path, staged: Path) -> None:
     file = Path(EVALUATION_FOLDER) / PREDICTIONS_NAME
     if not (run / file).is_file():
-        raise ValueError(f"{run} has no {file} to include: `paco-hf evaluate {run}` writes it")
+        raise ValueError(f"{run} has no {file} to include: write it with `paco-hf evaluate {run}`")
     (staged / EVALUATION_FOLDER).mkdir()
     shutil.copyfile(run / file, staged / file)
 
@@ -313,6 +313,8 @@ def stage_card(run: Path, staged: Path, repo_id: str, license: str | None) -> No
     card: Any = ModelCard((run / CARD_NAME).read_text(encoding="utf-8").replace(f"USER/{run.resolve().name}", repo_id))
     if license:
         card.data.license = license
+    if license and license != "unknown":
+        card.text = re.sub(rf"^\* {NO_LICENSE}.*\n", "", card.text, flags=re.MULTILINE)
     write_text(staged / CARD_NAME, str(card))
     for name in (RESULTS_NAME, *FIGURE_NAMES):
         if (run / name).is_file():
@@ -321,9 +323,11 @@ def stage_card(run: Path, staged: Path, repo_id: str, license: str | None) -> No
 
 
 def check_no_paths(staged: Path) -> None:
-    """`ValueError` where a file names a file or folder of this computer."""
+    """Raise `ValueError` if a file contains a local path."""
     for file in staged.rglob("*"):
         if file.suffix in (".json", ".yaml", ".md"):
             for path in re.findall(r"(?<![\w:/.])/[\w.@+-]+(?:/[\w.@+-]+)+", file.read_text(encoding="utf-8")):
                 if Path(path.rstrip(".")).exists():
-                    raise ValueError(f"nothing is sent, as {file.name} names {path} of this computer: edit it")
+                    raise ValueError(
+                        f"nothing is pushed, because {file.name} contains the local path {path}: edit the file"
+                    )

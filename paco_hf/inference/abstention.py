@@ -1,4 +1,4 @@
-"""What `predict` adds to its entries where the configuration of a model says that it had better not answer."""
+"""What `predict` adds to its entries where the configuration of a model says that it should abstain."""
 
 from typing import Any
 

@@ -58,7 +58,7 @@ def extract_features(
         ValueError: no image can be decoded.
     """
     forward = fast_forward(model, precision)
-    batches = image_batches(images, [processor], batch_size, f"embedding {name}", rows=rows)
+    batches = image_batches(images, [processor], batch_size, f"computing features of {name}", rows=rows)
     parts = [forward(pixels).cpu() for (pixels,) in batches]
     if isinstance(images, ImageFiles):
         images.check_any()
@@ -113,7 +113,7 @@ def _stored_or(
 ) -> tuple[np.ndarray, str]:
     stored = _read(file, shape) if file else None
     if stored is not None:
-        return stored, "computed before"
+        return stored, "read from the cache"
     features = compute()
     # Ratios of features are what matters: float16 keeps eleven bits of each, where it reaches.
     if features.nbytes > _WHOLE and np.abs(features).max() < np.finfo(np.float16).max:
@@ -121,12 +121,12 @@ def _stored_or(
     if not keep or file is None:
         return features, "computed"
     try:
-        with disk_errors("they are computed again next time"):
+        with disk_errors("they will be computed again next time"):
             file.parent.mkdir(parents=True, exist_ok=True)
             tensors = {"features": torch.from_numpy(features)}
             save_tensors(tensors, file, {"digest": tensors_digest(tensors)})
     except OSError as error:
-        return features, f"computed, but not kept ({error})"
+        return features, f"computed, but not cached ({error})"
     return features, f"computed{_pruned(file)}"
 
 
@@ -173,7 +173,7 @@ def _pruned(latest: Path) -> str:
             with suppress(OSError):
                 file.unlink()
                 removed += 1
-    return f" ({removed} unused longest removed from {_folder()}, which is full)" if removed else ""
+    return f" (removed the {removed} least recently used from {_folder()}, which is full)" if removed else ""
 
 
 def _folder() -> Path:

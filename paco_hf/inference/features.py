@@ -65,13 +65,13 @@ class Embeddings:
         features, labels = tensors.get("features"), tensors.get("labels")
         if features is None or features.ndim != 2 or not len(features) or not features.float().isfinite().all():
             raise ValueError(
-                f"{file} needs `features` of finite numbers (N, F), as `paco-hf embed` writes: it has "
+                f"{file} must contain finite `features` (N, F), as `paco-hf embed` writes them: it has "
                 f"{', '.join(f'{key} {tuple(tensor.shape)}' for key, tensor in tensors.items()) or 'nothing'}"
             )
         if labels is not None and (labels.shape != features.shape[:1] or labels.is_floating_point()):
             raise ValueError(
-                f"{file} has {len(features)} features, but labels of shape {tuple(labels.shape)} and {labels.dtype}: "
-                "give a whole number for each"
+                f"{file} has {len(features)} features, but labels of shape {tuple(labels.shape)} and "
+                f"{labels.dtype}: use one integer per row"
             )
         return cls(features.float().numpy(), None if labels is None else labels.long().numpy(), **names)
 

@@ -29,7 +29,7 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     if precision == "fp16" and device.type == "cpu":
-        raise ValueError("fp16 needs a GPU: on a CPU choose --precision bf16 or fp32")
+        raise ValueError("fp16 needs a GPU: on a CPU, use --precision bf16 or fp32")
     return hardware_precision(use_cpu=device.type == "cpu") if precision == "auto" else precision
 
 
@@ -45,7 +45,7 @@ def check_inference(precision: str, batch_size: int) -> None:
         raise ValueError(f"--batch_size must be at least 1, got {batch_size}")
     resolved = resolve_precision(precision, inference_device())
     if precision == "auto":
-        print(f"{resolved}, chosen for this hardware", file=sys.stderr)
+        print(f"{resolved} (chosen for this hardware)", file=sys.stderr)
 
 
 def fast_forward(
@@ -90,7 +90,7 @@ def fast_forward(
         images = images.to(device, model.dtype)
         if images.ndim == 2:  # features, in place of images
             if tta == "flip":
-                raise ValueError("features have no mirror image: give images, or leave out tta='flip'")
+                raise ValueError("features have no mirror image: pass images, or remove tta='flip'")
             return computed(images).float()
         images = images.contiguous(memory_format=torch.channels_last)
         longest = max(longest, rows)
@@ -110,6 +110,8 @@ def fast_forward(
 def _compiled(function: Callable[[Tensor], Tensor], device: str) -> Callable[[Tensor], Tensor]:
     compiler, there = cpp_compiler()
     if device == "cpu" and not there:
-        warnings.warn(f"no C++ compiler {compiler!r} on the path: going on without torch.compile", stacklevel=3)
+        warnings.warn(
+            f"the C++ compiler {compiler!r} is not on the PATH: continuing without torch.compile", stacklevel=3
+        )
         return function
     return torch.compile(function, options={"freezing": True})

@@ -30,7 +30,7 @@ THUMBNAIL = 128  # pixels of the longer side
 
 
 def _faiss() -> Any:
-    return optional_package("faiss", "an index of images", "demo")
+    return optional_package("faiss", "an image index", "demo")
 
 
 @dataclass
@@ -80,12 +80,12 @@ class NearestImages:
         except (RuntimeError, OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise OSError(
-                f"the index {folder} cannot be read ({reason}): make it again with `paco-hf index --overwrite`"
+                f"the index {folder} cannot be read ({reason}): create it again with `paco-hf index --overwrite`"
             ) from error
         if made_with != (base_digest(model), list(model.config.id2label.values())):
             raise ValueError(
-                f"the index {folder} was made with other weights or classes: make it again with `paco-hf index "
-                "--overwrite`"
+                f"the index {folder} was created with different weights or classes: create it again with `paco-hf "
+                "index --overwrite`"
             )
         return cls(vectors, table["picture"].to_pylist(), table["label"].to_pylist(), about)
 
@@ -132,14 +132,14 @@ def index_split(
     split = load()
     if max(split.labels) >= model.config.num_labels:
         raise ValueError(
-            f"{split.name} has label {max(split.labels)}, but the model has {model.config.num_labels} classes: give "
-            "data with the classes of the model"
+            f"{split.name} has label {max(split.labels)}, but the model has {model.config.num_labels} classes: "
+            "pass data with the classes of the model"
         )
     images, digest = Images(split), base_digest(model)
     features, _ = cached_features(model.paco, processor, images, batch_size, precision)
     vectors = faiss.IndexFlatIP(features.shape[1])
     vectors.add(unit_rows(features.astype(np.float32)))
-    progress = tqdm(range(len(images)), desc="small copies", unit=" images", disable=None)
+    progress = tqdm(range(len(images)), desc="thumbnails", unit=" images", disable=None)
     pictures = [small_copy(images[i], THUMBNAIL)[1] for i in progress]
     about = {"data": split.public_name, "images": len(pictures), "class_names": list(model.config.id2label.values())}
     folder.parent.mkdir(parents=True, exist_ok=True)

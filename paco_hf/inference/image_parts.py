@@ -72,7 +72,7 @@ class FileImages:
 
 
 class EncodedRows:
-    """Rows of a data set of `datasets`, still encoded.
+    """Rows of a dataset of `datasets`, still encoded.
 
     Args:
         encoded (`datasets.Dataset`): whose images are not decoded.

@@ -11,16 +11,14 @@ VECTORS, PICTURES, ABOUT = "vectors.faiss", "pictures.parquet", "index.json"
 def check_index(folder: Path) -> None:
     """`OSError` where there is no index."""
     if not (folder / ABOUT).is_file():
-        raise OSError(f"{folder} is not an image index: `paco-hf index` makes one")
+        raise OSError(f"{folder} is not an image index: create one with `paco-hf index`")
 
 
 def check_new_index(folder: Path, overwrite: bool) -> None:
     """`ValueError` where an index would replace something else, or another one without `overwrite`."""
     inside = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
     if folder.is_file() or (inside and not (overwrite and inside == {VECTORS, PICTURES, ABOUT})):
-        raise ValueError(
-            f"{folder} is not empty: give --overwrite, which replaces an index and nothing else, or another --output"
-        )
+        raise ValueError(f"{folder} is not empty: use --overwrite, which replaces only an index, or another --output")
     if not inside:
         check_new_folder(folder)
 
@@ -28,4 +26,4 @@ def check_new_index(folder: Path, overwrite: bool) -> None:
 def check_included_index(run: Path) -> None:
     """`ValueError` where a run has no index to publish."""
     if not (run / INDEX_FOLDER).is_dir():
-        raise ValueError(f"{run} has no {INDEX_FOLDER}/ to include: `paco-hf index {run}` makes one")
+        raise ValueError(f"{run} has no {INDEX_FOLDER}/ to include: create it with `paco-hf index {run}`")

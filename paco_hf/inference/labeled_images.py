@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ImagesWithLabels(UnlabeledImages):
-    """Images of a data set that is read as for training, with their labels.
+    """Images of a dataset that is read as for training, with their labels.
 
     Args:
         dataset (`str`): folder, table, address or Hub id.
@@ -61,8 +61,8 @@ class ImagesWithLabels(UnlabeledImages):
         ids = {name: class_id for class_id, name in config.id2label.items()}
         if unknown := [name for name in self.class_names if name not in ids]:
             raise ValueError(
-                f"{self.dataset} has a class {unknown[0]!r} that {model_folder} does not have: --suspects needs "
-                "labels that are classes of the model"
+                f"{self.dataset} has a class {unknown[0]!r} that is not a class of {model_folder}: --suspects "
+                "needs labels that are classes of the model"
             )
         return np.array([ids[name] for name in self.class_names])[self.labels]
 

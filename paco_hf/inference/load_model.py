@@ -47,8 +47,8 @@ def load_classifier(model: str | Path) -> PaCoForImageClassification:
     except OSError as error:
         if (Path(model) / ADAPTER_NAME).is_file():
             raise OSError(
-                f"{model} holds only LoRA adapters, for training to resume from: give the run folder, which holds the "
-                "merged model"
+                f"{model} contains only LoRA adapters, to resume training from: pass the run folder, which "
+                "contains the merged model"
             ) from error
         if Path(model).is_dir():
             raise
@@ -61,9 +61,9 @@ def load_classifier(model: str | Path) -> PaCoForImageClassification:
         unforeseen = mismatched or not (isinstance(error, RuntimeError) or str(error).startswith(str(model)))
         if not Path(model).is_dir() or not unforeseen:
             raise
-        reason = "another shape" if mismatched else f"{type(error).__name__}: {str(error).partition('. ')[0]}"
+        reason = "a different shape" if mismatched else f"{type(error).__name__}: {str(error).partition('. ')[0]}"
         file = Path(model) / "config.json"
-        raise ValueError(f"{file} is damaged, or of other weights ({reason}): {RESTORE}") from error
+        raise ValueError(f"{file} is damaged, or does not match the model ({reason}): {RESTORE}") from error
 
 
 def load_processor(model: str | Path) -> Any:
@@ -75,7 +75,7 @@ def load_processor(model: str | Path) -> Any:
         processor = AutoImageProcessor.from_pretrained(model)
         # No value is looked at before.
         if not processor(Image.new("RGB", (8, 8)), return_tensors="pt")["pixel_values"].numel():
-            raise ValueError(f"crop_size {processor.crop_size} leaves nothing of an image")
+            raise ValueError(f"crop_size {processor.crop_size} leaves no pixels of an image")
     return processor
 
 

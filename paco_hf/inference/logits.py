@@ -92,14 +92,14 @@ def balanced_logits(
         expected = config.id2label.get(label, class_name)
         if class_name not in (expected, str(label)) and expected != f"LABEL_{label}":
             raise ValueError(
-                f"class {label} is {class_name!r} in {name}, but {expected!r} in {folder}: give data with the classes "
-                "that it was trained on"
+                f"class {label} is {class_name!r} in {name}, but {expected!r} in {folder}: pass data with the "
+                "classes it was trained on"
             )
     if max(labels) >= config.num_labels:
         last = config.num_labels - 1
         raise ValueError(
-            f"{name} has label {max(labels)}, but {folder} has {last + 1} classes, 0 to {last}: give data with the "
-            "classes of the model"
+            f"{name} has label {max(labels)}, but {folder} has {last + 1} classes, 0 to {last}: pass data with "
+            "the classes of the model"
         )
     state = PartialState(cpu=not torch.accelerator.is_available())
     keep_freed_memory()
@@ -143,7 +143,7 @@ def _shared_batches(
     kept = [torch.from_numpy(features)[first:last].float() for features in stored if features is not None]
     batches: Any = zip(*(features.split(size) for features in kept), strict=True)
     if len(kept) < len(stored):
-        title, show = f"scoring {images.split.name}", state.is_main_process
+        title, show = f"evaluating {images.split.name}", state.is_main_process
         batches = image_batches(images, processors, size, title, rows=range(first, last), show=show)
     batches = iter(batches if first < last else ())
     for offset in range(0, max(end - start for start, end in pairwise(ends)), size):
@@ -157,13 +157,13 @@ def _load(model_folders: str | Path | Sequence[str | Path]) -> dict[str, PaCoFor
     folders = [model_folders] if isinstance(model_folders, str | Path) else list(model_folders)
     models = {os.path.normpath(folder): load_classifier(folder) for folder in folders}
     if len(models) < len(folders):
-        raise ValueError(f"a checkpoint is given twice: {', '.join(map(str, folders))}; leave out one of the two")
+        raise ValueError(f"a checkpoint is passed twice, {', '.join(map(str, folders))}: remove one of them")
     first, *others = models
     for other in others:
         for field, name in _AVERAGED.items():
             if getattr(models[first].config, field) != getattr(models[other].config, field):
                 raise ValueError(
-                    f"{first} and {other} differ in their {name}, so their logits cannot be averaged: score them one "
-                    "by one"
+                    f"{first} and {other} differ in their {name}, so their logits cannot be averaged: evaluate "
+                    "them separately"
                 )
     return models

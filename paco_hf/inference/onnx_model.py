@@ -19,7 +19,7 @@ from ..utils.optional import optional_package
 from .forward import check_inference
 from .prediction import check_top, classify, read_prior
 
-_ADVICE = "give a file that `paco-hf export --to onnx` wrote"
+_ADVICE = "pass a file from `paco-hf export --to onnx`"
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def load_onnx(file: str | Path, threads: int | None = None) -> OnnxModel:
         processor = image_processor(values["preprocessing"])
         counts = json.loads(metadata.get("class_counts", "null"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"{file} does not say what its classes are and how images are prepared: {_ADVICE}") from error
+        raise ValueError(f"{file} has no metadata about its classes and preprocessing: {_ADVICE}") from error
     return OnnxModel(Path(file), session, OnnxConfig(names, counts), processor)
 
 
@@ -150,8 +150,8 @@ def predict_onnx(
     if prior is not None:
         if not model.takes_prior:
             raise ValueError(
-                f"--prior needs a file that takes class frequencies, and {file} does not: export the run with "
-                "--prior_input, or leave --prior out"
+                f"--prior needs a file with class frequencies as an input, and {file} has none: export the run "
+                "with --prior_input, or remove --prior"
             )
         frequencies = read_prior(prior, str(file), model.config)  # type: ignore[arg-type]
     forward = model.forward(frequencies)

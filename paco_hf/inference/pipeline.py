@@ -6,14 +6,26 @@ from transformers import ImageClassificationPipeline
 
 
 class PaCoPipeline(ImageClassificationPipeline):
-    """`pipeline("image-classification", model=..., pipeline_class=PaCoPipeline)`.
+    """Image classification pipeline that marks images on which the model abstains.
 
-    As transformers' own: labels and scores stay. Where the configuration's `abstention` would have the model not
-    answer, the first entry of an image has `"abstained": True`.
+    Labels and scores are those of `transformers.ImageClassificationPipeline`. If the model abstains from an image (see
+    `abstention` of [`PaCoConfig`]), the first entry of the image also has `"abstained": True`.
+
+    Example:
+
+    ```python
+    from PIL import Image
+    from transformers import ViTImageProcessor
+    from paco_hf import PaCoForImageClassification, PaCoPipeline
+
+    model = PaCoForImageClassification.from_timm("cifar_resnet20", num_labels=3, image_size=32)
+    classify = PaCoPipeline(model=model, image_processor=ViTImageProcessor(size={"height": 32, "width": 32}))
+    print(classify(Image.new("RGB", (48, 40)), top_k=1)[0]["label"])
+    ```
     """
 
     def postprocess(self, model_outputs: Any, *args: Any, **kwargs: Any) -> list[dict[str, Any]]:
-        """The classes of an image, likeliest first.
+        """The classes of an image, most likely first.
 
         Args:
             model_outputs (`ModelOutput`): of one image.

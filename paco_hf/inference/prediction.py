@@ -188,14 +188,14 @@ def read_prior(prior: str, model_folder: str, config: PaCoConfig) -> list[float]
         return None
     if prior == "training":
         if config.class_counts is None:
-            raise ValueError(f"{model_folder} does not store the class frequencies in training: give --prior FILE")
+            raise ValueError(f"{model_folder} does not store the class frequencies in training: use --prior FILE")
         return [max(count, 0.5) for count in config.class_counts]
     frequencies = read_frequencies(prior)
     names = [config.id2label[c] for c in range(config.num_labels)]
     if different := sorted(frequencies.keys() ^ set(names), key=str):
         raise ValueError(
-            f"{prior} has other classes than {model_folder} ({different[0]!r} is in only one of the two): estimate it "
-            "with this model"
+            f"{prior} has different classes than {model_folder} ({different[0]!r} is in only one of the two): "
+            "estimate it with this model"
         )
     return [max(frequencies[name], MIN_FREQUENCY) for name in names]
 
@@ -226,7 +226,7 @@ def estimate_file_prior(
         OSError: a path or the model does not exist.
     """
     if resamples < 1:
-        raise ValueError(f"--resamples must be 1 or more, got {resamples}; the usual number is 200")
+        raise ValueError(f"--resamples must be at least 1, such as 200, got {resamples}")
     images = paths if isinstance(paths, ImageFiles) else ImageFiles(find_images(paths))
     model, processor = load_for_inference(model_folder, batch_size, precision)
     # EM starts from probabilities for equally frequent classes, whatever the logits are for.

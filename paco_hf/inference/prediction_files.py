@@ -99,7 +99,10 @@ def write_predictions(
     """
     check_tta(tta)
     if features is not None and tta != "none":
-        raise ValueError(f"--features are of images as they are, not of --tta {tta}: leave out one of them")
+        raise ValueError(
+            f"--features cannot be combined with --tta {tta}, because features are computed without "
+            "augmentation: remove one of them"
+        )
     output, features = Path(output), None if features is None else Path(features)
     rank = dist.get_rank() if world_size() > 1 else 0
     if not rank:  # which may make the folder before another process looks
@@ -118,11 +121,11 @@ def write_predictions(
     }
     if suspects:
         if not isinstance(images.images, ImagesWithLabels):
-            raise ValueError("suspects needs images with labels: give ImageFiles(ImagesWithLabels(...))")
+            raise ValueError("suspects needs labeled images: pass ImageFiles(ImagesWithLabels(...))")
         parts.labels = images.images.model_labels(model.config, model_folder)
         settings["labels"] = hashlib.sha256(parts.labels.tobytes()).hexdigest()[:16]
     settings |= {"precision": resolve_precision(precision, model.device), **_fingerprint(model, processor, images)}
-    with entered_once(sole_owner(parts.folder, "predictions are written", "give another --output", _TRACES)):
+    with entered_once(sole_owner(parts.folder, "writing predictions", "use another --output", _TRACES)):
         with entered_once(_prepared(parts, settings, overwrite)):
             numbers = _share(parts.missing(), rank)
         forward = fast_forward(model, precision, tta=tta)
@@ -238,12 +241,12 @@ def _prepared(parts: _Parts, settings: dict[str, Any], overwrite: bool) -> Itera
     """A folder that is ready for parts: with those of the same settings that are there already, or empty."""
     if overwrite:
         clear(parts.folder)
-    before = read_mapping(parts.folder / SETTINGS, "--overwrite starts anew")
+    before = read_mapping(parts.folder / SETTINGS, "start over with --overwrite")
     if before and (other := [name for name, value in settings.items() if before.get(name) != value]):
-        what = {"images": "other images", "model": "another model", "prior": "another prior"}
+        what = {"images": "different images", "model": "a different model", "prior": "a different prior"}
         raise ValueError(
-            f"{parts.folder} is of {what.get(other[0], f'another {other[0]}')}: give the same as then, or "
-            "--overwrite, which starts anew"
+            f"{parts.folder} was written with {what.get(other[0], f'a different {other[0]}')}: use the same as "
+            "before, or start over with --overwrite"
         )
     if not before:
         if parts.width:

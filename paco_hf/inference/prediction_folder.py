@@ -23,13 +23,13 @@ def check_leftovers(output: str | Path, resume: bool, overwrite: bool) -> None:
     """
     folder = partial_folder(output)
     if resume and overwrite:
-        raise ValueError("--resume goes on from what is there, --overwrite removes it: give one of them")
+        raise ValueError("--resume and --overwrite contradict each other: use only one of them")
     inside = {file.name for file in folder.iterdir()} - {*LOCK_NAMES} if folder.is_dir() else set()
     if (folder.exists() and not folder.is_dir()) or (inside and SETTINGS not in inside):
-        raise ValueError(f"{folder} is in the way, and is none of predictions: remove it, or give another --output")
+        raise ValueError(f"{folder} exists and does not contain predictions: remove it, or use another --output")
     if inside and not (resume or overwrite):
         raise ValueError(
-            f"{folder} holds a part of the predictions: --resume goes on from there, --overwrite starts anew"
+            f"{folder} contains partial predictions: resume with --resume, or start over with --overwrite"
         )
 
 

@@ -53,7 +53,7 @@ def entries_table(entries: Sequence[dict[str, Any]], abstains: bool) -> pa.Table
 
     Args:
         entries (sequence of `dict`): at least one.
-        abstains (`bool`): whether the model has a rule for where it had better not answer.
+        abstains (`bool`): whether the model has a rule for abstaining.
     """
     more = (_ABSTAINED if abstains else {}) | (_LABELS if "data_label" in entries[0] else {})
     columns = {name: [entry.get(name) for entry in entries] for name in ("label", "score", "error", *more)}

@@ -1,4 +1,4 @@
-"""Images without labels, to classify or embed: files, folders, tables, parquet, addresses and data sets on the Hub."""
+"""Images without labels, to classify or embed: files, folders, tables, parquet, addresses and datasets on the Hub."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -75,7 +75,7 @@ def find_images(
     """The images that paths mean, in their order, those of a folder sorted.
 
     A folder with image files means all that are in it and in the folders below; other folders, tables, addresses and
-    ids of data sets on the Hub are read as for training, all splits of them.
+    ids of datasets on the Hub are read as for training, all splits of them.
 
     Args:
         paths (sequence of paths): image files, folders, tables (`.csv`, `.parquet`, ...), addresses, Hub ids.
@@ -95,7 +95,9 @@ def find_images(
         if not isinstance(path, str | Path):
             raise TypeError(f"paths must be text or pathlib.Path, got {path!r}")
         if not str(path).strip():
-            raise ValueError(f"paths has an empty one, {path!r}: give a file or folder, '.' for the current folder")
+            raise ValueError(
+                f"paths contains an empty path, {path!r}: pass a file or folder, or '.' for the current folder"
+            )
     images = UnlabeledImages()
     for path in map(expand, map(str, paths)):
         if "://" in path:
@@ -110,7 +112,7 @@ def find_images(
 
 @dataclass(frozen=True)
 class _Choice:
-    """What is chosen of a data set: the column of the images, and a split; `None` where it is not."""
+    """What is chosen of a dataset: the column of the images, and a split; `None` where it is not."""
 
     image_column: str | None = None
     split: str | None = None
@@ -144,7 +146,7 @@ def _add(images: UnlabeledImages, path: str, here: Path, choice: _Choice, remote
     elif is_image_name(here.name):
         files = list_image_files([here])
         if choice.split is not None:
-            raise ValueError(f"{path} is an image and has no split {choice.split!r}: leave out --split")
+            raise ValueError(f"{path} is an image and has no split {choice.split!r}: remove --split")
         images.add_files(files)
     elif here.name.lower().endswith(_TABLES) or not os.path.lexists(here):
         _add_rows(images, path, here, choice, remote)

@@ -132,7 +132,7 @@ class _AnchorTerms(torch.autograd.Function):
         ctx: Any, grad_denominator: Tensor, grad_target: Tensor, grad_positives: Tensor, _: Any
     ) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():
-            raise RuntimeError("the contrastive losses have no second derivative: leave out create_graph=True")
+            raise RuntimeError("the contrastive losses have no second derivative: remove create_graph=True")
         class_logits, labels, log_prior, same, attracted, log_denominator, *saved = ctx.saved_tensors
         largest, weighted, *features = saved
         settings: TermSettings = ctx.settings

@@ -22,11 +22,11 @@ from .contrastive_terms import TermSettings, anchor_terms
 
 
 class LossTerms(NamedTuple):
-    """The summands of a contrastive loss, and how many positives each anchor has.
+    """The terms of a contrastive loss, and the number of positives of each anchor.
 
     Args:
-        class_part (scalar `Tensor`): what the class logits add to the loss.
-        contrast_part (scalar `Tensor`): what the positive rows add to it.
+        class_part (scalar `Tensor`): term of the class logits.
+        contrast_part (scalar `Tensor`): term of the positive rows.
         positive_count (`Tensor` of shape `(n,)`): positive rows of each anchor.
     """
 
@@ -48,10 +48,10 @@ def log_class_prior(class_counts: Any, like: Tensor) -> Tensor:
         like (`Tensor`): the dtype and device of the result.
 
     Returns:
-        `Tensor` of shape `(C,)`. The `1e-9` is the reference's; it keeps an empty class finite.
+        `Tensor` of shape `(C,)`. The `1e-9` is from the reference implementation; it keeps an empty class finite.
 
     Raises:
-        ValueError: not one count for each class.
+        ValueError: there is not one count per class.
     """
     counts = torch.as_tensor(class_counts).to(like.dtype).to(like.device)  # not every one has float64
     if counts.shape != like.shape[-1:]:
@@ -89,9 +89,9 @@ def paco_loss(
     over all `n` anchors. Half-precision inputs are computed in float32, also under autocast.
 
     Args:
-        features (`Tensor` of shape `(N, D)`): rows `[query; key; queue]`; the first `n` rows are the anchors. Or the
-            parts of it, as a sequence of `(N_p, D)`, with the anchors in the first: a part that requires no gradient
-            (the queue) then costs no backward pass.
+        features (`Tensor` of shape `(N, D)`): rows `[query; key; queue]`; the first `n` rows are the anchors. Or a
+            sequence of parts `(N_p, D)`, with all anchors in the first part; a part that requires no gradient (the
+            queue) then costs no backward pass.
         labels (`Tensor` of shape `(N,)`): class of each row. A label outside `0..C-1` matches no anchor.
         class_logits (`Tensor` of shape `(n, C)`): raw logits of the anchors.
         class_counts (`(C,)`, *optional*): training images of each class; adds the log prior to the logits.
@@ -103,15 +103,27 @@ def paco_loss(
         base_temperature (`float`, *optional*): scales the loss by `temperature / base_temperature`; `None`: by 1.
         label_smoothing (`float`, *optional*, defaults to `0.0`): mass spread over the `C - 1` other classes.
         eps (`float`, *optional*, defaults to `0.0`): added inside the logarithm after shifting by the row's maximum,
-            self column included. The reference has `1e-12`, harmless at T >= 0.05 and wrong below; 0 is the exact
-            log-sum-exp.
+            self column included. The reference implementation uses `1e-12`, which is harmless at T >= 0.05 and wrong
+            below; 0 is the exact log-sum-exp.
         return_terms (`bool`, *optional*, defaults to `False`): return [`LossTerms`] instead of the sum.
 
     Returns:
         scalar `Tensor`, the mean over the anchors. The gradient cannot be differentiated a second time.
 
     Raises:
-        ValueError: where shapes do not fit each other.
+        ValueError: the shapes do not match.
+
+    Example:
+
+    ```python
+    import torch
+    from paco_hf import paco_loss
+
+    features = torch.nn.functional.normalize(torch.randn(24, 16), dim=1)  # 4 query, 4 key and 16 queue rows
+    labels = torch.randint(3, (24,))
+    loss = paco_loss(features, labels, torch.randn(4, 3, requires_grad=True), class_counts=[500, 50, 5])
+    loss.backward()
+    ```
     """
     parts, labels, class_logits = _checked(features, labels, class_logits)
     with torch.autocast(class_logits.device.type, enabled=False):
@@ -143,11 +155,11 @@ def multitask_loss(
     eps: float = 0.0,
     return_terms: bool = False,
 ) -> Any:
-    """Cross-entropy plus `alpha` times a supervised contrastive loss: the multi-task setting of GPaCo (its section 4).
+    """Cross-entropy plus `alpha` times a supervised contrastive loss, the multi-task setting of GPaCo (section 4).
 
-    The cross-entropy has the class prior (balanced softmax) where `class_counts` is given and spreads
-    `label_smoothing` over all `C` classes. The contrastive part averages over each anchor's positives; an anchor with
-    none adds nothing. The "effective number" weights of the reference come out as exactly 1 there and are left out.
+    With `class_counts`, the cross-entropy includes the class prior (balanced softmax). It spreads `label_smoothing`
+    over all `C` classes. The contrastive part averages over each anchor's positives; an anchor without positives adds
+    nothing. The "effective number" weights of the reference implementation are always exactly 1 and are omitted.
 
     Args:
         features (`Tensor` of shape `(N, D)`): rows `[query; key; queue]`, the first `n` the anchors, or parts of it,
@@ -166,7 +178,7 @@ def multitask_loss(
         scalar `Tensor`, the mean over the anchors. The gradient cannot be differentiated a second time.
 
     Raises:
-        ValueError: where shapes do not fit each other.
+        ValueError: the shapes do not match.
     """
     parts, labels, class_logits = _checked(features, labels, class_logits)
     with torch.autocast(class_logits.device.type, enabled=False):
@@ -209,7 +221,7 @@ def balanced_softmax_loss(
 
 
 def cross_entropy_loss(class_logits: Tensor, labels: Tensor, *, label_smoothing: float = 0.0) -> Tensor:
-    """Cross-entropy without a prior, in float32 where the logits are in half precision.
+    """Cross-entropy without a prior, computed in float32 for half-precision logits.
 
     Args:
         class_logits (`Tensor` of shape `(B, C)`): raw logits.

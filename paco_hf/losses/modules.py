@@ -10,10 +10,10 @@ from .specs import loss_spec
 
 
 class LossModule(nn.Module):
-    """The formula of a loss with fixed settings; the class counts move with the module.
+    """A loss as a module with fixed settings. Class counts move to the device with the module.
 
-    `forward` takes what the formula takes (see [`LossSpec`]), and returns a scalar, or [`LossTerms`], which add up to
-    the loss.
+    `forward` takes the arguments of the formula (see [`LossSpec`]), and returns a scalar, or [`LossTerms`] whose sum
+    is the loss.
 
     Args:
         loss (`str`): a key of `LOSSES`.
@@ -33,7 +33,7 @@ class LossModule(nn.Module):
         self.register_buffer("class_counts", counts, persistent=False)
 
     def outputs_loss(self, outputs: Any, labels: Tensor) -> Any:
-        """The loss of what a model in training put out.
+        """Compute the loss from the outputs of a model.
 
         Args:
             outputs ([`ContrastiveOutput`] where rows are contrasted, else with `logits` `(B, C)`): of the model.

@@ -17,26 +17,26 @@ FORMULA_SETTINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class LossSpec:
-    """What a loss is and needs.
+    """Definition of a loss: its formula and what it needs.
 
-    A formula is called with the class logits `(B, C)` and the labels `(B,)`. A contrastive one is called with the
-    features, as a pair of the rows of the batch `(N - K, D)` and of the queue `(K, D)`, the labels of all rows `(N,)`
-    and the class logits `(n, C)` of the anchors, which are the first `n` rows. Then follow, by keyword, `class_counts`
-    where there is a class prior, and the `settings`. It returns a scalar.
+    A formula is called with the class logits `(B, C)` and the labels `(B,)`. A contrastive formula is called with the
+    features, as a pair of the rows of the batch `(N - K, D)` and of the queue `(K, D)`, with the labels of all rows
+    `(N,)`, and with the class logits `(n, C)` of the anchors, which are the first `n` rows. Keyword arguments are
+    `class_counts`, if there is a class prior, and the `settings`. A formula returns a scalar.
 
     Args:
         name (`str`): value of `--loss`.
-        title (`str`): what it is called in cards and comparisons.
-        formula (`str`): where the function is, as `"package.module:function"`.
-        description (`str`, *optional*, defaults to `"trained with {title}"`): goes on, in a card, after "An image
-            classifier with 20 classes, "; `{title}` stands for the title.
+        title (`str`): its name in cards and comparisons.
+        formula (`str`): path of the function, as `"package.module:function"`.
+        description (`str`, *optional*, defaults to `"trained with {title}"`): text of the card after "An image
+            classifier with 20 classes, "; `{title}` is replaced with the title.
         views (`int`, *optional*, defaults to `1`): augmented views of an image, 1 or 2.
-        contrastive (`bool`, *optional*, defaults to `False`): whether it contrasts features, so that there is a
+        contrastive (`bool`, *optional*, defaults to `False`): whether it contrasts features, which needs a
             projector.
-        key_encoder (`bool`, *optional*, defaults to `False`): whether the second view goes through a moving average of
-            the model, and not through the model.
-        projector (`str`, *optional*, defaults to `"mlp3-relu"`): what `--projector auto` is.
-        vit_projector (`str`, *optional*): the same on a ViT, where it differs.
+        key_encoder (`bool`, *optional*, defaults to `False`): whether a moving average of the model encodes the second
+            view.
+        projector (`str`, *optional*, defaults to `"mlp3-relu"`): the projector of `--projector auto`.
+        vit_projector (`str`, *optional*): the projector on a ViT, if different.
         anchors (`str`, *optional*, defaults to `"query"`): rows that have class logits and are anchors, the `"query"`
             rows (`n = B`), or those of all `"views"`.
         enqueues (`str`, *optional*): features that the queue takes, `"key"` or `"query"`; `None` where there is none.
@@ -81,7 +81,7 @@ class LossSpec:
         if self.views == 1 and (self.key_encoder or self.enqueues == "key"):
             raise ValueError(f"loss {self.name!r}: keys are features of the second view, so they need views=2")
         if self.key_encoder and self.anchors == "views":
-            raise ValueError(f"loss {self.name!r}: a key encoder gives no class logits, so it needs anchors='query'")
+            raise ValueError(f"loss {self.name!r}: a key encoder returns no class logits, so it needs anchors='query'")
         unused = {
             **{name: name not in self.settings for name in FORMULA_SETTINGS},
             **dict.fromkeys(("projector", "projection_dim", "gather_batch"), not self.contrastive),
@@ -154,14 +154,15 @@ _CE = replace(
     prior="none",
 )
 
+# The losses by the value of `--loss`, each a [`LossSpec`]. A new loss is a new entry.
 LOSSES = {spec.name: spec for spec in (_PACO, _GPACO, _MULTITASK, _GPACO_SINGLE, _BALANCED_SOFTMAX, _CE)}
 
 
 def loss_spec(name: str) -> LossSpec:
-    """The entry of a loss in `LOSSES`.
+    """Look up a loss in `LOSSES`.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is no loss of this name.
     """
     if name not in LOSSES:
         raise ValueError(f"loss must be one of {', '.join(LOSSES)}, got {name!r}")

@@ -101,14 +101,14 @@ def _select_targets(
     for name in names or ():
         if name not in targets:
             raise ValueError(
-                f"--lora_targets: {name!r} is not a linear layer that can be adapted; choose from {', '.join(targets)}"
+                f"--lora_targets: {name!r} is not a linear layer that can be adapted: choose from {', '.join(targets)}"
             )
     return {name: targets[name] for name in (names or targets)}
 
 
 def _alternatives(model: PaCoForImageClassification) -> str:
     """What to do where there is nothing to adapt."""
-    ways = ["--freeze_backbone true trains only classifier and projector", "a ViT as --backbone has such layers"]
+    ways = ["--freeze_backbone true trains only classifier and projector", "a ViT as --backbone has linear layers"]
     names = [name for name, module in model.paco.backbone.named_modules() if isinstance(module, nn.Conv2d)]
     prefixes = list(accumulate(names[-1].split("."), "{}.{}".format)) if names else []
     # The last stage: the largest module with the last convolution and fewer than half of all.
@@ -198,7 +198,7 @@ def load_adapter_tensors(model: PaCoForImageClassification, tensors: dict[str, T
 def _check_fit(expected: dict[str, Tensor], tensors: dict[str, Tensor], source: str) -> None:
     if difference := first_difference(expected, tensors):
         raise ValueError(
-            f"{source} does not fit the model, the first difference being {difference}: give the --backbone, "
+            f"{source} does not match the model, the first difference is {difference}: use the --backbone, "
             "--lora_rank and --lora_targets that it was trained with"
         )
 
@@ -241,8 +241,8 @@ def load_adapter(model: PaCoForImageClassification, folder: str | Path) -> None:
         trained_on = metadata["base"]
     if trained_on != digest:
         raise ValueError(
-            f"{path} was trained on other weights of the backbone (SHA-256 {trained_on[:12]}, here {digest[:12]}): "
-            "give the --pretrained, --pretrained_file or --seed that it was started with"
+            f"{path} was trained with different backbone weights (SHA-256 {trained_on[:12]}, here {digest[:12]}): "
+            "use the --pretrained, --pretrained_file or --seed that it was started with"
         )
     _check_fit(_peft_tensors(model), tensors, str(path))
     factors, classifier = (
@@ -294,5 +294,5 @@ def describe_training(model: PaCoForImageClassification, optimizer_slots: int = 
     return (
         f"LoRA of rank {config.r} (alpha {config.lora_alpha:g}) on {len(layers)} linear layers ({kinds}): trains "
         f"{trained:,} of {everything:,} parameters ({trained / everything:.1%}: {parts}); gradients and optimizer "
-        f"take {slots[0]:,.1f} MB, {slots[1]:,.1f} MB if all were trained"
+        f"take {slots[0]:,.1f} MB, {slots[1]:,.1f} MB when training all"
     )

@@ -30,11 +30,11 @@ class ContrastiveOutput(ModelOutput):
     Args:
         logits (`Tensor` of shape `(n, C)`): class logits of the anchors, no prior added; query rows, then (gpaco,
             multitask) key rows.
-        features (`Tensor` of shape `(N, D)`): `[query; key; queue as it was before this step]`, unit length but for
-            rows of the initial queue. With `gather_batch`, the other processes' rows stand between key and queue.
+        features (`Tensor` of shape `(N, D)`): `[query; key; queue as it was before this step]`, of unit length, except
+            for the initial queue. With `gather_batch`, rows of other processes are between key and queue.
         feature_labels (`Tensor` of shape `(N,)`): class of each row of `features`.
-        batch_features (`Tensor` of shape `(N - K, D)`): the rows of `features` before the queue's. With them a loss
-            need not compute a gradient for the queue: `paco_loss((batch_features, features[N - K:].detach()), ...)`.
+        batch_features (`Tensor` of shape `(N - K, D)`): the rows of `features` before the queue's. They let a loss
+            skip the gradient of the queue: `paco_loss((batch_features, features[N - K:].detach()), ...)`.
     """
 
     logits: Tensor | None = None
@@ -44,10 +44,16 @@ class ContrastiveOutput(ModelOutput):
 
 
 class PaCoForContrastiveTraining(PaCoForImageClassification):
-    """A classifier with what contrastive training needs around it. Its inference keys keep their names.
+    """A classifier with projector, key encoder and queue, for contrastive training.
 
-    Made by [`from_classifier`], whose weights it shares, or by `from_pretrained` on a training checkpoint. The class
-    centers of the papers are the rows of `classifier.weight`.
+    Create it with [`from_classifier`], which shares the classifier's weights, or from a training checkpoint.
+
+    Example:
+
+    ```python
+    model = PaCoForImageClassification.from_timm("cifar_resnet20", num_labels=3, image_size=32)
+    training = PaCoForContrastiveTraining.from_classifier(model, variant="paco", queue_size=16)
+    ```
 
     Attributes:
         spec (`LossSpec`): what the loss needs: views, key encoder, anchors, what the queue takes.
@@ -113,16 +119,16 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         """Wrap a classifier for contrastive training; the two share their weights.
 
         Args:
-            model (`PaCoForImageClassification`): what is to be trained.
+            model (`PaCoForImageClassification`): the model to train.
             variant (`str`, *optional*, defaults to `"paco"`): the loss, a contrastive one of `LOSSES`: `paco` (key
-                encoder, anchors are the query view), `gpaco` or `multitask` (both views go through the model and are
-                anchors), `gpaco_single` (one view).
-            projection_dim (`int`, *optional*, defaults to `128`): `D`.
-            queue_size (`int`, *optional*, defaults to `8192`): `K`; 0 is no queue.
-            key_momentum (`float`, *optional*, defaults to `0.999`): of the key encoder's moving average.
-            queue_seed (`int`, *optional*, defaults to `0`): of the initial queue.
+                encoder, anchors are the query view), `gpaco` or `multitask` (the model encodes both views, which are
+                both anchors), `gpaco_single` (one view).
+            projection_dim (`int`, *optional*, defaults to `128`): dimension `D` of the features.
+            queue_size (`int`, *optional*, defaults to `8192`): length `K` of the queue; 0: no queue.
+            key_momentum (`float`, *optional*, defaults to `0.999`): momentum of the key encoder.
+            queue_seed (`int`, *optional*, defaults to `0`): seed of the initial queue.
             projector (`str`, *optional*, defaults to `"auto"`): `mlp2-bn` for paco, `mlp3-relu` for the others,
-                `mlp3-gelu` for these on a ViT, as in the reference; or one of these names.
+                `mlp3-gelu` for these on a ViT, as in the reference implementation; or one of these.
             gather_batch (`bool`, *optional*, defaults to `False`): contrast with the batches of all processes.
 
         Returns:
@@ -153,12 +159,11 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
             labels (`Tensor` of shape `(B,)`, *optional*): class indices.
             return_dict (`bool`, *optional*): `False` for a tuple.
             key_pixel_values (`Tensor` of shape `(B, 3, H, W)`, *optional*): the key view. Without it the model
-                behaves as the classifier (a loss of one view in train mode excepted, where one view with labels is
-                contrasted).
+                behaves like the classifier, except for a single-view loss in train mode with labels.
 
         Returns:
-            [`ContrastiveOutput`] where rows are contrasted. In train mode the queue then takes the features of all
-            processes.
+            [`ContrastiveOutput`] if rows are contrasted. In train mode, the features of all processes are then
+            enqueued.
 
         Raises:
             ValueError: two views without labels, or two views for a loss that takes one.
@@ -167,7 +172,7 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         if key_pixel_values is None and not (single and self.training and labels is not None):
             return super().forward(pixel_values, labels=labels, return_dict=return_dict, **kwargs)
         if labels is None:
-            raise ValueError("two views need labels: pass labels of shape (B,), or only pixel_values to classify")
+            raise ValueError("two views need labels: pass labels of shape (B,), or only pixel_values for inference")
         if single and key_pixel_values is not None:
             raise ValueError(f"variant {self.spec.name!r} takes one view: pass pixel_values and labels only")
 
@@ -212,11 +217,10 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         return F.normalize(projected.to(self.queue.features.dtype), dim=1)
 
     def key_and_query_parameters(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The key encoder's parameters, and those that they follow.
+        """The parameters of the key encoder, and the parameters that they follow.
 
         Returns:
-            two lists of `Tensor`, in the same order; both empty where there is no key encoder. What is frozen is in
-            neither.
+            two lists of `Tensor` in the same order, without frozen parameters; both empty without a key encoder.
         """
         if self.key_encoder is None:
             return [], []
@@ -228,13 +232,11 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
     def update_key_encoder(self, parameters: tuple[list[Tensor], list[Tensor]] | None = None) -> None:
         """Move the key encoder's parameters: `k <- m k + (1 - m) q`. Call it once after each optimizer step.
 
-        At every forward pass it then holds what the reference's holds, which moves it just before the key forward
-        pass. BatchNorm statistics are the key encoder's own and are not averaged. Does nothing where there is no key
-        encoder.
+        At every forward pass it then equals that of the reference implementation, which updates it just before the
+        key forward pass. BatchNorm statistics are not averaged. Does nothing without a key encoder.
 
         Args:
-            parameters (pair of lists, *optional*): what [`key_and_query_parameters`] returns, to spare a loop the
-                search for them, which takes longer than the update.
+            parameters (pair of lists, *optional*): result of [`key_and_query_parameters`], to avoid its cost in loops.
         """
         keys, queries = parameters or self.key_and_query_parameters()
         if keys:
@@ -242,10 +244,10 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
             torch._foreach_lerp_(keys, queries, 1 - self.key_momentum)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        """Save a training checkpoint: the classifier, and beside it projector, key encoder and queue.
+        """Save a training checkpoint: classifier, projector, key encoder and queue.
 
         Args:
-            save_directory (path): the folder, which is made where there is none.
+            save_directory (path): the folder, created if it does not exist.
             args, kwargs: as for `PreTrainedModel.save_pretrained`.
         """
         self.to_classifier().save_pretrained(save_directory, *args, **kwargs)
@@ -268,7 +270,7 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         """Write projector, key encoder and queue to `paco_training_state.safetensors`.
 
         Args:
-            folder (path): where to; it must exist.
+            folder (path): an existing folder.
         """
         settings = {
             "variant": self.spec.name,
@@ -281,14 +283,14 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         save_tensors(self.training_tensors(), Path(folder) / TRAINING_STATE_NAME, settings)
 
     def load_training_state(self, folder: str | os.PathLike) -> None:
-        """Read what [`save_training_state`] wrote.
+        """Load the file of [`save_training_state`].
 
         Args:
-            folder (path): where the file lies.
+            folder (path): the folder of the file.
 
         Raises:
             OSError: no such file, or not a readable one.
-            ValueError: it was written by a model with other settings.
+            ValueError: it is from a model with different settings.
         """
         self._load_training_tensors(Path(folder), *_read_training_state(folder))
 
@@ -302,9 +304,9 @@ class PaCoForContrastiveTraining(PaCoForImageClassification):
         tensors = {key: tensor for key, tensor in tensors.items() if key not in shared}
         if difference := first_difference(expected, tensors):
             raise ValueError(
-                f"{folder / TRAINING_STATE_NAME} does not fit this model (variant {self.spec.name!r}, queue of "
-                f"{len(self.queue.labels)}), the first difference being {difference}: train with the settings that "
-                "the checkpoint was made with"
+                f"{folder / TRAINING_STATE_NAME} does not match this model (variant {self.spec.name!r}, queue of "
+                f"{len(self.queue.labels)}), the first difference is {difference}: train with the settings of the "
+                "checkpoint"
             )
         self.load_state_dict(tensors, strict=False)
 
@@ -340,7 +342,7 @@ def _read_training_state(folder: str | os.PathLike) -> tuple[dict[str, Tensor], 
     path = Path(folder) / TRAINING_STATE_NAME
     if not path.is_file():
         raise OSError(
-            f"{path} does not exist: the folder is no training checkpoint (a classifier has none; see from_classifier)"
+            f"{path} does not exist: the folder is not a training checkpoint (for a classifier, use from_classifier)"
         )
     try:
         return read_tensors(path)

@@ -51,17 +51,17 @@ def find_backbone(name: str, revision: str | None = None) -> BackboneSource:
     path = Path(folder)
     if not path.is_dir():
         raise OSError(
-            f"backbone {name!r} is neither a folder nor a timm model: give a folder with config.json and weights, a "
-            "name that timm has, or hf://user/name"
+            f"backbone {name!r} is neither a folder nor a timm model: use a folder with config.json and weights, "
+            "a timm model, or hf://user/name"
         )
     if not (path / "config.json").is_file():
         raise OSError(
-            f"backbone {name!r} lacks config.json, which timm's save_for_hf writes beside the weights: save it with "
-            "that"
+            f"backbone {name!r} has no config.json, which timm's save_for_hf writes next to the weights: save the "
+            "model with it"
         )
     weights = find_weights(name)
     if not weights:
-        raise OSError(f"backbone {name!r} lacks weights ({' or '.join(_WEIGHTS)}): put them beside its config.json")
+        raise OSError(f"backbone {name!r} has no weights ({' or '.join(_WEIGHTS)}): put them next to its config.json")
     return _described(name, lambda: load_model_config_from_path(path), weights[0])
 
 
@@ -85,8 +85,8 @@ def _from_hub(name: str, repo: str) -> BackboneSource:
         raise
     except Exception as error:  # the Hub's clients raise a dozen types here, and all of them mean the same to the user
         raise OSError(
-            f"backbone {name!r} cannot be loaded from the Hub ({type(error).__name__}: {str(error).splitlines()[0]}). "
-            "Without network it must be in the cache; or give a local folder"
+            f"backbone {name!r} cannot be loaded from the Hub ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}): check the name, or without network access use a local folder"
         ) from error
 
 
@@ -95,13 +95,13 @@ def _described(name: str, read: Any, weights: str | None) -> BackboneSource:
         config, architecture, options = read()
     except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise ValueError(
-            f"the config.json of backbone {name!r} is not timm's ({type(error).__name__}: {error}); for a checkpoint "
-            "of this package, `paco-hf export RUN OUT --to timm` writes one that is"
+            f"the config.json of backbone {name!r} is not in timm format ({type(error).__name__}: {error}): "
+            "convert a checkpoint of this package with `paco-hf export RUN OUT --to timm`"
         ) from error
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ValueError(
-            f"backbone {name!r} has an architecture that the installed timm does not have, {architecture!r}: update "
-            "timm"
+            f"backbone {name!r} has an architecture that the installed timm does not have, {architecture!r}: "
+            "upgrade timm"
         )
     kept = {key: value for key, value in (options or {}).items() if key != "num_classes"}
     if "img_size" in kept:

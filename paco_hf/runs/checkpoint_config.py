@@ -42,7 +42,7 @@ class CheckpointConfig:
             numbers = isinstance(values, list) and all(type(value) in kinds and value >= 0 for value in values)
             if known[name] is not None and not (numbers and len(values) == len(names)):
                 wrong[name] = values
-        reasons = [f"{name} does not fit the classes: {value!r:.40}" for name, value in wrong.items()]
+        reasons = [f"{name} does not match the classes: {value!r:.40}" for name, value in wrong.items()]
         if (kind := content.get("model_type")) != "paco":
             reasons.append(f"model_type must be 'paco', got {kind!r:.40}")
         if reasons:

@@ -90,7 +90,7 @@ class RunFolder:
     @cached_property
     def metrics(self) -> dict[str, Any]:
         """`metrics.json`: scores of `test` and `validation`, the steps of the model."""
-        return read_mapping(self.path / layout.METRICS_NAME, advice="remove it to score the run anew")
+        return read_mapping(self.path / layout.METRICS_NAME, advice="remove it to evaluate the run again")
 
     @property
     def scored_split(self) -> str:
@@ -100,7 +100,7 @@ class RunFolder:
     @cached_property
     def evaluation(self) -> dict[str, Any]:
         """`results.json` of `paco-hf evaluate` on the test split."""
-        return read_mapping(self.evaluation_path, advice="evaluate the run anew")
+        return read_mapping(self.evaluation_path, advice="evaluate the run again")
 
     @property
     def evaluation_path(self) -> Path:
@@ -149,7 +149,7 @@ class RunFolder:
         """Raise `ValueError` where the folder holds no model that can be loaded."""
         if not (self.path / "config.json").is_file() or not (self.path / "model.safetensors").is_file():
             raise ValueError(
-                f"{self.name} holds no finished model (config.json and model.safetensors): is it a run folder?"
+                f"{self.name} has no finished model (config.json and model.safetensors): pass a run folder"
             )
 
     def check_finished(self) -> None:
@@ -157,7 +157,7 @@ class RunFolder:
         records = (self.home / name for name in (layout.RUN_NAME, layout.RECIPE_NAME, layout.LOG_NAME))
         for path in (self.path / layout.METRICS_NAME, *records):
             if not path.is_file():
-                raise OSError(f"{path} is missing: give the folder of a finished run")
+                raise OSError(f"{path} is missing: pass the folder of a finished run")
 
 
 def seed_runs(folder: str | Path) -> list[Path]:
@@ -172,7 +172,7 @@ def seed_runs(folder: str | Path) -> list[Path]:
     runs = [Path(folder) / run["folder"] for run in read_mapping(file).get("runs", [])]
     finished = [run for run in runs if (run / layout.METRICS_NAME).is_file()]
     if not finished:
-        raise ValueError(f"{folder} has no finished run: the command that began it goes on with --resume")
+        raise ValueError(f"{folder} has no finished run: finish it by running the same command with --resume")
     return finished
 
 

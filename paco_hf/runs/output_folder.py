@@ -44,8 +44,8 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
         changed = changed_settings(folder, run_settings(run, args), only_named=True)
         if changed:
             raise ValueError(
-                f"{folder} is finished, and was made with other settings ({changed}): give another --output_dir, or "
-                f"remove its {layout.METRICS_NAME} to continue from its last checkpoint with the new ones"
+                f"{folder} is finished and was trained with different settings ({changed}): use another --output_dir, "
+                f"or remove its {layout.METRICS_NAME} to continue from its last checkpoint with the new settings"
             )
         return metrics
     if not folder.exists() or _is_fresh(folder):
@@ -53,9 +53,11 @@ def open_folder(folder: Path, run: RunArguments, args: PaCoTrainingArguments) ->
     if not RunFolder(folder).started:
         inside = sorted(path.name for path in folder.iterdir() if path.name not in LOCK_NAMES)
         shown = ", ".join(inside[:5]) + (f" and {len(inside) - 5} more" if len(inside) > 5 else "")
-        raise ValueError(f"--output_dir {folder} is not empty, and holds no run ({shown}): give another folder")
+        raise ValueError(f"--output_dir {folder} is not empty and has no run ({shown}): use another folder")
     if not (run.resume or run.overwrite or any(lies_in(point, folder) for point in points)):
-        raise ValueError(f"--output_dir {folder} is not empty: --resume continues its run, --overwrite replaces it")
+        raise ValueError(
+            f"--output_dir {folder} is not empty: resume its run with --resume, or replace it with --overwrite"
+        )
     return None
 
 

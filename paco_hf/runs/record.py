@@ -97,18 +97,24 @@ def summary(metrics: dict[str, Any], title: str) -> str:
     if history:
         selected, last = str(metrics["selected_step"]), list(history)[-1]
         lines.append(
-            f"model of step {selected}, selected on validation ({100 * history.get(selected, 0):.1f} balanced there "
-            f"during training; the last, of step {last}, {100 * history[last]:.1f})"
+            f"selected the model of step {selected} on the validation split (balanced accuracy "
+            f"{100 * history.get(selected, 0):.1f} during training; {100 * history[last]:.1f} at the last step, "
+            f"{last})"
         )
     elif folds := metrics.get("cross_validation"):
         low, high = (100 * end for end in folds["balanced_accuracy_95"])
         lines.append(
-            f"model of the last step, {metrics['last_step']}, trained on all images; validation: each of "
-            f"{folds['images']} held out once, in {folds['folds']} folds: balanced {low:.1f} to {high:.1f} (95%)"
+            f"model of the last step, {metrics['last_step']}, trained on all images; cross-validation of "
+            f"{folds['images']} images in {folds['folds']} folds: balanced accuracy {low:.1f} to {high:.1f} (95% "
+            "interval)"
         )
         if alone := folds["classes_of_one_image"]:
-            lines.append(f"classes of one image, of which no validation can tell: {alone}")
+            lines.append(f"classes with one image, not covered by cross-validation: {alone}")
     elif "last_step" in metrics:
-        why = "validated only at the end, so not selected" if metrics.get("validation") else "no validation split"
+        why = (
+            ("evaluated only at the end, so there was no model selection")
+            if metrics.get("validation")
+            else "no validation split"
+        )
         lines.append(f"model of the last step, {metrics['last_step']}; {why}")
     return "\n".join(lines)

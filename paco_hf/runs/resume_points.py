@@ -21,7 +21,7 @@ from .layout import SET_ASIDE
 
 
 def resume_points(folder: Path, run: RunArguments, args: PaCoTrainingArguments) -> list[Path]:
-    """The checkpoints that a training is to resume from, the first that is complete; none: it starts anew.
+    """The checkpoints that a training is to resume from, the first that is complete; none: it starts over.
 
     Args:
         folder (`Path`): the `--output_dir`.
@@ -37,20 +37,25 @@ def resume_points(folder: Path, run: RunArguments, args: PaCoTrainingArguments) 
     if chosen.lower() in ("", "false"):
         return last_first if run.resume else []
     if run.resume:
-        raise ValueError(f"--resume_from_checkpoint {chosen} and --resume both say where to go on from: give one")
+        raise ValueError(
+            f"--resume_from_checkpoint {chosen} and --resume both select a checkpoint: use only one of them"
+        )
     if chosen.lower() == "true":
         if not last_first:
             raise OSError(f"--resume_from_checkpoint true: {folder} has no complete checkpoint")
         points = last_first
     elif not (Path(chosen) / TRAINER_STATE_NAME).is_file():
         raise OSError(
-            f"--resume_from_checkpoint {chosen} is no checkpoint of a training: give a folder such as "
+            f"--resume_from_checkpoint {chosen} is not a training checkpoint: pass a folder such as "
             "RUN/checkpoint-20, or true for the last one in --output_dir"
         )
     else:
         points = [Path(chosen).resolve() if Path(chosen).is_symlink() else Path(chosen)]
     if run.overwrite and lies_in(points[0], folder):
-        raise ValueError(f"--overwrite would remove {points[0]}, which --resume_from_checkpoint goes on from")
+        raise ValueError(
+            f"--overwrite would remove {points[0]}, which --resume_from_checkpoint resumes from: "
+            "remove one of the two flags"
+        )
     return points
 
 
@@ -87,7 +92,7 @@ def first_complete(points: Sequence[Path], weights: str, args: PaCoTrainingArgum
             errors.append(error)
         else:
             reasons = [str(error).rpartition(": ")[0] for error in errors]
-            return point, [f"WARNING: {reason}; going on from the checkpoint before it" for reason in reasons]
+            return point, [f"WARNING: {reason}; resuming from the previous checkpoint" for reason in reasons]
     raise errors[0]
 
 
@@ -125,18 +130,18 @@ def check_checkpoint(folder: Path, weights: str, args: PaCoTrainingArguments) ->
     """
     others = [str(other) for other in list_checkpoints(folder.parent) if other.name != folder.name]
     such = f", such as {others[-1]}" if others else ""
-    advice = f"give another with --resume_from_checkpoint{such}, or start anew with --overwrite"
+    advice = f"choose another with --resume_from_checkpoint{such}, or start over with --overwrite"
     # Every process looks at those of all, so that all find the same.
     random_states = _random_states(process_count(folder))
     pickled = ("optimizer.pt", "scheduler.pt", *random_states)
     contrastive = [TRAINING_STATE_NAME] if args.spec.contrastive else []
     for name in (weights, *contrastive, *pickled, TRAINER_STATE_NAME):
         if not (folder / name).is_file():
-            raise OSError(f"the checkpoint {folder} lacks {name}: {advice}")
+            raise OSError(f"the checkpoint {folder} has no {name}: {advice}")
     for name in pickled:
         with readable(folder / name, advice), safe_globals():
             if not is_zipfile(folder / name):
-                raise ValueError("no whole file of torch.save")
+                raise ValueError("not a complete file of torch.save")
             torch.load(folder / name, map_location="cpu", weights_only=True, mmap=True)
     for file in folder.glob("*.safetensors"):
         with readable(file, advice), safe_open(file, "pt"):

@@ -218,8 +218,8 @@ class SelectionCallback(TrainerCallback):
         self.trainer.accelerator.wait_for_everyone()
         if not file.exists():
             _log.warning(
-                f"{source} speaks of best weights, {file.name}, that lie neither beside it nor in {args.output_dir}: "
-                "the best from here on is taken"
+                f"{source} refers to best weights, {file.name}, which are neither next to it nor in "
+                f"{args.output_dir}: the best weights from now on are kept"
             )
             state.best_metric = state.best_global_step = None
 

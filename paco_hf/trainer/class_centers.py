@@ -10,7 +10,7 @@ from ..models.modeling_paco import PaCoForImageClassification
 
 
 def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings, source: str) -> str:
-    """Set the classifier to tell classes by their nearest center, from which training then goes on.
+    """Set the classifier to recognize classes by their nearest center, and train from there.
 
     With centers `m_c` and their mean `m` the logits are those of Gaussians of one spherical covariance:
     `w_c = (m_c - m) / T`, `b_c = (|m|^2 - |m_c|^2) / 2T`, balanced. `T` is fitted on the embeddings where they are of
@@ -35,32 +35,32 @@ def start_from_centers(model: PaCoForImageClassification, embeddings: Embeddings
     classes, width = model.classifier.weight.shape
     if features.shape[1] != width:
         raise ValueError(
-            f"{source} has embeddings of width {features.shape[1]}, but {model.config.backbone!r} gives {width}: "
-            "make them with this backbone"
+            f"{source} has features of width {features.shape[1]}, but {model.config.backbone!r} has width "
+            f"{width}: create the file with this backbone"
         )
     names, expected = embeddings.class_names, [model.config.id2label[label] for label in range(classes)]
     if names is not None and names != expected:
         pairs = (pair for pair in zip(names, expected, strict=False) if pair[0] != pair[1])
         theirs, ours = next(pairs, (len(names), classes))
         raise ValueError(
-            f"{source} has other classes than the data, the first being {theirs!r} instead of {ours!r}: make it from "
-            "this data"
+            f"{source} has different classes than the data, the first is {theirs!r} instead of {ours!r}: create "
+            "the file from this data"
         )
     if cosine:
         features = F.normalize(features, dim=1)
     if labels is None:
         if len(features) != classes:
             raise ValueError(
-                f"{source} has {len(features)} rows without labels, but there are {classes} classes: give one row per "
-                "class, in their order, or labels"
+                f"{source} has {len(features)} rows without labels, but there are {classes} classes: use one row "
+                "per class, in class order, or add labels"
             )
         centers = features
     else:
         present = np.bincount(labels[(labels >= 0) & (labels < classes)], minlength=classes)
         if labels.min() < 0 or labels.max() >= classes or present.min() == 0:
             raise ValueError(
-                f"{source} needs images of each of the {classes} classes and of no other, but has none of class "
-                f"{int(present.argmin())}, or labels beyond"
+                f"{source} must have images of each of the {classes} classes and no others, but has none of class "
+                f"{int(present.argmin())}, or labels out of range"
             )
         index = torch.from_numpy(labels)
         centers = torch.zeros(classes, width, dtype=torch.float64).index_add_(0, index, features)

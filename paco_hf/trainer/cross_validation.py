@@ -53,7 +53,7 @@ class HeadSettings:
             classifier (`str`): `linear` or `cosine`.
         """
         if not self.learning_rate:
-            return "class centers as they start (learning rate 0)"
+            return "initial class centers (learning rate 0)"
         scale = f"scale {self.scale:g}, " if classifier == "cosine" else ""
         return f"{scale}learning rate {self.learning_rate:g}"
 

@@ -130,8 +130,8 @@ def layer_decay_groups(model: PaCoForImageClassification, args: PaCoTrainingArgu
     backbone = model.paco.backbone
     if not hasattr(backbone, "group_matcher"):
         raise ValueError(
-            f"layer_decay {args.layer_decay} needs a backbone that knows its layers (timm's group_matcher), which "
-            f"{model.config.backbone!r} does not: leave --layer_decay out"
+            f"layer_decay {args.layer_decay} needs a backbone with layer groups (timm's group_matcher), which "
+            f"{model.config.backbone!r} does not have: remove --layer_decay"
         )
     spared: Any = () if args.decay_all_parameters else getattr(backbone, "no_weight_decay", tuple)()
     spared = {*spared, f"paco_{SCALE_NAME}"}
@@ -164,7 +164,7 @@ def freeze_convolutions(backbone: nn.Module, trainable: str) -> None:
     kept = {name for name in convolutions if f"{name}.".startswith(f"{trainable}.")}
     if not kept:
         raise ValueError(
-            f"trainable_convolutions {trainable!r} names no part of the backbone with convolutions; its last one is "
+            f"trainable_convolutions {trainable!r} matches no convolutions of the backbone: use a prefix such as "
             f"{next(reversed(convolutions), 'none at all')!r}"
         )
     for name in convolutions.keys() - kept:

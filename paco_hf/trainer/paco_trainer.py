@@ -4,8 +4,8 @@ import datetime
 import math
 import multiprocessing
 from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from .optimizer import decayed_names, optimizer_and_settings
 from .progress import ReadableLines, ReadableProgress
 from .saving import CheckpointingTrainer
 from .schedules import rate_schedule
-from .training_model import training_model
+from .training_model import replaced, training_model
 from .validation import (
     check_labels,
     check_metric,
@@ -48,29 +48,36 @@ _VIEWS = ("pixel_values", "key_pixel_values")
 
 
 class PaCoTrainer(CheckpointingTrainer):
-    """Trains a `PaCoForImageClassification`; a contrastive loss adds projector, key encoder and queue.
+    """Train a `PaCoForImageClassification`; for a contrastive loss, with projector, key encoder and queue.
 
-    The data set's items hold `pixel_values` and `labels`, for two views also `key_pixel_values`
-    (see [`paco_hf.data.torch_datasets.ViewsDataset`]). The loss is computed from the model's outputs in float32.
+    Items of the dataset have `pixel_values`, `labels` and, for two views, `key_pixel_values` (see
+    [`paco_hf.data.torch_datasets.ViewsDataset`]). The loss is computed in float32.
 
     Args:
-        model (`PaCoForImageClassification`): its configuration's `class_counts` (images trained on) are the loss's
-            prior, and its `selection_counts` (where it has them) define the many/medium/few groups of the metrics.
-            Training changes its weights, and with them its configuration's `balanced_logits`, which says what the
-            logits are for: both are shared, not copied.
-        args (`PaCoTrainingArguments`, *optional*): settings (default: those of `paco-run` as output folder). The
-            trainer works on a copy, `trainer.args`, whose `eval_strategy` is `no` without `eval_dataset`, and whose
-            `run_name`, under which trackers show it, is that of the folder with the time where there is none.
-        batched_views (callable, *optional*): makes the views of a training batch of whole images on the model's
-            device ([`BatchedViews`] of [`WholeImages`]).
-        train_sampler (sampler with `set_epoch`, *optional*): order of the training images, a function of the epoch
-            alone ([`StreamSampler`]); [`EpochSampler`] where there is none.
-        kwargs: what `transformers.Trainer` takes: `train_dataset`, `eval_dataset` (one, or several by name),
-            `data_collator`, `processing_class`, `model_init` instead of a model, `compute_metrics` (it gets logits;
-            `None`: the loss alone is evaluated), ...
+        model (`PaCoForImageClassification`): `class_counts` of its configuration are the prior of the loss, and
+            `selection_counts` (if set) define the many-, medium- and few-shot groups. Training changes the weights
+            and `balanced_logits` of the configuration in place.
+        args (`PaCoTrainingArguments`, *optional*): settings (default: output folder `paco-run`). The trainer copies
+            them to `trainer.args`, where `eval_strategy` is `no` without `eval_dataset`, and the default `run_name`
+            is the name of the folder with the time.
+        batched_views (callable, *optional*): makes the views of a batch of whole images on the device
+            ([`BatchedViews`] of [`WholeImages`]).
+        train_sampler (sampler with `set_epoch`, *optional*): order of the training images, which must depend only on
+            the epoch ([`StreamSampler`]; default: [`EpochSampler`]).
+        kwargs: arguments of `transformers.Trainer`, such as `train_dataset`, `eval_dataset`, `data_collator`,
+            `model_init` or `compute_metrics` (gets logits; `None`: evaluate only the loss).
 
     Raises:
-        ValueError: settings that contradict the model or the data.
+        ValueError: settings contradict the model or the data.
+
+    Example:
+
+    ```python
+    views = {name: torch.randn(3, 32, 32) for name in ("pixel_values", "key_pixel_values")}
+    model = PaCoForImageClassification.from_timm("cifar_resnet20", num_labels=2, class_counts=[4, 4])
+    args = PaCoTrainingArguments("run", max_steps=1, per_device_train_batch_size=4, queue_size=8, use_cpu=True)
+    PaCoTrainer(model, args, train_dataset=[{"labels": i % 2, **views} for i in range(8)]).train()
+    ```
     """
 
     lr_scheduler: Any
@@ -141,10 +148,10 @@ class PaCoTrainer(CheckpointingTrainer):
         return model
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As [`CheckpointingTrainer.train`]; a metric to select by that is not computed is a `ValueError` before it.
+        """Train as [`CheckpointingTrainer.train`] does, after a check that the selection metric is computed.
 
         Args:
-            args, kwargs: as there.
+            args, kwargs: passed on.
         """
         # A function of the user, which may be set after the trainer was made.
         evaluates = self.args.eval_strategy != "no" and not self.args.batch_eval_metrics
@@ -174,7 +181,7 @@ class PaCoTrainer(CheckpointingTrainer):
 
     def create_accelerator_and_postprocess(self) -> None:
         """As the base class, whose accelerator would compile the model as a whole, evaluation too."""
-        with _changed(self.args, "torch_compile_backend", None), _changed(self.args, "torch_compile_mode", None):
+        with replaced(self.args, "torch_compile_backend", None), replaced(self.args, "torch_compile_mode", None):
             super().create_accelerator_and_postprocess()
 
     # ---- loss
@@ -240,9 +247,9 @@ class PaCoTrainer(CheckpointingTrainer):
         step = self.state.global_step
         if step < self.judged_steps and (loss.is_cpu or step % 50 == 0) and not torch.isfinite(loss):
             raise FloatingPointError(
-                f"the loss is {loss.item()} at step {step + 1}, so the weights or a batch are "
-                "broken: start over, or from a much earlier checkpoint, with a lower --learning_rate, "
-                "--max_grad_norm 1, a higher --temperature or --precision fp32, and look for images of a single color"
+                f"the loss is {loss.item()} at step {step + 1}, so training diverged: start over, or from a much "
+                "earlier checkpoint, with a lower --learning_rate, --max_grad_norm 1, a higher --temperature or "
+                "--precision fp32, and check the data for images of a single color"
             )
         return loss
 
@@ -279,7 +286,7 @@ class PaCoTrainer(CheckpointingTrainer):
         if description == "Evaluation" and reduced is None and self.compute_metrics == self._long_tailed_metrics:
             # The package's metrics need class ids alone: logits of thousands of classes need not be gathered.
             reduced = _class_ids
-        with _changed(self, "preprocess_logits_for_metrics", reduced):
+        with replaced(self, "preprocess_logits_for_metrics", reduced):
             return super().evaluation_loop(dataloader, description, *args, **kwargs)
 
     # ---- optimizer and schedule
@@ -303,7 +310,7 @@ class PaCoTrainer(CheckpointingTrainer):
     def get_train_dataloader(self) -> Any:
         """The training batches, in the order of `train_sampler`."""
         # transformers' own orders would only be thrown away.
-        with _changed(self.args, "train_sampling_strategy", "sequential"):
+        with replaced(self.args, "train_sampling_strategy", "sequential"):
             loader = _outliving_signals(super().get_train_dataloader())
         if not isinstance(self.train_dataset, IterableDataset):
             self.train_sampler = self.train_sampler or EpochSampler(len(self.train_dataset), self.args.order_seed)
@@ -312,12 +319,12 @@ class PaCoTrainer(CheckpointingTrainer):
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
         """The evaluation batches, the ragged last one among them, which transformers would drop too."""
-        with _changed(self.args, "dataloader_drop_last", False):
+        with replaced(self.args, "dataloader_drop_last", False):
             return _outliving_signals(super().get_eval_dataloader(eval_dataset))
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
         """As [`get_eval_dataloader`], for `predict`."""
-        with _changed(self.args, "dataloader_drop_last", False):
+        with replaced(self.args, "dataloader_drop_last", False):
             return super().get_test_dataloader(test_dataset)
 
 
@@ -332,19 +339,9 @@ def _outliving_signals(loader: Any) -> Any:
 
 
 def _collated(items: Any) -> dict[str, Any]:
-    # A data set that makes whole batches, such as of features, leaves nothing to collate.
+    # A dataset that makes whole batches, such as of features, leaves nothing to collate.
     return items if isinstance(items, dict) else default_data_collator(items)
 
 
 def _class_ids(logits: Tensor, labels: Tensor) -> Tensor:
     return logits.argmax(-1)
-
-
-@contextmanager
-def _changed(args: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(args, name)
-    setattr(args, name, value)
-    try:
-        yield
-    finally:
-        setattr(args, name, before)

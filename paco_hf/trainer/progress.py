@@ -47,10 +47,10 @@ def readable(logs: dict[str, Any], state: Any) -> str | None:
         return None
     line = f"{where}: loss {logs['loss']:.4g}"
     if "class_loss" in logs:
-        line += f" (class {logs['class_loss']:.4g}, contrast {logs['contrast_loss']:.4g})"
+        line += f" (class {logs['class_loss']:.4g}, contrastive {logs['contrast_loss']:.4g})"
     line += f", learning rate {logs['learning_rate']:.3g}"
     if "positives_per_anchor" in logs:
-        line += f", {logs['positives_per_anchor']:.3g} positives an anchor"
+        line += f", {logs['positives_per_anchor']:.3g} positives per anchor"
     if logs.get("queue_fill", 1) < 1:
         line += f", queue {100 * logs['queue_fill']:.0f}% filled"
     return line

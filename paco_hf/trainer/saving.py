@@ -37,7 +37,7 @@ PRIVATE_OVERRIDES = {
     "_save_checkpoint": "writes in place; `on_save`, which follows it, is too late for the callbacks that upload",
     "_load_from_checkpoint": "knows neither the training state nor adapters without a `PeftModel`",
     "_load_optimizer_and_scheduler": "says nothing of what to do where a state does not fit the optimizer",
-    "_load_rng_state": "likewise",
+    "_load_rng_state": "as above",
 }
 
 
@@ -114,7 +114,7 @@ class CheckpointingTrainer(Trainer):
             self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
 
     def save_classifier(self, folder: str | Path) -> None:
-        """Write the inference model as it is now, adapters merged into it and beside it in `adapter/`."""
+        """Write the current inference model: adapters are merged into it, and saved separately in `adapter/`."""
         with _written_here(self.args):
             if self.adapted:
                 lora.save_merged(self.classifier, folder)
@@ -243,7 +243,7 @@ class CheckpointingTrainer(Trainer):
                 self.classifier.load_state_dict(tensors)
             except RuntimeError as error:
                 reason = str(error).splitlines()[-1].strip()
-                raise ValueError(f"{weights} does not fit the model: {reason}") from error
+                raise ValueError(f"{weights} does not match the model: {reason}") from error
         if isinstance(self.model, PaCoForContrastiveTraining):
             self.model.load_training_state(resume_from_checkpoint)
 
@@ -252,8 +252,8 @@ class CheckpointingTrainer(Trainer):
             super()._load_optimizer_and_scheduler(checkpoint)
         except (KeyError, ValueError) as error:  # the files were read before: they are of another training
             raise ValueError(
-                f"{checkpoint}/optimizer.pt does not fit what is trained ({error}): resume with the loss, the "
-                "optimizer and the frozen parts that it was started with"
+                f"{checkpoint}/optimizer.pt does not match the model ({error}): resume with the same loss, "
+                "optimizer and frozen parts"
             ) from error
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -288,7 +288,7 @@ class CheckpointingTrainer(Trainer):
     # ---- the Hub
 
     def push_to_hub(self, commit_message: str | None = "End of training", blocking: bool = True, **kwargs: Any) -> Any:
-        """Publish the model as it is now, with its card and, where there is an `eval_dataset`, its scores on that.
+        """Publish the current model with its card and, if there is an `eval_dataset`, its scores on it.
 
         The repository is `args.hub_model_id`, else named after `args.output_dir`.
 
@@ -308,10 +308,10 @@ class CheckpointingTrainer(Trainer):
         from ..hub.upload import push_trainer
 
         if not blocking:
-            raise ValueError("blocking=False is not supported, as a push is a single commit: leave it out")
+            raise ValueError("blocking=False is not supported, because a push is a single commit: remove it")
         return push_trainer(self, commit_message=commit_message or "End of training", **kwargs)
 
     def init_hf_repo(self, *args: Any, **kwargs: Any) -> None:
         """Make the repository, as the base class does; what the Hub refuses is an `OSError` of one line."""
-        with hub_errors(f"{self.args.hub_model_id or self.args.output_dir} cannot be made on the Hub"):
+        with hub_errors(f"{self.args.hub_model_id or self.args.output_dir} cannot be created on the Hub"):
             super().init_hf_repo(*args, **kwargs)

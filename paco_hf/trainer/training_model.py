@@ -1,4 +1,8 @@
-"""The model as it is trained: with what the loss needs around it, frozen and laid out as the settings say."""
+"""The model to train, with the parts that the loss needs, frozen and laid out by the settings."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from transformers import set_seed
@@ -27,3 +31,20 @@ def training_model(model: PaCoForImageClassification, args: PaCoTrainingArgument
     if args.device.type == "cpu" and args.bf16:
         use_wide_gradients(model.paco.backbone)
     return model.to(memory_format=torch.channels_last) if args.channels_last else model
+
+
+@contextmanager
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Replace an attribute inside a `with` block.
+
+    Args:
+        owner (object): with the attribute.
+        name (`str`): of the attribute.
+        value: inside the block.
+    """
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)

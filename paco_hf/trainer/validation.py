@@ -51,12 +51,12 @@ def check_training(
     """
     if not (hasattr(model, "paco") and hasattr(model.config, "class_counts")):
         raise ValueError(
-            f"the model is a {type(model).__name__}, and a PaCoTrainer trains a PaCoForImageClassification: make one "
-            "of any timm backbone with PaCoForImageClassification.from_timm(name, num_labels=...)"
+            f"the model is a {type(model).__name__}, but a PaCoTrainer trains a PaCoForImageClassification: "
+            "create one from any timm backbone with PaCoForImageClassification.from_timm(name, num_labels=...)"
         )
     if any(getattr(model.config, name) is not None for name in ("temperature", "inference_prior", "abstention")):
         raise ValueError(
-            "training works on balanced logits: set the config's temperature, inference_prior and abstention to None"
+            "training uses balanced logits: set temperature, inference_prior and abstention of the config to None"
         )
     check_class_counts(args, model.config)
     if args.n_gpu > 1:
@@ -66,13 +66,13 @@ def check_training(
         )
     if isinstance(model, PaCoForContrastiveTraining) and model.spec != args.spec:
         raise ValueError(
-            f"the model was made for variant {model.spec.name!r}, but loss is {args.loss!r}: set "
+            f"the model was created for the loss {model.spec.name!r}, but loss is {args.loss!r}: set "
             f"loss={model.spec.name!r}"
         )
     check_optimizer(model, args)
     check_queue(args)
     if isinstance(train_dataset, WholeImages) and batched_views is None:
-        raise ValueError("WholeImages are bytes without views: give batched_views, too, which makes views of them")
+        raise ValueError("WholeImages are bytes without views: also pass batched_views, which makes the views")
     if isinstance(train_dataset, Sized):
         check_batches(args, len(train_dataset), model)
 
@@ -95,7 +95,7 @@ def check_optimizer(model: PaCoForImageClassification, args: PaCoTrainingArgumen
             continue
         without = optimizer_and_settings(args.changed(**{setting: default}), model)[1]
         if {**options, "params": None} == {**without, "params": None}:
-            raise ValueError(f"{setting}={value!r} has no effect with optim={name!r}: leave it out")
+            raise ValueError(f"{setting}={value!r} has no effect with optim={name!r}: remove it")
     if args.optim_target_modules and not any(kind in name for kind in ("galore", "apollo")):
         raise ValueError(f"optim_target_modules={args.optim_target_modules!r} has no effect with optim={name!r}")
     if args.epoch_schedule == "none":
@@ -139,8 +139,7 @@ def check_packages(args: PaCoTrainingArguments) -> None:
         if tracker not in installed:
             package = f"'paco-hf[{tracker}]'" if tracker in _EXTRAS else _PACKAGES.get(tracker, tracker)
             raise ImportError(
-                f"report_to {tracker!r} needs a package that is not installed: `pip install {package}`, or leave it "
-                "out"
+                f"report_to {tracker!r} needs a package that is not installed: `pip install {package}`, or remove it"
             )
     if "wandb" in args.report_to and args.process_index == 0 and os.environ.get("WANDB_MODE") not in _WITHOUT_LOGIN:
         import wandb
@@ -149,7 +148,7 @@ def check_packages(args: PaCoTrainingArguments) -> None:
             wandb.login()
         except wandb.Error as error:
             reason = str(error).partition("\n")[0].rstrip(".")
-            raise ValueError(f"report_to 'wandb': {reason}; or set WANDB_MODE=offline to send it later") from error
+            raise ValueError(f"report_to 'wandb': {reason}; or set WANDB_MODE=offline to sync it later") from error
     try:
         optimizer_and_settings(args, nn.Sequential())
     except ImportError as error:
@@ -171,13 +170,13 @@ def check_rates(args: PaCoTrainingArguments, backbone_trained: bool) -> None:
     """
     if args.layer_decay is not None and not backbone_trained:
         raise ValueError(
-            f"layer_decay {args.layer_decay:g} is for the layers of a backbone that is trained, and it is frozen: "
-            "leave it out, or train the backbone"
+            f"layer_decay {args.layer_decay:g} needs a trainable backbone, and the backbone is frozen: remove it, "
+            "or train the backbone"
         )
     if args.head_learning_rate is not None and not backbone_trained:
         raise ValueError(
-            f"head_learning_rate {args.head_learning_rate:g} is for training a backbone at another rate, and the "
-            f"backbone is frozen: set learning_rate to {args.head_learning_rate:g} in its place"
+            f"head_learning_rate {args.head_learning_rate:g} needs a trainable backbone, and the backbone is "
+            f"frozen: set learning_rate to {args.head_learning_rate:g} instead"
         )
 
 
@@ -197,8 +196,8 @@ def check_optimizer_covers(optimizer: Any, model: nn.Module) -> None:
     lacks = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in has]
     if lacks:
         raise ValueError(
-            f"the optimizer lacks {len(lacks)} of the trained parameters, the first being {lacks[0]}: make it of "
-            "PaCoForContrastiveTraining.from_classifier(model, loss), and hand that model over, or set optim"
+            f"the optimizer is missing {len(lacks)} of the trained parameters, the first is {lacks[0]}: create it "
+            "from PaCoForContrastiveTraining.from_classifier(model, loss) and pass that model, or set optim"
         )
 
 
@@ -215,30 +214,30 @@ def check_types(args: Any, train_sampler: Any, compute_loss_func: Any = None) ->
     """
     if not isinstance(args, PaCoTrainingArguments):
         raise ValueError(
-            f"args are {type(args).__name__}, and a PaCoTrainer needs PaCoTrainingArguments: they take the same "
-            "settings, and those of the method"
+            f"args are {type(args).__name__}, but a PaCoTrainer needs PaCoTrainingArguments, which accept the "
+            "same settings and those of the method"
         )
     if compute_loss_func is not None:
         raise ValueError(
-            "compute_loss_func would not be called, as the loss is that of args.loss: leave it out, or override "
+            "compute_loss_func would not be called, because args.loss defines the loss: remove it, or override "
             "compute_loss in a subclass"
         )
     if train_sampler is not None and not hasattr(train_sampler, "set_epoch"):
         raise ValueError(
-            f"train_sampler is a {type(train_sampler).__name__} without set_epoch(epoch), which a resumed training "
-            "needs for the order of its epoch: give it that, or leave it out"
+            f"train_sampler is a {type(train_sampler).__name__} without set_epoch(epoch), which a resumed run "
+            "needs for the order of its epoch: add the method, or remove the sampler"
         )
 
 
 def check_labels(labels: Tensor, classes: int) -> None:
     """`ValueError` where a label `(B,)` is none of `0..classes - 1`."""
     if labels.is_floating_point():
-        raise ValueError(f"labels must be whole numbers, 0 to {classes - 1}, got {labels.dtype}")
+        raise ValueError(f"labels must be integers, 0 to {classes - 1}, got {labels.dtype}")
     wrong = labels[(labels < 0) | (labels >= classes)]
     if len(wrong):
         raise ValueError(
-            f"a label is {int(wrong[0])}, but the model has {classes} classes, 0 to {classes - 1}: number the classes "
-            "so, or make the model with more num_labels"
+            f"a label is {int(wrong[0])}, but the model has {classes} classes, 0 to {classes - 1}: renumber the "
+            "classes, or create the model with a larger num_labels"
         )
 
 
@@ -258,12 +257,12 @@ def check_class_counts(args: PaCoTrainingArguments, config: PaCoConfig) -> None:
         )
     if counts is not None and min(counts) == 0:
         raise ValueError(
-            f"class {counts.index(0)} has no training image, so it has no prior: remove the class, or add images"
+            f"class {counts.index(0)} has no training images, so it has no prior: remove the class, or add images"
         )
 
 
 def check_batches(args: PaCoTrainingArguments, images: int, model: PaCoForImageClassification) -> None:
-    """Refuse batches that there are not, or that BatchNorm cannot take.
+    """Refuse batches without images, and batches that are too small for BatchNorm.
 
     Args:
         args (`PaCoTrainingArguments`): with the size of a batch.
@@ -286,7 +285,7 @@ def check_batches(args: PaCoTrainingArguments, images: int, model: PaCoForImageC
     if fresh or any(isinstance(module, nn.BatchNorm1d) for module in model.modules()):
         raise ValueError(
             f"the last batch of {images} images in batches of {batch} has a single image, which the projector's "
-            "BatchNorm cannot take: set --dataloader_drop_last true, or another --per_device_train_batch_size"
+            "BatchNorm cannot handle: set --dataloader_drop_last true, or another --per_device_train_batch_size"
         )
 
 
@@ -324,10 +323,10 @@ def metric_names(
             predictions = preprocess(predictions, classes)
         numbers = nested_numpify(predictions)
         return list(compute_metrics(EvalPrediction(predictions=numbers, label_ids=classes.numpy())))
-    except Exception as error:  # it may count on inputs, or on the images of its data set
+    except Exception as error:  # it may count on inputs, or on the images of its dataset
         _log.warning(
-            f"compute_metrics could not be tried before training on one image of each class ({type(error).__name__}: "
-            f"{error}): the first evaluation will show whether it gives metric_for_best_model"
+            f"compute_metrics failed in a check with one image per class before training ({type(error).__name__}: "
+            f"{error}): the first evaluation will show whether it returns metric_for_best_model"
         )
         return None
 
@@ -338,7 +337,7 @@ def check_metric(name: str | None, known: Iterable[str], sets: Sequence[str] = (
     Args:
         name (`str`, *optional*): of the metric, with or without `eval_`.
         known (iterable of `str`): the metrics that are computed, besides the loss.
-        sets (sequence of `str`, *optional*): names of the data sets that are evaluated, where these are several.
+        sets (sequence of `str`, *optional*): names of the datasets that are evaluated, where these are several.
 
     Raises:
         ValueError: it is none of them.

@@ -11,7 +11,7 @@ from typing import Any
 
 import wrapt
 
-PRINTED_ONCE = "the first process tells this error"  # a note on an error of all processes
+PRINTED_ONCE = "printed by the first process"  # a note on an error of all processes
 
 
 def open_streams() -> None:

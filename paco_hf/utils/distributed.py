@@ -169,9 +169,8 @@ def check_agreement(**held: Any) -> None:
                 theirs, ours = _difference(other, first)
                 raise printed_once(
                     ValueError(
-                        f"the processes would not train the same, so none does: {topic.replace('_', ' ')}: {theirs} "
-                        f"in {process_name(rank)}, {ours} in {process_name(0)}: give all the same flags, packages, "
-                        "data and run folder"
+                        f"the processes differ in {topic.replace('_', ' ')}: {theirs} in {process_name(rank)}, {ours} "
+                        f"in {process_name(0)}: use the same flags, packages, data and run folder for all processes"
                     )
                 )
 

@@ -86,7 +86,7 @@ class _YamlLoader(yaml.SafeLoader):
 def _number(loader: _YamlLoader, node: Any) -> Any:
     """A number, but not to the base of 60, as which YAML 1.1 reads what means a time."""
     if ":" in node.value:
-        raise ValueError(f"{node.value} is read as a number to the base of 60: put it in quotes, or write the number")
+        raise ValueError(f"{node.value} is read as a base-60 number: put it in quotes, or write the number")
     is_int = node.tag.endswith(":int")
     return loader.construct_yaml_int(node) if is_int else loader.construct_yaml_float(node)
 
@@ -109,15 +109,15 @@ def read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is damaged, or not UTF-8 ({error}): restore it, or save it as UTF-8") from error
+        raise ValueError(f"{path} is damaged or not UTF-8 ({error}): restore it, or save it as UTF-8") from error
 
 
-def read_mapping(path: Path, advice: str = "restore it, or train the run anew") -> dict[str, Any]:
+def read_mapping(path: Path, advice: str = "restore it, or train the run again") -> dict[str, Any]:
     """The content of a JSON or YAML file, empty where there is no such file.
 
     Args:
         path (`Path`): the file; its suffix tells the format.
-        advice (`str`, *optional*, defaults to `"restore it, or train the run anew"`): what to do about a damaged one.
+        advice (`str`, *optional*, defaults to `"restore it, or train the run again"`): what to do about a damaged one.
 
     Raises:
         ValueError: it is damaged, or holds no mapping; names the file.
@@ -130,7 +130,7 @@ def read_mapping(path: Path, advice: str = "restore it, or train the run anew") 
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): {advice}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} is damaged (it holds no mapping): {advice}")
+        raise ValueError(f"{path} is damaged (it contains no mapping): {advice}")
     return content
 
 
@@ -139,8 +139,8 @@ def expand(path: str) -> str:
     return os.path.expandvars(os.path.expanduser(path))
 
 
-RESTORE = "restore it, or give another checkpoint"  # what to do about a damaged file of one
-TIMM_FORM = "is in timm's form, without what paco-hf needs: give the run that it is of, or load it by `pipeline`"
+RESTORE = "restore it, or pass another checkpoint"  # what to do about a damaged file of one
+TIMM_FORM = "is in timm format, which paco-hf does not read: pass the original run, or load it with `pipeline`"
 
 
 def check_file(file: str | Path, advice: str) -> None:
@@ -175,7 +175,7 @@ def check_embeddings(file: str | Path) -> None:
     """`OSError` where there is no such file, or it is not of safetensors."""
     from safetensors import SafetensorError, safe_open
 
-    advice = "give a file that `paco-hf embed` wrote"
+    advice = "pass a file from `paco-hf embed`"
     check_file(file, advice)
     try:
         with safe_open(file, framework="np"):
@@ -188,7 +188,7 @@ def hub_file_parts(address: str) -> tuple[str, str | None, str]:
     """Repository, revision and path of `hf://user/name[@revision]/path`; `ValueError` where it is no such address."""
     parts = re.fullmatch(r"hf://([^/@]+/[^/@]+)(?:@([^/]+))?/(.+)", address)
     if parts is None:
-        raise ValueError(f"{address!r} names no file: expected hf://user/name/path/in/repository")
+        raise ValueError(f"{address!r} is not the URL of a file: expected hf://user/name/path/in/repository")
     return parts[1], parts[2], parts[3]
 
 
@@ -197,10 +197,13 @@ def check_source(source: str) -> None:
     if source.startswith("hf://"):
         hub_file_parts(source)
     elif "://" not in source:
-        check_file(source, "give a file of the reference, or an address (http, https, hf://user/name/file)")
+        check_file(
+            source,
+            "pass a checkpoint file of the reference implementation, or a URL (http, https, hf://user/name/file)",
+        )
     elif not source.startswith(("http://", "https://")):
         raise ValueError(
-            f"{source!r} is neither a file nor a known address: give a file, or an address that starts with http://, "
+            f"{source!r} is neither a file nor a known URL: pass a file, or a URL that starts with http://, "
             "https:// or hf://"
         )
 
@@ -217,9 +220,11 @@ def check_output(file: str | Path, suffixes: str | tuple[str, ...] = "") -> None
         named = suffixes if isinstance(suffixes, str) else ", ".join(suffixes)
         raise ValueError(f"must be a file ending in {named}, got {file}")
     if path.is_dir():
-        raise ValueError(f"{file} is a folder: give the name of a file in it")
+        raise ValueError(f"{file} is a folder: pass the name of a file in it")
     if not path.absolute().parent.is_dir():
-        raise ValueError(f"{file} cannot be written, as there is no folder {path.parent}: make it, or give another")
+        raise ValueError(
+            f"{file} cannot be written, because there is no folder {path.parent}: create it, or use another"
+        )
     check_writable(file)
 
 
@@ -227,10 +232,10 @@ def check_new_folder(folder: str | os.PathLike) -> None:
     """`ValueError` where a folder cannot be made, or has something in it."""
     target = Path(folder).resolve()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
-        raise ValueError(f"{os.fspath(folder)} exists and is not an empty folder: name another one, or remove it")
+        raise ValueError(f"{os.fspath(folder)} exists and is not an empty folder: use another one, or remove it")
     existing = next(parent for parent in target.parents if parent.exists())
     if not existing.is_dir():
-        raise ValueError(f"{os.fspath(folder)} cannot be made, as {existing} is a file: give another folder")
+        raise ValueError(f"{os.fspath(folder)} cannot be created, because {existing} is a file: use another folder")
     check_writable(folder)
 
 
@@ -239,7 +244,7 @@ def check_writable(path: str | os.PathLike) -> None:
     target = Path(path).absolute()
     existing = next(parent for parent in (target, *target.parents) if parent.is_dir())
     if not os.access(existing, os.W_OK):
-        raise ValueError(f"{os.fspath(path)} cannot be written, as {existing} is read-only: give another place")
+        raise ValueError(f"{os.fspath(path)} cannot be written, because {existing} is read-only: use another folder")
 
 
 @contextmanager
@@ -301,8 +306,8 @@ def check_space(folder: Path, needed: int, what: str) -> None:
     """
     if (free := shutil.disk_usage(folder).free) < needed:
         raise OSError(
-            f"the disk of {folder} has {free / 1e6:.0f} MB left, but {what} needs {needed / 1e6:.0f} MB: make space, "
-            "or choose another folder"
+            f"the disk of {folder} has {free / 1e6:.0f} MB left, but {what} needs {needed / 1e6:.0f} MB: free "
+            "disk space, or choose another folder"
         )
 
 
@@ -321,7 +326,7 @@ def _disk_error(error: BaseException | None) -> str | None:
 
 
 @contextmanager
-def readable(what: str | Path, advice: str = "give another checkpoint") -> Iterator[None]:
+def readable(what: str | Path, advice: str = "pass another checkpoint") -> Iterator[None]:
     """Turn whatever an unreadable file raises into an `OSError` that names it.
 
     Args:

@@ -35,17 +35,17 @@ _WRITTEN_TOGETHER = (
 
 HIDDEN, LITTER, OUTPUT, EMPTY = (
     "hidden files and folders",
-    "litter of other programs",
-    "outputs of runs",
+    "files of other programs",
+    "run outputs",
     "empty folders",
 )
 BROKEN, SPECIAL, LOOP = (
     "dangling links",
-    "what is no regular file (pipe, socket or device)",
-    "links to folders of the same data",
+    "pipes, sockets and devices",
+    "links to folders of the same dataset",
 )
-_ADVICE = "give image files, or folders with some"
-UNREAD, OTHER = "images of kinds that are not read", "files that are no images by their names"
+_ADVICE = "pass image files, or folders with images"
+UNREAD, OTHER = "images in unsupported formats", "files without an image suffix"
 
 
 @dataclass
@@ -82,7 +82,7 @@ class PassedOver:
     def note(self) -> str:
         """All of it in one line; empty where there is nothing."""
         parts = [f"{kind} ({len(names)}: {examples(sorted(names))})" for kind, names in self._names.items()]
-        return f"passed over in {self.root}: {'; '.join(parts)}" if parts else ""
+        return f"skipped in {self.root}: {'; '.join(parts)}" if parts else ""
 
 
 def scan(folder: str | Path, passed: PassedOver) -> Contents:
@@ -102,7 +102,7 @@ def scan(folder: str | Path, passed: PassedOver) -> Contents:
         with os.scandir(folder) as entries:
             ordered = sorted(entries, key=lambda entry: entry.name)
     except PermissionError as error:
-        raise OSError(f"the folder {folder} cannot be read: give yourself the permission (chmod u+rx)") from error
+        raise OSError(f"the folder {folder} cannot be read: add permissions (chmod u+rx)") from error
     for entry in ordered:
         path = Path(entry.path)
         kind, reason = _kind(entry, passed.real_root)
@@ -172,7 +172,7 @@ def list_image_files(paths: Sequence[str | Path], passed: PassedOver | None = No
         elif path.exists():
             raise ValueError(f"{path} is a pipe, a socket or a device: {_ADVICE}")
         else:
-            what = "is a link to what does not exist" if path.is_symlink() else "does not exist"
+            what = "is a broken link" if path.is_symlink() else "does not exist"
             raise OSError(f"{path} {what}: {_ADVICE}")
     return files
 

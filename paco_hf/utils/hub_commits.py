@@ -63,7 +63,7 @@ def repository_cache(repo_id: str, kind: str) -> Path:
 
 
 def prepared_commits(repo_id: str) -> list[Path]:
-    """The folders in which `datasets` keeps the tables of a data set, each named after its commit, newest first."""
+    """The folders in which `datasets` keeps the tables of a dataset, each named after its commit, newest first."""
     import datasets
     from datasets.naming import camelcase_to_snakecase
 
@@ -95,8 +95,8 @@ def _cached(repo_id: str, revision: str | None, kind: str) -> str | None:
     branches = [str(path.relative_to(cache / "refs")) for path in (cache / "refs").rglob("*") if path.is_file()]
     there = examples([*sorted(branches), *map(short, known)], 6) or "nothing of it"
     raise OSError(
-        f"the revision {revision!r} of {repo_id} is not in the cache (it has {there}), and the Hub cannot be reached: "
-        "give a revision that is there, or run it once with a network, without HF_HUB_OFFLINE"
+        f"the revision {revision!r} of {repo_id} is not in the cache (it has {there}), and the Hub cannot be "
+        "reached: use a cached revision, or run once with network access, without HF_HUB_OFFLINE"
     )
 
 
@@ -109,4 +109,4 @@ def _refs(repo_id: str, kind: str) -> str:
     for title, refs in (("branches", listed and listed.branches), ("tags", listed and listed.tags)):
         if refs:
             parts.append(f"{title} {examples([ref.name for ref in refs], 8)}")
-    return (f" ({'; '.join(parts)})" if parts else "") + ": give a branch, a tag or a commit that it has"
+    return (f" ({'; '.join(parts)})" if parts else "") + ": use one of its branches, tags or commits"

@@ -48,12 +48,12 @@ def take_revision(name: str, revision: str | None, flag: str) -> tuple[str, str 
     """
     plain, named = split_revision(name)
     if named and revision not in (None, named):
-        raise ValueError(f"--{flag} {name} and --{flag}_revision {revision} name two revisions: give one of them")
+        raise ValueError(f"--{flag} {name} and --{flag}_revision {revision} name two revisions: use only one of them")
     return plain, named or revision
 
 
 def dataset_repository(address: str) -> str | None:
-    """The id of the data set that an address `hf://datasets/user/name/path` is in; `None` of other addresses."""
+    """The id of the dataset that an address `hf://datasets/user/name/path` is in; `None` of other addresses."""
     match = re.match(r"hf://datasets/([\w-][\w.-]*/[\w-][\w.-]*?)(?:@[^/]+)?(?:/|$)", address)
     return match and match[1]
 

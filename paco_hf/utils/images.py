@@ -98,7 +98,7 @@ def _image_errors(source: Any, name: Name) -> Iterator[None]:
     except Image.DecompressionBombError as error:
         pixels, limit = (f"{float(number):,.0f}" for number in re.findall(r"[\d.]+(?= pixels)", str(error)))
         raise ValueError(
-            f"{_called(name)} has {pixels} pixels, and at most {limit} are allowed: if you trust the file, give "
+            f"{_called(name)} has {pixels} pixels, and at most {limit} are allowed: if you trust the file, use "
             f"--max_image_pixels {pixels.replace(',', '')}"
         ) from error
     except Exception as error:  # decoders have an error of their own for every kind of damage
@@ -106,7 +106,7 @@ def _image_errors(source: Any, name: Name) -> Iterator[None]:
         if isinstance(error, MemoryError) or getattr(error, "errno", None) not in (None, errno.EINVAL):
             reason = getattr(error, "strerror", None) or type(error).__name__
             raise ImageReadError(
-                f"{_called(name)} cannot be read: {reason}; once it can be, give the same command again"
+                f"{_called(name)} cannot be read: {reason}; fix that, then run the same command again"
             ) from error
         reason = str(error) or type(error).__name__
         reason = re.sub(r"<_io\.BufferedReader name=(.*)>", r"\1", reason)

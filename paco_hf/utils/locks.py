@@ -47,7 +47,7 @@ def sole_owner(folder: str | Path, use: str, advice: str, traces: Collection[str
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
-        raise OSError(f"{folder} is a file: give a folder")
+        raise OSError(f"{folder} is a file: pass a folder")
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     file, held = (folder / name for name in LOCK_NAMES)
     before, silent = _owner(file)
@@ -63,10 +63,10 @@ def sole_owner(folder: str | Path, use: str, advice: str, traces: Collection[str
         if silent < SILENCE:
             lock.release()
             raise OSError(
-                f"{folder} is in use{_describe(before, silent)}: wait for it, or {advice}; if that process has ended, "
-                f"remove {file}"
+                f"{folder} is in use{_describe(before, silent)}: wait for it, or {advice}; if that process has "
+                f"exited, remove {file}"
             )
-        print(f"{folder} was in use{_describe(before, silent)}: taken for ended", file=sys.stderr)
+        print(f"{folder} was in use{_describe(before, silent)}: assumed to have exited", file=sys.stderr)
     ended = Event()
     try:
         owner = {"use": use, "host": socket.gethostname(), "pid": os.getpid(), "since": time.time()}

@@ -86,7 +86,7 @@ class Termination:
                 if requests > 1 and not _is_echo(since):
                     os._exit(STATUS)
                 if requests > self.requested and self.rank == 0:
-                    print("SIGTERM: stopping after this step, with a checkpoint", file=sys.stderr, flush=True)
+                    print("SIGTERM: saving a checkpoint and stopping after this step", file=sys.stderr, flush=True)
                 self.requested = requests > 0
             if peers and (silent := peers.silent(self.requested)):
                 from .distributed import process_name
@@ -94,8 +94,8 @@ class Termination:
                 if not self.requested and self.rank == min(set(range(self.world)) - {*silent}, default=0):
                     names = ", ".join(map(process_name, silent))
                     print(
-                        f"no sign of life of {names} for {_LONG_SILENCE:.0f} s, so the training ends; --resume goes "
-                        "on from the last complete checkpoint",
+                        f"no heartbeat of {names} for {_LONG_SILENCE:.0f} s, so training stops; resume from the "
+                        "last complete checkpoint with --resume",
                         file=sys.stderr,
                         flush=True,
                     )

@@ -13,6 +13,13 @@ def examples(names: Sequence[object], count: int = 3) -> str:
     return ", ".join(map(str, names[:count])) + (", ..." if len(names) > count else "")
 
 
+def percent(fraction: float | None) -> str:
+    """With one digit; 100.0% only where it is all of them."""
+    if fraction is None:
+        return "-"
+    return f"{100 * min(fraction, 0.9999):.2f}%" if 0.9995 <= fraction < 1 else f"{100 * fraction:.1f}%"
+
+
 def is_repo_id(name: str) -> bool:
     """Whether it is written as the id of a repository on the Hub: `user/name`."""
     return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name) is not None

@@ -92,8 +92,8 @@ def _in_processes(
             yield waiting.popleft().result()
     except BrokenProcessPool as error:
         raise OSError(
-            f"one of {processes} processes that look at images has ended: where memory is too small for so many, let "
-            "the command have fewer cores (taskset -c 0), or more memory; what was looked at is kept"
+            f"one of {processes} processes that check images exited: if memory is too small, use fewer cores "
+            "(taskset -c 0) or more memory, and run the command again; results so far are kept"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -33,6 +33,7 @@ def fitting_workers(workers: int, batch_bytes: int, prefetch: int | None = None,
     fitting = max(free // batch_bytes - 2, 0) // prefetch
     needed = (prefetch * workers + 2) * batch_bytes / 2**30
     return fitting, (
-        f"note: {fitting} worker processes{flag} instead of {workers}, as shared memory (/dev/shm, "
-        f"{free / 2**20:,.0f} MB free) has no room for more: docker run --shm-size {needed + 0.1:.1f}g gives it more"
+        f"note: {fitting} worker processes{flag} instead of {workers}, because shared memory (/dev/shm, "
+        f"{free / 2**20:,.0f} MB free) is too small for more: increase it with docker run --shm-size "
+        f"{needed + 0.1:.1f}g"
     )

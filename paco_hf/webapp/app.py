@@ -18,10 +18,10 @@ from .classifier import ALL_EQUAL, AS_TRAINED, CUSTOM, MOST_EDITABLE, Classifier
 from .handlers import Handlers
 
 EXAMPLES = 8
-_NO_INDEX = "Nearest training images are not shown: `paco-hf index` makes an index of them for this page."
+_NO_INDEX = "Nearest training images are not shown: create an index for this page with `paco-hf index`."
 _FREQUENCIES = (
-    "Of each class, in any unit: counts, shares. Or the file that `paco-hf estimate-prior --output` writes. They "
-    "count on the right half of the slider."
+    "Frequency of each class in any unit, such as counts or shares, or a file from `paco-hf estimate-prior "
+    "--output`. The right half of the slider uses them."
 )
 
 

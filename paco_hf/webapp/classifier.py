@@ -38,10 +38,10 @@ def prior_at(place: float, training: Sequence[float] | None, custom: Sequence[fl
         ValueError: the place is not on the slider, or there are no frequencies of training to go by.
     """
     if not AS_TRAINED <= place <= CUSTOM:
-        raise ValueError(f"the slider goes from 0 to 2, got {place}")
+        raise ValueError(f"the slider must be between 0 and 2, got {place}")
     if place < ALL_EQUAL:
         if training is None:
-            raise ValueError("this model stores no class frequencies of training: choose a place from 1 to 2")
+            raise ValueError("this model stores no class frequencies of the training data: use a value from 1 to 2")
         logs = (ALL_EQUAL - place) * np.log(np.maximum(np.asarray(training, dtype=np.float64), 0.5))
     elif place == ALL_EQUAL or custom is None:
         return None
@@ -63,7 +63,7 @@ class Classifier:
         self.processor = load_processor(model)
         config = self.model.config
         if config.num_labels < 2:
-            raise ValueError(f"{model} has only one class: give a model with two or more")
+            raise ValueError(f"{model} has only one class: pass a model with two or more")
         self.names = [config.id2label[c] for c in range(config.num_labels)]
         self.counts = config.group_counts
         self.groups = shot_group(np.asarray(self.counts)).tolist() if self.counts else []
@@ -101,7 +101,7 @@ class Classifier:
         return softmax(scores)
 
     def doubt(self, logits: np.ndarray, place: float, custom: Sequence[float] | None = None) -> str:
-        """Why the model had better not answer, by the rule that is stored with it; empty where it may.
+        """Why the model abstains, by its stored rule; empty if it answers.
 
         Args:
             logits (`ndarray` of shape `(C,)`): of [`Classifier.forward`].
@@ -116,13 +116,13 @@ class Classifier:
         stored = plain if (stored_shift := prior_shift(self.stored)) is None else plain + stored_shift
         unsure, unlike = abstains(stored[None], self.stored)
         if bool(unlike):
-            return "None of these: the image is unlike those of all classes that the model knows."
+            return "None of these: the image is unlike the images of all known classes."
         if not rule.get("thresholds"):
             return ""
         as_stored = self.probabilities(logits, self.start, self.stored_prior)
         if not np.allclose(as_stored, self.probabilities(logits, place, custom)):
-            return "Whether the model is sure enough was only learned for the frequencies stored with it."
-        return f"Not sure: less probable than the model needs for {rule['target']}." if bool(unsure) else ""
+            return "The confidence thresholds only apply to the class frequencies stored in the model."
+        return f"Not sure: the confidence is below the threshold for {rule['target']}." if bool(unsure) else ""
 
     def about(self, c: int) -> dict[str, Any]:
         """Name, training images and shot group of the class `c`, as far as they are known."""
@@ -153,6 +153,6 @@ def custom_frequencies(rows: Sequence[Sequence[Any]], names: Sequence[str]) -> l
         if not 0 < frequencies[name] < float("inf"):
             raise ValueError(
                 f"the frequency of {name!r} must be a positive number, got {value!r}; for a class that does not "
-                "occur, give a tiny one"
+                "occur, use a tiny one"
             )
     return [frequencies[name] for name in names]

@@ -1,4 +1,4 @@
-"""What the page answers: an image classified, classes ranked anew, frequencies taken over."""
+"""What the page answers: an image classified, classes ranked again, frequencies applied."""
 
 import contextlib
 import html

@@ -90,8 +90,12 @@ class StoredChanges:
         if self.abstain or self.unknown:
             rule, lines = self._rule(logits, labels, config)
             fields["abstention"] = rule or None
-            where = f"chosen on {len(labels)} {source}, stored in {model}" if lines else f"removed from {model}"
-            notes += [*lines, where] if rule else [f"{model} abstains no more"]
+            where = (
+                (f"thresholds chosen on {len(labels)} {source}, stored in {model}")
+                if lines
+                else f"removed from {model}"
+            )
+            notes += [*lines, where] if rule else [f"{model} no longer abstains"]
         if fields:
             notes += filter(None, [update_config(model, **fields)])
         return notes
@@ -113,7 +117,7 @@ class StoredChanges:
             least = unknown_thresholds(scores, logits.argmax(axis=1), weight, counts or [1] * config.num_labels, share)
             rule["unknown"] = {"score": score, "accepted": share, "thresholds": least.tolist()}
             values = " to ".join(f"{value:.2f}" for value in sorted({least.min(), least.max()}))
-            lines.append(f"{self.unknown}: least {score} to be taken for a known class: {values}, by group")
+            lines.append(f"{self.unknown}: minimum {score} to accept an image as a known class: {values}, by group")
         return rule, lines
 
 
@@ -150,7 +154,7 @@ def _answers_as_used(
 ) -> tuple[Answers, np.ndarray | None]:
     """Answers at the temperature and prior of a configuration, and, with `examine_rule`, where its rule gives none."""
     answers, abstained = list[Answers](), list[np.ndarray]()
-    for rows in row_blocks(logits, "scoring the answers"):
+    for rows in row_blocks(logits, "evaluating thresholds"):
         adjusted = adjusted_logits(torch.from_numpy(logits[rows]), config)
         answers.append(Answers.from_probabilities(softmax(adjusted.numpy())))
         if examine_rule:
@@ -169,20 +173,20 @@ def _held_out(
     if not named and run.metrics.get("cross_validation"):
         if not file.is_file():
             raise ValueError(
-                f"{model} was cross-validated, but {file} with the logits of the images held out is not there: train "
-                "it again, or give images with --dataset and --validation_split"
+                f"{model} was cross-validated, but {file} with the logits of the held-out images is missing: "
+                "train it again, or pass images with --dataset and --validation_split"
             )
         if (tta := inference.get("tta", "none")) != "none":
             raise ValueError(
-                f"the logits of the images that were held out are without --tta {tta}: leave it out, or give images "
-                "with --dataset and --validation_split"
+                f"the logits of the held-out images were computed without --tta {tta}: remove the flag, or pass "
+                "images with --dataset and --validation_split"
             )
         with readable(file):
             tensors, _ = read_tensors(file)
             logits, labels = tensors["logits"].numpy(), tensors["labels"].numpy()
         if logits.shape[1] != PaCoConfig.from_pretrained(model).num_labels:
-            raise ValueError(f"{file} is of {logits.shape[1]} classes, other ones than {model} has: train it again")
-        return logits, labels, "training images, each held out once", ""
+            raise ValueError(f"{file} has {logits.shape[1]} classes, which are not those of {model}: train it again")
+        return logits, labels, "held-out training images", ""
     split = load_evaluation(model, dataset, "validation", **data_fields)
     logits, labels, _ = balanced_logits([model], Images(split), split.class_names, **inference)
     return logits, labels, f"images of {split.name}", split.note
@@ -201,8 +205,8 @@ def keep_held_out(folder: Path, logits: np.ndarray, labels: np.ndarray) -> str:
     """
     if logits.nbytes > _KEPT:
         return (
-            f"the logits of the {len(labels):,} images held out take {logits.nbytes / 1e9:.1f} GB, and are not kept: "
-            "paco-hf evaluate --abstain and --calibrate will need images of a validation split"
+            f"the logits of the {len(labels):,} held-out images take {logits.nbytes / 1e9:.1f} GB and are not "
+            "stored: paco-hf evaluate --abstain and --calibrate will need a validation split"
         )
     (folder / VALIDATION_FOLDER).mkdir(parents=True, exist_ok=True)
     tensors = {"logits": torch.from_numpy(logits).float(), "labels": torch.from_numpy(np.asarray(labels)).long()}
@@ -241,8 +245,11 @@ def abstention_line(results: dict[str, Any]) -> str:
     if not results["rule"]:
         return ""
     shown = [
-        f"{name} {one['coverage']:.1%} answered, {one['precision']:.1%} right ({one['low']:.1%} to {one['high']:.1%})"
+        (
+            f"{name} {one['coverage']:.1%} answered, {one['precision']:.1%} correct ({one['low']:.1%} to "
+            f"{one['high']:.1%})"
+        )
         for name, one in results["by_prediction"].items()
         if one["precision"] is not None
     ]
-    return f"{', '.join(results['rule'].values())}, by predicted group: {'; '.join(shown) or 'nothing is answered'}"
+    return f"{', '.join(results['rule'].values())}, by predicted group: {'; '.join(shown) or 'no image is answered'}"

@@ -55,24 +55,24 @@ class Addition:
         """What was measured, for the user to read."""
         record, name = self.record, self.record["name"]
         lines = [
-            f"{name!r}: class {record['label']}, its center from {record['images']} photos; what the features of all "
-            f"classes share is from {record['common_part']}"
+            f"{name!r}: class {record['label']}, center computed from {record['images']} photos; the common part "
+            f"of the features comes from {record['common_part']}"
         ]
-        tests = {"left_one_out": "photos, each by the center of the others", "held_out": "images of {split}"}
+        tests = {"left_one_out": "photos (leave-one-out)", "held_out": "images of {split}"}
         for key, images in tests.items():
             if scores := record[key]:
                 taken = ", ".join(f"{other!r} {count}" for other, count in scores["taken_for"].items())
                 line = f"recognized: {scores['right']} of {scores['images']} {images.format(**scores)}"
-                lines.append(f"{line}; others are taken for {taken}" if taken else line)
+                lines.append(f"{line}; the others were predicted as {taken}" if taken else line)
         if old := record["other_classes"]:
             columns = "".join(f"{TITLES[key].short:>10}" for key in HEADLINE)
-            lines.append(f"{old['images']} images of the other classes, {old['split']}, before and after")
+            lines.append(f"accuracy on {old['images']} images of the other classes ({old['split']}), before and after")
             lines.append(f"{'':>8}{columns}")
             for when in ("before", "after"):
                 values = (f"{'-' if v is None else f'{100 * v:.1f}':>10}" for v in old[when].values())
                 lines.append(f"{when:>8}{''.join(values)}")
             lost = [f"{entry['class']!r} {entry['lost']} of {entry['images']}" for entry in old["lost"]]
-            lines.append(f"classes that lose images to {name!r}: {', '.join(lost) or 'none'}")
+            lines.append(f"classes with images now predicted as {name!r}: {', '.join(lost) or 'none'}")
         return [*lines, *self.notes]
 
     def check_loss(self, most: float) -> None:
@@ -86,12 +86,12 @@ class Addition:
         """
         old = self.record["other_classes"]
         if old is None:
-            raise ValueError("--max_loss needs images of the other classes to measure with: give --dataset")
+            raise ValueError("--max_loss needs images of the other classes: pass them with --dataset")
         loss = old["before"]["balanced_accuracy"] - old["after"]["balanced_accuracy"]
         if loss > most:
             raise ValueError(
-                f"the other classes lose {100 * loss:.2f} points of balanced accuracy, more than --max_loss {most:g} "
-                "allows, so nothing is written: give other photos, or train with the class"
+                f"the other classes lose {100 * loss:.2f} points of balanced accuracy, more than --max_loss "
+                f"{most:g} allows, so nothing is written: use other photos, or train with the class"
             )
 
     def write(self, output_dir: str | Path) -> Path:
@@ -183,14 +183,14 @@ def measure_addition(
     reference, scored = splits.reference(), splits.scored
     if reference is None and model.config.classifier == "linear":
         raise ValueError(
-            f"{source.name} has a linear classifier, to which a class is added with the help of images of the others, "
-            f"and these cannot be had ({splits.reason}): give them with --dataset"
+            f"{source.name} has a linear classifier, and adding a class to it needs images of the other classes, "
+            f"which are not available ({splits.reason}): pass them with --dataset"
         )
     features = FeatureReader(model, processor, batch_size, precision)
     photo_features = features.photos(images, name)
     # A copy tells nothing more, and would be recognized by itself.
     distinct = photo_features[torch.from_numpy(np.unique(same_images(photo_features.numpy())))]
-    common, common_part = None, "the mean of the centers"
+    common, common_part = None, "the mean of the class centers"
     if reference is not None:
         labels = np.asarray(reference.labels)
         rows = class_sample(labels, model.config.num_labels)
@@ -223,8 +223,8 @@ def _check_name(name: str, run: RunFolder) -> None:
         raise ValueError(f"--name must be the name of the new class, got {name!r}")
     if name in known or look_alike(name, known):
         raise ValueError(
-            f"{run.name} has a class {name!r} already{'' if name in known else look_alike(name, known)}: give another "
-            "--name; more photos of a class that it knows are for training"
+            f"{run.name} already has a class {name!r}{'' if name in known else look_alike(name, known)}: use "
+            "another --name; to use more photos of an existing class, train again"
         )
 
 
@@ -236,7 +236,7 @@ def _left_one_out(imprinter: Imprinter, features: Tensor) -> dict[str, Any] | No
 
 
 def _recognized(predicted: np.ndarray, names: dict[int, str]) -> dict[str, Any]:
-    """How many images of the new class, which is not among the names, are predicted as it, and as what the others."""
+    """Count the images predicted as the new class (it is not in `names`), and the classes predicted for the others."""
     taken = Counter(names[c] for c in predicted.tolist() if c in names)
     return {"images": len(predicted), "right": len(predicted) - taken.total(), "taken_for": dict(taken.most_common(5))}
 
@@ -253,7 +253,7 @@ def _compare(
     before, after = (_predicted(one, features) for one in (model, made))
     others = labels < new
     if not others.any():
-        raise ValueError(f"{scored.name} has no image of the classes that the model knows: give images of them")
+        raise ValueError(f"{scored.name} has no images of the model's classes: pass images of them")
     lost = Counter(labels[others & (before == labels) & (after == new)].tolist())
     shown = {
         "before": headline(before[others], labels[others], config),
@@ -287,15 +287,18 @@ def _notes(record: dict[str, Any], model: PaCoForImageClassification) -> list[st
     """What the user should know of how it was made."""
     notes = []
     if record["copies"]:
-        notes.append(f"{record['copies']} photos are exact copies of others, and left out")
+        notes.append(f"{record['copies']} photos are exact copies of others and are skipped")
     if record["left_one_out"] is None:
-        known = "so only other images tell" if record["held_out"] else "so nothing tells"
+        known = "so only the other images show" if record["held_out"] else "so it is unknown"
         notes.append(f"fewer than {LEAST_PHOTOS} different photos, {known} how well the class is recognized")
     if not model.config.balanced_logits and model.config.classifier == "cosine":
         notes.append(
-            "the classifier has no bias, so the logit of the new class does not follow the number of its images, as "
-            "those of a training without class prior do"
+            "the classifier has no bias, so the logit of the new class does not depend on its number of images, "
+            "unlike the other classes, which were trained without class prior"
         )
     if has_abstention(model.config):
-        notes.append("the stored abstention is of the classes before, and left out: set it anew")
+        notes.append(
+            "the stored abstention thresholds do not cover the new class and are removed: choose new "
+            "ones with `paco-hf evaluate --abstain`"
+        )
     return notes

@@ -58,9 +58,11 @@ class AdditionSplits:
         if self.scored is None and self.reason and any(self.fields.values()):
             raise self.reason  # a flag that says how to read them may be why
         if self.scored is None:
-            self.note = f"what becomes of the other classes was not measured ({self.reason})"
+            self.note = f"the effect on the other classes was not measured ({self.reason})"
         elif self.scored.role == "train":
-            self.note = "the model was trained on these images of the other classes: others lose more"
+            self.note = (
+                "the model was trained on these images of the other classes: expect larger losses on new images"
+            )
         if self.scored and self.scored.note:
             self.note = "; ".join(filter(None, (self.note, self.scored.note)))
 

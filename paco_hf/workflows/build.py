@@ -119,8 +119,8 @@ def check_adapters(run: RunArguments, backbone: BackboneSource | None) -> None:
     """
     if backbone is None:
         raise ValueError(
-            "--lora_rank adapts linear layers, and the default backbones are ResNets without any: give --backbone, "
-            "such as vit_small_patch16_224"
+            "--lora_rank adapts linear layers, and the default backbones are ResNets without any: choose a "
+            "--backbone such as vit_small_patch16_224"
         )
     options = backbone.options | run.backbone_options
     native = (backbone.config or {}).get("input_size", (3, 224, 224))[-1]
@@ -158,7 +158,7 @@ def build_model(plan: RunPlan, data: RunData) -> PaCoForImageClassification:
     except Exception as error:  # timm's models assert, or fail in whatever operation comes first
         raise ValueError(
             f"the backbone {run.backbone!r} cannot take images of {size} x {size} pixels ({error}): set "
-            "--image_size, or --backbone_kwargs with the size it should be built for"
+            "--image_size, or the input size in --backbone_kwargs"
         ) from error
     if run.freeze_backbone:
         model.paco.backbone.requires_grad_(False)
@@ -204,7 +204,7 @@ def build_trainer(
         parts (`RunParts`): its model and training data.
         callbacks (sequence of `transformers.TrainerCallback`): further ones.
         processes (`int`, *optional*): that the order of a stream is made for (default: those that there are), so that
-            a run has one order, whoever goes on with it.
+            a run has one order, also when it is resumed.
 
     Raises:
         ValueError: settings that contradict the model, the data or the installed packages.

@@ -39,7 +39,7 @@ def fitted_line(model: str, temperature: float, images: int, source: str) -> str
         images (`int`): that it was fitted on.
         source (`str`): what they are.
     """
-    line = f"temperature {temperature:.3f}, from {images} {source}, stored in {model}"
+    line = f"temperature {temperature:.3f}, fitted on {images} {source}, stored in {model}"
     return "; ".join(filter(None, (line, temperature_warning(temperature, images))))
 
 
@@ -56,6 +56,6 @@ def update_config(model: str, **fields: Any) -> str:
     if not (config.abstention or {}).get("thresholds") or thresholds_apply(config):
         return ""
     return (
-        f"the thresholds of {config.abstention['target']} were chosen before that and do not apply: paco-hf evaluate "
-        f"{model} --abstain chooses them anew"
+        f"the thresholds for {config.abstention['target']} were chosen before and no longer apply: run paco-hf "
+        f"evaluate {model} --abstain to choose new ones"
     )

@@ -59,17 +59,24 @@ def choose_input(plan: RunPlan, data: RunData, model: PaCoForImageClassification
                 best = choice
     model.config.image_size = best.size
     plan = plan.with_input(best)
-    listed = ", ".join(f"{choice} {class_mean(values, labels)[0]:.3f}" for choice, values in losses.items())
+    listed = "; ".join(f"{choice} {class_mean(values, labels)[0]:.3f}" for choice, values in losses.items())
+    least_loss, value = min(((c, class_mean(v, labels)[0]) for c, v in losses.items()), key=lambda pair: pair[1])
+    if least_loss != best:  # a larger one, within the error
+        side = f"{least_loss.size} x {least_loss.size}"
+        listed += f". {side} ({value:.3f}) is better by less than two standard errors, so the smaller input is used"
     few = f" of {CLASSES} classes" if len(set(images.split.labels)) > CLASSES else ""
     return plan, [
-        f"input {best}: log loss of nearest class means, {len(rows)} images{few}, each left out in turn: {listed}",
+        f"input {best}, chosen by leave-one-out log loss (lower is better) of nearest class means on {len(rows)} "
+        f"images{few}: {listed}",
         describe_input(plan.run, plan.backbone, plan.processor),
     ]
 
 
 def _without_folds(plan: RunPlan) -> tuple[RunPlan, list[str]]:
     plan = replace(plan, run=replace(plan.run, cross_validation="none")).with_input(plan.inputs[0])
-    return plan, ["no cross-validation, which chooses input and settings, as no class has two different images"]
+    return plan, [
+        "cross-validation, which chooses input size and settings, is off because no class has two different images"
+    ]
 
 
 def head_candidates(plan: RunPlan) -> list[HeadSettings]:
@@ -117,21 +124,23 @@ def choose_settings(plan: RunPlan, features: RunFeatures) -> tuple[RunPlan, Held
     centers = embeddings if run.class_centers == "means" else None
     if run.class_centers not in ("means", "random"):
         centers = Embeddings.load(run.class_centers)
-    if centers is not None and centers.labels is None:  # one row a class, whoever made them: the model has them
+    if centers is not None and centers.labels is None:  # one row a class: the model already has them
         centers = None
     result = cross_validate(model, args, embeddings, candidates, plan.folds, centers=centers, views=views)
     best = result.settings
     loss, accuracy = result.scores[best]
     lines = [
-        f"cross-validation, {plan.folds} folds: {100 * accuracy:.1f} balanced, log loss {loss:.3f}, with "
+        f"cross-validation, {plan.folds} folds: balanced accuracy {100 * accuracy:.1f}, log loss {loss:.3f}, with "
         f"{best.describe(run.classifier)}"
     ]
     if len(candidates) > 1:
-        tried = ", ".join(f"{one.describe(run.classifier)} {v[0]:.3f}" for one, v in result.scores.items())
-        lines[0] += f"; the least of: {tried}"
+        cosine = run.classifier == "cosine"
+        form = "({0.scale:g}, {0.learning_rate:g}) {1:.3f}" if cosine else "{0.learning_rate:g}: {1:.3f}"
+        tried = "; ".join(form.format(one, v[0]) for one, v in result.scores.items())
+        lines[0] += f"; log loss by {'(scale, learning rate)' if cosine else 'learning rate'}: {tried}"
     if alone := len(set(classes) - set(classes[result.rows])):
-        have = "1 class has one image, which is" if alone == 1 else f"{alone} classes have one image, which is"
-        lines.append(f"{have} trained on: no figure says how well it is recognized")
+        have = "1 class has one image, which is" if alone == 1 else f"{alone} classes have one image each, which is"
+        lines.append(f"{have} used for training only: the scores do not cover it")
     args = best.apply(args, model)
     plan = replace(plan, args=args, run=replace(run, classifier_scale=best.scale))
     return plan, replace(result, rows=rows[result.rows]), lines

@@ -49,8 +49,8 @@ def compiled_as_begun(plan: RunPlan, checkpoints: Sequence[Path]) -> RunPlan:
     compiler, there = cpp_compiler()
     if begun.get("torch_compile") and plan.args.device.type == "cpu" and not there:
         raise ValueError(
-            f"the run trains with compiled backbones, and there is no C++ compiler {compiler!r} on the path: install "
-            "one, name it in CXX, or give --torch_compile false to go on without, which rounds otherwise"
+            f"the run uses torch.compile, and the C++ compiler {compiler!r} is not on the PATH: install one, set "
+            "CXX, or use --torch_compile false to continue without it, which changes the rounding"
         )
     return replace(plan, args=plan.args.changed(**{"torch_compile": False} | _named(begun)))
 
@@ -135,7 +135,7 @@ def expected(timer: BackboneTimer) -> BackboneTimes:
 
 
 def predict(times: BackboneTimes, passes: int, known: bool) -> tuple[bool, str]:
-    """Whether the backbones of a run had better be compiled, and why, for the user to read.
+    """Whether to compile the backbones of a run, and why, for the user to read.
 
     Args:
         times ([`BackboneTimes`]): expected ones, or those of an earlier run.
@@ -144,11 +144,11 @@ def predict(times: BackboneTimes, passes: int, known: bool) -> tuple[bool, str]:
     """
     saved, limit = passes * times.saved, MARGIN * times.compiling
     pays = saved > limit and times.saved > LEAST_SHARE * times.eager
-    source = "measured before" if known else f"{SHARE:.0%} expected"
-    verdict = "compiling the backbones" if pays else "off"
+    source = "measured earlier" if known else f"estimate of {SHARE:.0%}"
+    verdict = "on" if pays else "off"
     return pays, (
-        f"{verdict}: it would save {duration(max(saved, 0))} of {duration(passes * times.eager)} in the backbones "
-        f"({source}), and takes about {duration(times.compiling)}"
+        f"{verdict}: compiling would save {duration(max(saved, 0))} of {duration(passes * times.eager)} in the "
+        f"backbones ({source}) and takes about {duration(times.compiling)}"
     )
 
 
@@ -156,7 +156,7 @@ def _compile(plan: RunPlan, trainer: PaCoTrainer, passes: int) -> bool:
     """Compile the backbones, time them, and keep the times for later runs; whether they are to be used."""
     args, asked = plan.args, plan.args.torch_compile is True
     main, failure, times = args.process_index == 0, "", BackboneTimes(0.0)
-    say(main and asked, "torch_compile: compiling the backbones")
+    say(main and asked, "torch_compile: on")
     timer = BackboneTimer(trainer.model, args, int(plan.run.image_size or 0))
     with args.main_process_first(desc="compiling"):  # the others find its code
         try:
@@ -166,18 +166,18 @@ def _compile(plan: RunPlan, trainer: PaCoTrainer, passes: int) -> bool:
     if failures := [text for text in gather_object([failure]) if text]:
         if asked:
             raise ValueError(
-                f"torch_compile: the backbones cannot be compiled ({failures[0]}): --torch_compile false does without"
+                f"torch_compile: the backbones cannot be compiled ({failures[0]}): use --torch_compile false"
             )
-        say(main, f"torch_compile auto: off: the backbones cannot be compiled ({failures[0]})")
+        say(main, f"torch_compile auto: off, because the backbones cannot be compiled ({failures[0]})")
         return False
     if main:
         _write_times(plan, times)
     [used] = broadcast_object_list([asked or times.saved > LEAST_SHARE * times.eager])
-    saved = f"about {duration(passes * times.saved)} less in all" if times.saved > 0 else "nothing saved"
+    saved = f"saving about {duration(passes * times.saved)} in total" if times.saved > 0 else "which saves nothing"
     say(
         main,
-        f"backbones compiled in {times.compiling:.0f} s: {1000 * times.compiled:.0f} ms a step instead of "
-        f"{1000 * times.eager:.0f}, {saved}" + ("" if used else ": going on without"),
+        f"backbones compiled in {times.compiling:.0f} s: {1000 * times.compiled:.0f} ms per step instead of "
+        f"{1000 * times.eager:.0f}, {saved}" + ("" if used else "; continuing without"),
     )
     return bool(used)
 
@@ -209,4 +209,4 @@ def _write_times(plan: RunPlan, times: BackboneTimes) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, asdict(times))
     except OSError as error:
-        say(True, f"note: the times of compiled backbones are not kept ({error})")
+        say(True, f"note: the timings of compiled backbones cannot be stored ({error})")

@@ -55,15 +55,14 @@ class RunCost:
 
     @property
     def changeable(self) -> float:
-        """Seconds of what settings change."""
-        return self.training + self.features + self.folds
+        return self.training + self.features + self.folds  # seconds that settings change
 
     @property
     def seconds(self) -> float:
         return self.changeable + self.fixed
 
     def __str__(self) -> str:
-        return f"about {duration(self.seconds)} on this computer, {self.memory / 1e9:.1f} GB; {self.length}"
+        return f"estimate: about {duration(self.seconds)} on this machine, {self.memory / 1e9:.1f} GB; {self.length}"
 
 
 def duration(seconds: float) -> str:
@@ -118,7 +117,7 @@ class Estimate:
         epochs = f"{args.num_train_epochs:g} epoch{'s' if args.num_train_epochs != 1 else ''}"
         length = f"{self.steps} steps" if args.max_steps > 0 else f"{epochs} of {self.per_epoch} steps"
         if resumed:
-            length += f", of which {self.left} steps are left"
+            length += f", {self.left} steps left"
         memory = max(memory, used_memory(args.device.type))  # by now, a batch has been scored
         if args.device.type == "cpu":
             memory += _LIBRARIES * run.report
@@ -346,5 +345,5 @@ def _lines(
     cost = replace(estimate.cost(times, memory, resumed), features=features, folds=folds)
     lines = [str(cost)]
     if cost.seconds > PATIENCE and estimate.plan.args.device.type == "cpu":
-        lines += [f"shorter: {way}" for way in estimate.shorter(cost)]
+        lines += [f"to shorten it: {way}" for way in estimate.shorter(cost)]
     return lines

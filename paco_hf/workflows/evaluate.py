@@ -67,16 +67,16 @@ def evaluate_runs(
     """
     data_fields, inference, changes = data_fields or {}, inference or {}, changes or StoredChanges()
     if output_dir is not None and not report:
-        raise ValueError("--no_report writes nothing into --output_dir: leave out one of them")
+        raise ValueError("--no_report writes nothing, but --output_dir is set: remove one of the two flags")
     folder = _output_folder(models, output_dir, split) if report else None
     if changes.flags and not (Path(models[0]) / "config.json").is_file():
         raise ValueError(
-            f"{changes.flags[0]} changes config.json, but {models[0]} is not a local checkpoint: give a run folder"
+            f"{changes.flags[0]} changes config.json, but {models[0]} is not a local checkpoint: pass a run folder"
         )
     with ExitStack() as held:
         if changes.flags or (folder and output_dir is None):
-            home = sole_owner(RunFolder(models[0]).home, "an evaluation", "evaluate it then")
-            held.enter_context(entered_once(home))
+            advice = "use a copy of the run" if changes.flags else "set --output_dir to another folder"
+            held.enter_context(entered_once(sole_owner(RunFolder(models[0]).home, "an evaluation", advice)))
         return _evaluate_runs(models, dataset, split, data_fields, inference, changes, report, folder)
 
 
@@ -92,14 +92,14 @@ def _evaluate_runs(
 ) -> tuple[dict[str, Any], Path | None, list[str]]:
     notes, tta = list[str](), inference.get("tta", "none")
     if report and folder is None:
-        notes.append("no report of several models, or of one from the Hub, without a place for it: --output_dir DIR")
+        notes.append("no report is written: for several models, or a model from the Hub, set --output_dir DIR")
     scored = load_evaluation(models[0], dataset, split, **data_fields)
     if len(models) > 1:
         check_same_test(models, split, scored)
     # Only where all that is asked for can be had is anything changed.
     notes += changes.store(models[0], dataset, data_fields, inference)
     if changes.fitted and tta != "none":
-        notes.append(f"{' and '.join(changes.fitted)}: chosen with --tta {tta}, for predictions with it")
+        notes.append(f"{' and '.join(changes.fitted)}: fitted with --tta {tta}, so use it for predictions, too")
     if scored.note:
         notes.append(scored.note)
     images = Images(scored)
@@ -113,7 +113,7 @@ def _evaluate_runs(
     notes += _describe(results, split)
     shown = page and tta == "none" and page.parent.name == EVALUATION_FOLDER  # on a card
     if page and shown and (card := page.parents[1] / CARD_NAME).is_file():
-        notes.append(f"{card} is as it was: paco-hf card {card.parent} writes it anew, with these figures")
+        notes.append(f"{card} is unchanged: update it with paco-hf card {card.parent}")
     return results, page, notes
 
 
@@ -130,17 +130,17 @@ def _describe(results: dict[str, Any], split: str) -> list[str]:
         shown = (f"{name} {100 * old['ece']:.1f} -> {100 * new['ece']:.1f}" for name, old, new in pairs if new)
         notes.append(f"temperature {calibration['temperature']:.3f}: calibration error {', '.join(shown)}")
         if split == "validation":
-            notes.append("the temperature was fitted on these images: calibration is better here than elsewhere")
+            notes.append("the temperature was fitted on these images: expect worse calibration on other images")
     if calibration["weighted"]:
         notes.append(
-            "calibration error, log loss and Brier score: each class counts alike, as the logits are balanced"
+            "calibration error, log loss and Brier score weight all classes equally, because the logits are balanced"
         )
     if line := abstention_line(results["abstention"]):
         notes.append(line)
     if results["tta"] != "none":
-        notes.append(f"scored with --tta {results['tta']}: predict with it, too")
+        notes.append(f"evaluated with --tta {results['tta']}: use it for predictions, too")
     if results["left_aside"]:
-        notes.append(f"these scores leave aside {results['left_aside']}")
+        notes.append(f"these scores do not use {results['left_aside']}")
     return notes
 
 
@@ -152,11 +152,13 @@ class Evaluation:
         results (`dict`): what `results.json` holds.
         pictures (`dict`): the images that are shown, by their place in the split.
         predictions ([`Predictions`]): of each image.
+        log (`list`): the training log of the run, empty where there is none or there are several checkpoints.
     """
 
     results: dict[str, Any]
     pictures: dict[int, Image]
     predictions: Predictions
+    log: list[dict[str, Any]]
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation) -> Path:
@@ -174,7 +176,7 @@ def write_evaluation(folder: Path, evaluation: Evaluation) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / EVALUATION_NAME, evaluation.results)
     evaluation.predictions.write(folder / PREDICTIONS_NAME)
-    return write_report(evaluation.results, folder, evaluation.pictures)
+    return write_report(evaluation.results, folder, evaluation.pictures, evaluation.log)
 
 
 def _interval(metric: dict[str, float]) -> str:
@@ -185,7 +187,7 @@ def _output_folder(models: Sequence[str], output_dir: str | None, split: str) ->
     if output_dir is not None:
         folder = Path(output_dir)
         if folder.exists() and not folder.is_dir():
-            raise ValueError(f"--output_dir {folder} is a file: give a folder")
+            raise ValueError(f"--output_dir {folder} is a file: pass a folder")
         check_writable(folder)
         return folder
     if len(models) > 1 or not Path(models[0]).is_dir():
@@ -193,8 +195,8 @@ def _output_folder(models: Sequence[str], output_dir: str | None, split: str) ->
     folder = Path(models[0]) / (EVALUATION_FOLDER if split == "test" else VALIDATION_FOLDER)
     if split != "test" and (folder / HELD_OUT_NAME).is_file():
         raise ValueError(
-            f"{folder} has what cross-validation said of the training images, which nothing can make anew: give "
-            "--output_dir DIR, or --no_report"
+            f"{folder} has the cross-validation results, which cannot be recomputed: set --output_dir DIR, or use "
+            "--no_report"
         )
     return folder
 
@@ -231,9 +233,9 @@ def examine(
     temperature = config.temperature if len(models) == 1 else None
     configs = [config] if len(models) == 1 else [load_config(model) for model in models]
     stored = {
-        "temperature": len(models) > 1 and any(one.temperature is not None for one in configs),
-        "class frequencies (inference_prior)": any(one.inference_prior is not None for one in configs),
-        "thresholds to abstain": len(models) > 1 and any(one.abstention is not None for one in configs),
+        "the temperature": len(models) > 1 and any(one.temperature is not None for one in configs),
+        "the class frequencies (inference_prior)": any(one.inference_prior is not None for one in configs),
+        "the abstention thresholds": len(models) > 1 and any(one.abstention is not None for one in configs),
     }
     whose = "the checkpoint" if len(models) == 1 else "a checkpoint"
     used = copy.copy(config)
@@ -246,7 +248,7 @@ def examine(
         "selection": split.selection,
         "tta": tta,
         "scores": headline(logits.argmax(axis=1), labels, config),
-        "left_aside": " and ".join(f"the {name} stored in {whose}" for name, present in stored.items() if present),
+        "left_aside": " and ".join(f"{name} stored in {whose}" for name, present in stored.items() if present),
         **evaluate_logits(
             logits,
             labels,
@@ -263,4 +265,4 @@ def examine(
     for example in shown:
         example["file"] = predictions.file[example["row"]]
     pictures = {row: images[row] for row in sorted({example["row"] for example in shown})}
-    return Evaluation(results, pictures, predictions)
+    return Evaluation(results, pictures, predictions, RunFolder(models[0]).log if len(models) == 1 else [])

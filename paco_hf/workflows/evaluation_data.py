@@ -54,7 +54,7 @@ def load_evaluation(
         raise ValueError(f"split must be train, validation or test, got {split!r}")
     run = run_folder if isinstance(run_folder, RunFolder) else read_run(run_folder)
     if dataset is None and "dataset" not in run.recipe:
-        raise ValueError(f"{run.name} has no recipe.yaml that names its data: give --dataset")
+        raise ValueError(f"{run.name} has no recipe.yaml that names its data: set --dataset")
     is_run_data = names_run_data(run, dataset)
     spec = DataSpec.from_settings(run.recipe, **fields) if is_run_data else DataSpec(str(dataset), **fields)
     try:
@@ -63,8 +63,8 @@ def load_evaluation(
         if not is_run_data:
             raise
         raise OSError(
-            f"{error} (it is what {run.name} was trained on; if it has moved, or its path is relative to another "
-            "folder, give --dataset)"
+            f"{error} ({run.name} was trained on it; if it has moved, or its path is relative to another folder, "
+            "set --dataset)"
         ) from error
     if is_run_data and run.recipe.get("skip_undecodable") and isinstance(images, LabeledImages):
         images = decodable(images)
@@ -89,7 +89,7 @@ def read_run(run_folder: str | Path) -> RunFolder:
 
 
 def names_run_data(run: RunFolder, dataset: str | None) -> bool:
-    """Whether a data set is what a run was trained on, by whatever name or path; `None` is."""
+    """Whether a dataset is what a run was trained on, by whatever name or path; `None` is."""
     if dataset is None:
         return True
     name, revision = split_revision(dataset)
@@ -149,9 +149,9 @@ def check_same_test(run_folders: Sequence[str | Path], split: str = "test", scor
             differ = bool(first or second) and both_known and _same(one.recipe["dataset"], other.recipe["dataset"])
         if differ:
             raise ValueError(
-                f"{one.name} and {other.name} split off different images for their {split} split, so one may have "
-                "trained on images that the other is scored on: score them one by one, or on data that neither has "
-                "seen"
+                f"{one.name} and {other.name} split off different images for their {split} splits, so one may "
+                "have been trained on test images of the other: evaluate them separately, or on data that "
+                "neither was trained on"
             )
 
 
@@ -164,8 +164,8 @@ def _select(run: RunFolder, spec: DataSpec, role: str, is_run_data: bool) -> Ima
         images = data.train if role == "train" else data.validation
         if images is None:
             raise ValueError(
-                f"{spec.dataset} has no validation split, and the run split off none: give --dataset with images that "
-                "it was not trained on and --validation_split, or train with --validation_fraction above 0"
+                f"{spec.dataset} has no validation split, and the run did not split one off: pass images it was not "
+                "trained on with --dataset and --validation_split, or train with --validation_fraction above 0"
             )
         return images
     try:
@@ -185,15 +185,15 @@ def _check_only_split(run: RunFolder, spec: DataSpec, images: ImageSplit, is_run
         return select_again(images, run.manifest, "test")
     if is_run_data or trained_on:
         raise ValueError(
-            f"{spec.dataset} has no test split, and the run split off none, so all its images were trained or "
-            "validated on. Give data with other images"
+            f"{spec.dataset} has no test split, and the run did not split one off, so all its images were used "
+            "for training or validation: pass other data with --dataset"
             + (", or --split validation" if _split_off(run, "validation") else "")
         )
     note = ""
     if not (run.manifest or run.recipe):
         note = (
-            f"{spec.dataset} has no test split and {run.name} does not say what it was trained on: all images are "
-            "scored, and where the model was trained on them the scores say nothing"
+            f"{spec.dataset} has no test split, and {run.name} has no record of its training data: all images are "
+            "used, and the scores are not meaningful if the model was trained on them"
         )
     return replace(images, source_split=None, role="test", note=note)
 
@@ -218,7 +218,7 @@ def _shares_files(run: RunFolder, images: ImageSplit) -> bool:
 
 
 def _same(one: str, other: str) -> bool:
-    """Whether two data sets are one, be it by name or by path."""
+    """Whether two datasets are one, be it by name or by path."""
     return one == other or (Path(one).exists() and Path(other).exists() and Path(one).samefile(other))
 
 
@@ -243,18 +243,18 @@ def _with_model_classes(run: RunFolder, images: ImageSplit) -> ImageSplit:
         elif unnamed and len(names) == len(known):
             index, unknown = {name: label for label, name in enumerate(names)}, []
         pairs = [f"{name} as {known[index[name]]!r}" for name in names if name in index]
-        notes.append(f"the labels of {images.name} are taken by their position in {run.name}: {examples(pairs, 10)}")
+        notes.append(f"class names of {images.name} are matched to those of {run.name}: {examples(pairs, 10)}")
     if unknown:
         raise ValueError(
-            f"{images.name} has a class {unknown[0]!r} that {run.name} does not know (it knows "
+            f"{images.name} has a class {unknown[0]!r} that is not a class of {run.name} (which has "
             f"{examples([*map(repr, known)], 5)})"
-            + (look_alike(unknown[0], known) or ": give data with the classes that it was trained on")
+            + (look_alike(unknown[0], known) or ": pass data with the classes it was trained on")
         )
     labels = [index[names[label]] for label in images.labels]
     if missing := sorted({*range(len(known))} - {*labels}):
         notes.append(
-            f"{len(missing)} of the {len(known)} classes of {run.name} have no image in {images.name}, such as "
-            f"{known[missing[0]]!r}: the scores say nothing of them"
+            f"{len(missing)} of the {len(known)} classes of {run.name} have no images in {images.name}, such as "
+            f"{known[missing[0]]!r}: the scores do not cover them"
         )
     class_names = names if unnamed and len(names) == len(known) else known
     return images.with_classes(labels, class_names, note="; ".join(filter(None, notes)))

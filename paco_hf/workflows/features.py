@@ -83,7 +83,7 @@ class RunFeatures:
         training = self.model.training
         features, how = cached_views(backbone, plan.processor, images, drawn, lambda: self._drawn(images, draw))
         self.model.train(training)
-        line = f"features of views, {draw + 1} of {plan.run.feature_views}: {how}"
+        line = f"features of augmented views, {draw + 1} of {plan.run.feature_views}: {how}"
         self.lines.append(f"{line}{_rate(images.split.labels, start)}")
         return features
 

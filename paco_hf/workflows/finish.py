@@ -120,7 +120,7 @@ def _cross_validated(plan: RunPlan, data: RunData, held_out: HeldOut) -> tuple[d
     split = data.division.trained.select(held_out.rows.tolist(), role="validation")
     labels, alone = np.asarray(split.labels), len(set(data.division.trained.labels) - set(split.labels))
     if plan.run.calibrate:
-        say(True, store_fitted(str(folder), held_out.logits, labels, "training images, each held out once"))
+        say(True, store_fitted(str(folder), held_out.logits, labels, "held-out training images"))
     if line := keep_held_out(folder, held_out.logits, labels):
         say(True, line)
     config = PaCoConfig.from_pretrained(folder)

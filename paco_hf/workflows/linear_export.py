@@ -79,8 +79,8 @@ def linear_copy(
     images = _load_images(folder, dataset, split, data_fields)
     if len(images.class_names) > model.config.num_labels:
         raise ValueError(
-            f"{images.name} has {len(images.class_names)} classes, but {folder} has {model.config.num_labels}: give "
-            "images of the model's classes"
+            f"{images.name} has {len(images.class_names)} classes, but {folder} has {model.config.num_labels}: "
+            "pass images of the model's classes"
         )
     labels = np.asarray(images.labels)
     backbone = model.paco.to(inference_device())
@@ -106,11 +106,15 @@ def linear_copy(
     before = _calibration_error(cosine, labels, config, config.temperature)
     after = _calibration_error(linear, labels, config, temperature)
     same = int((cosine.argmax(axis=1) == linear.argmax(axis=1)).sum())
-    fitted = "to the checkpoint's probabilities on them, as they are images to train on" if trained_on else "on them"
+    fitted = (
+        ("to match the checkpoint's probabilities, because these are training images")
+        if trained_on
+        else ("on these images")
+    )
     lines = [
         images.note,
-        f"the cosine classifier becomes a linear one: of {len(labels):,} images of {images.name}, mean length of a "
-        f"feature {length:.4g}, {same:,} have the same top-1",
+        f"converted the cosine classifier to a linear one (mean feature length {length:.4g}): {same:,} of "
+        f"{len(labels):,} images of {images.name} have the same top-1 class",
         f"temperature {temperature:.3f}, fitted {fitted}: calibration error there {100 * before:.1f} -> "
         f"{100 * after:.1f}",
         temperature_warning(temperature, len(labels)),
@@ -137,7 +141,7 @@ def _load_images(folder: str, dataset: str | None, split: str | None, data_field
         return load_evaluation(folder, dataset, split, **data_fields)
     except (ValueError, OSError) as error:
         kind = OSError if isinstance(error, OSError) else ValueError
-        raise kind(f"to export a cosine classifier to timm, a linear one is fitted on images: {error}") from error
+        raise kind(f"exporting a cosine classifier to timm needs images to fit a linear one: {error}") from error
 
 
 def _calibration_error(logits: np.ndarray, labels: np.ndarray, config: PaCoConfig, temperature: float | None) -> float:

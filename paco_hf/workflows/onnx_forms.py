@@ -121,7 +121,7 @@ def _fitting_int8(model: Any) -> str:
 
 
 def _scored_images(run: str, dataset: str | None, split: str | None, fields: dict[str, Any]) -> ImageSplit:
-    about = "the forms of an ONNX file are scored on images"
+    about = "ONNX forms are evaluated on images"
     try:
         if split is not None:
             return load_evaluation(run, dataset, split, **fields)
@@ -151,10 +151,13 @@ def _calibration_images(
             images = load_evaluation(run, dataset, split, **fields)
         same_data = (images.dataset, images.selection) == (scored.dataset, scored.selection)
         if same_data and scored.source_split in (None, images.source_split):
-            raise ValueError(f"{scored.name} is what the forms are scored on: give another --calibration_split")
+            raise ValueError(
+                f"the forms are evaluated on {scored.name}, which cannot also calibrate them: use "
+                "another --calibration_split"
+            )
     except (ValueError, OSError) as error:
         kind = OSError if isinstance(error, OSError) else ValueError
-        raise kind(f"static int8 is calibrated on images (--int8 dynamic needs none): {error}") from error
+        raise kind(f"static int8 needs calibration images (--int8 dynamic needs none): {error}") from error
     return images.select(calibration_rows(images.labels))
 
 
@@ -175,7 +178,7 @@ def calibration_rows(labels: Sequence[int]) -> list[int]:
 
 
 def _batches(images: ImageSplit, processor: Any) -> list[np.ndarray]:
-    batches = image_batches(Images(images), [processor], _BATCH, "images to calibrate on")
+    batches = image_batches(Images(images), [processor], _BATCH, "calibration images")
     return [pixels.numpy() for (pixels,) in batches]
 
 
@@ -247,7 +250,7 @@ def _predictions(
     (processor,) = {model.processor.to_json_string(): model.processor for model in models.values()}.values()
     best: dict[str, list[np.ndarray]] = {form: [] for form in models}
     seconds: dict[str, list[tuple[float, float]]] = {form: [] for form in models}
-    for (pixels,) in image_batches(Images(images), [processor], _BATCH, f"scoring {images.name}"):
+    for (pixels,) in image_batches(Images(images), [processor], _BATCH, f"evaluating {images.name}"):
         array = pixels.numpy()
         for form, model in models.items():
             start, cpu_start = time.perf_counter(), time.process_time()
@@ -306,17 +309,19 @@ def _lines(record: dict[str, Any], config: Any) -> list[str]:
                 for name in GROUPS
                 if name in changed["right_to_wrong"]
             ]
-            line += f"   {changed['images']}" + (f" (to wrong/to right: {', '.join(groups)})" if groups else "")
+            line += f"   {changed['images']}" + (f" (now wrong/now correct: {', '.join(groups)})" if groups else "")
         lines.append(line)
     if config.abstention is not None:
-        lines.append("where the model had better not answer (its abstention) is in the metadata of the files alone")
+        lines.append("the abstention thresholds are only in the metadata of the files")
     machine = record["machine"]
     where = f"{machine['cpu']}, {machine['threads']} threads, batches of {machine['batch_size']}"
     lines.append(f"{record['images']:,} images of {record['split']}; {where}")
     if about := record.get("int8"):
         images = about["calibration"]
-        ranges = f", activations in ranges of {images['images']:,} images of {images['split']}" if images else ""
+        ranges = f", activation ranges from {images['images']:,} images of {images['split']}" if images else ""
         lines.append(f"int8: {about['kind']}{ranges}")
     if config.inference_prior is not None:
-        lines.append("the checkpoint stores class frequencies, which these scores follow, unlike those of `evaluate`")
+        lines.append(
+            "these scores use the class frequencies stored in the checkpoint, unlike the scores of `evaluate`"
+        )
     return lines

@@ -52,7 +52,7 @@ def pin_weights(run: RunArguments, args: PaCoTrainingArguments) -> RunArguments:
     if run.backbone and run.backbone_revision:
         raise ValueError(
             f"--backbone {run.backbone} loads nothing from the Hub, so it has no revision {run.backbone_revision!r}: "
-            "leave out the revision, or give --pretrained true with a name of timm's, or hf://user/name"
+            "remove the revision, or use --pretrained true with a timm model, or hf://user/name"
         )
     return run
 
@@ -69,7 +69,7 @@ def weights_repository(run: RunArguments) -> str | None:
 
 
 def _recorded(before: Mapping[str, Any], run: RunArguments, name: str) -> str | None:
-    """The commit in the recipe of the run that is resumed, where that is of the same data set or backbone."""
+    """The commit in the recipe of the run that is resumed, where that is of the same dataset or backbone."""
     same = (name == "backbone" and run.backbone is None) or before.get(name) == getattr(run, name)
     return before.get(f"{name}_revision") if same else None
 
@@ -81,8 +81,8 @@ def _commit(repository: str | None, name: str, asked: str | None, recorded: str 
     now = resolve_commit(str(repository), asked, kind)
     if recorded and now != recorded:
         raise ValueError(
-            f"the run was begun with {repository} at {short(recorded)}, but {flag}_revision {asked} is "
-            f"{short(now) if now else 'unknown, as the Hub refuses the repository'}: leave out the revision to go on "
-            "with the former, or start anew with --overwrite"
+            f"the run was started with {repository} at {short(recorded)}, but {flag}_revision {asked} is "
+            f"{short(now) if now else 'unknown, because the Hub denies access to the repository'}: remove the "
+            "revision to resume with the first one, or start over with --overwrite"
         )
     return now or asked

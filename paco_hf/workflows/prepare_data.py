@@ -79,8 +79,8 @@ class RunData:
         every = images.split.image_names()
         names = [every[index] for index in damaged]
         note = (
-            f"left out in training, as damaged: {count} of {len(images)} ({examples(names, 5)}), in whose place were "
-            "others of their classes"
+            f"damaged training images replaced with others of their classes: {count} of {len(images)} "
+            f"({examples(names, 5)})"
         )
         self.division.data.notes.append(note)
         return [f"WARNING: {note}"]
@@ -105,7 +105,9 @@ def load_checked(run: RunArguments, args: PaCoTrainingArguments) -> ImageChecks:
         say(main, data.description)
     inspect = _inspection(run, args, data)
     if run.skip_undecodable and inspect == "none":
-        raise ValueError("--skip_undecodable leaves out what --inspect finds: give --inspect full, or leave it out")
+        raise ValueError(
+            "--skip_undecodable excludes the images that --inspect finds: use --inspect full, or remove the flag"
+        )
     say(main, *describe_effort(data, inspect, automatic=run.inspect is None))
     if inspect == "none":
         return ImageChecks(data)
@@ -142,11 +144,11 @@ def split_data(run: RunArguments, args: PaCoTrainingArguments, checks: ImageChec
     if data.user_data and data.test is None:
         run = _with_test(run, args, data, checks.duplicates)
     elif run.test_fraction or run.test_min_images:
-        data.notes.append("there is a test split, so --test_fraction and --test_min_images carve none")
+        data.notes.append("the data has a test split, so --test_fraction and --test_min_images have no effect")
     fraction = (run.test_fraction or 0.0) if data.user_data else 0.0
     excluded = excluded_rows(data, run.exclude_list) if run.exclude_list else {}
     if count := sum(map(len, excluded.values())):
-        data.notes.append(f"left out by {run.exclude_list}: {count} image{'s' * (count != 1)}")
+        data.notes.append(f"excluded by {run.exclude_list}: {count} image{'s' * (count != 1)}")
     division = divide(
         data,
         run.validation_draw(args.seed),
@@ -188,9 +190,9 @@ def _describe(division: Division, lines: list[str]) -> list[str]:
 def _describe_published(data: ImageData, division: Division) -> str:
     counts = data.class_counts
     parts = [
-        f"{data.train.name}: {len(counts)} classes, {max(counts)} to {min(counts)} images a class; "
-        f"{len(division.trained.labels)} to train on"
+        f"{data.train.name}: {len(counts)} classes, {max(counts)} to {min(counts)} images per class; "
+        f"{len(division.trained.labels)} for training"
     ]
-    for split, purpose in ((division.validation, "validation"), (data.test, "the test")):
+    for split, purpose in ((division.validation, "validation"), (data.test, "testing")):
         parts.append(f"{len(split.labels)} for {purpose} ({split.name})" if split else f"none for {purpose}")
     return ", ".join(parts)

@@ -57,15 +57,15 @@ def check_shared(folder: Path, args: PaCoTrainingArguments) -> None:
     for rank, (node, visible) in enumerate(nodes):
         if not visible and (node == 0 or not args.save_on_each_node):
             error = ValueError(
-                f"--output_dir {folder} is not the same folder for all: {process_name(rank)} does not see what "
-                f"{process_name(0)} writes there: give one on a disk that all nodes share, or --save_on_each_node "
-                "true, with which each node has a run folder of its own"
+                f"--output_dir {folder} is not shared: {process_name(rank)} does not see what {process_name(0)} "
+                "writes there: use a folder on a disk that all nodes share, or --save_on_each_node true for one "
+                "run folder per node"
             )
             raise printed_once(error)
         if visible and node > 0 and args.save_on_each_node:
             error = ValueError(
-                f"--save_on_each_node true has each node write a run folder of its own, but {process_name(rank)} and "
-                f"{process_name(0)} share --output_dir {folder}: leave it out"
+                f"--save_on_each_node true writes one run folder per node, but {process_name(rank)} and "
+                f"{process_name(0)} share --output_dir {folder}: remove the flag"
             )
             raise printed_once(error)
 
@@ -113,10 +113,10 @@ def trained_before(run: RunArguments, args: PaCoTrainingArguments) -> Before | N
         fitting = [n for n in range(1, batch + 1) if batch % (n * args.gradient_accumulation_steps) == 0]
         among = f"{args.world_size} processes"
         if args.gradient_accumulation_steps > 1:
-            among += f" and {args.gradient_accumulation_steps} steps of accumulation"
+            among += f" and {args.gradient_accumulation_steps} accumulation steps"
         raise ValueError(
-            f"the run's batch of {batch} images does not divide among {among}: resume with {_listed(fitting)} "
-            f"processes; so far it had {processes}"
+            f"the run's batch of {batch} images cannot be divided among {among}: resume with {_listed(fitting)} "
+            f"processes (it has used {processes})"
         )
     rates = {name: recipe[name] for name in ("learning_rate", "head_learning_rate") if recipe.get(name)}
     return Before(processes, batch, rates)
@@ -166,18 +166,17 @@ def describe_change(plan: RunPlan, before: Before, frozen: bool) -> str:
         frozen (`bool`): no backbone is trained, so no BatchNorm counts its batches.
     """
     args = plan.args
-    other = ["random numbers such as those of dropout", *([] if frozen else ["the batches that BatchNorm sees"])]
+    other = ["random numbers, such as for dropout", *([] if frozen else ["BatchNorm batches"])]
     kept = "images and views"
     if plan.run.view_draws == "batch":
         kept = "images"
         other.append("views (--view_draws batch)")
     if args.spec.contrastive and not args.gather_batch:
-        other.append("the images of a batch that a loss contrasts")
+        other.append("the images that the loss contrasts")
     return (
         f"{args.world_size} process{'es' * (args.world_size > 1)} instead of {before.processes}: "
-        f"{args.per_device_train_batch_size} images each, {before.batch} a step as before; the {kept} of each step "
-        "are the same. Not the same, so that the rest is not bit by bit what it would have been: "
-        f"{', '.join(other)}"
+        f"{args.per_device_train_batch_size} images each, {before.batch} per step as before. The {kept} of each "
+        f"step are the same; the results are not bitwise identical, because these differ: {', '.join(other)}"
     )
 
 

@@ -58,7 +58,7 @@ def train_seeds(
         Stopped: SIGTERM came; the run can be resumed.
     """
     folder, main = Path(args.output_dir), args.process_index == 0
-    with entered_once(sole_owner(folder, "a training of several seeds", "give another --output_dir")):
+    with entered_once(sole_owner(folder, "a multi-seed training", "use another --output_dir")):
         run = share_settings(run, args, seeds)
         failures: dict[int, str] = {}
         for number, seed in enumerate(seeds, 1):
@@ -73,7 +73,7 @@ def train_seeds(
                 failures[seed] = " ".join(str(error).split())
                 say(main, f"seed {seed} failed: {failures[seed]}")
             if run.dry_run:
-                say(main, f"each of the seeds {', '.join(map(str, seeds))} is such a run")
+                say(main, f"each of the seeds {', '.join(map(str, seeds))} is a run like this")
                 return None
             recipe = RunFolder(one.output_dir).recipe
             run = dataclasses.replace(run, **{name: recipe.get(name, getattr(run, name)) for name in _SETTINGS})
@@ -100,15 +100,15 @@ def share_settings(run: RunArguments, args: PaCoTrainingArguments, seeds: Sequen
     known = {*names, *LOCK_NAMES, SEEDS_NAME, COMPARISON_NAME}
     if others := [name for name in inside if name not in known and not name.startswith("seed-")]:
         raise ValueError(
-            f"--output_dir {folder} holds something else than runs of several seeds ({', '.join(others[:5])}): give "
-            "another folder"
+            f"--output_dir {folder} contains other files than runs of several seeds ({', '.join(others[:5])}): "
+            "use another folder"
         )
     runs = [seed_arguments(args, seed) for seed in seeds]
     earlier = [seed for seed in begun_seeds(folder) if seed not in seeds]
     if earlier and not run.resume:
         raise ValueError(
-            f"--output_dir {folder} has runs of other seeds, too ({', '.join(map(str, earlier))}): --resume adds to "
-            "them, with the same settings; else give another folder"
+            f"--output_dir {folder} already has runs of other seeds ({', '.join(map(str, earlier))}): add to them "
+            "with --resume and the same settings, or use another folder"
         )
     begun = [seed_arguments(args, seed) for seed in begun_seeds(folder)] if run.resume else []
     recipe: Mapping[str, Any] = RunFolder(begun[0].output_dir).recipe if begun else {}
@@ -117,8 +117,8 @@ def share_settings(run: RunArguments, args: PaCoTrainingArguments, seeds: Sequen
     for one in (seed_arguments(args, seed) for seed in earlier):
         if changed := changed_settings(Path(one.output_dir), run_settings(run, one), only_named=True):
             raise ValueError(
-                f"{one.output_dir} was made with other settings ({changed}), so it is no other seed of this run: give "
-                "the same, or another --output_dir"
+                f"{one.output_dir} was trained with different settings ({changed}), so it is not another seed of "
+                "this run: use the same settings, or another --output_dir"
             )
     for one in runs:
         open_folder(Path(one.output_dir), run, one)
@@ -155,17 +155,17 @@ def check_seeds(seeds: Sequence[int], args: PaCoTrainingArguments) -> None:
         ValueError: a message that names them.
     """
     if not seeds or any(not 0 <= seed < 2**32 for seed in seeds):
-        raise ValueError(f"--seeds must be whole numbers from 0 on, below 2^32, got {[*seeds]}")
+        raise ValueError(f"--seeds must be integers from 0 to 2^32 - 1, got {[*seeds]}")
     if (twice := repeated(seeds)) is not None:
-        raise ValueError(f"--seeds has {twice} twice, which would be the same run: leave out one of the two")
+        raise ValueError(f"--seeds has {twice} twice, which would be the same run: remove one of them")
     if args.push_to_hub:
         raise ValueError(
-            f"--push_to_hub publishes one run, and --seeds makes {len(seeds)}: leave it out, and publish the one you "
-            f"choose with `paco-hf push {seed_folder(Path(args.output_dir), seeds[0])} user/name`"
+            f"--push_to_hub pushes one run, but --seeds trains {len(seeds)}: remove the flag, and push the run "
+            f"you choose with `paco-hf push {seed_folder(Path(args.output_dir), seeds[0])} user/name`"
         )
     if args.resume_from_checkpoint:
         raise ValueError(
-            "--resume_from_checkpoint is the checkpoint of one run: give --resume, which goes on with all of them"
+            "--resume_from_checkpoint is the checkpoint of one run: use --resume, which resumes all of them"
         )
 
 
@@ -210,7 +210,7 @@ def finish_seeds(folder: Path, seeds: Sequence[int], failures: Mapping[int, str]
         entry |= {"split": one.scored_split, **{name: scores.get(name) for name in HEADLINE}} if scores else {}
         record["runs"].append(entry | ({"error": failures[seed]} if seed in failures else {}))
         shown = [f"{TITLES[name].short} {100 * scores[name]:.1f}" for name in HEADLINE if scores.get(name) is not None]
-        other = "finished, without scores" if one.metrics else "not finished"
+        other = "finished without scores" if one.metrics else "not finished"
         state = "failed: " + failures[seed] if seed in failures else ", ".join(shown) or other
         print(f"seed {seed}: {state}")
     write_json(folder / SEEDS_NAME, record)  # with it the folder is known as that of these runs
@@ -225,7 +225,7 @@ def finish_seeds(folder: Path, seeds: Sequence[int], failures: Mapping[int, str]
         done = ", ".join(str(entry["seed"]) for entry in record["runs"] if entry["finished"]) or "none"
         raise ValueError(
             f"{len(failures)} of {len(seeds)} runs failed, the first with seed {next(iter(failures))} "
-            f"({next(iter(failures.values()))}); finished: {done}: the same command with --resume goes on with the "
-            "others"
+            f"({next(iter(failures.values()))}); finished: {done}: run the same command with --resume to continue "
+            "the others"
         )
     return record

@@ -101,14 +101,15 @@ def suspect_labels(
     role = split or ("train" if frozen else "validation")
     if role == "train" and trained_on and not frozen:
         raise ValueError(
-            f"{run.name} was trained on the labels of its training images with all its weights, so it cannot judge "
-            "them: give --split validation, or train with --freeze_backbone true on a pretrained backbone"
+            f"{run.name} trained all its weights on the labels of the training images, so it cannot judge them: "
+            "use --split validation, or train with --freeze_backbone true on a pretrained backbone"
         )
     images = load_evaluation(run_folder, dataset, role, **(data_fields or {}))
     model, processor = load_for_inference(run_folder, batch_size, precision)
     if len(set(images.labels)) < 2:
         raise ValueError(
-            f"{images.name} has images of one class only, so no label can be told to be wrong: add others"
+            f"{images.name} has images of only one class, so wrong labels cannot be detected: add images of other "
+            "classes"
         )
     features, _ = cached_features(model.paco, processor, Images(images), batch_size, precision)
     features, labels, config = features.astype(np.float32), np.asarray(images.labels), model.config
@@ -131,12 +132,12 @@ def suspect_labels(
     notes = [images.note] if images.note else []
     if agreed < _WEAK:
         notes.append(
-            f"WARNING: the model takes {100 * agreed:.0f}% of the images (each class counting alike) for what their "
-            "labels say: it is too weak to judge them, or most labels are wrong"
+            f"WARNING: the model agrees with only {100 * agreed:.0f}% of the labels (all classes weighted "
+            "equally): it is too weak to judge them, or most labels are wrong"
         )
     if alone := int((np.bincount(labels) == 1).sum()):
         has = "1 class has one image" if alone == 1 else f"{alone} classes have one image each"
-        notes.append(f"{has}, whose label nothing can be compared with")
+        notes.append(f"{has}, whose label cannot be judged")
     return SuspectLabels(images, predictions, suspects, same, notes)
 
 
@@ -147,7 +148,7 @@ def _worst(predictions: Predictions, suspects: list[Suspect], odds: np.ndarray, 
         first, second = predictions.top_classes[row, :2]
         place = 1 if first == predictions.label[row] else 0
         probability = float(predictions.top_probabilities[row, place])
-        other = Suspect(row, int(second if place else first), probability, "less sure than others, not suspect")
+        other = Suspect(row, int(second if place else first), probability, "less certain than others, not suspect")
         result.append(known.get(row, other))
     return result
 

@@ -35,7 +35,7 @@ class TimmForm:
         lines = self.linear.lines if self.linear else []
         if self.config.abstention is None:
             return lines
-        return [*lines, "this form answers every image: where the model had better not (its abstention) is left out"]
+        return [*lines, "this form predicts a class for every image: the abstention thresholds are not included"]
 
 
 def write_timm(run: str, folder: str | Path, **images: Any) -> TimmForm:
@@ -56,8 +56,8 @@ def write_timm(run: str, folder: str | Path, **images: Any) -> TimmForm:
         linear = linear_copy(model, run, **images)
     elif any(images.values()):
         raise ValueError(
-            "--dataset, --split and the like are only for a cosine classifier, whose linear copy is fitted on images, "
-            f"and {run} has a linear one: leave them out"
+            "--dataset, --split and the like are only for a cosine classifier, which is converted with images, "
+            f"and {run} has a linear one: remove them"
         )
     export_timm(linear.model if linear else model, folder, image_processor=processor)
     return TimmForm(Path(folder), config, linear)

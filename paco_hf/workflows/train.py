@@ -80,7 +80,7 @@ def train(
         FloatingPointError: a loss that is not finite.
         Stopped: SIGTERM came; the run can be resumed from the step that it came in.
     """
-    folder, advice = Path(args.output_dir), "give another --output_dir"
+    folder, advice = Path(args.output_dir), "use another --output_dir"
     check_agreement(versions=versions())
     with entered_once(sole_owner(folder, "a training", advice)):
         check_shared(folder, args)
@@ -102,7 +102,7 @@ def _train(
         checkpoint_to_resume_from="".join(points) or "none",
     )
     if metrics is not None:
-        say(main, f"{folder} is finished; nothing to resume\n{summary(metrics, str(folder))}")
+        say(main, f"{folder} is already finished: nothing to resume\n{summary(metrics, str(folder))}")
     else:
         before = in_all(lambda: trained_before(run, args))
         backbone = check_settings(run, args)
@@ -149,8 +149,7 @@ def check_settings(run: RunArguments, args: PaCoTrainingArguments) -> BackboneSo
     if (run.freeze_backbone or run.lora_rank) and args.trainable_convolutions:
         kept = "--freeze_backbone" if run.freeze_backbone else "--lora_rank"
         raise ValueError(
-            f"{kept} trains no weight of the backbone, and --trainable_convolutions trains a part: give only one of "
-            "them"
+            f"{kept} trains no weights of the backbone, but --trainable_convolutions trains some: use only one of them"
         )
     check_rates(args, not run.freeze_backbone)
     check_packages(args)
@@ -218,9 +217,11 @@ def prepare_features(
 
 def describe_method(args: PaCoTrainingArguments) -> str:
     """The loss and the hardware, for the user to read."""
-    chosen = ", chosen for this hardware" if args.precision == "auto" else ""
+    chosen = " (chosen for this hardware)" if args.precision == "auto" else ""
     processes = f", {args.world_size} processes" if args.world_size > 1 else ""
-    return f"{args.loss} on {args.device.type}{processes}, {args.resolved_precision}{chosen}"
+    return (
+        f"training with loss {args.loss} on {args.device.type}{processes}, precision {args.resolved_precision}{chosen}"
+    )
 
 
 def fit(
@@ -293,7 +294,7 @@ def fit(
         if stop.step:  # before signs of life end: another process may still be writing
             leave_together()
     if stop.step:
-        raise Stopped(f"stopped by SIGTERM after step {stop.step}; --resume goes on from checkpoint-{stop.step}")
+        raise Stopped(f"stopped by SIGTERM after step {stop.step}; resume from checkpoint-{stop.step} with --resume")
     return trainer
 
 
@@ -302,7 +303,7 @@ def _resumed_from(
 ) -> tuple[Path | None, list[str]]:
     """The checkpoint that the run goes on from, the first that is complete and of the same data, and what to say."""
     if not checkpoints:
-        return None, ["no complete checkpoint to resume from: starting anew"] if plan.run.resume else []
+        return None, ["no complete checkpoint to resume from: starting a new run"] if plan.run.resume else []
     before = RunFolder(checkpoints[0])
     check_source(before.manifest, manifest)
     check_data(before.data, data)

@@ -126,7 +126,7 @@ def test_settings_of_a_run(
     out = printed(capsys, *argv, "--output_dir", str(tmp_path / "run"), "--dry_run", *more.split())
     recipe = yaml.safe_load(out[out.index("\ndataset: ") :])
     assert {name: recipe.get(name) for name in expected} == expected
-    line = next(line for line in out.splitlines() if line.startswith("chosen for "))
+    line = next(line for line in out.splitlines() if line.startswith("settings for "))
     assert [kind for kind in (TRANSFORMER, CONVNEXT, CONVOLUTIONAL) if kind.source in line] == [source] * bool(source)
 
 

@@ -119,7 +119,7 @@ TRAINING = {
 ADVICE = {
     "--early_stopping_patience": "--num_train_epochs",
     "--device": "CUDA_VISIBLE_DEVICES",
-    "--num_classes": "counted",
+    "--num_classes": "detected from the data",
     "--ckpt": "--resume_from_checkpoint",
     "--val_dir": "--validation_split",
     "--train_size": "--validation_fraction",
@@ -157,7 +157,8 @@ def test_a_habit_leads_to_what_is_meant_or_nowhere(flags: list[str]) -> None:
 def test_what_is_advised_exists(flags: list[str]) -> None:
     from paco_hf.arguments import hints
 
-    mentioned = {word for text in hints._habits()["train"].values() for word in text.split() if word.startswith("--")}
+    advice = " ".join(hints._habits()["train"].values())
+    mentioned = {word.rstrip(",;") for word in advice.split() if word.startswith("--")}
     assert mentioned <= set(flags)
 
 
@@ -168,9 +169,9 @@ def test_what_is_advised_exists(flags: list[str]) -> None:
         (("train", "--lr=0.1"), "unknown argument '--lr': did you mean --learning_rate?"),
         (("predict", "{run}", "{data}", "--topk", "3"), "did you mean --top?"),
         (("predict", "{run}", "{data}", "--batch-size", "3"), "did you mean --batch_size?"),
-        (("predict", "{run}", "{data}", "--threshold", "0.5"), "evaluate --abstain stores thresholds"),
+        (("predict", "{run}", "{data}", "--threshold", "0.5"), "store thresholds with `paco-hf evaluate --abstain`"),
         (("card", "{run}", "--threshold", "0.5"), "unknown argument '--threshold' (--help lists the arguments)"),
-        (("predict", "{run}", "{data}", "--recursive"), "all folders in a folder are read"),
+        (("predict", "{run}", "{data}", "--recursive"), "folders are always read recursively"),
         (("predict", "{run}", "{data}", "--output_dir", "x"), "did you mean --output?"),
         (("predict", "{run}", "{data}", "--csv"), "--output FILE.csv"),
         (("embed", "{run}", "{data}", "-o", "x"), "unknown argument '-o': did you mean --output?"),
@@ -181,7 +182,7 @@ def test_what_is_advised_exists(flags: list[str]) -> None:
             ("predict", "{run}", "{data}", "--workers", "2"),
             "unknown argument '--workers' (--help lists the arguments)",
         ),
-        (("predict", "--model", "{run}", "{data}"), "an argument without a flag"),
+        (("predict", "--model", "{run}", "{data}"), "as the first argument, without a flag"),
         (("evaluate", "{run}", "--data_dir", "{data}"), "did you mean --dataset?"),
         (("evaluate", "{run}", "--output_path", "out"), "did you mean --output_dir?"),
         (("data", "prepare", "{data}", "--out", "new", "--workers", "2"), "did you mean --threads?"),

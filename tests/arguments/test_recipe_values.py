@@ -39,7 +39,7 @@ def test_a_pipe_is_read_as_often_as_is_needed() -> None:
 
 @pytest.mark.parametrize(("path", "kind"), [("/dev/null", "a device or a socket"), ("/", "a folder")])
 def test_what_is_no_file_is_refused_as_what_it_is(path: str, kind: str) -> None:
-    with pytest.raises(ValueError, match=f"recipe '{path}' is {kind}: give a YAML file, or the name of a recipe"):
+    with pytest.raises(ValueError, match=f"recipe '{path}' is {kind}: pass a YAML file, or the name of a recipe"):
         parse_run(["--recipe", path])
 
 
@@ -62,7 +62,7 @@ def test_a_recipe_of_keys_without_values_is_the_default_run(tmp_path: Path) -> N
         ("seed: 1\nloss: ce\nseed: 2\n", "the key 'seed' appears twice: keep one of them"),
         ("backbone_kwargs:\n  width: 1\n  width: 2\n", "the key 'width' appears twice: keep one of them"),
         ("reported: [{top1: 1, top1: 2}]\n", "the key 'top1' appears twice"),
-        ("seed: [1]\n", "seed of the recipe must be a whole number, got a list"),
+        ("seed: [1]\n", "seed of the recipe must be an integer, got a list"),
         ("learning_rate: {a: 1}\n", "learning_rate of the recipe must be a number, got a dict"),
         ("dataset: {a: 1}\n", "dataset of the recipe must be text, got a dict"),
         ("nesterov: [true]\n", "nesterov of the recipe must be true or false, got a list"),
@@ -70,9 +70,9 @@ def test_a_recipe_of_keys_without_values_is_the_default_run(tmp_path: Path) -> N
         ("run_name: 2026-11-29\n", "run_name of the recipe must be text, got a date: put it in quotes"),
         ("lr_scheduler_kwargs: {1: 2026-11-29}\n", "lr_scheduler_kwargs must be a mapping of text to plain values"),
         ("seed: 1.5\n", "--seed: invalid int value: '1.5'"),
-        ("global_batch_size: 1" + "0" * 400, "global_batch_size must be a whole number of at most 64 bits"),
-        ("seed: 12:30:00\n", "12:30:00 is read as a number to the base of 60: put it in quotes"),
-        ("learning_rate: 1:30.5\n", "1:30.5 is read as a number to the base of 60"),
+        ("global_batch_size: 1" + "0" * 400, "global_batch_size must be an integer of at most 64 bits"),
+        ("seed: 12:30:00\n", "12:30:00 is read as a base-60 number: put it in quotes"),
+        ("learning_rate: 1:30.5\n", "1:30.5 is read as a base-60 number"),
         ("5\n", "must be a mapping of settings, such as `dataset: photos`, got an int"),
         ("about: 5\n", "must be text, got an int"),
         ("sed:\n", "unknown setting 'sed': did you mean seed?"),
@@ -82,8 +82,8 @@ def test_a_recipe_of_keys_without_values_is_the_default_run(tmp_path: Path) -> N
         ("- seed\n", "must be a mapping of settings, such as `dataset: photos`, got a list"),
         ("seed: !!timestamp x\n", "cannot be read: AttributeError"),
         ("[" * 3000, "cannot be read: RecursionError"),
-        (b"seed: \xff\n", "r.yaml is damaged, or not UTF-8"),
-        ('dataset: "a\\0b"\n', "r.yaml' has a null character"),
+        (b"seed: \xff\n", "r.yaml is damaged or not UTF-8"),
+        ('dataset: "a\\0b"\n', "r.yaml' contains a null character"),
         ("dataset: data\n".encode("utf-16"), "restore it, or save it as UTF-8"),
     ],
 )

@@ -89,7 +89,7 @@ def test_flags_are_those_that_were_passed() -> None:
 @pytest.mark.parametrize("name", ["recipe", "backbone", "output_dir", "test_split", "report", "seed", "loss"])
 def test_an_empty_value_is_refused_but_in_a_recipe(name: str, tmp_path) -> None:
     for argv in ([f"--{name}", ""], [f"--{name}", "  "], [f"--{name}="]):
-        with pytest.raises(ValueError, match=f"^--{name} is empty: give a value, or leave the flag out$"):
+        with pytest.raises(ValueError, match=f"^--{name} is empty: give it a value, or remove it$"):
             parse_run(["--seed", "1", *argv])
     (tmp_path / "r.yaml").write_text("test_split:\n")
     assert parse_run(["--recipe", str(tmp_path / "r.yaml")])[0].test_split is None

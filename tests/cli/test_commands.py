@@ -149,16 +149,16 @@ def test_predict(run: Path, photos: Path, capsys) -> None:
 
 
 def test_folder_with_a_run_in_it(run: Path, own_images: list[str], capsys, tmp_path) -> None:
-    assert "not empty: --resume continues" in complaint(capsys, "train", *SHORT, "--output_dir", str(run))
+    assert "not empty: resume its run with --resume" in complaint(capsys, "train", *SHORT, "--output_dir", str(run))
     before = (run / "model.safetensors").read_bytes()
     assert main(["train", *SHORT, "--output_dir", str(run), "--resume"]) == 0
-    assert "is finished" in capsys.readouterr().out
+    assert "is already finished" in capsys.readouterr().out
     assert (run / "model.safetensors").read_bytes() == before
     changed = complaint(capsys, "train", *SHORT, "--output_dir", str(run), "--resume", "--learning_rate", "0.5")
-    assert "finished, and was made with other settings (learning_rate 0.1 -> 0.5)" in changed
+    assert "finished and was trained with different settings (learning_rate 0.1 -> 0.5)" in changed
     (tmp_path / "notes.txt").write_text("mine")
     again = ["train", *own_images, *SHORT, "--overwrite", "--loss", "ce", "--output_dir"]
-    assert "is not empty, and holds no run (notes.txt)" in complaint(capsys, *again, str(tmp_path))
+    assert "is not empty and has no run (notes.txt)" in complaint(capsys, *again, str(tmp_path))
     copy = Path(shutil.copytree(run, tmp_path / "copy"))
     (copy / "notes.txt").write_text("mine")
     assert main([*again, str(copy)]) == 0
@@ -213,7 +213,7 @@ def test_truncated_checkpoint_is_named(own_images: list[str], tmp_path, capsys) 
 def test_dry_run_checks_everything_and_writes_nothing(tmp_path, capsys, no_rehearsal) -> None:
     assert main(["train", *SHORT, "--dry_run", "--output_dir", str(tmp_path / "none")]) == 0
     out = capsys.readouterr().out
-    assert "20 classes, 250 to 5 images a class" in out
+    assert "20 classes, 250 to 5 images per class" in out
     assert "max_steps: 4" in out
     assert not (tmp_path / "none").exists()
 
@@ -266,7 +266,7 @@ def test_bad_input_is_one_clear_line_before_any_work(tmp_path, capsys) -> None:
             (*out, "--view_draws", "batch", "--augment_backend", "pil"),
             "--view_draws batch has no effect with --augment_backend pil",
         ),
-        ((*out, "--view_draws", "image", "--image_size", "24"), "image has no effect on views made by pil"),
+        ((*out, "--view_draws", "image", "--image_size", "24"), "image has no effect on views of the pil backend"),
         ((*good, "--report_to", "nothing_known"), "nothing_known"),
         (("--dataset", str(tmp_path / "badtest"), *out), "image 1 of"),
         ((*out, "--backbone", "vit_tiny_patch16_224", "--backbone_kwargs", '{"num_heads": 5}'), "cannot be built"),
@@ -285,9 +285,12 @@ def test_bad_input_of_the_other_verbs(run: Path, photos: Path, tmp_path, capsys)
         (("predict", str(run), str(tmp_path / "text.png"), "--strict"), "text.png cannot be decoded as an image"),
         (("predict", str(run), str(tmp_path / "empty")), "has no image files"),
         (("predict", str(run), str(tmp_path / "none.png")), "none.png does not exist"),
-        (("predict", str(tmp_path / "nowhere"), str(tmp_path / "text.png")), "nowhere' is not a local folder"),
+        (
+            ("predict", str(tmp_path / "nowhere"), str(tmp_path / "text.png")),
+            "nowhere' is neither a local folder nor a Hub id",
+        ),
         (("evaluate", str(run), "--dataset", "nobody/nothing"), "cannot be loaded from the Hub"),
-        (("recipes", "show", "nothing"), "no recipe and no file 'nothing'"),
+        (("recipes", "show", "nothing"), "'nothing' is neither a recipe nor a file"),
         (("fly",), "unknown verb 'fly'"),
         (("predict", str(run), str(photos), "--top", "0"), "--top must be at least 1, got 0"),
         (("predict", str(run)), "the following arguments are required: images"),
@@ -395,8 +398,8 @@ def test_evaluate_needs_the_test_split_alone_and_the_same_classes(run: Path, tmp
     (tmp_path / "other").mkdir()
     Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "other" / "test.parquet")
     line = complaint(capsys, "evaluate", str(run), "--dataset", str(tmp_path / "other"))
-    assert "has a class 'unicorn' that" in line
-    assert "does not know (it knows 'apple', 'bed', " in line
+    assert "has a class 'unicorn' that is not a class of" in line
+    assert f"is not a class of {run} (which has 'apple', 'bed', " in line
 
 
 def test_backbones_of_a_fixed_size_are_built_for_the_images(own_images: list[str], capsys, tmp_path) -> None:

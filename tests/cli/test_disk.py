@@ -55,7 +55,7 @@ def test_training_on_a_full_disk_resumes(breaks, tmp_path: Path, monkeypatch: py
         breaks(patch)
         line = complaint(capsys, "train", *argv, "run")
     assert line.startswith("paco-hf train: the disk is full")
-    assert line.endswith("make space, and --resume goes on from the last complete checkpoint")
+    assert line.endswith("free disk space, then resume from the last complete checkpoint with --resume")
     assert not [path for path in (tmp_path / "run").rglob("*") if "partial" in path.name]
     assert not (tmp_path / "run" / "metrics.json").exists()
     printed(capsys, *argv, "run", "--resume")
@@ -106,7 +106,7 @@ def test_verbs_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, c
     monkeypatch.setattr(data, "run", full)
     assert main(["data", "stats", "builtin"]) == 2
     error = capsys.readouterr().err
-    assert error == "paco-hf data: the disk is full (counts.png): make space, and run the command again\n"
+    assert error == "paco-hf data: the disk is full (counts.png): free disk space, then run the command again\n"
 
 
 @pytest.mark.slow

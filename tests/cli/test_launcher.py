@@ -102,10 +102,10 @@ def test_under_a_launcher_it_checks(monkeypatch: pytest.MonkeyPatch, started: li
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert in_processes("train", ["--nproc", "2", "x"]) == ["x"]
     assert in_processes("train", ["x"]) == ["x"]
-    with pytest.raises(ValueError, match="--nproc 3 asks for 3 processes, but the launcher started 2 processes: have"):
+    with pytest.raises(ValueError, match="--nproc 3 requests 3 processes, but the launcher started 2 processes: make"):
         in_processes("train", ["--nproc", "3"])
     monkeypatch.setenv("WORLD_SIZE", "1")
-    with pytest.raises(ValueError, match="the launcher started 1 process: have it start 2"):
+    with pytest.raises(ValueError, match="the launcher started 1 process: make it start 2"):
         in_processes("train", ["--nproc", "2"])
     monkeypatch.setenv("WORLD_SIZE", "two")
     with pytest.raises(ValueError, match="WORLD_SIZE must be a number of processes, got 'two'"):
@@ -120,7 +120,7 @@ def test_processes_that_do_not_work_together(monkeypatch: pytest.MonkeyPatch) ->
     check_processes(1)
     monkeypatch.setenv("WORLD_SIZE", "2")
     check_processes(2)
-    with pytest.raises(ValueError, match="announces 2 processes, but 1 would work together"):
+    with pytest.raises(ValueError, match="announce 2 processes, but 1 would work together"):
         check_processes(1)
 
 
@@ -135,7 +135,8 @@ def test_tasks_of_slurm_without_a_launcher(monkeypatch: pytest.MonkeyPatch, star
 def test_more_processes_than_gpus(monkeypatch: pytest.MonkeyPatch, started: list) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
-    with pytest.raises(ValueError, match="--nproc 3 needs 3 GPUs, one per process, but there are 2: give at most"):
+    line = "--nproc 3 needs 3 GPUs, one per process, but there are 2: use at most --nproc 2"
+    with pytest.raises(ValueError, match=line):
         in_processes("train", ["--nproc", "3"])
     assert not started
     with pytest.raises(SystemExit):
@@ -163,7 +164,7 @@ def test_accelerate_that_starts_fewer(monkeypatch: pytest.MonkeyPatch, tmp_path,
         with pytest.raises(ValueError, match="the launcher started 1 process"):
             in_processes("train", ["--nproc", "2"])
         return
-    line = f"asked for {asked} processes, but started 1: use `paco-hf evaluate --nproc {asked}`"
+    line = f"accelerate launch should start {asked} processes, but started 1: use `paco-hf evaluate --nproc {asked}`"
     for argv in ([], ["--nproc", str(asked)]):
         with pytest.raises(ValueError, match=line):
             in_processes("evaluate", argv)
@@ -174,14 +175,14 @@ def test_accelerate_that_starts_fewer(monkeypatch: pytest.MonkeyPatch, tmp_path,
 def test_precision_of_accelerate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     below(monkeypatch)
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
-    with pytest.raises(ValueError, match="mixed precision bf16, which would overrule --precision"):
+    with pytest.raises(ValueError, match="mixed precision bf16, which would override --precision"):
         in_processes("train", [])
 
 
 def test_compiler_of_accelerate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     below(monkeypatch)
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
-    with pytest.raises(ValueError, match=r"the compiler INDUCTOR, .* give paco-hf --torch_compile true"):
+    with pytest.raises(ValueError, match=r"the compiler INDUCTOR, .* use --torch_compile true of paco-hf"):
         in_processes("train", [])
 
 
@@ -223,8 +224,8 @@ def test_agent(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     finally:
         logging.disable(logging.NOTSET)
     assert capsys.readouterr().err == (
-        "paco-hf train: rank 1 of 2 was ended by SIGKILL, as where memory is short; --resume goes on from the last "
-        "complete checkpoint\n"
+        "paco-hf train: rank 1 of 2 was killed by SIGKILL, possibly out of memory; resume from the last "
+        "complete checkpoint with --resume\n"
     )
 
 
@@ -320,7 +321,7 @@ def test_two_processes_train_and_evaluate(tmp_path: Path) -> None:
     done = command(*words)
     assert done.returncode == 2
     assert len(done.stderr.splitlines()) == 1
-    assert "is not empty: --resume continues" in done.stderr
+    assert "is not empty: resume its run with --resume" in done.stderr
     scores = json.loads((run / "metrics.json").read_text())["test"]
     # Printed by one process alone, or it would be no JSON.
     done = command("-m", "paco_hf", "evaluate", str(run), "--json", "--nproc", "2")
@@ -344,7 +345,7 @@ def test_accelerate_that_would_run_one_process_is_stopped(tmp_path: Path) -> Non
     run = tmp_path / "run"
     done = command(*ACCELERATE, "--cpu", "--num_processes", "2", TRAIN, *SHORT, "--output_dir", str(run))
     assert done.returncode != 0
-    assert "paco-hf train: accelerate launch was asked for 2 processes, but started 1: use" in done.stderr
+    assert "paco-hf train: accelerate launch should start 2 processes, but started 1: use" in done.stderr
     assert not run.exists()
 
 
@@ -352,7 +353,7 @@ def test_accelerate_that_would_run_one_process_is_stopped(tmp_path: Path) -> Non
 def test_torchrun_with_another_number_is_stopped() -> None:
     done = command("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--", TRAIN, "--nproc", "3")
     assert done.returncode != 0
-    assert "--nproc 3 asks for 3 processes, but the launcher started 2 processes" in done.stderr
+    assert "--nproc 3 requests 3 processes, but the launcher started 2 processes" in done.stderr
 
 
 @pytest.mark.slow
@@ -388,7 +389,7 @@ def test_a_lost_process_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     monkeypatch.setattr(sys.modules["paco_hf.cli.main"], "_run", lose)
     assert main(["train"]) == 1
     line = (
-        "paco-hf train: another process has ended, so this one does, too; --resume goes on from the last complete "
-        "checkpoint\n"
+        "paco-hf train: another process exited, so this process exits, too; resume from the last complete "
+        "checkpoint with --resume\n"
     )
     assert capsys.readouterr().err == line

@@ -63,12 +63,15 @@ def failing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, erro
     ("error", "message"),
     [
         (lambda: torch.zeros(2) @ torch.zeros(3), "inconsistent tensor size"),
-        (lambda: torch.empty(10**15), "allocate 4000000000000000 bytes): give a smaller --per_device_train_batch"),
+        (lambda: torch.empty(10**15), "allocate 4000000000000000 bytes): use a smaller --per_device_train_batch"),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.0 GiB. GPU 0"),
             "Tried to allocate 2.0 GiB",
         ),
-        (lose_worker, "killed by signal: Bus error): where memory, or shared memory (/dev/shm), is too small"),
+        (
+            lose_worker,
+            "killed by signal: Bus error): if it ran out of memory or shared memory (/dev/shm), provide more",
+        ),
         (lambda: safetensors.deserialize(b"damaged!"), "eader"),
         (generate, "cannot generate: disk on fire"),
         (lambda: pyarrow.array([1], "no type"), "No type"),
@@ -83,8 +86,8 @@ def failing(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, erro
         (MemoryError("Unable to allocate 3.55 PiB for an array"), "Unable to allocate 3.55 PiB"),
         (PermissionError(13, "Permission denied", "/x"), "Permission denied: '/x'"),
         (ValueError("two\nlines"), "two lines"),
-        (lambda: os.stat("x\0"), "a path has a null character"),
-        (lambda: os.stat("x" * 300), f"{'x' * 40}... is too long (300 characters): give a shorter path"),
+        (lambda: os.stat("x\0"), "a path contains a null character"),
+        (lambda: os.stat("x" * 300), f"{'x' * 40}... is too long (300 characters): use a shorter path"),
         (EOFError(), "EOFError"),
     ],
 )
@@ -121,7 +124,7 @@ def test_without_a_place_there_is_no_file(place: str, monkeypatch, capsys, tmp_p
     monkeypatch.setattr("tempfile.tempdir", os.path.abspath(place))  # where all else is read-only, it is the folder
     status, line = failing(monkeypatch, capsys, AssertionError())
     assert status == 1
-    assert line == "unexpected AssertionError (PACO_HF_DEBUG=1 shows the traceback for a bug report)"
+    assert line == "unexpected AssertionError (set PACO_HF_DEBUG=1 to show the traceback for a bug report)"
     assert not list(tmp_path.iterdir())
 
 
@@ -152,7 +155,7 @@ def test_output_that_cannot_be_written_is_one_line(argv: list[str], monkeypatch,
         monkeypatch.setattr(sys, "stdout", full)
         assert main(argv) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(" ".join(["paco-hf", *argv[:1]]) + ": the disk is full: make space")
+    assert line.startswith(" ".join(["paco-hf", *argv[:1]]) + ": the disk is full: free disk space")
 
 
 @pytest.mark.parametrize("argv", HELP)
@@ -197,7 +200,7 @@ def test_a_path_that_is_too_long_is_refused_with_its_flag(argv: list[str], capsy
 def test_a_deleted_working_folder_is_named(argv: list[str], monkeypatch, capsys, tmp_path) -> None:
     monkeypatch.chdir(tmp_path)
     tmp_path.rmdir()
-    message = "the working folder has been deleted: change to one that exists, with cd"
+    message = "the working directory has been deleted: change to an existing one with cd"
     assert complaint(capsys, *argv) == f"paco-hf {argv[0]}: {message}"
 
 

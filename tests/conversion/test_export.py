@@ -169,7 +169,7 @@ def test_timm_transform_differs_by_a_rounding_at_most(tmp_path, size, edge):
 def test_padding_goes_to_onnx_and_not_to_timm(tmp_path):
     processor = build_processor(64, [0.5, 0.4, 0.3], [0.2, 0.3, 0.25], fit="pad")
     assert preprocessing_settings(processor)["pad_to_square"] == "median color of the border"
-    with pytest.raises(ValueError, match=r"--image_fit crop.*whoever runs the file pads"):
+    with pytest.raises(ValueError, match=r"--image_fit crop.*you must pad the images"):
         export_timm(build("resnet", image_size=64), tmp_path / "x", image_processor=processor)
     assert not (tmp_path / "x").exists()
 
@@ -235,12 +235,14 @@ def test_refusals_leave_nothing(tmp_path, monkeypatch, exporter):
     processor.do_center_crop = False
     with pytest.raises(ValueError, match="must resize the shortest edge"):
         exporter(model, tmp_path / "x", image_processor=processor)
-    with pytest.raises(ValueError, match="cannot take images of 224 x 224"):
+    with pytest.raises(ValueError, match="does not accept images of 224 x 224 pixels"):
         exporter(build("vit", image_size=224), tmp_path / "x")
     with monkeypatch.context() as patch:
         patch.setattr(to_timm, "TIMM_TOLERANCE", -1)
         patch.setattr(torch.onnx, "export", lambda *args, **kwargs: 1 / 0)
-        with pytest.raises(ValueError, match=r"timm loads differs|cannot be exported to ONNX: division by zero"):
+        with pytest.raises(
+            ValueError, match=r"loaded by timm differs by|cannot be exported to ONNX: division by zero"
+        ):
             exporter(model, tmp_path / "new" / "x")
     with torch.no_grad():
         model.classifier.weight[0, 0] = math.nan
@@ -312,8 +314,8 @@ def test_onnx_takes_a_prior(tmp_path, kind):
 @pytest.mark.parametrize(
     ("kind", "dynamic_size", "reason"),
     [
-        ("mixer", True, "takes images of one size only (Input width (128) doesn't match model (64).)"),
-        ("cifar", False, "asked"),
+        ("mixer", True, "the backbone accepts only one image size (Input width (128) doesn't match model (64).)"),
+        ("cifar", False, "as requested"),
     ],
 )
 def test_onnx_says_that_the_size_is_fixed(tmp_path, kind, dynamic_size, reason):
@@ -340,7 +342,7 @@ def test_onnx_limits(tmp_path, monkeypatch):
     model = build("resnet")
     with monkeypatch.context() as patch:
         patch.setattr(to_onnx, "_PROTOBUF_LIMIT", 1000)
-        with pytest.raises(ValueError, match="one ONNX file holds less than 2 GiB"):
+        with pytest.raises(ValueError, match="an ONNX file is limited to 2 GiB"):
             export_onnx(model, tmp_path / "x")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ImportError, match=r"needs onnxscript: pip install 'paco-hf\[onnx\]'"):
@@ -382,7 +384,9 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["export", run, str(out / "onnx"), "--to", "onnx", "--prior_input"]) == 0
     # The exporter of torch 2.7 resizes position embeddings otherwise than the model, which the command notices.
     size = "fixed (onnxruntime differs from the model" if torch.__version__.startswith("2.7.") else "dynamic"
-    assert f"batch dynamic, image size {size}" in capsys.readouterr().out.replace("dif...el", "differs from the model")
+    assert f"dynamic batch size, image size {size}" in capsys.readouterr().out.replace(
+        "dif...el", "differs from the model"
+    )
     session = onnxruntime.InferenceSession(out / "onnx" / "model.onnx")
     assert [given.name for given in session.get_inputs()] == ["pixel_values", "prior"]
     images, prior = images_of(3, 3, 32, 32), torch.tensor([50.0, 20, 1, 9, 0.5])
@@ -407,7 +411,10 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         ([run, str(out / "onnx"), "--to", "onnx"], "not an empty folder"),
         ([run, str(out / "new"), "--to", "timm", "--prior_input"], "--prior_input is for --to onnx, got --to timm"),
         ([run, str(out / "new"), "--to", "tensorrt"], "invalid choice"),
-        ([str(tmp_path / "none"), str(out / "new"), "--to", "timm"], "is not a local folder"),
+        (
+            [str(tmp_path / "none"), str(out / "new"), "--to", "timm"],
+            "is neither a local folder nor a Hub id: pass a run folder",
+        ),
     ):
         assert main(["export", *arguments]) == 2
         assert message in capsys.readouterr().err

@@ -174,18 +174,18 @@ def test_recipe_is_taken_where_one_alone_agrees(tmp_path: Path, capsys: pytest.C
     synthetic(listing, tmp_path / "file.pth")
     assert convert(tmp_path / "file.pth", tmp_path / "out") == 0
     printed = capsys.readouterr().out
-    assert "taken for paco-resnet50-inat2018, the only recipe that it agrees with" in printed
+    assert "recipe: paco-resnet50-inat2018, the only one that it matches" in printed
     assert "recipe `paco-resnet50-inat2018`" not in printed
     card = (tmp_path / "out" / "README.md").read_text()
     assert "73.2" in card
     assert "Not measured" in card
     message = refused(capsys, tmp_path / "other", tmp_path / "file.pth", "--recipe", "gpaco-resnet152-inat2018")
-    assert "method paco, the recipe has gpaco" in message
-    assert "backbone resnet50, the recipe has resnet152" in message
+    assert "method is paco, but gpaco in the recipe" in message
+    assert "backbone is resnet50, but resnet152 in the recipe" in message
     message = refused(capsys, tmp_path / "other", tmp_path / "file.pth", "--recipe", "paco-resnet50-imagenet-lt")
-    assert "classes 8142, the recipe has 1000" in message
+    assert "classes is 8142, but 1000 in the recipe" in message
     message = refused(capsys, tmp_path / "other", tmp_path / "file.pth", "--recipe", "gpaco-ensemble-imagenet-lt")
-    assert "convert its members one by one" in message
+    assert "convert its members one at a time" in message
 
 
 # ---- scoring
@@ -228,7 +228,7 @@ def test_scores_are_measured_or_absent(tmp_path: Path, capsys: pytest.CaptureFix
     assert not (tmp_path / "unscored" / "metrics.json").exists()
     fewer = folder_of_images(tmp_path / "fewer", classes=4)
     message = refused(capsys, tmp_path / "no", golden_path(f"{TINY}.pth"), "--dataset", fewer)
-    assert "12 classes, but the images to score have 4" in message
+    assert "12 classes, but the evaluation images have 4" in message
 
 
 def test_scores_at_chance_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -274,7 +274,7 @@ def test_malicious_files_run_nothing(tmp_path: Path, capsys: pytest.CaptureFixtu
         for zipped in (True, False):
             torch.save({**content, name: beside}, tmp_path / "evil.pth", _use_new_zipfile_serialization=zipped)
             message = refused(capsys, tmp_path / "out", tmp_path / "evil.pth")
-            assert "holds more than weights" in message
+            assert "contains more than weights" in message
             assert "system" in message
             assert not marker.exists()
     torch.load(tmp_path / "evil.pth", weights_only=False)  # what it would have done
@@ -302,8 +302,8 @@ def test_damaged_and_foreign_files(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "fc.weight" in message({"state_dict": headless})
     broken = {**state, "module.linear.bias": torch.full((12,), torch.nan)}
     assert "linear.bias has values that are not finite" in message({"state_dict": broken})
-    assert "unknown entry beside its weights: ema" in message({**content, "ema": {"weight": torch.zeros(3)}})
-    assert "unknown entry beside its weights: extra" in message({**content, "extra": torch.zeros(3)})
+    assert "unknown entry besides its weights: ema" in message({**content, "ema": {"weight": torch.zeros(3)}})
+    assert "unknown entry besides its weights: extra" in message({**content, "extra": torch.zeros(3)})
     assert "does not exist" in refused(capsys, tmp_path / "out", tmp_path / "none.pth")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
@@ -311,8 +311,8 @@ def test_damaged_and_foreign_files(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "is not an empty folder" in capsys.readouterr().err
     assert convert(golden_path(f"{TINY}.pth"), tmp_path / "full" / "file" / "out") == 2
     assert "is a file" in capsys.readouterr().err
-    assert "neither a file nor a known address" in refused(capsys, tmp_path / "out", "file:///x.pth")
-    assert "names no file" in refused(capsys, tmp_path / "out", "hf://user/name")
+    assert "neither a file nor a known URL" in refused(capsys, tmp_path / "out", "file:///x.pth")
+    assert "is not the URL of a file" in refused(capsys, tmp_path / "out", "hf://user/name")
     assert "need --dataset" in refused(
         capsys, tmp_path / "out", golden_path(f"{TINY}.pth"), "--dataset_path", tmp_path
     )

@@ -82,7 +82,7 @@ def test_a_cosine_classifier_tells_itself_what_its_centers_share() -> None:
     common = F.normalize(units.mean(0), dim=0)
     center = Imprinter(model).center(new_features().mean(0))
     assert (F.normalize(center, dim=0) @ common).item() == pytest.approx((units @ common).mean().item())
-    with pytest.raises(ValueError, match=r"the centers of a linear classifier do not tell .*: give images"):
+    with pytest.raises(ValueError, match=r"the centers of a linear classifier do not contain .*: pass images"):
         Imprinter(trained("linear"))
 
 

@@ -61,7 +61,7 @@ def test_a_center_without_length_is_a_zero() -> None:
 def test_refusals() -> None:
     with pytest.raises(ValueError, match=r"cosine one with an inference_prior"):
         linearize(cosine(inference_prior=[5, 4, 3, 2, 1]), 1.0)
-    with pytest.raises(ValueError, match="is linear already"):
+    with pytest.raises(ValueError, match="is already linear"):
         linearize(make_model(), 1.0)
     for length in (0.0, float("nan"), float("inf"), -1.0):
         with pytest.raises(ValueError, match="feature_length must be a positive number"):
@@ -88,11 +88,9 @@ def test_exported_with_the_images_of_the_run(run: Path, split: str, tmp_path: Pa
     out = capsys.readouterr().out
     images = load_evaluation(run, split=split)
     count = len(images.labels)
-    assert f"of {count} images of {images.name}" in out
-    assert f"{count} have the same top-1" in out
-    assert ("fitted to the checkpoint's probabilities on them, as they are images to train on" in out) == (
-        split == "train"
-    )
+    assert f"{count} of {count} images of {images.name} have the same top-1 class" in out
+    matched = "fitted to match the checkpoint's probabilities, because these are training images"
+    assert (matched in out) == (split == "train")
     model = PaCoForImageClassification.from_pretrained(run).eval()
     native = timm.create_model(f"local-dir:{tmp_path / 'out'}", pretrained=True).eval()
     opened = Images(images)
@@ -125,7 +123,7 @@ def test_training_images_where_none_are_for_validation(run: Path, tmp_path: Path
     assert main(["export", str(tmp_path / "run"), str(tmp_path / "out"), "--to", "timm"]) == 0
     out = capsys.readouterr().out
     assert f"of 80 images of {photos} train" in out
-    assert "fitted to the checkpoint's probabilities" in out
+    assert "fitted to match the checkpoint's probabilities, because these are training images" in out
 
 
 def test_published_with_what_differs(run: Path, tmp_path: Path, capsys) -> None:
@@ -139,11 +137,14 @@ def test_published_with_what_differs(run: Path, tmp_path: Path, capsys) -> None:
     folder = tmp_path / "sent"
     assert main(["push", str(edited), "ada/ants", "--to", "timm", "--write_only", str(folder)]) == 0
     out = capsys.readouterr().out
-    same, count = re.search(r"of (\d+) images .* (\d+) have the same top-1", out).groups()
+    same, count = re.search(r"(\d+) of (\d+) images of .* have the same top-1", out).groups()
     card = ModelCard.load(folder / "README.md")
     use = " ".join(card.text.partition("## How to use it")[2].partition("\n## ")[0].split())
     assert f"({same} of {count} images, photos" in use
-    assert f"temperature, {re.search(r'temperature ([.0-9]+), fitted on them', out)[1]}, was fitted on these" in use
+    assert (
+        f"temperature, {re.search(r'temperature ([.0-9]+), fitted on these images', out)[1]}, was fitted on these"
+        in use
+    )
     assert 'model="ada/ants"' in use
     assert "trust_remote_code" not in card.text
     assert "Not for mushrooms." in card.text
@@ -177,7 +178,7 @@ def test_confidence_that_is_handed_on() -> None:
 def test_images_that_cannot_be_had(run: Path, tmp_path: Path, capsys) -> None:
     out = [str(tmp_path / "out"), "--to", "timm"]
     other = folders(tmp_path / "other", {"yak": 2, "zebra": 2})
-    about = "to export a cosine classifier to timm, a linear one is fitted on images: "
+    about = "exporting a cosine classifier to timm needs images to fit a linear one: "
     answer = complaint(capsys, "export", str(run), *out, "--dataset", str(other))
     assert f"{about}{other} train has a class 'yak'" in answer
     photos = run.parent / "photos"
@@ -199,7 +200,7 @@ def test_padding_is_refused_before_the_images_are_read(run: Path, tmp_path: Path
 
 def test_refusals_of_the_command(run: Path, tmp_path: Path, capsys) -> None:
     out = str(tmp_path / "out")
-    assert "leave them out" in complaint(capsys, "export", str(run), out, "--to", "onnx", "--split", "train")
+    assert "remove them" in complaint(capsys, "export", str(run), out, "--to", "onnx", "--split", "train")
     model = cosine()
     for name, fields in {"prior": {"inference_prior": [5, 4, 3, 2, 1]}, "cifar": {}, "linear": {}}.items():
         if name == "cifar":

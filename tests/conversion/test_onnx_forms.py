@@ -130,7 +130,7 @@ def test_predict_by_a_file(paco_run: Path, exported: Path, tmp_path: Path, capsy
     assert "export the run with --prior_input" in complaint(
         capsys, "predict", "--onnx", file, picture_file, "--prior", "training"
     )
-    assert "an ONNX file has the precision of its weights" in complaint(
+    assert "an ONNX file has a fixed precision" in complaint(
         capsys, "predict", f"--onnx={file}", picture_file, "--precision", "bf16"
     )
 
@@ -151,13 +151,13 @@ def test_int8_of_products_alone(paco_run: Path, exported: Path, tmp_path: Path, 
     assert main(argv) == 0
     out = capsys.readouterr().out
     assert "int8: dynamic\n" in out
-    assert "builtin train, carved" in out
+    assert "builtin train, split off" in out
     record = json.loads((tmp_path / "out" / "onnx" / "forms.json").read_text())
     assert record["forms"]["fp32"]["file"] is None
     assert [file.name for file in (tmp_path / "out" / "onnx").glob("*.onnx")] == ["model_quantized.onnx"]
     # The convolutions stay as they are.
     assert record["forms"]["int8"]["bytes"] > 0.9 * record["forms"]["fp32"]["bytes"]
-    with pytest.raises(ValueError, match="onnxruntime cannot make the int8 form of this model"):
+    with pytest.raises(ValueError, match="onnxruntime cannot create the int8 form of this model"):
         write_int8(exported / "onnx" / "model.onnx", tmp_path / "x.onnx", "static", [np.zeros((1, 1), np.float32)])
     assert not list(tmp_path.glob("x*"))
 
@@ -186,12 +186,12 @@ def test_refusals(paco_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     for run, flags, message in (
         (paco_run, ["--to", "onnx", "--forms", "int4"], "invalid choice: 'int4'"),
         (paco_run, ["--to", "timm", "--forms", "fp32"], "--forms is for --to onnx"),
-        (paco_run, ["--to", "onnx", "--int8", "static"], "are for --forms int8: add that"),
-        (paco_run, [*EXPORT, "fp16", "--int8", "static"], "leave them out, or add int8"),
-        (paco_run, [*EXPORT, "int8", "--int8", "dynamic", "--calibration_split", "train"], "leave out one of them"),
-        (paco_run, [*EXPORT, "fp16", "--prior_input"], "leave out --prior_input, or --forms"),
-        (bare, [*EXPORT, "fp16"], "are scored on images: "),
-        (bare, [*EXPORT, "int8"], "no recipe.yaml that names its data: give --dataset"),
+        (paco_run, ["--to", "onnx", "--int8", "static"], "are for --forms int8: add it"),
+        (paco_run, [*EXPORT, "fp16", "--int8", "static"], "remove them, or add int8"),
+        (paco_run, [*EXPORT, "int8", "--int8", "dynamic", "--calibration_split", "train"], "remove one of them"),
+        (paco_run, [*EXPORT, "fp16", "--prior_input"], "remove --prior_input or --forms"),
+        (bare, [*EXPORT, "fp16"], "are evaluated on images: "),
+        (bare, [*EXPORT, "int8"], "no recipe.yaml that names its data: set --dataset"),
     ):
         assert message in complaint(capsys, "export", str(run), out, *flags), flags
     assert not Path(out).exists()
@@ -204,9 +204,9 @@ def test_refusals(paco_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     onnx.save(onnx.helper.make_model(graph, opset_imports=opset, ir_version=8), foreign)
     for file, message in (
         (damaged, "damaged.onnx cannot be run by onnxruntime"),
-        (foreign, "foreign.onnx does not say what its classes are"),
-        (tmp_path / "none.onnx", "none.onnx does not exist: give a file that `paco-hf export"),
-        (tmp_path, "is a folder: give a file"),
+        (foreign, "foreign.onnx has no metadata about its classes"),
+        (tmp_path / "none.onnx", "none.onnx does not exist: pass a file from `paco-hf export"),
+        (tmp_path, "is a folder: pass a file from `paco-hf export --to onnx`"),
     ):
         assert message in complaint(capsys, "predict", "--onnx", str(file), str(image)), file
     assert "the following arguments are required: images" in complaint(capsys, "predict", "--onnx", str(foreign))

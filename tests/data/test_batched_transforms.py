@@ -421,7 +421,7 @@ def test_views_of_a_batch_are_normalized_and_a_function_of_the_seed(pictures) ->
     result = make({**batch, "view_seed": keys})
     for i, (name, view) in enumerate(zip(("pixel_values", "key_pixel_values"), views, strict=True)):
         assert torch.allclose(result[name], (view(images, ImageDraws(keys, i)) / 255 - mean) / std, atol=1e-5)
-    with pytest.raises(ValueError, match="one view or two, got 3"):
+    with pytest.raises(ValueError, match="one or two views, got 3"):
         BatchedViews([*views, views[0]], mean=[0.5] * 3, std=[0.2] * 3)
     one = BatchedViews(views[:1], mean=[0.5, 0.4, 0.3], std=[0.25, 0.2, 0.1])(batch)
     assert list(one) == ["labels", "pixel_values"]

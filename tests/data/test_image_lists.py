@@ -57,8 +57,8 @@ def test_join_keys(dataset: str, path: str, key: str) -> None:
         ("inat2018", '{"images": []}', "not iNaturalist's JSON"),
         ("inat2018", "{", "not iNaturalist's JSON"),
         ("inat2018", '{"a": ' + "[" * 100_000, "not iNaturalist's JSON"),
-        ("imagenetlt", "a 0", "unknown data set 'imagenetlt': choose one of imagenet, "),
-        ("cifar100", "a 0", "cifar100 has no lists"),
+        ("imagenetlt", "a 0", "unknown dataset 'imagenetlt': choose one of imagenet, "),
+        ("cifar100", "a 0", "cifar100 has no image lists"),
     ],
 )
 def test_bad_lists(dataset: str, text: str, message: str) -> None:
@@ -70,7 +70,7 @@ def test_bad_lists(dataset: str, text: str, message: str) -> None:
 def test_missing_list(tmp_path) -> None:
     with pytest.raises(OSError, match=r"gone\.txt does not exist"):
         read_list(str(tmp_path / "gone.txt"), "imagenet-lt")
-    with pytest.raises(OSError, match="cannot be fetched"):
+    with pytest.raises(OSError, match="cannot be downloaded"):
         read_list("http://127.0.0.1:9/list.txt", "imagenet-lt")
 
 
@@ -124,8 +124,8 @@ def test_differences_name_what_differs() -> None:
     canonical = Canonical(4, 3, 1, shots=(0, 0, 2))
     assert differences(canonical, [0, 0, 0, 1], 2) == []
     assert differences(canonical, [0, 0, 1, 1], 2) == [
-        "images of the most frequent class: 2, published 3",
-        "images of the rarest class: 2, published 1",
+        "images of the largest class: 2, published 3",
+        "images of the smallest class: 2, published 1",
     ]
 
 
@@ -155,25 +155,25 @@ def test_verify_a_list(published, tmp_path) -> None:
     other.write_bytes(file.read_bytes().replace(b"\n", b"\r\n"))
     right, wrong = inspection.verify(str(other))
     assert wrong == []
-    assert "in another form of file" in right[0]
+    assert "in a different file format" in right[0]
 
     lines = file.read_text().splitlines(keepends=True)
     other.write_text("".join(lines[1:] + lines[:1]))
     right, wrong = inspection.verify(str(other))
     assert "with the class counts" in right[0]
-    assert "not, in order" in wrong[0]
+    assert "in content or order" in wrong[0]
 
     other.write_text("".join(lines[1:]))
     right, wrong = inspection.verify(str(other))
     assert right == []
     assert "images: 39, published 40" in wrong
-    assert "images of the most frequent class: 19, published 20" in wrong
+    assert "images of the largest class: 19, published 20" in wrong
 
 
 def test_a_list_given_for_another_split_is_refused(published) -> None:
     from paco_hf.data.loading import load_data
 
-    with pytest.raises(ValueError, match=r"is the test list of imagenet-lt: give the train list"):
+    with pytest.raises(ValueError, match=r"is the test list of imagenet-lt: pass the train list"):
         load_data("imagenet-lt", dataset_path=str(published), lists={"train": str(published / "ImageNet_LT_test.txt")})
 
 
@@ -199,7 +199,7 @@ def test_no_image_is_trained_on_and_scored(tmp_path) -> None:
     root = miniature.imagenet_lt(tmp_path)
     test, train = root / "ImageNet_LT_test.txt", root / "ImageNet_LT_train.txt"
     test.write_text(test.read_text() + train.read_text().splitlines(keepends=True)[3])
-    with pytest.raises(ValueError, match=r"1 images are in ImageNet_LT_train.txt as well as in ImageNet_LT_test.txt"):
+    with pytest.raises(ValueError, match=r"1 images are in both ImageNet_LT_train.txt and ImageNet_LT_test.txt"):
         load_data("imagenet-lt", dataset_path=str(root))
 
 
@@ -235,17 +235,17 @@ def test_trees_without_what_they_need(tmp_path) -> None:
     from paco_hf.data.loading import load_data
 
     root = miniature.imagenet(tmp_path / "plain")
-    with pytest.raises(ValueError, match=r"no list of imagenet-lt's training images \(ImageNet_LT_train.txt\)"):
+    with pytest.raises(ValueError, match=r"no list of the imagenet-lt training images \(ImageNet_LT_train.txt\)"):
         load_data("imagenet-lt", dataset_path=str(root))
-    with pytest.raises(ValueError, match="give --dataset_path with the official folder tree"):
+    with pytest.raises(ValueError, match="set --dataset_path to the official folder tree"):
         load_data("imagenet-lt")
-    with pytest.raises(ValueError, match=r"_list is for .*: leave it out"):
+    with pytest.raises(ValueError, match=r"_list is for .*: remove the flag"):
         load_data("builtin", lists={"train": "x"})
     for synset in miniature.SYNSETS:
         for file in (root / "val" / synset).iterdir():
             file.rename(root / "val" / file.name)
         (root / "val" / synset).rmdir()
-    with pytest.raises(ValueError, match="has no class folders: ILSVRC's validation images"):
+    with pytest.raises(ValueError, match="has no class folders: the ILSVRC validation images"):
         load_data("imagenet", dataset_path=str(root))
 
 

@@ -73,7 +73,7 @@ def test_blocks_are_worked_on_by_processes_in_their_order(two_processes: None) -
     assert results == tuple(range(100, 140))
     assert processes[0] == os.getpid()
     assert os.getpid() not in processes[1:]
-    with pytest.raises(OSError, match="one of 2 processes that look at images has ended: where memory is too small"):
+    with pytest.raises(OSError, match="one of 2 processes that check images exited: if memory is too small"):
         list(in_blocks(_die, os.getpid(), range(40)))
 
 
@@ -140,8 +140,8 @@ def test_what_is_kept_in_memory_is_decoded_once(
     monkeypatch.setattr(image_checks, "_LONG", -1.0)
     sampled = Counter(row for times in range(8) for row in range(20))  # a few times a few, to see their sizes
     out = printed(capsys, "--dataset", str(photos), *SHORT, "--dry_run", "--output_dir", str(tmp_path / "run"))
-    assert "20 images of 0.0 GB are decoded first: about 1 min on " in out
-    assert "all 20 images decode: 16 x 16 pixels" in out
+    assert "image check of 20 images of 0.0 GB by decoding: about 1 min on " in out
+    assert "all 20 images can be decoded: 16 x 16 pixels" in out
     assert len(opened) == 20
     assert sum(opened.values()) <= 20 + 8 * 4 < sum(sampled.values())
     data = load_data(str(photos))
@@ -159,7 +159,7 @@ def test_headers(tmp_path: Path, photos: Path, opened: Counter) -> None:
     (root / "test" / "dog" / "1.png").write_bytes((root / "train" / "dog" / "1.png").read_bytes())
     checks = check_images(data := load_data(str(root)), outcome=survey(data, "headers"))
     assert {*opened} <= {0, 1, 2, 3}  # those of the test
-    assert checks.lines[0].startswith("all 24 images have readable headers: 16 x 16 pixels; those to train on are")
+    assert checks.lines[0].startswith("all 24 images have readable headers: 16 x 16 pixels; training images are")
     assert checks.lines[1] == "1 exact duplicate, 1 across splits"
     assert np.flatnonzero(checks.duplicates).tolist() == [11]
     assert [*checks.pixels["train"]] == ["headers"]
@@ -174,7 +174,7 @@ def test_headers(tmp_path: Path, photos: Path, opened: Counter) -> None:
     data = load_data(str(root))
     checks = check_images(data, True, survey(data, "headers"))
     assert [len(split.labels) for split in checks.data.splits.values()] == [21, 3]
-    assert "left out as not decodable: 3 images" in checks.data.notes[-1]
+    assert "excluded because they cannot be decoded: 3 images" in checks.data.notes[-1]
     assert checks.lines[1] == "2 exact duplicates, 1 across splits"
     twins = [checks.data.train.describe(row) for row in np.flatnonzero(checks.duplicates)]
     assert twins == ["train/dog/1.png", "train/dog/a.png", "train/dog/b.png"]
@@ -194,11 +194,12 @@ def test_many_images_are_looked_at_by_their_headers(
     monkeypatch.setattr(image_checks, "MANY_IMAGES", 19)
     monkeypatch.setattr(image_checks, "pool_size", lambda: 2)
     out = printed(capsys, *argv)
-    assert "20 images of 0.0 GB: of those to train on only headers are read first (--inspect full decodes them" in out
-    assert "hint: every epoch opens 20 files, about 0.0 min of reading one by one, as 64 of them took; " in out
-    assert f"`paco-hf data prepare {photos} --out FOLDER` copies them once into 1 large one, " in out
-    assert describe_effort(load_data(str(photos)), "none")[0].startswith("hint: every epoch opens 20 files, ")
-    note = "left out in training, as damaged: 1 image of 20 (cat/3.png), in whose place were others of their classes"
+    note = "image check of 20 images of 0.0 GB: training images are checked by their headers only (--inspect full"
+    assert f"{note} decodes them in about 1 min on " in out
+    assert "hint: each epoch opens 20 files, about 0.0 min of reading, estimated from 64 files; " in out
+    assert f"`paco-hf data prepare {photos} --out FOLDER` copies them into 1 large file, " in out
+    assert describe_effort(load_data(str(photos)), "none")[0].startswith("hint: each epoch opens 20 files, ")
+    note = "damaged training images replaced with others of their classes: 1 image of 20 (cat/3.png)"
     assert f"WARNING: {note}" in out
     assert note in json.loads((run / "run.json").read_text())["notes"]
     assert yaml.safe_load((run / "recipe.yaml").read_text())["inspect"] == "headers"
@@ -224,8 +225,8 @@ def test_images_that_are_split_off_are_decoded(
         for file in (photos / name).iterdir():
             cut(file)
     line = complaint(capsys, "train", *argv)
-    assert "of the 12 images that are split off to score on cannot be decoded: image " in line
-    assert "--inspect full --skip_undecodable true leaves out" in line
+    assert "of the 12 images split off for evaluation cannot be decoded: image " in line
+    assert "use --inspect full --skip_undecodable true" in line
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
@@ -278,7 +279,7 @@ def test_what_cannot_be_read_may_be_whole(
         return read(source, *arguments)
 
     monkeypatch.setattr(Image, "open", failing)
-    with pytest.raises(ImageReadError, match=r"dog/4\.png\) cannot be read: .*; once it can be"):
+    with pytest.raises(ImageReadError, match=r"dog/4\.png\) cannot be read: .*; fix that, then"):
         Images(split, tolerant=True)[14]
     for depth in ("full", "headers"):
         with pytest.raises(ImageReadError, match=r"dog/4\.png\) cannot be read: "):
@@ -313,7 +314,9 @@ def test_substitutes_are_in_no_fold(tmp_path: Path, capsys: pytest.CaptureFixtur
     argv = ["--dataset", str(photos), *SHORT, "--output_dir", str(run := tmp_path / "run"), "--inspect", "headers"]
     argv += ["--freeze_backbone", "true", "--cross_validation", "2", "--test_fraction", "0", "--image_size", "32"]
     out = printed(capsys, *argv)
-    assert "damaged: 2 images of 24 (cat/3.png, dog/7.png)" in out
+    assert (
+        "damaged training images replaced with others of their classes: 2 images of 24 (cat/3.png, dog/7.png)" in out
+    )
     assert json.loads((run / "metrics.json").read_text())["cross_validation"]["images"] == 22
     rows = pq.read_table(run / "evaluation-validation" / "predictions.parquet").to_pylist()
     names = {value for row in rows for value in row.values() if isinstance(value, str)}
@@ -349,7 +352,8 @@ def test_workers_tell_what_they_met(
     cut(photos / "dog" / "2.png")
     argv = ["--dataset", str(photos), *SHORT, "--output_dir", str(tmp_path / "run"), "--inspect", "none"]
     argv += ["--dataloader_num_workers", "1", "--test_fraction", "0", "--validation_fraction", "0"]
-    assert "damaged: 1 image of 20 (dog/2.png)" in printed(capsys, *argv)
+    note = "damaged training images replaced with others of their classes: 1 image of 20 (dog/2.png)"
+    assert note in printed(capsys, *argv)
 
 
 RANK = """

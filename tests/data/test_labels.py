@@ -42,7 +42,7 @@ def test_numbers_of_other_types(tmp_path) -> None:
         )
         with pytest.raises(
             ValueError,
-            match=rf"holds {limit} as {dtype}, .* only for whole numbers below {limit}: store the labels as",
+            match=rf"contains {limit} as {dtype}, .* only for integers below {limit}: store the labels as",
         ):
             load_data(str(parquet(tmp_path / f"{dtype}-.parquet", [limit, 0], Value(dtype))))
     assert load(tmp_path, [f"{LARGE + 1}.0", f"{LARGE}.00"]).class_names == [str(LARGE), str(LARGE + 1)]
@@ -53,13 +53,13 @@ def test_numbers_of_other_types(tmp_path) -> None:
 def test_large_numbers_that_are_no_integers(tmp_path) -> None:
     """None is merged with its neighbor, and those that are whole are read."""
     for labels in ([LARGE + 1.0, float(LARGE), 1], [1, 2.0**60]):
-        with pytest.raises(ValueError, match=r"as float64, which is exact only for whole numbers below"):
+        with pytest.raises(ValueError, match=r"as float64, which is exact only for integers below"):
             load(tmp_path, labels, "json")
     assert load(tmp_path, [LARGE - 1.0, LARGE + 1, 0], "json").class_names == ["0", str(LARGE - 1), str(LARGE + 1)]
     numbers = [Decimal(LARGE + 1), Decimal(LARGE), Decimal(10**25)]
     file = parquet(tmp_path / "0.parquet", numbers, Value("decimal128(38, 0)"))
     assert load_data(str(file)).class_names == list(map(str, sorted(numbers)))
-    with pytest.raises(ValueError, match=r"must hold text or whole numbers, got decimal128\(4, 1\)"):
+    with pytest.raises(ValueError, match=r"must contain text or integers, got decimal128\(4, 1\)"):
         load_data(str(parquet(tmp_path / "1.parquet", [Decimal("0.5"), Decimal("1.5")], Value("decimal128(4, 1)"))))
 
 
@@ -75,7 +75,7 @@ def test_large_numbers_that_are_no_integers(tmp_path) -> None:
     ],
 )
 def test_classes_that_look_alike_are_refused(tmp_path, labels: list[str], twin: str) -> None:
-    with pytest.raises(ValueError, match=twin + " of .* differ in white space or invisible characters only"):
+    with pytest.raises(ValueError, match=twin + " of .* differ only in white space or invisible characters"):
         load(tmp_path / "table", labels)
     folders(tmp_path / "photos", dict.fromkeys(labels, 1))
     with pytest.raises(ValueError, match=twin):
@@ -102,10 +102,10 @@ def test_invisible_characters_and_case_are_noted(tmp_path) -> None:
         (["01", "1", "2"], "'01' and '1'"),
     ):
         assert (
-            f"only in case, spaces or how a number is written are kept apart: {names}"
+            f"only in case, spaces or number format are kept as separate classes: {names}"
             in load(tmp_path, labels).notes[0]
         )
-    with pytest.raises(ValueError, match=r"1 of the 3 rows of .* have no label in 'label', the first being row 1"):
+    with pytest.raises(ValueError, match=r"1 of the 3 rows of .* have no label in 'label', the first is row 1"):
         load(tmp_path, ["cat", "\u200b", "dog"])
 
 
@@ -133,10 +133,11 @@ def test_invisible_characters_and_case_are_noted(tmp_path) -> None:
     ],
 )
 def test_several_labels_in_a_cell_are_refused(tmp_path, labels: list[str], cell: str, separator: str) -> None:
-    with pytest.raises(ValueError, match="joins several labels") as caught:
+    with pytest.raises(ValueError, match="several labels joined") as caught:
         load(tmp_path, labels)
     message = (
-        f"row {labels.index(cell)} of column 'label' of {tmp_path / 'all.csv'} has the label {cell!r}, which joins"
+        f"row {labels.index(cell)} of column 'label' of {tmp_path / 'all.csv'} has the label {cell!r}, "
+        "which looks like several labels joined"
     )
     assert message in str(caught.value)
     assert f"with {separator!r}" in str(caught.value)
@@ -164,16 +165,19 @@ def test_names_with_separators_are_classes(tmp_path) -> None:
         data = load(tmp_path, labels)
         assert (data.class_names, data.notes) == (sorted(labels), [])
     data = load(tmp_path, ["Animalia;Aves", "Animalia;Mammalia"])
-    assert data.notes == ["labels with ';', such as 'Animalia;Aves', are each taken as one class"]
+    assert data.notes == ["each label with ';', such as 'Animalia;Aves', is used as one class"]
 
 
 @pytest.mark.parametrize(
     ("labels", "note"),
     [
-        (["cat", "dog", "elk", "cat dog", "dog elk"], "2 labels of {}, such as 'cat dog', are made of other labels"),
-        (["cat", "dog", "cat/dog", "dog/cat"], "2 labels of {}, such as 'cat/dog', are made of other labels"),
-        (["cat", "dog", "elk", "cat/dog", "dog/elk", "R&B"], "2 labels of {}, such as 'cat/dog', are made of"),
-        (["100", "010", "001"], "the labels of {}, such as '001', look like rows of one-hot columns: each is taken"),
+        (
+            ["cat", "dog", "elk", "cat dog", "dog elk"],
+            "2 labels of {}, such as 'cat dog', are combinations of other labels",
+        ),
+        (["cat", "dog", "cat/dog", "dog/cat"], "2 labels of {}, such as 'cat/dog', are combinations of other labels"),
+        (["cat", "dog", "elk", "cat/dog", "dog/elk", "R&B"], "2 labels of {}, such as 'cat/dog', are combinations of"),
+        (["100", "010", "001"], "the labels of {}, such as '001', look like one-hot rows: each is used"),
     ],
 )
 def test_what_may_be_several_labels_is_noted(tmp_path, labels: list[str], note: str) -> None:
@@ -189,7 +193,7 @@ def test_columns_of_unequal_length_are_refused(tmp_path) -> None:
     file = tmp_path / "all.json"
     file.write_text(json.dumps({"file": ["0.png"] * 36, "label": ["cat"] * 31, "id": [0] * 31}))
     with pytest.raises(
-        ValueError, match=r"all\.json differ in their number of rows: 'file' has 36, 'label' has 31; make them equal"
+        ValueError, match=r"all\.json differ in their number of rows: 'file' has 36, 'label' has 31: make them equal"
     ):
         load_data(str(file))
 
@@ -198,24 +202,24 @@ def test_flags_are_told_apart(tmp_path) -> None:
     england, scotland = ("\U0001f3f4" + "".join(chr(0xE0000 + ord(c)) for c in f"gb{r}\x7f") for r in ("eng", "sct"))
     data = load(tmp_path, ["\U0001f3f4", england, scotland])
     assert (len(data.class_names), data.notes) == (3, [])
-    with pytest.raises(ValueError, match="differ in white space or invisible characters only"):
+    with pytest.raises(ValueError, match="differ only in white space or invisible characters"):
         load(tmp_path, ["cat", "cat\U000e0041"])  # tags without a flag
 
 
 @pytest.mark.parametrize("text", ["['cat', 'dog']", "('cat',)", "{'cat': 1}", "[0 1]", "[1, 0]"])
 def test_lists_as_text_are_refused(tmp_path, text: str) -> None:
-    with pytest.raises(ValueError, match=r"row 1 of label column 'label' of .* holds a list, .*give each image one"):
+    with pytest.raises(ValueError, match=r"row 1 of label column 'label' of .* contains a list, .*use one label"):
         load(tmp_path, ["cat", text, "dog"])
-    with pytest.raises(ValueError, match=r"row 1 .* holds a list, '\[dog, cat\]'"):
+    with pytest.raises(ValueError, match=r"row 1 .* contains a list, '\[dog, cat\]'"):
         load(tmp_path, ["cat", "[dog, cat]"])
     assert load(tmp_path, ["[unknown]", "(cat)", "dog"]).class_names == ["(cat)", "[unknown]", "dog"]
 
 
 def test_columns_of_lists_are_refused(tmp_path) -> None:
     for labels in ([["cat"], ["dog", "cat"]], [[0, 1], [1, 0]], [{"cat": 1}, {"cat": 0}]):
-        with pytest.raises(ValueError, match=r"must hold one class per image, got .*: give each image one label"):
+        with pytest.raises(ValueError, match=r"must contain one class per image, got .*: use one label"):
             load(tmp_path, labels, "json")
-    with pytest.raises(ValueError, match="holds a list"):
+    with pytest.raises(ValueError, match="contains a list"):
         load(tmp_path, [["cat"], "dog", "dog"], "json")
 
 
@@ -231,7 +235,7 @@ def test_columns_of_indicators_are_refused(tmp_path, header: str, rows: list[str
         (tmp_path / f"{i}.png").write_bytes(png(i))
     file = tmp_path / "all.csv"
     file.write_text("\n".join([header, *(f"{i}.png,{row}" for i, row in enumerate(rows))]))
-    with pytest.raises(ValueError, match=rf"the columns 'cat', 'dog'.* of .* hold 0 and 1, .*\({kind}\), .*idxmax"):
+    with pytest.raises(ValueError, match=rf"the columns 'cat', 'dog'.* of .* contain 0 and 1, .*\({kind}\), .*idxmax"):
         load_data(str(file))
     assert len(load_data(str(file), label_column="cat").class_names) == 2
 
@@ -252,7 +256,7 @@ def test_one_hot_columns_are_read(tmp_path, header: str, rows: list[str]) -> Non
     data = load_data(str(file))
     expected = ["cat", "dog", "cat"] if "id" in header else ["cat", "cat", "dog"]
     assert [data.class_names[label] for label in data.train.labels] == expected
-    assert any("(one-hot)" in note for note in data.notes)
+    assert any("one-hot columns" in note for note in data.notes)
 
 
 def test_rows_that_are_not_one_hot_are_named(tmp_path) -> None:
@@ -261,7 +265,7 @@ def test_rows_that_are_not_one_hot_are_named(tmp_path) -> None:
             (tmp_path / f"{split}{i}.png").write_bytes(png(i + 10 * len(split)))
         lines = ["file,cat,dog", *(f"{split}{i}.png,{row}" for i, row in enumerate(rows))]
         (tmp_path / f"{split}.csv").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=r"row 1 of .* test does not have exactly one 1 in its columns 'cat', 'dog'"):
+    with pytest.raises(ValueError, match=r"row 1 of .* test does not have exactly one 1 in the columns 'cat', 'dog'"):
         load_data(str(tmp_path))
 
 
@@ -295,9 +299,9 @@ def test_numbers_are_positions_and_the_note_says_so(tmp_path) -> None:
     ):
         split = load_evaluation(run, str(table(tmp_path / "new", labels)))
         assert (split.labels, split.class_names) == (labels, ["cat", "dog", "elk"])
-        assert f"are taken by their position in {run}: {note}" in split.note
+        assert f"are matched to those of {run}: {note}" in split.note
     for labels in ([1, 2, 3], [1, 2], [0, 3], [0, "cat"]):
-        with pytest.raises(ValueError, match=r"has a class .* that .* does not know"):
+        with pytest.raises(ValueError, match=r"has a class .* that is not a class of"):
             load_evaluation(run, str(table(tmp_path / "new", labels)))
 
 
@@ -313,7 +317,7 @@ def test_a_model_without_names(tmp_path) -> None:
         assert split.labels == expected
         assert note in split.note
     for labels in (["a", "b"], [3, 1], ["a", "LABEL_0"]):
-        with pytest.raises(ValueError, match=r"that .* does not know"):
+        with pytest.raises(ValueError, match=r"that is not a class of"):
             load_evaluation(run, str(table(tmp_path / "new", labels)))
 
 
@@ -321,12 +325,12 @@ def test_subsets_supersets_and_variants_of_the_models_classes(tmp_path) -> None:
     run = known(tmp_path / "run", "dog", "cat", "elk")
     split = load_evaluation(run, str(table(tmp_path / "new", ["cat", "elk", "cat"])))
     assert (split.labels, split.class_names) == ([1, 2, 1], ["dog", "cat", "elk"])
-    assert f"1 of the 3 classes of {run} have no image in" in split.note
-    assert "such as 'dog': the scores say nothing of them" in split.note
+    assert f"1 of the 3 classes of {run} have no images in" in split.note
+    assert "such as 'dog': the scores do not cover them" in split.note
     for labels, hint in (
-        (["dog", "Cat", "elk"], "; 'cat' differs from it in case, white space or invisible characters only"),
+        (["dog", "Cat", "elk"], "; 'cat' differs from it only in case, white space or invisible characters"),
         (["dog", "cat\u200b"], "; 'cat' differs from it"),
-        (["dog", "cat", "elk", "fox"], "give data with the classes that it was trained on$"),
+        (["dog", "cat", "elk", "fox"], "pass data with the classes it was trained on$"),
     ):
         with pytest.raises(ValueError, match=hint):
             load_evaluation(run, str(table(tmp_path / "new", labels)))
@@ -338,11 +342,11 @@ def test_splits_whose_classes_differ(tmp_path) -> None:
     data = load_data(str(tmp_path))
     assert data.test.labels == [2, 0]
     assert data.notes[1:] == [
-        "1 of the 3 classes have no image in the split 'test', such as 'dog': its scores leave them out"
+        "1 of the 3 classes have no images in the split 'test', such as 'dog': its scores do not cover them"
     ]
     for label in ("Cat", "cat\u00ad", "CAT"):
         table(tmp_path, [label], "test.csv")
         with pytest.raises(
-            ValueError, match=r"its train split does not have \(1 images\); 'cat' differs from it in case"
+            ValueError, match=r"is not in its train split \(1 images\); 'cat' differs from it only in case"
         ):
             load_data(str(tmp_path))

@@ -48,7 +48,7 @@ def test_a_table_of_something_else_does_not_replace_the_classes(tmp_path, name: 
         write_table(root / name, rows, header)
     data = load_data(str(root))
     assert dict(zip(data.class_names, data.class_counts, strict=True)) == CLASSES
-    assert f"the classes are those of the folders, not those of {name} beside them" in data.notes[0]
+    assert f"labels: from the class folders, not from {name}" in data.notes[0]
 
 
 def test_letters_and_digits_are_classes_beside_a_table(tmp_path) -> None:
@@ -74,7 +74,7 @@ def test_what_both_say_is_read_and_what_they_dispute_is_asked(tmp_path) -> None:
     write_table(root / "labels.csv", [(image, image[:3]) for image in images], "file,label")
     data = load_data(str(root))
     assert data.class_counts == [3, 2]
-    assert data.notes == ["the classes are those of the folders, with which labels.csv beside them agrees"]
+    assert data.notes == ["labels: from the class folders, which agree with labels.csv"]
 
     # Splits that a table adds are taken from it.
     write_table(
@@ -89,7 +89,7 @@ def test_what_both_say_is_read_and_what_they_dispute_is_asked(tmp_path) -> None:
         write_table(root / name, part, "file,label")
     data = load_data(str(root))
     assert (data.class_counts, data.test.labels) == ([2, 1], [0, 1])
-    assert data.notes == ["the labels are those of test.csv, train.csv, with which the class folders agree"]
+    assert data.notes == ["labels: from test.csv, train.csv, which agrees with the class folders"]
     for name in ("train.csv", "test.csv"):
         (root / name).unlink()
 
@@ -100,7 +100,7 @@ def test_what_both_say_is_read_and_what_they_dispute_is_asked(tmp_path) -> None:
         lambda i, image: f"{image[:3]}{i % 2}",  # finer
     ):
         write_table(root / "labels.csv", [(image, labels(i, image)) for i, image in enumerate(images)], "file,label")
-        with pytest.raises(ValueError, match=r"give different classes: .* --label_source folders or"):
+        with pytest.raises(ValueError, match=r"disagree: .* --label_source folders or"):
             load_data(str(root))
         assert load_data(str(root), label_source="folders").class_names == ["cat", "dog"]
     assert load_data(str(root), label_source="table").class_names == ["cat0", "cat1", "dog0", "dog1"]
@@ -118,19 +118,17 @@ def test_metadata_labels_images_of_splits_and_of_a_single_folder(tmp_path) -> No
         write_table(table, [(f"{i}.png", "ab"[i % 2]) for i in range(4)], "file_name,label")
     data = load_data(str(tmp_path / "splits"))
     assert (data.class_names, data.class_counts, data.test.labels) == (["a", "b"], [2, 2], [0, 1, 0, 1])
-    assert "the labels are those of test/metadata.csv, train/metadata.csv" in data.notes
+    assert "labels: from test/metadata.csv, train/metadata.csv" in data.notes
     for name in ("single", "loose"):
         assert load_data(str(tmp_path / name)).class_counts == [2, 2]
-    assert "the labels are those of images/metadata.csv" in load_data(str(tmp_path / "single")).notes
+    assert "labels: from images/metadata.csv" in load_data(str(tmp_path / "single")).notes
 
 
 def test_a_table_without_labels_beside_deeper_class_folders_is_asked_about(tmp_path) -> None:
     root = folders(tmp_path / "data" / "images", CLASSES).parent
     rows = [(image, "canon" if i % 2 else "nikon") for i, image in enumerate(images_of(root))]
     write_table(root / "props.csv", rows, "file,camera")
-    with pytest.raises(
-        ValueError, match=r"give --dataset .*images with --label_source folders for .*, or --label_column"
-    ):
+    with pytest.raises(ValueError, match=r"use --dataset .*images --label_source folders to .*, or --label_column"):
         load_data(str(root))
     assert load_data(str(root), label_column="camera").class_names == ["canon", "nikon"]
     assert load_data(str(root / "images")).class_names == ["cat", "dog"]
@@ -160,7 +158,7 @@ def test_litter_is_passed_over_and_named(tmp_path, split: str) -> None:
     litter(root)
     data = load_data(str(tmp_path))
     assert dict(zip(data.class_names, data.class_counts, strict=True)) == CLASSES
-    note = next(note for note in data.notes if note.startswith("passed over in"))
+    note = next(note for note in data.notes if note.startswith("skipped in"))
     for name in ("__MACOSX", "@eaDir", ".ipynb_checkpoints", "Thumbs.db", "$RECYCLE.BIN", "gone.png"):
         assert name in note or "..." in note, name
     assert "dangling links (1: " in note
@@ -178,7 +176,7 @@ def test_pipes_sockets_and_devices_are_never_opened(tmp_path, capsys) -> None:
         os.chdir(here)
         data = load_data(str(root))
         assert data.class_counts == [3, 2]
-        assert "what is no regular file (pipe, socket or device) (4: " in data.notes[-1]
+        assert "pipes, sockets and devices (4: " in data.notes[-1]
         assert len(list_image_files([root])) == 5
     for path in (root / "cat" / "pipe.png", root / "labels.csv"):
         assert "is a pipe, a socket or a device" in complaint(capsys, "train", "--dataset", str(path))
@@ -205,7 +203,7 @@ def test_runs_in_the_data_are_passed_over(tmp_path) -> None:
     parquet(root / "prepared" / "train-00000-of-00001.parquet", [0, 1], ClassLabel(names=["x", "y"]))
     data = load_data(str(root))
     assert (data.class_names, data.class_counts) == (["cat", "dog"], [3, 2])
-    assert "outputs of runs (3: prepared, runs, wandb)" in data.notes[-1]
+    assert "run outputs (3: prepared, runs, wandb)" in data.notes[-1]
     assert "empty folders (1: out)" in data.notes[-1]
     assert len(list_image_files([root])) == 5
 
@@ -263,7 +261,7 @@ def test_names_that_only_look_like_splits_are_classes(tmp_path, name: str) -> No
 def test_two_folders_of_one_split_are_refused(tmp_path) -> None:
     for i, name in enumerate(("train", "train_images")):
         folders(tmp_path / name, CLASSES, start=30 * i)
-    with pytest.raises(ValueError, match="has two folders of the train split, train and train_images"):
+    with pytest.raises(ValueError, match="has two folders for the train split, train and train_images"):
         load_data(str(tmp_path))
 
 
@@ -276,7 +274,7 @@ def test_an_unlabeled_test_folder_is_left_out_by_flag(tmp_path, capsys) -> None:
     folders(tmp_path / "train", CLASSES)
     folders(tmp_path / "test", {"unknown": 2}, start=70)
     with pytest.raises(
-        ValueError, match=r"has a class 'unknown' .*: if it has no classes, leave it out with --test_split none"
+        ValueError, match=r"has a class 'unknown' .*: if it has no labels, exclude it with --test_split none"
     ):
         load_data(str(tmp_path))
     data = load_data(str(tmp_path), splits={"test": "none"})
@@ -285,7 +283,9 @@ def test_an_unlabeled_test_folder_is_left_out_by_flag(tmp_path, capsys) -> None:
     data = load_data(str(tmp_path), splits={"test": "none"})
     assert (data.test, data.validation.labels) == (None, [0, 1])
     assert load_data(str(tmp_path), splits={"test": "none", "validation": "none"}).validation is None
-    assert "or none to do without" in complaint(capsys, "train", "--dataset", str(tmp_path), "--test_split", "exam")
+    assert "or none for no such split" in complaint(
+        capsys, "train", "--dataset", str(tmp_path), "--test_split", "exam"
+    )
 
 
 def test_images_without_classes_beside_split_folders_are_named(tmp_path) -> None:
@@ -294,13 +294,13 @@ def test_images_without_classes_beside_split_folders_are_named(tmp_path) -> None
     noise(5).save(tmp_path / "test" / "5.png")
     data = load_data(str(tmp_path))
     assert data.test is None
-    assert "beside the folders of the splits, test is left out" in data.notes
+    assert "skipped, because not in a split folder: test" in data.notes
 
 
 def test_nested_classes_lead_on(tmp_path) -> None:
     for i, group in enumerate(("birds", "mammals")):
         folders(tmp_path / group, {f"{group}{k}": 2 for k in range(2)}, start=20 * i)
-    with pytest.raises(ValueError, match=r"is a folder inside a class folder.* give one of --dataset .*birds"):
+    with pytest.raises(ValueError, match=r"is a folder inside a class folder.* use one of --dataset .*birds"):
         load_data(str(tmp_path))
     mixed = folders(tmp_path / "mixed", CLASSES)
     folders(mixed / "cat", {"more": 1}, start=99)
@@ -320,7 +320,7 @@ def test_what_save_to_disk_wrote_is_read(tmp_path) -> None:
     tables["train"].save_to_disk(str(tmp_path / "one"))
     assert load_data(str(tmp_path / "one")).class_counts == [3, 2]
     next((tmp_path / "one").glob("*.arrow")).write_bytes(b"x")
-    with pytest.raises(OSError, match="cannot be read as a data set of save_to_disk"):
+    with pytest.raises(OSError, match="cannot be read as a dataset of save_to_disk"):
         load_data(str(tmp_path / "one"))
     assert isinstance(DatasetDict(tables)["train"], Dataset)
 
@@ -350,7 +350,7 @@ def test_tar_files_of_webdataset_are_read(tmp_path) -> None:
     assert (data.class_names, data.class_counts, data.test.labels) == (["0", "1"], [4, 4], [0, 1, 0, 1])
     assert load_data(str(shard(tmp_path / "one.tar", 0))).class_counts == [2, 2]
     assert load_data(str(shard(tmp_path / "unnamed" / "000.tar", 0).parent)).class_counts == [2, 2]
-    with pytest.raises(ValueError, match=r"tar -xf .*plain.tar .*then give --dataset .*plain"):
+    with pytest.raises(ValueError, match=r"tar -xf .*plain.tar .*then use --dataset .*plain"):
         load_data(str(shard(tmp_path / "plain.tar", 0, ("png",))))
     (tmp_path / "cut.tar").write_bytes((tmp_path / "one.tar").read_bytes()[:700])
     with pytest.raises((OSError, ValueError), match=r"cut\.tar"):
@@ -444,7 +444,7 @@ def test_what_train_takes_prepare_and_verify_take(tmp_path, capsys, kind: str) -
                     archive.addfile(about, io.BytesIO(content))
     flags = ["--label_column", "txt"] if kind == "webdataset" else []
     assert main(["data", "prepare", str(root), "--out", str(tmp_path / "out"), *flags]) == 0
-    assert "trains on it" in capsys.readouterr().out
+    assert "train on it with" in capsys.readouterr().out
     data = load_data(str(tmp_path / "out"))
     plain = load_data(str(root), label_column=flags[1] if flags else None)
     assert (data.class_names, data.class_counts) == (plain.class_names, plain.class_counts)
@@ -455,7 +455,7 @@ def test_what_train_takes_prepare_and_verify_take(tmp_path, capsys, kind: str) -
     assert main(["data", "prepare", str(root), "--out", str(tmp_path / "out"), *flags]) == 0  # nothing to do
     if kind != "webdataset":
         assert main(["data", "verify", str(root)]) == 0
-        assert "train: 5 of 5 images decode" in capsys.readouterr().out
+        assert "train: 5 of 5 images can be decoded" in capsys.readouterr().out
     assert main(["data", "verify", str(tmp_path / "out")]) == 0
 
 
@@ -479,4 +479,4 @@ def test_runs_in_the_data_do_not_disturb_the_next(tmp_path, monkeypatch, capsys)
     assert main(["predict", "out", ".", "--json"]) == 0
     captured = capsys.readouterr()
     assert len(json.loads(captured.out)) == 12
-    assert "outputs of runs (2: out, runs)" in captured.err
+    assert "run outputs (2: out, runs)" in captured.err

@@ -52,7 +52,7 @@ def test_counts() -> None:
     assert long_tailed_counts(7, 3, 1) == [7, 7, 7]
     assert [long_tailed_counts(49, 10, 49, kind)[-1] for kind in ("exp", "step", "pareto")] == [1, 1, 1]
     for arguments, message in (
-        ((500, 10, 0.01), "for the reference's 0.01 give 100"),
+        ((500, 10, 0.01), "for 0.01 in the reference implementation, use 100"),
         ((500, 10, 1000), "at most"),
         ((500, 10, 10, "flat"), "exp, step or pareto"),
         ((0, 10, 10), "at least 1"),
@@ -203,15 +203,15 @@ def test_bad_data_is_named(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"image 1 of .* \(b\.png\) cannot be decoded"):
         Images(load_data(str(broken)).train)
     carved = load_data(str(broken)).train.select([1, 2], role="validation", split_off=True).select([0])
-    with pytest.raises(ValueError, match=r"image 1 of .*broken train, carved "):
+    with pytest.raises(ValueError, match=r"image 1 of .*broken train, split off "):
         Images(carved)
-    with pytest.raises(ValueError, match=r"column 'label' of .* must hold images"):
+    with pytest.raises(ValueError, match=r"column 'label' of .* must contain images"):
         load_data(str(good), image_column="label")
     with pytest.raises(OSError, match=r"'nobody/nothing' is not a local folder, and cannot be loaded from the Hub"):
         load_data("nobody/nothing")
     with pytest.raises(OSError, match="is not a folder"):
         load_data("cifar100-lt", dataset_path=str(tmp_path / "none"))
-    with pytest.raises(ValueError, match="--dataset_path goes with"):
+    with pytest.raises(ValueError, match="--dataset_path is for"):
         load_data("builtin2", dataset_path=str(good))
 
 
@@ -350,7 +350,7 @@ def test_collator_normalizes_views_and_processes_images(images) -> None:
 
 @pytest.mark.parametrize("spec", [5, None, [], b"photos"])
 def test_what_names_no_data_set_is_refused(spec: object) -> None:
-    with pytest.raises(TypeError, match=r"^spec must be a DataSpec, or the name or path of a data set, got "):
+    with pytest.raises(TypeError, match=r"^spec must be a DataSpec, or the name or path of a dataset, got "):
         load_data(spec)
 
 

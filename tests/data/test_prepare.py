@@ -101,7 +101,7 @@ def test_whole_imagenet_and_data_of_ones_own(tmp_path: Path) -> None:
     renamed = prepare("mine", str(tree), str(tmp_path / "val-folder"))
     assert list(renamed.splits) == ["train", "validation"]
     shutil.copytree(tree / "val", tree / "valid")
-    with pytest.raises(ValueError, match="has two folders of the validation split, val and valid"):
+    with pytest.raises(ValueError, match="has two folders for the validation split, val and valid"):
         prepare("mine", str(tree), str(tmp_path / "two"))
     data = load_data(str(tmp_path / "from-folders"), streaming=True)
     assert (data.class_counts, data.native_size()) == ([3, 3], 80)
@@ -126,9 +126,9 @@ def test_what_lies_beside_images(tmp_path: Path) -> None:
 
 
 def test_small_sets_are_neither_prepared_nor_streamed(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="cifar100-lt is small, and needs no preparation"):
+    with pytest.raises(ValueError, match="cifar100-lt is small and needs no preparation"):
         prepare("cifar100-lt", None, str(tmp_path / "out"))
-    with pytest.raises(ValueError, match="is small, and not streamed"):
+    with pytest.raises(ValueError, match="is small and cannot be streamed"):
         load_data("cifar100-lt", dataset_path=str(tmp_path), streaming=True)
 
 
@@ -159,9 +159,9 @@ def test_a_second_time_there_is_nothing_to_do(tmp_path: Path) -> None:
     before = {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()}
     prepare("imagenet-lt", str(root), str(tmp_path / "out"), shard_bytes=SMALL)
     assert {file: file.stat().st_mtime_ns for file in (tmp_path / "out").iterdir()} == before
-    with pytest.raises(ValueError, match=r"other settings \(shard_bytes 20000 -> 9000\): give another --out"):
+    with pytest.raises(ValueError, match=r"different settings \(shard_bytes 20000 -> 9000\): use another --out"):
         prepare("imagenet-lt", str(root), str(tmp_path / "out"), shard_bytes=9000)
-    with pytest.raises(ValueError, match="is not empty, and holds no preparation to resume"):
+    with pytest.raises(ValueError, match="is not empty and has no preparation to resume"):
         prepare("imagenet-lt", str(root), str(tmp_path / "source"))
 
 
@@ -210,7 +210,7 @@ def test_killed_and_started_again_it_is_the_same(source: str, tmp_path: Path) ->
         process = run([*flags, "--out", str(killed)])
         kill_when(process, lambda count=count: len(list(killed.glob(pattern))) >= count)
         assert not (killed / "manifest.json").exists()
-        with pytest.raises(OSError, match="run it again if it was stopped"):
+        with pytest.raises(OSError, match="run it again if it was interrupted"):
             load_data("imagenet-lt", dataset_path=str(killed), streaming=True)
     last = run([*flags, "--out", str(killed)])
     _, errors = ended(last)
@@ -231,7 +231,7 @@ def test_a_full_disk_leaves_nothing_that_looks_complete(tmp_path: Path) -> None:
     output, errors = ended(process)
     assert process.returncode == 2, output
     assert len(errors.splitlines()) == 1
-    assert "run the same command again to continue" in errors
+    assert "run the same command again to resume" in errors
     assert not list((tmp_path / "out").glob("*.parquet*"))
     assert not (tmp_path / "out" / "manifest.json").exists()
     again = run(flags)
@@ -252,7 +252,7 @@ def test_a_source_that_changes_between_stop_and_start_is_refused(tmp_path: Path,
         write(*arguments)
 
     monkeypatch.setattr(prepare_images, "write_images", stops)
-    with pytest.raises(OSError, match="run the same command again to continue"):
+    with pytest.raises(OSError, match="run the same command again to resume"):
         prepare("imagenet", str(root), str(out), shard_bytes=SMALL, threads=1)
     monkeypatch.undo()
     gone = root / "train/n01440764/n01440764_1.JPEG"
@@ -274,7 +274,7 @@ def test_shards_of_other_images_are_not_taken_for_the_sources(tmp_path: Path) ->
     shards = sorted((tmp_path / "one").glob("train-*.parquet"))
     # The first shard stands in the place of the second.
     (tmp_path / "two" / shards[1].name).write_bytes(shards[0].read_bytes())
-    with pytest.raises(ValueError, match=r"the shards of the train split .* do not hold the images of"):
+    with pytest.raises(ValueError, match=r"the shards of the train split .* do not contain the images of"):
         prepare("imagenet", str(root), str(tmp_path / "two"), shard_bytes=SMALL)
     assert not (tmp_path / "two" / "manifest.json").exists()
 
@@ -282,7 +282,7 @@ def test_shards_of_other_images_are_not_taken_for_the_sources(tmp_path: Path) ->
 def test_other_columns_are_another_preparation(tmp_path: Path) -> None:
     hub = miniature.imagenet_hub(tmp_path / "hub")
     prepare("mine", str(hub), str(tmp_path / "out"), label_column="label")
-    with pytest.raises(ValueError, match=r"other settings \(columns \[None, 'label'\] -> \['image', 'label'\]"):
+    with pytest.raises(ValueError, match=r"different settings \(columns \[None, 'label'\] -> \['image', 'label'\]"):
         prepare("mine", str(hub), str(tmp_path / "out"), image_column="image", label_column="label")
 
 
@@ -360,9 +360,9 @@ def test_the_same_image_twice(tmp_path: Path) -> None:
 
 
 def test_where_a_source_is_needed(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="inat2018 has no default repository on the Hub: give --source"):
+    with pytest.raises(ValueError, match="inat2018 has no default repository on the Hub: set --source"):
         prepare("inat2018", None, str(tmp_path / "out"))
-    with pytest.raises(ValueError, match="no list of imagenet-lt's training images"):
+    with pytest.raises(ValueError, match="no list of the imagenet-lt training images"):
         prepare("imagenet-lt", None, str(tmp_path / "out"))
     tree = miniature.imagenet_lt(tmp_path / "tree")
     with pytest.raises(OSError, match="cannot be loaded from the Hub"):
@@ -389,7 +389,7 @@ def test_verify_finds_what_was_changed(tmp_path: Path) -> None:
     _, wrong = verify(str(tmp_path / "out"))
     text = "; ".join(wrong)
     assert "the images are not those that were prepared" in text
-    assert f"{len(labels)} images have another label" in text
+    assert f"{len(labels)} images have a different label" in text
 
 
 def test_stats(tmp_path: Path, capsys) -> None:
@@ -399,7 +399,7 @@ def test_stats(tmp_path: Path, capsys) -> None:
     assert split_counts(str(root / "ImageNet_LT_train.txt")) == {"ImageNet_LT_train.txt": miniature.TRAIN}
     assert split_counts("builtin")["train"][0] == 250
     text = describe_counts("train", [200, 100, 20, 19, 2])
-    assert "341 images, 5 classes, 200 to 2 a class, imbalance factor 100" in text
+    assert "341 images, 5 classes, 200 to 2 images per class, imbalance factor 100" in text
     assert "(20 to 100), few (< 20) images: 1, 2, 2" in text
     bars = [line.count("#") for line in text.splitlines()[2:]]
     assert bars == sorted(bars, reverse=True)
@@ -419,11 +419,11 @@ def test_stats(tmp_path: Path, capsys) -> None:
         (["prepare", ".", "--source", ".", "--out", "y"], "not for '.'"),
         (
             ["prepare", "imagenet-lt", "--out", "y", "--list", "http://a", "http://b"],
-            "two lists for train: give",
+            "two lists for train: pass",
         ),
         (["prepare", "imagenet-lt", "--out", "y", "--shard_mib", "0"], "must be positive"),
-        (["verify", "no/where/at/all"], "no/where/at/all does not exist: give a folder, a file, an address"),
-        (["stats", "nowhere.txt"], "nowhere.txt does not exist: give a folder, a file"),
+        (["verify", "no/where/at/all"], "no/where/at/all does not exist: pass a folder, a file, a URL"),
+        (["stats", "nowhere.txt"], "nowhere.txt does not exist: pass a folder, a file"),
         (["prepare", "imagenet-lt"], "--out"),
         ([], "ACTION"),
     ],

@@ -39,18 +39,18 @@ def test_shards_with_classes_in_another_order_are_refused(tmp_path) -> None:
     parquet(tmp_path / "train-00000-of-00002.parquet", [0, 0, 1], ClassLabel(names=["cat", "dog"]))
     for names in (["dog", "cat"], ["cat", "dog", "eel"]):
         parquet(tmp_path / "train-00001-of-00002.parquet", [0, 0, 1], ClassLabel(names=names))
-        with pytest.raises(ValueError, match="of the same split, but differ in the column 'label'"):
+        with pytest.raises(ValueError, match="for the same split, but differ in the column 'label'"):
             load_data(str(tmp_path))
     table = pq.read_table(tmp_path / "train-00000-of-00002.parquet").append_column("x", pa.array([1, 2, 3]))
     pq.write_table(table, tmp_path / "train-00001-of-00002.parquet")
-    with pytest.raises(ValueError, match=r"differ in the column 'x' \(not there, int64\)"):
+    with pytest.raises(ValueError, match=r"differ in the column 'x' \(missing, int64\)"):
         load_data(str(tmp_path))
 
 
 def test_configurations_of_a_data_set_are_not_merged(tmp_path) -> None:
     for name, classes in (("a", ["cat", "dog"]), ("b", ["red", "blue"])):
         parquet(tmp_path / name / "train-00000-of-00001.parquet", [0, 1, 1], ClassLabel(names=classes))
-    with pytest.raises(ValueError, match=r"parquet files of the train split in .*a and in .*b: give one of these"):
+    with pytest.raises(ValueError, match=r"parquet files of the train split in .*a and in .*b: pass one of these"):
         load_data(str(tmp_path))
 
 
@@ -78,7 +78,7 @@ def test_parquet_of_something_else_does_not_replace_a_table(tmp_path) -> None:
     clusters = pa.table({"file": [f"images/{i}.jpg" for i in range(4)], "cluster": [0, 0, 0, 1]})
     pq.write_table(clusters, tmp_path / "embeddings.parquet")
     assert read(tmp_path) == {"train": ["a", "b", "a", "b"]}
-    assert "not read: embeddings.parquet (its name says no split)" in load_data(str(tmp_path)).notes
+    assert "not read: embeddings.parquet (no split in its name)" in load_data(str(tmp_path)).notes
 
 
 def test_a_test_that_tables_add_is_read(tmp_path) -> None:
@@ -132,7 +132,7 @@ def test_columns_that_say_the_split(tmp_path, header: str, values: tuple[str, st
 def test_a_column_of_unusual_splits_is_named(tmp_path) -> None:
     make(tmp_path, *(f"{i}.jpg" for i in range(6)))
     csv(tmp_path / "all.csv", "file,label,split", [f"{i}.jpg,{'ab'[i % 2]},{int(i > 3)}" for i in range(6)])
-    assert any("WARNING: the column 'split' holds 0, 1" in note for note in load_data(str(tmp_path)).notes)
+    assert any("WARNING: the column 'split' contains 0, 1" in note for note in load_data(str(tmp_path)).notes)
     assert read(tmp_path, splits={"train": "0", "test": "1"})["test"] == ["a", "b"]
     csv(
         tmp_path / "train.csv",
@@ -149,7 +149,7 @@ def test_masks_are_not_taken_for_the_images(tmp_path) -> None:
     csv(tmp_path / "labels.csv", "id,label", [f"{i},{'ab'[i % 2]}" for i in range(4)])
     data = load_data(str(tmp_path))
     assert {Path(file).parent.name for file in data.train.files} == {"images"}
-    assert any("4 images in the folder are in no table" in note for note in data.notes)
+    assert any("skipped 4 images of the folder that are in no table" in note for note in data.notes)
 
 
 # ---- what is plain, and read
@@ -193,7 +193,7 @@ def test_splits_of_other_names_by_flag(tmp_path) -> None:
     assert {role: len(labels) for role, labels in read(tmp_path, splits=chosen).items()} == {"train": 6, "test": 6}
     folders(tmp_path / "two" / "train_1", CLASSES, start=50)
     folders(tmp_path / "two" / "train_2", CLASSES, start=70)
-    with pytest.raises(ValueError, match="two folders of the train split"):
+    with pytest.raises(ValueError, match="two folders for the train split"):
         load_data(str(tmp_path / "two"))
     assert len(read(tmp_path / "two", splits={"train": "train_2"})["train"]) == 6
 
@@ -235,7 +235,7 @@ def test_links_to_the_same_data_are_passed_over(tmp_path) -> None:
             (root / one / f"l{i}").symlink_to(f"../{other}")
     data = load_data(str(root))
     assert (data.class_names, data.class_counts, len(find_images([root]))) == (["bird", "cat", "dog"], [3, 2, 2], 7)
-    assert "links to folders of the same data (1: kitty)" in data.notes[0]
+    assert "links to folders of the same dataset (1: kitty)" in data.notes[0]
 
 
 def test_folders_that_are_only_links_to_each_other_end(tmp_path) -> None:
@@ -259,7 +259,10 @@ def test_packed_images_win_over_a_picture_beside_them(tmp_path) -> None:
     ("names", "message"),
     [
         (["a/images/0.jpg", "b/images/1.jpg"], "move the images of each images/ up"),
-        (["a/train/0.jpg", "a/test/1.jpg", "b/train/2.jpg", "b/test/3.jpg"], "put the splits above the classes"),
+        (
+            ["a/train/0.jpg", "a/test/1.jpg", "b/train/2.jpg", "b/test/3.jpg"],
+            "put the split folders above the class folders",
+        ),
         (["images/x/a/0.jpg", "images/x/b/1.jpg", "annotations/x/a/0.xml"], "did you mean --dataset .*images/x"),
     ],
 )
@@ -292,5 +295,5 @@ def test_several_tables_of_something_else_beside_class_folders(tmp_path) -> None
     make(tmp_path / "flat", *(f"im/{i}.png" for i in range(4)))
     for table in ("camera.csv", "weather.csv"):
         csv(tmp_path / "flat" / table, "file,kind", [f"im/{i}.png,{'ab'[i % 2]}" for i in range(4)])
-    with pytest.raises(ValueError, match=r"has several tables of images, camera\.csv, weather\.csv: give one"):
+    with pytest.raises(ValueError, match=r"has several tables of images, camera\.csv, weather\.csv: pass one"):
         load_data(str(tmp_path / "flat"))

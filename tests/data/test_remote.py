@@ -63,7 +63,7 @@ def test_folders_tables_and_shards_are_read(address: str, source: Path) -> None:
         ("shards/train-00001-of-00002.parquet", [2]),
     ):
         if len(counts) == 1:
-            with pytest.raises(ValueError, match="one class only"):
+            with pytest.raises(ValueError, match="only one class"):
                 load_data(f"{address}/{name}")
             continue
         data, local = load_data(f"{address}/{name}"), load_data(str(source / name))
@@ -118,14 +118,16 @@ def test_what_cannot_be_reached_is_read_as_it_was(source: Path, capsys) -> None:
     server.server_close()
     fsspec.get_filesystem_class("http").clear_instance_cache()
     assert load_data(f"{address}/photos").class_counts == [3, 2]
-    assert "cannot be reached: its copy is read as it is" in capsys.readouterr().err
-    with pytest.raises(OSError, match=r"cannot be read \(.*\): give a local copy"):
+    assert "cannot be reached: using the cached copy" in capsys.readouterr().err
+    with pytest.raises(OSError, match=r"cannot be read \(.*\): pass a local copy"):
         load_data(f"{address}/csv")
 
 
 def test_what_is_not_there_and_what_is_not_installed_is_one_line(capsys, monkeypatch) -> None:
-    assert "there is nothing at memory://nowhere" in complaint(capsys, "train", "--dataset", "memory://nowhere")
-    assert "on an unknown file system (nosuch://)" in complaint(capsys, "train", "--dataset", "nosuch://x")
+    assert "memory://nowhere does not exist or cannot be reached" in complaint(
+        capsys, "train", "--dataset", "memory://nowhere"
+    )
+    assert "uses an unknown file system (nosuch://)" in complaint(capsys, "train", "--dataset", "nosuch://x")
 
     def absent(protocol: str) -> None:
         raise ImportError("Install s3fs to access S3")

@@ -71,7 +71,7 @@ def test_images_in_folders_are_surveyed_anew(replace: Callable, tmp_path: Path) 
     shutil.copy(tmp_path / "data" / "cat" / "0.png", tmp_path / "new.png")
     replace(tmp_path / "data" / "dog" / "1.png", tmp_path / "new.png")
     lines = check_images(load_data(str(tmp_path / "data"))).lines
-    assert "surveyed before" not in lines[0]
+    assert "cached result" not in lines[0]
     assert "1 exact duplicate" in lines[1]
 
 

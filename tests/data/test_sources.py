@@ -27,7 +27,7 @@ def test_columns_and_splits_are_inferred(tmp_path) -> None:
     folders(tmp_path / "tree" / "training", {"cat": 3, "dog": 2})
     folders(tmp_path / "tree" / "valid", {"dog": 1, "cat": 1}, start=50)
     data = load_data(str(tmp_path / "tree"))
-    assert data.description == "classes: the folders; splits: train 'training', test 'valid'"
+    assert data.description == "labels: from the class folders; splits: train 'training', test 'valid'"
     assert (data.class_names, data.class_counts, data.test.labels, data.validation) == (
         ["cat", "dog"],
         [3, 2],
@@ -55,7 +55,7 @@ def test_columns_and_splits_are_inferred(tmp_path) -> None:
     assert data.description == "columns: image 'pic', label 'kind' (not used: 'id'); splits: train 'train'"
     lines = [line | {"who": "me"} for line in lines]
     (tmp_path / "tables" / "y.json").write_text(json.dumps(lines))
-    with pytest.raises(ValueError, match=r"cannot tell the label column .*pic, id, kind, who\): set --label_column"):
+    with pytest.raises(ValueError, match=r"cannot detect the label column .*pic, id, kind, who\): set --label_column"):
         load_data(str(tmp_path / "tables" / "y.json"))
     assert load_data(str(tmp_path / "tables" / "y.json"), label_column="kind").class_names == ["a", "b"]
     with pytest.raises(ValueError, match="set --image_column"):
@@ -96,7 +96,7 @@ def test_labels(tmp_path) -> None:
 
     numbers = load([10, 1, 2, 1], Value("int64"))
     assert (numbers.class_names, numbers.train.labels) == (["1", "2", "10"], [2, 0, 1, 0])
-    assert "3 whole numbers from 1 to 10" in numbers.notes[0]
+    assert "3 integers from 1 to 10" in numbers.notes[0]
     plain = load([1, 0, 1], Value("int32"))
     assert (plain.class_names, plain.notes) == (["0", "1"], [])
     assert load([True, False], Value("bool")).class_names == ["False", "True"]
@@ -106,18 +106,18 @@ def test_labels(tmp_path) -> None:
     assert load(["e\u0301", "\u00e9", "z"], Value("string")).class_names == ["z", "\u00e9"]
     dropped = load([2, 0, 2], ClassLabel(names=["c", "b", "a"]))
     assert (dropped.class_names, dropped.train.labels) == (["c", "a"], [1, 0, 1])
-    assert "1 of the 3 classes have no training image and are left out, such as 'b'" in dropped.notes[0]
+    assert "1 of the 3 classes have no training images and are excluded, such as 'b'" in dropped.notes[0]
     assert load(["None", "NA", "null"], Value("string")).class_names == ["NA", "None", "null"]
     for labels, feature, message in (
         (
             ["a", None, "", "b"],
             Value("string"),
-            "2 of the 4 rows of .* have no label in 'label', the first being row 1",
+            "2 of the 4 rows of .* have no label in 'label', the first is row 1",
         ),
-        ([0.5, 1.0], Value("float64"), "holds 0.5, which is not a class"),
+        ([0.5, 1.0], Value("float64"), "contains 0.5, which is not a class"),
         ([0, -1, 1], Value("int64"), "label -1 of row 1"),
-        ([["a"], ["b"]], [Value("string")], "must hold one class per image"),
-        (["a", "a"], Value("string"), r"one class only \('a'\): a classifier needs at least two"),
+        ([["a"], ["b"]], [Value("string")], "must contain one class per image"),
+        (["a", "a"], Value("string"), r"only one class \('a'\): a classifier needs at least two"),
     ):
         with pytest.raises(ValueError, match=message):
             load(labels, feature)
@@ -133,7 +133,7 @@ def test_labels(tmp_path) -> None:
     table(tmp_path / "kinds", [2, 1], "test.csv")
     kinds = load_data(str(tmp_path / "kinds"))
     assert (kinds.class_names, kinds.test.labels) == (["1", "2", "x"], [1, 0])
-    with pytest.raises(ValueError, match=r"holds 0\.5"):
+    with pytest.raises(ValueError, match=r"contains 0\.5"):
         load_data(str(table(tmp_path / "csv", ["0.5", "1.5"])))
 
 
@@ -151,7 +151,7 @@ def test_a_class_twice_is_named(tmp_path) -> None:
     folders(tmp_path / "photos", {"cat": 1, "cat ": 1, "Cat": 1})
     data = load_data(str(tmp_path / "photos"))
     assert (data.class_names, data.class_counts) == (["Cat", "cat"], [1, 2])
-    assert "more than one folder for the class 'cat'" in data.notes[0]
+    assert "several folders for the class 'cat'" in data.notes[0]
     assert "differ only in case" in data.notes[1]
 
 
@@ -168,8 +168,8 @@ def test_splits_without_labels_or_with_other_classes(tmp_path) -> None:
     (tmp_path / "c" / "test.csv").write_text("file\nimages/train0.png\n")
     data = load_data(str(tmp_path / "c"))
     assert data.test is None
-    assert "the split 'test' has no column 'species', so it is left out" in data.notes
-    with pytest.raises(ValueError, match=r"'test' of .* has a class 'elk' that its train split does not have"):
+    assert "the split 'test' has no column 'species' and is skipped" in data.notes
+    with pytest.raises(ValueError, match=r"'test' of .* has a class 'elk' that is not in its train split"):
         load_data(str(tmp_path / "b"))
 
 
@@ -223,7 +223,7 @@ def test_odd_images(tmp_path) -> None:
 def test_a_table_beside_folders_of_images(tmp_path) -> None:
     table(tmp_path / "a", ["x", "y", "x"], "labels.csv")
     data = load_data(str(tmp_path / "a"))
-    assert (data.class_names, data.notes) == (["x", "y"], ["the labels are those of labels.csv"])
+    assert (data.class_names, data.notes) == (["x", "y"], ["labels: from labels.csv"])
     content = (tmp_path / "a" / "labels.csv").read_text().replace("images/", "")
     (tmp_path / "a" / "labels.csv").write_text(content)
     assert load_data(str(tmp_path / "a")).class_names == ["x", "y"]
@@ -232,7 +232,7 @@ def test_a_table_beside_folders_of_images(tmp_path) -> None:
     data = load_data(str(tmp_path / "b"))
     assert data.class_names == ["cat", "dog"]
     assert data.notes == [
-        "the classes are those of the folders, not those of labels.csv beside them: no column of labels.csv names "
+        "labels: from the class folders, not from labels.csv: no column of labels.csv contains names of "
         "images in the folder"
     ]
 
@@ -262,7 +262,7 @@ def test_a_column_names_the_splits(tmp_path) -> None:
     assert load_data(str(file), splits={"test": "holdout"}).test.files[0].endswith("all4.png")
     assert load_data(str(file), splits={"train": "holdout"}).train.files[0].endswith("all4.png")
     file.write_text(file.read_text().replace(",holdout,4", ",,4"))
-    with pytest.raises(ValueError, match=r"1 of the 6 rows have no split in the column 'split', .* being row 4"):
+    with pytest.raises(ValueError, match=r"1 of the 6 rows have no split in the column 'split', .* is row 4"):
         load_data(str(file))
     file.write_text(file.read_text().replace(",split,", ",notes,"))
     assert len(load_data(str(file)).train.labels) == 6
@@ -276,7 +276,7 @@ def test_names_of_files_that_say_no_split(tmp_path) -> None:
         table(tmp_path / "more", labels, name)
     data = load_data(str(tmp_path / "more"))
     assert (len(data.train.labels), len(data.test.labels)) == (2, 1)
-    assert data.notes[0] == "not read: holdout.csv (its name says no split)"
+    assert data.notes[0] == "not read: holdout.csv (no split in its name)"
 
 
 def test_kinds_of_files(tmp_path, capsys) -> None:
@@ -284,9 +284,13 @@ def test_kinds_of_files(tmp_path, capsys) -> None:
     for suffix in ("jfif", "JPE", "avif", "jp2", "pgm", "tga"):
         noise(1).convert("L" if suffix == "pgm" else "RGB").save(root / "b" / f"1.{suffix}")
     (root / "b" / "notes.txt").write_text("x")
+    (root / "b" / "phone.heic").write_text("x")
     data = load_data(str(root))
     assert data.class_counts == [2, 7]
-    assert data.notes == ["1 file in the class folders of photos not read as images (.txt)"]
+    assert data.notes == [
+        "1 HEIC image skipped in the class folders of photos, such as b/phone.heic: save it as JPEG or PNG",
+        "1 file skipped in the class folders of photos, not images (.txt)",
+    ]
     check_images(data)  # all of them decode
     # Neither a file of something else nor a folder of texts makes another data set of it.
     pq.write_table(pa.table({"embedding": [[0.5, 1.0]]}), root / "embeddings.parquet")
@@ -294,7 +298,7 @@ def test_kinds_of_files(tmp_path, capsys) -> None:
     (root / "docs" / "about.md").write_text("x")
     data = load_data(str(root))
     assert data.class_counts == [2, 7]
-    assert any("not those of embeddings.parquet beside them" in note for note in data.notes)
+    assert any("labels: from the class folders, not from embeddings.parquet" in note for note in data.notes)
 
 
 # ---- wrong input
@@ -326,42 +330,42 @@ def test_wrong_input_is_one_clear_line(tmp_path, capsys) -> None:
     (tmp_path / "bad.jsonl").write_text('{"file": "a.png", "label": "x"}\n{oops\n')
     out = ["--output_dir", str(tmp_path / "out")]
     for dataset, message in (
-        ("empty", "is empty: put the images of each class in a folder of its own"),
+        ("empty", "is empty: put the images of each class in a separate folder"),
         ("classless", "has 1 images but no class folders"),
-        ("imageless", "images of the class 'cat' of imageless are of a kind that is not read (.heic)"),
+        ("imageless", "images of the class 'cat' of imageless are in an unsupported format (.heic)"),
         ("wordless", "has no images in its class folders"),
-        ("one", "has one class only ('cat'): a classifier needs at least two"),
+        ("one", "has only one class ('cat'): a classifier needs at least two"),
         ("deep", "is a folder inside a class folder"),
         ("notes.txt", "is neither a folder nor a table"),
         ("nothing.csv", "does not exist"),
-        ("void.csv", "is empty: its first line should name its columns"),
+        ("void.csv", "is empty: its first line must contain the column names"),
         ("header.csv", "has no rows"),
         ("latin.csv", "is not UTF-8"),
         ("ragged.csv", "ragged.csv"),
-        ("web.csv", "has web addresses of images, such as https://x.org/a.png: download the images"),
+        ("web.csv", "contains URLs of images, such as https://x.org/a.png: download the images"),
         ("gone.csv", "7 of the 7 images of"),
         ("cut.parquet", "is truncated or not a parquet file"),
         ("bad.jsonl", "line 2 of"),
-        ("headless.csv", "should name its columns, but has the image '0.png'"),
-        ("open.tsv", "has a label of more than one line or column"),
-        ("infinite.json", "holds inf, which is not a class"),
+        ("headless.csv", "must contain the column names, but contains the image '0.png'"),
+        ("open.tsv", "has a label with line breaks or tabs"),
+        ("infinite.json", "contains inf, which is not a class"),
         ("twice.csv", "has two columns 'label'"),
     ):
         assert message in complaint(capsys, "train", "--dataset", str(tmp_path / dataset), *out), dataset
     assert "'0.png', '1.png', '2.png', ..." in complaint(
         capsys, "train", "--dataset", str(tmp_path / "gone.csv"), *out
     )
-    assert "names a split of your own data" in complaint(capsys, "train", "--test_split", "x", *out)
+    assert "selects a split of your own data" in complaint(capsys, "train", "--test_split", "x", *out)
     for flags, message in (
         (["--test_fraction", "1"], "test_fraction must be at least 0"),
-        (["--test_fraction", "0.1"], "builtin has a test split: leave it out"),
-        (["--test_min_images", "3"], "--test_min_images splits test images off from your own data, and builtin has"),
+        (["--test_fraction", "0.1"], "builtin has a test split: remove the flag"),
+        (["--test_min_images", "3"], "--test_min_images splits test images off from your own data, but builtin has"),
         (["--test_min_images", "0"], "test_min_images must be at least 1, got 0"),
         (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--split_seed", "-1"], "split_seed must be at least 0, got -1"),
-        (["--skip_undecodable", "true"], "give --inspect full, or leave it out"),
-        (["--skip_undecodable", "true", "--inspect", "false"], "leave out --inspect none"),
-        (["--imbalance_factor", "10"], "has no effect on builtin: leave it out"),
+        (["--skip_undecodable", "true"], "use --inspect full, or remove the flag"),
+        (["--skip_undecodable", "true", "--inspect", "false"], "but --inspect is none"),
+        (["--imbalance_factor", "10"], "has no effect on builtin: remove the flag"),
         (["--dataset", ""], "--dataset is empty"),
     ):
         assert message in complaint(capsys, "train", *flags, *out), flags
@@ -379,11 +383,12 @@ def test_thousands_of_classes(tmp_path, capsys, no_rehearsal, classes: int) -> N
     out = printed(capsys, "--dataset", str(tmp_path / "all.csv"), "--dry_run", "--backbone", "cifar_resnet20")
     images = 5 * classes // 2
     assert f"{images} images of {classes} classes" in out
-    assert f"fewer than half of the classes (0 of {classes}) have 5 images or more and one without an exact" in out
+    assert f"only 0 of {classes} classes have 5 or more images with one without an exact copy, fewer than half" in out
     assert time.process_time() - started < 3 + 27 * classes / 10_000
     first = report(divide(load_data(str(tmp_path / "all.csv")), 0, 0.1, 0.2), [])[0]
     parts = (
-        f"{images // 2} to train on, {images // 5} for validation (carved), {3 * images // 10} for the test (carved)"
+        f"{images // 2} for training, {images // 5} for validation (split off), {3 * images // 10} for "
+        "testing (split off)"
     )
     assert parts in first
     assert time.process_time() - started < 4 + 36 * classes / 10_000
@@ -393,4 +398,4 @@ def test_class_counts_of_own_data(tmp_path, capsys) -> None:
     assert main(["data", "stats", str(table(tmp_path, ["x", "y", "y"])), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"train": [1, 2]}
     assert main(["data", "stats", str(folders(tmp_path / "photos", {"a": 2, "b": 1}))]) == 0
-    assert "3 images, 2 classes, 2 to 1 a class" in capsys.readouterr().out
+    assert "3 images, 2 classes, 2 to 1 images per class" in capsys.readouterr().out

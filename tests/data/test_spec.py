@@ -41,11 +41,11 @@ def test_flags_win_over_a_recipe_split_by_split() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"dataset": "builtin", "splits": {"test": "x"}}, "--test_split names a split of your own data"),
-        ({"dataset": "photos", "dataset_path": "photos"}, "--dataset_path goes with"),
-        ({"dataset": "imagenet", "dataset_path": "memory://photos"}, "is an address: read it with --streaming"),
-        ({"dataset": "imagenet-lt", "streaming": True}, "--streaming reads a prepared folder"),
-        ({"dataset": "cifar10-lt", "dataset_path": "x", "streaming": True}, "is small, and not streamed"),
+        ({"dataset": "builtin", "splits": {"test": "x"}}, "--test_split selects a split of your own data"),
+        ({"dataset": "photos", "dataset_path": "photos"}, "--dataset_path is for"),
+        ({"dataset": "imagenet", "dataset_path": "memory://photos"}, "is a URL: use --streaming"),
+        ({"dataset": "imagenet-lt", "streaming": True}, "--streaming needs a prepared folder"),
+        ({"dataset": "cifar10-lt", "dataset_path": "x", "streaming": True}, "is small and cannot be streamed"),
     ],
 )
 def test_fields_that_do_not_go_together(fields: dict, message: str) -> None:
@@ -57,7 +57,7 @@ def test_a_spec_and_a_name_with_fields_are_the_same() -> None:
     spec = DataSpec("builtin")
     one, other = load_data(spec), load_data("builtin")
     assert (one.train.selection, one.class_counts) == (other.train.selection, other.class_counts)
-    with pytest.raises(ValueError, match="names a split of your own data"):
+    with pytest.raises(ValueError, match="selects a split of your own data"):
         load_data(spec, splits={"train": "x"})
 
 
@@ -65,7 +65,7 @@ def test_names_of_splits(tmp_path: Path) -> None:
     root = folders(tmp_path / "photos", {"a": 12, "b": 8})
     division = divide(load_data(str(root)), 0, 0.2, 0.2)
     parts = {"train": division.trained, "validation": division.validation, "test": division.data.test}
-    endings = {"train": "", "validation": ", carved", "test": ", carved for the test"}
+    endings = {"train": "", "validation": ", split off", "test": ", split off for the test"}
     for role, part in parts.items():
         assert (part.role, part.split_off, part.dataset) == (role, role != "train", str(root))
         assert (part.name, part.public_name) == (f"{root} train{endings[role]}", f"photos train{endings[role]}")

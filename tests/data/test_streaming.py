@@ -101,9 +101,9 @@ def test_an_address_is_as_good_as_a_folder(folder: Path) -> None:
 
 
 def test_streaming_needs_a_manifest(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match=r"has no manifest.json, which lists the shards and counts the classes"):
+    with pytest.raises(OSError, match=r"has no manifest.json, the manifest of the shards"):
         load_data("imagenet-lt", dataset_path=str(tmp_path), streaming=True)
-    with pytest.raises(ValueError, match="--streaming reads a prepared folder"):
+    with pytest.raises(ValueError, match="--streaming needs a prepared folder"):
         load_data("imagenet-lt", streaming=True)
     with pytest.raises(OSError, match=r"manifest.json cannot be read .*nosuch"):
         load_data("nosuch://bucket/x", streaming=True)
@@ -122,7 +122,7 @@ def test_a_folder_prepared_as_something_else(folder: Path) -> None:
 
 def test_lists_and_columns_of_a_prepared_folder_are_those_of_then(folder: Path) -> None:
     for given in ({"lists": {"test": "x.txt"}}, {"image_column": "x"}, {"label_column": "x"}):
-        with pytest.raises(ValueError, match="is prepared, which fixed its lists, columns and splits"):
+        with pytest.raises(ValueError, match="is a prepared folder, whose lists, columns and splits are fixed"):
             load_data(str(folder), streaming=True, **given)
 
 

@@ -108,20 +108,22 @@ def test_images_in_several_folders_are_found_by_their_ids(tmp_path: Path) -> Non
     )
     data = load_data(str(tmp_path))
     assert (data.class_names, data.class_counts) == (["mel", "nv"], [2, 4])
-    assert any("6 file names mean the only file that differs from them" in note for note in data.notes)
-    with pytest.raises(ValueError, match="cannot tell the image column"):  # of the file alone
+    assert any("6 file names were matched to a file that differs" in note for note in data.notes)
+    with pytest.raises(ValueError, match="cannot detect the image column"):  # of the file alone
         load_data(str(tmp_path / "metadata.csv"))
-    with pytest.raises(ValueError, match=r"or give --dataset .* where all its images are of the data set"):
+    with pytest.raises(ValueError, match=r"or use --dataset .* if all its images belong to the dataset"):
         load_data(str(tmp_path / "metadata.csv"), image_column="image_id")
 
 
 def test_a_name_that_may_mean_two_files_is_refused(root: Path) -> None:
     (root / "all.csv").write_text("file,label\n000.png,a\n001.png,b\n002.png,b\n")
-    with pytest.raises(ValueError, match=r"'001.png' may mean .* or .* there: write paths from|'000.png' may mean"):
+    with pytest.raises(
+        ValueError, match=r"'001.png' may refer to .* or .*: write paths relative to|'000.png' may refer to"
+    ):
         load_data(str(root), label_column="label")
     (root / "im" / "cat" / "000.PNG").write_bytes(png(77))
     (root / "all.csv").write_text(lines([name.replace("000.png", "000.Png") for name in IMAGES]))
-    with pytest.raises(ValueError, match=r"im/cat/000.Png' may mean im/cat/000"):
+    with pytest.raises(ValueError, match=r"im/cat/000.Png' may refer to im/cat/000"):
         load_data(str(root / "all.csv"))
 
 
@@ -131,9 +133,13 @@ def test_a_name_that_may_mean_two_files_is_refused(root: Path) -> None:
         (
             "multi.csv",
             "file,label\n" + "".join(f'{n},"{c}"\n' for n, c in zip(IMAGES, ["a", "b", "a,b", "a", "b"], strict=True)),
-            "joins several labels",
+            "several labels joined",
         ),
-        ("zero.csv", lines(IMAGES).replace("001.png,cat", "001.png,cat\u200b"), "invisible characters only"),
+        (
+            "zero.csv",
+            lines(IMAGES).replace("001.png,cat", "001.png,cat\u200b"),
+            "only in white space or invisible characters",
+        ),
         ("hot.csv", "file,cat,dog\n" + "".join(f"{n},1,{i % 2}\n" for i, n in enumerate(IMAGES)), "multi-label"),
         (
             "coco.json",
@@ -149,10 +155,14 @@ def test_a_name_that_may_mean_two_files_is_refused(root: Path) -> None:
         (
             "coco2.json",
             json.dumps({"images": [{"file_name": IMAGES[0]}], "annotations": [], "categories": []}),
-            "not in COCO's format",
+            "not in COCO format",
         ),
         ("latin.csv", None, "is not UTF-8"),
-        ("headless.csv", lines([*map(bare, IMAGES)]).partition("\n")[2], "should name its columns, but has the image"),
+        (
+            "headless.csv",
+            lines([*map(bare, IMAGES)]).partition("\n")[2],
+            "must contain the column names, but contains the image",
+        ),
         ("deep.json", "[" * 100_000, "deep"),
     ],
 )
@@ -173,7 +183,7 @@ def test_images_without_annotation_are_named(root: Path) -> None:
     (root / "coco.json").write_text(json.dumps(content))
     data = load_data(str(root / "coco.json"))
     assert data.class_counts == [2, 2]
-    assert data.notes[0] == "1 images of coco.json have no annotation and are left out, such as im/dog/001.png"
+    assert data.notes[0] == "1 images of coco.json have no annotation and are skipped, such as im/dog/001.png"
 
 
 def test_an_empty_shard_beside_full_ones_is_left_out(tmp_path: Path) -> None:
@@ -221,10 +231,10 @@ def test_images_of_a_table_are_split_by_the_folders_of_splits(tmp_path: Path) ->
     for dataset in (tmp_path, tmp_path / "labels.csv"):
         data = load_data(str(dataset))
         assert (data.class_counts, data.test.labels) == ([2, 2], [0, 1, 0, 1])
-        assert "the splits are the folders that the images lie in: train, test" in data.notes
+        assert "splits, from the folders of the images: train, test" in data.notes
     folders(tmp_path, {"extra": 1}, start=70)
     (tmp_path / "labels.csv").write_text("file,label\n" + "".join(rows) + "extra/0.png,a\n")
-    with pytest.raises(ValueError, match=r"1 in none of these, such as 'extra/0\.png': write the split"):
+    with pytest.raises(ValueError, match=r"1 images outside of them, such as 'extra/0\.png': add a column"):
         load_data(str(tmp_path))
 
 
@@ -248,7 +258,7 @@ def test_what_competitions_have(tmp_path: Path) -> None:
         "image,age\n" + "".join(f"ISIC_{i},{i}\n" for i in range(6))
     )
     assert load_data(str(truth)).class_counts == [3, 3]
-    with pytest.raises(ValueError, match="are both of the same split: give one of them as --dataset"):
+    with pytest.raises(ValueError, match="are both for the same split: pass one of them as --dataset"):
         load_data(str(tmp_path / "isic"))
     rows = "".join(f"{i}.jpg,{i % 2}\n" for i in range(6))
     (tmp_path / "leaf" / "train.csv").write_text(f"image_id,label\n{rows}")

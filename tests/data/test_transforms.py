@@ -109,7 +109,7 @@ WRONG += ["stack-n٢-m10", "Stack-n2-m10", "stack-n2-m10 ", "stack-n2-m10\n", "s
 def test_unknown_names(name: str) -> None:
     with pytest.raises(ValueError, match=r"unknown view .*: choose one of cifar_light, .*, sim02, or ") as error:
         build_view(name, 32)
-    assert "randcls-n<N>-m<M> or stack-n<N>-m<M> with whole numbers N >= 1 and M >= 0" in str(error.value)
+    assert "randcls-n<N>-m<M> or stack-n<N>-m<M> with integers N >= 1 and M >= 0" in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -117,7 +117,9 @@ def test_views_without_batched_ones_are_left_to_pil() -> None:
     pixels = np.zeros((4, 32, 32, 3), np.uint8)
     for name in ("stack-n2-m10", "randcls-n2-m10", "mocov2", "sim02", "cifar_sim_weak_blur"):
         obstacle = batched_obstacle(["cifar_sim", name], 32, pixels)
-        assert obstacle.startswith(f"'{name}' is made by PIL alone (a batch at a time: cifar_light, ")
+        assert obstacle.startswith(
+            f"'{name}' is only available with the pil backend (the tensor backend has: cifar_light, "
+        )
 
 
 # ---- RandAugment

@@ -174,7 +174,8 @@ def test_revisions_that_there_are_not(hub: Hub, computer: Computer, commits: dic
     end = ("--output_dir", tmp_path / "none")
     for flags, name in ((["--dataset", f"{DATA}@v9"], DATA), (["--backbone", f"hf://{WEIGHTS}@v9"], WEIGHTS)):
         refusal = computer.refused(*TRAIN, *flags, *end)
-        assert f"{name} has no revision 'v9' (branches main, first): give a branch, a tag or a commit" in refusal
+        line = f"{name} has no revision 'v9' (branches main, first): use one of its branches, tags or commits"
+        assert line in refusal
     (tmp_path / "photos").mkdir()
     for flags in (
         ["--dataset", f"{tmp_path}/photos", "--dataset_revision", "v1"],
@@ -182,9 +183,9 @@ def test_revisions_that_there_are_not(hub: Hub, computer: Computer, commits: dic
         ["--backbone", "resnet18", "--backbone_revision", "v1"],
     ):
         refusal = computer.refused(*TRAIN, *flags, *end)
-        assert "from the Hub, so it has no revision 'v1': leave out the revision" in refusal
+        assert "from the Hub, so it has no revision 'v1': remove the revision" in refusal
     two = ("--dataset", f"{DATA}@first", "--dataset_revision", "main")
-    assert "name two revisions: give one of them" in computer.refused(*TRAIN, *two, *end)
+    assert "name two revisions: use only one of them" in computer.refused(*TRAIN, *two, *end)
     assert not (tmp_path / "none").exists()
 
 
@@ -205,7 +206,9 @@ def test_what_the_hub_refuses_is_not_what_it_cannot_answer(
     # A run that is resumed is not told that a branch is a commit.
     monkeypatch.setattr(pins, "resolve_commit", lambda *asked: None)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({"dataset": DATA, "dataset_revision": first}))
-    with pytest.raises(ValueError, match="_revision main is unknown, as the Hub refuses the repository: leave out"):
+    with pytest.raises(
+        ValueError, match="_revision main is unknown, because the Hub denies access to the repository: remove"
+    ):
         pins.pin_run(*parse_run(["--dataset", f"{DATA}@main", "--output_dir", str(tmp_path), "--resume"]))
 
 
@@ -250,7 +253,7 @@ def test_models_of_a_revision(hub: Hub, computer: Computer, tmp_path: Path) -> N
     assert "features of 1 images" in computer.paco_hf(*embed, "--revision", "v1")
     assert f"{MODEL} has no revision 'v9' (branches main, v1)" in computer.refused(*embed, "--revision", "v9")
     refusal = computer.refused("predict", CHECKPOINT, picture, "--revision", "v1")
-    assert "is a local folder: leave it out" in refusal
+    assert "is a local folder: remove the flag" in refusal
 
 
 def test_weights_of_a_name_of_timms(hub: Hub, computer: Computer) -> None:

@@ -23,6 +23,7 @@ from user_data import SPECIES, labels_of, parquet
 from paco_hf import PaCoForImageClassification, PaCoTrainingArguments
 from paco_hf.cli import main
 from paco_hf.inference.prediction import predict
+from paco_hf.reports.model_card_text import NO_LICENSE
 
 REPO, HIDDEN, REFUSED = "ada/rare-things", "ada/hidden-things", "ada/refused-things"
 
@@ -258,7 +259,7 @@ def test_private_repositories_and_revisions(hub: Hub, computer: Computer, run_fo
     assert json.loads(computer.paco_hf("predict", HIDDEN, image, "--json"))
     computer.paco_hf("push", run_folder, "ada/public")
     commits = len(hub.commits("ada/public"))
-    assert "exists and is public, so nothing is sent" in computer.refused(
+    assert "exists and is public, so nothing is pushed" in computer.refused(
         "push", run_folder, "ada/public", "--private"
     )
     assert len(hub.commits("ada/public")) == commits
@@ -284,11 +285,13 @@ def test_what_is_pushed_says_nothing_of_the_computer(
     computer.paco_hf("card", run)
     card = (run / "README.md").read_text()
     (run / "README.md").write_text(card.replace("## Limits", "## Limits\n\nMine."))
+    assert NO_LICENSE in card
     computer.paco_hf("push", run, "ada/rare", "--license", "cc0-1.0")
     assert b"Mine." in hub.files("ada/rare")["README.md"]
+    assert NO_LICENSE.encode() not in hub.files("ada/rare")["README.md"]
     assert ModelCard(hub.files("ada/rare")["README.md"].decode()).data.license == "cc0-1.0"
     (run / "README.md").write_text(f"{card}\nSee {weights}.")
-    assert f"names {weights}" in computer.refused("push", run, "ada/never")
+    assert f"the local path {weights}" in computer.refused("push", run, "ada/never")
     assert ("model", "ada/never") not in hub.repos
 
 
@@ -376,7 +379,7 @@ print("scored", load_evaluation("ada/model").rows, load_evaluation("ada/model", 
 """
     out, err = computer.python(code)
     assert out.count("columns: image 'image', label 'label'; splits: train 'train'") == 3, err
-    choice = "choose one, as in --dataset ada/several:small (there are small, large)"
+    choice = "choose one, as in --dataset ada/several:small (configurations: small, large)"
     assert f"ada/several has several configurations: {choice}" in err
     assert f"ada/several has no configuration 'tiny': {choice}" in err
     rows = json.loads((tmp_path / "run" / "splits.json").read_text())["splits"]["test"]["rows"]
@@ -565,14 +568,14 @@ def test_timm_form_is_published_without_code(hub: Hub, computer: Computer, paco_
         name: content for name, content in files.items() if name != ".gitattributes"
     }
     for model in ("ada/plain", folder):
-        assert "timm's form" in computer.refused("predict", model, image)
+        assert "is in timm format, which paco-hf does not read" in computer.refused("predict", model, image)
     # With code as well.
     computer.paco_hf("push", run, "plain", "--write_only", tmp_path / "code", token=None)
     assert not [*(tmp_path / "code").rglob("*.parquet")]
     (Path(run) / "evaluation").mkdir(exist_ok=True)
     (Path(run) / "evaluation" / "predictions.parquet").unlink(missing_ok=True)
     words = ("push", run, "plain", "--include_predictions", "--write_only", tmp_path / "more")
-    assert "to include: `paco-hf evaluate" in computer.refused(*words, token=None)
+    assert "to include: write it with `paco-hf evaluate" in computer.refused(*words, token=None)
     assert not (tmp_path / "more").exists()
     (Path(run) / "evaluation" / "predictions.parquet").write_bytes(b"rows")
     computer.paco_hf(*words, token=None)
@@ -581,10 +584,10 @@ def test_timm_form_is_published_without_code(hub: Hub, computer: Computer, paco_
     assert 'model="USER/plain"' in (tmp_path / "code" / "README.md").read_text()
     for flags, message in (
         (["--to", "tflite"], "invalid choice: 'tflite'"),
-        (["--to", "timm", "--include_training_state"], "are for the form with code"),
-        (["--to", "timm", "--split", "train"], "has a linear one: leave them out"),
+        (["--to", "timm", "--include_training_state"], "are not part of the timm format"),
+        (["--to", "timm", "--split", "train"], "has a linear one: remove them"),
         (["--split", "train"], "are only for --to timm"),
-        (["--write_only", tmp_path / "new", "--private"], "sends nothing"),
+        (["--write_only", tmp_path / "new", "--private"], "pushes nothing"),
     ):
         assert message in computer.refused("push", run, "ada/plain", *flags), flags
     assert "hf auth login" in computer.refused(*push, token=None)

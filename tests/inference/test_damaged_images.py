@@ -81,7 +81,7 @@ def test_a_damaged_file_of_a_checkpoint_is_named(
     (copy / file).write_text(json.dumps(json.loads((copy / file).read_text()) | values))
     line = complaint(capsys, "predict", str(copy), str(photos / "0.png"))
     assert str(copy / file) in line
-    assert "restore it, or give another checkpoint" in line
+    assert "restore it, or pass another checkpoint" in line
 
 
 def outcome(capsys: pytest.CaptureFixture, *argv: str) -> tuple[int, str, str]:
@@ -171,7 +171,7 @@ def test_the_limit_is_exact_and_can_be_lifted(tmp_path: Path) -> None:
     file, before = str(tmp_path / "scan.png"), Image.MAX_IMAGE_PIXELS
     noise(0, (9, 11)).save(file)
     allow_image_pixels(98)
-    message = "scan.png has 99 pixels, and at most 98 are allowed: if you trust the file, give --max_image_pixels 99"
+    message = "scan.png has 99 pixels, and at most 98 are allowed: if you trust the file, use --max_image_pixels 99"
     with pytest.raises(ValueError, match=message):
         opened(file)
     allow_image_pixels(99)
@@ -281,7 +281,7 @@ def test_a_run_keeps_the_limit_that_it_was_trained_with(tmp_path: Path, capsys: 
     train = ["train", "--dataset", str(data), "--backbone", "cifar_resnet20", "--max_steps", "2", *out]
     refused = complaint(capsys, *train, "--max_image_pixels", "255")
     assert "24 of the 24 images cannot be decoded" in refused
-    assert "has 256 pixels, and at most 255 are allowed: if you trust the file, give --max_image_pixels 256" in refused
+    assert "has 256 pixels, and at most 255 are allowed: if you trust the file, use --max_image_pixels 256" in refused
     assert main([*train, "--max_image_pixels", "256", "--per_device_train_batch_size", "4"]) == 0
     assert "max_image_pixels: 256\n" in (tmp_path / "run" / "recipe.yaml").read_text()
     assert main(["evaluate", str(tmp_path / "run"), "--no_report"]) == 0

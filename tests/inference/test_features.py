@@ -81,13 +81,13 @@ def test_split_and_gallery(paco_run: Path, tmp_path: Path, capsys: pytest.Captur
         (["--output", "no/where.safetensors"], "there is no folder no"),
         (
             [str(PUBLISHED / "prior.png"), "--dataset", "builtin", "--output", "a.safetensors"],
-            "give --dataset in place of files",
+            "use --dataset instead of files",
         ),
         ([str(PUBLISHED / "prior.png"), "--json", "--output", "a.safetensors"], "--json needs labeled data"),
         (["--neighbors", "0", "--output", "a.safetensors"], "--neighbors must be at least 1"),
         (
             ["--gallery", "nothing.safetensors", "--output", "a.safetensors"],
-            "nothing.safetensors does not exist: give a file",
+            "nothing.safetensors does not exist: pass a file",
         ),
     ],
 )
@@ -112,7 +112,7 @@ def test_damaged_files(tmp_path: Path) -> None:
         Embeddings.load(file)
     for features, labels in ((torch.ones(0, 2), None), (torch.ones(3), None), (torch.ones(3, 2), torch.ones(3) / 2)):
         save_file({"features": features} | ({} if labels is None else {"labels": labels}), file)
-        with pytest.raises(ValueError, match=r"x\.safetensors (needs|has)"):
+        with pytest.raises(ValueError, match=r"x\.safetensors (must contain|has)"):
             Embeddings.load(file)
     save_file({"features": torch.ones(3, 2), "labels": torch.zeros(2, dtype=torch.long)}, file)
     with pytest.raises(ValueError, match="3 features, but labels of shape"):
@@ -175,7 +175,7 @@ def test_retrieval_from_a_gallery() -> None:
         ({"k": 0}, "k must be"),
         ({"labels": [0, 1]}, "as many labels"),
         ({"labels": [0, 1, 5]}, "must be in 0..1"),
-        ({"gallery": np.ones((2, 2))}, "go together"),
+        ({"gallery": np.ones((2, 2))}, "belong together"),
         ({"labels": [0, 1, 1], "gallery": np.ones((1, 3)), "gallery_labels": [0]}, "gallery must be"),
         ({"gallery": np.ones((1, 2)), "gallery_labels": [1], "labels": [0, 0, 0]}, "no image has another image"),
     ],
@@ -220,11 +220,11 @@ def test_centers_may_be_given() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"features": np.ones((26, 7), np.float32)}, "width 7, but 'vit_tiny_patch16_224' gives 32"),
+        ({"features": np.ones((26, 7), np.float32)}, "width 7, but 'vit_tiny_patch16_224' has width 32"),
         ({"labels": None}, "26 rows without labels, but there are 5 classes"),
         ({"labels": np.zeros(26, np.int64)}, "none of class 1"),
-        ({"class_names": ["a", "b", "c", "d", "e"]}, "other classes than the data, the first being 'a'"),
-        ({"class_names": ["a"] * 5, "labels": None}, "other classes than the data, the first being 'a'"),
+        ({"class_names": ["a", "b", "c", "d", "e"]}, "different classes than the data, the first is 'a'"),
+        ({"class_names": ["a"] * 5, "labels": None}, "different classes than the data, the first is 'a'"),
     ],
 )
 def test_centers_refuse(change: dict, message: str) -> None:

@@ -53,7 +53,7 @@ def test_flip_is_the_mean_of_an_image_and_its_mirror_image(model) -> None:
         forward(torch.randn(2, model.classifier.in_features))
     with pytest.raises(ValueError, match="tta must be one of none, flip, got 'rotate'"):
         fast_forward(model, tta="rotate")
-    with pytest.raises(ValueError, match="--features are of images as they are, not of --tta flip"):
+    with pytest.raises(ValueError, match="--features cannot be combined with --tta flip"):
         write_predictions("model", ImageFiles([]), "all.csv", features="all.npy", tta="flip")
 
 
@@ -68,7 +68,7 @@ def test_without_a_compiler_it_goes_on_and_says_so(model, monkeypatch: pytest.Mo
     images = torch.randn(2, 3, 32, 32)
     expected = fast_forward(model)(images)
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.warns(UserWarning, match=r"no C\+\+ compiler 'no-such-compiler'"):
+    with pytest.warns(UserWarning, match=r"C\+\+ compiler 'no-such-compiler' is not on the PATH: continuing without"):
         forward = fast_forward(model, compile=True)
     assert torch.equal(forward(images), expected)
 
@@ -123,7 +123,7 @@ def test_an_ensemble_averages_logits(tmp_path) -> None:
     assert together["accuracy"] == pytest.approx(accuracy)
     assert score(folders[::-1], Images(split)) == together
     assert score(folders[0], Images(split)) != score(folders[1], Images(split))
-    with pytest.raises(ValueError, match="given twice"):
+    with pytest.raises(ValueError, match="passed twice"):
         score([folders[0], folders[0] + "/"], Images(split))
     other = PaCoForImageClassification(
         PaCoConfig(backbone="cifar_resnet20", num_labels=20, class_counts=[3] * 20, image_size=32)

@@ -136,17 +136,17 @@ def test_what_is_left_is_gone_on_with_or_removed(photos: Path, tmp_path: Path, c
     with monkeypatch.context() as patch:
         patch.setattr(prediction_files, "_finish", stop)
         assert write(photos, made, features) == 130
-    assert "predict: stopped; --resume goes on from what is written" in capsys.readouterr().err
+    assert "predict: stopped; resume with --resume" in capsys.readouterr().err
     command = ["predict", PUBLISHED, str(photos), *SMALL, "--output", str(made)]
     one = ["predict", PUBLISHED, str(photos / "cat" / "0.png"), *command[3:]]
-    assert "--resume goes on from there, --overwrite starts anew" in complaint(capsys, *command)
-    assert "give one of them" in complaint(capsys, *command, "--resume", "--overwrite")
+    assert "resume with --resume, or start over with --overwrite" in complaint(capsys, *command)
+    assert "use only one of them" in complaint(capsys, *command, "--resume", "--overwrite")
     for words, message in (
-        ([*command, "--top", "2"], "is of another top"),
-        ([*command, "--batch_size", "3"], "is of another batch_size"),
-        (command, "is of another features"),
-        ([*command, "--features", str(features), "--prior", "training"], "is of another prior"),
-        ([*one, "--features", str(features)], "is of other images"),
+        ([*command, "--top", "2"], "was written with a different top"),
+        ([*command, "--batch_size", "3"], "was written with a different batch_size"),
+        (command, "was written with a different features"),
+        ([*command, "--features", str(features), "--prior", "training"], "was written with a different prior"),
+        ([*one, "--features", str(features)], "was written with different images"),
     ):
         assert message in complaint(capsys, *words, "--resume")
     with monkeypatch.context() as patch:  # all is there: nothing is computed
@@ -168,15 +168,15 @@ def test_bad_outputs_are_refused_in_a_line(photos: Path, tmp_path: Path, capsys)
     for more, message in (
         (["--output", str(tmp_path / "made.txt")], "--output must be a file ending in .csv, .jsonl, .parquet, got "),
         (["--output", str(tmp_path / "none" / "made.csv")], "there is no folder"),
-        (["--output", str(tmp_path / "taken.csv")], "taken.csv.partial is in the way"),
-        (["--output", str(tmp_path / "made.csv"), "--json"], "leave out one of the two"),
+        (["--output", str(tmp_path / "taken.csv")], "taken.csv.partial exists and does not contain predictions"),
+        (["--output", str(tmp_path / "made.csv"), "--json"], "remove one of them"),
         (
             ["--output", str(tmp_path / "a.csv"), "--features", str(tmp_path / "f.npz")],
             "must be a file ending in .npy",
         ),
-        (["--features", str(tmp_path / "f.npy")], "--features is about the file of --output"),
-        ([str(tmp_path / "list.csv"), "--output", str(tmp_path / "list.csv")], "which is to be read: give another"),
-        (["--resume"], "--resume is about the file of --output"),
+        (["--features", str(tmp_path / "f.npy")], "--features needs --output"),
+        ([str(tmp_path / "list.csv"), "--output", str(tmp_path / "list.csv")], "which is also an input: use another"),
+        (["--resume"], "--resume needs --output"),
         (["--output", str(tmp_path / "made.csv"), "--split", "test"], "has no split 'test'"),
     ):
         assert message in complaint(capsys, *command, *more), more

@@ -87,7 +87,7 @@ def test_what_is_no_image_is_refused_before_libraries_load(tmp_path: Path, capsy
     for path, message in (
         ("none", "has no image files"),
         ("pipe", "is a pipe"),
-        ("link.png", "is a link to what does not exist"),
+        ("link.png", "is a broken link"),
         ("gone.png", "does not exist"),
         ("gone.csv", "does not exist"),
     ):
@@ -118,5 +118,5 @@ def test_what_is_no_list_of_paths_is_refused(paths: object) -> None:
 
 @pytest.mark.parametrize("empty", ["", " "])
 def test_an_empty_path_is_not_the_current_folder(empty: str) -> None:
-    with pytest.raises(ValueError, match=rf"^paths has an empty one, '{empty}'"):
+    with pytest.raises(ValueError, match=rf"^paths contains an empty path, '{empty}'"):
         find_images([empty])

@@ -56,7 +56,7 @@ def test_thresholds_on_probabilities_are_void_after_a_change_and_those_on_logits
     model.set_prior([5, 4, 3, 2, 1])
     assert not thresholds_apply(model.config)
     assert "abstained" not in model(IMAGES)
-    assert "do not apply" in said[0]
+    assert "they are not applied" in said[0]
     model.set_prior(None)
     assert model(IMAGES).abstained.any()
     model.config.temperature = 2.0
@@ -93,7 +93,7 @@ def test_trainers_see_logits_alone_and_training_refuses_a_rule(tmp_path: Path) -
     data = [{"pixel_values": image, "labels": 0} for image in IMAGES]
     predicted = Trainer(model, TrainingArguments(str(tmp_path), report_to="none", use_cpu=True)).predict(data)
     assert predicted.predictions.shape == (12, 5)
-    with pytest.raises(ValueError, match="inference_prior and abstention to None"):
+    with pytest.raises(ValueError, match="inference_prior and abstention of the config to None"):
         make_trainer(tmp_path, model)
 
 

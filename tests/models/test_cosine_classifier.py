@@ -115,7 +115,7 @@ def test_onnx_with_temperature_and_prior(tmp_path: Path) -> None:
 
 
 def test_timm_has_no_such_classifier(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="timm's classifiers are linear"):
+    with pytest.raises(ValueError, match="timm classifiers are linear, and the model has a cosine classifier"):
         export_timm(cosine("resnet18"), tmp_path / "timm")
 
 
@@ -143,7 +143,7 @@ def test_a_run(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     ]
     command += ["--per_device_train_batch_size", "8", "--output_dir", str(tmp_path / "run")]
     for setting in (("--classifier_scale", "10.0"), ("--learn_classifier_scale", "true")):
-        message = f"{' '.join(setting)} has no effect on a linear classifier, which has no scale: give"
+        message = f"{' '.join(setting)} has no effect on a linear classifier, which has no scale: use"
         for more in ((), ("--classifier", "linear")):
             assert message in complaint(capsys, *command, *setting, *more)
     assert main([*command, "--classifier", "cosine", "--classifier_scale", "10", "--class_centers", "means"]) == 0

@@ -43,7 +43,7 @@ def test_local_backbone_brings_its_weights_and_its_data_configuration(
     argv = ["--dataset", str(root), "--backbone", str(saved), "--output_dir", str(tmp_path / "run")]
     argv += ["--freeze_backbone", "false"]
     out = printed(capsys, *argv, "--max_steps", "1", "--learning_rate", "0", "--weight_decay", "0")
-    assert "96 x 96 pixels, from images of a shorter side of 120 (bicubic)" in out
+    assert "96 x 96 pixels from images resized to a shorter side of 120 (bicubic)" in out
     assert "mean 0.100, 0.200, 0.300, std 0.400, 0.500, 0.600" in out
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert (config["backbone"], config["image_size"]) == ("test_resnet", 96)
@@ -60,7 +60,7 @@ def test_local_backbone_brings_its_weights_and_its_data_configuration(
     recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     assert (recipe["backbone"], recipe["eval_interpolation"]) == (str(saved), "bicubic")
     flags = ["--image_size", "80", "--eval_interpolation", "bilinear", "--dry_run", "--overwrite"]
-    assert "80 x 80 pixels, from images of a shorter side of 100 (bilinear)" in printed(capsys, *argv, *flags)
+    assert "80 x 80 pixels from images resized to a shorter side of 100 (bilinear)" in printed(capsys, *argv, *flags)
 
 
 def test_transformers_that_timm_saved(tmp_path, capsys, no_rehearsal) -> None:
@@ -72,7 +72,7 @@ def test_transformers_that_timm_saved(tmp_path, capsys, no_rehearsal) -> None:
     argv = ["--dataset", str(root), "--backbone", str(folder), "--output_dir", str(tmp_path / "run")]
     argv += ["--freeze_backbone", "false"]
     out = printed(capsys, *argv, "--max_steps", "1", "--learning_rate", "0", "--weight_decay", "0")
-    assert f"backbone {folder}, weights of model.safetensors; input 160 x 160" in out
+    assert f"backbone {folder}, weights from model.safetensors; input 160 x 160" in out
     ours = PaCoForImageClassification.from_pretrained(tmp_path / "run").paco.backbone.state_dict()
     theirs = load_file(folder / "model.safetensors")
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items() if not name.startswith("head."))
@@ -87,10 +87,10 @@ def test_weights_are_looked_for_before_the_images_are_looked_at(tmp_path, capsys
     root = folders(tmp_path / "photos", {"a": 6, "b": 6})
     argv = ["train", "--dataset", str(root), "--pretrained", "true", "--output_dir", str(tmp_path / "run")]
     (root / "a" / "0.png").write_bytes(b"")  # the survey would complain
-    assert "timm has no pretrained weights of 'cifar_resnet20'" in complaint(
+    assert "timm has no pretrained weights for 'cifar_resnet20'" in complaint(
         capsys, *argv, "--backbone", "cifar_resnet20"
     )
-    assert "Without network they must be in the cache" in complaint(capsys, *argv, "--backbone", "resnet18")
+    assert "Without network access they must be in the cache" in complaint(capsys, *argv, "--backbone", "resnet18")
 
 
 def test_backbones_that_are_not_there(saved: Path, tmp_path, capsys) -> None:
@@ -103,9 +103,9 @@ def test_backbones_that_are_not_there(saved: Path, tmp_path, capsys) -> None:
     (tmp_path / "foreign" / "model.safetensors").write_bytes(b"")
     for backbone, message in (
         (str(tmp_path / "none"), "is neither a folder nor a timm model"),
-        (str(tmp_path / "empty"), "lacks config.json"),
-        (str(tmp_path / "weightless"), "lacks weights (model.safetensors or pytorch_model.bin)"),
-        (str(tmp_path / "foreign"), "is not timm's"),
+        (str(tmp_path / "empty"), "has no config.json"),
+        (str(tmp_path / "weightless"), "has no weights (model.safetensors or pytorch_model.bin)"),
+        (str(tmp_path / "foreign"), "is not in timm format"),
         ("hf://nobody/nothing", "'hf://nobody/nothing' cannot be loaded from the Hub"),
         ("resnet5O", "unknown backbone 'resnet5O': did you mean"),
     ):
@@ -191,7 +191,7 @@ def test_what_is_chosen_is_said_and_flags_win(tmp_path, capsys, no_rehearsal) ->
     root = folders(tmp_path / "photos", {"a": 40, "b": 20})
     argv = ["--dataset", str(root), "--backbone", "cifar_resnet20", "--dry_run"]
     out = printed(capsys, *argv, "--queue_size", "100", "--learning_rate", "0.3")
-    line = next(line for line in out.splitlines() if line.startswith("chosen for 43 training images of 2 classes: "))
+    line = next(line for line in out.splitlines() if line.startswith("settings for 43 training images of 2 classes: "))
     assert "num_train_epochs 200" in line
     assert "per_device_train_batch_size 10" in line
     assert "queue_size" not in line
@@ -199,7 +199,7 @@ def test_what_is_chosen_is_said_and_flags_win(tmp_path, capsys, no_rehearsal) ->
     assert (settings["queue_size"], settings["learning_rate"], settings["num_train_epochs"]) == (100, 0.3, 200)
     assert (settings["epoch_schedule"], settings["warmup_epochs"], settings["temperature"]) == ("cosine", 20, 0.05)
     out = printed(capsys, *argv, "--recipe", "paco-resnet32-builtin", "--per_device_train_batch_size", "32")
-    assert "chosen for 4" not in out
+    assert "settings for 4" not in out
     run, args = parse_run(["--dataset", str(root), "--optim", "adamw_torch", "--warmup_steps", "3"])
     assert not run.automatic & {"optim", "epoch_schedule", "warmup_epochs"}
     assert (run.eval_interpolation, args.epoch_schedule) == (None, "none")
@@ -209,10 +209,10 @@ def test_what_is_chosen_is_said_and_flags_win(tmp_path, capsys, no_rehearsal) ->
 
 def test_pretrained_backbones_see_images_of_their_own_size(saved: Path, tmp_path, capsys, no_rehearsal) -> None:
     argv = ["--dataset", str(folders(tmp_path / "photos", {"a": 4, "b": 4})), "--dry_run"]
-    assert "backbone test_resnet, weights drawn at random; input 16 x 16" in printed(
+    assert "backbone test_resnet, randomly initialized; input 16 x 16" in printed(
         capsys, *argv, "--backbone", "test_resnet"
     )
-    assert "input, to be chosen: 96 x 96 pixels, cropped; 96 x 96 pixels, padded" in printed(
+    assert "input: to be chosen from 96 x 96 pixels, cropped; 96 x 96 pixels, padded" in printed(
         capsys, *argv, "--backbone", str(saved)
     )
     out = printed(capsys, *argv, "--backbone", str(saved), "--freeze_backbone", "false", "--loss", "paco")

@@ -86,9 +86,19 @@ def test_refusals(tmp_path, encoder, capfd) -> None:
     for file, kwargs, error, message in (
         ("none.pth", {}, OSError, "none.pth' is not a file"),
         ("pickled.pth", {}, OSError, "pickled objects other than weights.*Other"),
-        ("lacking.pth", {}, ValueError, "lacks 4 of the 30 weights of the backbone .*being blocks.1.norm1.weight"),
-        ("good.pth", {"backbone": "resnet18"}, ValueError, "lacks 100 of the 120 weights of the backbone 'resnet18'"),
-        ("good.pth", {"embed_dim": 48}, ValueError, "does not fit the backbone .*size mismatch for cls_token"),
+        (
+            "lacking.pth",
+            {},
+            ValueError,
+            "is missing 4 of the 30 weights of the backbone .*, the first is blocks.1.norm1.weight",
+        ),
+        (
+            "good.pth",
+            {"backbone": "resnet18"},
+            ValueError,
+            "is missing 100 of the 120 weights of the backbone 'resnet18'",
+        ),
+        ("good.pth", {"embed_dim": 48}, ValueError, "does not match the backbone .*size mismatch for cls_token"),
         ("text.safetensors", {}, OSError, "cannot load .*text.safetensors"),
     ):
         with pytest.raises(error, match=message) as caught:

@@ -204,5 +204,5 @@ def test_a_backbone_of_another_size_is_refused(tmp_path: Path) -> None:
     config = PaCoConfig(backbone="vit_tiny_patch16_224", backbone_kwargs=size)
     PaCoForImageClassification(config).save_pretrained(tmp_path)
     other = {"backbone_kwargs": {**size, "img_size": 64}, "ignore_mismatched_sizes": True, "num_labels": 3}
-    with pytest.raises(ValueError, match=rf"first being paco\.backbone\.pos_embed.*than {timm.__version__}"):
+    with pytest.raises(ValueError, match=rf"the first is paco\.backbone\.pos_embed.*than {timm.__version__}"):
         PaCoForImageClassification.from_pretrained(tmp_path, **other)

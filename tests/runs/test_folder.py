@@ -136,10 +136,10 @@ RECIPE = "loss: paco\ndataset: builtin\nbackbone: resnet18\nlearning_rate: 0.1\n
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({"README.md": "mine", "config.json": "{}"}, r"is not empty, and holds no run \(README.md, config.json\)"),
-        ({"recipe.yaml": "soup: 1\n", "log.jsonl": "{}"}, "holds no run"),
-        ({"recipe.yaml": RECIPE}, r"holds no run \(recipe.yaml\)"),
-        ({"log.jsonl": "{}\n"}, "holds no run"),
+        ({"README.md": "mine", "config.json": "{}"}, r"is not empty and has no run \(README.md, config.json\)"),
+        ({"recipe.yaml": "soup: 1\n", "log.jsonl": "{}"}, "has no run"),
+        ({"recipe.yaml": RECIPE}, r"has no run \(recipe.yaml\)"),
+        ({"log.jsonl": "{}\n"}, "has no run"),
         ({f"file{i}": "" for i in range(9)}, "and 4 more"),
         ({"recipe.yaml": RECIPE, "log.jsonl": ""}, None),
         ({"log.jsonl": "", ".lock": "{}"}, None),

@@ -56,7 +56,7 @@ def test_finished_run_stays_as_it_is(old, capsys) -> None:
     before = {file: file.read_bytes() for file in (old / "run").rglob("*") if file.is_file()}
     command = json.loads((old / "expected.json").read_text(encoding="utf-8"))["command"]
     assert main([*command, "--resume"]) == 0
-    assert "is finished" in capsys.readouterr().out
+    assert "is already finished" in capsys.readouterr().out
     assert before == {file: file.read_bytes() for file in (old / "run").rglob("*") if file.is_file()}
 
 
@@ -76,9 +76,8 @@ def test_interrupted_run_resumes_to_the_same_end(old, capsys) -> None:
     for recipe in recipes:  # whether transformers writes them depends on its release
         recipe.pop("activation_checkpointing", None), recipe.pop("gradient_checkpointing", None)
     assert recipes[0] == recipes[1]
-    assert json.loads((old / "interrupted" / "splits.json").read_text()) == json.loads(
-        (old / "run" / "splits.json").read_text()
-    )
+    earlier = (old / "run" / "splits.json").read_text().replace("train, carved", "train, split off")  # its name then
+    assert json.loads((old / "interrupted" / "splits.json").read_text()) == json.loads(earlier)
 
 
 def test_old_views_can_be_left_for_new_ones(old, capsys) -> None:
@@ -87,7 +86,7 @@ def test_old_views_can_be_left_for_new_ones(old, capsys) -> None:
     command = [*expected["command"][:-1], "interrupted", "--resume", "--dry_run"]
     assert main(command) == 0
     kept = capsys.readouterr().out
-    assert "made by tensor and drawn together" in kept
+    assert "backend tensor with random numbers drawn per batch" in kept
     assert "view_draws: batch" in kept
     assert "view_draws" not in re.findall(r"resuming from .*", kept)[0]
     assert main([*command, "--view_draws", "image"]) == 0

@@ -92,7 +92,7 @@ class Wrong(Images):
 @pytest.mark.parametrize("loss", ["ce", "paco", "balanced_softmax"])
 def test_labels_of_no_class_are_refused(loss: str, tmp_path: Path) -> None:
     settings = {"eval_strategy": "no", "save_strategy": "no", "loss": loss}
-    with pytest.raises(ValueError, match=r"a label is (9|-1), but the model has 5 classes, 0 to 4: number"):
+    with pytest.raises(ValueError, match=r"a label is (9|-1), but the model has 5 classes, 0 to 4: renumber"):
         trainer_of(tmp_path, settings, train_dataset=Wrong(16)).train()
     with pytest.raises(ValueError, match=r"a label is (9|-1), but"):
         trainer_of(tmp_path, settings).evaluate(Wrong(16))
@@ -100,9 +100,9 @@ def test_labels_of_no_class_are_refused(loss: str, tmp_path: Path) -> None:
 
 def test_what_other_trainers_take_is_refused(tmp_path: Path) -> None:
     resnet = ResNetForImageClassification(ResNetConfig(depths=[1], hidden_sizes=[8], embedding_size=8))
-    with pytest.raises(ValueError, match="the model is a ResNetForImageClassification, and a PaCoTrainer trains"):
+    with pytest.raises(ValueError, match="the model is a ResNetForImageClassification, but a PaCoTrainer trains"):
         PaCoTrainer(resnet, PaCoTrainingArguments(output_dir=str(tmp_path)), train_dataset=Images(16))
-    with pytest.raises(ValueError, match="args are TrainingArguments, and a PaCoTrainer needs PaCoTrainingArguments"):
+    with pytest.raises(ValueError, match="args are TrainingArguments, but a PaCoTrainer needs PaCoTrainingArguments"):
         PaCoTrainer(make_model(), TrainingArguments(output_dir=str(tmp_path)), train_dataset=Images(16))
     with pytest.raises(ValueError, match=r"train_sampler is a SequentialSampler without set_epoch\(epoch\)"):
         trainer_of(tmp_path, train_sampler=SequentialSampler(range(16)))
@@ -132,7 +132,9 @@ def test_an_optimizer_that_lacks_what_is_trained_is_refused(tmp_path: Path) -> N
     model = make_model()
     args = PaCoTrainingArguments(output_dir=str(tmp_path), loss="paco", queue_size=8, precision="fp32")
     optimizers = (torch.optim.SGD(model.parameters(), lr=0.1), None)
-    with pytest.raises(ValueError, match="the optimizer lacks 6 of the trained parameters, the first being projector"):
+    with pytest.raises(
+        ValueError, match="the optimizer is missing 6 of the trained parameters, the first is projector"
+    ):
         PaCoTrainer(model, args, train_dataset=Images(128), optimizers=optimizers)
     training = PaCoForContrastiveTraining.from_classifier(model, "paco", queue_size=8)
     optimizers = (torch.optim.SGD([p for p in training.parameters() if p.requires_grad], lr=0.1), None)

@@ -113,7 +113,7 @@ def test_layer_decay_resumes(tmp_path) -> None:
 
 
 def test_layer_decay_needs_layers(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"layer_decay 0.5 needs a backbone that knows its layers.*'cifar_resnet20'"):
+    with pytest.raises(ValueError, match=r"layer_decay 0.5 needs a backbone with layer groups.*'cifar_resnet20'"):
         make_trainer(tmp_path, make_model("cifar_resnet20"), layer_decay=0.5)
     with pytest.raises(ValueError, match=r"layer_decay must be above 0 and at most 1, got 1.5"):
         make_trainer(tmp_path, layer_decay=1.5)
@@ -151,7 +151,9 @@ def test_frozen_convolutions_stay_and_batch_norm_moves(tmp_path) -> None:
         assert torch.equal(before[name], after[name]) == frozen, name
     # Part of a name is no part of the backbone.
     for prefix in ("layer4.", "layer", "layer5", "bn1", ""):
-        with pytest.raises(ValueError, match=f"trainable_convolutions '{prefix}' names no part of the backbone"):
+        with pytest.raises(
+            ValueError, match=f"trainable_convolutions '{prefix}' matches no convolutions of the backbone"
+        ):
             make_trainer(tmp_path, make_model("resnet18"), trainable_convolutions=prefix)
 
 
@@ -218,7 +220,9 @@ def test_schedules_scale_the_head_too_and_it_resumes(tmp_path, layers: dict, sch
 def test_a_rate_of_the_head_needs_a_backbone_that_is_trained(tmp_path) -> None:
     model = make_model("resnet18")
     model.paco.backbone.requires_grad_(False)
-    with pytest.raises(ValueError, match=r"head_learning_rate 0.7 is .* backbone is frozen: set learning_rate to 0.7"):
+    with pytest.raises(
+        ValueError, match=r"head_learning_rate 0.7 needs .* backbone is frozen: set learning_rate to 0.7"
+    ):
         make_trainer(tmp_path, model, head_learning_rate=0.7)
     with pytest.raises(ValueError, match="head_learning_rate must be at least 0, got -1"):
         make_trainer(tmp_path, head_learning_rate=-1)

@@ -270,16 +270,16 @@ def test_refusals(tmp_path) -> None:
         make_trainer(tmp_path, make_model(class_counts=[4, 3, 2, 0, 1]))
     with pytest.raises(ValueError, match="balanced logits"):
         make_trainer(tmp_path, make_model(temperature=2.0))
-    with pytest.raises(ValueError, match="variant 'gpaco', but loss is 'paco'"):
+    with pytest.raises(ValueError, match="created for the loss 'gpaco', but loss is 'paco'"):
         make_trainer(tmp_path, PaCoForContrastiveTraining.from_classifier(make_model(), variant="gpaco"), loss="paco")
     with pytest.raises(ValueError, match="4 images, fewer than one batch of 8"):
         make_trainer(tmp_path, images=4)
-    with pytest.raises(ValueError, match="has a single image, which the projector's BatchNorm cannot take"):
+    with pytest.raises(ValueError, match="has a single image, which the projector's BatchNorm cannot handle"):
         make_trainer(tmp_path, images=17, dataloader_drop_last=False)
     make_trainer(tmp_path, images=17, dataloader_drop_last=False, loss="gpaco")
     whole = WholeImages(np.zeros((16, 8, 8, 3), np.uint8), [0] * 16)
     args = PaCoTrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=8)
-    with pytest.raises(ValueError, match="give batched_views"):
+    with pytest.raises(ValueError, match="also pass batched_views"):
         PaCoTrainer(make_model(), args, train_dataset=whole)
     one_view = make_trainer(tmp_path)
     one_view.train_dataset = [{k: v for k, v in item.items() if k != "key_pixel_values"} for item in Images(16)]
@@ -378,7 +378,7 @@ def test_a_checkpoint_of_other_processes_is_resumed_from_where_it_is_complete(tm
     resumed.train(resume_from_checkpoint=True)
     assert resumed.state.global_step == 2
     state.unlink()
-    with pytest.raises(OSError, match=r"lacks rng_state_0\.pth"):
+    with pytest.raises(OSError, match=r"has no rng_state_0\.pth"):
         make_trainer(tmp_path, max_steps=2).train(resume_from_checkpoint=True)
 
 

@@ -72,7 +72,7 @@ def test_nobody_logged_in_is_one_line_before_the_work(tmp_path: Path, monkeypatc
     line = complaint(capsys, "train", "--dataset", "builtin", "--report_to", "wandb")
     assert line == (
         "paco-hf train: report_to 'wandb': No API key configured. Use `wandb login` to log in; or set "
-        "WANDB_MODE=offline to send it later"
+        "WANDB_MODE=offline to sync it later"
     )
     monkeypatch.setenv("WANDB_MODE", "offline")
     check_packages(PaCoTrainingArguments(output_dir=str(tmp_path), report_to="wandb", use_cpu=True))

@@ -71,7 +71,7 @@ def test_wrappers_of_the_launcher_are_refused(variable: str, tmp_path: Path, mon
         ({"adam_beta2": 0.95}, "adam_beta2 is a setting of Adam, but optim is 'sgd'"),
         ({"epoch_schedule": "cosine", "lr_scheduler_type": "linear"}, "lr_scheduler_type=.* has no effect"),
         ({"epoch_schedule": "cosine", "warmup_steps": 10}, "warmup_steps=10 has no effect"),
-        ({"loss": "balanced_softmax", "class_prior": False}, "class_prior=False contradicts loss .* choose loss='ce'"),
+        ({"loss": "balanced_softmax", "class_prior": False}, "class_prior=False contradicts loss .* use loss='ce'"),
         ({"warmup_epochs": 3}, "warmup_epochs=3 has no effect with epoch_schedule='none'"),
         ({"epoch_schedule": "mae", "lr_scheduler_kwargs": {"num_cycles": 2}}, "lr_scheduler_kwargs=.* has no effect"),
         ({"accelerator_config": {"split_batches": True}}, "accelerator_config with split_batches=True is not"),
@@ -104,8 +104,8 @@ def test_what_an_optimizer_or_schedule_does_not_take_is_refused(settings: dict, 
     ("settings", "message"),
     [
         ({"max_grad_norm": -1.0}, "max_grad_norm must be at least 0"),
-        ({"include_for_metrics": ["bogus"]}, "include_for_metrics may hold only 'inputs' and 'loss', got 'bogus'"),
-        ({"max_steps": 3.5}, "max_steps must be a positive whole number"),
+        ({"include_for_metrics": ["bogus"]}, "include_for_metrics may contain only 'inputs' and 'loss', got 'bogus'"),
+        ({"max_steps": 3.5}, "max_steps must be a positive integer"),
         ({"accelerator_config": {"foo": 1}}, "accelerator_config has no setting 'foo'"),
         ({"torch_compile": True, "torch_compile_mode": "bogus"}, "'inductor' with torch_compile_mode 'bogus': "),
         ({"torch_compile": "maybe"}, "torch_compile must be one of auto, true, false"),
@@ -332,5 +332,5 @@ def test_metrics_that_cannot_be_tried_are_said(tmp_path: Path, caplog) -> None:
     trainer = trainer_with(tmp_path, metrics, metric_for_best_model="mine", **EVERY_STEP)
     with caplog.at_level("WARNING"):
         trainer.train()
-    assert "could not be tried before training" in caplog.text
+    assert "failed in a check with one image per class before training" in caplog.text
     assert trainer.state.best_metric == 0.5

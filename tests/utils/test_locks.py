@@ -17,7 +17,7 @@ from paco_hf.utils.locks import LOCK_NAME, SILENCE, sole_owner
 
 
 def held(folder: Path, use: str = "a training") -> sole_owner:
-    return sole_owner(folder, use, "give another --output_dir")
+    return sole_owner(folder, use, "use another --output_dir")
 
 
 def test_the_second_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_the_second_is_refused_and_told_who_the_first_is(tmp_path: Path) -> None
         owner["since"] -= 3 * 3600
         (tmp_path / LOCK_NAME).write_text(json.dumps(owner))
         message = f"{tmp_path} is in use: a training, process {os.getpid()} on {owner['host']}, for 3 h: wait for it"
-        with pytest.raises(OSError, match=f"^{re.escape(message)}, or give another"), held(tmp_path, "a card"):
+        with pytest.raises(OSError, match=f"^{re.escape(message)}, or use another"), held(tmp_path, "a card"):
             raise AssertionError
     with held(tmp_path):
         pass
@@ -69,7 +69,7 @@ def test_what_comes_to_nothing_leaves_no_folder(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(OSError, match=r"is a file: give a folder|cannot be written"), held(folder):
+        with pytest.raises(OSError, match=r"is a file: pass a folder|cannot be written"), held(folder):
             raise AssertionError
 
 
@@ -93,7 +93,7 @@ def test_on_another_computer_signs_of_life_count(tmp_path: Path, capsys) -> None
     file = leave(tmp_path, "node7", silent=70)
     text = file.read_text()
     message = f"{tmp_path} is in use: a training, process 77 on node7, for 5 h, last seen 1 min ago: wait for it, or "
-    message += f"give another --output_dir; if that process has ended, remove {file}"
+    message += f"use another --output_dir; if that process has exited, remove {file}"
     for _ in range(2):  # the refused one leaves it as it is, and no lock of its own
         with pytest.raises(OSError, match=f"^{re.escape(message)}$"), held(tmp_path):
             raise AssertionError
@@ -101,7 +101,9 @@ def test_on_another_computer_signs_of_life_count(tmp_path: Path, capsys) -> None
     leave(tmp_path, "node7", silent=SILENCE + 60)
     with held(tmp_path):
         assert json.loads(file.read_text())["host"] == socket.gethostname()
-    said = f"{tmp_path} was in use: a training, process 77 on node7, for 5 h, last seen 6 min ago: taken for ended"
+    said = (
+        f"{tmp_path} was in use: a training, process 77 on node7, for 5 h, last seen 6 min ago: assumed to have exited"
+    )
     assert capsys.readouterr().err.strip() == said
     assert not file.exists()
     # As the message says.

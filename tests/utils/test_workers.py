@@ -59,7 +59,7 @@ def test_a_run_says_that_it_has_fewer(room: int, fitting: int, tmp_path: Path, c
     monkeypatch.setattr(FREE, lambda: room * BATCHES)
     data = str(folders(tmp_path / "data", {"a": 12, "b": 12}))
     out = printed(capsys, "--dataset", data, *SMALL, "--dataloader_num_workers", "4", "--dry_run")
-    assert f"note: {fitting} worker processes (--dataloader_num_workers) instead of 4, as shared memory" in out
+    assert f"note: {fitting} worker processes (--dataloader_num_workers) instead of 4, because shared memory" in out
     assert f"dataloader_num_workers: {fitting}\n" in out
 
 
@@ -78,7 +78,7 @@ def test_scoring_a_stream_says_so_too(stream: Path, tmp_path: Path, capsys, monk
     assert main(["evaluate", run, *data, "--streaming", "--no_report", "--json"]) == 0
     out, err = capsys.readouterr()
     assert json.loads(out)["accuracy"] >= 0
-    assert err.startswith("note: 0 worker processes instead of 2, as shared memory")
+    assert err.startswith("note: 0 worker processes instead of 2, because shared memory (/dev/shm, 0 MB free)")
 
 
 def unsendable(_: object) -> object:

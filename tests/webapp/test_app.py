@@ -68,7 +68,7 @@ def test_places_of_the_slider() -> None:
     # A class without images counts half a one; extremes stay numbers.
     assert np.allclose(prior_at(0, [2, 0], None), [0.8, 0.2])
     assert np.isfinite(prior_at(2, None, [1e300, 1e-300, 1.0])).all()
-    for place, message in ((2.1, "from 0 to 2"), (0.5, "stores no class frequencies")):
+    for place, message in ((2.1, r"between 0 and 2, got 2\.1"), (0.5, "stores no class frequencies")):
         with pytest.raises(ValueError, match=message):
             prior_at(place, None, own)
 
@@ -176,7 +176,7 @@ def test_index_has_what_was_trained_on(run: Path, tmp_path: Path) -> None:
 
 def test_index_refusals(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["index", str(run)]) == 2
-    assert "give --overwrite, which replaces an index" in capsys.readouterr().err
+    assert "use --overwrite, which replaces only an index" in capsys.readouterr().err
     before = (run / "index" / "index.json").read_bytes()
     assert main(["index", str(run), "--overwrite"]) == 0
     assert (run / "index" / "index.json").read_bytes() == before
@@ -196,9 +196,9 @@ def test_index_refusals(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     # Of other classes, of other weights, or damaged.
     renamed = load_classifier(run)
     renamed.config.id2label = {c: f"other {c}" for c in range(20)}
-    with pytest.raises(ValueError, match="made with other weights or classes"):
+    with pytest.raises(ValueError, match="created with different weights or classes"):
         NearestImages.load(run / "index", renamed)
-    with pytest.raises(ValueError, match="made with other weights"):
+    with pytest.raises(ValueError, match="created with different weights"):
         NearestImages.load(run / "index", load_classifier(PUBLISHED))
     shutil.copytree(run / "index", tmp_path / "index")
     for name, content in (("index.json", b"{}"), ("index.json", b"{"), ("vectors.faiss", b"nothing")):
@@ -216,7 +216,7 @@ def test_index_refusals(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_demo_refusals(tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     for argv, message in (
-        ([str(tmp_path)], "has no config.json with weights: give a run folder"),
+        ([str(tmp_path)], "has no config.json with weights: pass a run folder"),
         ([str(PUBLISHED), "--examples", str(tmp_path)], "has no image files"),
         ([str(PUBLISHED), "--port", "99999"], "--port must be 1 to 65535"),
     ):
@@ -414,7 +414,7 @@ def test_wrong_files_get_a_message(tmp_path: Path, browser: Any, address: str) -
     for where, name, message in (
         ("#image", "broken.png", "cannot be decoded as an image"),
         ("#image", "text.txt", "Invalid file type: text.txt"),
-        ("#file", "prior.json", "must be a file that `paco-hf estimate-prior --output` writes"),
+        ("#file", "prior.json", "must be a file from `paco-hf estimate-prior --output`"),
     ):
         if where == "#file":
             page.get_by_text("Your own frequencies").click()

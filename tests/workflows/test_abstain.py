@@ -93,7 +93,7 @@ def test_a_rule_is_chosen_stored_honored_and_undone(
     assert results["curves"]["overall"]["points"][-1] == [1.0, pytest.approx(1 - accuracy)]
     page = (run / "evaluation" / "report.html").read_text()
     assert "<code>coverage=0.6</code>" in page
-    assert "When not to answer" in page
+    assert "<h2>Abstention</h2>" in page
     # Predictions keep what they had.
     after = predicted(run, photos, capsys)
     names = [config.id2label[c] for c in range(20)]
@@ -114,9 +114,9 @@ def test_a_rule_is_chosen_stored_honored_and_undone(
     assert not warnings
     other = predicted(run, photos, capsys, "--prior", "training")
     assert not any("abstained" in entry for entry in other)
-    assert "do not apply" in warnings[0]
+    assert "they are not applied" in warnings[0]
     assert main(["evaluate", str(run), "--abstain", "none", "--no_report"]) == 0
-    assert f"{run} abstains no more" in capsys.readouterr().out
+    assert f"{run} no longer abstains" in capsys.readouterr().out
     assert predicted(run, photos, capsys) == before
 
 
@@ -128,19 +128,22 @@ def test_another_temperature_voids_probabilities_and_not_what_is_unknown(
     said = capsys.readouterr().out
     config = PaCoConfig.from_pretrained(run)
     assert config.abstention["temperature"] == config.temperature is not None
-    assert "do not apply" not in said
+    assert "no longer apply" not in said
+    assert "are not applied" not in said
     assert "coverage=0.9, max_logit=0.8, by predicted group: overall" in said
     marked = predicted(run, photos, capsys, "--prior", "none")
     assert 0 < sum("abstained" in entry for entry in marked) < len(marked)
     config.temperature = 1.7
     config.save_pretrained(run)
     assert main(["evaluate", str(run), "--calibrate"]) == 0
-    assert "do not apply" not in capsys.readouterr().out  # the same images, the same temperature
+    assert "no longer apply" not in capsys.readouterr().out  # the same images, the same temperature
     config.temperature = config.abstention["temperature"] = 1.7
     config.save_pretrained(run)
     assert main(["evaluate", str(run), "--calibrate"]) == 0
     said = capsys.readouterr().out
-    assert f"the thresholds of coverage=0.9 were chosen before that and do not apply: paco-hf evaluate {run}" in said
+    assert (
+        f"the thresholds for coverage=0.9 were chosen before and no longer apply: run paco-hf evaluate {run}" in said
+    )
     assert "max_logit=0.8, by predicted group" in said
     assert json.loads((run / "evaluation" / "results.json").read_text())["abstention"]["rule"] == {
         "unknown": "max_logit=0.8"
@@ -168,8 +171,8 @@ def test_the_page_says_it_in_words(run: Path, photos: Path) -> None:
         assert doubts[name][0] in page
         assert ('class="doubt"' in page) is (name != "sure")
     assert doubts["sure"][0] == ""
-    assert doubts["unsure"][0] == "Not sure: less probable than the model needs for precision=0.95."
-    assert "only learned for the frequencies stored" in doubts["unsure"][1]
+    assert doubts["unsure"][0] == "Not sure: the confidence is below the threshold for precision=0.95."
+    assert "only apply to the class frequencies stored" in doubts["unsure"][1]
     assert all(doubt.startswith("None of these") for doubt in doubts["unknown"])
 
 
@@ -201,13 +204,13 @@ def test_of_a_cross_validated_run_by_the_images_held_out(tmp_path: Path, capsys,
     assert right == pytest.approx(metrics["validation"]["accuracy"])
     assert main(["evaluate", run, "--calibrate", "--abstain", "coverage=0.5", "--unknown", "energy"]) == 0
     said = capsys.readouterr().out
-    assert f"chosen on {len(tensors['labels'])} training images, each held out once" in said
+    assert f"chosen on {len(tensors['labels'])} held-out training images" in said
     assert PaCoConfig.from_pretrained(run).abstention["unknown"]["accepted"] == 0.95
     # Which split the test is, is not asked for here; which one is for validation, is.
     assert main(["evaluate", run, "--abstain", "coverage=0.5", "--train_split", "train", "--no_report"]) == 0
-    assert "each held out once" in capsys.readouterr().out
+    assert "held-out training images" in capsys.readouterr().out
     kept.unlink()
-    assert "with the logits of the images held out is not there" in complaint(
+    assert "with the logits of the held-out images is missing" in complaint(
         capsys, "evaluate", run, "--abstain", "coverage=0.5"
     )
 
@@ -221,10 +224,10 @@ def test_refusals_are_one_line_and_change_nothing(run: Path, trained: Path, tmp_
         ([str(run), "--unknown", "distance"], "must be max_logit, energy"),
         (
             [str(run), "--calibrate", "--abstain", "precision=0.999"],
-            "cannot be promised for predictions of classes with",
+            "cannot be guaranteed for predictions of",
         ),
-        ([str(run), "--abstain", "coverage=0.9", "--split", "validation"], "would then be too good"),
-        ([*both, "--abstain", "coverage=0.9"], "--abstain stores thresholds in a checkpoint: give one checkpoint"),
+        ([str(run), "--abstain", "coverage=0.9", "--split", "validation"], "would then be too high"),
+        ([*both, "--abstain", "coverage=0.9"], "--abstain stores thresholds in a checkpoint: pass one checkpoint"),
         ([*both, "--unknown", "none"], "--unknown stores thresholds"),
     ):
         assert message in complaint(capsys, "evaluate", *argv)

@@ -56,7 +56,7 @@ def test_a_complete_run_with_the_class(made: Path, tmp_path: Path, capsys: pytes
     (record,) = json.loads((new / "added_classes.json").read_text())["classes"]
     left_out, others = record["left_one_out"], record["other_classes"]
     assert (record["label"], record["images"], record["made_from"]) == (4, 8, "run")
-    assert f"recognized: {left_out['right']} of 8 photos, each by the center of the others" in printed
+    assert f"recognized: {left_out['right']} of 8 photos (leave-one-out)" in printed
     assert left_out["right"] >= 6
     scores = json.loads((made / "run" / "metrics.json").read_text())["test"]
     assert {key: scores[key] for key in others["before"]} == others["before"]
@@ -73,12 +73,8 @@ def test_a_complete_run_with_the_class(made: Path, tmp_path: Path, capsys: pytes
     assert "yellow" in {entry["label"] for entry in json.loads(capsys.readouterr().out)}
     card, config = (new / "README.md").read_text(), PaCoConfig.from_pretrained(new)
     assert config.class_counts == config.selection_counts == [8, 6, 10, 12, 8]
-    for text in (
-        'Added class "yellow"',
-        "of 8 photos",
-        f"{left_out['right']} are recognized",
-        "That of `run`, without",
-    ):
+    right = f"{left_out['right']} of 8 photos are recognized"
+    for text in ('Added class "yellow"', right, "This is the training of `run`, without the added class"):
         assert text in card
     assert not (new / "metrics.json").exists()
 
@@ -107,7 +103,7 @@ def test_a_second_class_and_what_is_published(made: Path, tmp_path: Path, capsys
     printed, errors = capsys.readouterr()
     assert "1 of 5 images cannot be read" in errors
     assert "1 photos are exact copies of others" in printed
-    assert "fewer than 5 different photos, so nothing tells" in printed
+    assert "fewer than 5 different photos, so it is unknown" in printed
     first, second = json.loads((tmp_path / "two" / "added_classes.json").read_text())["classes"]
     assert (first["name"], second["name"], second["label"], second["images"]) == ("yellow", "black", 5, 3)
     assert (second["copies"], second["undecodable"], second["left_one_out"]) == (1, 1, None)
@@ -129,14 +125,14 @@ def test_without_the_data_it_says_so(made: Path, tmp_path: Path, capsys: pytest.
     assert "--max_loss needs images of the other classes" in complaint(capsys, *argv, "--max_loss", "0.5")
     config, weights = (json.loads((lost / "config.json").read_text()), load_file(lost / "model.safetensors"))
     assert main(argv) == 0
-    assert "what becomes of the other classes was not measured (" in capsys.readouterr().out
-    assert "What the other classes lose to it has not been measured" in (tmp_path / "new" / "README.md").read_text()
+    assert "the effect on the other classes was not measured (" in capsys.readouterr().out
+    assert "The effect on the other classes has not been measured" in (tmp_path / "new" / "README.md").read_text()
     del weights["classifier.scale"]
     save_file({**weights, "classifier.bias": np.zeros(4, np.float32)}, lost / "model.safetensors", {"format": "pt"})
     (lost / "config.json").write_text(json.dumps({**config, "classifier": "linear"}))
     argv[-1] = str(tmp_path / "linear")
-    assert "cannot be had" in (line := complaint(capsys, *argv))
-    assert line.endswith("give them with --dataset")
+    assert "needs images of the other classes, which are not available (" in (line := complaint(capsys, *argv))
+    assert line.endswith("pass them with --dataset")
     assert main([*argv, "--dataset", str(made / "data")]) == 0
 
 
@@ -148,10 +144,13 @@ def test_without_a_test_split_it_is_what_was_trained_on(
     recipe = (run / "recipe.yaml").read_text()
     (run / "recipe.yaml").write_text(recipe.replace(str(made / "data"), str(data)))
     assert add(tmp_path, tmp_path / "new", photos=str(made / "photos")) == 0
-    assert "the model was trained on these images of the other classes: others lose more" in capsys.readouterr().out
+    assert (
+        "the model was trained on these images of the other classes: expect larger losses on new images"
+        in capsys.readouterr().out
+    )
     (record,) = json.loads((tmp_path / "new" / "added_classes.json").read_text())["classes"]
     assert (record["other_classes"]["role"], record["other_classes"]["images"]) == ("train", 36)
-    assert "which the model was trained on: others lose more" in (tmp_path / "new" / "README.md").read_text()
+    assert "which the model was trained on: new images lose more" in (tmp_path / "new" / "README.md").read_text()
 
 
 def test_refusals_come_in_one_line_and_write_nothing(
@@ -166,8 +165,8 @@ def test_refusals_come_in_one_line_and_write_nothing(
         assert not new.exists()
         return line
 
-    assert "has a class 'red' already: give another --name" in refused(run, photos, "--name", "red")
-    assert "'red' differs from it in case" in refused(run, photos, "--name", "Red")
+    assert "already has a class 'red': use another --name" in refused(run, photos, "--name", "red")
+    assert "'red' differs from it only in case" in refused(run, photos, "--name", "Red")
     assert "no image files" in refused(run, str(tmp_path / "empty"), "--name", "yellow")
     assert "no validation split" in refused(run, photos, "--name", "yellow", "--split", "validation")
     lost = refused(run, str(same), "--name", "crimson", "--max_loss", "0.01")

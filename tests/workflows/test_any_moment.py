@@ -121,8 +121,8 @@ def test_no_trace(tmp_path: Path, processes: int, number: int) -> None:
             told = f"{number.name} to {target} {'' if early else 'work + '}{moment:.2f} s: {status}"
             print(told, f"after {time.monotonic() - since:.1f} s:", *errors.splitlines()[-1:])
             assert "Traceback" not in errors, errors
-            if "goes on from checkpoint-" in errors and number == signal.SIGTERM:
-                step = int(errors.split("goes on from checkpoint-")[1].split()[0])
+            if "resume from checkpoint-" in errors and number == signal.SIGTERM:
+                step = int(errors.split("resume from checkpoint-")[1].split()[0])
                 assert status == STATUS
                 assert (folder / f"checkpoint-{step}" / "trainer_state.json").exists()
                 done["stopped"] += 1

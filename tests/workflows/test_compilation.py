@@ -78,7 +78,7 @@ def test_what_cannot_be_compiled_is_one_line(
     assert "--torch_compile has no effect on a frozen backbone, whose features are" in capsys.readouterr().err
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert main(command) != 0
-    assert "needs a C++ compiler, and there is no 'no-such-compiler' on the path: install" in capsys.readouterr().err
+    assert "needs a C++ compiler, and 'no-such-compiler' is not on the PATH: install" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 
@@ -87,13 +87,13 @@ def test_compiled_where_it_pays_and_resumed_so(tmp_path: Path, small: list, caps
     cheap += [PAYS, PAYS]
     assert main([*small, "--output_dir", str(folder)]) == 0
     out = capsys.readouterr().out
-    assert "torch_compile auto: compiling the backbones: it would save" in out
-    assert "backbones compiled in 1 s: 500 ms a step instead of 1000, about 2 s less in all" in out
+    assert "torch_compile auto: on: compiling would save" in out
+    assert "backbones compiled in 1 s: 500 ms per step instead of 1000, saving about 2 s in total" in out
     assert recipe(folder)["torch_compile"] is True
     assert "compilation_seconds" in json.loads((folder / "run.json").read_text())["training"]
     # What was measured is known from now on.
     assert main([*small, "--output_dir", str(tmp_path / "other")]) == 0
-    assert "(measured before)" in capsys.readouterr().out
+    assert "(measured earlier)" in capsys.readouterr().out
 
 
 def test_no_gain_or_no_code_is_no_harm(
@@ -101,11 +101,11 @@ def test_no_gain_or_no_code_is_no_harm(
 ) -> None:
     cheap.append(WASTED)
     assert main([*small, "--output_dir", str(tmp_path / "wasted")]) == 0
-    assert "990 ms a step instead of 1000, about 1 s less in all: going on without" in capsys.readouterr().out
+    assert "990 ms per step instead of 1000, saving about 1 s in total; continuing without" in capsys.readouterr().out
     assert recipe(tmp_path / "wasted")["torch_compile"] is False
     # It is known from now on.
     assert main([*small, "--output_dir", str(tmp_path / "known")]) == 0
-    assert "torch_compile auto: off: it would save" in capsys.readouterr().out
+    assert "torch_compile auto: off: compiling would save" in capsys.readouterr().out
 
     def fail(self: BackboneTimer) -> BackboneTimes:
         raise RuntimeError("no\nheader")
@@ -114,12 +114,12 @@ def test_no_gain_or_no_code_is_no_harm(
     other = [*small, "--per_device_train_batch_size", "4", "--output_dir"]
     assert main([*other, str(tmp_path / "failing")]) == 0
     assert (
-        "torch_compile auto: off: the backbones cannot be compiled (RuntimeError: no header)"
+        "torch_compile auto: off, because the backbones cannot be compiled (RuntimeError: no header)"
         in capsys.readouterr().out
     )
     assert main([*other, str(tmp_path / "asked"), "--torch_compile", "true"]) != 0
     assert (
-        "torch_compile: the backbones cannot be compiled (RuntimeError: no header): --torch_compile false"
+        "torch_compile: the backbones cannot be compiled (RuntimeError: no header): use --torch_compile false"
         in capsys.readouterr().err
     )
 

@@ -122,10 +122,14 @@ def test_the_estimate_is_near_what_the_run_takes(
     train(*parse_run(argv), callbacks=[Slow()])
     (trainer,), ((first, left),) = started, costs
     taken = trainer.training_time.seconds * left / trainer.state.max_steps
-    assert first.training == pytest.approx(taken, rel=0.25)
+    assert first.training == pytest.approx(taken, rel=0.4)
     out = capsys.readouterr().out
     steps = trainer.state.max_steps // 3
-    assert re.search(rf"^about \d+ s on this computer, \d\.\d GB; 3 epochs of {steps} steps$", out, re.MULTILINE)
+    assert re.search(
+        rf"^estimate: about \d+ s on this machine, \d\.\d GB; 3 epochs of {steps} steps$",
+        out,
+        re.MULTILINE,
+    )
 
 
 def test_a_dry_run_says_it_too_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
@@ -133,7 +137,7 @@ def test_a_dry_run_says_it_too_and_leaves_nothing(tmp_path: Path, monkeypatch: p
     root = folders(tmp_path / "photos", {"a": 60, "b": 45})
     argv = ["--dataset", str(root), *TINY, "--max_steps", "400", "--dry_run"]
     out = printed(capsys, *argv)
-    assert re.search(r"^about .* on this computer, \d\.\d GB; 400 steps$", out, re.MULTILINE)
+    assert re.search(r"^estimate: about .* on this machine, \d\.\d GB; 400 steps$", out, re.MULTILINE)
     assert "step 1/" not in out
     assert [path.name for path in tmp_path.iterdir()] == ["photos"]
 
@@ -223,7 +227,7 @@ def test_a_dry_run_of_a_resumed_one_says_what_is_left(tmp_path: Path, monkeypatc
     argv = ["--dataset", str(root), *TINY, "--output_dir", str(tmp_path / "run")]
     train(*parse_run([*argv, "--max_steps", "10", "--save_strategy", "steps", "--save_steps", "10"]))
     out = printed(capsys, *argv, "--max_steps", "400", "--resume", "--dry_run")
-    assert "; 400 steps, of which 390 steps are left" in out
+    assert "; 400 steps, 390 steps left" in out
 
 
 @pytest.mark.parametrize(
@@ -264,10 +268,10 @@ def test_what_takes_long_on_a_cpu_has_shorter_ways(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(cost, "PATIENCE", 0.0)
     root = folders(tmp_path / "photos", {"a": 60, "b": 45}, size=(96, 96))
     argv = ["--dataset", str(root), *TINY, "--image_size", "96", "--num_train_epochs", "80", "--dry_run"]
-    lines = [line for line in printed(capsys, *argv).splitlines() if line.startswith("shorter: ")]
+    lines = [line for line in printed(capsys, *argv).splitlines() if line.startswith("to shorten it: ")]
     assert [line.split(": about")[0] for line in lines] == [
-        "shorter: --image_size 64",
-        "shorter: --num_train_epochs 20",
+        "to shorten it: --image_size 64",
+        "to shorten it: --num_train_epochs 20",
     ]
     # A backbone without pretrained weights has to learn.
     assert not any("freeze" in line for line in lines)

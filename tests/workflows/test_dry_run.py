@@ -109,7 +109,7 @@ def test_a_dry_run_refuses_what_the_run_does(flags: str, home: Path, monkeypatch
     for more in (["--dry_run"], []):
         assert main([*argv, *more]) == 2
         out, err = capsys.readouterr()
-        assert ("classes: the folders" in out) == (flags in LATE)
+        assert ("labels: from the class folders" in out) == (flags in LATE)
         lines.append(re.sub(r"[\d.]+ GB are free", "some are free", err).splitlines())
         assert files(home) == before
     assert lines[0] == lines[1]
@@ -120,7 +120,7 @@ def test_a_package_that_lacks_is_named_with_how_to_install_it(home: Path, capsys
     argv = ["train", "--dataset", "data", *shlex.split(TINY)]
     line = complaint(capsys, *argv, "--report_to", "comet_ml")
     assert line.endswith(
-        "report_to 'comet_ml' needs a package that is not installed: `pip install comet-ml`, or leave it out"
+        "report_to 'comet_ml' needs a package that is not installed: `pip install comet-ml`, or remove it"
     )
     line = complaint(capsys, *argv, *f"{ADAM} adamw_bnb_8bit".split())
     assert "optim 'adamw_bnb_8bit'" in line
@@ -143,14 +143,14 @@ def test_a_dry_run_changes_nothing(flags: str, home: Path, capsys) -> None:
     before = files(home)
     out = printed(capsys, "--dataset", "data", *shlex.split(f"{TINY} {flags}"), "--dry_run")
     assert files(home) == before
-    assert ("on this computer" in out) == (flags != "--resume --output_dir finished")
+    assert ("on this machine" in out) == (flags != "--resume --output_dir finished")
     assert "step 1/" not in out
     assert "validation top-1" not in out
 
 
 def test_the_loss_is_judged_for_no_more_steps_than_the_run_has(home: Path, capsys) -> None:
     argv = ["--dataset", "data", *shlex.split(TINY), "--output_dir", "new", "--loss", "ce", "--learning_rate", "1e38"]
-    assert "on this computer" in printed(capsys, *argv, "--max_steps", "1", "--dry_run")
+    assert "on this machine" in printed(capsys, *argv, "--max_steps", "1", "--dry_run")
     printed(capsys, *argv, "--max_steps", "1")
     shutil.rmtree("new")
     line = complaint(capsys, "train", *argv, "--max_steps", "9", "--dry_run")
@@ -167,7 +167,7 @@ def test_a_dry_run_of_a_stream(stream: Path, tmp_path: Path, capsys) -> None:
         "--output_dir",
         str(tmp_path / "run"),
     ]
-    assert "on this computer" in printed(capsys, *argv, "--dry_run")
+    assert "on this machine" in printed(capsys, *argv, "--dry_run")
     assert not any(tmp_path.iterdir())
     argv += ["--per_device_train_batch_size", "999"]
     assert complaint(capsys, "train", *argv, "--dry_run") == complaint(capsys, "train", *argv)

@@ -96,11 +96,11 @@ def test_mirror_images_are_computed_and_named(run: Path, capsys, no_pngs, monkey
     assert not np.allclose(plain, expected, atol=1e-2)
     assert main(["evaluate", str(run), "--tta", "flip"]) == 0
     printed = capsys.readouterr().out
-    assert "scored with --tta flip: predict with it, too" in printed
-    assert "README.md is as it was" not in printed  # a card has scores without it
+    assert "evaluated with --tta flip: use it for predictions, too" in printed
+    assert "README.md is unchanged" not in printed  # a card has scores without it
     results = json.loads((run / "evaluation" / "results.json").read_text())
     assert (results["tta"], results["scores"]["accuracy"]) == ("flip", (expected.argmax(1) == labels).mean())
-    assert "together with its mirror image" in (run / "evaluation" / "report.html").read_text()
+    assert "of each image and of its mirror image are averaged" in (run / "evaluation" / "report.html").read_text()
     file = tmp_path / "image.png"
     images[0].save(file)
     (shown,) = predict(str(run), [str(file)], tta="flip")
@@ -130,7 +130,7 @@ def test_evaluate_writes_results_and_report_beside_the_run(
     # It may have been edited since, so it is left alone, which is said.
     (run / "README.md").write_text("Mine.")
     assert main(["evaluate", str(run)]) == 0
-    assert f"paco-hf card {run} writes it anew" in capsys.readouterr().out
+    assert f"{run / 'README.md'} is unchanged: update it with paco-hf card {run}\n" in capsys.readouterr().out
     assert (run / "README.md").read_text() == "Mine."
     # A new run in the folder takes the old evaluation away.
     photos = str(folders(tmp_path / "photos", {"a": 9, "b": 6}))
@@ -186,7 +186,7 @@ def test_train_calibrates(few: list[str], tmp_path: Path, capsys, blank_figures)
     assert main(["train", *few, *FAST, "--calibrate", "true", "--report", "true", "--output_dir", str(folder)]) == 0
     temperature = PaCoConfig.from_pretrained(folder).temperature
     said = capsys.readouterr().out
-    assert f"temperature {temperature:.3f}, from" in said
+    assert f"temperature {temperature:.3f}, fitted on " in said
     # One command, from nothing to a report and a card.
     card = (folder / "README.md").read_text()
     assert "Expected calibration error" in card
@@ -247,20 +247,20 @@ def test_ensembles_have_a_report_where_there_is_a_place_and_no_temperature(
 ) -> None:
     both = [str(folder) for folder in trained.values()]
     assert main(["evaluate", *both]) == 0
-    assert "without a place for it: --output_dir DIR" in capsys.readouterr().out
+    assert "set --output_dir DIR" in capsys.readouterr().out
     assert main(["evaluate", *both, "--output_dir", str(tmp_path / "out")]) == 0
     assert json.loads((tmp_path / "out" / "results.json").read_text())["model"] == "seed0 + seed1"
-    assert "leave aside" not in capsys.readouterr().out
+    assert "do not use" not in capsys.readouterr().out
     calibrated = Path(shutil.copytree(trained[1], tmp_path / "calibrated"))
     update_config(str(calibrated), temperature=2.0, inference_prior=[1.0] * 20)
     assert main(["evaluate", both[0], str(calibrated), "--output_dir", str(tmp_path / "out")]) == 0
-    said = "leave aside the temperature stored in a checkpoint and the class frequencies (inference_prior) stored in a"
+    said = "do not use the temperature stored in a checkpoint and the class frequencies (inference_prior) stored in a"
     assert said in capsys.readouterr().out
     page = (tmp_path / "out" / "report.html").read_text()
     assert said in page
-    assert "No temperature is applied" in page
+    assert "The probabilities are not calibrated" in page
     assert main(["evaluate", *both, "--calibrate"]) == 2
-    assert "give one checkpoint" in capsys.readouterr().err
+    assert "pass one checkpoint, not several" in capsys.readouterr().err
 
 
 def test_report_has_mean_and_deviation_over_seeds(trained: dict[int, Path], tmp_path: Path, capsys) -> None:
@@ -283,7 +283,7 @@ def test_report_has_mean_and_deviation_over_seeds(trained: dict[int, Path], tmp_
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--calibrate", "--split", "validation"], "would then be too good"),
+        (["--calibrate", "--split", "validation"], "would then be too high"),
         (["--output_dir", "{file}"], "is a file"),
     ],
 )

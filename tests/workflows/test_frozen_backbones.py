@@ -61,13 +61,13 @@ SHORT = ("--test_fraction", "0", "--num_train_epochs", "2", "--image_size", "64"
 
 def test_what_a_pretrained_backbone_gets_without_a_word(photos: Path, weights: Path, tmp_path: Path, capsys) -> None:
     out = printed(capsys, *flags(photos, weights, tmp_path / "run", *SHORT[:4], "--report", "true"))
-    assert "the pretrained backbone stays as it is" in out
-    assert "--freeze_backbone false trains it" in out
+    assert "the pretrained backbone is frozen" in out
+    assert "--freeze_backbone false fine-tunes it" in out
     assert "balanced_softmax on cpu" in out
-    assert "log loss of nearest class means, 21 images" in out
+    assert "(lower is better) of nearest class means on 21 images" in out
     assert "padded" in out
     assert "cross-validation, 5 folds" in out
-    assert "1 class has one image, which is trained on" in out
+    assert "1 class has one image, which is used for training only: the scores do not cover it" in out
     recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     chosen = {"freeze_backbone": True, "loss": "balanced_softmax", "classifier": "cosine", "class_centers": "means"}
     assert chosen.items() <= recipe.items()
@@ -80,7 +80,7 @@ def test_what_a_pretrained_backbone_gets_without_a_word(photos: Path, weights: P
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["class_counts"] == list(COUNTS.values())  # all images are trained on
     assert config["image_size"] == recipe["image_size"]
-    assert "not calibrated in the end: 21 images held out once, fewer than 100" in out
+    assert "no temperature calibration after training: 21 held-out images, fewer than 100" in out
     assert config.get("temperature") is None
     record = json.loads((tmp_path / "run" / "run.json").read_text())["training"]
     assert record["feature_seconds"] >= 0
@@ -104,7 +104,7 @@ def test_the_same_command_gives_the_same_weights(photos: Path, weights: Path, tm
     for name in ("one", "two"):
         out = printed(capsys, *flags(photos, weights, tmp_path / name, *SHORT, "--report", "false"))
         states.append(load_file(tmp_path / name / "model.safetensors"))
-    assert "features of 22 train images: computed before" in out
+    assert "features of 22 train images: read from the cache" in out
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
@@ -140,7 +140,7 @@ def test_flags_win(
     recipe = yaml.safe_load(out[out.index("\nrecipe: ") if "\nrecipe: " in out else out.index("\ndataset: ") :])
     assert {name: recipe.get(name) for name in expected} == expected
     trained, flag = (
-        "the pretrained backbone is trained, too (",
+        "the pretrained backbone is fine-tuned (",
         more[0] if expected.get("freeze_backbone") is False else "",
     )
     assert (f"{trained}{flag})" in out) == bool(flag and flag != "--freeze_backbone")
@@ -160,33 +160,38 @@ def test_an_accelerator_trains_a_backbone_on_many_images(photos, weights, tmp_pa
     monkeypatch.setattr(method_choice, "MANY_IMAGES", 10)
     run, _, notes = method_choice.choose_method(run, on_gpu, data, backbone)
     assert (run.freeze_backbone, run.classifier, run.class_centers) == (False, "cosine", "means")
-    assert "the pretrained backbone is trained, too (22 images on cuda)" in notes[0]
+    assert "the pretrained backbone is fine-tuned (22 images on cuda)" in notes[0]
     chosen = "class_centers means, classifier cosine, loss balanced_softmax"
-    assert notes[1].startswith(f"on a pretrained backbone: {chosen} (a flag changes any of them), for their balanced ")
-    assert "Caltech-101 subset 94.1, PaCo in equal time 74.2 (benchmarks/pretrained.md)" in notes[1]
+    assert notes[1].startswith(f"defaults for a pretrained backbone: {chosen} (flags override them)")
 
 
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--cross_validation", "3", "--freeze_backbone", "false"], "a backbone that is trained"),
+        (
+            ["--cross_validation", "3", "--freeze_backbone", "false"],
+            "cannot be combined with a trainable backbone (freeze it with --freeze_backbone true)",
+        ),
         (["--cross_validation", "1"], "at least 2, got '1'"),
         (["--loss", "ce", "--key_view", "sim"], "--key_view sim has no effect with --loss ce"),
         (
             ["--freeze_backbone", "true", "--layer_decay", "0.7"],
-            "layer_decay 0.7 is for the layers of a backbone that",
+            "layer_decay 0.7 needs a trainable backbone",
         ),
         (
             ["--freeze_backbone", "true", "--augment_backend", "tensor"],
             "--augment_backend tensor has no effect on a frozen backbone",
         ),
         (["--optim", "adamw_torch", "--learning_rate", "1e-3", "--momentum", "0.5"], "momentum is a setting of SGD"),
-        (["--cross_validation", "23", "--test_fraction", "0"], "needs 23 images, got 22: give at most 22 folds"),
+        (
+            ["--cross_validation", "23", "--test_fraction", "0"],
+            "needs at least 23 images, got 22: use at most 22 folds",
+        ),
         (
             ["--cross_validation", "3", "--validation_fraction", "0.2"],
             "cannot be combined with --validation_fraction 0.2",
         ),
-        (["--freeze_backbone", "true", "--head_learning_rate", "0.1"], "set learning_rate to 0.1 in its place"),
+        (["--freeze_backbone", "true", "--head_learning_rate", "0.1"], "set learning_rate to 0.1 instead"),
         (["--feature_views", "2", "--freeze_backbone", "false"], "--feature_views 2 needs a frozen backbone"),
         (["--key_view", "sim", "--freeze_backbone", "true"], "--key_view sim has no effect on a frozen backbone"),
     ],
@@ -208,13 +213,13 @@ def test_every_loss_and_classifier(loss: str, classifier: str, photos: Path, wei
 def test_views_are_computed_once(photos: Path, weights: Path, tmp_path: Path, capsys) -> None:
     more = (*SHORT, "--loss", "paco", "--feature_views", "2", "--report", "false", "--cross_validation", "2")
     out = printed(capsys, *flags(photos, weights, tmp_path / "run", *more))
-    assert "features of views, 2 of 2: computed in" in out
+    assert "features of augmented views, 2 of 2: computed in" in out
     again = printed(capsys, *flags(photos, weights, tmp_path / "again", *more, "--loss", "balanced_softmax"))
-    assert "features of views, 2 of 2: computed in" in again  # of one view an image
+    assert "features of augmented views, 2 of 2: computed in" in again  # of one view an image
     out = printed(capsys, *flags(photos, weights, tmp_path / "third", *more, "--learning_rate", "0.01"))
-    assert "features of views, 2 of 2: computed before" in out
+    assert "features of augmented views, 2 of 2: read from the cache" in out
     out = printed(capsys, *flags(photos, weights, tmp_path / "fourth", *more, "--seed", "1"))
-    assert "features of views, 2 of 2: computed in" in out
+    assert "features of augmented views, 2 of 2: computed in" in out
 
 
 def test_a_recipe_names_the_views_that_are_drawn(photos: Path, weights: Path, tmp_path: Path, capsys) -> None:
@@ -230,14 +235,14 @@ def test_a_recipe_names_the_views_that_are_drawn(photos: Path, weights: Path, tm
 @pytest.mark.parametrize(
     ("counts", "more", "reason"),
     [
-        ({"a": 1, "b": 1}, (), "because of classes of one image each"),
+        ({"a": 1, "b": 1}, (), "because of a dataset with one image per class"),
         ({"a": 9, "b": 8}, ("--validation_fraction", "0.2"), "because of --validation_fraction 0.2"),
     ],
 )
 def test_without_folds_the_run_says_why(counts, more, reason, weights, tmp_path, capsys) -> None:
     photos = folders(tmp_path / "photos", counts, size=(60, 48))
     out = printed(capsys, *flags(photos, weights, tmp_path / "run", *SHORT, "--report", "false", *more))
-    assert f"no cross-validation, which chooses input and settings, {reason}" in out
+    assert f"cross-validation, which chooses input size and settings, is off {reason}" in out
     assert (tmp_path / "run" / "metrics.json").is_file()
 
 
@@ -249,7 +254,10 @@ def test_classes_of_one_image_once_some_are_taken_or_are_copies(copies: bool, we
         other.write_bytes(one.read_bytes())
     argv = flags(photos, weights, tmp_path / "run", "--report", "false", "--test_fraction", "0" if copies else "0.5")
     out = printed(capsys, *argv)
-    assert "no cross-validation, which chooses input and settings, as no class has two different images" in out
+    assert (
+        "cross-validation, which chooses input size and settings, is off because no class has two different images"
+        in out
+    )
     recipe = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
     assert recipe["cross_validation"] == "none"
     assert (tmp_path / "run" / "metrics.json").is_file()
@@ -259,8 +267,8 @@ def test_the_command_of_a_finished_run_has_nothing_to_resume(photos, weights, tm
     # As on a CPU with instructions for 16 bits, which a run on features leaves unused.
     monkeypatch.setattr("paco_hf.arguments.training_args.hardware_precision", lambda use_cpu: "bf16")
     argv = flags(photos, weights, tmp_path / "run", *SHORT, "--report", "false")
-    assert "balanced_softmax on cpu, fp32" in printed(capsys, *argv)
-    assert "is finished; nothing to resume" in printed(capsys, *argv, "--resume")
+    assert "training with loss balanced_softmax on cpu, precision fp32" in printed(capsys, *argv)
+    assert "is already finished: nothing to resume" in printed(capsys, *argv, "--resume")
 
 
 def test_a_recipe_on_the_other_road(photos, weights, tmp_path, capsys) -> None:
@@ -286,7 +294,7 @@ def test_a_validation_split_stands_in_for_folds(weights, tmp_path, capsys) -> No
     argv = flags(photos, weights, tmp_path / "run", *SHORT, "--report", "false")
     assert "because of a validation split" in printed(capsys, *argv)
     out = printed(capsys, *argv, "--overwrite", "--cross_validation", "3")
-    assert "the validation split (6 images) is left aside" in out
+    assert "the validation split (6 images) is not used: cross-validation replaces it" in out
 
 
 # ---- the cache
@@ -305,7 +313,7 @@ def test_features_are_kept_by_weights_images_and_input(photos: Path) -> None:
     assert stored_features(model, processor, images) is None
     cached_features(model, processor, images, 8, keep=True)
     again, how = cached_features(model, processor, images, 8)
-    assert how == "computed before"
+    assert how == "read from the cache"
     assert np.array_equal(features, again)
     assert stored_features(model, build_processor(96, [0.5] * 3, [0.5] * 3), images) is None
     assert stored_features(model, processor, images, "bf16") is None
@@ -336,7 +344,7 @@ def test_the_cache_is_bounded(photos: Path, cache: Path, monkeypatch) -> None:
     writing.write_bytes(bytes(10_000))
     monkeypatch.setattr(feature_cache, "_CACHE", 2.5 * first.stat().st_size)
     how = cached_features(model, processors[2], images, 8, keep=True)[1]
-    assert how == f"computed (1 unused longest removed from {cache}, which is full)"
+    assert how == f"computed (removed the 1 least recently used from {cache}, which is full)"
     assert first.exists()
     assert writing.exists()
     assert not second.exists()
@@ -363,7 +371,7 @@ def test_features_that_cannot_be_are_computed_anew(damage: str, photos: Path, ca
     else:
         save_file({"features": other}, file, {"digest": tensors_digest({"features": other})})
     again, how = cached_features(model, processor, images, 8, keep=True)
-    assert how == ("computed before" if damage == "whole" else "computed")
+    assert how == ("read from the cache" if damage == "whole" else "computed")
     assert np.array_equal(features, again)
 
 
@@ -377,7 +385,7 @@ def test_a_damaged_file_is_computed_anew(damage: str, photos: Path, cache: Path)
     again, how = cached_features(model, processor, images, 8, keep=True)
     assert how == "computed"
     assert np.array_equal(features, again)
-    assert cached_features(model, processor, images, 8)[1] == "computed before"
+    assert cached_features(model, processor, images, 8)[1] == "read from the cache"
 
 
 def test_a_write_that_is_killed_leaves_nothing_to_be_read(photos: Path, cache: Path, monkeypatch) -> None:
@@ -401,8 +409,8 @@ def test_a_full_disk_is_one_line(photos: Path, weights: Path, tmp_path: Path, mo
 
     monkeypatch.setattr(feature_cache, "save_tensors", full)
     out = printed(capsys, *flags(photos, weights, tmp_path / "run", *SHORT, "--report", "false"))
-    assert out.count("but not kept") == 1
-    assert "the disk is full: they are computed again next time" in out
+    assert out.count("but not cached") == 1
+    assert "the disk is full: they will be computed again next time" in out
     assert (tmp_path / "run" / "metrics.json").is_file()
 
 
@@ -532,7 +540,7 @@ def test_a_run_on_features_resumes_exactly(photos: Path, weights: Path, tmp_path
 
 def test_a_dry_run_computes_no_features(photos: Path, weights: Path, tmp_path: Path, cache: Path, capsys) -> None:
     out = printed(capsys, *flags(photos, weights, tmp_path / "run", "--dry_run"))
-    assert "on this computer" in out
+    assert "on this machine" in out
     assert "epochs of" in out
     assert not cache.exists()
     assert not (tmp_path / "run").exists()

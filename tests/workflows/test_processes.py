@@ -89,7 +89,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_folders_of_their_own_are_refused_at_the_start(start: Callable, tmp_path: Path) -> None:
     statuses, (first, second) = start([tmp_path / "a", tmp_path / "b"], nodes=True)
     assert statuses == [2, 2]
-    message = "--output_dir run is not the same folder for all: rank 1 of 2 does not see what rank 0 of 2 writes there"
+    message = "--output_dir run is not shared: rank 1 of 2 does not see what rank 0 of 2 writes there"
     assert message in first[-1]
     assert "--save_on_each_node true" in first[-1]
     assert not second
@@ -99,7 +99,7 @@ def test_folders_of_their_own_are_refused_at_the_start(start: Callable, tmp_path
 def test_a_shared_folder_is_not_written_by_each_node(start: Callable, tmp_path: Path) -> None:
     statuses, (first, second) = start([tmp_path / "a"] * 2, "--save_on_each_node", "true", nodes=True)
     assert statuses == [2, 2]
-    assert "rank 1 of 2 and rank 0 of 2 share --output_dir run: leave it out" in first[-1]
+    assert "rank 1 of 2 and rank 0 of 2 share --output_dir run: remove the flag" in first[-1]
     assert not second
 
 
@@ -107,7 +107,10 @@ def test_other_settings_are_refused_by_name(start: Callable, tmp_path: Path) -> 
     rates = [["--learning_rate", "0.01"], ["--learning_rate", "0.02"]]
     statuses, (first, second) = start([tmp_path / "a"] * 2, per_rank=rates)
     assert statuses == [2, 2]
-    assert "settings: learning_rate 0.02 in rank 1 of 2, learning_rate 0.01 in rank 0 of 2: give all" in first[-1]
+    assert (
+        "settings: learning_rate 0.02 in rank 1 of 2, learning_rate 0.01 in rank 0 of 2: use the same flags"
+        in first[-1]
+    )
     assert not second
 
 
@@ -120,7 +123,7 @@ def test_other_images_are_refused(start: Callable, photos: Path, tmp_path: Path)
     image.write_bytes(image.read_bytes() + b" ")
     statuses, (first, second) = start(places, "--save_on_each_node", "true", "--dataset", "photos", nodes=True)
     assert statuses == [2, 2]
-    assert "so none does: data: train " in first[-1]
+    assert "the processes differ in data: train " in first[-1]
     assert len(first[-1]) < 300
     assert not second
 
@@ -152,7 +155,7 @@ def test_nodes_with_folders_of_their_own(start: Callable, tmp_path: Path) -> Non
         before = [files(place) for place in cut]
         statuses, (said, silent) = start(cut, *flags, "--resume", nodes=True)
         assert statuses == [2, 2]
-        assert f"so none does: checkpoint to resume from: {name}" in said[-1]
+        assert f"the processes differ in checkpoint to resume from: {name}" in said[-1]
         assert "in rank 1 of 2, checkpoint-4" in said[-1]
         assert silent == []
         assert [files(place) for place in cut] == before
@@ -167,7 +170,7 @@ def test_resumed_with_another_number_of_processes(
     statuses, texts = start([place] * processes, "--per_device_train_batch_size", "4", "--resume")
     assert set(statuses) == {0}, texts
     line = next(line for line in texts[0] if " instead of 2: " in line)
-    assert f"{8 // processes} images each, 8 a step as before" in line
+    assert f"{8 // processes} images each, 8 per step as before" in line
     assert not any(texts[1:])
     expected, tensors = final_tensors(whole / "run"), final_tensors(place / "run")
     assert expected.keys() == tensors.keys()
@@ -178,7 +181,7 @@ def test_resumed_with_another_number_of_processes(
     for again in (processes, 2):
         statuses, texts = start([place] * again, "--per_device_train_batch_size", "4", "--resume")
         assert set(statuses) == {0}, texts
-        assert "is finished; nothing to resume" in texts[0][0]
+        assert "is already finished: nothing to resume" in texts[0][0]
 
 
 def test_a_resume_that_was_ended_before_its_first_checkpoint(start: Callable, whole: Path, tmp_path: Path) -> None:
@@ -188,7 +191,7 @@ def test_a_resume_that_was_ended_before_its_first_checkpoint(start: Callable, wh
     (place / "run" / "recipe.yaml").write_text(yaml.safe_dump({**recipe, "per_device_train_batch_size": 8}))
     statuses, texts = start([place], "--per_device_train_batch_size", "4", "--resume")
     assert statuses == [0], texts
-    assert any("1 process instead of 2: 8 images each, 8 a step as before" in line for line in texts[0])
+    assert any("1 process instead of 2: 8 images each, 8 per step as before" in line for line in texts[0])
 
 
 def test_a_batch_that_does_not_divide(start: Callable, whole: Path, tmp_path: Path) -> None:
@@ -196,8 +199,8 @@ def test_a_batch_that_does_not_divide(start: Callable, whole: Path, tmp_path: Pa
     before = files(place)
     statuses, texts = start([place] * 3, "--resume")
     assert statuses == [2, 2, 2]
-    message = "the run's batch of 8 images does not divide among 3 processes: resume with 1, 2, 4 or 8 processes; "
-    assert message + "so far it had 2" in texts[0][-1]
+    message = "the run's batch of 8 images cannot be divided among 3 processes: resume with 1, 2, 4 or 8 processes "
+    assert message + "(it has used 2)" in texts[0][-1]
     assert files(place) == before
 
 
@@ -245,7 +248,7 @@ def test_a_killed_rank_is_named_by_the_others(photos: Path, tmp_path: Path) -> N
     _, errors = ended(agent)
     assert agent.returncode == 1
     ours = [line for line in errors.splitlines() if line.startswith("paco-hf")]
-    message = "rank 1 of 2 has ended, so this one does, too; --resume goes on from the last complete checkpoint"
+    message = "rank 1 of 2 has ended, so this one does, too; resume from the last complete checkpoint with --resume"
     assert ours == [f"paco-hf train: {message}"]
 
 

@@ -156,5 +156,5 @@ def test_a_recipe_in_this_process(trees, weights, tmp_path: Path, capsys) -> Non
     assert main(["train", *given]) == 0
     output = capsys.readouterr().out
     assert "note: the train split is not the published one" in output
-    assert "views: randcls-n2-m10, stack-n2-m10, made by pil" in output
+    assert "views: randcls-n2-m10, stack-n2-m10, backend pil" in output
     check_folder(tmp_path / "run", name)

@@ -162,5 +162,5 @@ def test_finished_run_is_left_as_it_is(tmp_path: Path, capsys, settings: tuple[s
     for again in (command, [*command, "--recipe", str(tmp_path / "run" / "recipe.yaml")]):
         capsys.readouterr()
         assert main([*again, "--resume"]) == 0
-        assert "is finished; nothing to resume" in capsys.readouterr().out
+        assert "is already finished: nothing to resume" in capsys.readouterr().out
     assert written(tmp_path / "run" / "metrics.json") == scores

@@ -63,10 +63,10 @@ def remove_test() -> None:
     ("change", "message"),
     [
         (move_to_test, "34 images instead of 36"),
-        (replace_one, "test: other, changed or renamed images"),
+        (replace_one, "test: different, changed or renamed images"),
         (add_one, "37 images instead of 36"),
-        (rename_class, "other, changed or renamed images"),
-        (remove_test, "other images would be split off for the test"),
+        (rename_class, "different, changed or renamed images"),
+        (remove_test, "the test split would contain different images"),
     ],
 )
 def test_changed_data_is_seen_by_a_resume(change, message: str, copy: Path, capsys) -> None:
@@ -86,9 +86,9 @@ def test_data_without_carved_splits_is_checked_too(copy: Path, capsys) -> None:
     error = complaint(capsys, "train", *train("--max_steps", "4", "--validation_fraction", "0", "--resume"))
     assert "the data has changed since the run was started (train: 34 images instead of 36; test: 10 images" in error
     assert (
-        "instead of 8), so the run may have trained on images that it would be scored on: restore it, or start"
-        in error
-    )
+        "instead of 8), so the run may have been trained on images of the new test or validation split: restore "
+        "the data, or start"
+    ) in error
 
 
 def test_a_checkpoint_of_choice(copy: Path, capsys) -> None:
@@ -113,9 +113,9 @@ def test_a_checkpoint_of_choice(copy: Path, capsys) -> None:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--resume_from_checkpoint", "no/such/checkpoint-2"], "no/such/checkpoint-2 is no checkpoint of a training"),
-        (["--resume_from_checkpoint", "run"], "run is no checkpoint of a training: give a folder such as"),
-        (["--resume_from_checkpoint", "true", "--resume"], "both say where to go on from"),
+        (["--resume_from_checkpoint", "no/such/checkpoint-2"], "no/such/checkpoint-2 is not a training checkpoint"),
+        (["--resume_from_checkpoint", "run"], "run is not a training checkpoint: pass a folder such as"),
+        (["--resume_from_checkpoint", "true", "--resume"], "both select a checkpoint"),
         (["--resume_from_checkpoint", "run/checkpoint-4", "--overwrite"], "--overwrite would remove run/checkpoint-4"),
         (["--resume_from_checkpoint", "true", "--output_dir", "new"], "new has no complete checkpoint"),
     ],
@@ -162,14 +162,18 @@ def test_what_is_damaged_is_named_with_the_flag_that_chooses_another(
     flags = ["--resume_from_checkpoint", "run/checkpoint-6", "--output_dir", "new"]
     if (name, damage) != ("trainer_state.json", "no file"):  # which makes it a checkpoint
         line = complaint(capsys, "train", *train(*flags))
-        assert f"run/checkpoint-6/{name} cannot be read" in line or f"run/checkpoint-6 lacks {name}" in line
+        assert (
+            f"run/checkpoint-6/{name} cannot be read" in line
+            or f"the checkpoint run/checkpoint-6 has no {name}: " in line
+        )
         assert line.endswith(
-            "give another with --resume_from_checkpoint, such as run/checkpoint-4, or start anew with --overwrite"
+            "choose another with --resume_from_checkpoint, such as run/checkpoint-4, or start over with --overwrite"
         )
         assert complaint(capsys, "train", *train(*flags, "--dry_run")) == line
     if name == "model.safetensors":
         line = complaint(capsys, "evaluate", "run/checkpoint-6", "--no_report")
-        assert "give a" in line
+        lost = "has no config.json with weights: pass a run folder, or a checkpoint in one"
+        assert (lost if damage == "no file" else "as it is damaged: restore it, or pass another checkpoint") in line
         assert "checkpoint-6" in line
 
 
@@ -180,7 +184,7 @@ def test_what_else_is_damaged_is_named(name: str, copy: Path, capsys) -> None:
         file.write_bytes(content)
         line = complaint(capsys, "predict", "run/checkpoint-6", "run")
         assert f"run/checkpoint-6/{name} is damaged" in line
-        assert "restore it, or give another checkpoint" in line
+        assert "restore it, or pass another checkpoint" in line
     file.unlink()
     assert f"run/checkpoint-6 has no {name}" in complaint(capsys, "predict", "run/checkpoint-6", "run")
 
@@ -204,7 +208,7 @@ def test_the_best_weights_come_with_a_checkpoint_of_another_folder(copy: Path, c
         shutil.copy("run/model.safetensors", selected)
     where = ["--resume_from_checkpoint", "run/checkpoint-2", "--output_dir", "other"]
     out = printed(capsys, *train("--max_steps", "4", *where))
-    assert f"model of step {best}, selected" in out
+    assert f"selected the model of step {best} on the validation split" in out
     assert Path("other/model.safetensors").exists()
     shutil.rmtree("other")
     selected.unlink()
@@ -226,5 +230,5 @@ def test_a_trainer_takes_the_checkpoint_before_a_damaged_one(tmp_path: Path, cap
     trainer.train(resume_from_checkpoint=True)
     assert trainer.resumed_step == 2
     assert (tmp_path / "checkpoint-3.set-aside").is_dir()
-    with pytest.raises(ValueError, match="does not fit what is trained"):
+    with pytest.raises(ValueError, match="does not match the model"):
         make_trainer(tmp_path, max_steps=4, loss="ce", **settings).train(resume_from_checkpoint=True)

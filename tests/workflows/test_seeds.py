@@ -57,13 +57,15 @@ def test_runs_share_their_splits_and_are_compared(tmp_path: Path, capsys, blank_
     # Each is the run that it would be alone.
     assert main(command(tmp_path / "alone", "--seed", "1", "--validation_seed", "3")) == 0
     assert read(tmp_path / "alone", "metrics.json") == read(out / "seed-1", "metrics.json")
-    assert "seed-3 is not empty: --resume continues its run" in complaint(capsys, *command(out, "--seeds", "3", "1"))
+    assert "seed-3 is not empty: resume its run with --resume, or replace it with --overwrite" in complaint(
+        capsys, *command(out, "--seeds", "3", "1")
+    )
     # Another seed belongs to those that are there, or is refused.
-    several = f"{out} has runs of other seeds, too (1, 3): --resume adds to them"
+    several = f"{out} already has runs of other seeds (1, 3): add to them with --resume"
     assert several in complaint(capsys, *command(out, "--seeds", "2"))
     assert several in complaint(capsys, *command(out, "--seeds", "2", "--overwrite"))
     changed = complaint(capsys, *command(out, "--seeds", "2", "--learning_rate", "0.3", "--resume"))
-    assert "seed-1 was made with other settings (learning_rate " in changed
+    assert "seed-1 was trained with different settings (learning_rate " in changed
     assert not (out / "seed-2").exists()
     assert main(command(out, "--seeds", "2", "--resume")) == 0
     joined = read(out, "seeds.json")
@@ -92,32 +94,32 @@ def test_what_is_wrong_is_said_before_the_first_run(tmp_path: Path, capsys) -> N
     out = tmp_path / "out"
     for flags, message in (
         (["--seeds", "0", "0"], "--seeds has 0 twice"),
-        (["--seeds", "a"], "--seeds must be whole numbers from 0 on, such as --seeds 0 1 2, got 'a'"),
-        (["--seeds"], "--seeds must be whole numbers"),
-        (["--seeds", "0", "--seed", "1"], "--seeds and --seed both say what is drawn"),
-        (["--seeds", "0", "1", "--push_to_hub", "true"], "--push_to_hub publishes one run, and --seeds makes 2"),
+        (["--seeds", "a"], "--seeds must be integers of at least 0, such as --seeds 0 1 2, got 'a'"),
+        (["--seeds"], "--seeds must be integers"),
+        (["--seeds", "0", "--seed", "1"], "--seeds and --seed both set the seed"),
+        (["--seeds", "0", "1", "--push_to_hub", "true"], "--push_to_hub pushes one run, but --seeds trains 2"),
         (["--seeds", "0", "--resume_from_checkpoint", "x"], "--resume_from_checkpoint is the checkpoint of one run"),
-        (["--seeds", "0", "1", "--validation_seed", "x"], "--validation_seed must be a whole number"),
+        (["--seeds", "0", "1", "--validation_seed", "x"], "--validation_seed must be an integer"),
         (["--seeds", "0", "1", "--backbone", "resnet_none"], "unknown backbone 'resnet_none'"),
     ):
         assert message in complaint(capsys, *command(out, *flags))
         assert not out.exists(), flags
     out.mkdir()
     (out / "notes.txt").write_text("mine")
-    assert "holds something else than runs of several seeds (notes.txt)" in complaint(
+    assert "contains other files than runs of several seeds (notes.txt): use another folder" in complaint(
         capsys, *command(out, "--seeds", "0")
     )
     (out / "notes.txt").rename(tmp_path / "notes.txt")
     # The folder of a later seed is not free.
     (out / "seed-1").mkdir()
     (out / "seed-1" / "mine").touch()
-    assert "seed-1 is not empty, and holds no run (mine)" in complaint(capsys, *command(out, "--seeds", "0", "1"))
+    assert "seed-1 is not empty and has no run (mine)" in complaint(capsys, *command(out, "--seeds", "0", "1"))
     assert not (out / "seed-0").exists()
 
 
 def test_dry_run(tmp_path: Path, capsys, no_rehearsal) -> None:
     assert main(command(tmp_path / "out", "--seeds", "0", "1", "--dry_run")) == 0
-    assert "each of the seeds 0, 1 is such a run" in capsys.readouterr().out
+    assert "each of the seeds 0, 1 is a run like this" in capsys.readouterr().out
     assert not (tmp_path / "out").exists()
 
 
@@ -210,7 +212,7 @@ def test_a_run_that_fails_leaves_the_others(tmp_path: Path, capsys, monkeypatch)
     record = workflow.train_seeds(run, args, [0, 1])
     assert [entry["finished"] for entry in record["runs"]] == [True, True]
     assert "error" not in record["runs"][0]
-    assert capsys.readouterr().out.count("is finished; nothing to resume") == 1
+    assert capsys.readouterr().out.count("is already finished: nothing to resume") == 1
     assert (tmp_path / "seed-1" / "model.safetensors").stat().st_mtime_ns == before
 
 
@@ -241,7 +243,7 @@ def test_a_stop_leaves_what_resume_continues(tmp_path: Path, number: int, code: 
     process.send_signal(number)
     _, error = process.communicate()
     assert process.returncode == 128 + number, error
-    assert "--resume goes on" in error
+    assert "resume the unfinished runs with --resume" in error
     assert not (tmp_path / "seed-0" / "metrics.json").exists()
     resumed = start(*long, "--resume", code=code)
     out, error = resumed.communicate()

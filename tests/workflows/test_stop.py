@@ -60,7 +60,7 @@ def test_stopped_and_resumed_is_bit_identical(whole, tmp_path: Path, share: floa
     step, stopped = int(share * last), tmp_path / "stopped"
     handler = signal.getsignal(signal.SIGTERM)
     with pytest.raises(
-        Stopped, match=rf"stopped by SIGTERM after step {step}; --resume goes on from checkpoint-{step}$"
+        Stopped, match=rf"stopped by SIGTERM after step {step}; resume from checkpoint-{step} with --resume$"
     ):
         train(*parse_run([*command, str(stopped)]), [SignalAt(step)])
     assert signal.getsignal(signal.SIGTERM) == handler
@@ -80,7 +80,7 @@ def test_stopped_where_no_checkpoint_is_asked_for(whole, tmp_path: Path, monkeyp
         patch.setattr("paco_hf.workflows.train.train", stopping)
         assert main(["train", *command]) == STATUS == 143
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-1] == "paco-hf train: stopped by SIGTERM after step 1; --resume goes on from checkpoint-1"
+    assert lines[-1] == "paco-hf train: stopped by SIGTERM after step 1; resume from checkpoint-1 with --resume"
     assert main(["train", *command, "--resume"]) == 0
     for name in ("model.safetensors", "metrics.json"):
         assert (tmp_path / "run" / name).read_bytes() == (folder / name).read_bytes()
@@ -108,7 +108,7 @@ def test_an_interrupt_that_a_library_swallows_ends_the_training(whole, moment: s
         signal.signal(signal.SIGINT, before)
     assert len(steps) <= 2
     errors = capsys.readouterr().err.splitlines()
-    assert errors[-1] == "paco-hf train: stopped; --resume goes on from the last checkpoint"
+    assert errors[-1] == "paco-hf train: stopped; resume from the last checkpoint with --resume"
     assert main(["train", *whole[1], str(tmp_path / "run"), "--resume"]) == 0  # it is forgotten
 
 
@@ -221,7 +221,7 @@ def test_two_processes_agree(whole, tmp_path: Path, target: str) -> None:
     ranks(run)[1].send_signal(signal.SIGTERM) if target == "a process" else run.send_signal(signal.SIGTERM)
     _, errors = ended(run)
     assert run.returncode == STATUS, errors
-    checkpoint = tmp_path / "run" / errors.split("--resume goes on from ")[1].strip()
+    checkpoint = tmp_path / "run" / errors.split("; resume from ")[1].split()[0]
     assert {path.name for path in checkpoint.glob("rng_state*")} == {"rng_state_0.pth", "rng_state_1.pth"}
 
 

@@ -71,7 +71,7 @@ def test_a_strange_label_is_listed_and_left_out(run: Path, photos: Path, tmp_pat
 
     words = ["--dataset", str(photos), "--inspect", "false", *SHORT, "--validation_fraction", "0"]
     out = printed(capsys, *words, "--output_dir", str(tmp_path / "run"), "--exclude_list", str(output))
-    assert f"left out by {output}: {len(rows)} image" in out
+    assert f"excluded by {output}: {len(rows)} image" in out
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     assert record["data"]["train"]["images"] == 29 - len(rows) if "data" in record else True
     manifest = json.loads((tmp_path / "run" / "splits.json").read_text())
@@ -84,12 +84,14 @@ def test_number_lists_the_worst(run: Path) -> None:
     outcome = suspect_labels(str(run), number=7)
     assert len(outcome.suspects) == 7
     assert outcome.names[outcome.suspects[0].row] == "train/red/strange, one.png"
-    assert outcome.suspects[-1].reason == "less sure than others, not suspect"
+    assert outcome.suspects[-1].reason == "less certain than others, not suspect"
 
 
 def test_what_cannot_be_judged_is_one_line(paco_run: Path, run: Path, tmp_path: Path, capsys) -> None:
     output = ["--output", str(tmp_path / "s.csv")]
-    assert "with all its weights" in complaint(capsys, "data", "suspects", str(paco_run), "--split", "train", *output)
+    assert "trained all its weights on the labels of the training images" in complaint(
+        capsys, "data", "suspects", str(paco_run), "--split", "train", *output
+    )
     assert "no validation split" in complaint(capsys, "data", "suspects", str(run), "--split", "validation", *output)
     assert "must be a file ending in .csv" in complaint(capsys, "data", "suspects", str(run), "--output", "s.txt")
     assert not (tmp_path / "s.csv").exists()
@@ -98,8 +100,11 @@ def test_what_cannot_be_judged_is_one_line(paco_run: Path, run: Path, tmp_path: 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("train/red/9.png\n", "names 1 of 1 images that .* does not have, such as train/red/9.png"),
-        ("test/red/0.png\n", "names an image of the test, test/red/0.png, which stays as it is"),
+        ("train/red/9.png\n", "1 of the 1 names in .* are not in .*, such as train/red/9.png"),
+        (
+            "test/red/0.png\n",
+            "contains an image of the test split, test/red/0.png, and the test split does not change",
+        ),
         ("train/red/0.png\ntrain/red/1.png\n", "leaves the class 'red' without training images"),
     ],
 )
@@ -128,7 +133,9 @@ def test_the_test_that_is_split_off_stays_as_it_is(tmp_path: Path, capsys) -> No
     before = json.loads((tmp_path / "run" / "splits.json").read_text())["splits"]
     out, kept = before["train"]["files"][0], before["validation"]["files"][0]
     (tmp_path / "list.txt").write_text(f"{out}\n\n{kept}\n")
-    assert "left out by" in printed(capsys, *words, "--exclude_list", str(tmp_path / "list.txt"))
+    assert f"excluded by {tmp_path / 'list.txt'}: 2 images" in printed(
+        capsys, *words, "--exclude_list", str(tmp_path / "list.txt")
+    )
     after = json.loads((tmp_path / "run" / "splits.json").read_text())["splits"]
     assert after["test"] == before["test"]
     assert set(after["train"]["files"]) == set(before["train"]["files"]) - {out}
@@ -136,14 +143,16 @@ def test_the_test_that_is_split_off_stays_as_it_is(tmp_path: Path, capsys) -> No
     assert main(["evaluate", str(tmp_path / "run"), "--no_report"]) == 0
     (tmp_path / "list.txt").write_text(before["test"]["files"][0])
     line = complaint(capsys, "train", *words, "--exclude_list", str(tmp_path / "list.txt"))
-    assert "images that are split off for the test" in line
+    assert "images of the test split" in line
     (tmp_path / "list.txt").write_text("\n")
-    assert "names no image" in complaint(capsys, "train", *words, "--exclude_list", str(tmp_path / "list.txt"))
+    assert "contains no image names" in complaint(
+        capsys, "train", *words, "--exclude_list", str(tmp_path / "list.txt")
+    )
 
 
 def test_what_cannot_be_made_anew_is_not_written_over(run: Path, photos: Path, capsys) -> None:
     words = ("evaluate", str(run), "--split", "validation", "--dataset", str(photos), "--validation_split", "test")
-    assert "give --output_dir DIR, or --no_report" in complaint(capsys, *words)
+    assert "set --output_dir DIR, or use --no_report" in complaint(capsys, *words)
     assert Predictions.read(run / "evaluation-validation" / "predictions.parquet").cross_validated
 
 
@@ -152,4 +161,4 @@ def test_data_of_the_run_by_another_name_is_judged_alike(run: Path, photos: Path
     assert named.rows() == default.rows()
     output = ("--output", str(photos.parent / "s.csv"))
     line = complaint(capsys, "data", "suspects", str(paco_run), "--dataset", "builtin", "--split", "train", *output)
-    assert "with all its weights" in line
+    assert "trained all its weights on the labels of the training images" in line

@@ -37,11 +37,12 @@ def test_from_nothing_to_a_scored_model(form: str, tmp_path, capsys, blank_figur
     run = tmp_path / "run"
     out = printed(capsys, "--dataset", str(source), *SHORT, "--report", "true", "--output_dir", str(run))
     names = sorted(name.replace("/", "-") if form == "folder" else name for name in SPECIES)
-    assert "21 images of 4 classes: 14 to train on, 4 for validation (carved), 3 for the test (carved)" in out
-    assert "imbalance factor 4.5 (9 to 2 images a class, of which 6 to 1 to train on)" in out
-    assert "2 classes have no image to test with" in out
-    assert "the test takes 1 of 6 images of the rarest classes that it takes from, and none of 2 classes of" in out
-    assert "not calibrated in the end: 4 validation images, fewer than 100" in out
+    assert "21 images of 4 classes: 14 for training, 4 for validation (split off), 3 for testing (split off)" in out
+    assert "imbalance factor 4.5 (9 to 2 images per class, 6 to 1 for training)" in out
+    assert "2 classes have no images to test with" in out
+    assert "note: 2 classes with fewer than 5 images have no test images" in out
+    assert "the smallest classes of the others have 1 test image each, so their scores are coarse" in out
+    assert "no temperature calibration after training: 4 validation images, fewer than 100" in out
     page = (run / "evaluation" / "report.html").read_text()
     assert all(html.escape(name) in page for name in names)
     assert "## Results" in (run / "README.md").read_text()
@@ -79,12 +80,12 @@ def test_survey_counts_what_cannot_be_decoded_and_remembers(tmp_path, capsys, su
     assert "--skip_undecodable true" in line
     assert not (tmp_path / "run").exists()
     out = printed(capsys, *argv, "--skip_undecodable", "true")
-    assert "14 of 16 images decode (as surveyed before): 16 x 16 pixels" in out
-    assert "note: left out as not decodable: 2 images, such as: " in out
+    assert "14 of 16 images can be decoded (cached result): 16 x 16 pixels" in out
+    assert "note: excluded because they cannot be decoded: 2 images, such as: " in out
     manifest = json.loads((tmp_path / "run" / "splits.json").read_text())
     rows = [manifest["splits"][name]["rows"] for name in ("train", "validation", "test")]
     assert sorted(chain(*rows)) == [row for row in range(16) if row not in (3, 13)]
-    assert "not decodable: 2 images" in json.loads((tmp_path / "run" / "run.json").read_text())["notes"][0]
+    assert "cannot be decoded: 2 images" in json.loads((tmp_path / "run" / "run.json").read_text())["notes"][0]
     assert (
         score(tmp_path / "run", Images(load_evaluation(tmp_path / "run")))
         == json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
@@ -100,12 +101,12 @@ def test_survey_counts_what_cannot_be_decoded_and_remembers(tmp_path, capsys, su
     assert "cannot be decoded" in complaint(capsys, "train", *argv, "--overwrite")
     (root / "dog" / "5.png").write_bytes(png(778))
     argv.append("--overwrite")
-    assert "all 16 images decode: " in printed(capsys, *argv, "--dry_run")
-    assert "all 16 images decode (as surveyed before)" in printed(capsys, *argv, "--dry_run")
-    assert "images decode" not in printed(capsys, *argv, "--dry_run", "--inspect", "false")
+    assert "all 16 images can be decoded: " in printed(capsys, *argv, "--dry_run")
+    assert "all 16 images can be decoded (cached result)" in printed(capsys, *argv, "--dry_run")
+    assert "images can be decoded" not in printed(capsys, *argv, "--dry_run", "--inspect", "false")
     for file in surveys.iterdir():
         file.write_text("{")
-    assert "all 16 images decode: " in printed(capsys, *argv, "--dry_run")
+    assert "all 16 images can be decoded: " in printed(capsys, *argv, "--dry_run")
     for i in range(8):
         (root / "cat" / f"{i}.png").write_bytes(b"no image")
     assert "no training image of the class 'cat' can be decoded" in complaint(
@@ -115,8 +116,11 @@ def test_survey_counts_what_cannot_be_decoded_and_remembers(tmp_path, capsys, su
 
 def test_survey_of_parquet_is_remembered(tmp_path) -> None:
     file = parquet(tmp_path / "train.parquet", labels_of({"a": 3, "b": 2}), Value("string"))
-    assert check_images(load_data(str(file))).lines == ["all 5 images decode: 16 x 16 pixels", "no exact duplicates"]
-    assert check_images(load_data(str(file))).lines[0] == "all 5 images decode (as surveyed before): 16 x 16 pixels"
+    assert check_images(load_data(str(file))).lines == [
+        "all 5 images can be decoded: 16 x 16 pixels",
+        "no exact duplicates",
+    ]
+    assert check_images(load_data(str(file))).lines[0] == "all 5 images can be decoded (cached result): 16 x 16 pixels"
 
 
 def test_exact_duplicates_across_splits_are_a_leak(tmp_path, capsys) -> None:
@@ -130,10 +134,10 @@ def test_exact_duplicates_across_splits_are_a_leak(tmp_path, capsys) -> None:
     argv = ["--dataset", str(tmp_path / "photos"), *SHORT, "--output_dir", str(tmp_path / "run")]
     out = printed(capsys, *argv)
     assert "2 exact duplicates, 1 across splits" in out
-    assert "WARNING: the test split has 1 image exactly as in train, so scores on it say too much; such as " in out
+    assert "WARNING: the test split shares 1 image with the train split, so its scores are too high; such as " in out
     assert "WARNING: there is 1 image with more than one label, such as " in out
     notes = json.loads((tmp_path / "run" / "run.json").read_text())["notes"]
-    assert "such as test/cat/0.png, which is train/cat/0.png" in notes[0]
+    assert "such as test/cat/0.png, a copy of train/cat/0.png" in notes[0]
     assert str(tmp_path) not in notes[0]
 
 
@@ -184,20 +188,21 @@ def test_small_classes_give_none_to_the_test_unless_asked_for(tmp_path, capsys, 
     assert division.manifest["test_min_images"] == 5
     assert "test_min_images" not in whole.manifest
     assert report(whole, [])[-1] == (
-        "the test takes 1 of 2 images of the rarest classes that it takes from: --test_fraction 0 trains on all"
+        "note: the smallest classes have 1 test image each, so their scores are coarse: use a test folder of your "
+        "own, or --test_fraction 0 for no test split"
     )
     out = ["--dataset", str(root), *SHORT, "--dry_run"]
     assert "test_fraction: 0.2\ntest_min_images: 5\n" in printed(capsys, *out)
     assert "test_min_images" not in printed(capsys, *out, "--test_fraction", "0.2")
-    assert "none of 1 class of fewer than 3" in printed(capsys, *out, "--test_min_images", "3")
+    assert "note: 1 class with fewer than 3 images" in printed(capsys, *out, "--test_min_images", "3")
 
 
 def test_no_test_where_most_classes_are_small(tmp_path, capsys, no_rehearsal) -> None:
     root = folders(tmp_path / "photos", {"a": 20, "b": 4, "c": 3})
     out = printed(capsys, "--dataset", str(root), *SHORT, "--dry_run")
-    assert "none for the test" in out
-    assert "the test takes" not in out
-    assert "fewer than half of the classes (1 of 3) have 5 images or more; --test_fraction 0.2 also takes" in out
+    assert "none for testing" in out
+    assert "test images" not in out
+    assert "only 1 of 3 classes have 5 or more images, fewer than half; --test_fraction 0.2 also splits" in out
     assert "test_fraction: 0.0\n" in out
 
 
@@ -211,7 +216,7 @@ def test_a_run_that_carved_all_classes_resumes_with_that_test(tmp_path, capsys) 
     assert (run / "splits.json").read_bytes() == before
     (run / "metrics.json").unlink()
     answer = complaint(capsys, "train", *command, "--resume", "--test_min_images", "5")
-    assert "other images would be split off for the test" in answer
+    assert "the test split would contain different images" in answer
 
 
 def test_a_carve_never_leaks(tmp_path) -> None:
@@ -258,10 +263,10 @@ def test_evaluation_takes_the_carve_of_the_run(tmp_path) -> None:
     split = load_evaluation(run, str(other))
     assert (split.labels, split.class_names) == ([1, 1], ["a", "b"])
     (tmp_path / "moved" / "a" / "0.png").unlink()
-    with pytest.raises(ValueError, match="test split was taken from: it has 14 images instead of 15"):
+    with pytest.raises(ValueError, match="test split was split off from: it has 14 images instead of 15"):
         load_evaluation(run, str(tmp_path / "moved"))
     noise(0).save(tmp_path / "moved" / "b" / "new.png")
-    with pytest.raises(ValueError, match="it has other labels, or another order"):
+    with pytest.raises(ValueError, match="it has different labels, or a different order"):
         load_evaluation(run, str(tmp_path / "moved"))
     checkpoint = next(run.glob("checkpoint-*"))
     moved = folders(tmp_path / "again", {"a": 9, "b": 6})
@@ -270,7 +275,7 @@ def test_evaluation_takes_the_carve_of_the_run(tmp_path) -> None:
     assert "files" not in json.dumps(public_manifest(json.loads((run / "splits.json").read_text())))
     # A renamed file may be an image to train on.
     (moved / "a" / "0.png").rename(moved / "a" / "zero.png")
-    with pytest.raises(ValueError, match="it has other, changed or renamed images, or another order"):
+    with pytest.raises(ValueError, match="it has different, changed or renamed images, or a different order"):
         load_evaluation(run, str(moved))
     # Other images without splits are a test.
     (tmp_path / "new" / "b").mkdir(parents=True)
@@ -281,10 +286,10 @@ def test_evaluation_takes_the_carve_of_the_run(tmp_path) -> None:
         [1] * 3,
         ["a", "b"],
         f"{tmp_path / 'new'}, all images",
-        f"1 of the 2 classes of {run} have no image in {tmp_path / 'new'}, all images, such as 'a': the scores say "
-        "nothing of them",
+        f"1 of the 2 classes of {run} have no images in {tmp_path / 'new'}, all images, such as 'a': the scores "
+        "do not cover them",
     )
-    with pytest.raises(ValueError, match=r"has no recipe\.yaml that names its data: give --dataset"):
+    with pytest.raises(ValueError, match=r"has no recipe\.yaml that names its data: set --dataset"):
         load_evaluation(tmp_path)
     with pytest.raises(ValueError, match="split must be train, validation or test"):
         load_evaluation(run, split="all")
@@ -303,7 +308,7 @@ def test_classes_of_other_data_are_the_models_by_name(tmp_path) -> None:
         assert [known[str(label)] for label in split.labels] == list(map(str, labels))
     for labels, strange in ((["1", "2", "13"], "13"), ([0, 1], "0")):
         file = table(tmp_path / f"strange{strange}", labels)
-        with pytest.raises(ValueError, match=f"has a class '{strange}' that .* does not know"):
+        with pytest.raises(ValueError, match=f"has a class '{strange}' that is not a class of"):
             load_evaluation(run, str(file))
 
 
@@ -317,18 +322,18 @@ def test_images_of_the_training_are_no_test(tmp_path) -> None:
     root.rename(tmp_path / "moved")
     for folder in (run, whole, next(whole.glob("checkpoint-*"))):
         with pytest.raises(
-            ValueError, match="has no test split, and the run split off none, so all its images were trained"
+            ValueError, match="has no test split, and the run did not split one off, so all its images were used"
         ):
             load_evaluation(folder, str(tmp_path / "moved"))
     (tmp_path / "moved").rename(root)
     (whole / "run.json").unlink()
-    with pytest.raises(ValueError, match="has no test split, and the run split off none"):
+    with pytest.raises(ValueError, match="has no test split, and the run did not split one off"):
         load_evaluation(whole)
     # Nothing is known of a lone checkpoint.
     shutil.copytree(next(whole.glob("checkpoint-*")), tmp_path / "lone")
     split = load_evaluation(tmp_path / "lone", str(root))
     assert (len(split.labels), split.name) == (15, f"{root}, all images")
-    assert "does not say what it was trained on" in split.note
+    assert "has no record of its training data" in split.note
 
 
 def test_runs_that_carved_other_images_are_no_ensemble(tmp_path) -> None:
@@ -354,20 +359,20 @@ def test_resume_notices_renamed_files_and_another_carve(tmp_path) -> None:
     root = folders(tmp_path / "photos", {"a": 8, "b": 8})
     before = divide(load_data(str(root)), 0, 0.1, 0.2).manifest
     check_source(before, divide(load_data(str(root)), 0, 0.1, 0.2).manifest)
-    with pytest.raises(ValueError, match="other images would be split off for the test"):
+    with pytest.raises(ValueError, match="the test split would contain different images"):
         check_source(before, divide(load_data(str(root)), 0, 0.1, 0.2, split_seed=1).manifest)
     with pytest.raises(
-        ValueError, match=r"split off for the validation .* give its original --validation_fraction, --seed and"
+        ValueError, match=r"the validation split would .* use the original --validation_fraction, --seed and"
     ):
         check_source(before, divide(load_data(str(root)), 1, 0.1, 0.2).manifest)
     changed = root / "a" / "0.png"
     content = changed.read_bytes()
     changed.write_bytes(png(999) + b"more")
-    with pytest.raises(ValueError, match=r"has changed since .* other, changed or renamed images"):
+    with pytest.raises(ValueError, match=r"has changed since .* different, changed or renamed images"):
         check_source(before, divide(load_data(str(root)), 0, 0.1, 0.2).manifest)
     changed.write_bytes(content)
     changed.rename(root / "a" / "zero.png")
-    with pytest.raises(ValueError, match=r"has changed since .* other, changed or renamed images"):
+    with pytest.raises(ValueError, match=r"has changed since .* different, changed or renamed images"):
         check_source(before, divide(load_data(str(root)), 0, 0.1, 0.2).manifest)
 
 
@@ -386,24 +391,32 @@ def test_carves_that_find_no_image_are_a_warning(tmp_path) -> None:
     data = load_data(str(folders(tmp_path / "photos", {"a": 1, "b": 1})))
     divide(data, 0, 0.1, 0.2)
     assert data.notes == []
-    assert [warning[:34] for warning in data.warnings] == [
-        "no test split can be carved, so no",
-        "no validation split can be carved,",
+    assert [warning.partition(": ")[0] for warning in data.warnings] == [
+        "no test split can be split off, so there will be no test scores",
+        "no validation split can be split off, so the model of the last epoch is kept",
     ]
 
 
 @pytest.mark.parametrize(
     ("counts", "settings", "reason"),
     [
-        ({"a": 1, "b": 1}, {}, "'a', has 1 image, and gives one only where it has 2: add images"),
-        ({"a": 2, "b": 1}, {"test_fraction": 0.2}, "has 1 image left, after 1 for the test, and gives one only where"),
-        ({"a": 6, "b": 2}, {"test_fraction": 0.99}, "'a', has 1 image left, after 5 for the test"),
+        ({"a": 1, "b": 1}, {}, "'a', has 1 image, but needs at least 2: add images"),
+        (
+            {"a": 2, "b": 1},
+            {"test_fraction": 0.2},
+            "has 1 image left after 1 for the test split, but needs at least 2: ",
+        ),
+        ({"a": 6, "b": 2}, {"test_fraction": 0.99}, "'a', has 1 image left after 5 for the test split"),
         (
             {"a": 6, "b": 4},
             {"test_fraction": 0.2, "test_min_images": 9},
-            "has 6 images, and gives one only where it has 9",
+            "has 6 images, but needs at least 9",
         ),
-        ({"a": 3, "b": 3}, {"duplicates": [True] * 6}, "each image of a class of 2 images or more has an exact copy"),
+        (
+            {"a": 3, "b": 3},
+            {"duplicates": [True] * 6},
+            "every image of a class with 2 or more images has an exact copy",
+        ),
     ],
 )
 def test_why_nothing_is_split_off(counts: dict[str, int], settings: dict, reason: str, tmp_path) -> None:
@@ -416,8 +429,8 @@ def test_classes_without_test_images_are_named(tmp_path) -> None:
     folders(tmp_path / "train", {"a": 5, "b": 5, "c": 5})
     folders(tmp_path / "test", {"a": 1, "c": 1}, start=50)
     division = divide(load_data(str(tmp_path)), 0, 0.1)
-    assert report(division, [])[2:] == ["1 class has no image to test with: 'b'"]
-    assert "imbalance factor 1 (5 to 5 images a class, of which 4 to 4 to train on)" in report(division, [])[1]
+    assert report(division, [])[2:] == ["1 class has no images to test with: 'b'"]
+    assert "imbalance factor 1 (5 to 5 images per class, 4 to 4 for training)" in report(division, [])[1]
 
 
 def test_what_is_kept_of_a_run_names_no_folder_of_the_computer(tmp_path) -> None:
@@ -470,11 +483,11 @@ def test_resume_gives_the_same_splits(tmp_path, capsys) -> None:
     (tmp_path / "aside.json").rename(whole / "metrics.json")
     (root / "b" / "new.png").unlink()
     # Settings that were chosen for the data are no change of settings.
-    assert "is finished; nothing to resume" in printed(capsys, *argv, "--output_dir", str(whole), "--resume")
+    assert "is already finished: nothing to resume" in printed(capsys, *argv, "--output_dir", str(whole), "--resume")
     # The recipe that it left makes it again.
     printed(capsys, "--recipe", str(whole / "recipe.yaml"), "--output_dir", str(tmp_path / "again"))
     assert (tmp_path / "again" / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    assert "made with other settings" in complaint(
+    assert "is finished and was trained with different settings (queue_size " in complaint(
         capsys, "train", *argv, "--output_dir", str(whole), "--resume", "--queue_size", "16"
     )
 

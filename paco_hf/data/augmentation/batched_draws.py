@@ -41,7 +41,7 @@ def image_keys(seed: int, epoch: int, indices: Tensor) -> Tensor:
     Args:
         seed (`int`): of the augmentations.
         epoch (`int`): of the training.
-        indices (`Tensor` of `int64`, `(B,)`): of the images in their data set.
+        indices (`Tensor` of `int64`, `(B,)`): of the images in their dataset.
     """
     key = torch.tensor([_signed(seed)])
     for place in (torch.tensor([epoch]), indices):

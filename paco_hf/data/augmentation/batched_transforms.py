@@ -118,7 +118,7 @@ class BatchedViews:
 
     def __init__(self, views: Sequence[BatchedView], mean: Sequence[float], std: Sequence[float]) -> None:
         if len(views) not in (1, 2):
-            raise ValueError(f"there can be one view or two, got {len(views)}")
+            raise ValueError(f"there must be one or two views, got {len(views)}")
         self.views = views
         self.mean, self.std = (tuple((torch.tensor(list(values)) * 255).tolist()) for values in (mean, std))
 
@@ -144,11 +144,14 @@ def batched_obstacle(names: Sequence[str], size: int, pixels: Any) -> str | None
         pixels (`np.ndarray`, *optional*): the images.
     """
     if alone := [name for name in names if name not in BATCHED_VIEWS]:
-        return f"{alone[0]!r} is made by PIL alone (a batch at a time: {', '.join(sorted(BATCHED_VIEWS))})"
+        return (
+            f"{alone[0]!r} is only available with the pil backend (the tensor backend has: "
+            f"{', '.join(sorted(BATCHED_VIEWS))})"
+        )
     if torch.backends.mps.is_available():
-        return "Apple's GPUs have no float64, which PIL's results need"
+        return "Apple GPUs have no float64, which is needed to match PIL"
     if pixels is None:
-        return "the images differ in size, or are too many to be kept in memory"
+        return "the images differ in size, or do not fit in memory"
     padded = [name for name in names if name.startswith("cifar_") and name != "cifar_sim"]
     if padded and pixels.shape[1:3] != (size, size):
         return f"{padded[0]!r} needs images of {size} x {size} pixels, not {pixels.shape[2]} x {pixels.shape[1]}"

@@ -1,4 +1,4 @@
-"""Augmented views (PIL image to `uint8` tensor), and the data set that draws them reproducibly.
+"""Augmented views (PIL image to `uint8` tensor), and the dataset that draws them reproducibly.
 
 A view is a list of named operations. What follows the last of them, scaling to 0..1 and normalizing, is done a batch
 at a time by [`ImageCollator`], so that workers hand over bytes.
@@ -153,8 +153,8 @@ def view_operations(name: str, size: int) -> list[Any]:
         return RAND_AUGMENT_VIEWS[match[1]](size, rand_augment(int(match[2]), int(match[3])))
     patterns = " or ".join(f"{family}-n<N>-m<M>" for family in RAND_AUGMENT_VIEWS)
     raise ValueError(
-        f"unknown view {name!r}: choose one of {', '.join(sorted(VIEWS))}, or {patterns} with whole numbers N >= 1 "
-        "and M >= 0"
+        f"unknown view {name!r}: choose one of {', '.join(sorted(VIEWS))}, or {patterns} with integers N >= 1 and "
+        "M >= 0"
     )
 
 

@@ -1,1 +1,1 @@
-"""Where images come from: folders, tables, and data sets on the Hub."""
+"""Where images come from: folders, tables, and datasets on the Hub."""

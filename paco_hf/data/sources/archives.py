@@ -15,8 +15,8 @@ _SAVED = (("dataset_dict.json",), ("dataset_info.json", "state.json"))
 # What people have images or labels in, and what makes it something that is read.
 _OTHER_FILES = {
     (".xlsx", ".xls", ".ods", ".numbers"): "save the sheet as CSV",
-    (".txt", ".lst", ".dat"): "if it lists images with their labels, save it as CSV, with a first line file,label",
-    (".xml", ".yaml", ".yml"): "write the file and the label of each image into a CSV, with a first line file,label",
+    (".txt", ".lst", ".dat"): "if it lists images and labels, save it as CSV with the header file,label",
+    (".xml", ".yaml", ".yml"): "write the file and the label of each image into a CSV, with the header file,label",
     (".pkl", ".pickle", ".npy", ".npz", ".mat", ".h5", ".hdf5", ".pt", ".pth"): (
         "write its images into class folders, or with their labels into parquet (datasets.Dataset.to_parquet)"
     ),
@@ -43,11 +43,11 @@ def next_step(path: Path) -> str:
             folder = str(path)[: -len(suffix)] or "unpacked"
             break
     if name.endswith(_ZIP):
-        return f"unpack it first (python -m zipfile -e {path} {folder}), then give --dataset {folder}"
+        return f"unpack it first (python -m zipfile -e {path} {folder}), then use --dataset {folder}"
     if name.endswith(_TAR):
-        return f"unpack it first (mkdir {folder}; tar -xf {path} -C {folder}), then give --dataset {folder}"
+        return f"unpack it first (mkdir {folder}; tar -xf {path} -C {folder}), then use --dataset {folder}"
     if is_archive(path):
-        return f"unpack it first into a folder such as {folder}, then give that as --dataset"
+        return f"unpack it first into a folder such as {folder}, then pass the folder as --dataset"
     return next((advice for suffixes, advice in _OTHER_FILES.items() if name.endswith(suffixes)), "")
 
 
@@ -68,7 +68,7 @@ def load_saved(folder: Path) -> Any:
         saved = load_from_disk(str(folder))
     except Exception as error:  # json, pyarrow and datasets have types of their own for every kind of damage
         raise OSError(
-            f"{folder} cannot be read as a data set of save_to_disk ({type(error).__name__}: "
+            f"{folder} cannot be read as a dataset of save_to_disk ({type(error).__name__}: "
             f"{' '.join(str(error).split())}): save it again"
         ) from error
     return saved if isinstance(saved, DatasetDict) else DatasetDict(train=saved)

@@ -14,8 +14,8 @@ from .table_files import Rows, holds_images, is_text
 
 ONE_HOT = "class"  # the column that one-hot ones become
 _ONE_COLUMN = (
-    "write the class of each row into a column 'label' (for one-hot columns, with idxmax(axis=1) of pandas), or "
-    "choose a column with --label_column"
+    "add a column 'label' with the class of each row (pandas: idxmax(axis=1) for one-hot columns), or select a "
+    "column with --label_column"
 )
 LEFT_OUT = "none"  # as the name of a split: there is to be none of this role
 
@@ -47,7 +47,7 @@ def split_roles(dataset: str, names: Sequence[str], chosen: Mapping[str, str], t
             choices = ", ".join(map(repr, names))
             raise ValueError(
                 f"{dataset} has no split {name!r} for --{role}_split: choose one of {choices}"
-                + ("" if role == "train" else f", or {LEFT_OUT} to do without")
+                + ("" if role == "train" else f", or {LEFT_OUT} for no such split")
             )
     free = {name.lower(): name for name in names if name not in chosen.values()}
     roles, siblings = {}, sibling_splits([*free.values()])
@@ -64,11 +64,11 @@ def split_roles(dataset: str, names: Sequence[str], chosen: Mapping[str, str], t
     if "train" not in roles and not test_only:
         raise ValueError(
             f"{dataset} has no train split (found: {', '.join(names)}"
-            + "".join(f", {name} being the {role} split" for role, name in chosen.items())
-            + "): name the one to train on with --train_split"
+            + "".join(f"; {name} is the {role} split" for role, name in chosen.items())
+            + "): select the split to train on with --train_split"
         )
     if not roles:
-        raise ValueError(f"{dataset} has no test split (found: {', '.join(names)}): name one with --test_split")
+        raise ValueError(f"{dataset} has no test split (found: {', '.join(names)}): select one with --test_split")
     return roles
 
 
@@ -84,8 +84,8 @@ def _name_files(rows: Rows, column: str, finder: FileFinder | None) -> bool:
         return False
     if finder.find([column], rows.root)[0]:
         raise ValueError(
-            f"the first line of the table should name its columns, but has the image {column!r}: put a line such as "
-            "file,label above it"
+            f"the first line of the table must contain the column names, but contains the image {column!r}: add a "
+            "header such as file,label"
         )
     return True
 
@@ -107,7 +107,7 @@ def find_image_column(rows: Rows, dataset: str, column: str | None, finder: File
         check_column(features, column, dataset, "image")
         if not holds_images(features[column]) and not is_text(features[column]):
             raise ValueError(
-                f"column {column!r} of {dataset} must hold images or file names, got {features[column]}: set "
+                f"column {column!r} of {dataset} must contain images or file names, got {features[column]}: set "
                 "--image_column"
             )
         return column
@@ -186,8 +186,8 @@ def one_hot_columns(rows: Rows, dataset: str, image: str) -> list[str]:
     if (one_hot and len(columns) > 2) or (len(candidates) > 1 and not usual):
         kind = "a single 1 in each row (one-hot)" if one_hot else "not exactly one 1 in each row (multi-label)"
         raise ValueError(
-            f"the columns {examples([*map(repr, columns)], 5)} of {dataset} hold 0 and 1, {kind}, but one column of "
-            f"classes is expected: {_ONE_COLUMN}"
+            f"the columns {examples([*map(repr, columns)], 5)} of {dataset} contain 0 and 1, {kind}, but one "
+            f"column of classes was expected: {_ONE_COLUMN}"
         )
     return []
 
@@ -208,7 +208,7 @@ def read_one_hot(rows: Rows, columns: Sequence[str], split: str) -> Rows:
     for number, row in enumerate(zip(*bits, strict=True)):
         if row.count(1) != 1 or None in row:
             raise ValueError(
-                f"row {number} of {split} does not have exactly one 1 in its columns "
+                f"row {number} of {split} does not have exactly one 1 in the columns "
                 f"{examples([*map(repr, columns)], 5)}: {_ONE_COLUMN}"
             )
         names.append(columns[row.index(1)])

@@ -20,12 +20,12 @@ class FileFinder:
 
     What is there under the name as it is comes first. Where nothing is, a name means the only image of that path from
     the folder on, be it written with backslashes or slashes, in whatever case, with accents composed or not, with
-    white space around it, or without its suffix; or, where all images in the folder are of the data set, the only one
+    white space around it, or without its suffix; or, where all images in the folder are of the dataset, the only one
     whose path ends so. A name may begin with the folder's own.
 
     Args:
         folder (path): that names are relative to, and that is searched.
-        whole (`bool`, *optional*, defaults to `True`): all images in the folder are of the data set.
+        whole (`bool`, *optional*, defaults to `True`): all images in the folder are of the dataset.
         remote ([`RemoteData`], *optional*): whose files are copied into the folder when they are asked for.
     """
 
@@ -65,8 +65,8 @@ class FileFinder:
             return ""
         name, file = min(self.guessed.items())
         return (
-            f"{len(self.guessed)} file names mean the only file that differs from them in case, accents, slashes, "
-            f"suffix or folder, such as {name!r}, which is {os.path.relpath(file, self.folder)}"
+            f"{len(self.guessed)} file names were matched to a file that differs in case, accents, slashes, "
+            f"suffix or folder, such as {name!r} to {os.path.relpath(file, self.folder)}"
         )
 
     def _search(self, name: str, within: str) -> str | None:
@@ -89,8 +89,8 @@ class FileFinder:
             ] or matches
         if len(matches) > 1 or (matches and not there and not self.whole):
             some = " or ".join(os.path.relpath(file, self.folder) for file in matches[:2])
-            self.ambiguous = f"{name!r} may mean {some} there: write paths from {self.folder} on, with suffixes" + (
-                "" if self.whole else f", or give --dataset {self.folder} where all its images are of the data set"
+            self.ambiguous = f"{name!r} may refer to {some}: write paths relative to {self.folder}, with suffixes" + (
+                "" if self.whole else f", or use --dataset {self.folder} if all its images belong to the dataset"
             )
             return None
         return matches[0] if matches else None
@@ -120,8 +120,8 @@ def resolve_files(finder: FileFinder, names: Sequence[str], root: Path | None, w
     """
     if address := next(filter(is_address, names), None):
         raise ValueError(
-            f"{where} has web addresses of images, such as {address}: download the images, and give the names of the "
-            "files"
+            f"{where} contains URLs of images, such as {address}: download the images, and write the file names "
+            "instead"
         )
     files = finder.find(names, root)
     if None in files:
@@ -135,7 +135,7 @@ def _missing_files(where: str, names: Sequence[str], files: Sequence[str | None]
     return (
         f"{len(missing)} of the {len(names)} images of {where} are not in {finder.folder}: "
         f"{examples([*map(repr, missing)])}; "
-        + (finder.ambiguous or "the column should hold paths below that folder, or absolute ones")
+        + (finder.ambiguous or "the column must contain paths relative to that folder, or absolute paths")
         + "; if images are missing, remove their rows"
     )
 

@@ -51,14 +51,14 @@ def class_folders(
     names = [folder.name for folder in top.folders]
     if not names:
         raise ValueError(
-            f"{root} has no class folders: ILSVRC's validation images, which come in one folder, must be sorted into "
-            "folders of their synsets first"
+            f"{root} has no class folders: the ILSVRC validation images come in one folder, sort them into one "
+            "folder per synset first"
         )
     result, ids = ClassFolders(folders=names, loose=top.images), {name: i for i, name in enumerate(known or names)}
     if not skip_unknown and (unknown := next((name for name in names if name not in ids), None)):
         raise ValueError(
-            f"{root} has a class {unknown!r} that the training images do not have: remove its folder, or add training "
-            "images"
+            f"{root} has a class {unknown!r} that is not among the training images: remove its folder, or add "
+            "training images"
         )
     for folder in top.folders:
         inside = scan(folder, passed)
@@ -79,14 +79,14 @@ def _nested(root: Path, folder: Path, inside: Contents, top: Contents, passed: P
     elif len(top.folders) == 1:
         advice = f"did you mean --dataset {folder}?"
     elif all(folder_split(one.name) for one in inside.folders):
-        advice = f"put the splits above the classes, as in {root / deeper.name / folder.name}"
+        advice = f"put the split folders above the class folders, as in {root / deeper.name / folder.name}"
     elif {one.name for each in top.folders for one in scan(each, passed).folders} == {deeper.name}:
-        advice = f"move the images of each {deeper.name}/ up into the folder of their class"
+        advice = f"move the images of each {deeper.name}/ up into their class folder"
     else:
         likely = [one for one in top.folders if has_image_folders(one, passed)] or top.folders
         levels = examples([f"--dataset {one}" for one in likely], 2)
-        advice = f"if the classes are one level deeper, give one of {levels}, or move their folders up into {root}"
-    return f"{deeper} is a folder inside a class folder, which should hold images: {advice}"
+        advice = f"if the class folders are one level deeper, use one of {levels}, or move them up into {root}"
+    return f"{deeper} is a folder inside a class folder, which must contain images only: {advice}"
 
 
 def has_image_folders(folder: Path, passed: PassedOver) -> bool:
@@ -100,7 +100,7 @@ def split_folders(folder: Path, passed: PassedOver, chosen: Mapping[str, str] | 
     A folder between, such as `training_set/training_set`, is gone through.
 
     Args:
-        folder (path): of the data set.
+        folder (path): of the dataset.
         passed ([`PassedOver`]): takes note of what is no data.
         chosen (`dict`, *optional*): the names of splits by role that the user said; they need not be usual ones.
 
@@ -121,10 +121,7 @@ def split_folders(folder: Path, passed: PassedOver, chosen: Mapping[str, str] | 
     roles = Counter(role for name in splits if (role := name_split(name)) and role not in chosen)
     if twice := next((role for role, count in roles.items() if count > 1), None):
         both = " and ".join(name for name in splits if name_split(name) == twice)
-        raise ValueError(
-            f"{folder} has two folders of the {twice} split, {both}: give one of them another name, or put their "
-            "images together"
-        )
+        raise ValueError(f"{folder} has two folders for the {twice} split, {both}: rename one of them, or merge them")
     return splits
 
 
@@ -166,8 +163,8 @@ def list_files(root: Path, image_list: ImageList) -> list[str]:
     missing = [path for file, path in zip(files, image_list.paths, strict=True) if file not in present]
     if missing:
         raise ValueError(
-            f"{len(missing)} of the {len(files)} images of {image_list.name} are not in {root}: {examples(missing)}; "
-            "add them, or give the folder that has them"
+            f"{len(missing)} of the {len(files)} images of {image_list.name} are not in {root}: "
+            f"{examples(missing)}: add them, or pass the folder that contains them"
         )
     return files
 

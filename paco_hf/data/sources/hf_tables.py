@@ -1,4 +1,4 @@
-"""Image files and parquet files as data sets of `datasets`."""
+"""Image files and parquet files as datasets of `datasets`."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from ...utils.files import disk_errors, identity, sorted_files
 
 
 def image_tables(files: Mapping[str, tuple[Sequence[str], Sequence[int]]], class_names: list[str]) -> DatasetDict:
-    """Image files and class ids of each split as a data set that opens a file when it is asked for."""
+    """Image files and class ids of each split as a dataset that opens a file when it is asked for."""
     schema = Features({"image": Image(), "label": ClassLabel(names=class_names)}).arrow_schema
     splits = {}
     for split, (paths, labels) in files.items():
@@ -31,7 +31,7 @@ def image_tables(files: Mapping[str, tuple[Sequence[str], Sequence[int]]], class
 def load_folder(folder: str) -> DatasetDict:
     path = Path(folder)
     if not path.is_dir():
-        raise OSError(f"{folder} is not a folder: give one that exists")
+        raise OSError(f"{folder} is not a folder: pass an existing folder")
     files = parquet_files(path)
     if not files:
         # `datasets` knows tables by their time stamps; of images it keeps no more than their names.
@@ -47,7 +47,7 @@ def read_parquet(files: Sequence[str | Path]) -> Dataset:
     paths = [os.path.abspath(file) for file in files]
     keys = [tuple(map(str, identity(path))) for path in paths]
     with disk_errors(
-        f"make space in {HF_DATASETS_CACHE}, where rows are cached, or set HF_DATASETS_CACHE to elsewhere"
+        f"free space in {HF_DATASETS_CACHE}, where rows are cached, or set HF_DATASETS_CACHE to another folder"
     ):
         return Dataset.from_parquet(DataFilesDict(train=DataFilesList(paths, keys)), split="train")
 
@@ -59,7 +59,8 @@ def parquet_files(folder: Path) -> dict[str, list[str]]:
         split = next((s for s in ("train", "test", "validation") if s in str(file.relative_to(folder)).lower()), None)
         if split is None:
             raise ValueError(
-                f"{file.name} names no split: a parquet file's name should contain train, validation or test"
+                f"{file.name} has no split in its name: the name of a parquet file must contain train, validation "
+                "or test"
             )
         files.setdefault(split, []).append(str(file))
     return files

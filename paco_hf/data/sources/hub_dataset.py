@@ -1,4 +1,4 @@
-"""Data sets on the Hub."""
+"""Datasets on the Hub."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from ...utils.text import examples
 
 
 def load_hub(hub_id: str, config: str | None = None, revision: str | None = None) -> DatasetDict:
-    """Load a data set from the Hub or, where that cannot be reached, from the cache.
+    """Load a dataset from the Hub or, where that cannot be reached, from the cache.
 
     Args:
         hub_id (`str`): `user/name`.
@@ -39,8 +39,8 @@ def load_hub(hub_id: str, config: str | None = None, revision: str | None = None
             if config in configs or (config is None and len(configs) < 2):
                 raise
     raise ValueError(
-        f"{hub_id} has {f'no configuration {config!r}' if config else 'several configurations'}: choose one, as in "
-        f"--dataset {hub_id}:{configs[0]} (there are {examples(configs, 10)})"
+        f"{hub_id} has {f'no configuration {config!r}' if config else 'several configurations'}: choose one, as "
+        f"in --dataset {hub_id}:{configs[0]} (configurations: {examples(configs, 10)})"
     )
 
 
@@ -51,7 +51,7 @@ def _load_prepared(hub_id: str, config: str | None, commit: str) -> DatasetDict:
     if not chosen:
         there = examples([*dict.fromkeys(f"{path.parts[-3]} at {short(path.name)}" for path in folders)], 5)
         raise FileNotFoundError(
-            f"the cache has no {config or 'data'} of commit {short(commit)}, but {there or 'none'}"
+            f"the cache has no {config or 'data'} of commit {short(commit)}; it has {there or 'none'}"
         )
     if len(chosen) > 1:
         raise ValueError(f"several configurations: {examples([path.parts[-3] for path in chosen], 10)}")
@@ -71,8 +71,8 @@ def connected(hub_id: str) -> Iterator[None]:
     except Exception as error:  # datasets raises a dozen types here, and all of them mean the same to the user
         raise OSError(
             f"{hub_id!r} is not a local folder, and cannot be loaded from the Hub ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}). Without network give a local folder: --dataset FOLDER, or for a "
-            "benchmark --dataset_path FOLDER"
+            f"{' '.join(str(error).split())[:300]}): check the id, or without network access pass a local folder "
+            "with --dataset FOLDER (for a benchmark, --dataset_path FOLDER)"
         ) from error
 
 

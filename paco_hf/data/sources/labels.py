@@ -32,7 +32,7 @@ _SEPARATORS = (
     (" ", "^[0-9 ]+$"),
 )
 _NAMES_HAVE = ((_WEAK, rf"[^\d\s.{re.escape(_WEAK)}]"), (" ", ""))  # one cell with these says nothing
-_ONE_LABEL = "give each image one label, or name a column that does with --label_column"
+_ONE_LABEL = "use one label per image, or select another column with --label_column"
 
 
 def clean(name: str) -> str:
@@ -58,7 +58,7 @@ def look_alike(name: str, known: Collection[str]) -> str:
     """
     shown = visible(name).casefold()
     like = next((one for one in known if visible(one).casefold() == shown), None)
-    return "" if like is None else f"; {like!r} differs from it in case, white space or invisible characters only"
+    return "" if like is None else f"; {like!r} differs from it only in case, white space or invisible characters"
 
 
 def read_labels(
@@ -80,10 +80,10 @@ def read_labels(
     if isinstance(feature, ClassLabel):
         names = [clean(one) for one in feature.names]
         if (twice := repeated(names)) is not None:
-            raise ValueError(f"the column {column!r} of {name} has the class {twice!r} twice: rename one of the two")
+            raise ValueError(f"the column {column!r} of {name} has the class {twice!r} twice: rename one of them")
         return [None if value is None or value < 0 else names[value] for value in values]
     if not isinstance(feature, Value):
-        raise ValueError(f"{where} must hold one class per image, got {feature}: {_ONE_LABEL}")
+        raise ValueError(f"{where} must contain one class per image, got {feature}: {_ONE_LABEL}")
     if feature.dtype == "bool":
         return [None if value is None else str(value) for value in values]
     if feature.dtype.startswith("float"):
@@ -93,19 +93,19 @@ def read_labels(
     if "int" in feature.dtype:
         return list(values)
     if not is_text(feature):
-        raise ValueError(f"{where} must hold text or whole numbers, got {feature.dtype}")
+        raise ValueError(f"{where} must contain text or integers, got {feature.dtype}")
     return _read_text(values, rows.text, name, where, notes, numbers)
 
 
 def _whole_numbers(values: Sequence[float | None], dtype: str, where: str) -> list[str | int | None]:
     values = [None if value is None or math.isnan(value) else value for value in values]
     if broken := next((value for value in values if value and not value.is_integer()), None):
-        raise ValueError(f"{where} holds {broken}, which is not a class: give text or whole numbers")
+        raise ValueError(f"{where} contains {broken}, which is not a class: use text or integers")
     limit = 2 ** _EXACT.get(dtype, 53)
     if large := next((value for value in values if value and abs(value) >= limit), None):
         raise ValueError(
-            f"{where} holds {int(large)} as {dtype}, which is exact only for whole numbers below {limit}: store the "
-            "labels as integers or as text"
+            f"{where} contains {int(large)} as {dtype}, which is exact only for integers below {limit}: store the "
+            "labels as integers or text"
         )
     return [None if value is None else int(value) for value in values]
 
@@ -119,13 +119,13 @@ def _read_text(
     filled = [value for value in values if value]
     if broken := next((value for value in filled if re.search(r"[\t\r\n]", value)), None):
         raise ValueError(
-            f"row {values.index(broken)} of {name} has a label of more than one line or column, {broken[:60]!r}: a "
-            "quotation mark in the file may be left open"
+            f"row {values.index(broken)} of {name} has a label with line breaks or tabs, {broken[:60]!r}: check "
+            "the file for an unclosed quotation mark"
         )
     if lists := {value for value in {*filled} if _is_list(value)}:
         several = next(value for value in values if value in lists)
         raise ValueError(
-            f"row {values.index(several)} of {where} holds a list, {several[:60]!r}, not one class: {_ONE_LABEL}"
+            f"row {values.index(several)} of {where} contains a list, {several[:60]!r}, not one class: {_ONE_LABEL}"
         )
     if numbers is None:
         numbers = from_text and bool(filled) and all(map(_WHOLE.fullmatch, filled))
@@ -133,10 +133,10 @@ def _read_text(
         # Not by way of a float, which merges integers beyond 2^53.
         return [int(value.partition(".")[0]) if _WHOLE.fullmatch(value) else value or None for value in values]
     if from_text and filled and all(re.fullmatch(r"-?\d+\.\d+", value) for value in filled):
-        raise ValueError(f"{where} holds {filled[0]}, which is not a class: give text or whole numbers")
+        raise ValueError(f"{where} contains {filled[0]}, which is not a class: use text or integers")
     spaced = sorted(text for text, value in kept.items() if text != value and text.strip() == value)
     if spaced:
-        notes.append(f"white space around labels in {where} is left out, such as that of {spaced[0]!r}")
+        notes.append(f"white space around labels in {where} is removed, for example around {spaced[0]!r}")
     return [value or None for value in values]
 
 
@@ -172,17 +172,17 @@ def label_classes(
         ordered = [name for name in names if counts[name]]
         if empty := [name for name in names if not counts[name]]:
             share = f"{len(empty)} of the {len(names)} classes"
-            notes.append(f"{share} have no training image and are left out, such as {empty[0]!r}")
+            notes.append(f"{share} have no training images and are excluded, such as {empty[0]!r}")
     elif any(isinstance(value, int) for value in ordered):
         if ordered[0] < 0:
             raise ValueError(
                 f"label {ordered[0]} of row {list(values).index(ordered[0])} of {dataset} is out of range: labels "
-                "must not be negative; label the image, or remove it"
+                "must not be negative: fix the label, or remove the row"
             )
         if ordered != list(range(len(ordered))):
             notes.append(
-                f"the labels are {len(ordered)} whole numbers from {ordered[0]} to {ordered[-1]}, not 0 to "
-                f"{len(ordered) - 1}: they are taken as names of classes"
+                f"the labels are {len(ordered)} integers from {ordered[0]} to {ordered[-1]}, not 0 to "
+                f"{len(ordered) - 1}: they are used as class names"
             )
     else:
         _check_joined(ordered, list(values), f"column {column!r} of {dataset}", notes)
@@ -200,9 +200,9 @@ def _check_joined(names: Sequence[str], values: Sequence[str], where: str, notes
         first = next(value for value in values if value in joined)
         separator = next(one for one in separators if one in first)
         raise ValueError(
-            f"row {values.index(first)} of {where} has the label {first!r}, which joins several labels with "
-            f"{separator!r} ({len(joined)} such labels), but an image has one class: {_ONE_LABEL}; if it is the name "
-            f"of one class, rename it without {separator!r}"
+            f"row {values.index(first)} of {where} has the label {first!r}, which looks like several labels "
+            f"joined with {separator!r} ({len(joined)} such labels), but an image has one class: {_ONE_LABEL}; if "
+            f"it is one class, rename it without {separator!r}"
         )
 
     for separators, shape in _SEPARATORS:
@@ -215,7 +215,7 @@ def _check_joined(names: Sequence[str], values: Sequence[str], where: str, notes
             refuse(joined, separators)
         if separators[0] in "|;" and several:
             first = next(iter(several))
-            notes.append(f"labels with {separators[0]!r}, such as {first!r}, are each taken as one class")
+            notes.append(f"each label with {separators[0]!r}, such as {first!r}, is used as one class")
     for separators, shape in _NAMES_HAVE:
         several = _several(names, separators, shape)
         joined = {name for name, one in several.items() if one <= known}
@@ -225,11 +225,11 @@ def _check_joined(names: Sequence[str], values: Sequence[str], where: str, notes
             refuse(joined, separators)
         if len(joined) > 1:
             some = f"{len(joined)} labels of {where}, such as {min(joined)!r}"
-            notes.append(f"{some}, are made of other labels: each is taken as one class")
+            notes.append(f"{some}, are combinations of other labels: each is used as one class")
     if len(names) > 2 and all(len(name) == len(names) and re.fullmatch("0*10*", name) for name in names):
         notes.append(
-            f"the labels of {where}, such as {names[0]!r}, look like rows of one-hot columns: each is taken as the "
-            "name of one class"
+            f"the labels of {where}, such as {names[0]!r}, look like one-hot rows: each is used as the name of "
+            "one class"
         )
 
 
@@ -253,8 +253,8 @@ def _check_look(names: Sequence[str], dataset: str, notes: list[str]) -> None:
         shown = visible(name)
         if (other := shapes.setdefault(shown, name)) is not name:
             raise ValueError(
-                f"the classes {other!a} and {name!a} of {dataset} differ in white space or invisible characters only: "
-                "write both the same way if they are one class, or rename one"
+                f"the classes {other!a} and {name!a} of {dataset} differ only in white space or invisible "
+                "characters: use one spelling if they are one class, or rename one of them"
             )
         number = re.fullmatch(r"0*(\d+?)(\.0*)?", shown)
         alike[number[1] if number else shown.casefold().replace(" ", "")].append(name)
@@ -262,8 +262,8 @@ def _check_look(names: Sequence[str], dataset: str, notes: list[str]) -> None:
         more = f", and {len(same) - 1} more" if len(same) > 1 else ""
         first = " and ".join(map(repr, same[0]))
         notes.append(
-            "WARNING: classes whose names differ only in case, spaces or how a number is written are kept apart: "
-            f"{first}{more}"
+            "WARNING: class names that differ only in case, spaces or number format are kept as separate "
+            f"classes: {first}{more}"
         )
     hidden = [repr(name) for name in names if visible(plain := _JOINERS.sub("", name)) != plain]
     if hidden:

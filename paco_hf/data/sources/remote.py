@@ -61,8 +61,8 @@ def check_address(address: str) -> None:
         raise ImportError(f"{address} needs a package for {protocol}:// that is not installed: {advice}") from error
     except ValueError as error:
         raise ValueError(
-            f"{address} is on an unknown file system ({protocol}://): give an address of https, hf, s3, gs or another "
-            "that fsspec knows, or a local copy"
+            f"{address} uses an unknown file system ({protocol}://): use https, hf, s3, gs or another that fsspec "
+            "supports, or a local copy"
         ) from error
 
 
@@ -102,16 +102,16 @@ class RemoteData:
             files = {path: plain(path[len(root) :].lstrip("/")) for path in fs.find(root)} if is_folder else {root: ""}
         except FileNotFoundError as error:
             raise OSError(
-                f"there is nothing at {self.shown}, or it cannot be reached: give the address of a folder or file"
+                f"{self.shown} does not exist or cannot be reached: pass the URL of a folder or file"
             ) from error
         except Exception as error:  # each file system has types of its own
             for kept in (_folder(self.address), _folder(parent) / name):
                 if kept.is_file() or (kept.is_dir() and (kept.parent / _STATE).is_file()):
-                    print(f"{self.shown} cannot be reached: its copy is read as it is", file=sys.stderr)
+                    print(f"{self.shown} cannot be reached: using the cached copy", file=sys.stderr)
                     return kept
             raise OSError(
-                f"{self.shown} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:300]}): give a "
-                "local copy of it"
+                f"{self.shown} cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:300]}): "
+                "pass a local copy"
             ) from error
         files = {path: below for path, below in files.items() if not any(p.startswith(".") for p in below.split("/"))}
         target = _folder(self.address) if is_folder else _folder(parent)
@@ -163,7 +163,7 @@ class RemoteData:
             return path, state
 
         try:
-            with disk_errors(f"make space in {folder}, or set HF_DATASETS_CACHE to elsewhere"):
+            with disk_errors(f"free space in {folder}, or set HF_DATASETS_CACHE to another folder"):
                 folder.mkdir(parents=True, exist_ok=True)
                 with ThreadPoolExecutor(_THREADS) as pool:
                     results = pool.map(fetch, files)
@@ -174,8 +174,8 @@ class RemoteData:
             raise
         except Exception as error:
             raise OSError(
-                f"{self.shown} cannot be copied ({type(error).__name__}: {' '.join(str(error).split())[:300]}): run "
-                "the same command again to continue; what was copied is kept"
+                f"{self.shown} cannot be copied ({type(error).__name__}: {' '.join(str(error).split())[:300]}): "
+                "run the same command again to resume; copied files are kept"
             ) from error
 
 

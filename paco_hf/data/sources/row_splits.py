@@ -48,8 +48,8 @@ def split_column(
                 break
         if twice := pieces.keys() & result.keys():
             raise ValueError(
-                f"the split {min(twice)!r} is in the column {column!r} of a table, and in a table of its own: keep "
-                "one of the two"
+                f"the split {min(twice)!r} is defined both in the column {column!r} of a table and in a separate "
+                "table: keep one of them"
             )
         result |= pieces
     return result, column
@@ -75,16 +75,16 @@ def _row_splits(rows: Rows, column: str, names: Collection[str], notes: list[str
     if is_named and not usual and not {*values} & {*names}:
         if notes is not None:
             notes.append(
-                f"WARNING: the column {column!r} holds {examples(sorted({*values}))}, no usual names of splits, and "
-                "is not used: --train_split and --test_split say what they are"
+                f"WARNING: the column {column!r} contains {examples(sorted({*values}))}, which are not names of "
+                "splits, and is not used: map them with --train_split and --test_split"
             )
         return None
     if not is_named and (len(usual) < 2 or not all(usual_split(value) or value in names for value in values)):
         return None
     if "" in values:
         raise ValueError(
-            f"{values.count('')} of the {len(values)} rows have no split in the column {column!r}, the first being "
-            f"row {values.index('')}: fill it in, or remove them"
+            f"{values.count('')} of the {len(values)} rows have no split in the column {column!r}, the first is "
+            f"row {values.index('')}: fill in the split, or remove these rows"
         )
     return values
 
@@ -127,8 +127,7 @@ def split_by_folder(tables: dict[str, Rows], dataset: str, column: str | None, n
     if elsewhere := places.get(""):
         raise ValueError(
             f"{dataset} has images in the folders {examples([name for name in places if name])}, and {len(elsewhere)} "
-            f"in none of these, such as {names[elsewhere[0]]!r}: write the split of each into a column 'split' of the "
-            "table"
+            f"images outside of them, such as {names[elsewhere[0]]!r}: add a column 'split' to the table"
         )
-    notes.append(f"the splits are the folders that the images lie in: {examples([*places])}")
+    notes.append(f"splits, from the folders of the images: {examples([*places])}")
     return {name: replace(rows, data=rows.data.select(where)) for name, where in places.items()}

@@ -20,7 +20,7 @@ from .split_names import are_classes, split_in, usual_split
 from .table_files import TABLE_SUFFIXES, Rows, is_table, read_files
 from .tables_beside_folders import choose_tables, image_root, splits_beside
 
-_TAKES = f"a folder of class folders, a table ({', '.join(TABLE_SUFFIXES)}), or the id of a data set on the Hub"
+_TAKES = f"a folder of class folders, a table ({', '.join(TABLE_SUFFIXES)}), or the id of a dataset on the Hub"
 
 
 def read_rows(
@@ -48,21 +48,23 @@ def read_rows(
     Raises:
         ValueError: there are no images, or no classes; folders and tables give different classes; a file that cannot
             be read as what its name says.
-        OSError: no such file or folder, and no such data set on the Hub.
+        OSError: no such file or folder, and no such dataset on the Hub.
     """
     path, (name, revision) = Path(dataset), split_revision(dataset)
     hub_id, _, config = name.partition(":")
     if not dataset.strip():
-        raise ValueError("--dataset is empty: give a folder, a table file, or the id of a data set on the Hub")
+        raise ValueError("--dataset is empty: pass a folder, a table file, or the id of a dataset on the Hub")
     if path.is_dir():
         return _read_folder(path, label_source, columns, chosen or {})
     if path.is_file():
         return _read_file(path, remote)
     if path.exists():
-        raise ValueError(f"{dataset} is a pipe, a socket or a device: --dataset takes {_TAKES}")
+        raise ValueError(f"{dataset} is a pipe, a socket or a device: --dataset must be {_TAKES}")
     is_path = path.is_absolute() or dataset.startswith((".", "~")) or name.count("/") > 1
     if is_path or path.suffix.lower() in TABLE_SUFFIXES:
-        raise OSError(f"{dataset} does not exist: --dataset takes a folder, a table file, or the id of a Hub data set")
+        raise OSError(
+            f"{dataset} does not exist: --dataset must be a folder, a table file, or the id of a dataset on the Hub"
+        )
     return {name: Rows(data) for name, data in load_hub(hub_id, config or None, revision).items()}, []
 
 
@@ -76,7 +78,7 @@ def _read_file(path: Path, remote: RemoteData | None) -> tuple[dict[str, Rows], 
     if is_webdataset(path):
         return {split: Rows(load_webdataset([path]))}, []
     advice = next_step(path)
-    raise ValueError(f"{path} is neither a folder nor a table: {advice or f'--dataset takes {_TAKES}'}")
+    raise ValueError(f"{path} is neither a folder nor a table: {advice or f'--dataset must be {_TAKES}'}")
 
 
 def _read_folder(
@@ -146,26 +148,26 @@ def _read_class_folders(
     if not any(len(rows.data) for rows in result.values()):
         also = f" ({passed.note})" if passed.note else ""
         raise ValueError(
-            f"{folder} has no images in its class folders{also}: expected files that end in "
+            f"{folder} has no images in its class folders{also}: expected files ending in "
             f"{', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     if not splits and (places := splits_beside(folder, passed)):
         result = _split_rows(result["train"], places, notes)
     if lists := [file.name for file in top.others if file.suffix.lower() == ".txt" and split_in(file.name)]:
         notes.append(
-            f"WARNING: {examples(lists)} may list the splits of the images, and are not read: save each as CSV, with "
-            "a first line file"
+            f"WARNING: {examples(lists)} may list the splits of the images, but are not read: save each as CSV "
+            "with the header file"
         )
     for name, root in splits.items():
         if root != folder / name:
-            notes.append(f"the {name} split is read from {root.relative_to(folder)}")
+            notes.append(f"{name} split: {root.relative_to(folder)}")
     if splits:
         beside = [one.name for one in top.folders if one.name not in splits]
         beside += [f"{len(top.images)} images such as {top.images[0].name}"] if top.images else []
         if beside:
-            notes.append(f"beside the folders of the splits, {examples(beside)} is left out")
+            notes.append(f"skipped, because not in a split folder: {examples(beside)}")
     if packed := [file.name for file in top.others if is_archive(file)]:
-        notes.append(f"archives are not unpacked: {examples(packed)}")
+        notes.append(f"skipped archives (unpack them to use them): {examples(packed)}")
     return result
 
 
@@ -175,8 +177,8 @@ def _split_rows(rows: Rows, places: Mapping[str, str], notes: list[str]) -> dict
     for row, file in enumerate(rows.files or ()):
         by_split[places.get(file, "")].append(row)
     if rest := by_split.pop("", None):
-        notes.append(f"{len(rest)} images are in none of the splits that the tables name, and are left out")
-    notes.append(f"the splits are those of the tables beside the class folders: {examples([*by_split])}")
+        notes.append(f"skipped {len(rest)} images that are in no split of the tables")
+    notes.append(f"splits, from the tables next to the class folders: {examples([*by_split])}")
     files = rows.files or []
     return {
         name: replace(rows, data=rows.data.select(where), files=[files[row] for row in where])
@@ -189,12 +191,12 @@ def _no_classes(folder: Path, passed: PassedOver) -> str:
     top = scan(folder, passed)
     also = f" ({passed.note})" if passed.note else ""
     if not (top.images or top.others):
-        return f"{folder} is empty{also}: put the images of each class in a folder of its own in it"
+        return f"{folder} is empty{also}: put the images of each class in a separate folder"
     if not top.images and (advice := next(filter(None, map(next_step, top.others)), "")):
-        return f"{folder} has no images, but {examples([file.name for file in top.others])}: {advice}"
+        return f"{folder} has no images; it has {examples([file.name for file in top.others])}: {advice}"
     return (
-        f"{folder} has {len(top.images)} images but no class folders{also}: put the images of each class in a folder "
-        "of its own, or their names and classes in a metadata.csv beside them"
+        f"{folder} has {len(top.images)} images but no class folders{also}: put the images of each class in a "
+        "separate folder, or add a metadata.csv with their names and classes"
     )
 
 
@@ -212,9 +214,8 @@ def _check_layout(folder: Path, passed: PassedOver) -> None:
         names = examples([f"{one.name}/" for one in filled])
         raise ValueError(
             f"{names} of {folder} {'hold' if len(filled) > 1 else 'holds'} images without class folders: put the "
-            f"images of each class in a folder of its own in {filled[0].name}/, or names and classes in a "
-            f"{filled[0].name}/metadata.csv (columns file_name,label); if these folders are the classes, give "
-            "--label_source folders"
+            f"images of each class in a separate folder in {filled[0].name}/, or add {filled[0].name}/metadata.csv "
+            "(columns file_name,label); if these folders are the classes, use --label_source folders"
         )
 
 
@@ -223,11 +224,11 @@ def _class_rows(root: Path, notes: list[str], passed: PassedOver) -> Rows:
     names = [clean(folder) for folder in read.folders]
     classes, name = sorted(set(names)), root.resolve().name
     if twice := repeated(names):
-        notes.append(f"{name} has more than one folder for the class {twice!r}: they are read as one class")
+        notes.append(f"{name} has several folders for the class {twice!r}: they are read as one class")
     if unread := unread_class(read):
         raise ValueError(
-            f"the images of the class {unread[0]!r} of {name} are of a kind that is not read ({unread[1]}): save them "
-            "as JPEG or PNG"
+            f"the images of the class {unread[0]!r} of {name} are in an unsupported format ({unread[1]}): save "
+            "them as JPEG or PNG"
         )
     ids = {class_name: label for label, class_name in enumerate(classes)}
     data = image_tables({"train": (read.files, [ids[names[label]] for label in read.labels])}, classes)["train"]
@@ -237,17 +238,21 @@ def _class_rows(root: Path, notes: list[str], passed: PassedOver) -> Rows:
 
 def _describe_others(read: ClassFolders, name: str) -> list[str]:
     notes = []
-    if count := len(read.others):
-        kinds = sorted({path.suffix.lower() or path.name for path in read.others})
-        unread = [path for path in read.others if is_unread_image(path.name)]
-        named = f", such as {unread[0].parent.name}/{unread[0].name}" if unread else ""
-        shown = ", ".join(kinds[:4])
+    unread = [path for path in read.others if is_unread_image(path.name)]
+    others = [path for path in read.others if path not in unread]
+    if count := len(unread):
+        kinds = "/".join(sorted({path.suffix[1:].upper() for path in unread}))
+        what = f"{kinds} image skipped" if count == 1 else f"{kinds} images skipped"
         notes.append(
-            f"{count} file{'s' * (count > 1)} in the class folders of {name} not read as images ({shown}){named}"
+            f"{count} {what} in the class folders of {name}, such as {unread[0].parent.name}/{unread[0].name}: save "
+            f"{'it' if count == 1 else 'them'} as JPEG or PNG"
         )
+    if count := len(others):
+        kinds = ", ".join(sorted({path.suffix.lower() or path.name for path in others})[:4])
+        notes.append(f"{count} file{'s' * (count > 1)} skipped in the class folders of {name}, not images ({kinds})")
     if read.loose:
         notes.append(
-            f"{len(read.loose)} images of {name} lie outside of class folders and are left out, such as "
+            f"{len(read.loose)} images of {name} are outside of class folders and are skipped, such as "
             f"{read.loose[0].name}"
         )
     return notes

@@ -14,7 +14,7 @@ from ..spec import ROLES, DataSpec
 
 @dataclass
 class Source:
-    """The splits of a data set by role, which have the same classes.
+    """The splits of a dataset by role, which have the same classes.
 
     Args:
         splits (`dict`): [`ImageSplit`] by role: `train`, `validation`, `test`; not all there need be.
@@ -34,7 +34,7 @@ class Source:
         """
         if role not in self.splits:
             names = ", ".join(str(split.source_split) for split in self.splits.values())
-            raise ValueError(f"{dataset} has no {role} split (found: {names}): give data that has one")
+            raise ValueError(f"{dataset} has no {role} split (found: {names}): pass data that has one")
         return self.splits[role]
 
 
@@ -75,7 +75,7 @@ def label_tables(
     check_column(features, label, spec.dataset, "label")
     if not isinstance(features[image], Image):
         raise ValueError(
-            f"column {image!r} of {spec.dataset} must hold images, not {features[image]}: set --image_column"
+            f"column {image!r} of {spec.dataset} must contain images, got {features[image]}: set --image_column"
         )
     roles = assign_roles(tables, test_only)
     names = class_names or _names(tables["train" if "train" in tables else next(iter(roles.values()))], label, spec)
@@ -88,8 +88,8 @@ def label_tables(
             ids = {name: label for label, name in enumerate(names)}
             if unknown := [name for name in feature.names if name not in ids]:
                 raise ValueError(
-                    f"the split {key!r} of {spec.dataset} has a class {unknown[0]!r} that its train split does not "
-                    "have: remove it, or add training images"
+                    f"the split {key!r} of {spec.dataset} has a class {unknown[0]!r} that is not in its train "
+                    "split: remove it, or add training images"
                 )
             labels = [ids[feature.names[value]] if value >= 0 else value for value in labels]
         class_counts(labels, len(names), allow_empty=True)
@@ -105,7 +105,7 @@ def _names(table: Dataset, label: str, spec: DataSpec) -> list[str]:
     values = list(table[label])
     if not values or not all(isinstance(value, int) for value in values):
         raise ValueError(
-            f"label column {label!r} of {spec.dataset} must hold integers or a ClassLabel, got {feature}: set "
+            f"label column {label!r} of {spec.dataset} must contain integers or a ClassLabel, got {feature}: set "
             "--label_column"
         )
     return [str(c) for c in range(max(values) + 1)]
@@ -142,5 +142,5 @@ def choose_column(
     if ranked or len(candidates) == 1:
         return [*ranked, *candidates][0]
     raise ValueError(
-        f"cannot tell the {role} column of {dataset} (columns: {', '.join(features)}): set --{role}_column"
+        f"cannot detect the {role} column of {dataset} (columns: {', '.join(features)}): set --{role}_column"
     )

@@ -93,13 +93,13 @@ def read_files(paths: Sequence[Path]) -> Rows:
     if len(paths) == 1:
         return _read_text(paths[0])
     raise ValueError(
-        f"{paths[0]} and {paths[1]} are both of the same split: give one of them as --dataset, or rename one"
+        f"{paths[0]} and {paths[1]} are both for the same split: pass one of them as --dataset, or rename one"
     )
 
 
 def _read_shards(paths: Sequence[Path]) -> Rows:
     filled, notes = filled_shards(paths)
-    # One data set over all files, whose cache the next run finds.
+    # One dataset over all files, whose cache the next run finds.
     return Rows(read_parquet(filled), filled[0].parent, notes=notes)
 
 
@@ -113,7 +113,7 @@ def filled_shards(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
     schemas = {path: schema for path in paths if (schema := _check_parquet(path))}
     filled = [*schemas]
     if not filled:
-        raise ValueError(f"{paths[0]} has no rows: give a table with a row for each image")
+        raise ValueError(f"{paths[0]} has no rows: pass a table with one row per image")
     first = filled[0]
     for path, schema in schemas.items():
         # Other columns, or classes in another order, which a shard of the same split would be read by.
@@ -122,17 +122,17 @@ def filled_shards(paths: Sequence[Path]) -> tuple[list[Path], list[str]]:
                 name for name in {**schemas[first], **schema} if schemas[first].get(name) != schema.get(name)
             )
             raise ValueError(
-                f"{first} and {path} are of the same split, but differ in the column {column!r} "
+                f"{first} and {path} are for the same split, but differ in the column {column!r} "
                 f"({_shown(schemas[first].get(column))}, {_shown(schema.get(column))}): write both with the same "
-                "columns and class names, or give one of them as --dataset"
+                "columns and class names, or pass one of them as --dataset"
             )
     empty = [path.name for path in paths if path not in filled]
-    notes = [f"parquet files without rows are left out: {examples(empty)}"] if empty else []
+    notes = [f"skipped parquet files without rows: {examples(empty)}"] if empty else []
     return filled, notes
 
 
 def _shown(column: Any) -> str:
-    return "not there" if column is None else f"{column:.60}"
+    return "missing" if column is None else f"{column:.60}"
 
 
 def _check_parquet(path: Path) -> dict[str, str]:
@@ -146,7 +146,7 @@ def _check_parquet(path: Path) -> dict[str, str]:
         names = feature.get("names") if isinstance(feature, dict) else None
         if twice := repeated(names or []):
             raise ValueError(
-                f"the column {name!r} of {path} has the class {twice!r} twice: rename one of the two, or merge them"
+                f"the column {name!r} of {path} has the class {twice!r} twice: rename one of them, or merge them"
             )
     if not about.num_rows:
         return {}
@@ -167,10 +167,10 @@ def _read_text(path: Path) -> Rows:
     rows = len(next(iter(columns.values()), []))
     filled = [i for i in range(rows) if any(_is_filled(values[i]) for values in columns.values())]
     if not filled:
-        raise ValueError(f"{path} has no rows: give a table with a row for each image")
+        raise ValueError(f"{path} has no rows: pass a table with one row per image")
     if len(filled) < rows:
         columns = {name: [values[i] for i in filled] for name, values in columns.items()}
-        notes.append(f"{rows - len(filled)} of the {rows} rows of {path.name} are blank and are left out")
+        notes.append(f"skipped {rows - len(filled)} blank rows of the {rows} rows of {path.name}")
     return Rows(Dataset.from_dict(columns), path.parent, text=tabular, notes=notes)
 
 
@@ -192,18 +192,18 @@ def _parse_csv(path: Path, text: str) -> dict[str, list[Any]]:
         if not isinstance(frame.index, pd.RangeIndex) and (frame.iloc[:, -1] == "").all():  # a separator at the end
             frame = pd.read_csv(io.StringIO(text), index_col=False, **options)
     except pd.errors.EmptyDataError:
-        raise ValueError(f"{path} is empty: its first line should name its columns") from None
+        raise ValueError(f"{path} is empty: its first line must contain the column names") from None
     except (pd.errors.ParserError, ValueError) as error:
         raise ValueError(f"{path} is not a table ({' '.join(str(error).split())}): save it as CSV") from error
     if not isinstance(frame.index, pd.RangeIndex):
-        raise ValueError(f"{path} has more values in a row than names in its first line: quote values with commas")
+        raise ValueError(f"{path} has a row with more values than column names: quote values that contain commas")
     names = [name.strip() for name in next(csv.reader([header.rstrip("\r")], delimiter=separator))]
     if len(names) != frame.shape[1]:  # a line break in a name
         names = [str(name).strip() for name in frame]
     if first := next((name for name in names if is_image_name(name)), None):
         raise ValueError(
-            f"the first line of {path} should name its columns, but has the image {first!r}: put a line such as "
-            f"file{separator}label above it"
+            f"the first line of {path} must contain the column names, but contains the image {first!r}: add a "
+            f"header such as file{separator}label"
         )
     if (twice := repeated(filter(None, names))) is not None:
         raise ValueError(f"{path} has two columns {twice!r}: rename one of them")
@@ -220,7 +220,7 @@ def _parse_json(path: Path, text: str, notes: list[str]) -> dict[str, list[Any]]
     except KeyError as error:
         raise ValueError(f"{path} has the key {error} twice in one object: keep one of them") from error
     except RecursionError as error:
-        raise ValueError(f"{path} is nested too deeply: give {_JSON_FORMS}") from error
+        raise ValueError(f"{path} is nested too deeply: expected {_JSON_FORMS}") from error
     if content is None:
         content = _parse_lines(path, text)
     if isinstance(content, dict) and {"images", "annotations", "categories"} <= content.keys():
@@ -231,16 +231,16 @@ def _parse_json(path: Path, text: str, notes: list[str]) -> dict[str, list[Any]]
         lengths = {len(values): name for name, values in reversed(content.items())}
         if len(lengths) > 1:
             shown = examples([f"{name!r} has {rows}" for rows, name in reversed(lengths.items())])
-            raise ValueError(f"the columns of {path} differ in their number of rows: {shown}; make them equal")
+            raise ValueError(f"the columns of {path} differ in their number of rows: {shown}: make them equal")
         content = [dict(zip(content, row, strict=True)) for row in zip(*content.values(), strict=True)]
     if not isinstance(content, list) or not all(isinstance(row, dict) for row in content):
-        raise ValueError(f"{path} must hold {_JSON_FORMS}")
+        raise ValueError(f"{path} must contain {_JSON_FORMS}")
     return {
         name: _column([row.get(name) for row in content]) for name in dict.fromkeys(n for row in content for n in row)
     }
 
 
-_JSON_FORMS = "a list of objects, or an object a line, each with an image and a label; or COCO's annotations"
+_JSON_FORMS = "a list of objects or one object per line, each with an image and a label; or COCO annotations"
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -274,7 +274,9 @@ def _parse_lines(path: Path, text: str) -> list[Any]:
         try:
             content += [json.loads(line)] if line.strip() else []
         except (json.JSONDecodeError, RecursionError) as error:
-            raise ValueError(f"line {number} of {path} is not a JSON object ({error}): give one per line") from error
+            raise ValueError(
+                f"line {number} of {path} is not a JSON object ({error}): write one object per line"
+            ) from error
     return content
 
 
@@ -305,16 +307,17 @@ def _coco_rows(path: Path, content: dict[str, Any], notes: list[str]) -> list[di
         files = {image["id"]: str(image["file_name"]) for image in content["images"]}
     except (KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} has images, annotations and categories, but is not in COCO's format ({type(error).__name__}: "
-            f"{error}): images have id and file_name, annotations image_id and category_id, categories id and name"
+            f"{path} has images, annotations and categories, but is not in COCO format ({type(error).__name__}: "
+            f"{error}): images need id and file_name, annotations need image_id and category_id, categories need "
+            "id and name"
         ) from error
     several = next((image for image in files if len(categories[image]) > 1), None)
     if several is not None:
         raise ValueError(
             f"the image {files[several]!r} of {path} has objects of several categories "
-            f"({examples(sorted(categories[several]))}), but an image has one class: cut the objects out, or make a "
-            "table of images with one label each"
+            f"({examples(sorted(categories[several]))}), but an image has one class: crop the objects, or write a "
+            "table with one label per image"
         )
     if bare := [file for image, file in files.items() if not categories[image]]:
-        notes.append(f"{len(bare)} images of {path.name} have no annotation and are left out, such as {bare[0]}")
+        notes.append(f"{len(bare)} images of {path.name} have no annotation and are skipped, such as {bare[0]}")
     return [{"file_name": file, "label": min(categories[image])} for image, file in files.items() if categories[image]]

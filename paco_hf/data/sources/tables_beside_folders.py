@@ -33,7 +33,7 @@ def choose_tables(
     """The tables of a folder to read, none where the class folders are to be, and what the user should know.
 
     Args:
-        folder (path): of the data set.
+        folder (path): of the dataset.
         label_source (`str`, *optional*): `folders` or `table`; `None`: as the layout says.
         columns (sequence of `str`, *optional*): that the user named, which only a table has.
         passed ([`PassedOver`]): takes note of what is no data.
@@ -47,22 +47,22 @@ def choose_tables(
     tables, notes = _candidates(folder, passed, finder)
     if not tables:
         if label_source == "table":
-            raise ValueError(f"{folder} has no table with images or their names: leave out --label_source table")
+            raise ValueError(f"{folder} has no table with images or image names: remove --label_source table")
         return [], notes
     names = examples([str(file.relative_to(folder)) for file in tables])
-    beside = f"the classes are those of the folders, not those of {names} beside them"
+    beside = f"labels: from the class folders, not from {names}"
     if label_source == "folders":
         return [], [*notes, beside]
     roots = _class_roots(folder, passed, chosen)
     near = None if roots else near_layout(folder, passed)
     if label_source == "table" or any(columns):
-        notes += [f"the labels are those of {names}, not the folders"] if roots or near else []
+        notes += [f"labels: from {names}, not from the class folders"] if roots or near else []
         return _one_a_split(folder, tables), notes
     if not (roots or near):
         filled = [one for one in scan(folder, passed).folders if scan(one, passed).images or scan(one, passed).folders]
         if filled and all(reasons := [_unreadable(file, finder, len(tables) == 1) for file in tables]):
             return [], [*notes, f"{beside}: {reasons[0]}"]
-        return _one_a_split(folder, tables), [*notes, f"the labels are those of {names}"] if filled else notes
+        return _one_a_split(folder, tables), [*notes, f"labels: from {names}"] if filled else notes
     in_folders = roots or _class_roots(near or folder, passed)
     claims = [_labels_by_file(file, finder, in_folders) for file in tables]
     reasons = [claim for claim in claims if isinstance(claim, str)]
@@ -71,27 +71,26 @@ def choose_tables(
         if (near or numbered) and not all(_unreadable(file, finder, len(tables) == 1) for file in tables):
             near = near or folder
             raise ValueError(
-                f"{folder} has class folders in {near}, and beside them {names}, which gives no labels by name "
-                f"({reasons[0]}): give --dataset {near} with --label_source folders for the classes of the folders, "
-                "or --label_column for those of the table"
+                f"{folder} has class folders in {near} and {names}, which has no label column ({reasons[0]}): use "
+                f"--dataset {near} --label_source folders to use the class folders, or --label_column to use the table"
             )
         return [], [*notes, f"{beside}: {reasons[0]}"]
     for file, claim in zip(tables, claims, strict=True):
         if not isinstance(claim, str) and (dispute := _dispute(claim, in_folders)):
             raise ValueError(
-                f"the folders of {folder} and {file.relative_to(folder)} give different classes: "
-                f"{os.path.relpath(dispute[0], folder)} is in the folder {dispute[1]!r}, and has the label "
-                f"{dispute[2]!r} in the table: give --label_source folders or --label_source table"
+                f"the class folders of {folder} and {file.relative_to(folder)} disagree: "
+                f"{os.path.relpath(dispute[0], folder)} is in the folder {dispute[1]!r}, but has the label "
+                f"{dispute[2]!r} in the table: use --label_source folders or --label_source table"
             )
     roles = {split_in(file.name) or "train" for file in tables} | {role for t in tables for role in _column_splits(t)}
     if near or roles > {name_split(name) for name in in_folders}:
-        notes.append(f"the labels are those of {names}, with which the class folders agree")
+        notes.append(f"labels: from {names}, which agrees with the class folders")
         return _one_a_split(folder, tables), notes
     if extra := roles - {name_split(name) for name in in_folders} - {"train"}:
         notes.append(
-            f"WARNING: {names} has images of the {min(extra)} split, which are not in class folders and not read"
+            f"WARNING: {names} has images of the {min(extra)} split that are not in class folders; they are not read"
         )
-    return [], [*notes, f"the classes are those of the folders, with which {names} beside them agrees"]
+    return [], [*notes, f"labels: from the class folders, which agree with {names}"]
 
 
 def _class_roots(folder: Path, passed: PassedOver, chosen: Mapping[str, str] | None = None) -> dict[str, Path]:
@@ -123,7 +122,7 @@ def _candidates(folder: Path, passed: PassedOver, finder: FileFinder) -> tuple[l
     if not chosen:
         return [file for file in named or direct if not _is_submission(file)], []
     beside = [file for file in tables if file.parent == folder and file not in chosen]
-    reasons = [f"{file.name} ({_unreadable(file, finder, False) or 'its name says no split'})" for file in beside[:3]]
+    reasons = [f"{file.name} ({_unreadable(file, finder, False) or 'no split in its name'})" for file in beside[:3]]
     return chosen, [f"not read: {'; '.join(reasons)}{'; ...' if len(beside) > 3 else ''}"] if beside else []
 
 
@@ -137,7 +136,7 @@ def _one_a_split(folder: Path, files: list[Path]) -> list[Path]:
 
     Raises:
         ValueError: several tables, of which none says a split; or several folders have parquet of a split, as
-            configurations of a data set have.
+            configurations of a dataset have.
     """
     places: dict[str, Path] = {}
     for file in files:
@@ -146,12 +145,12 @@ def _one_a_split(folder: Path, files: list[Path]) -> list[Path]:
         are_shards = file.suffix.lower() == first.suffix.lower() == ".parquet"
         if are_shards and first.parent != file.parent:
             raise ValueError(
-                f"{folder} has parquet files of the {split or 'train'} split in {first.parent} and in {file.parent}: "
-                "give one of these as --dataset, or move the files of one split into one folder"
+                f"{folder} has parquet files of the {split or 'train'} split in {first.parent} and in "
+                f"{file.parent}: pass one of these as --dataset, or move the files of a split into one folder"
             )
         if first != file and split is None and not are_shards:
             names = examples([str(one.relative_to(folder)) for one in files])
-            raise ValueError(f"{folder} has several tables of images, {names}: give one of them as --dataset")
+            raise ValueError(f"{folder} has several tables of images, {names}: pass one of them as --dataset")
     return files
 
 
@@ -163,24 +162,24 @@ def _unreadable(file: Path, finder: FileFinder, alone: bool) -> str:
     except (ValueError, OSError) as error:
         return str(error).replace(f"{folder}{os.sep}", "")
     if alone and len(rows.data.features) < 2:
-        return f"{file.name} has one column only"
+        return f"{file.name} has only one column"
     if any(map(holds_images, rows.data.features.values())):
         return ""
     rows.root = image_root(rows, folder, split_in(str(file.relative_to(folder)))) or rows.root
     try:
         find_image_column(rows, file.name, None, finder)
     except ValueError:
-        return f"no column of {file.name} names images in the folder"
+        return f"no column of {file.name} contains names of images in the folder"
     return ""
 
 
 def image_root(rows: Rows, folder: Path, split: str | None) -> Path | None:
-    """The folder that most file names in some column of a table are below: its own, that of the data set, or one of
+    """The folder that most file names in some column of a table are below: its own, that of the dataset, or one of
     images in it.
 
     Args:
         rows (`Rows`): of the table.
-        folder (path): of the data set.
+        folder (path): of the dataset.
         split (`str`, *optional*): that the table is of.
     """
     inside = scan(folder, PassedOver(folder)).folders
@@ -207,7 +206,7 @@ def _labels_by_file(file: Path, finder: FileFinder, roots: Mapping[str, Path]) -
     image = find_image_column(rows, file.name, None, finder)
     values = file_names_in(rows, image)
     if values is None:
-        return f"{file.name} has images of its own"
+        return f"{file.name} contains images itself"
     split = split_in(str(file.relative_to(folder)))
     files = finder.find(values, image_root(rows, folder, split) or rows.root)
 
@@ -216,14 +215,14 @@ def _labels_by_file(file: Path, finder: FileFinder, roots: Mapping[str, Path]) -
         return [(one, str(label)) for one, label in zip(files, labels, strict=True) if one and label is not None]
 
     if columns := named_label_columns(rows, image):
-        return pairs(rows, columns[0]) or f"no column of {file.name} names images in the folder"
+        return pairs(rows, columns[0]) or f"no column of {file.name} contains names of images in the folder"
     with suppress(ValueError):  # it is none of labels
         one_hot = one_hot_columns(rows, file.name, image)
         rows = read_one_hot(rows, one_hot, file.name) if one_hot else rows
         guess = pairs(rows, ONE_HOT if one_hot else find_label_column(rows, file.name, image, None))
         if guess and not _dispute(guess, roots):
             return guess
-    return f"no column of {file.name} is called label or class (--label_column NAME reads it all the same)"
+    return f"no column of {file.name} is called label or class (select one with --label_column NAME)"
 
 
 def _dispute(pairs: Sequence[tuple[str, str]], roots: Mapping[str, Path]) -> tuple[str, str, str] | None:
@@ -272,6 +271,6 @@ def splits_beside(folder: Path, passed: PassedOver) -> dict[str, str]:
                 twice = next((file for file in files if places.setdefault(file, split) != split), twice)
     if twice:
         raise ValueError(
-            f"{os.path.relpath(twice, folder)} is in two splits by the tables of {folder}: keep it in one of them"
+            f"{os.path.relpath(twice, folder)} is in two splits of the tables in {folder}: keep it in one of them"
         )
     return places if len({usual_split(split) for split in places.values()}) > 1 else {}

@@ -1,4 +1,4 @@
-"""A user's own data set: which columns hold images and classes, which splits there are, and the classes' names."""
+"""A user's own dataset: which columns hold images and classes, which splits there are, and the classes' names."""
 
 import os
 from collections import Counter
@@ -59,17 +59,17 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
         labeled = [split for split in roles.values() if {*one_hot} <= {*rows[split].data.features}]
         rows = rows | {split: read_one_hot(rows[split], one_hot, f"{dataset} {split}") for split in labeled}
         first, label = rows[next(iter(roles.values()))], ONE_HOT
-        notes.append(f"the class of an image is the one of the columns {examples(one_hot)} that has 1 (one-hot)")
+        notes.append(f"labels: from the one-hot columns {examples(one_hot)}")
     else:
         label = find_label_column(first, dataset, image, spec.label_column)
     values = _labels_by_role(spec, rows, roles, (image, label), notes)
     roles = {role: split for role, split in roles.items() if role in values}
     if not values:
-        raise ValueError(f"{dataset} has no labels to score its images by: {'; '.join(notes)}")
+        raise ValueError(f"{dataset} has no labels to evaluate with: {'; '.join(notes)}")
     names, ids = label_classes(first, label, next(iter(values.values())), dataset, notes)
     if len(names) < 2 and not test_only:
         raise ValueError(
-            f"{dataset} has one class only ({', '.join(map(repr, names))}): a classifier needs at least two"
+            f"{dataset} has only one class ({', '.join(map(repr, names))}): a classifier needs at least two"
             + "".join(f"; {note}" for note in notes)
         )
     splits: dict[str, ImageSplit] = {}
@@ -77,14 +77,14 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
         if unknown := Counter(value for value in values[role] if value not in ids):
             value, count = next(iter(unknown.items()))
             raise ValueError(
-                f"the split {split!r} of {dataset} has a class {value!r} that its train split does not have ({count} "
+                f"the split {split!r} of {dataset} has a class {value!r} that is not in its train split ({count} "
                 "images)" + (look_alike(str(value), names) or _without(role))
             )
         present = {*values[role]}
         if missing := [name for value, name in zip(ids, names, strict=True) if value not in present]:
             notes.append(
-                f"{len(missing)} of the {len(names)} classes have no image in the split {split!r}, such as "
-                f"{missing[0]!r}: its scores leave them out"
+                f"{len(missing)} of the {len(names)} classes have no images in the split {split!r}, such as "
+                f"{missing[0]!r}: its scores do not cover them"
             )
         about: dict[str, Any] = {"dataset": dataset, "source_split": split, "role": role, "class_names": names}
         if os.path.exists(place):
@@ -94,12 +94,12 @@ def open_user_dataset(spec: DataSpec, test_only: bool = False) -> Source:
     if "test" not in splits and "validation" in splits and "validation" not in spec.splits and not left_out:
         splits["test"] = splits.pop("validation")
         splits["test"].role = "test"
-    columns = "classes: the folders" if first.files else _describe_columns(first, image, label, split_by)
+    columns = "labels: from the class folders" if first.files else _describe_columns(first, image, label, split_by)
     uses = ", ".join(f"{role} {split.source_split!r}" for role, split in splits.items())
     unused = [split for split in rows if split not in roles.values()]
     rest = f"; not used: {', '.join(map(repr, unused))}" if unused else ""
     if os.path.isdir(place) and first.files is None and not unused and (alone := _unlisted(Path(place), splits)):
-        notes.append(f"{len(alone)} images in the folder are in no table and are left out, such as {alone[0]}")
+        notes.append(f"skipped {len(alone)} images of the folder that are in no table, such as {alone[0]}")
     if test_only and "test" in splits:
         splits = {"test": splits["test"]}
     return Source(splits, f"{columns}; splits: {uses}{rest}", notes)
@@ -113,7 +113,7 @@ def _labels_by_role(
     for role, split in roles.items():
         features, name = rows[split].data.features, f"{spec.dataset} {split}"
         if columns[1] not in features and role != "train" and role not in spec.splits:
-            notes.append(f"the split {split!r} has no column {columns[1]!r}, so it is left out")
+            notes.append(f"the split {split!r} has no column {columns[1]!r} and is skipped")
             continue
         for column, kind in zip(columns, ("image", "label"), strict=True):
             check_column(features, column, f"the split {split!r} of {spec.dataset}", kind)
@@ -123,11 +123,11 @@ def _labels_by_role(
         if not (missing := labels.count(None)):
             values[role] = labels
         elif missing == len(labels) and role != "train":
-            notes.append(f"the split {split!r} has no labels, so it is left out")
+            notes.append(f"the split {split!r} has no labels and is skipped")
         else:
             raise ValueError(
-                f"{missing} of the {len(labels)} rows of {name} have no label in {columns[1]!r}, the first being "
-                f"row {labels.index(None)}: label or remove them"
+                f"{missing} of the {len(labels)} rows of {name} have no label in {columns[1]!r}, the first is row "
+                f"{labels.index(None)}: label or remove them"
             )
     return values
 
@@ -150,7 +150,7 @@ def _unlisted(folder: Path, splits: Mapping[str, ImageSplit]) -> list[str]:
 
 
 def _without(role: str) -> str:
-    return "" if role == "train" else f": if it has no classes, leave it out with --{role}_split {LEFT_OUT}"
+    return "" if role == "train" else f": if it has no labels, exclude it with --{role}_split {LEFT_OUT}"
 
 
 def _images(

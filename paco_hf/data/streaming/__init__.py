@@ -1,1 +1,1 @@
-"""Prepared data sets: parquet shards with a manifest, written once and read as a stream."""
+"""Prepared datasets: parquet shards with a manifest, written once and read as a stream."""

@@ -51,13 +51,13 @@ class Manifest:
                 content = json.load(file)
         except FileNotFoundError as error:
             raise OSError(
-                f"{root} has no {MANIFEST_NAME}, which lists the shards and counts the classes: run `paco-hf data "
-                "prepare`, or run it again if it was stopped"
+                f"{root} has no {MANIFEST_NAME}, the manifest of the shards: run `paco-hf data prepare`, or run "
+                "it again if it was interrupted"
             ) from error
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is damaged ({error}): run `paco-hf data prepare` again") from error
         except (OSError, ImportError, ValueError) as error:
-            raise OSError(f"{path} cannot be read ({type(error).__name__}: {error}): check access to it") from error
+            raise OSError(f"{path} cannot be read ({type(error).__name__}: {error}): check its permissions") from error
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"{path} is not a manifest of the format {FORMAT!r}: run `paco-hf data prepare` again")
         fields: dict[str, Any] = {name: content.get(name) for name in _KINDS}
@@ -70,7 +70,7 @@ class Manifest:
     def check_files(self) -> None:
         """`OSError` where a file is missing, or a shard has another size than when it was written."""
         fs, root = fsspec.core.url_to_fs(self.root)
-        advice = "run the same `paco-hf data prepare` again to write it"
+        advice = "run the same `paco-hf data prepare` command again"
         for split, content in self.splits.items():
             if not fs.exists(f"{root}/{labels_name(split)}"):
                 raise OSError(f"{labels_name(split)} of {self.root} is missing; {advice}")
@@ -83,12 +83,12 @@ class Manifest:
 
 
 def check_preparation(folder: Path) -> None:
-    """`ValueError` where a data set cannot be prepared in a folder: it is a file, or holds something else."""
+    """`ValueError` where a dataset cannot be prepared in a folder: it is a file, or holds something else."""
     if folder.exists() and not folder.is_dir():
-        raise ValueError(f"--out {folder} is a file: give a folder")
+        raise ValueError(f"--out {folder} is a file: pass a folder")
     inside = {file.name for file in folder.iterdir()} if folder.is_dir() else set()
     if PLAN_NAME not in inside and inside - {*LOCK_NAMES}:
-        raise ValueError(f"--out {folder} is not empty, and holds no preparation to resume: give another folder")
+        raise ValueError(f"--out {folder} is not empty and has no preparation to resume: pass another folder")
 
 
 def is_prepared(root: str) -> bool:

@@ -1,4 +1,4 @@
-"""`paco-hf data prepare`: the images of a data set into parquet shards with a manifest, in one pass over the source.
+"""`paco-hf data prepare`: the images of a dataset into parquet shards with a manifest, in one pass over the source.
 
 A benchmark's source of files is opened where the list says; one of parquet (a folder, or a Hub id) is streamed once
 and joined on file names, undecoded, each source shard into a part of its own, and the parts are then sorted into the
@@ -42,7 +42,7 @@ def prepare(
     shard_bytes: int = SHARD_BYTES,
     **fields: Any,
 ) -> Manifest:
-    """Write the shards and the manifest of a data set into the folder `out`.
+    """Write the shards and the manifest of a dataset into the folder `out`.
 
     Args:
         dataset (`str`): a name of [`paco_hf.data.published.BENCHMARKS`], or any name for data of one's own.
@@ -62,13 +62,14 @@ def prepare(
     """
     benchmark = BENCHMARKS.get(dataset)
     if benchmark and benchmark.path is None:
-        raise ValueError(f"{dataset} is small, and needs no preparation: `paco-hf train --dataset {dataset}` reads it")
+        raise ValueError(f"{dataset} is small and needs no preparation: use `paco-hf train --dataset {dataset}`")
     source = source or (benchmark.hub_id if benchmark else None)
     if source is None:
-        raise ValueError(f"{dataset} has no default repository on the Hub: give --source, a folder or a Hub id")
+        raise ValueError(f"{dataset} has no default repository on the Hub: set --source to a folder or a Hub id")
     if benchmark is None and lists:
         raise ValueError(
-            f"--list is for {', '.join(n for n, b in BENCHMARKS.items() if b.path)}, not for {dataset}: leave it out"
+            f"--list is for {', '.join(n for n, b in BENCHMARKS.items() if b.path)}, not for {dataset}: remove "
+            "the flag"
         )
     image_lists = tree_lists(dataset, Path(source), lists or {}) if benchmark else {}
     # A benchmark's source on the Hub is not looked at.
@@ -88,7 +89,7 @@ def prepare(
     writer = ShardWriter(Path(out), threads or min(os.cpu_count() or 1, 4), shard_bytes)
     try:
         check_preparation(writer.folder)
-        with sole_owner(writer.folder, "data is prepared in it", "give another --out", traces=(PLAN_NAME,)):
+        with sole_owner(writer.folder, "data preparation", "use another --out", traces=(PLAN_NAME,)):
             manifest = _begin(writer.folder, plan)
             if manifest is None:
                 manifest = Manifest(str(writer.folder), dataset, source, [], {})
@@ -103,8 +104,8 @@ def prepare(
         if error.errno is None:
             raise
         raise DiskError(
-            f"{writer.folder}: {error.strerror or error}. What is complete there is kept: run the same command again "
-            "to continue"
+            f"{writer.folder}: {error.strerror or error}: complete shards are kept, run the same command again to "
+            "resume"
         ) from error
 
 
@@ -139,8 +140,8 @@ def _finish(manifest: Manifest, shards: Shards, image_lists: dict[str, ImageList
         }
         if tree and selection != tree.selection(split, key):
             raise ValueError(
-                f"the shards of the {split} split in {folder} do not hold the images of {manifest.source}: remove "
-                f"{folder}, and run `paco-hf data prepare` again"
+                f"the shards of the {split} split in {folder} do not contain the images of {manifest.source}: "
+                f"remove {folder}, and run `paco-hf data prepare` again"
             )
     for split, image_list in image_lists.items():
         (folder / f"{split}.list").write_bytes(image_list.content)
@@ -151,7 +152,7 @@ def _begin(folder: Path, plan: dict[str, Any]) -> Manifest | None:
     """Claim the folder for this plan; the manifest where it is carried out already."""
     path = folder / PLAN_NAME
     if path.is_file():
-        before = read_mapping(path, advice=f"remove {folder}, and prepare anew")
+        before = read_mapping(path, advice=f"remove {folder}, and prepare the data again")
         written_since = plan["state"] != (before["state"] if "state" in before else plan["state"])
         before = before | {"state": plan["state"]}
         if before != plan and any(folder.glob("**/*.parquet")):
@@ -159,7 +160,7 @@ def _begin(folder: Path, plan: dict[str, Any]) -> Manifest | None:
             changed = [f"{k} {before.get(k)} -> {value}" for k, value in settings.items() if before.get(k) != value]
             changes = ", ".join(changed) or "the images of the source have changed since"
             raise ValueError(
-                f"{folder} has a preparation with other settings ({changes}): give another --out, or remove it"
+                f"{folder} was prepared with different settings ({changes}): use another --out, or remove it"
             )
         if before == plan and (folder / MANIFEST_NAME).is_file():
             try:
@@ -167,15 +168,15 @@ def _begin(folder: Path, plan: dict[str, Any]) -> Manifest | None:
                 manifest.check_files()
                 if written_since:
                     print(
-                        f"{folder} is complete, but files of {plan['source']} have been written since: where images "
-                        f"are others now, remove {folder}, and prepare anew"
+                        f"{folder} is complete, but files of {plan['source']} have changed since: if images have "
+                        f"changed, remove {folder}, and prepare the data again"
                     )
                 return manifest
             except (OSError, ValueError) as error:
                 print(f"{error}; now doing so")
                 _remove_damaged(folder)
         if written_since:
-            print(f"files of {plan['source']} have been written since the stop: starting anew")
+            print(f"files of {plan['source']} have changed since the interruption: starting over")
             shutil.rmtree(folder / PARTS, ignore_errors=True)
             for shard in folder.glob("*.parquet"):
                 shard.unlink()
@@ -206,6 +207,6 @@ def read_names(folder: Path, shards: list[dict[str, Any]]) -> tuple[list[str], l
 
 
 def join_key(dataset: str) -> Callable[[str], str]:
-    """What the images of a data set are joined on: see [`paco_hf.data.published.Benchmark.join_key`]."""
+    """What the images of a dataset are joined on: see [`paco_hf.data.published.Benchmark.join_key`]."""
     benchmark = BENCHMARKS.get(dataset)
     return benchmark.join_key if benchmark and benchmark.path else str

@@ -78,13 +78,13 @@ class SourceImages:
         for split, folder in whole:
             if not (root / folder).is_dir():
                 raise ValueError(
-                    f"{root} has no folder {folder}/ with the {split} images in class folders: give the folder that "
-                    "holds it as --source"
+                    f"{root} has no folder {folder}/ with the {split} images in class folders: pass the folder "
+                    "that contains it as --source"
                 )
         passed = PassedOver(root)
         files, folders = read_tree(root, lists, whole, passed)
         if not folders or "train" not in files:
-            raise ValueError(f"{root} has neither class folders in train/ nor parquet files: give another --source")
+            raise ValueError(f"{root} has neither class folders in train/ nor parquet files: use another --source")
         splits = {split: _file_contents(split, paths, labels, root) for split, (paths, labels) in files.items()}
         return cls(class_names(dataset, folders), splits, [passed.note] if passed.note else [])
 
@@ -143,23 +143,23 @@ def file_state(files: Iterable[str | Path]) -> str:
 
 
 def _file_contents(split: str, paths: Sequence[str], labels: Sequence[int], root: Path) -> SplitContents:
-    progress = tqdm(paths, f"looking at {split}", unit=" files", disable=None)
+    progress = tqdm(paths, f"checking {split}", unit=" files", disable=None)
     sizes = [os.path.getsize(path) for path in progress]
     if empty := [path for path, size in zip(paths, sizes, strict=True) if size == 0]:
         raise ValueError(
-            f"{len(empty)} of the {split} images are empty files, such as {empty[0]}: download them again, or leave "
-            "them out"
+            f"{len(empty)} of the {split} images are empty files, such as {empty[0]}: download them again, or "
+            "remove them"
         )
     names = [relative_name(path, root) for path in paths]
     if (twice := repeated(names)) is not None:
-        raise ValueError(f"the {split} split has the file {twice} twice: leave one of the two rows out")
+        raise ValueError(f"the {split} split has the file {twice} twice: remove one of the rows")
     return SplitContents(names, [*labels], sizes, lambda i: Path(paths[i]).read_bytes(), file_state(paths))
 
 
 def _row_contents(split: str, images: LabeledImages) -> SplitContents:
     sizes = images.encoded_sizes().tolist()
     if empty := [images.describe(i) for i, size in enumerate(sizes) if size < 1]:
-        raise ValueError(f"{len(empty)} of the {split} images are empty: {examples(empty)}: leave their rows out")
+        raise ValueError(f"{len(empty)} of the {split} images are empty: {examples(empty)}: remove their rows")
     names = [f"{split}/{row:08d}" for row in images.source_rows]
     return SplitContents(names, images.labels, sizes, images.read, images.data._fingerprint)
 

@@ -63,10 +63,10 @@ def from_parquet(
     if "test" not in listed and scored in streams and (not image_lists or scored == "validation"):
         whole["test"] = scored
     if "train" not in streams:
-        raise ValueError(f"{source} has no train split (found: {', '.join(streams)}): give a --source that has one")
+        raise ValueError(f"{source} has no train split (found: {', '.join(streams)}): use a --source that has one")
     features = streams["train"].features
     if features is None:
-        raise ValueError(f"the columns of {source} cannot be read: give parquet files that share a schema")
+        raise ValueError(f"the columns of {source} cannot be read: use parquet files with the same schema")
     image = columns[0] or _detect_column(features, source, benchmark, "image", Image)
     label = columns[1] or _detect_column(features, source, benchmark, "label", ClassLabel)
     check_column(features, image, source, "image")
@@ -76,7 +76,7 @@ def from_parquet(
     elif isinstance(features[label], ClassLabel):
         names = imagenet_class_names() if dataset == "imagenet" else list(features[label].names)
     else:
-        raise ValueError(f"column {label!r} of {source} names no classes: make it a ClassLabel (datasets)")
+        raise ValueError(f"column {label!r} of {source} has no class names: make it a ClassLabel (datasets)")
     tasks = []
     (out / PARTS).mkdir(exist_ok=True)
     for name, stream in streams.items():
@@ -96,8 +96,8 @@ def _by_key(image_list: ImageList, key: Callable[[str], str]) -> dict[str, int]:
     keys = [key(path) for path in image_list.paths]
     if (twice := repeated(keys)) is not None:
         raise ValueError(
-            f"{image_list.name} has the file name {twice!r} twice, so its images cannot be found by name: remove one "
-            "of the two"
+            f"{image_list.name} has the file name {twice!r} twice, so its images cannot be found by name: remove "
+            "one of them"
         )
     return dict(zip(keys, image_list.labels, strict=True))
 
@@ -145,8 +145,8 @@ def _write_part(
                 for i in rows:
                     if (label := listed[keys[i]]) != labels[i]:
                         raise ValueError(
-                            f"{paths[i]} has label {labels[i]} in the source, but {label} in the {split} list: give "
-                            "the list of this source"
+                            f"{paths[i]} has label {labels[i]} in the source, but {label} in the {split} list: "
+                            "use the list of this source"
                         )
             table = {
                 "image": images.take(pa.array(rows, pa.int64())),
@@ -172,12 +172,12 @@ def _sort_parts(
         if count := len(order) - len(np.unique(order)):
             raise ValueError(f"{count} images of the {split} split are in the source twice: remove the copies")
         if split in whole and not len(order):
-            raise ValueError(f"the source has no images in its split {whole[split]}: give another --source")
+            raise ValueError(f"the source has no images in its split {whole[split]}: use another --source")
         present, images = set(order.tolist()), listed.get(split, {})
         if missing := [name for name in images if shard_order(name) not in present]:
             raise ValueError(
                 f"{len(missing)} of the {len(images)} images of the {split} list are not in the source: "
-                f"{examples(missing)}; give another --source, or the list of this one"
+                f"{examples(missing)}: use another --source, or the list of this one"
             )
         orders[split] = order, mean_size * len(order)
 

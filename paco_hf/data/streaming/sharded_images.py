@@ -1,4 +1,4 @@
-"""Prepared data sets: parquet shards with a manifest, read in the order of their row groups (streaming).
+"""Prepared datasets: parquet shards with a manifest, read in the order of their row groups (streaming).
 
 A folder that `paco-hf data prepare` wrote holds, for each split, `<split>-00000-of-000NN.parquet` (columns `image`, as
 encoded as it was, and `label`), `<split>-labels.npy`, and for the whole `manifest.json`, which is written last. Images
