@@ -73,8 +73,9 @@ def rows_of(html: str) -> list[list[str]]:
     return rows
 
 
-def assert_self_contained(html: str) -> None:
-    assert not re.search(r"https?:|@import|<script|<iframe|<object|<link (?!rel=\"icon\" href=\"data:,\")", html)
+def assert_self_contained(html: str, scripts: int = 0) -> None:
+    assert len(re.findall("<script[^>]*>", html)) == html.count("<script>") == scripts
+    assert not re.search(r"https?:|@import|<iframe|<object|<link (?!rel=\"icon\" href=\"data:,\")", html)
     for reference in re.findall(r"(?:src|href)=\"([^\"]*)\"|url\(([^)]*)\)", html):
         assert "".join(reference).startswith(("#", "data:")), reference
 

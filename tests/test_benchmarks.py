@@ -10,7 +10,7 @@ import torch
 from conftest import ROOT
 from user_data import folders
 
-from benchmarks import bench, finetuning, growth, growth_commands, new_class, tta
+from benchmarks import bench, finetuning, growth, growth_commands
 from benchmarks.machine import ceilings, peak_memory
 from paco_hf.utils.memory import keep_freed_memory
 
@@ -127,14 +127,6 @@ def test_pairs_need_another_checkout(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
         finetuning.parse(["pairs", "--dataset", "photos"])
     assert "pairs needs --before CHECKOUT" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(("table", "page"), [(tta.table, "evaluation.md"), (new_class.table, "guide-train.md")])
-def test_the_pages_have_the_figures_of_the_records(table, page: str) -> None:
-    text = (ROOT / "docs" / page).read_text()
-    rows = [row.split(" | ", 1)[1] for row in table().splitlines()[2:]]
-    assert rows
-    assert not [row for row in rows if row not in text]
 
 
 def test_commands_grow_with_the_images(tmp_path: Path) -> None:

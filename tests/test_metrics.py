@@ -186,7 +186,7 @@ HALF = [[0.5, 0.5]]
 @pytest.mark.parametrize(
     ("probabilities", "references", "options", "message"),
     [
-        (HALF, [0], {"n_bins": 0}, r"n_bins must be 1 or more, got 0"),
+        (HALF, [0], {"n_bins": 0}, r"n_bins must be at least 1, such as 15, got 0"),
         ([], [], {}, "nothing to score"),
         ([0, 1], [0, 1], {}, r"got \(2,\) and \(2,\): pass one row"),
         (HALF, [0, 1], {}, r"got \(1, 2\) and \(2,\)"),

@@ -1,27 +1,30 @@
 """The notebook of `examples/`: what is stored of it, what it says to type, and that it runs and publishes."""
 
+import hashlib
 import json
 import os
 import re
-import shlex
 import sys
-from collections.abc import Iterator
+import tempfile
 from pathlib import Path
 
 import patience
 import pytest
-from loopback_hub import Hub
+from command_lines import commands, parse
+from conftest import ROOT
+from loopback_hub import File, Hub, Repo
 
-from paco_hf.cli import main
+sys.path.insert(0, str(ROOT / "docs"))
+import block_runner
 
 nbformat = pytest.importorskip("nbformat", reason="needs the extra dev")
 NotebookClient = pytest.importorskip("nbclient", reason="needs the extra dev").NotebookClient
 install = pytest.importorskip("ipykernel.kernelspec", reason="needs the extra dev").install
 
-ROOT = Path(__file__).parents[1]
+run_notebook = pytest.importorskip("run_notebook", reason="needs the extra dev")
+
 NOTEBOOK = ROOT / "examples" / "folder_to_hub.ipynb"
-GUIDES = sorted((ROOT / "docs").glob("guide-*.md"))
-TEXTS = [NOTEBOOK, *GUIDES]
+WEIGHTS = "timm/tf_efficientnet_lite0.in1k"
 # Of Unix below the root, of Windows, and addresses; not a relative path, a fraction, or the end of a tag.
 ELSEWHERE = re.compile(r"(?<![\w.~)*<{}$/-])/[A-Za-z_][\w.-]*|\b[A-Z]:\\|\bfile:|\bhttps?:")
 
@@ -32,20 +35,6 @@ def read() -> nbformat.NotebookNode:
 
 def code_cells(notebook: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def commands(path: Path) -> Iterator[list[str]]:
-    """The `paco-hf` commands of a notebook's shell cells, or of the code blocks of a page."""
-    if path.suffix == ".ipynb":
-        blocks = [cell.source for cell in code_cells(read()) if cell.source.startswith("%%bash")]
-    else:
-        blocks = re.findall(r"^```\w*\n(.*?)^```", path.read_text(), re.DOTALL | re.MULTILINE)
-    for block in blocks:
-        for line in block.replace("\\\n", " ").splitlines():
-            if re.match(r"\s*([A-Z_]+=\S+ )*paco-hf ", line):
-                words = shlex.split(line, comments=True)
-                words = words[words.index("paco-hf") + 1 :]
-                yield words[: words.index("|")] if "|" in words else words
 
 
 def test_the_notebook_is_stored_as_it_ran() -> None:
@@ -68,41 +57,77 @@ def test_the_notebook_is_stored_as_it_ran() -> None:
         assert not ELSEWHERE.search(cell.source), (cell.id, ELSEWHERE.search(cell.source))
 
 
+def cuts(text: str, words: set[str]) -> list[str]:
+    """The words that a line's end cuts in two: of those that are known, and neither part of a line of its own."""
+    parts = re.findall(r"(?<!\w)(\w*)\n(?=(\w+))", text)
+    return [f"{end}|{start}" for end, start in parts if end and end + start in words and not (end + start).isdigit()]
+
+
+def test_no_stored_output_is_cut_in_a_word() -> None:
+    sources = [*(ROOT / "paco_hf").rglob("*.py"), NOTEBOOK]
+    words = {word for file in sources for word in re.findall(r"\w+", file.read_text(encoding="utf-8"))}
+    assert cuts("precision f\np32\nwas cro\npped\nno exact duplicates\ntraining\n12\n34\n", words | {"1234"}) == [
+        "f|p32",
+        "cro|pped",
+    ]
+    for cell in code_cells(read()):
+        streams = [output for output in cell.outputs if output.output_type == "stream"]
+        assert len(streams) <= 1, cell.id
+        for stream in streams:
+            assert cuts(stream.text, words) == [], f"{cell.id}: run make notebook"
+
+
+def test_pieces_of_an_output_are_one_before_they_are_cleaned(tmp_path: Path) -> None:
+    folder = block_runner.PageFolder(tmp_path, backbone=False)
+    pieces = [
+        ("stdout", "imb"),
+        ("stdout", f"alance\n\x1b[1mreport\x1b[0m: {str(folder.work)[:9]}"),
+        ("stderr", "  0%|          | 0/3"),
+        ("stdout", f"{str(folder.work)[9:]}/runs/a\n\n"),
+        ("stdout", "\n"),
+        ("stdout", "end"),
+    ]
+    outputs = [nbformat.v4.new_output("stream", name=name, text=text) for name, text in pieces]
+    picture = nbformat.v4.new_output("display_data", data={"text/plain": "<Figure>"})
+    after = nbformat.v4.new_output("stream", name="stdout", text="after")
+    stored = run_notebook.tidy([*outputs, picture, after], folder.clean)
+    assert [output.get("text") for output in stored] == ["imbalance\nreport: runs/a\n\n\nend\n", None, "after\n"]
+
+
 @pytest.mark.parametrize("text", ["see /tmp/x", "'/home/ada'", "C:\\Users", "https://example.org", "(/root)"])
 def test_paths_of_one_computer_are_found(text: str) -> None:
     assert ELSEWHERE.search(text)
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.stem)
-def test_its_commands_have_these_flags(path: Path, capsys: pytest.CaptureFixture) -> None:
-    known: dict[tuple[str, ...], set[str]] = {}
-    found = list(commands(path))
+def test_its_commands_have_these_flags() -> None:
+    found = [words for cell in code_cells(read()) for words in commands(cell.source.replace("!paco-hf", "paco-hf"))]
     assert len(found) >= 5
     for words in found:
-        verb = tuple(words[: 2 if words[0] == "data" else 1])
-        if verb not in known:
-            try:
-                status = main([*verb, "--help_all" if verb == ("train",) else "--help"])
-            except SystemExit as done:
-                status = done.code
-            printed = capsys.readouterr()
-            assert status == 0, printed.err
-            known[verb] = set(re.findall(r"--[\w-]+", printed.out))
-        flags = {word.split("=")[0] for word in words if word.startswith("--")}
-        assert flags <= known[verb], (flags - known[verb], words)
+        parse(words)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> dict[str, bytes]:
+    """The files of a repository with weights of the notebook's backbone, random ones."""
+    with tempfile.TemporaryDirectory() as folder:
+        block_runner.fill_hub_cache(Path(folder))
+        return {file.name: file.read_bytes() for file in Path(folder).glob("*/snapshots/*/*")}
 
 
 LOADED = """
 import json, sys
 import paco_hf
 from transformers import pipeline
-answers = [pipeline("image-classification", model=model)(sys.argv[1]) for model in ("ada/folder-to-hub", "runs/paco")]
+models = "ada/folder-to-hub", "runs/photos"
+answers = [pipeline("image-classification", model=model)(sys.argv[1]) for model in models]
 print(json.dumps(answers))
 """
 
 
 @pytest.mark.slow
-def test_it_runs_from_top_to_end_and_publishes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_runs_from_top_to_end_and_publishes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, backbone: dict[str, bytes]
+) -> None:
     # A kernel of this interpreter, whatever is installed elsewhere under the usual name.
     install(prefix=str(tmp_path / "kernels"), kernel_name="here")
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "kernels" / "share" / "jupyter"))
@@ -122,19 +147,24 @@ def test_it_runs_from_top_to_end_and_publishes(tmp_path: Path, monkeypatch: pyte
         return "".join(output.text for output in outputs if output.get("name") == "stdout")
 
     with Hub({"token-ada": "ada"}) as hub:
+        weights = hub.repos["model", WEIGHTS] = Repo(WEIGHTS, "model", private=False)
+        for content in backbone.values():
+            weights.store(hashlib.sha256(content).hexdigest(), content)
+        files = {name: File(content, lfs=name.endswith(".safetensors")) for name, content in backbone.items()}
+        weights.commit("main", files, "weights", "", "timm")
         notebook = read()
         execute(notebook, hub.environment("token-ada", tmp_path / "home"))
-        # Every question to the Hub was one of the push and of loading what was pushed: nothing else was downloaded.
-        asked = {request.path for request in hub.requests}
+        # Nothing was downloaded but the weights and what was pushed.
+        asked = {request.path for request in hub.requests if WEIGHTS not in request.path}
         usual = ("/api/whoami-v2", "/api/validate-yaml", "/api/repos/create")
         assert [path for path in asked if "folder-to-hub" not in path and path not in usual] == []
         assert "ada/folder-to-hub" in printed(notebook, "push")
         assert hub.repos["model", "ada/folder-to-hub"].private
         files = hub.files("ada/folder-to-hub")
-        assert files["model.safetensors"] == (work / "runs" / "paco" / "model.safetensors").read_bytes()
+        assert files["model.safetensors"] == (work / "runs" / "photos" / "model.safetensors").read_bytes()
         assert str(tmp_path).encode() not in b"".join(files.values())
 
-        image = str(work / "photos" / "test" / "apple" / "1.png")
+        image = str(min((work / "photos" / "apple").iterdir()))
         environment = hub.environment("token-ada", tmp_path / "another home")
         command = [sys.executable, "-c", LOADED, image]
         done = patience.run(command, cwd=work, env=environment)
@@ -143,7 +173,7 @@ def test_it_runs_from_top_to_end_and_publishes(tmp_path: Path, monkeypatch: pyte
         assert published == own
 
         # The same figures in the comparison, in the evaluation and in what the run left.
-        measured = json.loads((work / "runs" / "paco" / "metrics.json").read_text())["test"]
+        measured = json.loads((work / "runs" / "photos" / "metrics.json").read_text())["test"]
         assert f"{100 * measured['few']:.1f}" in printed(notebook, "compare")
         assert f"top-1 {100 * measured['accuracy']:.1f} (" in printed(notebook, "evaluate")
         assert "frequencies estimated" in printed(notebook, "estimated")

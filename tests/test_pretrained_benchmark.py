@@ -1,7 +1,6 @@
 """`benchmarks.pretrained`: its cells, its baselines, and the tables of its records."""
 
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +11,9 @@ from timm.models import save_for_hf
 from user_data import folders
 
 from benchmarks.pretrained import main
-from benchmarks.pretrained_records import RECORDS, packed, read_data, read_records, write_data
+from benchmarks.pretrained_records import packed, read_records, write_data
 from benchmarks.pretrained_runs import _stages
-from benchmarks.pretrained_table import BEGIN, END, paired_bootstrap, scores, write_tables
-from paco_hf.arguments.auto_settings import FINE_TUNED_SCORES, FROZEN_SCORES
+from benchmarks.pretrained_table import BEGIN, END, paired_bootstrap, write_tables
 
 COUNTS = [120, 30, 4, 3]  # many, medium, few, few
 LABELS = [0, 0, 1, 1, 2, 2, 3, 3]
@@ -109,11 +107,11 @@ def test_bootstrap_has_the_standard_error_of_a_stratified_mean() -> None:
 
 def test_stages_of_the_command() -> None:
     lines = [
-        (2.0, "classes: the folders; splits: train 'train', test 'test'"),
+        (2.0, "labels: from the class folders; splits: train 'train', test 'test'"),
         (3.0, "60 images of 4 classes: 40 to train on"),
-        (3.0, "the pretrained backbone stays as it is"),
+        (3.0, "the pretrained backbone is frozen"),
         (7.5, "features of 40 train images: computed in 4 s"),
-        (9.0, "cross-validation, 5 folds: 90.0 balanced"),
+        (9.0, "cross-validation, 5 folds: balanced accuracy 90.0"),
     ]
     assert _stages(lines, 10.0) == {
         "start": 2.0,
@@ -161,17 +159,3 @@ def test_cells_and_baselines_are_measured_once(tmp_path: Path, monkeypatch, caps
     output = tmp_path / "out.md"
     main(["--records", str(root), "table", "--output", str(output)])
     assert "nearest class mean, cosine, 64 px" in output.read_text()
-
-
-def test_what_a_run_says_of_its_defaults_is_what_was_measured() -> None:
-    def score(data: str, name: str) -> float:
-        folder = RECORDS / data
-        records = [record for key, record in read_records(folder).items() if key.startswith(name)]
-        return round(statistics.fmean(scores(read_data(folder), records)["balanced_accuracy"]), 1)
-
-    folders = {"Caltech-101 subset": "caltech-101-subset", "NDSB plankton": "ndsb-plankton"}
-    for data, values in FROZEN_SCORES.items():
-        assert values == (score(folders[data], "run-seed"), score(folders[data], "head-linear-ce-random"))
-    for data, values in FINE_TUNED_SCORES.items():
-        tuned = [score(folders[data], f"tuned-fine-tuned-{loss}") for loss in ("balanced-softmax", "paco")]
-        assert values == tuple(tuned)

@@ -1,4 +1,4 @@
-"""Logits as the configuration wants them, and whether an image had better get no answer. It travels with each
+"""Logits as the configuration wants them, and whether to abstain from an image. It travels with each
 checkpoint."""
 
 from dataclasses import dataclass, fields
@@ -70,8 +70,8 @@ def abstains(logits: Tensor, config: PaCoConfig) -> tuple[Tensor, Tensor]:
 
 
 _VOID = (
-    "the temperature or the class frequencies of the model are others than those that its thresholds on probabilities "
-    "were chosen with: they do not apply (paco-hf evaluate --abstain chooses them anew)"
+    "the temperature or the class frequencies of the model have changed since its abstention thresholds were "
+    "chosen, so they are not applied: choose new ones with paco-hf evaluate --abstain"
 )
 
 

@@ -182,7 +182,9 @@ def create_backbone(name: str, pretrained: bool = False, **kwargs: Any) -> nn.Mo
             f"backbone {name!r} cannot be built with the arguments {kwargs} ({type(error).__name__}: {error})"
         ) from error
     if not (hasattr(model, "forward_features") and hasattr(model, "forward_head")):
-        raise ValueError(f"backbone {name!r} with the arguments {kwargs} gives no pooled features: choose another")
+        raise ValueError(
+            f"backbone {name!r} with the arguments {kwargs} has no pooled features: choose another backbone"
+        )
     return model
 
 
@@ -294,12 +296,12 @@ def load_pretrained(
     overlay = {"num_classes": -1, **kwargs.get("pretrained_cfg_overlay", {})}
     if file is not None:
         if not os.path.isfile(file):
-            raise OSError(f"pretrained_file {os.fspath(file)!r} is not a file: give a file of weights")
+            raise OSError(f"pretrained_file {os.fspath(file)!r} is not a file: pass a file of weights")
         overlay["file"] = os.fspath(file)
     elif timm.is_model(name) and not resolve_pretrained_cfg(name, pretrained_cfg_overlay=overlay).has_weights:
         raise ValueError(
-            f"timm has no pretrained weights of {name!r}: choose another backbone, give pretrained_file, or start "
-            "from scratch"
+            f"timm has no pretrained weights for {name!r}: choose another backbone, pass --pretrained_file "
+            "FILE, or train from scratch"
         )
     elif revision and timm.is_model(name):
         overlay["hf_hub_id"] = f"{resolve_pretrained_cfg(name, pretrained_cfg_overlay=overlay).hf_hub_id}@{revision}"
@@ -315,13 +317,18 @@ def load_pretrained(
         reason = " ".join(str(error).split())
         if isinstance(error.__cause__, pickle.UnpicklingError):
             raise OSError(
-                f"{source} holds pickled objects other than weights, which are not loaded, or is damaged: if you "
-                f"trust it, save its state dict as safetensors ({reason.split(' No automatic')[0]})"
+                f"{source} contains pickled objects other than weights, which are not loaded, or is damaged: if "
+                f"you trust it, save its state dict as safetensors ({reason.split(' No automatic')[0]})"
             ) from error
         if report.mismatches:
             mismatches = " ".join(" ".join(report.mismatches).split())
-            raise ValueError(f"{source} does not fit the backbone {name!r}: {mismatches:.300}") from error
-        advice = "" if "file" in overlay else " Without network they must be in the cache; or give pretrained_file."
+            raise ValueError(f"{source} does not match the backbone {name!r}: {mismatches:.300}") from error
+        advice = (
+            ""
+            if "file" in overlay
+            else " Without network access they must be in the cache: else pass --pretrained_file FILE or --backbone "
+            "FOLDER."
+        )
         raise OSError(f"cannot load {source} ({type(error).__name__}: {reason:.300}).{advice}") from error
     finally:
         log.setLevel(level)
@@ -330,7 +337,7 @@ def load_pretrained(
     missing = [key for key in report.missing if not key.startswith("fc_norm.")]
     if missing:
         raise ValueError(
-            f"{source} lacks {len(missing)} of the {len(tensors)} weights of the backbone {name!r}, the first being "
-            f"{missing[0]}: are they another backbone's?"
+            f"{source} is missing {len(missing)} of the {len(tensors)} weights of the backbone {name!r}, the "
+            f"first is {missing[0]}: pass weights of this backbone"
         )
     target.load_state_dict(tensors)

@@ -16,35 +16,44 @@ logger = logging.get_logger(__name__)
 
 
 class PaCoConfig(PretrainedConfig):
-    """Configuration of a timm backbone with a classifier whose weights are PaCo's class centers.
+    """Configuration of a [`PaCoForImageClassification`]: a timm backbone and a classifier with PaCo's class centers.
 
     Args:
-        backbone (`str`, *optional*, defaults to `"resnet50"`): any name that `timm.create_model` knows, the CIFAR
-            ResNets of this package (`cifar_resnet20/32/44/56`, `cifar_resnet50`) included.
+        backbone (`str`, *optional*, defaults to `"resnet50"`): any timm model, or a CIFAR ResNet of this package
+            (`cifar_resnet20/32/44/56`, `cifar_resnet50`).
         backbone_kwargs (`dict`, *optional*): keyword arguments of `timm.create_model`, such as `{"zero_init_last":
             False}`.
-        class_counts (sequence or tensor of `num_labels` integers, *optional*): images of each class that the model is
-            trained on: the prior of the losses. Inference does not use it.
-        selection_counts (likewise, *optional*): images of each class in the full training selection, a validation
-            split included; they define the many/medium/few groups. `None`: as `class_counts`.
+        class_counts (sequence or tensor of `num_labels` integers, *optional*): training images of each class, the
+            prior of the losses. Inference does not use it.
+        selection_counts (as `class_counts`, *optional*): number of images of each class in the full training data,
+            with a validation split. They define the many-, medium- and few-shot groups. `None`: `class_counts`.
         image_size (`int`, *optional*, defaults to `224`): side of the square input in pixels.
-        inference_prior (sequence of `num_labels` numbers, *optional*): class frequencies where the model is used.
-            PaCo's logits are balanced; where this is set, its log is added to them.
-        balanced_logits (`bool`, *optional*, defaults to `True`): whether the logits are for equally frequent classes.
-            Those of a training without class prior (cross-entropy) are not: they carry the log of `class_counts`.
-        temperature (`float`, *optional*): divides the logits (before the prior is added), to calibrate probabilities.
+        inference_prior (sequence of `num_labels` numbers, *optional*): class frequencies in deployment. PaCo's
+            logits are balanced; the log of these frequencies is added to them.
+        balanced_logits (`bool`, *optional*, defaults to `True`): whether the logits assume equally frequent classes.
+            Training without class prior (cross-entropy) gives logits that contain the log of `class_counts`.
+        temperature (`float`, *optional*): calibration temperature that divides the logits before the prior is added.
         classifier (`str`, *optional*, defaults to `"linear"`): `linear`, or `cosine`: the logits are the cosines of
             features and class centers, times a scale.
-        classifier_scale (`float`, *optional*, defaults to `25.0`): the scale that the cosines are multiplied by, or
-            that it starts from; `linear` has none.
+        classifier_scale (`float`, *optional*, defaults to `25.0`): scale of the cosines, or its initial value if it is
+            learned; not used by `linear`.
         learn_classifier_scale (`bool`, *optional*, defaults to `False`): whether training changes the scale.
-        abstention (`dict`, *optional*): where the model had better not answer: `thresholds`, the least probability of
-            an answer, by predicted class, and what they were chosen with (`target`, `temperature`, `inference_prior`);
-            and `unknown`: a `score` of the logits (`max_logit` or `energy`) and its least values (`thresholds`).
-        kwargs: `num_labels` or `id2label`/`label2id`, and whatever else `PretrainedConfig` takes.
+        abstention (`dict`, *optional*): when the model should abstain: `thresholds` has the minimum probability for
+            each predicted class, chosen for `target`, `temperature` and `inference_prior`; `unknown` has a `score`
+            of the logits (`max_logit` or `energy`) and its minimum values (`thresholds`).
+        kwargs: `num_labels` or `id2label`/`label2id`, and other arguments of `PretrainedConfig`.
 
     Raises:
-        ValueError: where a value is out of range, or a length is not `num_labels`.
+        ValueError: a value is out of range, or the length of a sequence is not `num_labels`.
+
+    Example:
+
+    ```python
+    from paco_hf import PaCoConfig, PaCoForImageClassification
+
+    config = PaCoConfig(backbone="cifar_resnet20", num_labels=3, class_counts=[500, 50, 5], image_size=32)
+    model = PaCoForImageClassification(config)
+    ```
     """
 
     model_type = "paco"
@@ -84,11 +93,11 @@ class PaCoConfig(PretrainedConfig):
 
     @property
     def group_counts(self) -> list[int] | None:
-        """Training images of each class, by which the groups many, medium and few are formed."""
+        """Training images of each class, which define the many-, medium- and few-shot groups."""
         return self.selection_counts or self.class_counts
 
     def check(self) -> None:
-        """Raise `ValueError` where the fields contradict each other."""
+        """Raise `ValueError` if fields contradict each other."""
         if not isinstance(self.backbone, str) or not self.backbone:
             raise ValueError(f"backbone must be the name of a timm model, got {self.backbone!r}")
         if not isinstance(self.backbone_kwargs, dict):
@@ -96,7 +105,7 @@ class PaCoConfig(PretrainedConfig):
         if not isinstance(self.image_size, int) or self.image_size < 1:
             raise ValueError(f"image_size must be a positive number of pixels, got {self.image_size!r}")
         if self.output_attentions:
-            raise ValueError("output_attentions is not supported: timm's backbones return none, leave it out")
+            raise ValueError("output_attentions is not supported, because timm backbones return none: remove it")
         if self.num_labels < 1:
             raise ValueError(f"num_labels must be at least 1, got {self.num_labels}")
         if self.classifier not in ("linear", "cosine"):
@@ -109,24 +118,26 @@ class PaCoConfig(PretrainedConfig):
                 continue
             if len(counts) != self.num_labels:
                 raise ValueError(
-                    f"{name} has {len(counts)} entries, but the model has {self.num_labels} classes: give one count "
-                    f"per class, or {name}=None"
+                    f"{name} has {len(counts)} entries, but the model has {self.num_labels} classes: pass one "
+                    f"count per class, or {name}=None"
                 )
             if min(counts) < 0 or sum(counts) == 0:
-                raise ValueError(f"{name} must hold counts of 0 or more, and at least one above 0, got {counts!r:.80}")
+                raise ValueError(
+                    f"{name} must contain counts of 0 or more, and at least one above 0, got {counts!r:.80}"
+                )
         if self.inference_prior is not None:
             if len(self.inference_prior) != self.num_labels:
                 count = len(self.inference_prior)
                 raise ValueError(
-                    f"inference_prior has {count} entries, but the model has {self.num_labels} classes: give one "
+                    f"inference_prior has {count} entries, but the model has {self.num_labels} classes: pass one "
                     "number per class"
                 )
             if not all(0 < value < math.inf for value in self.inference_prior):
-                raise ValueError("inference_prior must be positive: for a class that never occurs, give a tiny number")
+                raise ValueError("inference_prior must be positive: for a class that never occurs, use a tiny number")
             if not self.balanced_logits and self.class_counts is None:
                 raise ValueError(
-                    "inference_prior needs class_counts, the class frequencies in training that it replaces: set "
-                    "them, too"
+                    "inference_prior needs class_counts, the class frequencies in training that it replaces: "
+                    "also set class_counts"
                 )
         temperature = self.temperature
         if temperature is not None and not _positive(temperature):
@@ -138,20 +149,22 @@ class PaCoConfig(PretrainedConfig):
         """Raise `ValueError` where `abstention` is no rule, or one of another number of classes."""
         unknown, thresholds = (rule.get(key) if isinstance(rule, dict) else None for key in ("unknown", "thresholds"))
         if unknown and not (isinstance(unknown, dict) and unknown.get("score") in ("max_logit", "energy")):
-            raise ValueError(f"unknown of abstention must have the score max_logit or energy, got {unknown!r:.80}")
+            raise ValueError(
+                f"the unknown entry of abstention must have the score max_logit or energy, got {unknown!r:.80}"
+            )
         lists = [values for values in (thresholds, unknown and unknown.get("thresholds")) if values]
         if len(lists) < max(bool(thresholds) + bool(unknown), 1):
             raise ValueError(f"abstention must be a dictionary with thresholds or unknown, got {rule!r:.80}")
         for values in lists:
             if len(as_numbers("thresholds of abstention", values, float) or ()) != self.num_labels:
                 raise ValueError(
-                    f"abstention has {len(values)} thresholds, but the model has {self.num_labels} classes: give one "
-                    "per class, or abstention=None"
+                    f"abstention has {len(values)} thresholds, but the model has {self.num_labels} classes: pass "
+                    "one per class, or abstention=None"
                 )
 
     @property
     def logit_counts(self) -> list[int] | None:
-        """The class frequencies that the logits are for; `None`: equal ones. Where they are not known, all 1."""
+        """Class frequencies that the logits assume; `None`: equal frequencies. All 1 if unknown."""
         return None if self.balanced_logits else self.class_counts or [1] * self.num_labels
 
     # What `save_pretrained` calls, in transformers 4 by the second name: it does not save what looks like a setting of
@@ -173,9 +186,9 @@ class PaCoConfig(PretrainedConfig):
         stored = [name for name in by_class if name not in replaced and config_dict.get(name)]
         if classes and (unfit := [name for name in stored if len(config_dict[name]) != classes]):
             logger.warning(
-                f"{', '.join(unfit)} of the checkpoint {'are' if len(unfit) > 1 else 'is'} of "
-                f"{len(config_dict[unfit[0]])} classes, and not taken over into a model of {classes}; nor is its "
-                "temperature: set class_counts to the training images of each new class"
+                f"{', '.join(unfit)} of the checkpoint {'are' if len(unfit) > 1 else 'is'} for "
+                f"{len(config_dict[unfit[0]])} classes and not used in a model of {classes} classes, and neither "
+                "is its temperature: set class_counts to the number of training images of each new class"
             )
             replaced |= {"temperature": replaced.get("temperature"), **dict.fromkeys(unfit)}
         # The rule is of the classifier: of another number of classes it is another.
@@ -213,5 +226,5 @@ def as_numbers(name: str, values: Any, kind: type) -> list[Any] | None:
     if not all(isinstance(value, Real) for value in values):
         raise ValueError(message)
     if kind is int and any(value != int(value) for value in values):
-        raise ValueError(f"{name} must hold whole numbers, got {values!r:.80}")
+        raise ValueError(f"{name} must contain integers, got {values!r:.80}")
     return [kind(value) for value in values]

@@ -59,7 +59,7 @@ def restore_buffers(backbone: nn.Module, name: str, kwargs: dict[str, Any]) -> N
     for key, module in others.items():
         if not torch.equal(first.get_buffer(key), second.get_buffer(key)):
             raise ValueError(
-                f"backbone {name!r} cannot be loaded: its buffer {key} is random and not saved; make it persistent"
+                f"backbone {name!r} cannot be loaded: its buffer {key} is random and not saved: make it persistent"
             )
         setattr(module, key.rpartition(".")[2], first.get_buffer(key).to(device, backbone.get_buffer(key).dtype))
 
@@ -92,7 +92,7 @@ class PaCoPreTrainedModel(PreTrainedModel):
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
         backbone = self.base_model.backbone
         if not hasattr(backbone, "set_grad_checkpointing"):
-            raise ValueError(f"the backbone {self.config.backbone!r} has no gradient checkpointing: leave it out")
+            raise ValueError(f"the backbone {self.config.backbone!r} has no gradient checkpointing: disable it")
         backbone.set_grad_checkpointing(enable)
         if enable and self.base_model.statistics_guard is None:
             self.base_model.statistics_guard = StatisticsGuard(self.base_model)
@@ -124,22 +124,24 @@ class PaCoPreTrainedModel(PreTrainedModel):
             # By its name: of this package's requirements, what travels with a checkpoint imports only the models' own.
             if type(error).__name__ != "SafetensorError":
                 raise
-            raise OSError(f"the weights in {path} cannot be read ({error}): truncated?") from error
+            raise OSError(
+                f"the weights in {path} cannot be read ({error}): the file may be truncated, download or save it again"
+            ) from error
         # Names, with shapes in transformers 5.
         mismatched = [key if isinstance(key, str) else key[0] for key in info["mismatched_keys"]]
         missing = sorted(key for key in [*info["missing_keys"], *mismatched] if "backbone." in key)
         if missing:
             raise ValueError(
-                f"{path} lacks {len(missing)} weights of the backbone {model.config.backbone!r}, the first being "
-                f"{missing[0]}: it is a checkpoint of another backbone or size, or of another timm than "
-                f"{timm.__version__}"
+                f"{path} is missing {len(missing)} weights of the backbone {model.config.backbone!r}, the first "
+                f"is {missing[0]}: it is a checkpoint of another backbone or size, or of another version of timm "
+                f"than {timm.__version__}"
             )
         restore_buffers(model.base_model.backbone, model.config.backbone, model.config.backbone_kwargs)
         return (model, info) if wants_info else model
 
 
 class PaCoModel(PaCoPreTrainedModel):
-    """A timm backbone. `forward` gives `pooler_output` `(B, F)`, what classifier and projector see."""
+    """A timm backbone. `forward` returns `pooler_output` `(B, F)`, the input of classifier and projector."""
 
     # A classifier's checkpoint loads here, its head left out without a word.
     _keys_to_ignore_on_load_unexpected: ClassVar = [r"^classifier\."]
@@ -160,31 +162,30 @@ class PaCoModel(PaCoPreTrainedModel):
     ) -> Any:
         """
         Args:
-            pixel_values (`Tensor` of shape `(B, 3, H, W)`): normalized images; or `(B, F)`: features that the backbone
-                gave of images before, as a frozen one does once, which are the `pooler_output` then.
-            return_dict (`bool`, *optional*): a tuple instead of an output object where `False` (default: the
+            pixel_values (`Tensor` of shape `(B, 3, H, W)`): normalized images; or `(B, F)`: features of the
+                backbone, returned as `pooler_output`.
+            return_dict (`bool`, *optional*): `False` returns a tuple instead of an output object (default: the
                 configuration's).
             output_hidden_states (`bool`, *optional*): also `hidden_states`, the feature maps `(B, C, H, W)` of timm's
                 `forward_intermediates` (default: the configuration's).
-            output_attentions (`bool`, *optional*): refused.
+            output_attentions (`bool`, *optional*): not supported.
 
         Returns:
-            `BaseModelOutputWithPooling` with `last_hidden_state` (what the backbone's `forward_features` gives) and
+            `BaseModelOutputWithPooling` with `last_hidden_state` (from the backbone's `forward_features`) and
             `pooler_output` `(B, F)`.
 
         Raises:
-            ValueError: feature maps of a backbone that gives none, or attentions.
+            ValueError: attentions, or feature maps that the backbone does not support, were requested.
         """
         if self.config.output_attentions if output_attentions is None else output_attentions:
-            raise ValueError("output_attentions=True is not supported: timm's backbones return none, leave it out")
+            raise ValueError("output_attentions=True is not supported, because timm backbones return none: remove it")
         if pixel_values.ndim == 2:
             return self.as_asked(BaseModelOutputWithPooling(pooler_output=pixel_values), return_dict)
         states = None
         if self.config.output_hidden_states if output_hidden_states is None else output_hidden_states:
             if not hasattr(self.backbone, "forward_intermediates"):
                 raise ValueError(
-                    f"output_hidden_states=True is not supported by the backbone {self.config.backbone!r}: leave it "
-                    "out"
+                    f"output_hidden_states=True is not supported by the backbone {self.config.backbone!r}: remove it"
                 )
             hidden, states = self.backbone.forward_intermediates(pixel_values)
         else:
@@ -198,8 +199,7 @@ class PaCoModel(PaCoPreTrainedModel):
 class CosineClassifier(nn.Linear):
     """Logits that are `scale` times the cosines of features and class centers, the rows of `weight`; without bias.
 
-    Neither the length of a feature nor that of a center counts: a class of few images, whose center a linear
-    classifier keeps short, is not behind for it.
+    Lengths have no effect, so that classes of few images, whose centers are short, have no disadvantage.
 
     Args:
         features (`int`): width of the features.
@@ -229,7 +229,15 @@ class CosineClassifier(nn.Linear):
 
 
 class PaCoForImageClassification(PaCoPreTrainedModel):
-    """Backbone and classifier. The rows of `classifier.weight` are PaCo's class centers."""
+    """Image classification model: a timm backbone and a classifier, whose weight rows are PaCo's class centers.
+
+    Example:
+
+    ```python
+    model = PaCoForImageClassification.from_timm("cifar_resnet20", num_labels=3, image_size=32)
+    logits = model(torch.randn(2, 3, 32, 32)).logits  # (2, 3)
+    ```
+    """
 
     def __init__(self, config: PaCoConfig, paco: PaCoModel | None = None, classifier: nn.Linear | None = None) -> None:
         """`paco` and `classifier` (*optional*): modules of another model, whose weights are shared."""
@@ -256,23 +264,23 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
         pretrained_revision: str | None = None,
         **config: Any,
     ) -> "PaCoForImageClassification":
-        """A classifier with a fresh head on a timm backbone.
+        """Create a model from a timm backbone, with a randomly initialized classifier.
 
         Args:
             backbone (`str`): a timm name, with its tag (`resnet50.a1_in1k`) or an `hf-hub:` id.
             pretrained (`bool`, *optional*, defaults to `False`): load timm's weights; needs the network or its cache.
             backbone_kwargs (`dict`, *optional*): keyword arguments of `timm.create_model`.
-            pretrained_file (path, *optional*): a local file of weights for this backbone instead: safetensors, or what
-                `torch.load(weights_only=True)` reads, such as torchvision's or MAE's files. Its classifier is
-                ignored, and position embeddings are resampled to the model's size.
-            classifier_init_std (`float`, *optional*): draw the head's weights from a truncated normal of this
-                standard deviation, its bias zero (MAE's fine-tuning: 2e-5), instead of PyTorch's uniform.
+            pretrained_file (path, *optional*): a local file of weights for this backbone: safetensors, or a file for
+                `torch.load(weights_only=True)`, such as those of torchvision or MAE. Its classifier is ignored, and
+                position embeddings are resampled to the model's size.
+            classifier_init_std (`float`, *optional*): initialize the classifier from a truncated normal with
+                this standard deviation and zero bias (MAE's fine-tuning: 2e-5), instead of PyTorch's uniform.
             pretrained_revision (`str`, *optional*): branch, tag or commit of timm's weights on the Hub.
             config: fields of [`PaCoConfig`], such as `num_labels`, `class_counts`, `image_size`.
 
         Raises:
-            OSError: where pretrained weights cannot be had or read.
-            ValueError: unknown backbone, a field that does not fit, or weights that are not this backbone's.
+            OSError: pretrained weights cannot be downloaded or read.
+            ValueError: an unknown backbone, an invalid field, or weights of another backbone.
         """
         model = cls(PaCoConfig(backbone=backbone, backbone_kwargs=backbone_kwargs, **config))
         if classifier_init_std is not None:
@@ -292,14 +300,14 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
         Args:
             pixel_values (`Tensor` of shape `(B, 3, H, W)`): normalized images.
             labels (`Tensor` of shape `(B,)`, *optional*): class indices; adds the plain cross-entropy as `loss`.
-            return_dict (`bool`, *optional*): a tuple instead of an output object where `False` (default: the
+            return_dict (`bool`, *optional*): `False` returns a tuple instead of an output object (default: the
                 configuration's).
             kwargs: `output_hidden_states` and others of [`PaCoModel`].
 
         Returns:
             `ImageClassifierOutput` with `logits` `(B, C)`: balanced (of cross-entropy: as in training), no prior
             added, unless the configuration has a `temperature` or an `inference_prior`. With `abstention` in it also
-            `abstained` `(B,)`, where the model had better not answer, but not in a tuple.
+            `abstained` `(B,)`: true where the model abstains; a tuple does not have it.
 
         Raises:
             ValueError: as [`PaCoModel`].
@@ -311,9 +319,9 @@ class PaCoForImageClassification(PaCoPreTrainedModel):
         return with_abstention(self.as_asked(output, return_dict), self.config)
 
     def set_prior(self, prior: Any, tau: float = 1.0) -> None:
-        """Adapt the model to how frequent the classes are where it is used (Bayes' rule).
+        """Adapt the model to the class frequencies of the place where it is used (Bayes' rule).
 
-        `logits`, `pipeline` and a saved checkpoint then follow it, until it is undone. Training refuses it.
+        `logits`, `pipeline` and a saved checkpoint use them until you undo it. You cannot train a model with a prior.
 
         Args:
             prior (`C` numbers, a list, an array or a tensor, or `None`): counts or probabilities of the classes, all

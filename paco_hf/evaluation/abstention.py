@@ -1,4 +1,4 @@
-"""When a model had better not answer: thresholds on its confidence, chosen on images that it was not trained on, and
+"""When a model should abstain: thresholds on its confidence, chosen on images that it was not trained on, and
 what they cost. Numpy only; [`paco_hf.models.abstention`] applies them."""
 
 import math
@@ -29,7 +29,7 @@ def parse_target(text: str) -> tuple[str, float]:
 
 
 def parse_share(share: str, text: str) -> float:
-    """A number between 0 and 1; `ValueError` where it is none, with the text that it is the end of."""
+    """Parse a number between 0 and 1; a `ValueError` quotes `text`, the value of the flag that it is part of."""
     try:
         value = float(share)
     except ValueError as error:
@@ -167,13 +167,16 @@ def choose_thresholds(
 
 def _refusal(share: float, name: str, right: np.ndarray, best: float) -> str:
     images = len(right)
-    whose = "predictions" if name == "all" else f"predictions of classes with {name} training images"
+    whose = "predictions" if name == "all" else f"predictions of {name}-shot classes"
     if not images:
-        return f"precision={share:g} cannot be promised for {whose}: no image was predicted so; give coverage=SHARE"
+        return (
+            f"precision={share:g} cannot be guaranteed for {whose}: no validation image was predicted as one; use "
+            "coverage=SHARE"
+        )
     below = math.floor(100 * best) / 100
     return (
-        f"precision={share:g} cannot be promised for {whose}: {images} images, {int(right.sum())} of them right, "
-        f"support {best:.3f} at most; give "
+        f"precision={share:g} cannot be guaranteed for {whose}: {images} images, {int(right.sum())} of them "
+        f"correct, support at most {best:.3f}; use "
         + (f"precision={below:g}, " if below > 0 else "")
         + "coverage=SHARE, or more images"
     )
@@ -265,8 +268,12 @@ def rule_lines(target: str, chosen: Mapping[str, Mapping[str, Any]]) -> str:
         chosen (mapping): by group.
     """
     shown = [
-        f"{name} {one['threshold']:.3f} ({one['images']} images predicted so"
-        + (f", {one['coverage']:.1%} answered, {one['precision']:.1%} right)" if one["images"] else ": that of all)")
+        f"{name} {one['threshold']:.3f} ({one['images']} predictions"
+        + (
+            f", {one['coverage']:.1%} answered, {one['precision']:.1%} correct)"
+            if one["images"]
+            else (": overall threshold)")
+        )
         for name, one in chosen.items()
     ]
-    return f"{target}: least confidence to answer: {', '.join(shown)}"
+    return f"{target}: minimum confidence to answer: {', '.join(shown)}"

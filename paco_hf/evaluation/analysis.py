@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from ..metrics import GROUPS, by_group, confidence_bins, shot_group
+from .abstention import precision_bound
 from .image_scores import Answers, ImageScores, row_blocks
 from .intervals import bootstrap, class_intervals, class_means, widen_ends
 from .priors import PRIORS, scores_under_priors, shifted_prior
+from .summary import summarize
 
 BINS = 15
 _LISTED = 20
@@ -47,8 +49,9 @@ def evaluate_logits(
         seed (`int`, *optional*, defaults to `0`): of the bootstrap.
 
     Returns:
-        `dict` of plain numbers and lists, fractions in 0..1, `None` where something is not defined: `metrics` (each
-        `{"value", "low", "high"}`), `per_class`, `calibration`, `confusion_groups`, `confusions`, `tail_to_head`,
+        `dict` of plain numbers and lists, fractions in 0..1, `None` where something is not defined: `summary` (what
+        the model is good and bad at, a sentence), `metrics` (each `{"value", "low", "high"}`), `per_class` (with
+        `low` and `high` of the accuracy), `calibration`, `confusion_groups`, `confusions`, `tail_to_head`,
         `worst_classes` and `priors`.
 
     Raises:
@@ -58,17 +61,17 @@ def evaluate_logits(
     _check_logits(logits, true, len(class_names))
     split = _ScoredSplit(logits, true, class_counts, temperature, logit_counts)
     counts = split.counts
-    return {
+    results = {
         "images": len(true),
         "class_names": list(class_names),
         "class_counts": None if counts is None else counts.tolist(),
         "confidence": {
             "level": level,
-            "method": f"bootstrap, {resamples} resamples of the test images; worst tenth, harmonic and geometric "
-            "mean: posterior of the classes' accuracies",
+            "method": f"bootstrap with {resamples} resamples of the test images (exact binomial where all or "
+            "none of them are right); for worst tenth, harmonic and geometric mean: posterior of the class accuracies",
         },
         "metrics": split.metrics(resamples, level, seed),
-        "per_class": split.per_class(),
+        "per_class": split.per_class(level),
         "calibration": {
             "temperature": temperature,
             "balanced": logit_counts is None,
@@ -84,6 +87,7 @@ def evaluate_logits(
         if counts is None
         else scores_under_priors(split.image_scores.adapted, true, split.predicted, counts),
     }
+    return {"summary": summarize(results), **results}
 
 
 def _check_logits(logits: np.ndarray, true: np.ndarray, classes: int) -> None:
@@ -94,8 +98,8 @@ def _check_logits(logits: np.ndarray, true: np.ndarray, classes: int) -> None:
         finite = np.isfinite(logits[rows]).all(axis=1)
         if not finite.all():
             raise ValueError(
-                f"the logits of image {rows.start + int(finite.argmin())} are not finite: the weights are damaged, or "
-                "overflow in this precision; try --precision fp32"
+                f"the logits of image {rows.start + int(finite.argmin())} are not finite: the weights are "
+                "damaged, or overflow in this precision: try --precision fp32"
             )
 
 
@@ -183,13 +187,18 @@ class _ScoredSplit:
         ]
         return float(np.quantile(drawn, (1 + level) / 2))
 
-    def per_class(self) -> list[dict[str, Any]]:
+    def per_class(self, level: float) -> list[dict[str, Any]]:
+        """What each class is scored, with the interval of its accuracy by [`precision_bound`]."""
+        n = np.maximum(self.images, 1)
+        low, wrong = (precision_bound(share, n, (1 + level) / 2) for share in (self.accuracy, 1 - self.accuracy))
+        scores = {"accuracy": self.accuracy, "low": low, "high": 1 - wrong}
+        absent = np.full(self.classes, None)
         return _rows(
             {
                 "class": range(self.classes),
                 "train_images": self.train_images,
                 "test_images": self.images,
-                "accuracy": [None if np.isnan(value) else value for value in self.accuracy.tolist()],
+                **{name: np.where(self.images > 0, values, absent) for name, values in scores.items()},
                 "predicted": np.bincount(self.predicted, minlength=self.classes),
             }
         )

@@ -99,7 +99,7 @@ class ImageScores:
         images, plain, scaled = len(true), list[Answers](), list[Answers]()
         predicted, adapted = np.empty(images, dtype=np.int64), np.empty((len(shifts), images), dtype=np.int64)
         true_probability, squares = np.empty(images), np.empty(images)
-        for rows in row_blocks(logits, "scoring the logits"):
+        for rows in row_blocks(logits, "evaluating logits"):
             block = logits[rows]
             predicted[rows] = block.argmax(axis=1)
             if temperature is not None:

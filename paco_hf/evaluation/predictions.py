@@ -22,8 +22,8 @@ class Predictions:
     """Per-image results of a labeled split.
 
     Args:
-        split (list of `str`): the split of each image, as the data set calls it.
-        file (list of `str`): its name from the data set's folder on, or `split#row` where it is in a table.
+        split (list of `str`): the split of each image, as the dataset calls it.
+        file (list of `str`): its name from the dataset's folder on, or `split#row` where it is in a table.
         row (`(N,)`): its row in the split.
         label (`(N,)`): its class id.
         prediction (`(N,)`): the class id of the highest probability.
@@ -133,8 +133,8 @@ class Predictions:
             return cls(**columns, **about)
         except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
             raise ValueError(
-                f"{file} is damaged, or of another kind ({type(error).__name__}: {error}): evaluate the run, or train "
-                "it, anew"
+                f"{file} is damaged or has a different format ({type(error).__name__}: {error}): evaluate the run "
+                "again, or train it again"
             ) from error
 
 

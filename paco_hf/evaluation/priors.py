@@ -31,7 +31,7 @@ def read_frequencies(file: str) -> dict[str, float]:
     except OSError as error:
         raise OSError(f"--prior must be training, none or a file, got {file!r} ({error})") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} must be a file that `paco-hf estimate-prior --output` writes ({error})") from error
+        raise ValueError(f"{file} must be a file from `paco-hf estimate-prior --output` ({error})") from error
     return frequencies
 
 

@@ -47,7 +47,7 @@ def fit_temperature(logits: Any, labels: Any, logit_counts: Any = None, *, balan
     present = frequencies.nonzero()[:, 0]
     if len(present) < 2:
         raise ValueError(
-            f"a temperature needs images of at least two classes, got {len(true)} images of {len(present)}: give a "
+            f"a temperature needs images of at least two classes, got {len(true)} images of {len(present)}: use a "
             "larger validation split"
         )
     prior = torch.zeros(len(present)) if balanced else (frequencies[present] / frequencies.sum()).log()
@@ -171,5 +171,8 @@ def temperature_warning(temperature: float, images: int) -> str:
         images (`int`): that it was fitted on.
     """
     if temperature in TEMPERATURE_RANGE:
-        return "WARNING: that is the limit: the logits say almost nothing of these images' classes"
-    return f"WARNING: with fewer than {FEW_IMAGES} images it may be far off" if images < FEW_IMAGES else ""
+        return (
+            "WARNING: that is the limit of the search: the logits contain almost no information about the "
+            "classes of these images"
+        )
+    return f"WARNING: with fewer than {FEW_IMAGES} images it may be inaccurate" if images < FEW_IMAGES else ""

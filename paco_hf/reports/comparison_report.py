@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from ..data.image_split import describe_split
 from ..metrics import HEADLINE, TITLES
 from ..utils.hub_names import short
 from .html_page import svg, write_page
@@ -17,7 +18,7 @@ def _written(spread: dict[str, Any] | None, name: str) -> str:
         return "-"
     factor, digits = (100, 1) if name in FRACTIONS else (1, 3)
     mean, sd = spread["mean"], spread["sd"]
-    return f"{factor * mean:.{digits}f} ± " + ("-" if sd is None else f"{factor * sd:.{digits}f}")
+    return f"{factor * mean:.{digits}f}" + ("" if sd is None else f" ± {factor * sd:.{digits}f}")
 
 
 def _time(spread: dict[str, Any] | None) -> str:
@@ -73,7 +74,8 @@ def comparison_text(comparison: dict[str, Any]) -> str:
     lines = []
     for section in comparison["sections"]:
         test = section["test"]
-        lines += [f"{test['name']}, {test['images']} images; mean ± standard deviation over seeds, in percent"]
+        scored = f"{describe_split(test['name'])}, {test['images']} images"
+        lines.append(f"{scored}; mean ± standard deviation over seeds, in percent")
         rows = [["", "runs", *(TITLES[name].short for name in HEADLINE), "time a run"]]
         for group in section["groups"]:
             scores = [_written(group["scores"][name], name) for name in HEADLINE]
@@ -89,7 +91,7 @@ def comparison_text(comparison: dict[str, Any]) -> str:
         for group in section["groups"]:
             about = [f"{what} {text}" for what, text in revision_texts(group).items()]
             if group["agreement"] is not None:
-                about.append(f"seeds give {100 * group['agreement']:.1f}% of the images the same class")
+                about.append(f"two seeds predict the same class for {100 * group['agreement']:.1f}% of the images")
             lines += [f"{group['name']}: {'; '.join(about)}"] if about else []
         for pair in section["paired"]:
             lines += [

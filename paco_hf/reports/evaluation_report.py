@@ -1,36 +1,41 @@
 """The HTML report of an evaluation: one page that needs nothing but itself, and the same figures as PNGs."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from markupsafe import Markup, escape
 from PIL import Image
 
-from ..metrics import FEW_SHOT, GROUP_SIZES, GROUPS, MANY_SHOT, TITLES, shots
-from ..runs.layout import REPORT_NAME
-from .html_page import number, percent, picture, points, svg, write_page
-from .plots import CAPTIONS, COUNTS_NAME, FREQUENCY_NAME, PRIOR_NAME, RELIABILITY_NAME, RISK_NAME, figures, prior_order
+from ..data.image_split import describe_split
+from ..metrics import FEW_SHOT, GROUP_SIZES, GROUPS, MANY_SHOT, TITLES, shot_group, shots
+from ..runs import layout
+from ..utils.text import percent
+from .html_page import number, picture, points, span, svg, write_page
+from .plots import CAPTIONS, figures, prior_order
 
 _SHOWN = ("model", "dataset", "images", "confidence", "class_counts", "metrics", "calibration", "confusion_groups")
 LISTED = 50  # classes in the page's last table, where there are more than twice as many
 
-# What the page calls each figure.
-_FIGURES = {
-    FREQUENCY_NAME: "frequency",
-    COUNTS_NAME: "counts",
-    RELIABILITY_NAME: "reliability",
-    PRIOR_NAME: "priors",
-    RISK_NAME: "risk",
-}
+_NAMES = ("counts", "training", "frequency", "reliability", "priors", "risk")  # of the figures, on the page
+_FIGURES = dict(zip(layout.FIGURE_NAMES, _NAMES, strict=True))
 
 
-def write_report(results: Mapping[str, Any], folder: str | Path, pictures: Mapping[int, Image.Image]) -> Path:
+def write_report(
+    results: Mapping[str, Any],
+    folder: str | Path,
+    pictures: Mapping[int, Image.Image],
+    log: Sequence[dict[str, Any]] = (),
+) -> Path:
     """Write `report.html` and its figures as PNGs into a folder.
 
     Args:
         results (mapping): what `results.json` holds.
         folder (path): made where it does not exist.
         pictures (mapping): the images of the worst classes and of the confusions, by their place in the split.
+        log (sequence of mappings, *optional*): what `log.jsonl` of the run holds, for the training curve.
 
     Returns:
         path of the page.
@@ -42,14 +47,15 @@ def write_report(results: Mapping[str, Any], folder: str | Path, pictures: Mappi
     addresses = {row: picture(image) for row, image in pictures.items()}
     return write_page(
         "report.html",
-        folder / REPORT_NAME,
+        folder / layout.REPORT_NAME,
         results=results,
         **{key: results[key] for key in _SHOWN},
         class_names=names,
-        scored=split if dataset in split else f"{dataset}, {split}",
+        scored=describe_split(split) if dataset in split else f"{dataset}, {split}",
         sizes=dict(zip(GROUPS, shots(counts), strict=True)) if counts else None,
         group_sizes=GROUP_SIZES,
         titles=TITLES,
+        headline=("accuracy", "balanced_accuracy", "few", "medium", "many", "ece"),
         percent=percent,
         formats={"head_tail_gap": points, "nll": number, "brier": number},
         worst=_shown(results["worst_classes"], names, addresses),
@@ -57,7 +63,8 @@ def write_report(results: Mapping[str, Any], folder: str | Path, pictures: Mappi
         confusions_of_all=_shown(results["confusions"], names, addresses),
         priors=prior_order(results["priors"]["rows"]) if results["priors"] else None,
         per_class=_lowest(results["per_class"]),
-        figures=_figures(results, folder),
+        figures=_figures(results, folder, names, log),
+        validated=any("eval_accuracy" in entry for entry in log),
         abstention=results.get("abstention"),
         many_shot=MANY_SHOT,
         few_shot=FEW_SHOT,
@@ -82,22 +89,32 @@ def _lowest(per_class: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return ordered if len(ordered) <= 2 * LISTED else ordered[:LISTED]
 
 
-def _figures(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """The figures there are data for, as SVG for the page; each is also written as PNG."""
+def _figures(
+    results: Mapping[str, Any], folder: Path, class_names: Sequence[str], log: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """The figures there are data for, as SVG for the page; each but that of the run is also written as PNG."""
     shown: dict[str, Any] = dict.fromkeys(_FIGURES.values())
-    counts, calibration = results["class_counts"], results["calibration"]
-    means = (f"{name} {percent((results['metrics'].get(name) or {}).get('value'))}" for name in GROUPS)
-    before = calibration["uncalibrated"]
-    details = {
-        FREQUENCY_NAME: f"means: {', '.join(means)}",
-        COUNTS_NAME: f"from {max(counts):,} to {min(counts):,}" if counts else "",
-        RELIABILITY_NAME: f"calibration error {percent(calibration['groups']['overall']['ece'])}"
-        + (f" (without temperature {percent(before['overall']['ece'])})" if before else ""),
-        PRIOR_NAME: "the table below has the figures",
-        RISK_NAME: "the table below has the figures",
-    }
-    for file, (plot, data) in figures(counts, [row["accuracy"] for row in results["per_class"]], results).items():
+    per_class = results["per_class"]
+    accuracies = [row["accuracy"] for row in per_class]
+    for file, (plot, data) in figures(results["class_counts"], accuracies, results, log).items():
         name = _FIGURES[file]
-        shown[name] = svg(name, f"{CAPTIONS[file]}; {details[file]}", plot, *data)
-        plot(*data, folder / file)
+        shown[name] = svg(name, CAPTIONS[file], plot, *data)
+        if file != layout.CURVE_NAME:  # which lies beside the card of the run
+            plot(*data, folder / file)
+    if shown["frequency"]:
+        shown["frequency"] = _titled(shown["frequency"], per_class, class_names)
     return shown
+
+
+def _titled(drawn: Markup, per_class: Sequence[Mapping[str, Any]], class_names: Sequence[str]) -> Markup:
+    """The figure of [`paco_hf.reports.plots.plot_accuracy`] with what each point is, in the order that it has."""
+    titles = (
+        f"{class_names[row['class']]}\ntraining images: {row['train_images']:,}\n"
+        f"accuracy: {percent(row['accuracy'])} ({span(row)})\ntest images: {row['test_images']:,}"
+        for row in sorted(per_class, key=lambda row: int(shot_group(np.asarray(row["train_images"]))))
+        if row["accuracy"] is not None
+    )
+    # A class of the page takes less room than a style for each point.
+    point = r'(<use [^>]*) style="fill: var\(--series-(\d)\); (fill-opacity): ([\d.]+)"/>'
+    named = r'\1 class="p\2" \3="\4">'
+    return Markup(re.sub(point, lambda m: f"{m.expand(named)}<title>{escape(next(titles))}</title></use>", str(drawn)))

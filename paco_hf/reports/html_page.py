@@ -5,7 +5,7 @@ import datetime
 import importlib.metadata
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 from PIL import Image
 
+from ..data.image_split import describe_split
 from ..utils.files import write_text
 from ..utils.images import small_copy
+from ..utils.text import percent
 from .plots import INK, RULE, SERIES
 
 THUMBNAIL = 160  # pixels of the longer side
@@ -31,6 +33,7 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters.update(percent=percent, points=points, number=number, span=span)
+    environment.filters.update(split_name=describe_split, markdown=markdown)
     return environment
 
 
@@ -43,8 +46,9 @@ def write_page(template: str, file: Path, **content: Any) -> Path:
     return file
 
 
-def percent(fraction: float | None) -> str:
-    return "-" if fraction is None else f"{100 * fraction:.1f} %"
+def markdown(text: str) -> str:
+    """Text whose characters mean nothing in Markdown, such as the name of a class."""
+    return re.sub(r"[\\`*\[\]<>|~]|(?<!\w)_|_(?!\w)", r"\\\g<0>", text)
 
 
 def points(fraction: float | None) -> str:
@@ -58,12 +62,12 @@ def number(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3f}"
 
 
-def span(interval: dict[str, float] | None, write: Callable[[float], str] = percent) -> str:
+def span(interval: Mapping[str, Any] | None, write: Callable[[float], str] = percent) -> str:
     """The bounds of an interval, the unit once."""
     if interval is None or interval.get("low") is None:
         return ""
     low, high = write(interval["low"]), write(interval["high"])
-    return f"{low.split()[0]} to {high}"
+    return f"{low.split()[0].rstrip('%')} to {high}"
 
 
 def svg(name: str, label: str, plot: Callable[..., None], *data: Any) -> Markup:

@@ -143,7 +143,7 @@ def render(subject: Subject, license: str = "unknown", drawn: Sequence[str] = ()
 
 
 def eval_results(subject: Subject) -> str | None:
-    """The Hub's `.eval_results` file: top-1 on the test split, where the data set is on the Hub; else `None`."""
+    """The Hub's `.eval_results` file: top-1 on the test split, where the dataset is on the Hub; else `None`."""
     hub_id, test = _hub_dataset(text.scored_dataset(subject)), subject.metrics.get("test")
     if not hub_id or not test:
         return None
@@ -158,7 +158,7 @@ def eval_results(subject: Subject) -> str | None:
 
 
 def _hub_dataset(dataset: str | None) -> str | None:
-    """The Hub id of a data set by its public name, if it is on the Hub."""
+    """The Hub id of a dataset by its public name, if it is on the Hub."""
     if dataset in BENCHMARKS:
         return BENCHMARKS[dataset].hub_id
     return dataset.partition(":")[0] if dataset and dataset.count("/") == 1 else None

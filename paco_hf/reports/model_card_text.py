@@ -5,6 +5,7 @@ import math
 from typing import Any
 
 from ..arguments.defaults import expected_settings
+from ..data.image_split import describe_split
 from ..data.long_tail import long_tailed_counts
 from ..data.published import BENCHMARKS
 from ..losses.specs import loss_spec
@@ -24,6 +25,8 @@ _SHOWN = (
     *("precision", "seed"),
 )
 
+NO_LICENSE = "No license is stated for these weights"  # a limit on the card until a license is given
+
 
 def scored_images(subject: Subject) -> tuple[str, int | None]:
     """Name and number of the images of the scores: of the run's split, or what a conversion or push recorded."""
@@ -32,11 +35,14 @@ def scored_images(subject: Subject) -> tuple[str, int | None]:
     split_record = {} if recorded else subject.record.get("data", {}).get(split, {})
     name = str(recorded.get("split") or split_record.get("name") or f"the {split} split")
     images = recorded.get("images") or split_record.get("images")
-    return (f"{name} ({images} images)" if images else name), images
+    name = describe_split(name)
+    if images:
+        name = f"{name[:-1]}, {images} images)" if name.endswith(")") else f"{name} ({images} images)"
+    return name, images
 
 
 def scored_dataset(subject: Subject) -> str | None:
-    """Public name of the data set of the scores: a conversion may be scored on another one than its recipe's."""
+    """Public name of the dataset of the scores: a conversion may be scored on another one than its recipe's."""
     return subject.metrics.get("scored", subject.settings).get("dataset")
 
 
@@ -49,8 +55,8 @@ def guessing(scores: dict[str, Any], images: int | None) -> str | None:
     if scores["balanced_accuracy"] > chance + 2 * math.sqrt(chance * (1 - chance) / images):
         return None
     return (
-        f"{100 * scores['balanced_accuracy']:.1f}% is no better than guessing among {classes} classes. Of a model "
-        "that should be good, the order of the classes or the preparation of the images is not that of its training."
+        f"{100 * scores['balanced_accuracy']:.1f}% is no better than guessing among {classes} classes. If you "
+        "expected a good model, check the order of the classes and the image preprocessing."
     )
 
 
@@ -83,15 +89,8 @@ def changes(subject: Subject) -> str:
     if recipe.get("global_batch_size") == subject.settings.get("global_batch_size") is not None:
         chosen.append("per_device_train_batch_size")
     recipe = {name: value for name, value in recipe.items() if name not in chosen}
-    bookkeeping = (
-        "save_",
-        "logging_",
-        "eval_strategy",
-        "report_to",
-        "dataloader_",
-        "augment_backend",
-        "per_device_eval_",
-    )
+    logs = ("save_", "logging_", "report_to", "eval_strategy")
+    bookkeeping = (*logs, "dataloader_", "augment_backend", "per_device_eval_")
     return ", ".join(
         f"`{name}` {value} instead of {recipe[name]}"
         for name, value in subject.settings.items()
@@ -132,4 +131,9 @@ def cosine_classifier(subject: Subject) -> str | None:
 
 def limits(subject: Subject, license: str) -> list[str]:
     """What a user of the model must know, a sentence or two each."""
-    return templates().get_template("limits.txt").render(subject=subject, license=license).splitlines()
+    return (
+        templates()
+        .get_template("limits.txt")
+        .render(subject=subject, license=license, no_license=NO_LICENSE)
+        .splitlines()
+    )

@@ -13,12 +13,12 @@ from ..utils.files import replacing
 
 # What each shows, in the words of a card. The last three need an evaluation.
 CAPTIONS = {
-    COUNTS_NAME: "Images of each class, most frequent first",
-    CURVE_NAME: "Training curve: the loss, and the balanced accuracy on the validation split where there was one",
+    COUNTS_NAME: "Training images of each class, most frequent first",
+    CURVE_NAME: "Training curve: the loss and, with a validation split, its balanced accuracy",
     FREQUENCY_NAME: "Accuracy of each class against its number of training images",
-    RELIABILITY_NAME: "Reliability: the accuracy of predictions against their confidence, overall and by group",
-    PRIOR_NAME: "Accuracy where the test images are distributed like the training images, evenly, or inversely",
-    RISK_NAME: "Risk against coverage: the share of wrong answers where only the surest are given",
+    RELIABILITY_NAME: "Reliability: accuracy of predictions against their confidence, overall and by group",
+    PRIOR_NAME: "Accuracy at other class frequencies: in the order of the training data, uniform, in reverse order",
+    RISK_NAME: "Risk against coverage: share of wrong answers if only the most confident ones are given",
 }
 
 # Of a light page. An HTML report replaces them by its own, which follow the reader's theme: no color but these.
@@ -121,9 +121,9 @@ def plot_accuracy(per_class: Sequence[float | None], counts: Sequence[int], file
             mean, color = sum(accuracy for _, accuracy in inside) / len(inside), GROUP_COLORS[name]
             axes.plot(*zip(*inside, strict=True), "o", color=color, markeredgewidth=0, **style)
             ends = [max(low, min(counts)), min(high, max(counts))]
-            axes.plot(ends, [mean] * 2, color=color, linewidth=2.5, label=f"mean of {name}: {mean:.1f} %")
+            axes.plot(ends, [mean] * 2, color=color, linewidth=2.5, label=f"mean of {name}: {mean:.1f}%")
         _count_axis(axes, "x", counts)
-        axes.set(xlabel="training images of the class", ylabel="accuracy, %", ylim=(-3, 103))
+        axes.set(xlabel="training images of the class", ylabel="accuracy (%)", ylim=(-3, 103))
         _legend(axes)
 
     _figure(file, draw, height=3.4)
@@ -146,7 +146,7 @@ def _epoch_axis(axes: Any, label: str) -> None:
 
 
 def _accuracy_label(score: str) -> str:
-    return f"{'balanced ' if score == 'balanced_accuracy' else ''}validation accuracy, %"
+    return f"{'balanced ' if score == 'balanced_accuracy' else ''}validation accuracy (%)"
 
 
 def plot_training(log: Sequence[dict[str, Any]], file: str | Path | TextIO) -> None:
@@ -236,12 +236,12 @@ def plot_reliability(
             sizes = [8 + 150 * one["images"] / group["images"] for one in group["bins"] if one["images"]]
             axes.scatter(*dots, s=sizes, color=GROUP_COLORS[name], linewidth=0)
             old = f"{100 * before['ece']:.1f} → " if before else ""
-            axes.set_title(f"{name}, {group['images']:,} images\ncalibration error {old}{100 * group['ece']:.1f} %")
+            axes.set_title(f"{name}, {group['images']:,} images\ncalibration error {old}{100 * group['ece']:.1f}%")
             axes.set(xlim=(-2, 102), ylim=(-4, 104))
             if place % columns == 0:
-                axes.set_ylabel("accuracy, %")
+                axes.set_ylabel("accuracy (%)")
             if place + columns >= len(shown):
-                axes.set_xlabel("confidence, %")
+                axes.set_xlabel("confidence (%)")
             if before and place == 0:
                 axes.legend(loc="upper left")
         for axes in panels[len(shown) :]:
@@ -266,15 +266,15 @@ def plot_priors(rows: Sequence[Mapping[str, Any]], file: str | Path | TextIO) ->
     order = prior_order(rows)
 
     def draw(axes: Any) -> None:
-        for key, label in (("accuracy", "as it is"), ("adapted", "told the distribution")):
+        for key, label in (("accuracy", "unchanged"), ("adapted", "frequencies set")):
             points = [(i, 100 * row[key]) for i, row in enumerate(order) if row[key] is not None]
             if points:
                 axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=label)
         axes.set_xticks(range(len(order)), [f"{row['ratio']:g}" for row in order])
         for place in (i for i, row in enumerate(order) if row["direction"] == "uniform"):
             axes.axvline(place, color=RULE, linewidth=0.8, linestyle=":")
-        axes.set_xlabel("forward (as in training)  ←  most to least frequent class  →  backward")
-        axes.set_ylabel("accuracy, %")
+        axes.set_xlabel("forward (as in training)  ←  ratio of most to least frequent class  →  backward")
+        axes.set_ylabel("accuracy (%)")
         _legend(axes)
 
     _figure(file, draw)
@@ -293,7 +293,7 @@ def plot_risk(curves: Mapping[str, Mapping[str, Any] | None], file: str | Path |
             if curve := curves.get(name):
                 coverage, risk = ([100 * value for value in values] for values in zip(*curve["points"], strict=True))
                 axes.step(coverage, risk, where="pre", color=GROUP_COLORS[name], linewidth=1.5, label=name)
-        axes.set(xlabel="coverage: images answered, the surest first, %", ylabel="risk: wrong answers, %")
+        axes.set(xlabel="coverage: images answered, most confident first (%)", ylabel="risk: wrong answers (%)")
         axes.set(xlim=(0, 102), ylim=(0, None))
         _legend(axes)
 

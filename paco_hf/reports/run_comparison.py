@@ -19,29 +19,13 @@ PRECISION = 0.005  # how far the accuracies of one model in different precisions
 
 # What tells seeds of one setting apart, or only where and how a run was written down.
 _SAME = (
-    *(
-        "seed",
-        "data_seed",
-        "validation_seed",
-        "output_dir",
-        "run_name",
-        "recipe",
-        "resume",
-        "overwrite",
-        "do_",
-        "save_",
-        "logging_",
-    ),
-    *("report_to", "dataloader_num_workers", "dataloader_pin", "disable_tqdm", "per_device_eval_batch_size"),
-    "view_draws",
+    *("seed", "data_seed", "validation_seed", "output_dir", "run_name", "recipe", "resume", "overwrite", "do_"),
+    *("save_", "logging_", "report_to", "dataloader_num_workers", "dataloader_pin", "disable_tqdm", "view_draws"),
+    "per_device_eval_batch_size",
 )
 
 # What was spent in hours, and what a record calls it in seconds: training, and on a frozen backbone what precedes it.
-COSTS = {
-    "hours": "seconds",
-    "feature_hours": "feature_seconds",
-    "cross_validation_hours": "cross_validation_seconds",
-}
+COSTS = {f"{what}hours": f"{what}seconds" for what in ("", "feature_", "cross_validation_")}
 
 _FIRST = ("loss", "backbone", "learning_rate", "num_train_epochs")  # what a group is called by, if that tells it apart
 
@@ -57,7 +41,7 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
         `selection`), with `groups`: `name`, `settings` (those that differ between groups), `runs`, `scores` (by name
         `mean`, `sd` over seeds, `None` for a single one, and `values`) and `cost` (`hours` of training and those of
         [`COSTS`] before it likewise, `hardware`), `revisions` (of `data` and `weights`: repositories and commits) and
-        `agreement` (the share of images to which two seeds give the same class, where that is known); and `paired`,
+        `agreement` (the share of images for which two seeds predict one class, where that is known); and `paired`,
         what [`paco_hf.reports.paired_runs.paired_differences`] gives;
         `runs`, each with its `folder`, `seed`, `group`, `scores`, `calibrated` (whether its evaluation divides by a
         stored temperature, `None` without one), `hours`, `loss`, `accuracy` and `balanced_accuracy` by epoch, and
@@ -74,7 +58,7 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
     paths = [path for folder in folders for path in seed_runs(folder)]
     for path in paths:
         if sum(path.resolve() == other.resolve() for other in paths) > 1:
-            raise ValueError(f"{path} is given twice: leave out one of the two")
+            raise ValueError(f"{path} is passed twice: remove one of them")
     notes: list[str] = []
     runs = [_read_run(RunFolder(path), notes) for path in paths]
     for folder in map(Path, folders):
@@ -88,11 +72,11 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
             run["group"] = name
         seeds = [run["seed"] for run in group]
         if len(set(seeds)) < len(seeds):
-            notes.append(f"{name}: a seed appears twice, so the spread says less than that of as many seeds.")
+            notes.append(f"{name}: a seed appears twice, so the standard deviation is not that of as many seeds.")
         if {True, False} <= {run["calibrated"] for run in group}:
             notes.append(
-                f"{name}: some of its runs have a stored temperature and some have none, so its calibration error, "
-                "log loss and Brier score are of two kinds."
+                f"{name}: some runs have a stored temperature and some do not. Their calibration error, log loss and "
+                "Brier score are not comparable."
             )
     tests = [group[0]["test"] for group in groups]
     sections = [
@@ -106,13 +90,17 @@ def compare_runs(folders: Sequence[str | Path]) -> dict[str, Any]:
     if len(sections) > 1:
         notes.insert(
             0,
-            f"The runs were scored on {len(sections)} different sets of images: each has its own table, and "
-            "figures of different tables cannot be compared.",
+            f"The runs were evaluated on {len(sections)} different sets of images. Each set has its own table; do not "
+            "compare scores across tables.",
         )
     if any(test["selection"] is None for test in tests):
-        notes.append("Which images a run was scored on is not recorded for all: data set and number were compared.")
+        notes.append(
+            "Some runs do not record which images they were evaluated on: dataset and number of images were compared."
+        )
     if any(test["split"] == "validation" for test in tests):
-        notes.append("Runs without a test split are scored on the validation images that their model was selected on.")
+        notes.append(
+            "Runs without a test split are evaluated on the validation images that their model was selected on."
+        )
     return {
         "sections": sections,
         "groups": [group[0]["group"] for group in groups],
@@ -195,13 +183,14 @@ def _evaluation(
     if not results:
         return {}, None
     if results.get("selection") != test["selection"]:
-        notes.append(
-            f"{path} is of other images ({results.get('split')}, {results.get('images')} images): left aside."
-        )
+        other = f"{results.get('split')}, {results.get('images')} images"
+        notes.append(f"{path} was computed on other images ({other}) and is not used.")
         return {}, None
     metrics = results.get("metrics") or {}
     if abs((metrics.get("accuracy") or {"value": -1})["value"] - accuracy) > PRECISION:
-        notes.append(f"{path} has another accuracy than {METRICS_NAME}, so it is of another model: left aside.")
+        notes.append(
+            f"{path} has another accuracy than {METRICS_NAME}, so it belongs to another model and is not used."
+        )
         return {}, None
     calibrated = (results.get("calibration") or {}).get("temperature") is not None
     return {name: metrics[name]["value"] for name in EVALUATION_SCORES if metrics.get(name)}, calibrated

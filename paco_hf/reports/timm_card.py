@@ -13,8 +13,8 @@ from .html_page import templates
 
 _USAGE = re.compile(r"^## How to use it\n.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
 # Of the limits of the checkpoint, what this form, which does not abstain, has instead.
-_MARKED = "an image of another gets one of them, and is not always marked as abstained."
-_EVERY = "any image gets one of them, however little it looks like it."
+_MARKED = "an image of another class gets one of them and is not always marked as abstained."
+_EVERY = "every image gets one of them, even an image that shows none of them."
 _SIGNATURE = re.compile(r"\n*<!-- as paco-hf wrote it: \w+ -->\s*\Z")  # of a card that is the run's, which this is not
 
 

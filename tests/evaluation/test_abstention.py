@@ -104,12 +104,10 @@ def test_rare_classes_are_held_to_the_same_precision_where_classes_are_equally_f
 def test_a_precision_out_of_reach_says_what_is_in_reach() -> None:
     probabilities, labels = long_tailed(n=2000)
     weight = image_weights(labels, [1.0] * 6)
-    with pytest.raises(
-        ValueError, match=r"precision=0\.999 cannot be promised for predictions of classes with"
-    ) as one:
+    with pytest.raises(ValueError, match=r"precision=0\.999 cannot be guaranteed for predictions of") as one:
         choose_thresholds(Answers.from_probabilities(probabilities), labels, weight, COUNTS, "precision=0.999")
-    reachable = re.search(r"give precision=([\d.]+),", str(one.value))[1]
-    name = re.search("with (many|medium|few) training", str(one.value))[1]
+    reachable = re.search(r"use precision=([\d.]+), coverage=SHARE", str(one.value))[1]
+    name = re.search("for predictions of (many|medium|few)-shot classes", str(one.value))[1]
     # Of that group it can be promised, and no more.
     group = np.asarray([0, 0, 1, 1, 2, 2])[probabilities.argmax(1)] == ("many", "medium", "few").index(name)
     args = probabilities.max(1)[group], (probabilities.argmax(1) == labels)[group], weight[group]
@@ -118,7 +116,7 @@ def test_a_precision_out_of_reach_says_what_is_in_reach() -> None:
     # And by the others it can be promised, too.
     choose_thresholds(Answers.from_probabilities(probabilities), labels, weight, COUNTS, f"precision={reachable}")
     never = np.eye(6)[[0] * 50]  # nothing is predicted as few
-    with pytest.raises(ValueError, match=r"(medium|few) training images: no image was predicted so"):
+    with pytest.raises(ValueError, match=r"(medium|few)-shot classes: no validation image was predicted as one"):
         choose_thresholds(
             Answers.from_probabilities(never), np.zeros(50, dtype=int), np.ones(50), COUNTS, "precision=0.9"
         )

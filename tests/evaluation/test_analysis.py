@@ -268,8 +268,16 @@ def test_empty_groups_are_none(counts: list[int] | None, empty: tuple[str, ...])
     assert (results["priors"] is None) == (counts is None) == (results["tail_to_head"] is None)
 
 
+def test_intervals_of_the_classes(results: dict) -> None:
+    for row in results["per_class"]:
+        right = round(row["accuracy"] * row["test_images"])
+        interval = scipy.stats.binomtest(right, row["test_images"]).proportion_ci(0.95, method="wilsoncc")
+        assert (row["low"], row["high"]) == pytest.approx((interval.low, interval.high))
+
+
 def test_two_classes_one_of_them_untested() -> None:
     results = evaluate_logits([[1.0, 0.0]], [0], class_names=["a", "b"], class_counts=[5, 3], resamples=10)
+    assert [results["per_class"][1][name] for name in ("accuracy", "low", "high")] == [None] * 3
     # One image that is right says little: Clopper and Pearson's interval.
     low = scipy.stats.binomtest(1, 1).proportion_ci(0.95).low
     assert results["metrics"]["accuracy"] == {"value": 1.0, "low": pytest.approx(low), "high": 1.0}

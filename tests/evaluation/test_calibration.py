@@ -285,8 +285,8 @@ def test_pipeline_takes_a_prior(tmp_path: Path) -> None:
     ("flags", "message"),
     [
         (["--prior", "nowhere.json"], "training, none or a file"),
-        (["--prior", "{other}"], "has other classes"),
-        (["--prior", "{broken}"], "must be a file that `paco-hf estimate-prior --output` writes"),
+        (["--prior", "{other}"], "has different classes"),
+        (["--prior", "{broken}"], "must be a file from `paco-hf estimate-prior --output`"),
         (["--prior", "{negative}"], "the frequency of 'apple' must be finite and at least 0, got -1.0"),
         (["--prior", "{nothing}"], "at least one frequency must be above 0"),
     ],

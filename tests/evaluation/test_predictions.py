@@ -56,5 +56,5 @@ def test_another_file_is_named(content: bytes, tmp_path: Path) -> None:
         import pyarrow as pa
 
         pq.write_table(pa.table({"a": [1]}), file)
-    with pytest.raises(ValueError, match=r"predictions.parquet is damaged, or of another kind"):
+    with pytest.raises(ValueError, match=r"predictions.parquet is damaged or has a different format"):
         Predictions.read(file)

@@ -1,5 +1,6 @@
 """The HTML reports: right numbers, nothing loaded from elsewhere, nothing executed, a browser without complaint."""
 
+import html
 import re
 import subprocess
 from pathlib import Path
@@ -7,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pages import assert_self_contained, assert_well_formed, browse, in_chromium, on_paper, rows_of
+from markupsafe import escape
+from pages import CHROMIUM, assert_self_contained, assert_well_formed, browse, in_chromium, on_paper, rows_of
 from PIL import Image
 
+from paco_hf.evaluation.abstention import precision_bound
+from paco_hf.evaluation.summary import summarize
 from paco_hf.reports.evaluation_report import write_report
 from paco_hf.reports.plots import COUNTS_NAME, FREQUENCY_NAME, PRIOR_NAME, RELIABILITY_NAME
 
@@ -86,7 +90,7 @@ def make_results(
     ratios = [50, 25, 10, 5, 2]
     known = [m for m in means if m is not None]
     gap = means[0] - means[2] if means[0] is not None and means[2] is not None else None
-    return {
+    results = {
         "model": "paco-resnet32",
         "dataset": "cifar100-lt",
         "split": "cifar100-lt test",
@@ -112,6 +116,8 @@ def make_results(
                 "train_images": int(numbers[c]) if counts else None,
                 "test_images": per_class,
                 "accuracy": float(accuracy[c]),
+                "low": float(precision_bound(accuracy[c], per_class, 0.975)),
+                "high": float(1 - precision_bound(1 - accuracy[c], per_class, 0.975)),
                 "predicted": int((guess == c).sum()),
             }
             for c in range(classes)
@@ -162,6 +168,7 @@ def make_results(
         else None,
         "left_aside": "",
     }
+    return results | {"summary": summarize(results)}
 
 
 def make_pictures(results: dict[str, Any]) -> dict[int, Image.Image]:
@@ -186,18 +193,21 @@ def test_numbers_are_those_of_the_results(page: Path) -> None:
     by_start = {row[0]: row[1:] for row in reversed(rows)}
 
     def percent(value: float) -> str:
-        return f"{100 * value:.1f} %"
+        return f"{100 * value:.1f}%"
+
+    def span(low: float, high: float) -> str:
+        return f"{100 * low:.1f} to {percent(high)}"
 
     scores = results["metrics"]
     for name, start in (
-        ("accuracy", "top-1 accuracyshare of the test images that are classified right"),
-        ("few", "fewof those with fewer than 20 training images"),
+        ("accuracy", "top-1 accuracyshare of the images that are classified correctly"),
+        ("few", "fewover classes with fewer than 20 training images"),
     ):
         one = scores[name]
-        assert by_start[start] == [f"{percent(one['value'])}{100 * one['low']:.1f} to {percent(one['high'])}"]
+        assert by_start[start] == [f"{percent(one['value'])}{span(one['low'], one['high'])}"]
     log_loss = next(row for row in rows if row[0].startswith("log loss"))
     assert log_loss[1:] == ["1.8341.804 to 1.864"]
-    gap = next(row for row in rows if row[0].startswith("head to tail"))
+    gap = next(row for row in rows if row[0].startswith("frequent minus rare"))
     assert gap[1].startswith(f"{100 * scores['head_tail_gap']['value']:.1f} points")
 
     few = results["calibration"]["groups"]["few"]
@@ -206,7 +216,7 @@ def test_numbers_are_those_of_the_results(page: Path) -> None:
     assert group[1] == f"{few['images']:,}"
     assert group[2].startswith(percent(scores["few"]["value"]))
     before = results["calibration"]["uncalibrated"]["few"]["ece"]
-    assert group[3:] == [percent(few["confidence"]), f"{percent(few['ece'])}{percent(before)} without"]
+    assert group[3:] == [percent(few["confidence"]), f"{percent(few['ece'])}{percent(before)} without temperature"]
     shares = results["confusion_groups"]
     assert ["few", *map(percent, shares["share"][2]), percent(shares["right"][2])] in rows
 
@@ -219,7 +229,7 @@ def test_numbers_are_those_of_the_results(page: Path) -> None:
             names[one["class"]],
             str(one["train_images"]),
             str(one["test_images"]),
-            percent(one["accuracy"]),
+            percent(one["accuracy"]) + span(one["low"], one["high"]),
             str(one["predicted"]),
         ] in rows
     for one in results["priors"]["rows"]:
@@ -232,14 +242,16 @@ def test_numbers_are_those_of_the_results(page: Path) -> None:
 
 def test_page_is_self_contained_and_escaped(page: Path) -> None:
     html = page.read_text(encoding="utf-8")
-    assert_self_contained(html)
+    assert_self_contained(html, scripts=1)
     assert_well_formed(html)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
     assert "{{ 7 * 7 }}" in html
     assert "on cifar100-lt</title>" in html
-    assert "4,000 images of cifar100-lt test: 100 classes" in html
+    assert "4,000 images of cifar100-lt test, 100 classes" in html
     assert "山猫" in html
     assert html.count("<svg") == 4
+    assert "Training curve" not in html
+    assert f'<p class="summary">{escape(make_results(temperature=1.31)["summary"])}</p>' in html
     results = make_results()
     shown = [*results["worst_classes"], *results["confusions"], *results["tail_to_head"]]
     assert html.count("<img") == len(shown) > 20
@@ -253,7 +265,7 @@ def test_ten_thousand_classes_make_a_page_of_moderate_size(tmp_path: Path, no_pn
     file = write_report(results, tmp_path, {})
     html = file.read_text(encoding="utf-8")
     assert file.stat().st_size < 5e6
-    assert "The 50 classes with the lowest accuracy of 10,000" in html
+    assert "The 50 classes with the lowest accuracy, of 10,000" in html
     assert_well_formed(html)
 
 
@@ -283,17 +295,17 @@ def test_classes_without_images(tmp_path: Path, no_pngs: None) -> None:
     results = make_results(classes=12)
     results["class_counts"][3] = 0
     results["per_class"][3] |= {"train_images": 0}
-    results["per_class"][4] |= {"test_images": 0, "accuracy": None}
+    results["per_class"][4] |= {"test_images": 0, "accuracy": None, "low": None, "high": None}
     results["class_names"][4] = ""
     html = write_report(results, tmp_path, {}).read_text(encoding="utf-8")
-    assert "1 class has no test image" in html
+    assert "1 class has no test images" in html
     assert rows_of(html)[-1][1:4] == [str(results["class_counts"][4]), "0", "-"]
 
 
 def test_without_class_counts_the_page_says_what_is_left_out(tmp_path: Path) -> None:
     results = make_results(classes=20, counts=False)
     html = write_report(results, tmp_path, make_pictures(results)).read_text(encoding="utf-8")
-    assert html.count("does not say how many training images") == 4
+    assert html.count("has no class_counts") == 4
     assert html.count("<svg") == 1
     assert not (tmp_path / FREQUENCY_NAME).exists()
     assert (tmp_path / RELIABILITY_NAME).exists()
@@ -321,8 +333,73 @@ def test_the_browser_would_complain(tmp_path: Path) -> None:
 def test_in_chromium(page: Path, tmp_path: Path) -> None:
     dom, console, asked = browse(page, tmp_path)
     assert console == asked == []
-    assert "top-1 accuracyshare of the test images that are classified right" in [row[0] for row in rows_of(dom)]
-    assert "<script" not in dom
+    assert "top-1 accuracyshare of the images that are classified correctly" in [row[0] for row in rows_of(dom)]
+    assert dom.count("<script") == 1
+
+
+def point_texts(results: dict[str, Any]) -> list[str]:
+    return [
+        f"{results['class_names'][row['class']]}\ntraining images: {row['train_images']:,}\naccuracy: "
+        f"{100 * row['accuracy']:.1f}% ({100 * row['low']:.1f} to {100 * row['high']:.1f}%)"
+        f"\ntest images: {row['test_images']}"
+        for row in results["per_class"]
+    ]
+
+
+def test_each_point_has_the_name_of_its_class(page: Path) -> None:
+    results = make_results(temperature=1.31)
+    found = re.findall(r'<use [^>]* x="([\d.]+)" y="([\d.]+)"[^>]*><title>(.*?)</title></use>', page.read_text(), re.S)
+    assert [html.unescape(text) for *_, text in found] == point_texts(results)
+    x, y = (np.array(column, dtype=float) for column in list(zip(*found, strict=True))[:2])
+    accuracy = [row["accuracy"] for row in results["per_class"]]
+    assert np.corrcoef(x, np.log(results["class_counts"]))[0, 1] == pytest.approx(1, abs=1e-6)
+    assert np.corrcoef(y, accuracy)[0, 1] == pytest.approx(-1, abs=1e-6)
+
+
+@in_chromium
+def test_points_are_named_by_pointer_keyboard_and_touch(page: Path) -> None:
+    from playwright.sync_api import sync_playwright
+
+    results = make_results(temperature=1.31)
+    texts = point_texts(results)
+    rarest = min(range(100), key=lambda c: (results["class_counts"][c], -results["per_class"][c]["accuracy"]))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        opened = browser.new_page(viewport={"width": 1000, "height": 800})
+        opened.goto(page.as_uri())
+        tip, points = opened.locator(".tip"), opened.locator("use[class^=p]")
+        for place in (0, 57, 99):
+            points.nth(place).hover(force=True)
+            assert tip.text_content() == texts[place]
+            box, dot = tip.bounding_box(), points.nth(place).bounding_box()
+            assert box
+            assert dot
+            assert 0 <= box["x"] <= 1000 - box["width"]
+            assert abs(box["y"] + box["height"] - dot["y"]) < 20 or abs(box["y"] - dot["y"] - dot["height"]) < 20
+        opened.mouse.move(2, 2)
+        assert tip.text_content() == ""
+        opened.locator("svg").first.focus()
+        for key, place in (("End", 0), ("ArrowLeft", 1), ("ArrowRight", 0), ("Home", rarest)):
+            opened.keyboard.press(key)
+            assert str(tip.text_content()) == texts[place], key
+        opened.keyboard.press("Escape")
+        assert tip.text_content() == ""
+        phone = browser.new_context(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True).new_page()
+        phone.goto(page.as_uri())
+        phone.locator("use[class^=p]").nth(3).tap(force=True)
+        assert str(phone.locator(".tip").text_content()) == texts[3]
+        browser.close()
+
+
+@pytest.mark.parametrize("validated", [True, False])
+def test_training_curve(validated: bool, tmp_path: Path, no_pngs: None) -> None:
+    scores = {"eval_accuracy": 0.5, "eval_balanced_accuracy": 0.4, "eval_many": 0.6, "eval_few": 0.1}
+    log = [{"epoch": e, "loss": 3 / e} | (scores if validated else {}) for e in (1.0, 2.0)]
+    text = write_report(make_results(classes=12), tmp_path, {}, log).read_text(encoding="utf-8")
+    assert_well_formed(text)
+    section = text[text.index("<h2>Training curve</h2>") :]
+    assert ("no validation split during training" in section) is not validated
+    assert ((">balanced validation accuracy (%)<" in section) and (">few<" in section)) is validated
 
 
 @in_chromium
@@ -346,8 +423,8 @@ def test_narrow_screens_scroll_inside_the_boxes_only(page: Path, tmp_path: Path)
 def test_prints_what_is_folded_away(page: Path, tmp_path: Path) -> None:
     browse(page, tmp_path, f"--print-to-pdf={tmp_path / 'page.pdf'}")
     text = subprocess.run(["pdftotext", "-layout", tmp_path / "page.pdf", "-"], capture_output=True, text=True).stdout
-    assert len(re.findall(r"^ *class \d+ +\d+ +40 +\d+\.\d %", text, re.MULTILINE)) == 94
-    assert "93.3 to 100.0 %" in text
+    assert len(re.findall(r"^ *class \d+ +\d+ +40 +\d+\.\d%", text, re.MULTILINE)) == 94
+    assert "93.3 to 100.0%" in text
 
 
 def contrast(first: str, second: str) -> float:

@@ -61,7 +61,7 @@ def test_card_of_a_run(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]
         "trust_remote_code=True",
         "paco-hf predict ada/rare",
         "builtin test (2000 images)",
-        "250 to 5 a class; 5 classes with many",
+        "250 to 5 per class; 5 classes with many",
         record["data"]["train"]["selection"],
         "](class_counts.png)",
         "`queue_size` 64 instead of 512",
@@ -100,7 +100,7 @@ def test_results_in_the_hubs_format(runs: dict[str, Path], tmp_path: Path, blank
     card = ModelCard.load(folder / "README.md")
     assert card.data.datasets == "uoft-cs/cifar100"
     # Both stand there, and it is said which is which.
-    assert f"Reported, not measured here: top-1 **{row.reported['top1']}**" in card.text
+    assert f"Reported by others: top-1 **{row.reported['top1']}**" in card.text
     # What others measured on other hardware is added where it is known.
     (folder / "emissions.csv").write_text("timestamp,emissions\na,0.25\nb,0.5\n")
     (folder / "metrics.json").unlink()
@@ -144,7 +144,7 @@ def test_without_a_test_split_the_card_says_so(runs: dict[str, Path], tmp_path: 
     (folder / "metrics.json").write_text(json.dumps({**metrics, "test": None}))
     text = write_card(folder).read_text()
     assert "There was no test split" in text
-    assert "scored once, at the end" not in text
+    assert "evaluated once, at the end" not in text
 
 
 def test_chance_depends_on_the_images() -> None:
@@ -156,11 +156,11 @@ def test_chance_depends_on_the_images() -> None:
 
 def test_a_card_needs_a_model(tmp_path: Path, runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
-        ([str(tmp_path)], "holds no finished model"),
-        ([str(tmp_path / "none")], "none does not exist: give a run folder"),
+        ([str(tmp_path)], "has no finished model"),
+        ([str(tmp_path / "none")], "none does not exist: pass a run folder"),
         ([str(runs["paco"]), "--baselines", str(tmp_path)], "has no test scores"),
         ([str(runs["paco"]), "--recipe", "paco-resnet"], "did you mean"),
-        ([], "give a run folder, or --recipes"),
+        ([], "pass either a run folder or --recipes"),
     ):
         assert main(["card", *arguments]) == 2
         assert message in capsys.readouterr().err

@@ -100,7 +100,7 @@ def test_comparison_is_mean_and_deviation_over_seeds(runs: list[Path]) -> None:
     assert comparison["notes"] == []
     text = comparison_text(comparison)
     assert re.search(r"paco, learning_rate 0.1 +3 +32.9 ± 2.2 ", text)
-    assert re.search(r"paco, learning_rate 0.05 +1 +30.0 ± - .* not recorded", text)
+    assert re.search(r"paco, learning_rate 0.05 +1 +30.0 .* not recorded", text)
 
 
 def test_what_precedes_training_stands_beside_it(tmp_path: Path) -> None:
@@ -127,6 +127,19 @@ def test_comparison_page(runs: list[Path], tmp_path: Path) -> None:
     assert html.count("<svg") == 1
 
 
+def test_the_page_names_the_runs_without_validation(runs: list[Path], tmp_path: Path) -> None:
+    plain = make_run(tmp_path / "plain", 3, 0.3, validated=False)
+
+    def written(*folders: Path) -> str:
+        page = write_comparison(compare_runs(folders), tmp_path / "page.html").read_text(encoding="utf-8")
+        return re.sub("<wbr>", "", page[page.index("<h2>Training</h2>") :])
+
+    assert "Runs without a validation split: plain." in written(*runs, plain)
+    assert "The runs had no validation split during training" in written(plain)
+    assert "ithout a validation split" not in written(*runs)
+    assert "no validation split" not in written(*runs)
+
+
 def test_runs_of_other_test_images_are_kept_apart(runs: list[Path], tmp_path: Path) -> None:
     other = make_run(tmp_path / "other", 3, 0.5, selection="b" * 64)
     comparison = compare_runs([*runs, other])
@@ -145,7 +158,7 @@ def test_notes_of_a_comparison(tmp_path: Path) -> None:
     twice = [make_run(tmp_path / name, 0, 0.3, selection=None) for name in "ab"]
     notes = "\n".join(compare_runs(twice)["notes"])
     assert "a seed appears twice" in notes
-    assert "not recorded" in notes
+    assert "do not record which images" in notes
 
 
 def test_seeds_with_and_without_a_temperature_are_named(runs: list[Path]) -> None:
@@ -158,8 +171,8 @@ def test_seeds_with_and_without_a_temperature_are_named(runs: list[Path]) -> Non
     comparison = compare_runs(runs)
     assert [run["calibrated"] for run in comparison["runs"]] == [True, False, True, False, False, None]
     (note,) = comparison["notes"]
-    assert note.startswith("paco, learning_rate 0.1: some of its runs have a stored temperature and some have none")
-    assert "calibration error, log loss and Brier score are of two kinds" in comparison_text(comparison)
+    assert note.startswith("paco, learning_rate 0.1: some runs have a stored temperature and some do not")
+    assert "calibration error, log loss and Brier score are not comparable" in comparison_text(comparison)
     # Neither a group of one kind, nor an evaluation that is left aside.
     assert compare_runs([runs[0], *runs[2:]])["notes"] == []
     results = json.loads((runs[1] / EVALUATION).read_text())
@@ -197,13 +210,13 @@ def test_settings_count_where_the_loss_uses_them(tmp_path: Path) -> None:
     assert compare_runs([made[0], made[2]])["settings"] == {"loss": ["paco", "ce"]}
 
     html = write_comparison(comparison, tmp_path / "comparison.html").read_text(encoding="utf-8")
-    rows = rows_of(html[html.index("What differs") :])
+    rows = rows_of(html[html.index("Settings that differ") :])
     assert rows[1][0] == "paco, projector mlp3-relu"
     assert "temperature 0.07" in rows[1][1]
     assert rows[3] == ["ce", "loss ce learning_rate 0.1"]
     few = compare_runs([make_run(tmp_path / "g", 0, 0.3), made[2], make_run(tmp_path / "h", 0, 0.3, temperature=0.1)])
     html = write_comparison(few, tmp_path / "comparison.html").read_text(encoding="utf-8")
-    assert rows_of(html[html.index("What differs") :])[:4] == [
+    assert rows_of(html[html.index("Settings that differ") :])[:4] == [
         ["runs", "loss", "temperature"],
         ["paco, temperature 0.2", "paco", "0.2"],
         ["ce", "ce", "-"],
@@ -228,9 +241,9 @@ def test_scores_of_an_evaluation_count_where_the_images_are_the_same(runs: list[
     (runs[1] / EVALUATION).write_text(json.dumps(results | {"selection": "another"}))
     comparison = compare_runs(runs)
     assert comparison["sections"][0]["groups"][0]["scores"]["ece"] is None
-    assert "of other images" in comparison["notes"][0]
+    assert "on other images" in comparison["notes"][0]
     (runs[1] / EVALUATION).write_text(json.dumps(results))
-    assert "of another model" in compare_runs(runs)["notes"][0]
+    assert "belongs to another model" in compare_runs(runs)["notes"][0]
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "run.json", "recipe.yaml", "log.jsonl"])
@@ -249,7 +262,7 @@ def test_unreadable_files_are_named(runs: list[Path], name: str) -> None:
 def test_bad_requests(runs: list[Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no runs"):
         compare_runs([])
-    with pytest.raises(ValueError, match="given twice"):
+    with pytest.raises(ValueError, match="passed twice"):
         compare_runs([runs[0], runs[0].parent / "." / runs[0].name])
     (runs[0] / "metrics.json").write_text('{"selected_step": 3}')
     with pytest.raises(ValueError, match="holds no test or validation scores"):
@@ -356,15 +369,15 @@ def test_curves_show_the_accuracy_that_models_are_selected_by() -> None:
 
     log = [{"epoch": e, "eval_accuracy": 0.9, "eval_balanced_accuracy": 0.1 * e, "eval_few": 0.0} for e in (1, 2)]
     figure = drawn(plot_training, log)
-    assert ">balanced validation accuracy, %<" in figure
+    assert ">balanced validation accuracy (%)<" in figure
     assert ">balanced<" in figure
     assert ">top-1<" not in figure
     # Logs of before have plain accuracy alone.
     old = drawn(plot_training, [{"epoch": e, "eval_accuracy": 0.9} for e in (1, 2)])
-    assert ">validation accuracy, %<" in old
+    assert ">validation accuracy (%)<" in old
     assert ">top-1<" in old
     curve = [(1.0, 0.5), (2.0, 0.6)]
     runs = [{"group": "paco", "loss": curve, "accuracy": curve, "balanced_accuracy": curve}]
-    assert ">balanced validation accuracy, %<" in drawn(plot_curves, runs)
+    assert ">balanced validation accuracy (%)<" in drawn(plot_curves, runs)
     runs.append({"group": "ce", "loss": curve, "accuracy": curve, "balanced_accuracy": []})
-    assert ">validation accuracy, %<" in drawn(plot_curves, runs)
+    assert ">validation accuracy (%)<" in drawn(plot_curves, runs)

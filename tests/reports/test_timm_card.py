@@ -34,15 +34,15 @@ PLAIN = {"temperature": None, "inference_prior": None, "balanced_logits": True}
     [
         ({}, None, "**Probabilities** are the checkpoint's."),
         ({"temperature": 1.5}, None, "its temperature, 1.5, is in the weights"),
-        ({"abstention": {"threshold": 0.7}}, None, "**Abstention is lost.**"),
+        ({"abstention": {"threshold": 0.7}}, None, "**No abstention.**"),
         ({"inference_prior": [0.9, 0.1]}, None, "**Class frequencies are fixed.**"),
         (
             {"balanced_logits": False},
             None,
-            "where classes are as frequent as in training. This form has no `set_prior`",
+            "assume that classes are as frequent as in the training data. This form has no `set_prior`",
         ),
         ({}, True, "to the checkpoint's probabilities on these images, which it may have been trained on, and is in"),
-        ({}, False, "the calibration error there is 2.0%, where the checkpoint has 1.0%"),
+        ({}, False, "The calibration error on them is 2.0%, that of the checkpoint 1.0%"),
     ],
 )
 def test_what_differs_is_said(tmp_path: Path, fields: dict, linear: bool | None, wanted: str) -> None:
@@ -54,7 +54,7 @@ def test_what_differs_is_said(tmp_path: Path, fields: dict, linear: bool | None,
     card = ModelCard.load(file)
     words = " ".join(card.text.split())
     assert wanted in words
-    assert ("Abstention" in words) == ("abstention" in fields)
+    assert ("No abstention" in words) == ("abstention" in fields)
     assert ("1,999 of 2,000 images, birds train" in words) == (linear is not None)
     assert 'timm.create_model("hf_hub:ada/birds", pretrained=True)' in words
     assert "With code" not in words
