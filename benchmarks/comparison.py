@@ -2,10 +2,10 @@
 
 ```
 python -m benchmarks.comparison time  --dataset_path ROOT    # seconds of a step of each method: how many epochs fit
-python -m benchmarks.comparison tune  --dataset_path ROOT    # the trials of each method on a validation carve
+python -m benchmarks.comparison tune  --dataset_path ROOT    # the trials of each method on a validation split
 python -m benchmarks.comparison train --dataset_path ROOT    # the chosen settings, all training images, seeds 0 1 2
 python -m benchmarks.comparison precision --dataset_path ROOT    # PaCo in bf16 and in fp32, short, seeds 0 1 2
-python -m benchmarks.comparison table                        # what docs/reproducing.md shows
+python -m benchmarks.comparison table                        # what docs/results.md shows
 ```
 
 `tune` and `train` can be stopped at any time and go on with the same command. What a run said (settings, log, scores,
@@ -185,7 +185,7 @@ def trials(method: str) -> dict[str, dict[str, Any]]:
 
 
 def trial_score(name: str) -> float:
-    """Balanced accuracy on the validation carve, the mean of the last epochs."""
+    """Balanced accuracy on the validation split, the mean of the last epochs."""
     scores = list(read(name, "metrics.json")["validation_balanced_accuracy_by_step"].values())
     return statistics.fmean(scores[-LAST:])
 

@@ -34,7 +34,7 @@ TRAIN = ["train", "--backbone", "test_resnet", "--loss", "ce", "--precision", "f
 TRAIN += ["--max_steps", "1", "--eval_strategy", "no", "--overwrite"]
 FOLDER = [*TRAIN, "--dataset", "images", "--inspect"]
 COMMANDS = {
-    "looking at the images": [*FOLDER, "true", "--dry_run", "true", "--output_dir", "dry"],
+    "scanning the images": [*FOLDER, "true", "--dry_run", "true", "--output_dir", "dry"],
     "train, one step": [*FOLDER, "false", "--calibrate", "true", "--output_dir", "run"],
     "evaluate": ["evaluate", "run", "--batch_size", "256"],
     "report": ["report", "run", "--output", "comparison.html"],
@@ -134,7 +134,7 @@ def record_all(flags: argparse.Namespace) -> None:
         if not (folder / "images").exists():
             (folder / "images").symlink_to(made)
         for name in flags.commands:
-            if name == "looking at the images":
+            if name == "scanning the images":
                 shutil.rmtree(folder / "cache")
             elif name == "data prepare":
                 shutil.rmtree(folder / "shards", ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A class added from photos against training with it: the table of `docs/guide-train.md`.
+"""A class added from photos against training with it: the table of `docs/train.md`.
 
 ```
 python -m benchmarks.new_class measure NAME RUN      # a run on a frozen backbone; benchmarks/new_class/NAME.json

@@ -30,7 +30,7 @@ TIMED_STEPS = 10, 50
 STAGES = {
     "start": r".*\bsplits?[: ]",
     "check of the images": r"\d+ images of \d+ classes",
-    "choice of the input": r"input \d+ x \d+ pixels, \w+: log loss",
+    "choice of the input": r"input \d+ x \d+ pixels, \w+, chosen by",
     "features of the training images": r"features of [\d,]+ train images",
     "cross-validation": r"cross-validation, \d+ folds",
     "training": r"temperature |report of the images held out",

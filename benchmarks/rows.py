@@ -1,7 +1,8 @@
-"""The table of `docs/reproducing.md`: `python -m benchmarks.rows` prints it from the recipes.
+"""The table of `docs/reproduce.md`: `python -m benchmarks.rows` prints it from the recipes.
 
 The hours are an estimate, not a measurement: the operations of a run (counted by torch on the row's backbone) divided
 by [`RATE`]. A training step costs three forward passes a view that gets a gradient, one for a view of the key encoder.
+The core-hours are images times [`DECODE`] and [`VIEW`], which `benchmarks.streaming` measured for PaCo's two views.
 """
 
 import json
@@ -19,8 +20,9 @@ from paco_hf.data.published import BENCHMARKS
 from paco_hf.losses import loss_spec
 
 RATE = 25e12  # operations a second and GPU: what convolutions reach on a data-center GPU in TF32 or half precision
+DECODE, VIEW = 1.25e-3, 2.78e-3  # core-seconds of an image of 500 x 375 pixels, and of each of its views
 GPUS = {"imagenet": 8}  # the reference's README: 8 for ImageNet and ViTs, 4 for the long-tailed sets, 1 for CIFAR
-DOCUMENT = Path(__file__).parents[1] / "docs" / "reproducing.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "reproduce.md"
 
 
 def operations(backbone: str, kwargs: dict, size: int) -> int:
@@ -43,25 +45,28 @@ def training_images(settings: dict) -> int:
 def row(entry: dict, measured: dict[str, str]) -> str:
     """One line of the table."""
     recipe = read_recipe(entry["name"])
-    reported = f"{entry['reported']['top1']:.1f} ({entry['reported']['source']})" if entry["reported"] else "none"
+    reported = f"{entry['reported']['top1']:.1f}" if entry["reported"] else "none"
+    later = entry["reported"] and entry["reported"]["source"] != "reference README"
     state = measured.get(entry["name"], "smoke-tested")
     if recipe.ensemble:
         runs = " ".join(f"runs/{name}" for name in recipe.ensemble)
         dataset = read_recipe(recipe.ensemble[0]).settings["dataset"]
         first = f"`paco-hf evaluate {runs} --dataset {dataset} --dataset_path ROOT` ¹"
-        return f"| {entry['row']} | {first} | {reported} | - | - | {state} |"
+        return f"| {entry['row']} | {first} | {reported}, of two ResNeXt-101 | - | - | - | {state} |"
     settings = recipe.settings
     cifar = settings["dataset"].startswith("cifar")
     size = 32 if cifar else settings["image_size"]
     once = operations(settings["backbone"], settings.get("backbone_kwargs", {}), size)
     spec = loss_spec(settings["loss"])
     passes = 3 * spec.views - 2 * spec.key_encoder
-    total = passes * once * training_images(settings) * settings["num_train_epochs"]
-    hours = total / RATE / 3600
+    images = training_images(settings) * settings["num_train_epochs"]
+    hours = passes * once * images / RATE / 3600
+    core_hours = "²" if cifar else f"{float(f'{images * (DECODE + spec.views * VIEW) / 3600:.2g}'):,.0f}"
     gpus = 1 if cifar else GPUS.get(settings["dataset"], 4)
     return (
-        f"| {entry['row']} | `--recipe {entry['name']}` | {reported} | {gpus} GPU{'s' if gpus > 1 else ''}, batch "
-        f"{settings['global_batch_size']}, {settings['precision']} | {_hours(hours)} | {state} |"
+        f"| {entry['row']} | `--recipe {entry['name']}` | {reported}{' ³' if later else ''} | {gpus} GPU"
+        f"{'s' if gpus > 1 else ''}, batch {settings['global_batch_size']}, {settings['precision']} | {_hours(hours)} "
+        f"| {core_hours} | {state} |"
     )
 
 
@@ -79,9 +84,9 @@ def measured() -> dict[str, str]:
 
 def table() -> str:
     """All rows of the papers, in their order."""
-    head = ["| row | command | top-1 expected (source) | reference's hardware | GPU hours (estimate) | state here |"]
+    head = ["| row | command | top-1 reported | reference's hardware | GPU hours | core-hours | state here |"]
     entries, known = [entry for entry in overview() if entry["row"]], measured()
-    return "\n".join([*head, "|---|---|---|---|---|---|", *(row(entry, known) for entry in entries)])
+    return "\n".join([*head, "|---|---|---|---|---|---|---|", *(row(entry, known) for entry in entries)])
 
 
 def document_table(text: str) -> str:

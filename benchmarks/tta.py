@@ -1,4 +1,4 @@
-"""What a mirror image adds at test time: the table of `docs/evaluation.md`.
+"""What a mirror image adds at test time: the table of `docs/evaluate.md`.
 
 ```
 python -m benchmarks.tta measure NAME RUN [RUN ...] [--dataset DATA] [--dataset_path ROOT]   # benchmarks/tta/NAME.json
