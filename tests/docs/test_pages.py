@@ -25,6 +25,8 @@ MIGRATION = "coming-from-the-reference.md"  # whose tables have the flags of the
 FOREIGN = {
     *("--config_file", "--cpu", "--max-restarts", "--mixed_precision", "--nnodes", "--nproc_per_node"),
     *("--num_processes", "--rdzv_backend", "--rdzv_endpoint", "--rdzv_id", "--standalone"),
+    # Of newer releases of transformers than the oldest.
+    *("--activation_checkpointing", "--dataloader_multiprocessing_context"),
     *("--gres", "--shm-size", "--rows", "--scratch", "--table", "--training", "--version", "--workers", "--write"),
 }
 INCOMPLETE = ("arguments are required", "expected one argument", "expected at least one argument", "got ''")

@@ -358,8 +358,7 @@ def test_each_point_has_the_name_of_its_class(page: Path) -> None:
 
 @in_chromium
 def test_points_are_named_by_pointer_keyboard_and_touch(page: Path) -> None:
-    from playwright.sync_api import sync_playwright
-
+    sync_playwright = pytest.importorskip("playwright.sync_api", reason="needs the extra dev").sync_playwright
     results = make_results(temperature=1.31)
     texts = point_texts(results)
     rarest = min(range(100), key=lambda c: (results["class_counts"][c], -results["per_class"][c]["accuracy"]))
