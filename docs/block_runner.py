@@ -7,7 +7,7 @@
 * `new_photos/*.jpg`: 24 images more, two a class, without labels.
 
 They are photos of Caltech-101 where `PACO_DOCS_PHOTOS` names a folder with `train/CLASS/` and `test/CLASS/` of them;
-else enlarged images of the built-in data set in folders of the same names.
+else enlarged images of the built-in dataset in folders of the same names.
 
 `--backbone tf_efficientnet_lite0 --pretrained` loads the weights of `PACO_DOCS_WEIGHTS` (a folder that timm has
 saved), else random ones. They lie in a Hub cache of the page's own; the commit 000... stands for the Hub's.
@@ -15,7 +15,6 @@ saved), else random ones. They lie in a Hub cache of the page's own; the commit 
 
 import json
 import os
-import platform
 import re
 import select
 import shutil
@@ -92,11 +91,9 @@ def stamp(page: str) -> str:
     import torch
 
     from paco_hf import __version__
+    from paco_hf.utils.hardware import cpu_name
 
-    known = (
-        re.findall(r"^model name\s*: (.+)", Path("/proc/cpuinfo").read_text(), re.M) if sys.platform == "linux" else []
-    )
-    machine = f"{known[0] if known else platform.processor()}, {os.cpu_count()} cores, "
+    machine = f"{cpu_name()}, {os.cpu_count()} cores, "
     machine += torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     day = date.today()
     line = f"*Outputs: paco_hf {__version__}, {day:%B} {day.day}, {day.year}; {machine}"
